@@ -1,0 +1,40 @@
+# The one vocabulary: setup run check test soak docs. `make` alone lists it.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup run check test soak docs clean
+
+help: ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: .venv/.done ## make .venv with plainfit and everything for development
+
+.venv/.done: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "plainfit needs Python 3.11 or newer; name one with: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv (the first time takes a minute or two)..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: setup ## train on the embedded digits and show the result
+	@$(BIN)/plainfit train
+
+check: setup ## formatting, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check docs ## everything that must pass: check, docs, tests, doctests
+	$(BIN)/pytest -n 2
+
+soak: setup ## the long measurements (minutes; real MNIST where it is present)
+	$(BIN)/pytest -m soak -s
+
+docs: setup ## build the documentation into docs/_build; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+clean: ## remove what the targets above made, runs excepted
+	rm -rf .venv docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

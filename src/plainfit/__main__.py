@@ -1,0 +1,5 @@
+"""`python -m plainfit` is the `plainfit` command."""
+
+from plainfit.cli import main
+
+main()

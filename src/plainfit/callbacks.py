@@ -1,0 +1,76 @@
+"""Observers of a training: they read and never write, and draw no random numbers."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from plainfit.loop import Callback, Context
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REFRESH = 0.1  # seconds between two drawings of the bar: quick to the eye, nothing to the loop
+
+
+class ProgressBar(Callback):
+    """A bar for the current epoch on a terminal; nothing elsewhere. Use it in a `with` block."""
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.bar = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,  # a thread that redraws would take turns with the loop
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=None)
+        self.drawn = 0.0
+
+    def __enter__(self) -> Self:
+        if self.bar.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self.bar.live.is_started:  # else it would print an empty line
+            self.bar.stop()
+
+    def on_epoch_start(self, context: Context) -> None:
+        """Begin a new bar."""
+        title = f"epoch {context.epoch + 1} of {context.epochs}"
+        self.bar.reset(self.task, total=context.steps, description=title)
+
+    def on_step_end(self, context: Context) -> None:
+        """Draw the bar, if the last time is long enough ago."""
+        now = time.perf_counter()
+        if now - self.drawn > REFRESH:
+            self.drawn = now
+            self.bar.update(self.task, completed=context.step, refresh=True)
+
+
+class JsonLinesLog(Callback):
+    """Append each epoch's figures to a file, one JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_epoch_end(self, context: Context) -> None:
+        """Write the line and close the file, so that nothing is lost whatever comes next."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(context.history[-1]) + "\n")

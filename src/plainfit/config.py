@@ -1,0 +1,79 @@
+"""The settings of a run: one typed field each, which becomes an option of `plainfit train`."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from plainfit.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run depends on besides the machine.
+
+    Raises:
+        ConfigError: if a value is out of range. Names are checked where they are looked up.
+    """
+
+    data: Annotated[
+        str, "digits, mnist, fashion-mnist, or a path: image folder, .npz, .csv, .parquet, .pkl.gz."
+    ] = "digits"
+    data_dir: Annotated[
+        Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
+    ] = None
+    target: Annotated[str | None, "The column to predict, for a .csv or .parquet table."] = None
+    image_size: Annotated[
+        int | None, "Resize the images of a folder to this many pixels a side."
+    ] = None
+    skip_bad: Annotated[bool, "Leave out unreadable images and count them."] = False
+    memory_budget: Annotated[
+        int, "MiB of images of a folder to hold in memory; more is read from disk as it is used."
+    ] = 2048
+    split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
+    model: Annotated[
+        str, "logistic, mlp, cnn, resnet, or MODULE:CALLABLE, such as nets:Small for nets.py."
+    ] = "resnet"
+    epochs: Annotated[int, "Passes over the training data."] = 10
+    lr: Annotated[float | None, "Learning rate (default: 0.1 for sgd, 0.001 for others)."] = None
+    momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
+        None
+    )
+    batch_size: Annotated[int, "Samples in a training batch."] = 64
+    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
+    device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
+    out: Annotated[
+        Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
+    ] = None
+
+    def __post_init__(self) -> None:
+        at_least = {"epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0}
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"{option(name)} must be at least {least}, got {value}")
+        if self.seed >= 2**63:
+            raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
+        if self.image_size is not None and not 1 <= self.image_size <= 5000:
+            raise ConfigError(f"--image-size must be 1 to 5000, got {self.image_size}")
+        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ConfigError(f"--lr must be a positive number, got {self.lr}")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ConfigError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings for `run.json`: paths as text."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items()
+        }
+
+
+def option(name: str) -> str:
+    """Return a field's name as it is written on the command line.
+
+    >>> option("batch_size")
+    '--batch-size'
+    """
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,105 @@
+"""Arrays: scikit-learn's digits, and .npz files."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainfit.data.splits import DataSplits, assemble
+from plainfit.errors import DataError
+
+PART_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+
+
+def read_digits(split_seed: int = 0) -> DataSplits:
+    """Return the UCI handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels.
+
+    Their gray values 0 to 16 are stretched to bytes, 0 to 255, so that they are images like any
+    other. Source: https://archive.ics.uci.edu/dataset/80 (the test part), CC BY 4.0.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    return assemble(
+        "digits",
+        {"train": (images, digits.target)},
+        input_shape=(1, 8, 8),
+        split_seed=split_seed,
+        classes=tuple("0123456789"),
+    )
+
+
+def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
+    """Return the arrays of a .npz file; nothing pickled in it is ever loaded.
+
+    It holds `x` and `y`, or `x_train`, `y_train` and perhaps `x_valid`, `y_valid`, `x_test`,
+    `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
+    (samples, channels, height, width) are images; other numbers become float32 as they are.
+
+    Raises:
+        DataError: if the file cannot be read or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name.lower(): file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path}: the .npz file cannot be read ({error})") from error
+    if "x" in arrays and "y" in arrays:
+        found = {"train": ("x", "y")}
+    else:
+        found = {
+            part: (f"x_{name}", f"y_{name}")
+            for part, names in PART_NAMES.items()
+            for name in names
+            if f"x_{name}" in arrays and f"y_{name}" in arrays
+        }
+    if "train" not in found:
+        raise DataError(
+            f"{path}: a .npz file must hold x and y, or x_train and y_train, and holds "
+            f"{', '.join(arrays) or 'nothing'}"
+        )
+    parts: dict[str, tuple[Tensor, NDArray[Any]]] = {
+        part: (as_samples(path, x, arrays[x]), as_labels(path, y, arrays[y]))
+        for part, (x, y) in found.items()
+    }
+    shapes = {tuple(samples.shape[1:]) for samples, _ in parts.values()}
+    if len(shapes) > 1:
+        raise DataError(f"{path}: samples must have one shape, got {sorted(shapes)}")
+    return assemble(str(path), parts, input_shape=shapes.pop(), split_seed=split_seed)
+
+
+def as_samples(path: Path, name: str, array: NDArray[Any]) -> Tensor:
+    """Return an array as uint8 images or float32 values, after checking that it is that."""
+    if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
+        raise DataError(
+            f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row = int(np.argwhere(~np.isfinite(array))[0][0])
+        raise DataError(
+            f"{path}: numbers must be finite, and {name} has NaN or infinity in row {row}"
+        )
+    if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        array = array.transpose(0, 3, 1, 2)  # (samples, height, width, channels), as in TensorFlow
+    if array.ndim == 3 and array.dtype == np.uint8:
+        array = array[:, None]
+    if array.ndim == 4 and array.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Return labels of shape (samples,); a column of shape (samples, 1) is accepted."""
+    labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if labels.ndim == 2:
+        raise DataError(
+            f"{path}: {name} must have one label a sample, got shape {labels.shape}; of one-hot "
+            "rows take argmax(1)"
+        )
+    return labels

@@ -1,0 +1,219 @@
+"""Serving batches: the tutorial's `get_data`, faster, with an order that has an address.
+
+The order of an epoch is one `torch.randperm` from a generator that is a function of the seed and
+the epoch. By hand it is
+
+    order = torch.randperm(len(x), generator=stream(seed, "order", epoch))
+    for rows in order.split(bs):
+        xb, yb = x[rows], y[rows]
+
+whatever the loader, the number of workers, or what was drawn elsewhere.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+
+from plainfit.seeding import stream
+
+
+def bytes_to_floats(xb: Tensor) -> Tensor:
+    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is.
+
+    256 is a power of two, so the division is exact in every floating-point format.
+    """
+    return xb.float().div_(256)
+
+
+class ImageDataset(TensorDataset):
+    """Images kept as bytes, four times smaller than floats; floats in [0, 1) when read.
+
+    Args:
+        images: uint8, shape (samples, channels, height, width).
+        labels: int64, shape (samples,).
+
+    >>> xb, yb = ImageDataset(torch.full((3, 1, 8, 8), 128).byte(), torch.arange(3))[:2]
+    >>> xb.shape, xb.max(), yb
+    (torch.Size([2, 1, 8, 8]), tensor(0.5000), tensor([0, 1]))
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        if images.dtype != torch.uint8 or images.dim() != 4:
+            raise ValueError(
+                "images must be uint8 of shape (samples, channels, height, width), got "
+                f"{images.dtype} of shape {tuple(images.shape)}; wrap floats in a TensorDataset"
+            )
+        super().__init__(images, labels)
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
+        xb, yb = super().__getitem__(index)  # type: ignore[no-untyped-call]
+        return bytes_to_floats(xb), yb
+
+
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
+    """Return the order of an epoch: int64 row numbers, shape (n,)."""
+    if not shuffle:
+        return torch.arange(n)
+    return torch.randperm(n, generator=stream(seed, "order", epoch))
+
+
+class TensorLoader:
+    """Batches of a data set that is in memory: one gather a batch and tensor, no collating.
+
+    Iterating to the end moves on to the next `epoch`; looking at a few batches does not, so it
+    changes nothing.
+
+    Args:
+        dataset: a `TensorDataset` or an `ImageDataset`.
+        batch_size: samples in a batch; the last one may have fewer.
+        shuffle: a new order each epoch, a function of the seed and the epoch alone.
+        seed: of the order.
+        drop_last: leave out a last batch that is not full.
+    """
+
+    def __init__(
+        self,
+        dataset: TensorDataset,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        n = len(self.dataset)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        epoch, n = self.epoch, len(self.dataset)
+        tensors = self.dataset.tensors
+        is_images = isinstance(self.dataset, ImageDataset)
+        order = epoch_order(n, self.seed, epoch, self.shuffle)
+        # Rows are gathered, never sliced: a slice is a view at another memory offset, for which
+        # F.linear may round differently than for a copy of the same values.
+        for rows in order[: len(self) * self.batch_size].split(self.batch_size):
+            xb, *rest = (tensor.index_select(0, rows) for tensor in tensors)
+            yield (bytes_to_floats(xb) if is_images else xb, *rest)
+        self.epoch = epoch + 1
+
+
+class EpochSampler(Sampler[int]):
+    """The same order for a stock `DataLoader`; moves on to the next `epoch` when read to its end.
+
+    `DataLoader(shuffle=True)` draws from the global generator, three times an epoch.
+    """
+
+    def __init__(self, n: int, *, seed: int, shuffle: bool) -> None:
+        self.n = n
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = self.epoch
+        yield from epoch_order(self.n, self.seed, epoch, self.shuffle).tolist()
+        self.epoch = epoch + 1
+
+
+class WrappedDataLoader:
+    """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
+
+    >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
+    ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
+    >>> len(dl), next(iter(dl))[0].shape
+    (1, torch.Size([2, 1, 28, 28]))
+    """
+
+    def __init__(self, dl: Iterable[Any], func: Callable[..., Any]) -> None:
+        self.dl = dl
+        self.func = func
+
+    def __len__(self) -> int:
+        return len(self.dl)  # type: ignore[arg-type]  # a loader without a length says so itself
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.dl:
+            yield self.func(*batch)
+
+
+Loader = TensorLoader | DataLoader[Any]
+
+
+def get_data(
+    train_ds: Dataset[Any],
+    valid_ds: Dataset[Any],
+    bs: int,
+    *,
+    seed: int = 0,
+    drop_last: bool = False,
+    num_workers: int = 0,
+) -> tuple[Loader, Loader]:
+    """Return the training loader, shuffled, and the validation loader, at twice the batch size.
+
+    Args:
+        train_ds: any data set of `(x, y)` samples. A `TensorDataset` or `ImageDataset` is served
+            from memory by a `TensorLoader`, anything else by a stock `DataLoader` with the same
+            order of samples.
+        valid_ds: likewise.
+        bs: samples in a training batch.
+        seed: the order of the training samples is a function of it and of the epoch.
+        drop_last: leave out a last training batch that is not full.
+        num_workers: processes that read samples, where a `DataLoader` serves them.
+
+    Raises:
+        ValueError: if `bs` is less than 1, or a data set is empty.
+    """
+    return (
+        make_loader(train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers),
+        make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers),
+    )
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    shuffle: bool,
+    *,
+    seed: int = 0,
+    drop_last: bool = False,
+    num_workers: int = 0,
+) -> Loader:
+    """Return the fastest loader for a data set; see `get_data`."""
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+    if isinstance(dataset, IterableDataset):  # it has an order of its own, and perhaps no length
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            generator=stream(seed, "workers"),
+        )
+    n = len(dataset)  # type: ignore[arg-type]  # every map-style data set has a length
+    if n == 0:
+        raise ValueError("a data set must have at least one sample, got none")
+    # A subclass may read its rows in its own way, so only these two types may be gathered.
+    if type(dataset) in (TensorDataset, ImageDataset):
+        assert isinstance(dataset, TensorDataset)
+        return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(n, seed=seed, shuffle=shuffle),
+        drop_last=drop_last,
+        num_workers=num_workers,
+        generator=stream(seed, "workers"),  # else it would draw from the global generator
+    )

@@ -1,0 +1,250 @@
+"""MNIST and Fashion-MNIST: four IDX files each, found on disk or downloaded, checked by hash."""
+
+import hashlib
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plainfit.data.pickles import read_pickled_arrays
+from plainfit.data.splits import DataSplits, Labels, Samples, assemble
+from plainfit.errors import DataError, DownloadError
+
+TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
+LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused
+IDX_UINT8 = 8  # the type code of unsigned bytes (yann.lecun.org/exdb/mnist, "file format")
+
+
+@dataclass(frozen=True)
+class IdxSet:
+    """Where the four files of a set can be had, what they must hash to, and its class names.
+
+    A hash is the SHA-256 of the compressed file or of its content; either will do.
+    """
+
+    mirrors: tuple[str, ...]
+    hashes: dict[str, str]
+    classes: tuple[str, ...]
+
+
+TRAIN_X, TRAIN_Y = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_X, TEST_Y = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+IDX_SETS = {
+    "mnist": IdxSet(
+        mirrors=(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        ),
+        hashes={  # of the decompressed content
+            TRAIN_X: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            TRAIN_Y: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            TEST_X: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            TEST_Y: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        classes=tuple("0123456789"),
+    ),
+    "fashion-mnist": IdxSet(
+        mirrors=(
+            "https://fashion-mnist.s3.eu-central-1.amazonaws.com/",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        ),
+        hashes={  # of the .gz files that its authors publish
+            TRAIN_X: "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            TRAIN_Y: "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            TEST_X: "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            TEST_Y: "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        },
+        classes=(
+            "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+            "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+        ),
+    ),
+}  # fmt: skip
+
+
+def read_idx_set(name: str, data_dir: Path | None = None) -> DataSplits:
+    """Return MNIST or Fashion-MNIST in the tutorial's split, the test images apart.
+
+    Args:
+        name: `mnist` or `fashion-mnist`.
+        data_dir: where the files are, or are to go; by default a folder of the name in
+            `PLAINFIT_DATA` or in the platform's cache folder.
+
+    Raises:
+        DataError: if a file that is there has the wrong hash.
+        DownloadError: if a file is missing and no mirror gave it.
+    """
+    folder = data_dir or cache_folder() / name
+    idx_set = IDX_SETS[name]
+    arrays = {
+        file: parse_idx(find_or_download(idx_set, file, folder), file) for file in idx_set.hashes
+    }
+    images, labels = as_pictures(arrays[TRAIN_X]), arrays[TRAIN_Y].astype(np.int64)
+    parts: dict[str, tuple[Samples, Labels]] = {
+        "train": (images[:TRAIN_SIZE], labels[:TRAIN_SIZE]),
+        "valid": (images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
+        "test": (as_pictures(arrays[TEST_X]), arrays[TEST_Y].astype(np.int64)),
+    }
+    shape = tuple(images.shape[1:])
+    return assemble(name, parts, input_shape=shape, split_seed=0, classes=idx_set.classes)
+
+
+def as_pictures(array: NDArray[np.uint8]) -> Tensor:
+    """Return (samples, height, width) bytes as (samples, 1, height, width)."""
+    return torch.from_numpy(array.copy()).unsqueeze(1)
+
+
+def cache_folder() -> Path:
+    """Return `PLAINFIT_DATA`, or else the folder where this platform keeps caches."""
+    import pooch
+
+    return Path(os.environ.get("PLAINFIT_DATA") or pooch.os_cache("plainfit"))
+
+
+def find_or_download(idx_set: IdxSet, name: str, folder: Path) -> bytes:
+    """Return the content of one file, checked by hash; download it if it is not there."""
+    wanted = idx_set.hashes[name]
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.is_file():
+            content = checked_content(path, wanted)
+            if content is None:
+                raise DataError(
+                    f"{path} must have the SHA-256 {wanted}, and has another: it is damaged or "
+                    "not this file; delete it to download it again"
+                )
+            return content
+    return download(idx_set.mirrors, f"{name}.gz", wanted, folder)
+
+
+def checked_content(path: Path, wanted: str) -> bytes | None:
+    """Return a file's decompressed content, or None if neither it nor the file has the hash."""
+    raw = path.read_bytes()
+    try:
+        content = gunzip(raw, str(path)) if raw[:2] == b"\x1f\x8b" else raw
+    except DataError:
+        return None
+    return content if wanted in (sha256(raw), sha256(content)) else None
+
+
+def sha256(content: bytes) -> str:
+    """Return the hash as hex digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def gunzip(raw: bytes, name: str) -> bytes:
+    """Decompress, refusing what is damaged or unpacks to more than `LARGEST_FILE` bytes."""
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with gzip's header
+    try:
+        content = unpacker.decompress(raw, LARGEST_FILE)
+    except zlib.error as error:
+        raise DataError(f"{name}: the compressed file is damaged ({error})") from error
+    if not unpacker.eof:
+        what = "unpacks to more than 1 GiB" if unpacker.unconsumed_tail else "ends too soon"
+        raise DataError(f"{name}: the compressed file {what}")
+    return content
+
+
+def download(mirrors: Sequence[str], file: str, wanted: str, folder: Path) -> bytes:
+    """Fetch a file from the first mirror that has it with the right hash, into the folder."""
+    import pooch
+
+    from plainfit.data.progress import DownloadBar
+
+    pooch.get_logger().setLevel("ERROR")  # the bar says it all
+    tried = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
+            for mirror in mirrors:
+                with DownloadBar(f"{mirror}{file}") as bar:
+                    fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
+                    try:
+                        got = pooch.retrieve(
+                            f"{mirror}{file}", None, file, scratch, downloader=fetch
+                        )
+                    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+                        tried.append(f"{mirror}{file} ({short_reason(error)})")
+                        continue
+                content = checked_content(Path(got), wanted)
+                if content is not None:
+                    Path(got).replace(folder / file)  # within one folder, so all or nothing
+                    return content
+                tried.append(f"{mirror}{file} (wrong SHA-256)")
+                Path(got).unlink()
+    except OSError as error:
+        raise DataError(
+            f"the data folder {folder} must be writable ({error.strerror}); choose another with "
+            "--data-dir or the variable PLAINFIT_DATA"
+        ) from error
+    raise DownloadError(
+        f"{file} could not be downloaded; tried {', '.join(tried)}; offline, put the file into "
+        f"{folder}, or pass --data-dir with a folder that has it"
+    )
+
+
+def short_reason(error: Exception) -> str:
+    """Name an error of the network without its chain of wrapped ones."""
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
+
+
+def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Return the array in an IDX file of unsigned bytes.
+
+    Raises:
+        DataError: if the content is not exactly that.
+    """
+    dimensions = content[3] if len(content) >= 4 else 0
+    start = 4 + 4 * dimensions
+    if content[:3] != bytes([0, 0, IDX_UINT8]) or not dimensions or len(content) < start:
+        raise DataError(f"{name}: an IDX file of bytes must begin with 00 00 08 and its dimensions")
+    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
+    if math.prod(shape) != len(content) - start:
+        raise DataError(
+            f"{name}: an IDX file of shape {tuple(shape)} must have {math.prod(shape)} bytes of "
+            f"data, got {len(content) - start}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_mnist_pickle(path: Path) -> DataSplits:
+    """Return the tutorial's `mnist.pkl.gz`: three pairs of arrays, read without running it.
+
+    Pixels that are bytes divided by 256, as there, are turned back into those bytes: the same
+    images as from the IDX files, bit for bit.
+    """
+    raw = path.read_bytes()
+    arrays = read_pickled_arrays(
+        gunzip(raw, path.name) if raw[:2] == b"\x1f\x8b" else raw, path.name
+    )
+    sets = arrays if isinstance(arrays, tuple) else ()
+    if len(sets) != 3 or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sets):
+        raise DataError(
+            f"{path.name}: the pickle must hold ((x_train, y_train), (x_valid, y_valid), "
+            "(x_test, y_test)), as the tutorial's mnist.pkl.gz does"
+        )
+    parts: dict[str, tuple[Samples, Labels]] = {}
+    for part, (x, y) in zip(("train", "valid", "test"), sets, strict=True):
+        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or x.ndim != 2:
+            raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
+        parts[part] = (unflatten(x), y)
+    shape = tuple(unflatten(sets[0][0][:1]).shape[1:])
+    return assemble(str(path), parts, input_shape=shape, split_seed=0)
+
+
+def unflatten(rows: NDArray[np.floating]) -> Tensor:
+    """Return rows of bytes / 256 as square one-channel images of bytes; other rows as float32."""
+    scaled, side = rows * 256, math.isqrt(rows.shape[1])
+    pixels = scaled.astype(np.uint8)
+    if side * side == rows.shape[1] and np.array_equal(pixels, scaled):
+        return torch.from_numpy(pixels).view(-1, 1, side, side)
+    return torch.from_numpy(rows.astype(np.float32))

@@ -1,0 +1,210 @@
+"""Reading arrays out of a pickle without running it.
+
+A pickle is a program, and `pickle.load` runs it. This reader walks the instructions with
+`pickletools` and understands only those that describe tuples, lists, numbers, text and NumPy
+arrays; it imports nothing, calls nothing that the file names, and refuses all else. That is
+enough for the tutorial's `mnist.pkl.gz`.
+"""
+
+import math
+import pickletools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainfit.errors import DataError
+
+# The only names a file may mention; they stand for what NumPy's own pickles say of an array.
+RECONSTRUCT, FROM_BUFFER, ENCODE = "_reconstruct", "_frombuffer", "encode"
+NDARRAY, DTYPE = "ndarray", "dtype"
+KNOWN_NAMES = {
+    ("numpy.core.multiarray", RECONSTRUCT),
+    ("numpy._core.multiarray", RECONSTRUCT),
+    ("numpy.core.numeric", FROM_BUFFER),
+    ("numpy._core.numeric", FROM_BUFFER),
+    ("numpy", NDARRAY),
+    ("numpy", DTYPE),
+    ("_codecs", ENCODE),
+}
+LITERALS = {
+    "BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
+CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+MEMO_WRITES, MEMO_READS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
+
+
+class _Mark:
+    """Where a tuple or list on the stack begins."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """One of the known names."""
+
+    name: str
+
+
+@dataclass
+class _Dtype:
+    """A NumPy dtype as the file describes it."""
+
+    code: str
+    order: str = "="
+
+
+@dataclass
+class _Array:
+    """A NumPy array as the file describes it."""
+
+    shape: tuple[int, ...] = ()
+    dtype: _Dtype | None = None
+    fortran: bool = False
+    data: bytes = b""
+
+
+class _RefusedError(Exception):
+    """The file says something that a description of arrays does not."""
+
+
+def read_pickled_arrays(content: bytes, name: str) -> Any:
+    """Return the tuples and lists of NumPy arrays that a pickle describes.
+
+    Args:
+        content: the pickle, decompressed.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: if the file is damaged, or holds anything but arrays in tuples and lists.
+    """
+    try:
+        return _to_numpy(_walk(content))
+    except _RefusedError as error:
+        raise DataError(
+            f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one "
+            f"{error}; nothing of it was run"
+        ) from error
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
+        raise DataError(
+            f"{name}: the pickle is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _walk(content: bytes) -> Any:
+    """Follow the instructions and return what they leave on the stack."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+    argument: Any
+    for opcode, argument, position in pickletools.genops(content):
+        name = opcode.name
+        if name in LITERALS:
+            stack.append(argument)
+        elif name in CONSTANTS:
+            stack.append(CONSTANTS[name])
+        elif name in SHORT_TUPLES:
+            stack[-SHORT_TUPLES[name] :] = [tuple(stack[-SHORT_TUPLES[name] :])]
+        elif name == "MARK":
+            stack.append(_Mark)
+        elif name == "TUPLE":
+            stack.append(tuple(_pop_to_mark(stack)))
+        elif name == "EMPTY_LIST":
+            stack.append([])
+        elif name == "APPENDS":
+            items = _pop_to_mark(stack)
+            stack[-1].extend(items)
+        elif name == "APPEND":
+            item = stack.pop()
+            stack[-1].append(item)
+        elif name == "GLOBAL":
+            stack.append(_known_name(*argument.split(" ", 1)))
+        elif name == "STACK_GLOBAL":
+            stack[-2:] = [_known_name(*stack[-2:])]
+        elif name == "REDUCE":
+            stack[-2:] = [_reduce(*stack[-2:])]
+        elif name == "BUILD":
+            state = stack.pop()
+            _build(stack[-1], state)
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        elif name in MEMO_WRITES:
+            memo[argument] = stack[-1]
+        elif name in MEMO_READS:
+            stack.append(memo[argument])
+        elif name == "STOP":
+            return stack.pop()
+        elif name not in {"PROTO", "FRAME"}:
+            raise _RefusedError(f"has the instruction {name} at byte {position}")
+    raise ValueError("it ends too soon")
+
+
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    at = len(stack) - 1 - stack[::-1].index(_Mark)
+    items = stack[at + 1 :]
+    del stack[at:]
+    return items
+
+
+def _known_name(module: Any, name: Any) -> _Name:
+    if (module, name) not in KNOWN_NAMES:
+        raise _RefusedError(f"names {module}.{name}")
+    return _Name(name)
+
+
+def _reduce(target: Any, arguments: Any) -> Any:
+    """Stand in for calling a known name."""
+    match target:
+        case _Name(name=name) if name == ENCODE and arguments[1] == "latin1":
+            return _raw_bytes(arguments[0])
+        case _Name(name=name) if name == DTYPE:
+            return _Dtype(str(arguments[0]))
+        case _Name(name=name) if name == RECONSTRUCT:
+            return _Array()
+        case _Name(name=name) if name == FROM_BUFFER:
+            data, dtype, shape, order = arguments
+            return _Array(shape, dtype, order == "F", _raw_bytes(data))
+    raise _RefusedError("calls something else than NumPy's own makers of arrays")
+
+
+def _build(target: Any, state: Any) -> None:
+    """Stand in for setting the state of a dtype or an array."""
+    if isinstance(target, _Dtype):
+        target.order = state[1]
+    elif isinstance(target, _Array):
+        _, target.shape, target.dtype, target.fortran, data = state
+        target.data = _raw_bytes(data)
+    else:
+        raise _RefusedError("sets the state of something else than an array")
+
+
+def _raw_bytes(data: Any) -> bytes:
+    """Return bytes; text stands for them where Python 2 wrote the file, one character a byte."""
+    return data.encode("latin-1") if isinstance(data, str) else bytes(memoryview(data))
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(_to_numpy(item) for item in value)
+    if not isinstance(value, _Array):
+        raise _RefusedError(f"holds a {type(value).__name__.lstrip('_')} where an array should be")
+    return _array(value)
+
+
+def _array(described: _Array) -> NDArray[Any]:
+    """Make the array, after checking that its description is sound."""
+    if not isinstance(described.dtype, _Dtype):
+        raise _RefusedError("describes an array without a dtype")
+    dtype = np.dtype(described.dtype.code)
+    if dtype.kind not in "fiub":
+        raise _RefusedError(f"describes an array of {dtype}")
+    if described.dtype.order in ("<", ">"):
+        dtype = dtype.newbyteorder(described.dtype.order)  # type: ignore[arg-type]
+    shape = described.shape
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
+        raise ValueError(f"an array has shape {shape}")
+    if math.prod(shape) * dtype.itemsize != len(described.data):
+        raise ValueError(f"an array of shape {shape} has {len(described.data)} bytes")
+    flat = np.frombuffer(described.data, dtype)
+    return flat.reshape(shape, order="F" if described.fortran else "C")

@@ -1,0 +1,248 @@
+"""What every source of data becomes: training, validation and test sets with named classes."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from plainfit.data.loaders import ImageDataset
+from plainfit.errors import DataError
+from plainfit.seeding import stream
+
+SHARE = 0.15  # of the samples, for validation and again for testing, where no split is given
+MOST_CLASSES = 10_000  # more than that is a column of identifiers or of measurements
+
+
+class LazyImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images on disk, read one at a time as they are used. See `plainfit.data.folder`."""
+
+    paths: Sequence[Any]
+    labels: Tensor
+    content_hash: str
+
+    def rows(self, rows: Tensor) -> "LazyImages":
+        """Return the same kind of data set with these rows only."""
+        raise NotImplementedError
+
+
+Samples = Tensor | LazyImages
+Labels = Sequence[Any] | NDArray[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """The data sets of a source, and what there is to know of them."""
+
+    name: str
+    train: Dataset[Any]
+    valid: Dataset[Any]
+    test: Dataset[Any] | None
+    classes: tuple[str, ...]
+    """The name of each label, in order."""
+    input_shape: tuple[int, ...]
+    """Of one sample: (channels, height, width) for images, (features,) else."""
+    features: tuple[str, ...] = ()
+    """The name of each column, for a table."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how the data was read."""
+    _cache: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def parts(self) -> dict[str, Dataset[Any]]:
+        """Return the data sets that there are, by name."""
+        parts = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples of each part."""
+        return {name: len(labels_of(part)) for name, part in self.parts().items()}
+
+    def class_counts(self) -> dict[str, list[int]]:
+        """Return, for each part, the number of samples of each class."""
+        return {
+            name: torch.bincount(labels_of(part), minlength=len(self.classes)).tolist()
+            for name, part in self.parts().items()
+        }
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over every value and label, as hex digits; read once."""
+        if "fingerprint" not in self._cache:
+            digest = hashlib.sha256(repr(self.classes).encode())
+            for name, part in self.parts().items():
+                digest.update(name.encode())
+                if isinstance(part, LazyImages):
+                    digest.update(part.content_hash.encode())
+                for tensor in part.tensors if isinstance(part, TensorDataset) else (part.labels,):  # type: ignore[attr-defined]
+                    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                    digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+            self._cache["fingerprint"] = digest.hexdigest()
+        return self._cache["fingerprint"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record for `run.json`."""
+        return {
+            "name": self.name,
+            "counts": self.counts(),
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "features": list(self.features),
+            "notes": list(self.notes),
+            "fingerprint": self.fingerprint(),
+        }
+
+
+def labels_of(part: Dataset[Any]) -> Tensor:
+    """Return the labels of a data set that one of our readers made."""
+    if isinstance(part, TensorDataset):
+        return part.tensors[-1]
+    assert isinstance(part, LazyImages)
+    return part.labels
+
+
+def assemble(
+    name: str,
+    parts: Mapping[str, tuple[Samples, Labels]],
+    *,
+    input_shape: tuple[int, ...],
+    split_seed: int,
+    classes: Sequence[str] = (),
+    features: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> DataSplits:
+    """Check samples and labels, split what comes unsplit, and make the data sets.
+
+    Args:
+        name: of the source, for messages.
+        parts: samples and labels by part: `train`, and perhaps `valid` and `test`. If there is
+            only `train`, the two others are taken from it; if only `valid` is missing, that one.
+        input_shape: of one sample.
+        split_seed: seed of such a split.
+        classes: names for labels 0, 1, ...; without them, labels are named by their own values.
+        features: the name of each column, for a table.
+        notes: for the user.
+
+    Raises:
+        DataError: if the samples and labels do not match, or a class is missing from training.
+    """
+    for part, (samples, labels) in parts.items():
+        count = len(samples) if isinstance(samples, Tensor) else len(samples.paths)
+        if count != len(labels):
+            raise DataError(
+                f"{name}: every sample must have one label, got {count} samples and "
+                f"{len(labels)} labels in {part}"
+            )
+        if count == 0:
+            raise DataError(f"{name}: {part} must have samples, and it is empty")
+    if not classes:
+        classes, encoded = encode_labels(
+            name, {part: labels for part, (_, labels) in parts.items()}
+        )
+    else:
+        encoded = {part: torch.as_tensor(labels) for part, (_, labels) in parts.items()}
+    rows = split_rows(encoded, split_seed)
+    check_classes(name, classes, {part: encoded[source][at] for part, (source, at) in rows.items()})
+    sets = {
+        part: make_dataset(parts[source][0], encoded[source], at)
+        for part, (source, at) in rows.items()
+    }
+    return DataSplits(
+        name=name,
+        train=sets["train"],
+        valid=sets["valid"],
+        test=sets.get("test"),
+        classes=tuple(classes),
+        input_shape=input_shape,
+        features=tuple(features),
+        notes=tuple(notes),
+    )
+
+
+def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]:
+    """Return the data set of some rows, in the form that its samples call for."""
+    if isinstance(samples, LazyImages):
+        return samples.rows(rows)
+    if len(rows) < len(labels):  # else no copy
+        samples, labels = samples[rows], labels[rows]
+    is_images = samples.dtype == torch.uint8 and samples.dim() == 4
+    return ImageDataset(samples, labels) if is_images else TensorDataset(samples, labels)
+
+
+def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], dict[str, Tensor]]:
+    """Number the distinct labels 0, 1, ... in sorted order; return their names and the numbers."""
+    arrays = {part: np.asarray(values) for part, values in labels.items()}
+    for part, values in arrays.items():
+        if values.ndim != 1:
+            raise DataError(
+                f"{name}: labels must be one value a sample, got shape {values.shape} in {part}"
+            )
+        if values.dtype.kind == "f":
+            if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+                raise DataError(
+                    f"{name}: labels must be classes (names or whole numbers), got decimal or "
+                    f"missing numbers in {part}; plainfit train does classification"
+                )
+            arrays[part] = values.astype(np.int64)
+        elif values.dtype.kind not in "iubUS":
+            raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
+    distinct = np.unique(np.concatenate(list(arrays.values())))
+    if len(distinct) > MOST_CLASSES:
+        raise DataError(
+            f"{name}: there must be at most {MOST_CLASSES} classes, got {len(distinct)} different "
+            "labels; is this the right target?"
+        )
+    encoded = {
+        part: torch.from_numpy(np.searchsorted(distinct, values)).long()
+        for part, values in arrays.items()
+    }
+    return [str(value) for value in distinct.tolist()], encoded
+
+
+def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
+    """Return, for each part that is to be, the part its rows come from and which they are.
+
+    What is missing is taken from `train`, from each class its share (stratified), so that a class
+    of three or more samples is in every part.
+    """
+    rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
+    missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
+    labels, taken = encoded["train"], torch.zeros(len(encoded["train"]), dtype=torch.bool)
+    for part in missing:
+        chosen = []
+        for label in range(int(labels.max()) + 1):
+            of_class = (labels == label).nonzero().flatten()
+            order = torch.randperm(len(of_class), generator=stream(seed, "split", label))
+            free = of_class[order][~taken[of_class[order]]]
+            wanted = max(1, round(SHARE * len(of_class))) if len(free) > 1 else 0
+            chosen.append(free[:wanted])
+        at = torch.cat(chosen).sort().values
+        taken[at] = True
+        rows[part] = ("train", at)
+    if missing:
+        rows["train"] = ("train", (~taken).nonzero().flatten())
+    return rows
+
+
+def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> None:
+    """Check that there is something to tell apart, and that training sees every class."""
+    if len(classes) < 2:
+        raise DataError(
+            f"{name}: there must be at least two classes to tell apart, got {len(classes)}"
+            + (f" ({classes[0]!r})" if classes else "")
+        )
+    for part, labels in parts.items():
+        if len(labels) == 0:
+            raise DataError(
+                f"{name}: {part} must have samples, and none could be taken from the training set; "
+                "give at least two of each class"
+            )
+    absent = sorted(set(range(len(classes))) - set(parts["train"].tolist()))
+    if absent:
+        names = ", ".join(repr(classes[label]) for label in absent)
+        raise DataError(
+            f"{name}: every class must be in the training set; missing from it: {names}"
+        )

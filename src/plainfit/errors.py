@@ -1,0 +1,61 @@
+"""Every error that plainfit raises on purpose.
+
+    PlainfitError
+    ├── ConfigError (ValueError)     a setting or a name that we do not know or cannot accept
+    ├── DataError (ValueError)       data that cannot be trained on
+    │   └── DownloadError            data that could not be fetched
+    ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
+    └── RunError                     a run folder that cannot be written or read
+
+A message states what must hold, what was received and what to do about it, on one line.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PlainfitError(Exception):
+    """Base of all errors below; the command line prints it on one line and exits with 2."""
+
+
+class ConfigError(PlainfitError, ValueError):
+    """A setting or a name is unknown or out of range."""
+
+
+class DataError(PlainfitError, ValueError):
+    """The data cannot be read, or cannot be trained on."""
+
+
+class DownloadError(DataError):
+    """No mirror gave the file with the right hash."""
+
+
+class ModelError(PlainfitError, ValueError):
+    """The model cannot be built, or does not fit the data."""
+
+
+class RunError(PlainfitError):
+    """A run folder cannot be written or read."""
+
+
+def near_miss(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'cnn'?` when one of `known` is close to `name`, else nothing.
+
+    >>> near_miss("resnett", ["cnn", "resnet"])
+    "; did you mean 'resnet'?"
+    >>> near_miss("transformer", ["cnn", "resnet"])
+    ''
+    """
+    spelled = {candidate.lower(): candidate for candidate in known}
+    match = get_close_matches(name.lower(), spelled, n=1)
+    return f"; did you mean {spelled[match[0]]!r}?" if match else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is no `kind` we know, list what is known, and suggest the nearest.
+
+    >>> unknown_name("optimizer", "adm", ["sgd", "adam"])
+    "unknown optimizer 'adm': choose from sgd, adam; did you mean 'adam'?"
+    """
+    known = list(known)
+    return f"unknown {kind} {name!r}: choose from {', '.join(known)}{near_miss(name, known)}"

@@ -1,0 +1,172 @@
+"""The built-in models: short plain torch, written to be read and copied.
+
+Images are (batch, channels, height, width); a batch of flat vectors is accepted wherever the
+tutorial passes one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Lambda(nn.Module):
+    """A layer that calls a function, for use within `nn.Sequential`.
+
+    >>> import torch
+    >>> Lambda(lambda xb: xb.flatten(1))(torch.zeros(2, 1, 8, 8)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(self, func: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.func = func
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return `func(xb)`."""
+        return self.func(xb)
+
+
+class LogisticRegression(nn.Module):
+    """One linear layer: (batch, ...) -> (batch, classes); images are flattened first."""
+
+    def __init__(self, in_features: int = 784, classes: int = 10) -> None:
+        super().__init__()
+        self.lin = nn.Linear(in_features, classes)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return one score a class."""
+        return self.lin(xb.flatten(1))
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU between them: (batch, ...) -> (batch, classes)."""
+
+    def __init__(
+        self,
+        in_features: int = 784,
+        classes: int = 10,
+        hidden: Sequence[int] = (128, 64),
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(sizes[-1], classes)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return one score a class."""
+        xb = xb.flatten(1)
+        for layer in self.hidden:
+            xb = self.dropout(F.relu(layer(xb)))
+        return self.out(xb)
+
+
+def as_images(xb: Tensor, channels: int) -> Tensor:
+    """View flat vectors as square images; images pass unchanged.
+
+    Args:
+        xb: (batch, channels, height, width), or (batch, channels * side * side) as in the
+            tutorial's MNIST, where side is 28.
+        channels: the number of channels to make.
+
+    Raises:
+        ValueError: if a flat vector is not `channels` squares.
+    """
+    if xb.dim() != 2:
+        return xb
+    side = math.isqrt(xb.shape[1] // channels)
+    if channels * side * side != xb.shape[1]:
+        raise ValueError(
+            f"a flat image must have channels * side * side values, got {xb.shape[1]} with "
+            f"{channels} channels; pass images of shape (batch, channels, height, width)"
+        )
+    return xb.view(-1, channels, side, side)
+
+
+class MnistCNN(nn.Module):
+    """The tutorial's three stride-2 convolutions, for images of any size.
+
+    The tutorial's listing applies `conv2` twice and `conv3` never; here each is used once.
+    Its fixed `avg_pool2d(xb, 4)` is an adaptive one, so that any height and width will do.
+    """
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.channels = channels
+        self.conv1 = nn.Conv2d(channels, 16, kernel_size=3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(16, 16, kernel_size=3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(16, classes, kernel_size=3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return one score a class."""
+        xb = as_images(xb, self.channels)
+        xb = F.relu(self.conv1(xb))
+        xb = F.relu(self.conv2(xb))
+        xb = F.relu(self.conv3(xb))
+        return self.pool(xb).flatten(1)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, added to their input (He et al. 2015, figure 2)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return images of `outputs` channels, `stride` times smaller."""
+        shortcut = xb if self.downsample is None else self.downsample(xb)
+        xb = F.relu(self.bn1(self.conv1(xb)))
+        return F.relu(self.bn2(self.conv2(xb)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """A small residual network for small images (He et al. 2015, arXiv:1512.03385, section 4.2).
+
+    A 3x3 stem, then one stage for each entry of `blocks`; every stage after the first halves the
+    image and doubles the channels. Parameters have torchvision's names (`layer1.0.conv1.weight`).
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        classes: int = 10,
+        blocks: Sequence[int] = (1, 1, 1),
+        width: int = 16,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.stages = len(blocks)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        inputs = width
+        for stage, count in enumerate(blocks):
+            outputs = width * 2**stage
+            layers = []
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(BasicBlock(inputs, outputs, stride))
+                inputs = outputs
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(inputs, classes)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        """Return one score a class."""
+        xb = as_images(xb, self.channels)
+        xb = F.relu(self.bn1(self.conv1(xb)))
+        for stage in range(self.stages):
+            xb = self.get_submodule(f"layer{stage + 1}")(xb)
+        return self.fc(xb.mean((2, 3)))

@@ -1,0 +1,72 @@
+"""Pictures: curves of a training, samples of a data set; without pyplot, so no window opens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"}
+TRAIN, VALID = "#9db4d3", "#1f4e9c"
+
+
+def curves(epochs: Sequence[dict[str, Any]], step_losses: Sequence[float]) -> Figure:
+    """Draw the loss of every step and of every epoch, and the metrics beside it."""
+    metrics = [name for name in epochs[0] if name not in NOT_METRICS] if epochs else []
+    figure = Figure(figsize=(10 if metrics else 6, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if metrics else 1, squeeze=False)[0]
+    ends = [row["epoch"] + 1 for row in epochs]
+    axes[0].set(title="loss", xlabel="epochs done")
+    if step_losses and epochs:
+        per_epoch = len(step_losses) / len(epochs)
+        xs = [(step + 1) / per_epoch for step in range(len(step_losses))]
+        axes[0].plot(xs, step_losses, color=TRAIN, alpha=0.7, linewidth=0.8, label="train, by step")
+    axes[0].plot(ends, [row["train_loss"] for row in epochs], "o-", color=TRAIN, label="train")
+    if epochs and "valid_loss" in epochs[0]:
+        losses = [row["valid_loss"] for row in epochs]
+        axes[0].plot(ends, losses, "o-", color=VALID, label="valid")
+    axes[0].legend()
+    for name in metrics:
+        last = epochs[-1][name]
+        label = f"{name}: {last:.4f} at the end"
+        axes[1].plot(ends, [row[name] for row in epochs], "o-", label=label)
+        axes[1].set(title="on the validation set", xlabel="epochs done")
+        axes[1].legend()
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> Figure:
+    """Draw images in a grid, each under its class name.
+
+    Args:
+        images: arrays of shape (height, width) or (height, width, 3), bytes or floats in [0, 1].
+        names: one a picture.
+        columns: pictures in a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(columns, 1.2 * rows), layout="constrained")
+    for axis in figure.subplots(rows, columns, squeeze=False).flat:
+        axis.set_axis_off()
+    for axis, image, name in zip(figure.axes, images, names, strict=False):
+        axis.imshow(image, cmap="gray", interpolation="nearest")
+        axis.set_title(name, fontsize=8)
+    return figure
+
+
+def histograms(columns: dict[str, Sequence[float]]) -> Figure:
+    """Draw one small histogram for each column of a table."""
+    across = min(4, len(columns))
+    rows = -(-len(columns) // across)
+    figure = Figure(figsize=(3 * across, 2 * rows), layout="constrained")
+    axes = figure.subplots(rows, across, squeeze=False).flat
+    for axis in axes:
+        axis.set_visible(False)
+    for axis, (name, values) in zip(figure.axes, columns.items(), strict=False):
+        axis.set_visible(True)
+        axis.hist(values, bins=30, color=VALID)
+        axis.set_title(name, fontsize=8)
+        axis.tick_params(labelsize=7)
+    return figure

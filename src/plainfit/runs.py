@@ -1,0 +1,110 @@
+"""The run folder: what a training leaves behind, written whole or not at all."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from plainfit.build import Factory
+from plainfit.errors import RunError
+
+RECORD, WEIGHTS, METRICS, CURVES = "run.json", "model.safetensors", "metrics.jsonl", "curves.png"
+
+
+def default_folder(data: str, model: str) -> Path:
+    """Return `runs/TIME-DATA-MODEL`, with a number behind it if that is taken."""
+    data = Path(data).name.split(".")[0] or "data"
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
+    folder, number = base, 2
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder
+
+
+def create_folder(folder: Path) -> None:
+    """Make a new run folder.
+
+    Raises:
+        RunError: if it exists and is not empty, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise RunError(
+            f"the run folder {folder} must be writable ({error.strerror}); choose another by --out"
+        ) from error
+    if taken:
+        raise RunError(f"the run folder must be new or empty, and {folder} is not; choose another")
+    if not os.access(folder, os.W_OK):
+        raise RunError(f"the run folder {folder} must be writable; choose another with --out")
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step."""
+    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    try:
+        write(scratch)
+        scratch.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} must be writable ({error.strerror or error})") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write `run.json`."""
+    text = json.dumps(record, indent=2) + "\n"
+    write_whole(folder / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_weights(folder: Path, model: nn.Module) -> None:
+    """Write `model.safetensors`: parameters and buffers; tied ones once."""
+    from safetensors.torch import save_model
+
+    write_whole(folder / WEIGHTS, lambda path: save_model(model, str(path)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back."""
+
+    folder: Path
+    record: dict[str, Any]
+    model: nn.Module
+    """On the CPU, in `eval()` mode, with the weights that the run ended with."""
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder and rebuild its model.
+
+    Raises:
+        RunError: if it is no run folder, did not finish, or is damaged.
+        ModelError: if the model can no longer be built.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        factory = Factory(**record["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "has none" if not (folder / RECORD).exists() else "has a damaged one"
+        raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+    if not (folder / WEIGHTS).exists():
+        raise RunError(f"{folder} must hold {WEIGHTS}, and does not: the run did not finish")
+    with torch.random.fork_rng(devices=[]):  # building draws initial values
+        model = factory.build()
+    try:
+        load_model(model, str(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise RunError(
+            f"{folder / WEIGHTS} must hold the weights of {factory.target}: {error}"
+        ) from error
+    return Run(folder, record, model.eval())

@@ -1,0 +1,171 @@
+"""Malformed input from the command line: one clear line, exit code 2, nothing left behind."""
+
+import gzip
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+LABELS = np.arange(60) % 3
+
+
+def npz(name: str = "data.npz", **arrays: np.ndarray) -> Callable[[Path], None]:
+    return lambda folder: np.savez(folder / name, **arrays)
+
+
+def text(name: str, content: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def binary(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def parquet(**columns: object) -> Callable[[Path], None]:
+    return lambda folder: pyarrow.parquet.write_table(pa.table(columns), folder / "t.parquet")
+
+
+def images(*names: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        for name in names:
+            path = folder / "images" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix:
+                Image.new("L", (8, 8)).save(path)
+            else:
+                path.mkdir()
+
+    return write
+
+
+class Exploit:
+    """Runs a command when it is unpickled, if anyone does."""
+
+    def __reduce__(self) -> object:
+        import os
+
+        return os.system, ("touch EXPLOITED",)
+
+
+NET = "from torch import nn\n"
+CSV = "a,b,target\n" + "".join(f"{i},{i % 7},{i % 2}\n" for i in range(40))
+NOTHING = lambda folder: None  # noqa: E731
+
+# what, how it comes about, the arguments after `plainfit train`, what the line must say
+CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
+    ("unknown data", NOTHING, "--data mnits", "did you mean 'mnist'?"),
+    ("no such path", NOTHING, "--data no/such.npz", "there is no file or folder no/such.npz"),
+    ("unknown kind of file", text("a.xlsx", "x"), "--data a.xlsx", "must be a folder or one of"),
+    ("unknown model", NOTHING, "--model resnett", "did you mean 'resnet'?"),
+    ("unknown optimizer", NOTHING, "--optimizer adamm", "did you mean 'adam"),
+    ("unknown device", NOTHING, "--device cuda0", "unknown device 'cuda0'"),
+    ("unknown option", NOTHING, "--epoch 3", "--epochs"),
+    ("epochs not a number", NOTHING, "--epochs many", "'--epochs'"),
+    ("no epochs", NOTHING, "--epochs 0", "--epochs must be at least 1, got 0"),
+    ("negative rate", NOTHING, "--lr=-1", "--lr must be a positive number, got -1.0"),
+    ("rate not finite", NOTHING, "--lr nan", "--lr must be a positive number, got nan"),
+    ("momentum of 1", NOTHING, "--momentum 1", "--momentum must be at least 0 and below 1"),
+    ("momentum with adam", NOTHING, "--optimizer adam --momentum 0.9", "sgd and rmsprop only"),
+    ("empty batches", NOTHING, "--batch-size 0", "--batch-size must be at least 1, got 0"),
+    ("negative seed", NOTHING, "--seed=-1", "--seed must be at least 0, got -1"),
+    ("model not a module", NOTHING, "--model nosuch:Net", "the module 'nosuch' must import"),
+    ("model not in module", text("m.py", NET + "class Net: pass"), "--model m:Nett", "'Net'?"),
+    ("model of syntax error", text("m.py", "def"), "--model m:Net", "SyntaxError"),
+    ("model no Module", text("m.py", "def f(): return 3"), "--model m:f", "Module, got int"),
+    ("too few outputs", text("m.py", NET + "def f(): return nn.Sequential(nn.Flatten(), "
+     "nn.Linear(64, 3))"), "--model m:f", "one score for each of the 10 classes"),
+    ("wrong input shape", text("m.py", NET + "def f(): return nn.Linear(5, 10)"), "--model m:f",
+     "must take samples of shape (1, 8, 8)"),
+    ("image model on a table", text("t.csv", CSV), "--data t.csv --model cnn", "choose --model"),
+    ("damaged npz", binary("a.npz", b"PK\3\4 junk"), "--data a.npz", "cannot be read"),
+    ("pickled npz", npz(x=np.array([{}, {}]), y=LABELS[:2]), "--data data.npz", "cannot be read"),
+    ("npz without x", npz(z=LABELS), "--data data.npz", "must hold x and y"),
+    ("mismatched lengths", npz(x=np.ones((60, 4)), y=LABELS[:50]), "--data data.npz",
+     "got 60 samples and 50 labels"),
+    ("NaN in npz", npz(x=np.full((60, 4), np.nan), y=LABELS), "--data data.npz", "NaN or infinity"),
+    ("empty data set", npz(x=np.ones((0, 4)), y=LABELS[:0]), "--data data.npz", "it is empty"),
+    ("one class", npz(x=np.ones((60, 4)), y=LABELS * 0), "--data data.npz", "at least two classes"),
+    ("decimal labels", npz(x=np.ones((60, 4)), y=LABELS / 2), "--data data.npz",
+     "labels must be classes"),
+    ("a class missing from training", npz(x_train=np.ones((60, 4)), y_train=LABELS,
+     x_valid=np.ones((4, 4)), y_valid=np.array([0, 1, 2, 7])), "--data data.npz",
+     "missing from it: '7'"),
+    ("table without target", text("t.csv", "a,b\n1,2\n"), "--data t.csv", "said with --target"),
+    ("target not there", text("t.csv", CSV), "--data t.csv --target targt", "you mean 'target'"),
+    ("NaN in a table", text("t.csv", CSV + ",3,1\n"), "--data t.csv",
+     "column 'a' has 1 missing, the first in data row 41"),
+    ("ragged table", text("t.csv", "a,target\n1,2\n1,2,3\n"), "--data t.csv", "cannot be read"),
+    ("empty table", text("t.csv", ""), "--data t.csv", "cannot be read"),
+    ("header only", text("t.csv", "a,target\n"), "--data t.csv", "must have rows"),
+    ("column twice", text("t.csv", "a,a,target\n1,2,3\n"), "--data t.csv", "'a' twice"),
+    ("damaged parquet", binary("t.parquet", b"PAR1 junk"), "--data t.parquet", "cannot be read"),
+    ("lists in a parquet", parquet(a=[[1], [2]], y=[0, 1]), "--data t.parquet", "convert or"),
+    ("folder without classes", images(), "--data taken", "must have a folder of images"),
+    ("empty class", images("a/1.png", "b/nothing"), "--data images", "it is empty"),
+    ("image of another format", images("a/1.png", "b/1.tif"), "--data images", "b/1.tif (not a"),
+    ("exploit pickle", lambda folder: (folder / "m.pkl").write_bytes(pickle.dumps(Exploit())),
+     "--data m.pkl", "nothing of it was run"),
+    ("cut pickle", binary("m.pkl.gz", gzip.compress(b"\x80")[:-9]), "--data m.pkl.gz", "too soon"),
+    ("pickle of something else", binary("m.pkl", pickle.dumps([])), "--data m.pkl", "x_train"),
+    ("no mnist offline", images(), "--data mnist --data-dir mnist", "has a wrong file"),
+    ("run folder taken", text("taken/x.txt", "x"), "--out taken", "must be new or empty"),
+    ("run folder not writable", text("file", "x"), "--out file/run", "must be writable"),
+]  # fmt: skip
+assert len(CASES) >= 30
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "says"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
+)
+def test_bad_input_is_one_clear_line(tmp_path, prepare, arguments, says):
+    (tmp_path / "taken").mkdir()
+    prepare(tmp_path)
+    if "mnist " in arguments:  # a file that is there with the wrong content: no network is asked
+        (tmp_path / "mnist").mkdir()
+        (tmp_path / "mnist" / "train-images-idx3-ubyte").write_bytes(b"wrong")
+        says = "must have the SHA-256"
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-B", "-m", "plainfit", "train", *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("predict . x.png", "must be a run folder with a run.json, and has none"),
+        ("summary cnnn", "did you mean 'cnn'?"),
+        ("summary cnn --input-shape 28x28", "--input-shape must be like 1,28,28"),
+        ("summary cnn --classes 0", "'--classes'"),
+        ("data no-such", "unknown data 'no-such'"),
+        ("data digits --picture x.abc", "must be writable as PNG, PDF or SVG"),
+        ("tran", "did you mean 'train'?"),
+    ],
+)
+def test_other_commands_too(tmp_path, arguments, says):
+    command = [sys.executable, "-m", "plainfit", *arguments.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert done.stderr.count("\n") == 1
+    assert says.lower() in done.stderr.lower()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "plainfit", "train", "--model", "cnnn", "--debug"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "unknown model 'cnnn'" in done.stderr.splitlines()[-1]

@@ -1,0 +1,40 @@
+"""The README's own code and commands, run as they stand; its tree, compared with the real one."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_three_lines_run(tmp_path):
+    (code,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(history)"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    printed = done.stdout.splitlines()
+    assert printed[:3] == printed[3:]  # as it goes, and again by print(history)
+
+
+def test_the_commands_run(tmp_path):
+    (commands,) = blocks("sh")
+    for command in commands.splitlines():
+        name, *arguments = command.split()
+        assert name == "plainfit"
+        subprocess.run([sys.executable, "-m", name, *arguments], cwd=tmp_path, check=True)
+    assert (tmp_path / "digits-samples.png").exists()
+
+
+def test_the_tree_names_every_module():
+    tree = README[README.index("## The tree") :]
+    named = set(re.findall(r"[─ ](\w+\.py)", tree))
+    real = {path.name for path in (ROOT / "src").rglob("*.py")} - {"__main__.py"}
+    assert named == real
+    assert all(f"make {target}" in README for target in ("run", "test"))
