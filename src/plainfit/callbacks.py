@@ -1,6 +1,7 @@
 """Observers of a training: they read and never write, and draw no random numbers."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +34,7 @@ class ProgressBar(Callback):
             console=console,
             auto_refresh=False,  # a thread that redraws would take turns with the loop
             transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must get there
         )
         self.task = self.bar.add_task("", total=None)
         self.drawn = 0.0

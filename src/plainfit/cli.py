@@ -37,8 +37,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -108,10 +108,7 @@ class TensorLoader:
 
 
 class EpochSampler(Sampler[int]):
-    """The same order for a stock `DataLoader`; moves on to the next `epoch` when read to its end.
-
-    `DataLoader(shuffle=True)` draws from the global generator, three times an epoch.
-    """
+    """The same order for a stock `DataLoader`, whose own would come from the global generator."""
 
     def __init__(self, n: int, *, seed: int, shuffle: bool) -> None:
         self.n = n
@@ -123,9 +120,22 @@ class EpochSampler(Sampler[int]):
         return self.n
 
     def __iter__(self) -> Iterator[int]:
-        epoch = self.epoch
-        yield from epoch_order(self.n, self.seed, epoch, self.shuffle).tolist()
-        self.epoch = epoch + 1
+        return iter(epoch_order(self.n, self.seed, self.epoch, self.shuffle).tolist())
+
+
+class SampleLoader(DataLoader[Any]):
+    """A stock `DataLoader` over an `EpochSampler`; moves on to the next epoch when read to its end.
+
+    The loader moves on and not the sampler, which workers read ahead of the batches.
+    """
+
+    sampler: EpochSampler
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        epoch = self.sampler.epoch
+        self.generator = stream(self.sampler.seed, "workers", epoch)
+        yield from super().__iter__()
+        self.sampler.epoch = epoch + 1
 
 
 class WrappedDataLoader:
@@ -209,11 +219,10 @@ def make_loader(
     if type(dataset) in (TensorDataset, ImageDataset):
         assert isinstance(dataset, TensorDataset)
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
-    return DataLoader(
+    return SampleLoader(
         dataset,
         batch_size=batch_size,
         sampler=EpochSampler(n, seed=seed, shuffle=shuffle),
         drop_last=drop_last,
         num_workers=num_workers,
-        generator=stream(seed, "workers"),  # else it would draw from the global generator
     )

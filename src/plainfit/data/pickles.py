@@ -32,6 +32,7 @@ LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
     "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
+DEEPEST = 8  # levels of tuples and lists; the tutorial's file has two
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MEMO_WRITES, MEMO_READS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
@@ -81,13 +82,13 @@ def read_pickled_arrays(content: bytes, name: str) -> Any:
         DataError: if the file is damaged, or holds anything but arrays in tuples and lists.
     """
     try:
-        return _to_numpy(_walk(content))
+        return _to_numpy(_walk(content), {}, 0)
     except _RefusedError as error:
         raise DataError(
             f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one "
             f"{error}; nothing of it was run"
         ) from error
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{name}: the pickle is damaged ({type(error).__name__}: {error})"
         ) from error
@@ -184,12 +185,19 @@ def _raw_bytes(data: Any) -> bytes:
     return data.encode("latin-1") if isinstance(data, str) else bytes(memoryview(data))
 
 
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_to_numpy(item) for item in value)
-    if not isinstance(value, _Array):
-        raise _RefusedError(f"holds a {type(value).__name__.lstrip('_')} where an array should be")
-    return _array(value)
+def _to_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """Return the value with arrays made, each part once however often the file refers to it."""
+    if depth > DEEPEST:
+        raise _RefusedError(f"nests deeper than {DEEPEST} levels")
+    if id(value) not in done:
+        if isinstance(value, tuple | list):
+            done[id(value)] = tuple(_to_numpy(item, done, depth + 1) for item in value)
+        elif isinstance(value, _Array):
+            done[id(value)] = _array(value)
+        else:
+            kind = type(value).__name__.lstrip("_")
+            raise _RefusedError(f"holds a {kind} where an array should be")
+    return done[id(value)]
 
 
 def _array(described: _Array) -> NDArray[Any]:

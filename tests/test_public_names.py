@@ -1,0 +1,82 @@
+"""The public names are deliberate, and cost nothing until they are used."""
+
+import subprocess
+import sys
+
+import pytest
+
+import plainfit
+
+PUBLIC = [
+    "Callback",
+    "DataSplits",
+    "History",
+    "ImageDataset",
+    "Lambda",
+    "LogisticRegression",
+    "MLP",
+    "MnistCNN",
+    "PlainfitError",
+    "ResNet",
+    "TensorLoader",
+    "WrappedDataLoader",
+    "__version__",
+    "accuracy",
+    "fit",
+    "get_data",
+    "get_model",
+    "loss_batch",
+    "open_data",
+    "validate",
+]
+HEAVY = ("matplotlib", "sklearn", "pyarrow", "PIL", "pooch", "rich", "typer")
+
+
+def run(code: str) -> str:
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def loaded_after(code: str) -> set[str]:
+    listing = run(f"{code}; import sys; print(*{{name.split('.')[0] for name in sys.modules}})")
+    return set(listing.split())
+
+
+def test_all_is_frozen():
+    assert sorted(plainfit.__all__) == PUBLIC
+    assert dir(plainfit) == plainfit.__all__
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_there(name):
+    value = getattr(plainfit, name)
+    assert name == "__version__" or value.__name__ == name
+    assert name == "__version__" or value.__doc__
+
+
+def test_star_import_gives_just_them():
+    names: dict = {}
+    exec("from plainfit import *", names)
+    assert sorted(set(names) - {"__builtins__"}) == PUBLIC
+
+
+def test_an_unknown_name_is_an_attribute_error_with_a_suggestion():
+    with pytest.raises(AttributeError, match="plainfit has no 'fitt'; did you mean 'fit'"):
+        _ = plainfit.fitt
+    assert not hasattr(plainfit, "zzzzzz")
+
+
+def test_importing_the_package_does_not_import_torch():
+    loaded = loaded_after("import plainfit")
+    assert "plainfit" in loaded
+    assert not loaded & {"torch", "numpy", *HEAVY}
+
+
+def test_the_loop_loads_torch_and_nothing_optional():
+    loaded = loaded_after("import plainfit; plainfit.fit; plainfit.get_data; plainfit.get_model")
+    assert "torch" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_errors_do_not_need_torch():
+    assert "torch" not in loaded_after("from plainfit import PlainfitError")
