@@ -28,7 +28,7 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/lint-imports
 
 test: check docs ## everything that must pass: check, docs, tests, doctests
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations 10 # a process a core: more threads would wait
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -152,3 +153,27 @@ def test_the_commands_are_frozen():
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == ["train", "predict", "data", "summary"]
     assert plainfit("--version").stdout.startswith("plainfit 0.")
+
+
+def test_without_arguments_it_shows_the_help_and_nothing_else():
+    done = plainfit()
+    assert done.returncode == 2
+    assert "Commands" in done.stdout
+    assert done.stderr == ""
+
+
+def test_ctrl_c_stops_with_130_and_keeps_the_figures(tmp_path):
+    command = [sys.executable, "-m", "plainfit", "train", "--epochs", "100000", "--model", "mlp"]
+    process = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    figures = tmp_path / "run" / "metrics.jsonl"
+    while not figures.exists() or figures.stat().st_size < 1000:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr.strip() == "stopped"
+    assert all(json.loads(line)["train_loss"] > 0 for line in figures.read_text().splitlines())

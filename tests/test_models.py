@@ -73,7 +73,7 @@ def test_a_convolutional_model_takes_images_of_any_size(side):
 
 
 def test_a_flat_vector_that_is_no_square_is_refused():
-    with pytest.raises(ValueError, match="must have channels .* got 783 with 1 channels"):
+    with pytest.raises(ValueError, match=r"must have channels .* got 783 with 1 channels"):
         pf.MnistCNN()(torch.rand(2, 783))
     with pytest.raises(ValueError, match="got 784 with 3 channels"):
         pf.ResNet(channels=3)(torch.rand(2, 784))
@@ -256,5 +256,5 @@ def test_a_callable_that_gives_no_model(name, says):
 
 
 def test_a_module_that_is_not_there():
-    with pytest.raises(ModelError, match="'no_such_module' must import, .*ModuleNotFoundError"):
+    with pytest.raises(ModelError, match=r"'no_such_module' must import, .*ModuleNotFoundError"):
         resolve("no_such_module:Net")

@@ -36,7 +36,8 @@ def main() -> None:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
+        if message:  # none where there were no arguments, and the help has been shown
+            print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)

@@ -153,12 +153,11 @@ def fit(
     """
     check_optimizer(model, opt)
     history = History()
-    steps = len(train_dl) if isinstance(train_dl, Sized) else None
-    context = Context(model, opt, history, epochs, steps)
+    context = Context(model, opt, history, epochs, length(train_dl))
     device = device_of(model)
     for context.epoch in range(epochs):
         started = time.perf_counter()
-        losses, sizes = [], []
+        losses, sizes, context.step = [], [], 0
         model.train()
         for callback in callbacks:
             callback.on_epoch_start(context)
@@ -205,6 +204,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
         moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
     return batch
+
+
+def length(dl: Batches) -> int | None:
+    """Return the number of batches in a loader, or None where it cannot say."""
+    try:
+        return len(dl) if isinstance(dl, Sized) else None
+    except TypeError:  # a DataLoader over a stream, a wrapper around a generator
+        return None
 
 
 def batch_size(xb: Any) -> int:

@@ -1,5 +1,7 @@
 """`fit` gives the bits of the loop you would write yourself, written out here."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -175,7 +177,7 @@ def test_lbfgs_lowers_the_loss(floats):
     history = pf.fit(5, model, F.cross_entropy, opt, [(x, y)], [(x, y)], echo=None)
     losses = history.step_losses
     assert len(losses) == 5
-    assert all(after < before for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after < before for before, after in pairwise(losses))
     assert history[-1]["valid_loss"] < losses[0] / 2
 
 

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.data.loaders import bytes_to_floats
+from plainfit.data.progress import with_bar
 from plainfit.data.splits import DataSplits, Labels, LazyImages, Samples, assemble
 from plainfit.errors import DataError
 
@@ -204,7 +205,8 @@ def read_all(
     # Filters of warnings belong to the whole process, so they are set here and not in a thread.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        results = dict(zip(paths, pool.map(attempt, paths), strict=True))
+        read_paths = with_bar(pool.map(attempt, paths), "reading images", len(paths))
+        results = dict(zip(paths, read_paths, strict=True))
     good = {path: got for path, got in results.items() if not isinstance(got, BadImageError)}
     return good, {path: str(got) for path, got in results.items() if isinstance(got, BadImageError)}
 
@@ -221,6 +223,8 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError("larger than 25 megapixels") from error
+    except FileNotFoundError as error:
+        raise BadImageError("no such file") from error
     except Exception as error:  # decoders fail in many ways on damaged files
         raise BadImageError("not a readable PNG, JPEG, WebP or BMP image") from error
     if image.width * image.height > MOST_PIXELS:

@@ -101,7 +101,7 @@ class TensorLoader:
         order = epoch_order(n, self.seed, epoch, self.shuffle)
         # Rows are gathered, never sliced: a slice is a view at another memory offset, for which
         # F.linear may round differently than for a copy of the same values.
-        for rows in order[: len(self) * self.batch_size].split(self.batch_size):
+        for rows in order.split(self.batch_size)[: len(self)]:
             xb, *rest = (tensor.index_select(0, rows) for tensor in tensors)
             yield (bytes_to_floats(xb) if is_images else xb, *rest)
         self.epoch = epoch + 1

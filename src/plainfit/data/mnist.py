@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -232,19 +233,22 @@ def read_mnist_pickle(path: Path) -> DataSplits:
             f"{path.name}: the pickle must hold ((x_train, y_train), (x_valid, y_valid), "
             "(x_test, y_test)), as the tutorial's mnist.pkl.gz does"
         )
-    parts: dict[str, tuple[Samples, Labels]] = {}
+    parts: dict[str, tuple[Tensor, Labels]] = {}
     for part, (x, y) in zip(("train", "valid", "test"), sets, strict=True):
         if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or x.ndim != 2:
             raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
         parts[part] = (unflatten(x), y)
-    shape = tuple(unflatten(sets[0][0][:1]).shape[1:])
+    shape = tuple(parts["train"][0].shape[1:])
     return assemble(str(path), parts, input_shape=shape, split_seed=0)
 
 
-def unflatten(rows: NDArray[np.floating]) -> Tensor:
+def unflatten(rows: NDArray[Any]) -> Tensor:
     """Return rows of bytes / 256 as square one-channel images of bytes; other rows as float32."""
+    if rows.dtype.kind != "f":
+        return torch.from_numpy(rows.astype(np.float32))
     scaled, side = rows * 256, math.isqrt(rows.shape[1])
-    pixels = scaled.astype(np.uint8)
+    with np.errstate(invalid="ignore"):  # what is no byte is seen in the next line
+        pixels = scaled.astype(np.uint8)
     if side * side == rows.shape[1] and np.array_equal(pixels, scaled):
         return torch.from_numpy(pixels).view(-1, 1, side, side)
     return torch.from_numpy(rows.astype(np.float32))

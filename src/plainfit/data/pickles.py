@@ -8,6 +8,7 @@ enough for the tutorial's `mnist.pkl.gz`.
 
 import math
 import pickletools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,8 +150,10 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 
 def _known_name(module: Any, name: Any) -> _Name:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise TypeError("a name must be text")
     if (module, name) not in KNOWN_NAMES:
-        raise _RefusedError(f"names {module}.{name}")
+        raise _RefusedError(f"names {f'{module}.{name}'[:80]!r}")
     return _Name(name)
 
 
@@ -160,7 +163,7 @@ def _reduce(target: Any, arguments: Any) -> Any:
         case _Name(name=name) if name == ENCODE and arguments[1] == "latin1":
             return _raw_bytes(arguments[0])
         case _Name(name=name) if name == DTYPE:
-            return _Dtype(str(arguments[0]))
+            return _Dtype(arguments[0])
         case _Name(name=name) if name == RECONSTRUCT:
             return _Array()
         case _Name(name=name) if name == FROM_BUFFER:
@@ -204,14 +207,14 @@ def _array(described: _Array) -> NDArray[Any]:
     """Make the array, after checking that its description is sound."""
     if not isinstance(described.dtype, _Dtype):
         raise _RefusedError("describes an array without a dtype")
+    if not re.fullmatch("[fiub][1-9][0-9]?", described.dtype.code):
+        raise _RefusedError(f"describes an array of {described.dtype.code[:80]!r}")
     dtype = np.dtype(described.dtype.code)
-    if dtype.kind not in "fiub":
-        raise _RefusedError(f"describes an array of {dtype}")
     if described.dtype.order in ("<", ">"):
         dtype = dtype.newbyteorder(described.dtype.order)  # type: ignore[arg-type]
     shape = described.shape
     if not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise ValueError(f"an array has shape {shape}")
+        raise ValueError("the shape of an array must be whole numbers")
     if math.prod(shape) * dtype.itemsize != len(described.data):
         raise ValueError(f"an array of shape {shape} has {len(described.data)} bytes")
     flat = np.frombuffer(described.data, dtype)

@@ -1,10 +1,29 @@
 """Bars for long reading, on a terminal only; gone when done."""
 
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TransferSpeedColumn,
+    track,
+)
+
+T = TypeVar("T")
+LONG = 1000  # items; fewer are read before a bar could be looked at
+
+
+def with_bar(items: Iterable[T], title: str, total: int) -> Iterable[T]:
+    """Return the items, with a bar for long work on a terminal."""
+    console = Console(stderr=True)
+    if total < LONG or not console.is_terminal:
+        return items
+    return track(items, title, total, console=console, transient=True)
 
 
 class DownloadBar:
