@@ -223,6 +223,12 @@ def test_an_exploit_is_refused_and_not_run(tmp_path, kind):
     assert canary.is_dir()
 
 
+def test_a_known_name_of_another_module_is_refused_by_name():
+    content = array_of(b"K\x03\x85").replace(b"numpy._core.numeric", b"evil")
+    with pytest.raises(DataError, match=r"this one names 'evil\._frombuffer'"):
+        read(content)
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_array_is_refused(kind):
     started = time.perf_counter()
