@@ -418,3 +418,14 @@ def test_plot_draws_a_picture(data, linear, tmp_path, valid):
 def test_plot_of_an_empty_history(tmp_path):
     History().plot().savefig(tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_metrics_of_one_name_are_refused_and_numbers_are_taken():
+    model, dl = nn.Linear(4, 3), [(torch.zeros(2, 4), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match="metrics must have different names"):
+        pf.validate(model, F.cross_entropy, dl, metrics=[lambda a, b: a, lambda a, b: b])
+
+    def half(out, yb):
+        return 0.5
+
+    assert pf.validate(model, F.cross_entropy, dl, metrics=[half])["half"] == 0.5

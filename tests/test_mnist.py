@@ -329,3 +329,14 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, content, says):
     path.write_bytes(pickle.dumps(content, protocol=3))
     with pytest.raises(DataError, match=f"a.pkl: .*{says}"):
         read_mnist_pickle(path)
+
+
+def test_a_pickle_with_nan_or_rows_of_two_lengths_is_refused(tmp_path):
+    x, y = np.zeros((6, 4), np.float32), np.arange(6) % 2
+    nan = x.copy()
+    nan[3, 2] = np.nan
+    for valid, says in ((nan, "valid has NaN"), (x[:, :3], "must have one length")):
+        path = tmp_path / "m.pkl"
+        path.write_bytes(pickle.dumps(((x, y), (valid, y), (x, y)), protocol=2))
+        with pytest.raises(DataError, match=says):
+            read_mnist_pickle(path)

@@ -293,3 +293,8 @@ def test_a_pickle_with_changed_bytes_is_read_or_refused_and_no_more(protocol):
         except DataError:
             refused += 1
     assert refused > 2000
+
+
+def test_an_empty_array_of_protocol_2_is_read():
+    read = read_pickled_arrays(pickle.dumps([np.zeros((0, 4), np.float32)], protocol=2), "e.pkl")
+    assert read[0].shape == (0, 4)

@@ -100,6 +100,11 @@ def get_model(
         ConfigError: if a name is unknown or a setting does not apply.
         ModelError: if the model cannot be built.
     """
+    if isinstance(model, nn.Module):
+        raise ModelError(
+            "get_model builds a model from a name, a class or a function, got one that is built, a "
+            f"{type(model).__name__}; make its optimizer with torch.optim"
+        )
     target = resolve(model) if isinstance(model, str) else model
     factory = Factory(
         f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}",

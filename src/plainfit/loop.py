@@ -89,6 +89,7 @@ def _step_by_closure(
         return loss
 
     loss: Tensor = opt.step(closure)
+    opt.zero_grad()
     return loss.detach()
 
 
@@ -105,6 +106,12 @@ def validate(
     `eval()` mode, no gradients are kept, and no random number is drawn.
     """
     device = device_of(model)
+    names = ["loss", *(getattr(metric, "__name__", repr(metric)) for metric in metrics)]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"metrics must have different names, none of them 'loss', got {', '.join(names[1:])}; "
+            "define each as a function of its own name"
+        )
     rows, sizes = [], []
     model.eval()
     with torch.no_grad():
@@ -114,7 +121,6 @@ def validate(
             sizes.append(batch_size(xb))
     if not rows:
         raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
-    names = ["loss", *(getattr(metric, "__name__", repr(metric)) for metric in metrics)]
     columns = zip(*rows, strict=True)
     return {
         name: weighted_mean(read(column), sizes)
@@ -224,8 +230,8 @@ def batch_size(xb: Any) -> int:
 
 
 def read(values: Sequence[Tensor]) -> list[float]:
-    """Return tensors without dimensions as floats, waiting for the device once."""
-    floats: list[float] = torch.stack(list(values)).tolist()
+    """Return tensors without dimensions, or numbers, as floats; wait for the device once."""
+    floats: list[float] = torch.stack([torch.as_tensor(value) for value in values]).tolist()
     return floats
 
 

@@ -23,5 +23,5 @@ def stream(seed: int, *address: str | int) -> torch.Generator:
     ...             torch.rand(3, generator=stream(0, "order", 2)))
     False
     """
-    digest = hashlib.sha256(repr((seed, *address)).encode()).digest()
+    digest = hashlib.sha256(repr((int(seed), *address)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

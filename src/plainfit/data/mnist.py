@@ -206,8 +206,10 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     """
     dimensions = content[3] if len(content) >= 4 else 0
     start = 4 + 4 * dimensions
-    if content[:3] != bytes([0, 0, IDX_UINT8]) or not dimensions or len(content) < start:
-        raise DataError(f"{name}: an IDX file of bytes must begin with 00 00 08 and its dimensions")
+    if content[:3] != bytes([0, 0, IDX_UINT8]) or not 1 <= dimensions <= 4 or len(content) < start:
+        raise DataError(
+            f"{name}: an IDX file of bytes must begin with 00 00 08 and 1 to 4 dimensions"
+        )
     shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
     if math.prod(shape) != len(content) - start:
         raise DataError(
@@ -234,21 +236,28 @@ def read_mnist_pickle(path: Path) -> DataSplits:
             "(x_test, y_test)), as the tutorial's mnist.pkl.gz does"
         )
     parts: dict[str, tuple[Tensor, Labels]] = {}
+    as_bytes = all(isinstance(x, np.ndarray) and holds_bytes(x) for x, _ in sets)
     for part, (x, y) in zip(("train", "valid", "test"), sets, strict=True):
         if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or x.ndim != 2:
             raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
-        parts[part] = (unflatten(x), y)
+        if not np.isfinite(x).all():
+            raise DataError(f"{path.name}: numbers must be finite, and {part} has NaN or infinity")
+        parts[part] = (unflatten(x) if as_bytes else torch.from_numpy(x.astype(np.float32)), y)
+    if len({x.shape[1:] for x, _ in parts.values()}) > 1:
+        raise DataError(f"{path.name}: the rows of all three parts must have one length")
     shape = tuple(parts["train"][0].shape[1:])
     return assemble(str(path), parts, input_shape=shape, split_seed=0)
 
 
+def holds_bytes(rows: NDArray[Any]) -> bool:
+    """Tell whether rows are square images of bytes divided by 256."""
+    if rows.dtype.kind != "f" or rows.ndim != 2 or math.isqrt(rows.shape[1]) ** 2 != rows.shape[1]:
+        return False
+    scaled = rows * 256
+    return bool(((scaled >= 0) & (scaled < 256) & (scaled == np.floor(scaled))).all())
+
+
 def unflatten(rows: NDArray[Any]) -> Tensor:
-    """Return rows of bytes / 256 as square one-channel images of bytes; other rows as float32."""
-    if rows.dtype.kind != "f":
-        return torch.from_numpy(rows.astype(np.float32))
-    scaled, side = rows * 256, math.isqrt(rows.shape[1])
-    with np.errstate(invalid="ignore"):  # what is no byte is seen in the next line
-        pixels = scaled.astype(np.uint8)
-    if side * side == rows.shape[1] and np.array_equal(pixels, scaled):
-        return torch.from_numpy(pixels).view(-1, 1, side, side)
-    return torch.from_numpy(rows.astype(np.float32))
+    """Return such rows as one-channel images of bytes."""
+    side = math.isqrt(rows.shape[1])
+    return torch.from_numpy((rows * 256).astype(np.uint8)).view(-1, 1, side, side)

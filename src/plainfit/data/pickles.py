@@ -20,6 +20,7 @@ from plainfit.errors import DataError
 # The only names a file may mention; they stand for what NumPy's own pickles say of an array.
 RECONSTRUCT, FROM_BUFFER, ENCODE = "_reconstruct", "_frombuffer", "encode"
 NDARRAY, DTYPE = "ndarray", "dtype"
+BYTES = "bytes"  # called without arguments: how protocol 2 writes no bytes at all
 KNOWN_NAMES = {
     ("numpy.core.multiarray", RECONSTRUCT),
     ("numpy._core.multiarray", RECONSTRUCT),
@@ -28,6 +29,7 @@ KNOWN_NAMES = {
     ("numpy", NDARRAY),
     ("numpy", DTYPE),
     ("_codecs", ENCODE),
+    ("__builtin__", BYTES),
 }
 LITERALS = {
     "BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
@@ -143,10 +145,10 @@ def _walk(content: bytes) -> Any:
 
 
 def _pop_to_mark(stack: list[Any]) -> list[Any]:
-    at = len(stack) - 1 - stack[::-1].index(_Mark)
-    items = stack[at + 1 :]
-    del stack[at:]
-    return items
+    items: list[Any] = []
+    while (item := stack.pop()) is not _Mark:
+        items.append(item)
+    return items[::-1]
 
 
 def _known_name(module: Any, name: Any) -> _Name:
@@ -162,6 +164,8 @@ def _reduce(target: Any, arguments: Any) -> Any:
     match target:
         case _Name(name=name) if name == ENCODE and arguments[1] == "latin1":
             return _raw_bytes(arguments[0])
+        case _Name(name=name) if name == BYTES and arguments == ():
+            return b""
         case _Name(name=name) if name == DTYPE:
             return _Dtype(arguments[0])
         case _Name(name=name) if name == RECONSTRUCT:
