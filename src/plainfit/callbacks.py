@@ -4,8 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from plainfit.loop import Callback, Context
 
@@ -16,7 +15,7 @@ REFRESH = 0.1  # seconds between two drawings of the bar: quick to the eye, noth
 
 
 class ProgressBar(Callback):
-    """A bar for the current epoch on a terminal; nothing elsewhere. Use it in a `with` block."""
+    """A bar for the current epoch; `with on_terminal(progress.bar)` shows it."""
 
     def __init__(self, console: "Console") -> None:
         from rich.progress import (
@@ -38,20 +37,6 @@ class ProgressBar(Callback):
         )
         self.task = self.bar.add_task("", total=None)
         self.drawn = 0.0
-
-    def __enter__(self) -> Self:
-        if self.bar.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self.bar.live.is_started:  # else it would print an empty line
-            self.bar.stop()
 
     def on_epoch_start(self, context: Context) -> None:
         """Begin a new bar."""

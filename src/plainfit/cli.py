@@ -4,8 +4,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -13,7 +12,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import typer
 from typer.exceptions import TyperException
 
-from plainfit.config import RunConfig, option
+from plainfit.config import DATA_FIELDS, RunConfig, option
 from plainfit.errors import PlainfitError
 
 app = typer.Typer(
@@ -71,7 +70,7 @@ def common(
     """Train a PyTorch model in three lines, and see exactly what they do."""
 
 
-def with_options_of(names: set[str] | None = None) -> Callable[[Callable[..., None]], Any]:
+def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[..., None]], Any]:
     """Give a command an option for each field of `RunConfig` (or for those named)."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -103,9 +102,6 @@ def with_options_of(names: set[str] | None = None) -> Callable[[Callable[..., No
     return decorate
 
 
-DATA_OPTIONS = {"data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed"}
-
-
 @app.command()
 @with_options_of()
 def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
@@ -114,11 +110,12 @@ def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
     from rich.console import Console
 
     from plainfit.callbacks import ProgressBar
+    from plainfit.progress import on_terminal
     from plainfit.train import train as run
 
-    with ExitStack() as stack:
-        bar = stack.enter_context(ProgressBar(Console(stderr=True)))
-        result = run(config, echo=None if json_ else show, callbacks=[bar])
+    progress = ProgressBar(Console(stderr=True))
+    with on_terminal(progress.bar):
+        result = run(config, echo=None if json_ else show, callbacks=[progress])
     if json_:
         show_json(result.to_dict())
         return
@@ -155,7 +152,7 @@ def predict(
 
 
 @app.command()
-@with_options_of(DATA_OPTIONS)
+@with_options_of(DATA_FIELDS)
 def data(
     *,
     source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],

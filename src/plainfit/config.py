@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from plainfit.errors import ConfigError
 
+# The fields that say how data is read: the keyword arguments of `open_data`.
+DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:

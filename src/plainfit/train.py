@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from plainfit import runs
 from plainfit.build import get_model
 from plainfit.callbacks import JsonLinesLog
-from plainfit.config import RunConfig
+from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data, make_loader
 from plainfit.data.sources import open_data
 from plainfit.data.splits import DataSplits
@@ -59,15 +59,7 @@ def train(
             is written then.
     """
     say = echo or (lambda line: None)
-    data = open_data(
-        config.data,
-        data_dir=config.data_dir,
-        target=config.target,
-        split_seed=config.split_seed,
-        image_size=config.image_size,
-        skip_bad=config.skip_bad,
-        memory_budget=config.memory_budget,
-    )
+    data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
     model, opt = get_model(
         config.model,
         optimizer=config.optimizer,

@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.data.loaders import bytes_to_floats
-from plainfit.data.progress import with_bar
 from plainfit.data.splits import DataSplits, Labels, LazyImages, Samples, assemble
 from plainfit.errors import DataError
+from plainfit.progress import with_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder is let near a file
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}

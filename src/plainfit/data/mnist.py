@@ -158,7 +158,7 @@ def download(mirrors: Sequence[str], file: str, wanted: str, folder: Path) -> by
     """Fetch a file from the first mirror that has it with the right hash, into the folder."""
     import pooch
 
-    from plainfit.data.progress import DownloadBar
+    from plainfit.progress import DownloadBar, on_terminal
 
     pooch.get_logger().setLevel("ERROR")  # the bar says it all
     tried = []
@@ -166,7 +166,8 @@ def download(mirrors: Sequence[str], file: str, wanted: str, folder: Path) -> by
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
             for mirror in mirrors:
-                with DownloadBar(f"{mirror}{file}") as bar:
+                bar = DownloadBar(f"{mirror}{file}")
+                with on_terminal(bar.bar):
                     fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
                     try:
                         got = pooch.retrieve(

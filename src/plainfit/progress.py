@@ -1,8 +1,8 @@
-"""Bars for long reading, on a terminal only; gone when done."""
+"""Bars for long work, on a terminal only; gone when done."""
 
-from collections.abc import Iterable
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,6 +13,17 @@ from rich.progress import (
     TransferSpeedColumn,
     track,
 )
+
+
+@contextmanager
+def on_terminal(bar: Progress) -> Iterator[None]:
+    """Show a bar while the block runs, on a terminal only."""
+    if not bar.console.is_terminal:
+        yield
+        return
+    with bar:
+        yield
+
 
 T = TypeVar("T")
 LONG = 1000  # items; fewer are read before a bar could be looked at
@@ -31,33 +42,19 @@ class DownloadBar:
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-        self.progress = Progress(
+        self.bar = Progress(
             *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
         )
-        self.task = self.progress.add_task(title, total=None)
+        self.task = self.bar.add_task(title, total=None)
         self.total = 0
-
-    def __enter__(self) -> Self:
-        if self.progress.console.is_terminal:
-            self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if self.progress.live.is_started:  # else it would print an empty line
-            self.progress.stop()
 
     def update(self, amount: int) -> None:
         """Add some bytes."""
-        self.progress.update(self.task, advance=amount, total=self.total or None)
+        self.bar.update(self.task, advance=amount, total=self.total or None)
 
     def reset(self) -> None:
         """Begin again at 0, as pooch does before it sets the final count."""
-        self.progress.update(self.task, completed=0)
+        self.bar.update(self.task, completed=0)
 
     def close(self) -> None:
-        """Nothing: the `with` block ends the bar."""
+        """Nothing: `on_terminal` ends the bar."""
