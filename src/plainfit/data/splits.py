@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,11 @@ class DataSplits:
     classes: tuple[str, ...]
     """The name of each label, in order."""
     input_shape: tuple[int, ...]
-    """Of one sample: (channels, height, width) for images, (features,) else."""
+    """The shape of one sample, (channels, height, width) for images and (features,) else."""
     features: tuple[str, ...] = ()
     """The name of each column, for a table."""
     notes: tuple[str, ...] = ()
     """What a user should know of how the data was read."""
-    _cache: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def parts(self) -> dict[str, Dataset[Any]]:
         """Return the data sets that there are, by name."""
@@ -69,19 +69,19 @@ class DataSplits:
             for name, part in self.parts().items()
         }
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return a SHA-256 over every value and label, as hex digits; read once."""
-        if "fingerprint" not in self._cache:
-            digest = hashlib.sha256(repr(self.classes).encode())
-            for name, part in self.parts().items():
-                digest.update(name.encode())
-                if isinstance(part, LazyImages):
-                    digest.update(part.content_hash.encode())
-                for tensor in part.tensors if isinstance(part, TensorDataset) else (part.labels,):  # type: ignore[attr-defined]
-                    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                    digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-            self._cache["fingerprint"] = digest.hexdigest()
-        return self._cache["fingerprint"]
+        """A SHA-256 over every value and label, as hex digits; computed when first read."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for name, part in self.parts().items():
+            digest.update(name.encode())
+            if isinstance(part, LazyImages):
+                digest.update(part.content_hash.encode())
+            tensors = part.tensors if isinstance(part, TensorDataset) else (labels_of(part),)
+            for tensor in tensors:
+                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record for `run.json`."""
@@ -92,7 +92,7 @@ class DataSplits:
             "input_shape": list(self.input_shape),
             "features": list(self.features),
             "notes": list(self.notes),
-            "fingerprint": self.fingerprint(),
+            "fingerprint": self.fingerprint,
         }
 
 
