@@ -139,19 +139,28 @@ OPTIONS = {
     "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
         --split-seed --target""",
     "summary": "--classes --debug --help --input-shape --json",
+    "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
+        --split-seed""",
+    "ladder show": "--debug --help",
+    "ladder diff": "--debug --help --side-by-side",
+    "ladder copy": "--data --data-dir --debug --force --help --split-seed",
+    "ladder repeat": "--data --data-dir --debug --help --json --seeds --split-seed --workers",
+    "notebook": "--debug --force --help --lang --no-open --open",
 }
 
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_options_are_frozen(command):
-    text = CliRunner(env={"COLUMNS": "200"}).invoke(app, [command, "--help"]).stdout
+    text = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*command.split(), "--help"]).stdout
     assert sorted(set(re.findall(r"--[a-z][a-z-]+", text))) == OPTIONS[command].split()
 
 
 def test_the_commands_are_frozen():
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["--help"]).stdout
     listed = text[text.index("Commands") :]
-    assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == ["train", "predict", "data", "summary"]
+    assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == [
+        "train", "predict", "data", "summary", "notebook", "ladder",
+    ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 
 

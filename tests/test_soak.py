@@ -1,6 +1,8 @@
 """The long measurements: `make soak`."""
 
 import statistics
+import subprocess
+import sys
 
 import pytest
 
@@ -24,3 +26,14 @@ def test_validation_loss_on_mnist(tmp_path, mnist_folder, model, lr, momentum, l
         losses.append(train(config, echo=None).history[-1]["valid_loss"])
     print(f"\n{model}: validation loss by seed", [round(loss, 4) for loss in losses])
     assert low < statistics.median(losses) < high
+
+
+@pytest.mark.soak
+def test_the_ladder_holds_on_mnist(mnist_folder):
+    done = subprocess.run(
+        [sys.executable, "-m", "plainfit", "ladder", "--data", "mnist", "--data-dir", mnist_folder],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    print(f"\n{done.stdout}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "14 of 14 relations hold" in done.stdout

@@ -1,108 +1,14 @@
-"""The `plainfit` command. torch loads when a command needs it, so that `--help` is quick."""
+"""Training and what is around it: `train`, `predict`, `data`, `summary`."""
 
-import inspect
-import json
-import sys
-import traceback
-from collections.abc import Callable, Collection
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any
 
 import typer
-from typer.exceptions import TyperException
 
-from plainfit.config import DATA_FIELDS, RunConfig, option
-from plainfit.errors import PlainfitError
-
-app = typer.Typer(
-    help="Train a PyTorch model in three lines, and see exactly what they do.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
+from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
+from plainfit.config import DATA_FIELDS, RunConfig
 
 
-def main() -> None:
-    """Run the command line: bad input is one line on stderr and exit code 2."""
-    try:
-        code = app(standalone_mode=False)
-    except (PlainfitError, TyperException) as error:
-        code = BAD_INPUT
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        if message:  # none where there were no arguments, and the help has been shown
-            print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
-    if code == INTERRUPTED:  # typer's answer to Ctrl-C
-        print("\nstopped", file=sys.stderr)  # noqa: T201
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def show(text: str = "") -> None:
-    """Print a line as it is: never wrapped, never coloured, safe to pipe."""
-    print(text)  # noqa: T201
-
-
-def show_json(value: Any) -> None:
-    """Print a value as JSON."""
-    show(json.dumps(value, indent=2))
-
-
-def version_asked(asked: bool) -> None:
-    """Print the version and stop, if that was asked."""
-    if asked:
-        from plainfit import __version__
-
-        show(f"plainfit {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=version_asked, is_eager=True, help="Show it.")
-    ] = False,
-) -> None:
-    """Train a PyTorch model in three lines, and see exactly what they do."""
-
-
-def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[..., None]], Any]:
-    """Give a command an option for each field of `RunConfig` (or for those named)."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
-        hints = get_type_hints(RunConfig, include_extras=True)
-        extra = []
-        for item in fields(RunConfig):
-            if names is not None and item.name not in names:
-                continue
-            kind, text = get_args(hints[item.name])
-            shown = item.default is not None and item.default is not False
-            setting = typer.Option(option(item.name), help=text, show_default=shown)
-            extra.append(
-                inspect.Parameter(
-                    item.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=item.default,
-                    annotation=Annotated[kind, setting],
-                )
-            )
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        required = [p for p in keyword_only if p.default is inspect.Parameter.empty]
-        optional = [p for p in keyword_only if p.default is not inspect.Parameter.empty]
-        signature = inspect.Signature([*required, *extra, *optional])
-        command.__signature__ = signature  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-        return command
-
-    return decorate
-
-
-@app.command()
 @with_options_of()
 def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
     """Train a model and leave a run folder: settings, weights, figures, curves."""
@@ -130,7 +36,6 @@ def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
         show(f"       plainfit predict {result.folder} IMAGE.png")
 
 
-@app.command()
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WebP or BMP files.")],
@@ -151,7 +56,6 @@ def predict(
         show(f"{result['image']}: {likeliest}{', ...' if len(ranked) > 5 else ''}")
 
 
-@app.command()
 @with_options_of(DATA_FIELDS)
 def data(
     *,
@@ -186,7 +90,6 @@ def data(
     show(f"picture: {path}")
 
 
-@app.command()
 def summary(
     model: Annotated[str, typer.Argument(help="A run folder, a built-in name or MODULE:CALLABLE.")],
     input_shape: Annotated[

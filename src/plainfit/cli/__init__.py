@@ -1,0 +1,59 @@
+"""The `plainfit` command. torch loads when a command needs it, so that `--help` is quick."""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from plainfit.cli import ladder, training
+from plainfit.cli.notebook import notebook
+from plainfit.cli.shared import show
+from plainfit.errors import PlainfitError
+
+app = typer.Typer(
+    help="Train a PyTorch model in three lines, and see exactly what they do.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (training.train, training.predict, training.data, training.summary):
+    app.command()(command)
+app.add_typer(ladder.app)
+app.command()(notebook)
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
+
+
+def main() -> None:
+    """Run the command line: bad input is one line on stderr and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (PlainfitError, TyperException) as error:
+        code = BAD_INPUT
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        if message:  # none where there were no arguments, and the help has been shown
+            print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    if code == INTERRUPTED:  # typer's answer to Ctrl-C
+        print("\nstopped", file=sys.stderr)  # noqa: T201
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def version_asked(asked: bool) -> None:
+    """Print the version and stop, if that was asked."""
+    if asked:
+        from plainfit import __version__
+
+        show(f"plainfit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_asked, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Train a PyTorch model in three lines, and see exactly what they do."""

@@ -1,0 +1,56 @@
+"""What the commands share: options, and how they print."""
+
+import inspect
+import json
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from plainfit.config import RunConfig, option
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def show(text: str = "") -> None:
+    """Print a line as it is: never wrapped, never coloured, safe to pipe."""
+    print(text)  # noqa: T201
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON."""
+    show(json.dumps(value, indent=2))
+
+
+def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[..., None]], Any]:
+    """Give a command an option for each field of `RunConfig` (or for those named)."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        hints = get_type_hints(RunConfig, include_extras=True)
+        extra = []
+        for item in fields(RunConfig):
+            if names is not None and item.name not in names:
+                continue
+            kind, text = get_args(hints[item.name])
+            shown = item.default is not None and item.default is not False
+            setting = typer.Option(option(item.name), help=text, show_default=shown)
+            extra.append(
+                inspect.Parameter(
+                    item.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=item.default,
+                    annotation=Annotated[kind, setting],
+                )
+            )
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        required = [p for p in keyword_only if p.default is inspect.Parameter.empty]
+        optional = [p for p in keyword_only if p.default is not inspect.Parameter.empty]
+        signature = inspect.Signature([*required, *extra, *optional])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+        return command
+
+    return decorate

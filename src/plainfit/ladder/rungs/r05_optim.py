@@ -1,0 +1,82 @@
+"""Rung 05: optim.SGD.
+
+The update as an object: it holds the parameters and the rule, and the loop says step().
+"""
+
+import argparse
+import ast
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+
+# --- Reading the data: the same lines in every rung, and no part of the lesson ---
+parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.add_argument("--data", required=True, type=Path, help="x_train, y_train, ... in a .npz")
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+if not args.data.is_file():
+    parser.error(f"there is no file {args.data}; `plainfit ladder copy 01 .` makes one")
+
+
+def read(name):
+    raw = bytearray(zipfile.ZipFile(args.data).read(f"{name}.npy"))  # a header, then the values
+    start = 10 + int.from_bytes(raw[8:10], "little")
+    header = ast.literal_eval(raw[10:start].decode())
+    dtype = {"|u1": torch.uint8, "<i8": torch.int64}[header["descr"]]
+    return torch.frombuffer(raw, dtype=dtype, offset=start).view(header["shape"])
+
+
+x_train, x_valid = read("x_train").flatten(1) / 256, read("x_valid").flatten(1) / 256
+y_train, y_valid = read("y_train"), read("y_valid")
+torch.manual_seed(args.seed)
+# --- The lesson ---
+n, c = x_train.shape
+classes = int(y_train.max()) + 1
+bs = 64  # samples in a batch
+lr = 0.5  # learning rate
+
+
+class MnistLogistic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(c, classes)
+
+    def forward(self, xb):
+        return self.lin(xb)
+
+
+def get_model():
+    model = MnistLogistic()
+    return model, optim.SGD(model.parameters(), lr=lr)
+
+
+model, opt = get_model()
+loss_func = F.cross_entropy
+
+
+def accuracy(out, yb):
+    return (out.argmax(dim=1) == yb).float().mean()
+
+
+xb, yb = x_train[:bs], y_train[:bs]
+print(f"before: loss {loss_func(model(xb), yb):.4f}, accuracy {accuracy(model(xb), yb):.4f}")
+
+for epoch in range(args.epochs):
+    for i in range((n - 1) // bs + 1):
+        start_i = i * bs
+        end_i = start_i + bs
+        xb = x_train[start_i:end_i]
+        yb = y_train[start_i:end_i]
+        # breakpoint()  # uncomment to look around, batch by batch
+        pred = model(xb)
+        loss = loss_func(pred, yb)
+
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+
+print(f"after: loss {loss_func(model(xb), yb):.4f}, accuracy {accuracy(model(xb), yb):.4f}")

@@ -1,0 +1,99 @@
+"""Rung 10: three convolutions, momentum.
+
+Another model, and the three lines stay as they are.
+"""
+
+import argparse
+import ast
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+from torch.utils.data import DataLoader, TensorDataset
+
+# --- Reading the data: the same lines in every rung, and no part of the lesson ---
+parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.add_argument("--data", required=True, type=Path, help="x_train, y_train, ... in a .npz")
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+if not args.data.is_file():
+    parser.error(f"there is no file {args.data}; `plainfit ladder copy 01 .` makes one")
+
+
+def read(name):
+    raw = bytearray(zipfile.ZipFile(args.data).read(f"{name}.npy"))  # a header, then the values
+    start = 10 + int.from_bytes(raw[8:10], "little")
+    header = ast.literal_eval(raw[10:start].decode())
+    dtype = {"|u1": torch.uint8, "<i8": torch.int64}[header["descr"]]
+    return torch.frombuffer(raw, dtype=dtype, offset=start).view(header["shape"])
+
+
+x_train, x_valid = read("x_train").flatten(1) / 256, read("x_valid").flatten(1) / 256
+y_train, y_valid = read("y_train"), read("y_valid")
+torch.manual_seed(args.seed)
+# --- The lesson ---
+side = int(x_train.shape[1] ** 0.5)  # pixels: 28 for MNIST
+grid = -(-side // 8)  # pixels a side after three strides of 2: 4 for MNIST
+classes = int(y_train.max()) + 1
+bs = 64  # samples in a batch
+lr = 0.1  # learning rate
+train_ds = TensorDataset(x_train, y_train)
+valid_ds = TensorDataset(x_valid, y_valid)
+loss_func = F.cross_entropy
+
+
+class MnistCNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, kernel_size=3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(16, 16, kernel_size=3, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(16, classes, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, xb):
+        xb = xb.view(-1, 1, side, side)
+        xb = F.relu(self.conv1(xb))
+        xb = F.relu(self.conv2(xb))
+        xb = F.relu(self.conv3(xb))
+        xb = F.avg_pool2d(xb, grid)
+        return xb.view(-1, xb.size(1))
+
+
+def get_model():
+    model = MnistCNN()
+    return model, optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+
+
+def get_data(train_ds, valid_ds, bs):
+    train_dl = DataLoader(train_ds, batch_size=bs, shuffle=True)
+    return train_dl, DataLoader(valid_ds, batch_size=bs * 2)
+
+
+def loss_batch(model, loss_func, xb, yb, opt=None):
+    # breakpoint()  # uncomment to look around, batch by batch
+    loss = loss_func(model(xb), yb)
+    if opt is not None:
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    return loss.item(), len(xb)
+
+
+def fit(epochs, model, loss_func, opt, train_dl, valid_dl):
+    for epoch in range(epochs):
+        model.train()
+        for xb, yb in train_dl:
+            loss_batch(model, loss_func, xb, yb, opt)
+
+        model.eval()
+        with torch.no_grad():
+            losses, nums = zip(*[loss_batch(model, loss_func, xb, yb) for xb, yb in valid_dl])
+        valid_loss = sum(loss * num for loss, num in zip(losses, nums)) / sum(nums)
+        print(f"epoch {epoch}: valid_loss {valid_loss:.4f}")
+
+
+train_dl, valid_dl = get_data(train_ds, valid_ds, bs)
+model, opt = get_model()
+fit(args.epochs, model, loss_func, opt, train_dl, valid_dl)

@@ -1,0 +1,48 @@
+"""Rung 14: the three lines, by the library.
+
+What the rungs built, ready to use: the same model and the same losses.
+"""
+
+import argparse
+import ast
+import zipfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import TensorDataset
+
+import plainfit as pf
+
+# --- Reading the data: the same lines in every rung, and no part of the lesson ---
+parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+parser.add_argument("--data", required=True, type=Path, help="x_train, y_train, ... in a .npz")
+parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+if not args.data.is_file():
+    parser.error(f"there is no file {args.data}; `plainfit ladder copy 01 .` makes one")
+
+
+def read(name):
+    raw = bytearray(zipfile.ZipFile(args.data).read(f"{name}.npy"))  # a header, then the values
+    start = 10 + int.from_bytes(raw[8:10], "little")
+    header = ast.literal_eval(raw[10:start].decode())
+    dtype = {"|u1": torch.uint8, "<i8": torch.int64}[header["descr"]]
+    return torch.frombuffer(raw, dtype=dtype, offset=start).view(header["shape"])
+
+
+x_train, x_valid = read("x_train").flatten(1) / 256, read("x_valid").flatten(1) / 256
+y_train, y_valid = read("y_train"), read("y_valid")
+torch.manual_seed(args.seed)
+# --- The lesson ---
+classes = int(y_train.max()) + 1
+bs = 64  # samples in a batch
+lr = 0.1  # learning rate
+train_ds = TensorDataset(x_train, y_train)
+valid_ds = TensorDataset(x_valid, y_valid)
+loss_func = F.cross_entropy
+
+train_dl, valid_dl = pf.get_data(train_ds, valid_ds, bs, seed=args.seed)
+model, opt = pf.get_model("cnn", lr=lr, momentum=0.9, classes=classes, seed=args.seed)
+pf.fit(args.epochs, model, loss_func, opt, train_dl, valid_dl)

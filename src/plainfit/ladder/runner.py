@@ -1,0 +1,248 @@
+"""Running one rung: its program as it stands, watched from outside.
+
+A rung knows nothing of this. Its statements are run one after the other up to the one that
+trains; there the initial values and the order can be set, so that two rungs can be compared.
+`Tensor.backward`, which every rung calls once a step, is where its losses are read.
+"""
+
+import ast
+import contextlib
+import io
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from plainfit.data.loaders import EpochSampler
+from plainfit.ladder.catalog import Rung
+from plainfit.loop import to_device
+
+Parameters = dict[str, Tensor]
+Swap = Callable[[ast.Module], ast.Module]
+SCRATCH = "plainfit.ladder.scratch"
+
+
+def unchanged(tree: ast.Module) -> ast.Module:
+    """Return a program as it is."""
+    return tree
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What two runs must share to be compared."""
+
+    data: Path
+    """The .npz file."""
+    epochs: int
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    most_steps: int | None = None
+    """Stop after so many steps."""
+    as_written: bool = False
+    """Leave initial values and order to the program itself, so that it prints what it prints."""
+
+
+@dataclass
+class Trace:
+    """What a rung did."""
+
+    rung: Rung
+    losses: list[Tensor] = field(default_factory=list)
+    """The loss of each step, before it is taken."""
+    parameters: list[Parameters] = field(default_factory=list)
+    """By name: before each step, and at the end."""
+    seconds: float = 0.0
+    """Of the training, as the program does it, its own validation included."""
+    loss_before: float = float("nan")
+    """Mean loss over the validation samples before the training."""
+    loss: float = float("nan")
+    """The same after it."""
+    accuracy: float = float("nan")
+    outputs: tuple[int, ...] = ()
+    """The shape of what the model gives for the validation samples."""
+    printed: str = ""
+    error: str = ""
+    """The program's own traceback, if it failed."""
+
+
+class EnoughStepsError(Exception):
+    """Raised within a rung to stop it."""
+
+
+class ShuffledByEpoch(EpochSampler):
+    """plainfit's order, for a loader that cannot tell its sampler the epoch."""
+
+    def __iter__(self) -> Iterator[int]:
+        order = super().__iter__()
+        self.epoch += 1
+        return order
+
+
+def run_rung(
+    rung: Rung,
+    setting: Setting,
+    start: Parameters | None = None,
+    swap: Swap = unchanged,
+    source: str | None = None,
+) -> Trace:
+    """Run a rung's program and return what it did.
+
+    Args:
+        rung: the rung.
+        setting: the data, and how long and from which seed to train.
+        start: initial values, by position; without them, the program's own.
+        swap: is given the program's syntax tree and returns the one to run.
+        source: a text to run instead of the program's.
+    """
+    trace = Trace(rung)
+    path = str(rung.path)
+    namespace: dict[str, Any] = {"__name__": "__main__", "__file__": path}
+    printed = io.StringIO()
+    arguments = [f"--data={setting.data}", f"--epochs={setting.epochs}", f"--seed={setting.seed}"]
+
+    def watch(loss: Tensor) -> None:
+        if len(trace.losses) == setting.most_steps:
+            raise EnoughStepsError
+        trace.losses.append(loss.detach().clone())
+        trace.parameters.append(copies(namespace))
+
+    try:
+        with (
+            program_settings([path, *arguments], setting.dtype),
+            contextlib.redirect_stdout(printed),
+        ):
+            before, training = in_two(swap(ast.parse(source or rung.source, path)))
+            exec(compile(before, path, "exec"), namespace)
+            if not setting.as_written:
+                trace.loss_before, _, _ = evaluate(namespace)
+                give_the_same(namespace, setting.seed, start)
+            with watched_backward(watch), contextlib.suppress(EnoughStepsError):
+                started = time.perf_counter()
+                exec(compile(training, path, "exec"), namespace)
+                trace.seconds = time.perf_counter() - started
+            trace.parameters.append(copies(namespace))
+            trace.loss, trace.accuracy, trace.outputs = evaluate(namespace)
+    except (Exception, SystemExit) as error:
+        trace.error = own_traceback(error, path)
+    namespace.clear()  # its functions hold it, and it holds the data: a cycle, and a large one
+    trace.printed = printed.getvalue()
+    return trace
+
+
+def in_two(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
+    """Split a program before the statement that trains: a loop, or a call of `fit`."""
+    for at, statement in enumerate(tree.body):
+        call = getattr(statement, "value", None)
+        called = getattr(call, "func", None)
+        name = getattr(called, "id", getattr(called, "attr", None))  # fit(...), pf.fit(...)
+        if isinstance(statement, ast.For) or name == "fit":
+            return (ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], []))
+    raise ValueError("a rung must train: there is neither a loop nor a call of fit in it")
+
+
+def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None) -> None:
+    """Set the initial values, the state of the global generator and the order of the samples."""
+    own = parameters_of(namespace)
+    if start is not None and [v.shape for v in start.values()] == [v.shape for v in own.values()]:
+        with torch.no_grad():
+            for parameter, value in zip(own.values(), start.values(), strict=True):
+                parameter.copy_(value)
+    torch.manual_seed(seed)
+    loader: Any = namespace.get("train_dl")
+    while hasattr(loader, "dl"):  # a WrappedDataLoader
+        loader = loader.dl
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if (
+        type(getattr(batches, "sampler", None)).__name__ == "RandomSampler"
+    ):  # torch's or `scratch`'s
+        batches.sampler = ShuffledByEpoch(len(batches.sampler), seed=seed, shuffle=True)
+
+
+def parameters_of(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters by name; a matrix made by hand as nn.Linear has it, (out, in)."""
+    model = namespace["model"]
+    if hasattr(model, "named_parameters"):
+        found = dict(model.named_parameters())
+    else:
+        found = {name: namespace[name] for name in ("weights", "bias")}
+    return {name: p.t() if name == "weights" else p for name, p in found.items()}
+
+
+def copies(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters as they are now, on the CPU."""
+    return {name: p.detach().cpu().clone() for name, p in parameters_of(namespace).items()}
+
+
+def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...]]:
+    """Return the model's loss, accuracy and shape of outputs over the validation samples.
+
+    Done alike for every rung, whatever it prints itself.
+    """
+    model = namespace["model"]
+    device = next(iter(parameters_of(namespace).values())).device
+    batches = namespace.get("valid_dl") or [(namespace["x_valid"], namespace["y_valid"])]
+    if hasattr(model, "eval"):
+        model.eval()
+    with torch.no_grad():
+        pairs = [to_device((xb, yb), device) for xb, yb in batches]
+        outputs = torch.cat([model(xb) for xb, _ in pairs])
+        targets = torch.cat([yb for _, yb in pairs])
+        loss = F.cross_entropy(outputs, targets).item()
+        accuracy = (outputs.argmax(dim=1) == targets).double().mean().item()
+    return loss, accuracy, tuple(outputs.shape)
+
+
+@contextlib.contextmanager
+def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
+    """Set what is global to a program, and set it back."""
+    old_argv, old_dtype = sys.argv, torch.get_default_dtype()
+    sys.argv = argv
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        sys.argv = old_argv
+        torch.set_default_dtype(old_dtype)
+
+
+@contextlib.contextmanager
+def watched_backward(watch: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call `watch(loss)` before every `loss.backward()`."""
+    original = torch.Tensor.backward
+
+    def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
+        watch(self)
+        original(self, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    torch.Tensor.backward = backward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.backward = original  # type: ignore[method-assign]
+
+
+def own_traceback(error: BaseException, path: str) -> str:
+    """Return a traceback from the program's own first line on."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != path:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+
+
+def use_scratch(tree: ast.Module) -> ast.Module:
+    """Let a program import from `plainfit.ladder.scratch` what it imports from torch's parts."""
+    for at, statement in enumerate(tree.body):
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("torch"):
+            statement.module = SCRATCH
+        elif isinstance(statement, ast.Import) and statement.names[0].asname == "F":
+            swapped = ast.ImportFrom(SCRATCH, [ast.alias("F")], 0)
+            tree.body[at] = ast.copy_location(swapped, statement)
+    return ast.fix_missing_locations(tree)
