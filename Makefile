@@ -33,8 +33,8 @@ test: check docs ## everything that must pass: check, docs, tests, doctests
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s
 
-docs: setup ## build the documentation into docs/_build; a warning is an error
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 clean: ## remove what the targets above made, runs excepted
-	rm -rf .venv docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,5 +1,6 @@
 """How Sphinx builds the site: `make docs`."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,13 +8,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 import plainfit
 
+HERE = Path(__file__).resolve().parent
+# The notebooks are built with the site, executed; what stands in docs/notebooks is a copy.
+(HERE / "notebooks").mkdir(exist_ok=True)
+for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
+    shutil.copy(notebook, HERE / "notebooks")
+
 project = "plainfit"
 author = "The plainfit authors"
 copyright = "The plainfit authors, Apache-2.0"
 release = version = plainfit.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300  # seconds a cell
+nb_merge_streams = True
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath"]
 html_theme = "furo"
 html_title = f"plainfit {version}"
 

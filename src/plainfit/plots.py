@@ -1,6 +1,7 @@
 """Pictures: curves of a training, samples of a data set; without pyplot, so no window opens."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,10 +11,19 @@ NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_seco
 TRAIN, VALID = "#9db4d3", "#1f4e9c"
 
 
-def curves(epochs: Sequence[dict[str, Any]], step_losses: Sequence[float]) -> Figure:
+class Picture(Figure):
+    """A figure that a notebook shows by itself."""
+
+    def _repr_png_(self) -> bytes:
+        png = BytesIO()
+        self.savefig(png, format="png", dpi=100)
+        return png.getvalue()
+
+
+def curves(epochs: Sequence[dict[str, Any]], step_losses: Sequence[float]) -> Picture:
     """Draw the loss of every step and of every epoch, and the metrics beside it."""
     metrics = [name for name in epochs[0] if name not in NOT_METRICS] if epochs else []
-    figure = Figure(figsize=(10 if metrics else 6, 4), layout="constrained")
+    figure = Picture(figsize=(10 if metrics else 6, 4), layout="constrained")
     axes = figure.subplots(1, 2 if metrics else 1, squeeze=False)[0]
     ends = [row["epoch"] + 1 for row in epochs]
     axes[0].set(title="loss", xlabel="epochs done")
@@ -38,7 +48,7 @@ def curves(epochs: Sequence[dict[str, Any]], step_losses: Sequence[float]) -> Fi
     return figure
 
 
-def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> Figure:
+def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> Picture:
     """Draw images in a grid, each under its class name.
 
     Args:
@@ -47,7 +57,7 @@ def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> F
         columns: pictures in a row.
     """
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(columns, 1.2 * rows), layout="constrained")
+    figure = Picture(figsize=(columns, 1.2 * rows), layout="constrained")
     for axis in figure.subplots(rows, columns, squeeze=False).flat:
         axis.set_axis_off()
     for axis, image, name in zip(figure.axes, images, names, strict=False):
@@ -56,11 +66,11 @@ def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> F
     return figure
 
 
-def histograms(columns: dict[str, Sequence[float]]) -> Figure:
+def histograms(columns: dict[str, Sequence[float]]) -> Picture:
     """Draw one small histogram for each column of a table."""
     across = min(4, len(columns))
     rows = -(-len(columns) // across)
-    figure = Figure(figsize=(3 * across, 2 * rows), layout="constrained")
+    figure = Picture(figsize=(3 * across, 2 * rows), layout="constrained")
     axes = figure.subplots(rows, across, squeeze=False).flat
     for axis in axes:
         axis.set_visible(False)

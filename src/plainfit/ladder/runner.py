@@ -159,10 +159,9 @@ def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None
     while hasattr(loader, "dl"):  # a WrappedDataLoader
         loader = loader.dl
     batches: Any = getattr(loader, "batch_sampler", None)
-    if (
-        type(getattr(batches, "sampler", None)).__name__ == "RandomSampler"
-    ):  # torch's or `scratch`'s
-        batches.sampler = ShuffledByEpoch(len(batches.sampler), seed=seed, shuffle=True)
+    sampler: Any = getattr(batches, "sampler", None)
+    if type(sampler).__name__ == "RandomSampler":  # torch's, or that of `scratch`
+        batches.sampler = ShuffledByEpoch(len(sampler), seed=seed, shuffle=True)
 
 
 def parameters_of(namespace: Mapping[str, Any]) -> Parameters:
@@ -206,7 +205,7 @@ def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
     sys.argv = argv
     torch.set_default_dtype(dtype)
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             yield
     finally:
         sys.argv = old_argv

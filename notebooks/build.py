@@ -1,0 +1,121 @@
+"""Make the notebooks from their one source: `python notebooks/build.py`; `--check` only compares.
+
+The code of the rungs is taken from their programs, so it is never a second copy.
+"""
+
+import argparse
+import ast
+import difflib
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+from plainfit.errors import PlainfitError
+from plainfit.ladder.catalog import LESSON, rung
+from plainfit.ladder.notebooks import LANGUAGES
+
+FOLDER = Path(__file__).parent
+SOURCE = FOLDER / "what_is_torch_nn.py"
+READING = {"argparse", "ast", "zipfile", "Path", "torch"}  # imported to read the data
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def main() -> int:
+    """Write both notebooks, or say which are not what the source makes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if one is old")
+    check = parser.parse_args().check
+    old = []
+    for language, name in LANGUAGES.items():
+        text = build(SOURCE.read_text(encoding="utf-8"), language)
+        path = FOLDER / name
+        if check and (not path.exists() or path.read_text(encoding="utf-8") != text):
+            old.append(name)
+        elif not check:
+            path.write_text(text, encoding="utf-8")
+    if old:
+        print(f"{', '.join(old)}: not what the source makes; run python notebooks/build.py")
+    return len(old) > 0
+
+
+def build(source: str, language: str) -> str:
+    """Return the notebook in a language, as the text of its file."""
+    cells = []
+    for cell in jupytext.reads(source, fmt="py:percent").cells:
+        if cell.cell_type == "raw" or cell.metadata.get("lang", language) != language:
+            continue
+        made = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
+        text = diff_of(cell.source) if cell.cell_type == "markdown" else code_of(cell.source)
+        cells.append(made[cell.cell_type](text, id=f"cell-{len(cells):03}"))
+    metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+    return nbformat.writes(notebook) + "\n"
+
+
+def diff_of(text: str) -> str:
+    """Return a text as it is, or for `diff 04 05` what that rung changes."""
+    if not text.startswith("diff "):
+        return text
+    pair = ("".join(part for _, part in statements(name)) for name in text.split()[1:])
+    old, new = (part.splitlines() for part in pair)
+    lines = list(difflib.unified_diff(old, new, n=1, lineterm=""))[2:]
+    shown = ["..." if line.startswith("@@") else line for line in lines]
+    return "\n".join(["```diff", *shown[1:], "```"])
+
+
+def code_of(text: str) -> str:
+    """Return code as it is, or for `# rung 05: optim, training` those statements of the rung.
+
+    Raises:
+        PlainfitError: if the rung has no such statement.
+    """
+    if not text.startswith("# rung "):
+        return text
+    name, _, wanted = text.removeprefix("# rung ").partition(": ")
+    keys = wanted.split(", ")
+    parts = statements(name)
+    for key in keys:
+        if not any(key in names for names, _ in parts):
+            known = sorted({known for names, _ in parts for known in names})
+            raise PlainfitError(f"rung {name} has no {key!r}: choose from {', '.join(known)}")
+    return "".join(part for names, part in parts if names & set(keys)).strip("\n")
+
+
+def statements(name: str) -> list[tuple[set[str], str]]:
+    """Return a rung's statements, those that read the data excepted: their names and their text."""
+    lines = rung(name).source.splitlines()
+    lesson = lines.index(LESSON) + 1
+    found = []
+    for node in ast.parse("\n".join(lines)).body:
+        is_import = isinstance(node, ast.Import | ast.ImportFrom)
+        if node.lineno > lesson or (is_import and not names_of(node) & READING):
+            end = node.end_lineno or node.lineno
+            blank = "\n" if end < len(lines) and not lines[end].strip() else ""
+            found.append((names_of(node), "\n".join(lines[node.lineno - 1 : end]) + "\n" + blank))
+    return found
+
+
+def names_of(node: ast.stmt) -> set[str]:
+    """Return the names that a statement binds; for the others, what they do."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    if isinstance(node, ast.Assign):
+        targets = ast.walk(ast.Tuple([*node.targets], ast.Store()))
+        return {target.id for target in targets if isinstance(target, ast.Name)}
+    text = ast.unparse(node)
+    if isinstance(node, ast.For) or text.startswith(("fit(", "pf.fit(")):
+        return {"training"}
+    if text.startswith("print("):
+        return {"before" if "before" in text else "after"}
+    return {text.partition(".")[0]}  # weights.requires_grad_()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except PlainfitError as error:
+        sys.exit(f"{SOURCE.name}: {error}")
