@@ -34,7 +34,7 @@ soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s
 
 docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 clean: ## remove what the targets above made, runs excepted
 	rm -rf .venv docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache .hypothesis
