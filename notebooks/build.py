@@ -6,6 +6,7 @@ The code of the rungs is taken from their programs, so it is never a second copy
 import argparse
 import ast
 import difflib
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from plainfit.ladder.notebooks import LANGUAGES
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "what_is_torch_nn.py"
 READING = {"argparse", "ast", "zipfile", "Path", "torch"}  # imported to read the data
+WIDE = "[\u2018-\u201d\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"  # Chinese characters, their marks
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -47,17 +49,20 @@ def build(source: str, language: str) -> str:
         if cell.cell_type == "raw" or cell.metadata.get("lang", language) != language:
             continue
         made = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
-        text = diff_of(cell.source) if cell.cell_type == "markdown" else code_of(cell.source)
+        text = text_of(cell.source) if cell.cell_type == "markdown" else code_of(cell.source)
         cells.append(made[cell.cell_type](text, id=f"cell-{len(cells):03}"))
     metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata)
     return nbformat.writes(notebook) + "\n"
 
 
-def diff_of(text: str) -> str:
-    """Return a text as it is, or for `diff 04 05` what that rung changes."""
+def text_of(text: str) -> str:
+    """Return a text, or for `diff 04 05` what that rung changes.
+
+    A line break between Chinese characters goes: it would be shown as a space.
+    """
     if not text.startswith("diff "):
-        return text
+        return re.sub(f"(?<={WIDE})\n(?={WIDE})", "", text)
     pair = ("".join(part for _, part in statements(name)) for name in text.split()[1:])
     old, new = (part.splitlines() for part in pair)
     lines = list(difflib.unified_diff(old, new, n=1, lineterm=""))[2:]
@@ -80,7 +85,8 @@ def code_of(text: str) -> str:
         if not any(key in names for names, _ in parts):
             known = sorted({known for names, _ in parts for known in names})
             raise PlainfitError(f"rung {name} has no {key!r}: choose from {', '.join(known)}")
-    return "".join(part for names, part in parts if names & set(keys)).strip("\n")
+    code = "".join(part for names, part in parts if names & set(keys)).strip("\n")
+    return re.sub(r"^((?:import|from) .+\n)(?!import|from|\n)", r"\1\n", code, flags=re.MULTILINE)
 
 
 def statements(name: str) -> list[tuple[set[str], str]]:

@@ -199,14 +199,16 @@ picture
 # The loop names `weights` and `bias` one by one. With a larger model one would be forgotten. An
 # `nn.Module` knows its parameters: every attribute that is an `nn.Parameter` registers itself, and
 # `parameters()` returns them all. Calling the module calls its `forward`. `model.zero_grad()` clears
-# all gradients. With the same initial values this rung gives the same bits as the one before.
+# all gradients. With the same initial values this rung gives the same bits as the one before. (Here
+# each rung draws new random numbers, so the printed figures differ; `plainfit ladder` gives both the
+# same start.)
 
 # %% [markdown] lang="zh-CN"
 # ## 第 03 级：nn.Module 与 nn.Parameter
 #
 # 循环里逐个写出 `weights` 和 `bias`，模型一大就难免漏掉。`nn.Module` 知道自己有哪些参数：凡是 `nn.Parameter` 类型的属性都会
 # 自动登记，`parameters()` 返回全部。调用模块就是调用它的 `forward`；`model.zero_grad()` 清掉所有梯度。初始值相同时，这一级与
-# 上一级的结果逐位相同。
+# 上一级的结果逐位相同。（在本文中，每一级都会重新抽取随机数，所以打印的数字不同；`plainfit ladder` 会让两级从同样的初始值开始。）
 
 # %% [markdown]
 # diff 02 03
@@ -361,10 +363,10 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 # *momentum*: it also remembers the direction of the steps before, and usually arrives sooner.
 #
 # The tutorial's listing calls `conv2` twice and never `conv3`; ours calls each once. And its last `relu`
-# stands behind the scores. If a class's score is below zero for all images, no gradient comes through,
-# and the class stays dead. On the small digits that happens, and three strides of 2 leave one single
-# pixel, so do not be surprised that this model is worse than the simple one there. On MNIST the median of twenty
-# runs is 0.25, and 0.31 for the simple one.
+# stands behind the scores. If a class's score is below zero for all images, it becomes zero, no
+# gradient comes through, and zero it stays: the class is dead. On the small digits that happens, and
+# three strides of 2 leave one single pixel, so do not be surprised that this model is worse than the
+# simple one there. On MNIST the median of twenty runs is 0.25, and 0.31 for the simple one.
 
 # %% [markdown] lang="zh-CN"
 # ## 第 10 级：三层卷积，加上 momentum
@@ -373,7 +375,7 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 # SGD 加上 *momentum*（动量）：它还记得之前几步的方向，通常更快收敛。
 #
 # 原教程的代码调用了两次 `conv2`，`conv3` 一次也没用；我们各用一次。另外它最后一个 `relu` 放在分数之后：如果某个类别的分数对
-# 所有图片都小于零，梯度就传不回来，这个类别再也学不会。在很小的 digits 上确实会这样，而且三次 stride 2 之后只剩一个像素，
+# 所有图片都小于零，它就变成零，梯度传不回来，以后也一直是零：这个类别“死”了。在很小的 digits 上确实会这样，而且三次 stride 2 之后只剩一个像素，
 # 所以这个模型在 digits 上不如前面的简单模型，不必惊讶。在 MNIST 上，二十次运行的验证损失中位数是 0.25，简单模型是 0.31。
 
 # %% [markdown]
@@ -447,13 +449,15 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 # ## Rung 14: the three lines, by the library
 #
 # plainfit is these functions, ready to use. `pf.get_data`, `pf.get_model` and `pf.fit` do what the rungs
-# did, and from equal initial values in an equal order they give the same bits at every step.
+# did, and from equal initial values in an equal order they give the same bits at every step. Here the
+# start is another one than on rung 13, so the figures differ, and on the digits they may differ much:
+# it depends on how many classes die.
 
 # %% [markdown] lang="zh-CN"
 # ## 第 14 级：用库来写这三行
 #
 # plainfit 就是把这些函数做成现成的库。`pf.get_data`、`pf.get_model`、`pf.fit` 做的事和前面各级完全一样：初始值和顺序相同，每一步
-# 就都逐位相同。
+# 就都逐位相同。这里的初始值与第 13 级不同，所以数字也不同；在 digits 上可能差很多，取决于有多少个类别“死”掉。
 
 # %% [markdown]
 # diff 13 14
@@ -548,6 +552,9 @@ with tempfile.TemporaryDirectory() as folder:
 # autograd in some 400 lines of code. `plainfit ladder --scratch` runs the rungs on it.
 #
 # And to make a rung your own: `plainfit ladder copy 13 mine`.
+#
+# At its end the tutorial names what you will want next: data augmentation, hyperparameter tuning,
+# monitoring, transfer learning. All four are put around the three lines, and leave them as they are.
 
 # %% [markdown] lang="zh-CN"
 # `bitwise` 表示每一步都逐位相等。`float64` 表示数学上相同、只是舍入不同：在 float64 下差别始终小于 $10^{-12}$。`changed` 表示
@@ -566,3 +573,5 @@ with tempfile.TemporaryDirectory() as folder:
 # `plainfit ladder --scratch` 会在它上面运行各级程序。
 #
 # 想把某一级变成自己的程序：`plainfit ladder copy 13 mine`。
+#
+# 原教程最后列出了你接下来会想要的东西：数据增强、超参数调优、训练监控、迁移学习。它们都加在这三行的外面，三行本身保持不变。
