@@ -27,6 +27,8 @@ def test_every_relation_holds_on_digits(digits_file, seed):
     assert [row.verdict.holds for row in rows] == [True] * 14, [row.verdict for row in rows]
     steps = {len(row.trace.losses) for row in rows}
     assert steps == {20 * math.ceil(1259 / 64)}
+    said = [row.verdict.measured for row in rows if row.verdict.relation == "changed"]
+    assert [text.split(":")[0] for text in said] == ["the order of the samples", "the model"]
     bitwise = {row.trace.rung.number for row in rows if row.verdict.relation == BITWISE}
     assert bitwise >= {3, 5, 6, 7, 9, 11, 13, 14}
 

@@ -78,6 +78,8 @@ def outcome(relation: str, trace: Trace) -> Verdict:
     if trace.error:
         return Verdict(relation, False, "it failed")
     text = f"loss {trace.loss_before:.2f} to {trace.loss:.2f}"
+    if trace.rung.what_changed:
+        text = f"{trace.rung.what_changed}: {text}"
     if len(trace.outputs) != 2:
         return Verdict(relation, False, f"outputs of shape {trace.outputs}")
     return Verdict(relation, trace.loss < LEARNED * trace.loss_before, text)
