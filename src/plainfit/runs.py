@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from plainfit.build import Factory
-from plainfit.errors import RunError
+from plainfit.errors import ConfigError, RunError
 
 RECORD, WEIGHTS, METRICS, CURVES = "run.json", "model.safetensors", "metrics.jsonl", "curves.png"
 
@@ -43,6 +43,18 @@ def create_folder(folder: Path) -> None:
         raise RunError(f"the run folder must be new or empty, and {folder} is not; choose another")
     if not os.access(folder, os.W_OK):
         raise RunError(f"the run folder {folder} must be writable; choose another with --out")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder to copy files into, if it is not there.
+
+    Raises:
+        ConfigError: if it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

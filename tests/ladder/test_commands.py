@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -188,6 +191,21 @@ def test_repeat_shows_spreads_and_the_two_slips(plainfit):
     for rung in ("10", "13"):
         listed = result[f"{rung} as listed", "epoch 1 valid_loss"]["values"]
         assert listed != result[rung, "epoch 1 valid_loss"]["values"]
+
+
+def test_ctrl_c_ends_the_repetition_at_once():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "plainfit", "ladder", "repeat", "--seeds", "500"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(8)  # the processes are there, and thousands of runs wait
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    try:
+        out, err = process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert (process.returncode, out, err.strip()) == (130, "", "stopped")
 
 
 def test_the_tutorials_figures_stand_beside_ours():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from plainfit.ladder import catalog, scratch
+from plainfit.ladder import scratch
 from plainfit.ladder.relations import ulps_apart
 
 quick = settings(deadline=None, max_examples=40, derandomize=True, database=None)
@@ -217,7 +217,7 @@ def test_cross_entropy_has_the_same_gradient_and_a_value_within_4_ulp(n, classes
     ours = results(lambda z: scratch.cross_entropy(z, y), x)
     theirs = results(lambda z: F.cross_entropy(z, y), x)
     assert torch.equal(ours[1], theirs[1])
-    assert ulps_apart(ours[0].detach(), theirs[0].detach()) <= catalog.ULPS
+    assert ulps_apart(ours[0].detach(), theirs[0].detach()) <= 4
 
 
 @settings(quick, max_examples=60)

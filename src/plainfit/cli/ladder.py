@@ -14,6 +14,7 @@ from plainfit.config import RunConfig
 from plainfit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from plainfit.data.splits import DataSplits
     from plainfit.ladder.climb import Row
     from plainfit.ladder.repeat import Spread
     from plainfit.ladder.runner import Setting
@@ -114,13 +115,11 @@ def copy(
     **options: Any,
 ) -> None:
     """Copy a rung's program, and data to run it on, to edit and own."""
-    from plainfit.data.sources import open_data
     from plainfit.ladder.catalog import rung
     from plainfit.ladder.programs import copy_rung
 
     chosen = rung(name)
-    data = open_data(options.pop("data"), **options)
-    program, arrays = copy_rung(chosen, data, folder, replace=force)
+    program, arrays = copy_rung(chosen, open_asked(options), folder, replace=force)
     show(f"copied {program} and {arrays}")
     show(f"next   python {program} --data {arrays}")
 
@@ -163,19 +162,24 @@ def repeat(
         typer.echo(spread_line(spread))
 
 
+def open_asked(options: dict[str, Any]) -> "DataSplits":
+    """Check the options, before torch loads, and return the data that they name."""
+    RunConfig(**options)
+    from plainfit.data.sources import open_data
+
+    how = {name: options[name] for name in DATA_OPTIONS if name != "data"}
+    return open_data(options["data"], **how)
+
+
 @contextmanager
 def setting_for(
     options: dict[str, Any], epochs: int | None
 ) -> Iterator[tuple["Setting", list[str]]]:
     """Yield the setting of a climb over the data that was asked for, and what to say of it."""
-    options = dict(options)
-    seed = RunConfig(**options).seed  # checked before torch loads
-    options.pop("seed", None)
-    from plainfit.data.sources import open_data
+    data, seed = open_asked(options), options.get("seed", 0)
     from plainfit.ladder.climb import usual_epochs, write_data
     from plainfit.ladder.runner import Setting
 
-    data = open_data(options.pop("data"), **options)
     counts = data.counts()
     epochs = epochs or usual_epochs(counts["train"])
     notes = [f"data   {data.name}: {counts['train']:,} train, {counts['valid']:,} valid"]

@@ -5,7 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from plainfit.errors import ConfigError, unknown_name
-from plainfit.runs import write_whole
+from plainfit.runs import make_folder, write_whole
 
 LANGUAGES = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
 JUPYTER = ("jupyterlab", "notebook")
@@ -38,10 +38,7 @@ def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tupl
     path = folder / source.name
     if path.exists() and not replace:
         return path, False
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
+    make_folder(folder)
     write_whole(path, lambda part: part.write_bytes(source.read_bytes()))
     return path, True
 

@@ -8,7 +8,7 @@ from plainfit.data.splits import DataSplits
 from plainfit.errors import ConfigError
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
-from plainfit.runs import write_whole
+from plainfit.runs import make_folder, write_whole
 
 
 def unified(before: Rung, after: Rung) -> str:
@@ -57,10 +57,7 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
     arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
     if program.exists() and not replace:
         raise ConfigError(f"{program} is there already; --force writes over it")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
+    make_folder(folder)
     if not arrays.exists():
         write_whole(arrays, lambda path: write_data(data, path))
     write_whole(program, lambda path: path.write_text(rung.source, encoding="utf-8"))

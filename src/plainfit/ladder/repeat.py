@@ -1,6 +1,7 @@
 """Repeating the ladder over seeds: our spread beside the figures that the tutorial prints."""
 
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -122,6 +123,12 @@ def programs() -> Iterator[tuple[str, Rung, str | None]]:
             yield f"{rung.label} as listed", rung, rung.source.replace(*AS_LISTED[rung.label])
 
 
+def begin_worker() -> None:
+    """Set up a process that runs rungs: one thread, and Ctrl-C ends it without a word."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def one_run(label: str, rung: Rung, source: str | None, data: Path, seed: int) -> dict[str, float]:
     """Run a rung as it is written and return the figures it prints, by name."""
     setting = Setting(data, TUTORIAL_EPOCHS, seed, as_written=True)
@@ -164,17 +171,19 @@ def repeat(
         PlainfitError: if a rung fails.
     """
     values: dict[tuple[str, int], Mapping[str, float]] = {}
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=begin_worker) as pool:
         tasks = {
             pool.submit(one_run, label, rung, source, data, seed): (label, seed)
             for seed in range(seeds)
             for label, rung, source in programs()
         }
-        for task in as_completed(tasks):
-            values[tasks[task]] = task.result()
-            done()
+        try:
+            for task in as_completed(tasks):
+                values[tasks[task]] = task.result()
+                done()
+        except BaseException:  # Ctrl-C too: what waits in the queue is not begun
+            pool.shutdown(cancel_futures=True)
+            raise
     spreads = [
         Spread(
             label,

@@ -151,7 +151,7 @@ def pad(input, padding):
 
 def avg_pool2d(input, kernel_size, stride=None, padding=0):
     """Return the mean of every window; it moves by `stride`, or else by its own size."""
-    (high, wide), (down, right), image = pair(kernel_size), pair(stride or kernel_size), input
+    (high, wide), (down, right) = pair(kernel_size), pair(stride or kernel_size)
     if any(2 * edge > size for edge, size in zip(pair(padding), (high, wide), strict=True)):
         raise ValueError(f"padding must be at most half of {kernel_size}, got {padding}")
     image = pad(input, padding)
