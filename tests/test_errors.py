@@ -14,6 +14,9 @@ def test_every_error_is_in_the_tree_that_the_module_draws():
         "DownloadError": (errors.DataError,),
         "ModelError": (errors.PlainfitError, ValueError),
         "RunError": (errors.PlainfitError,),
+        "CheckpointError": (errors.RunError,),
+        "TrainingError": (errors.PlainfitError,),
+        "NonFiniteError": (errors.TrainingError, ArithmeticError),
     }
     defined = {
         name: value.__bases__

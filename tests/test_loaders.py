@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from plainfit import ImageDataset, TensorLoader, WrappedDataLoader, get_data
-from plainfit.data.loaders import EpochSampler, bytes_to_floats, make_loader
+from plainfit.data.loaders import BatchSampler, bytes_to_floats, make_loader
 from plainfit.seeding import stream
 
 
@@ -180,13 +180,16 @@ def test_workers_that_read_ahead_do_not_move_the_epoch():
     assert [rows_of(dl) for _ in range(2)] == [rows_of(untouched) for _ in range(2)]
 
 
-def test_the_sampler_gives_the_order_of_its_epoch():
-    sampler = EpochSampler(10, seed=0, shuffle=True)
+def test_the_sampler_gives_the_batches_of_its_epoch_with_their_addresses():
+    sampler = BatchSampler(10, 4, seed=0, shuffle=True, drop_last=False)
     first = list(sampler)
     assert list(sampler) == first
+    assert [address for *address, _ in first] == [[0, 0], [0, 1], [0, 2]]
     sampler.epoch = 1
-    assert list(sampler) == torch.randperm(10, generator=stream(0, "order", 1)).tolist() != first
-    assert len(sampler) == 10
+    rows = [row for _, _, batch in sampler for row in batch]
+    assert rows == torch.randperm(10, generator=stream(0, "order", 1)).tolist()
+    assert rows != [row for _, _, batch in first for row in batch]
+    assert len(sampler) == 3
 
 
 def test_image_dataset_stores_bytes_and_gives_floats():

@@ -11,8 +11,8 @@ from torch import nn, optim
 from torch.utils.data import IterableDataset, TensorDataset
 
 import plainfit as pf
+from plainfit.batches import batch_size, to_device
 from plainfit.history import History
-from plainfit.loop import batch_size, to_device
 
 PACKAGE = Path(pf.__file__).parent
 

@@ -91,6 +91,7 @@ def test_idx_is_read(shape):
         (CONTENT[:-1], r"shape \(2, 3, 4\) must have 24 bytes of data, got 23"),
         (CONTENT + b"x", r"shape \(2, 3, 4\) must have 24 bytes of data, got 25"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "must have 79228162458924105385300197375 bytes"),
+        (b"\0\0\x08\x04" + bytes(4) + b"\xff" * 12, "must hold at most 1 GiB"),
     ],
 )
 def test_what_is_no_idx_is_refused(content, says):
@@ -298,6 +299,7 @@ def test_other_values_stay_floats(tmp_path, dtype):
         np.full((6, 4), 300),
         np.full((6, 4), -3.5),
         np.full((6, 4), 1e9),
+        np.full((6, 4), 60_000, np.float16),
         np.full((6, 5), 0.5),
     ],
 )
@@ -322,6 +324,10 @@ def test_a_first_row_that_looks_like_an_image_does_not_decide_the_shape(tmp_path
         (((np.ones(4), np.arange(4)),) * 3, "train must be an array of rows"),
         (((np.ones((4, 4)), np.arange(3)),) * 3, "got 4 samples and 3 labels in train"),
         (((np.ones((0, 4)), np.arange(0)),) * 3, "train must have samples"),
+        (((np.ones((4, 0)), np.arange(4)),) * 3, "train must be an array of rows"),
+        (((np.ones((4, 4)), np.array(4)),) * 3, "train must be an array of rows"),
+        (((np.full((4, 4), 1e300), np.arange(4)),) * 3, "train has NaN or infinity in row 0"),
+        (((np.ones((4, 4)), np.arange(4) * 1e300),) * 3, "labels must be classes"),
     ],
 )
 def test_a_pickle_of_something_else_is_refused(tmp_path, content, says):

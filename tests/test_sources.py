@@ -212,6 +212,13 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path):
         open_data(tmp_path)
 
 
+def test_images_with_damaged_notes_are_read_without_a_warning(tmp_path, digits):
+    root = write_folder(tmp_path / "png", digits[0][:60], digits[1][:60])
+    notes = b"Exif\0\0II*\0\x08\0\0\0\x40\0\x12\x01\x03\0"  # 64 of them, cut in the first
+    Image.new("L", (8, 8)).save(root / "0" / "noted.jpg", exif=notes)
+    assert sum(open_data(root).counts().values()) == 61
+
+
 def test_the_three_lines_take_any_source():
     data = open_data("digits")
     train_dl, valid_dl = get_data(data.train, data.valid, bs=64)

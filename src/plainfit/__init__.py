@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Callback": "loop",
+    "Callback": "hooks",
     "DataSplits": "data.splits",
     "History": "history",
     "ImageDataset": "data.loaders",
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits as DataSplits
     from plainfit.errors import PlainfitError as PlainfitError
     from plainfit.history import History as History
-    from plainfit.loop import Callback as Callback
+    from plainfit.hooks import Callback as Callback
     from plainfit.loop import fit as fit
     from plainfit.loop import loss_batch as loss_batch
     from plainfit.loop import validate as validate

@@ -1,9 +1,9 @@
 """The settings of a run: one typed field each, which becomes an option of `plainfit train`."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from plainfit.errors import ConfigError
 
@@ -38,11 +38,37 @@ class RunConfig:
         str, "logistic, mlp, cnn, resnet, or MODULE:CALLABLE, such as nets:Small for nets.py."
     ] = "resnet"
     epochs: Annotated[int, "Passes over the training data."] = 10
-    lr: Annotated[float | None, "Learning rate (default: 0.1 for sgd, 0.001 for others)."] = None
+    lr: Annotated[
+        float | str | None,
+        "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: try some.",
+    ] = None
     momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
         None
     )
+    schedule: Annotated[
+        str | None,
+        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
+    ] = None
     batch_size: Annotated[int, "Samples in a training batch."] = 64
+    accumulate: Annotated[int, "Take a step every so many batches, on their mean gradient."] = 1
+    clip: Annotated[float | None, "Scale gradients down to this norm."] = None
+    average: Annotated[
+        float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
+    ] = None
+    patience: Annotated[
+        int | None, "Stop when the validation loss has not improved for so many epochs."
+    ] = None
+    time_limit: Annotated[float | None, "Stop after so many seconds; resume goes on."] = None
+    checkpoint_every: Annotated[
+        int | None, "Write a checkpoint every so many steps too (always: each epoch, each minute)."
+    ] = None
+    track: Annotated[str | None, "Send figures to tensorboard, mlflow, wandb or trackio."] = None
+    detect_anomaly: Annotated[
+        bool, "Name the operation whose gradient is NaN; slow, to find a fault."
+    ] = False
+    overfit_one_batch: Annotated[
+        bool, "Train on the first batch alone: a check that the model can learn."
+    ] = False
     optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
@@ -51,19 +77,51 @@ class RunConfig:
     ] = None
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0}
+        at_least = {
+            "epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0,
+            "accumulate": 1, "patience": 1, "checkpoint_every": 1,
+        }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise ConfigError(f"{option(name)} must be at least {least}, got {value}")
         if self.seed >= 2**63:
             raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
         if self.image_size is not None and not 1 <= self.image_size <= 5000:
             raise ConfigError(f"--image-size must be 1 to 5000, got {self.image_size}")
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"--lr must be a positive number, got {self.lr}")
+        if self.lr is not None and self.lr != "auto" and not is_positive(self.lr):
+            raise ConfigError(f"--lr must be a positive number or auto, got {self.lr}")
+        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
+            object.__setattr__(self, "lr", float(self.lr))
+        for name in ("clip", "time_limit"):
+            value = getattr(self, name)
+            if value is not None and not is_positive(value):
+                raise ConfigError(f"{option(name)} must be a positive number, got {value}")
+        if self.average is not None and not 0 <= self.average < 1:
+            raise ConfigError(f"--average must be at least 0 and below 1, got {self.average}")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate as a number; None for the default, or to be found."""
+        return self.lr if isinstance(self.lr, float | int) else None
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:
+        """Return the settings that `to_dict` gave, with some changed.
+
+        Raises:
+            ConfigError: if a setting is not known, such as one of a newer plainfit.
+        """
+        known = {item.name for item in fields(cls)}
+        if unknown := record.keys() - known:
+            raise ConfigError(
+                f"the settings must be of this version of plainfit, and it does not know "
+                f"{', '.join(sorted(unknown))}; use the version in run.json"
+            )
+        folders = {n: Path(record[n]) for n in ("data_dir", "out") if record.get(n) is not None}
+        return cls(**(record | folders | changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings for `run.json`: paths as text."""
@@ -71,6 +129,18 @@ class RunConfig:
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items()
         }
+
+
+def is_positive(number: str | float) -> bool:
+    """Return whether a number, or the text of one, is above 0 and finite.
+
+    >>> is_positive("0.1"), is_positive("-1"), is_positive("nan"), is_positive("fast")
+    (True, False, False, False)
+    """
+    try:
+        return 0 < float(number) < math.inf
+    except ValueError:
+        return False
 
 
 def option(name: str) -> str:

@@ -5,7 +5,10 @@
     ├── DataError (ValueError)       data that cannot be trained on
     │   └── DownloadError            data that could not be fetched
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
-    └── RunError                     a run folder that cannot be written or read
+    ├── RunError                     a run folder that cannot be written or read
+    │   └── CheckpointError          a checkpoint that is damaged or of another training
+    └── TrainingError                a training that had to stop; the command line exits with 1
+        └── NonFiniteError           a loss or a gradient that is NaN or infinite
 
 A message states what must hold, what was received and what to do about it, on one line.
 """
@@ -36,6 +39,18 @@ class ModelError(PlainfitError, ValueError):
 
 class RunError(PlainfitError):
     """A run folder cannot be written or read."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint is damaged, or does not fit the training that is to go on."""
+
+
+class TrainingError(PlainfitError):
+    """A training had to stop; what was saved before stays."""
+
+
+class NonFiniteError(TrainingError, ArithmeticError):
+    """A loss or a gradient is NaN or infinite; the step was not taken."""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

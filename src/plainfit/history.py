@@ -1,6 +1,10 @@
 """What a training returns: its figures, epoch by epoch and step by step."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +22,8 @@ class History:
             training), `valid_loss` and each metric (mean over the validation samples), `seconds`
             (training and validation), `samples_per_second` (training alone).
         step_losses: the training loss of every step, in order, as exact floats.
+        stopped: why the training stopped before its last epoch was over; empty if it did not.
+        unfinished: whether it stopped within an epoch, whose row is not there yet.
 
     >>> history = History()
     >>> history.epochs.append({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "seconds": 1.0})
@@ -29,6 +35,8 @@ class History:
     def __init__(self) -> None:
         self.epochs: list[dict[str, Any]] = []
         self.step_losses: list[float] = []
+        self.stopped = ""
+        self.unfinished = False
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -66,3 +74,15 @@ def epoch_line(row: dict[str, Any]) -> str:
         f"{value:>{max(WIDTH, len(HEADINGS.get(name, name)))}{SHAPES.get(name, '.4f')}}"
         for name, value in row.items()
     )
+
+
+def read(values: Sequence[Tensor]) -> list[float]:
+    """Return tensors without dimensions, or numbers, as floats; wait for the device once."""
+    scalars = [torch.as_tensor(value).reshape(()) for value in values]  # (1,) will do too
+    floats: list[float] = torch.stack(scalars).tolist()
+    return floats
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """Return the mean of the values, each counting by its weight, in float64."""
+    return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -79,4 +80,53 @@ def histograms(columns: dict[str, Sequence[float]]) -> Picture:
         axis.hist(values, bins=30, color=VALID)
         axis.set_title(name, fontsize=8)
         axis.tick_params(labelsize=7)
+    return figure
+
+
+def schedule_curves(title: str, factors: Sequence[float], momenta: Sequence[float]) -> Picture:
+    """Draw a schedule's factor by step, and the momentum beside it, if it moves that."""
+    figure = Picture(figsize=(10 if momenta else 5, 3), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    values = {"factor of the learning rate": factors, "momentum": momenta}
+    shown = {name: numbers for name, numbers in values.items() if numbers}
+    for axis, (name, numbers) in zip(
+        figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True
+    ):
+        axis.plot(numbers, color=VALID)
+        axis.set(title=name, xlabel="step")
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def statistics_curves(
+    columns: Sequence[str], figures: dict[str, list[list[float]]], steps: dict[str, list[int]]
+) -> Picture:
+    """Draw figures of layers by step: a picture for each column, a line for each layer."""
+    figure = Picture(figsize=(5 * len(columns), 4), layout="constrained")
+    axes = figure.subplots(1, len(columns), squeeze=False)[0]
+    shades = colormaps["viridis"]
+    for place, (name, rows) in enumerate(figures.items()):
+        color = shades(place / max(1, len(figures) - 1) * 0.9)  # from the first layer to the last
+        for axis, values in zip(axes, zip(*rows, strict=True), strict=True):
+            axis.plot(steps[name], values, color=color, linewidth=0.8, label=name)
+    for axis, title in zip(axes, columns, strict=True):
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    if 0 < len(figures) <= 20:
+        axes[0].legend(fontsize=7)
+    return figure
+
+
+def rate_curve(rates: Sequence[float], losses: Sequence[float], marks: dict[str, float]) -> Picture:
+    """Draw the loss by learning rate, with the rates that are suggested."""
+    figure = Picture(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(rates, losses, color=TRAIN)
+    for (name, rate), color in zip(marks.items(), (VALID, "#c2571a"), strict=False):
+        axis.axvline(rate, color=color, linestyle="--", label=f"{name}: {rate:.2g}")
+    low, start = min(losses), losses[0]
+    axis.set(xscale="log", xlabel="learning rate", title="loss, smoothed")
+    axis.set_ylim(low - 0.1 * (start - low + 1e-9), start + 0.5 * (start - low + 1e-9))
+    axis.legend()
+    axis.grid(alpha=0.3)
     return figure

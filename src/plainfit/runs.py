@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import nn
 
+from plainfit import files
 from plainfit.build import Factory
 from plainfit.errors import ConfigError, RunError
 
-RECORD, WEIGHTS, METRICS, CURVES = "run.json", "model.safetensors", "metrics.jsonl", "curves.png"
+RECORD, CHECKPOINTS = "run.json", "checkpoints"
+WEIGHTS, BEST = "model.safetensors", "best.safetensors"
+METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
 
 
 def default_folder(data: str, model: str) -> Path:
@@ -58,15 +61,15 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step."""
-    scratch = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+
+    Raises:
+        RunError: if that fails.
+    """
     try:
-        write(scratch)
-        scratch.replace(path)
+        files.write_whole(path, write)
     except OSError as error:
         raise RunError(f"{path} must be writable ({error.strerror or error})") from error
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -75,11 +78,24 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_whole(folder / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def write_weights(folder: Path, model: nn.Module) -> None:
-    """Write `model.safetensors`: parameters and buffers; tied ones once."""
-    from safetensors.torch import save_model
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read `run.json`.
 
-    write_whole(folder / WEIGHTS, lambda path: save_model(model, str(path)))
+    Raises:
+        RunError: if there is none, or it is damaged.
+    """
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record["state"], record["config"], record["data"]["fingerprint"], record["model"]["target"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = "has a damaged one" if (folder / RECORD).exists() else "has none"
+        raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+    return dict(record)
+
+
+def update_record(folder: Path, **changes: Any) -> None:
+    """Write `run.json` with these entries changed."""
+    write_record(folder, read_record(folder) | changes)
 
 
 @dataclass(frozen=True)
@@ -103,12 +119,8 @@ def read_run(folder: Path) -> Run:
     from safetensors import SafetensorError
     from safetensors.torch import load_model
 
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        factory = Factory(**record["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = "has none" if not (folder / RECORD).exists() else "has a damaged one"
-        raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+    record = read_record(folder)
+    factory = Factory(**record["model"])
     if not (folder / WEIGHTS).exists():
         raise RunError(f"{folder} must hold {WEIGHTS}, and does not: the run did not finish")
     with torch.random.fork_rng(devices=[]):  # building draws initial values

@@ -6,6 +6,10 @@ looking at a batch, adding a validation pass or resuming in the middle changes n
 """
 
 import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,5 +27,39 @@ def stream(seed: int, *address: str | int) -> torch.Generator:
     ...             torch.rand(3, generator=stream(0, "order", 2)))
     False
     """
+    return torch.Generator().manual_seed(seed_at(seed, *address))
+
+
+def seed_at(seed: int, *address: str | int) -> int:
+    """Return a seed of 64 bits that is a function of a seed and an address."""
     digest = hashlib.sha256(repr((int(seed), *address)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    return int.from_bytes(digest[:8], "little")
+
+
+@contextmanager
+def drawing_from(seed: int, *address: str | int) -> Iterator[None]:
+    """Let the global generators of torch (CPU), NumPy and Python draw from an address meanwhile.
+
+    Afterwards they go on as if nothing had been drawn.
+
+    >>> with drawing_from(0, "samples", 1):
+    ...     a = random.random()
+    >>> with drawing_from(0, "samples", 1):
+    ...     a == random.random()
+    True
+    """
+    number = seed_at(seed, *address)
+    numpy = sys.modules.get("numpy")
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    try:
+        torch.default_generator.manual_seed(number)
+        random.seed(number)
+        if numpy:
+            numpy.random.seed(number % 2**32)
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)

@@ -1,29 +1,34 @@
 """From settings to a run: data, model, `fit`, test, folder."""
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
+from plainfit import callbacks as cb
 from plainfit import runs
-from plainfit.build import get_model
-from plainfit.callbacks import JsonLinesLog
-from plainfit.config import DATA_FIELDS, RunConfig
-from plainfit.data.loaders import Loader, get_data, make_loader
-from plainfit.data.sources import open_data
-from plainfit.data.splits import DataSplits
-from plainfit.devices import device_of, fingerprint, versions
-from plainfit.errors import ModelError
+from plainfit.assembly import (
+    Parts,
+    Say,
+    assemble,
+    check_outputs,
+    describe,
+    find_rate,
+    logs,
+    make_record,
+    transformers,
+)
+from plainfit.config import RunConfig
+from plainfit.data.loaders import make_loader
+from plainfit.errors import PlainfitError, RunError, TrainingError
 from plainfit.history import History
-from plainfit.loop import Callback, fit, validate
+from plainfit.hooks import Callback
+from plainfit.loop import fit, validate
 from plainfit.metrics import accuracy
-from plainfit.summary import count_parameters, try_batch
-
-MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+from plainfit.weights import save_weights
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,16 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result for machines."""
-        return {"run": str(self.folder), "epochs": self.history.to_dicts(), "test": self.test}
+        return {
+            "run": str(self.folder),
+            "epochs": self.history.to_dicts(),
+            "stopped": self.history.stopped,
+            "test": self.test,
+        }
 
 
 def train(
-    config: RunConfig,
-    *,
-    echo: Callable[[str], None] | None = print,
-    callbacks: Sequence[Callback] = (),
+    config: RunConfig, *, echo: Say | None = print, callbacks: Sequence[Callback] = ()
 ) -> RunResult:
     """Train as the settings say, and leave a run folder.
 
@@ -57,87 +64,116 @@ def train(
     Raises:
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
             is written then.
+        TrainingError: if the training has to stop.
+        KeyboardInterrupt: after Ctrl-C, when everything is saved.
     """
     say = echo or (lambda line: None)
-    data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
-    model, opt = get_model(
-        config.model,
-        optimizer=config.optimizer,
-        lr=config.lr,
-        momentum=config.momentum,
-        input_shape=data.input_shape,
-        classes=len(data.classes),
-        seed=config.seed,
-        device=config.device,
-    )
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    train_dl, valid_dl = get_data(
-        data.train, data.valid, config.batch_size, seed=config.seed, num_workers=workers
-    )
-    check_outputs(model, valid_dl, len(data.classes))
+    parts = assemble(config)
+    check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
-    record = make_record(config, data, model, opt)
-    runs.write_record(folder, record)
-    say(describe(data, model))
+    say(describe(parts.data, parts.model))
+    if config.lr == "auto":
+        find_rate(parts, say)
+    runs.write_record(folder, make_record(parts))
+    return carry_out(parts, folder, echo, callbacks, resume=False)
 
-    history = fit(
-        config.epochs,
-        model,
-        F.cross_entropy,
-        opt,
-        train_dl,
-        valid_dl,
-        metrics=[accuracy],
-        callbacks=[JsonLinesLog(folder / runs.METRICS), *callbacks],
-        echo=echo,
-    )
+
+def resume(
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    echo: Say | None = print,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Go on with a run from its newest valid checkpoint, to the bits that it would have had.
+
+    Args:
+        folder: of the run.
+        epochs: how many in all, to go on with a run that has finished.
+        echo: is given each line of the report; None for silence.
+        callbacks: further observers.
+
+    Raises:
+        RunError: if it is no run, has finished, or its data or model are not what they were.
+    """
+    say = echo or (lambda line: None)
+    record = runs.read_record(folder)
+    config = RunConfig.from_dict(record["config"], out=folder)
+    if record["state"] == "finished" and (epochs or 0) <= config.epochs:
+        raise RunError(
+            f"a run that has finished goes on with more epochs only, and {folder} has finished its "
+            f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
+        )
+    parts = assemble(replace(config, epochs=epochs or config.epochs))
+    if parts.data.fingerprint != record["data"]["fingerprint"]:
+        raise RunError(
+            f"the data must be what {folder} was trained on, and {config.data} has changed since; "
+            "begin a new run with it"
+        )
+    say(describe(parts.data, parts.model))
+    return carry_out(parts, folder, echo, callbacks, resume=True)
+
+
+def carry_out(
+    parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
+) -> RunResult:
+    """Train or go on, then test; write what comes of it."""
+    config, say = parts.config, echo or (lambda line: None)
+    best = cb.BestWeights(folder / runs.BEST)
+    around = [*transformers(config), best, *logs(config, folder), *callbacks]
+    try:
+        with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+            history = fit(
+                config.epochs,
+                parts.model,
+                F.cross_entropy,
+                parts.opt,
+                parts.train_dl,
+                parts.valid_dl,
+                metrics=[accuracy],
+                callbacks=around,
+                schedule=config.schedule,
+                checkpoint=cb.Checkpointing(
+                    folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
+                ),
+                resume=resume,
+                echo=echo,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        runs.update_record(folder, state="interrupted")
+        say(f"stopped; everything is saved; go on with: plainfit resume {folder}")
+        raise
+    except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
+        runs.update_record(folder, state="failed")
+        raise stopped_by(error, folder) from error
+    return finish(parts, folder, history, best.best.epoch, say)
+
+
+def stopped_by(error: BaseException, folder: Path) -> TrainingError:
+    """Return the error with what to do next."""
+    what = str(error) if isinstance(error, PlainfitError) else f"{type(error).__name__}: {error}"
+    return TrainingError(f"{what}; what was saved is in {folder}: plainfit resume {folder}")
+
+
+def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) -> RunResult:
+    """Test the model and write weights, curves and the record."""
+    config, data, model = parts.config, parts.data, parts.model
     test = None
     if data.test is not None:
-        test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=workers)
+        test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         test = validate(model, F.cross_entropy, test_dl, metrics=[accuracy])
-    runs.write_weights(folder, model)
+    runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
     runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
-    runs.write_record(folder, record | {"state": "finished", "test": test, "last": history[-1]})
+    runs.update_record(
+        folder,
+        state="interrupted" if history.unfinished else "finished",
+        stopped=history.stopped,
+        test=test,
+        last=history[-1] if len(history) else None,
+        best=history[best] if best >= 0 else None,
+        config=config.to_dict(),
+    )
+    if history.stopped:
+        say(f"note   stopped early: {history.stopped}")
     return RunResult(folder, history, test, len(data.input_shape) == 3)
-
-
-def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
-    """Check, before anything is written, that the model takes the data and scores every class."""
-    xb, yb = next(iter(valid_dl))
-    out = try_batch(model, xb)
-    if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ModelError(
-            f"the model must give one score for each of the {classes} classes, shape "
-            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; a parameter `classes` of "
-            "your class or function receives their number"
-        )
-
-
-def make_record(config: RunConfig, data: DataSplits, model: nn.Module, opt: Any) -> dict[str, Any]:
-    """Return `run.json` as it stands when training starts."""
-    options = {name: value for name, value in opt.defaults.items() if name != "params"}
-    return {
-        "state": "started",
-        "config": config.to_dict(),
-        "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
-        "optimizer": {"name": type(opt).__name__, "options": options},
-        "loss": "torch.nn.functional:cross_entropy",
-        "data": data.to_dict(),
-        "versions": versions(),
-        "fingerprint": fingerprint(device_of(model)),
-    }
-
-
-def describe(data: DataSplits, model: nn.Module) -> str:
-    """Return what is trained on what, in two lines and one for each note."""
-    counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
-    shape = "x".join(map(str, data.input_shape))
-    lines = [
-        f"data   {data.name}: {counts}; {len(data.classes)} classes; samples of {shape}",
-        *(f"note   {note}" for note in data.notes),
-        f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
-        f"{device_of(model)}",
-    ]
-    return "\n".join(lines)

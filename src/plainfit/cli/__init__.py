@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ from typer.exceptions import TyperException
 from plainfit.cli import ladder, training
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
-from plainfit.errors import PlainfitError
+from plainfit.errors import PlainfitError, TrainingError
 
 app = typer.Typer(
     help="Train a PyTorch model in three lines, and see exactly what they do.",
@@ -18,19 +19,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (training.train, training.predict, training.data, training.summary):
+for command in (
+    training.train,
+    training.resume,
+    training.lr_find,
+    training.predict,
+    training.data,
+    training.summary,
+):
     app.command()(command)
 app.add_typer(ladder.app)
 app.command()(notebook)
-BAD_INPUT, INTERRUPTED = 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
 
 
 def main() -> None:
     """Run the command line: bad input is one line on stderr and exit code 2."""
+    warnings.showwarning = show_warning
     try:
         code = app(standalone_mode=False)
     except (PlainfitError, TyperException) as error:
-        code = BAD_INPUT
+        code = FAILED if isinstance(error, TrainingError) else BAD_INPUT
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -39,6 +48,11 @@ def main() -> None:
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning as one line, without the code that it comes from."""
+    print("warning:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
 
 
 def version_asked(asked: bool) -> None:

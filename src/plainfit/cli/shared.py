@@ -35,6 +35,8 @@ def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[
             if names is not None and item.name not in names:
                 continue
             kind, text = get_args(hints[item.name])
+            if kind == float | str | None:  # a number or a word: RunConfig tells them apart
+                kind = str | None
             shown = item.default is not None and item.default is not False
             setting = typer.Option(option(item.name), help=text, show_default=shown)
             extra.append(

@@ -1,12 +1,17 @@
 """Training and what is around it: `train`, `predict`, `data`, `summary`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
 from plainfit.config import DATA_FIELDS, RunConfig
+
+if TYPE_CHECKING:
+    from plainfit.train import RunResult
+
+RATE_FIELDS = ("data", "model", "momentum", "batch_size", "optimizer", "seed", "device")
 
 
 @with_options_of()
@@ -22,6 +27,65 @@ def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
     progress = ProgressBar(Console(stderr=True))
     with on_terminal(progress.bar):
         result = run(config, echo=None if json_ else show, callbacks=[progress])
+    show_result(result, json_)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="In all, to go on with a run that has finished.")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was stopped, to the bits that it would have had."""
+    from rich.console import Console
+
+    from plainfit.callbacks import ProgressBar
+    from plainfit.progress import on_terminal
+    from plainfit.train import resume as go_on
+
+    progress = ProgressBar(Console(stderr=True))
+    with on_terminal(progress.bar):
+        result = go_on(run, epochs=epochs, echo=None if json_ else show, callbacks=[progress])
+    show_result(result, json_)
+
+
+@with_options_of((*RATE_FIELDS, *DATA_FIELDS))
+def lr_find(
+    *,
+    picture: Annotated[Path, typer.Option(help="Where to draw the loss by learning rate.")] = Path(
+        "lr-find.png"
+    ),
+    json_: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Try learning rates from 1e-7 to 10, and suggest one."""
+    config = RunConfig(**options)
+    import torch.nn.functional as F
+
+    from plainfit.assembly import assemble
+    from plainfit.lr_find import lr_find as search
+    from plainfit.runs import write_whole
+
+    parts = assemble(config)
+    found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
+    write_whole(picture, lambda path: found.plot().savefig(path, dpi=120))
+    if json_:
+        show_json(
+            {"valley": found.valley, "steep": found.steep, "rates": found.rates,
+             "losses": found.losses, "picture": str(picture)}
+        )  # fmt: skip
+        return
+    show(f"valley   {found.valley:.2g}   the middle of the longest fall: a rate to train with")
+    show(f"steep    {found.steep:.2g}   the steepest fall: the highest rate of a one-cycle")
+    show(f"picture  {picture}")
+    show(f"next     plainfit train --lr {found.valley:.2g}, or --lr auto")
+
+
+def show_result(result: "RunResult", json_: bool) -> None:
+    """Print what came of a training, and what to do next."""
     if json_:
         show_json(result.to_dict())
         return

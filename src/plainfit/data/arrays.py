@@ -1,5 +1,7 @@
 """Arrays: scikit-learn's digits, and .npz files."""
 
+import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.data.splits import DataSplits, assemble
+from plainfit.data.splits import DataSplits, as_floats, assemble, most_memory
 from plainfit.errors import DataError
 
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
@@ -44,11 +46,7 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     Raises:
         DataError: if the file cannot be read or holds something else.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name.lower(): file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: the .npz file cannot be read ({error})") from error
+    arrays = read_arrays(path)
     if "x" in arrays and "y" in arrays:
         found = {"train": ("x", "y")}
     else:
@@ -73,6 +71,42 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     return assemble(str(path), parts, input_shape=shapes.pop(), split_seed=split_seed)
 
 
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a .npz file, by name in lower case.
+
+    `np.load` does the same, but makes room for as many numbers as the file claims to have.
+    """
+    try:
+        with warnings.catch_warnings(), zipfile.ZipFile(path) as file:
+            warnings.simplefilter("ignore")  # NumPy's, of how Python 2 wrote
+            members = [member for member in file.infolist() if member.filename.endswith(".npy")]
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > most_memory(path):
+                raise ValueError(f"it claims to unpack to {unpacked} bytes")
+            return {
+                member.filename.removesuffix(".npy").lower(): read_npy(file, member)
+                for member in members
+            }
+    except Exception as error:  # zip files and headers fail in many ways when they are damaged
+        raise DataError(
+            f"{path}: the .npz file cannot be read ({error or type(error).__name__})"
+        ) from error
+
+
+def read_npy(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """Return one array, after checking that it is no larger than its member of the zip file."""
+    npy = np.lib.format
+    with file.open(member) as content:
+        first = npy.read_magic(content) == (1, 0)
+        header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+        shape, _, dtype = header(content)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"an array of shape {shape} has {member.file_size} bytes")
+        content.seek(0)
+        array: NDArray[Any] = npy.read_array(content, allow_pickle=False)
+        return array
+
+
 def as_samples(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     """Return an array as uint8 images or float32 values, after checking that it is that."""
     if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
@@ -80,24 +114,19 @@ def as_samples(path: Path, name: str, array: NDArray[Any]) -> Tensor:
             f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
             f"{array.shape}"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        row = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise DataError(
-            f"{path}: numbers must be finite, and {name} has NaN or infinity in row {row}"
-        )
     if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
         array = array.transpose(0, 3, 1, 2)  # (samples, height, width, channels), as in TensorFlow
     if array.ndim == 3 and array.dtype == np.uint8:
         array = array[:, None]
     if array.ndim == 4 and array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(as_floats(str(path), name, array))
 
 
 def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
     """Return labels of shape (samples,); a column of shape (samples, 1) is accepted."""
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    if labels.ndim == 2:
+    if labels.ndim != 1:
         raise DataError(
             f"{path}: {name} must have one label a sample, got shape {labels.shape}; of one-hot "
             "rows take argmax(1)"

@@ -204,6 +204,7 @@ def read_all(
 
     # Filters of warnings belong to the whole process, so they are set here and not in a thread.
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, of damage that it reads past
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         read_paths = with_bar(pool.map(attempt, paths), "reading images", len(paths))
         results = dict(zip(paths, read_paths, strict=True))

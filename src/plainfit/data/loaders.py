@@ -10,14 +10,22 @@ the epoch. By hand it is
 whatever the loader, the number of workers, or what was drawn elsewhere.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    TensorDataset,
+    default_collate,
+)
 
-from plainfit.seeding import stream
+from plainfit.seeding import drawing_from, stream
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:
@@ -89,53 +97,114 @@ class TensorLoader:
         self.seed = seed
         self.drop_last = drop_last
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
         n = len(self.dataset)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
+    def seek(self, epoch: int, step: int) -> None:
+        """Make the next iteration begin at that batch of that epoch."""
+        self.epoch, self.first = epoch, step
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        epoch, n = self.epoch, len(self.dataset)
+        epoch, first, n = self.epoch, self.first, len(self.dataset)
+        self.first = 0
         tensors = self.dataset.tensors
         is_images = isinstance(self.dataset, ImageDataset)
         order = epoch_order(n, self.seed, epoch, self.shuffle)
         # Rows are gathered, never sliced: a slice is a view at another memory offset, for which
         # F.linear may round differently than for a copy of the same values.
-        for rows in order.split(self.batch_size)[: len(self)]:
+        for rows in order.split(self.batch_size)[first : len(self)]:
             xb, *rest = (tensor.index_select(0, rows) for tensor in tensors)
             yield (bytes_to_floats(xb) if is_images else xb, *rest)
         self.epoch = epoch + 1
 
 
-class EpochSampler(Sampler[int]):
-    """The same order for a stock `DataLoader`, whose own would come from the global generator."""
+class BatchSampler(Sampler[tuple[int, int, list[int]]]):
+    """The same order for a stock `DataLoader`, whose own would come from the global generator.
 
-    def __init__(self, n: int, *, seed: int, shuffle: bool) -> None:
+    Gives each batch as (epoch, step, rows): its address, and what is in it.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
         self.n = n
+        self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.epoch = 0
+        self.first = 0
 
     def __len__(self) -> int:
-        return self.n
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.n, self.seed, self.epoch, self.shuffle).tolist())
+    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+        epoch, first = self.epoch, self.first
+        self.first = 0
+        order = epoch_order(self.n, self.seed, epoch, self.shuffle)
+        batches = order.split(self.batch_size)[: len(self)]
+        for step in range(first, len(batches)):
+            # A validation pass draws the same numbers in every epoch, so that epochs compare.
+            yield (epoch if self.shuffle else 0), step, batches[step].tolist()
+
+
+class SampleBatches(Dataset[Any]):
+    """The batches of a data set, each read with random numbers of its own address.
+
+    So what a sample's augmentation draws is the same with any number of workers, and after a
+    resumed training has passed over the batches before.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, address: tuple[int, int, list[int]]) -> Any:
+        epoch, step, rows = address
+        with drawing_from(self.seed, "samples", epoch, step):
+            if hasattr(self.dataset, "__getitems__"):  # reads many at once
+                return default_collate(self.dataset.__getitems__(rows))
+            return default_collate([self.dataset[row] for row in rows])
 
 
 class SampleLoader(DataLoader[Any]):
-    """A stock `DataLoader` over an `EpochSampler`; moves on to the next epoch when read to its end.
+    """A stock `DataLoader` over these batches; moves on to the next epoch when read to its end.
 
     The loader moves on and not the sampler, which workers read ahead of the batches.
     """
 
-    sampler: EpochSampler
+    sampler: BatchSampler
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration is of."""
+        return self.sampler.epoch
+
+    def seek(self, epoch: int, step: int) -> None:
+        """Make the next iteration begin at that batch of that epoch."""
+        self.sampler.epoch, self.sampler.first = epoch, step
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self.sampler.epoch
         self.generator = stream(self.sampler.seed, "workers", epoch)
-        yield from super().__iter__()
+        batches = super().__iter__()
+        try:
+            yield from batches
+        finally:
+            # After an exception, torch would end its workers when the garbage is collected, and
+            # wait 5 seconds for each then.
+            if self.num_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
         self.sampler.epoch = epoch + 1
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Let a worker go on when Ctrl-C or SIGTERM is sent to all: the main process ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class WrappedDataLoader:
@@ -153,6 +222,12 @@ class WrappedDataLoader:
 
     def __len__(self) -> int:
         return len(self.dl)  # type: ignore[arg-type]  # a loader without a length says so itself
+
+    def __getattr__(self, name: str) -> Any:
+        """Return `epoch` and `seek` of the loader within, where it has them."""
+        if name in ("epoch", "seek"):
+            return getattr(self.dl, name)
+        raise AttributeError(name)
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.dl:
@@ -220,9 +295,9 @@ def make_loader(
         assert isinstance(dataset, TensorDataset)
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     return SampleLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(n, seed=seed, shuffle=shuffle),
-        drop_last=drop_last,
+        SampleBatches(dataset, seed),
+        batch_size=None,
+        sampler=BatchSampler(n, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
         num_workers=num_workers,
+        worker_init_fn=leave_signals_to_main if num_workers else None,
     )

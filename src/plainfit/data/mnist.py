@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.data.pickles import read_pickled_arrays
-from plainfit.data.splits import DataSplits, Labels, Samples, assemble
+from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, assemble
 from plainfit.errors import DataError, DownloadError
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
@@ -217,6 +217,8 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
             f"{name}: an IDX file of shape {tuple(shape)} must have {math.prod(shape)} bytes of "
             f"data, got {len(content) - start}"
         )
+    if math.prod(max(size, 1) for size in shape) > LARGEST_FILE:
+        raise DataError(f"{name}: an IDX file must hold at most 1 GiB, got shape {tuple(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -239,11 +241,12 @@ def read_mnist_pickle(path: Path) -> DataSplits:
     parts: dict[str, tuple[Tensor, Labels]] = {}
     as_bytes = all(isinstance(x, np.ndarray) and holds_bytes(x) for x, _ in sets)
     for part, (x, y) in zip(("train", "valid", "test"), sets, strict=True):
-        if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or x.ndim != 2:
+        if not (isinstance(x, np.ndarray) and x.ndim == 2 and x.shape[1] > 0) or not (
+            isinstance(y, np.ndarray) and y.ndim == 1
+        ):
             raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
-        if not np.isfinite(x).all():
-            raise DataError(f"{path.name}: numbers must be finite, and {part} has NaN or infinity")
-        parts[part] = (unflatten(x) if as_bytes else torch.from_numpy(x.astype(np.float32)), y)
+        rows = unflatten(x) if as_bytes else torch.from_numpy(as_floats(path.name, part, x))
+        parts[part] = (rows, y)
     if len({x.shape[1:] for x, _ in parts.values()}) > 1:
         raise DataError(f"{path.name}: the rows of all three parts must have one length")
     shape = tuple(parts["train"][0].shape[1:])
@@ -254,7 +257,8 @@ def holds_bytes(rows: NDArray[Any]) -> bool:
     """Tell whether rows are square images of bytes divided by 256."""
     if rows.dtype.kind != "f" or rows.ndim != 2 or math.isqrt(rows.shape[1]) ** 2 != rows.shape[1]:
         return False
-    scaled = rows * 256
+    with np.errstate(over="ignore"):
+        scaled = rows * 256
     return bool(((scaled >= 0) & (scaled < 256) & (scaled == np.floor(scaled))).all())
 
 

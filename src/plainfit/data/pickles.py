@@ -9,6 +9,7 @@ enough for the tutorial's `mnist.pkl.gz`.
 import math
 import pickletools
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,9 @@ LITERALS = {
     "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 DEEPEST = 8  # levels of tuples and lists; the tutorial's file has two
+MOST_INSTRUCTIONS = 100_000  # each may take some hundred bytes; six arrays need a few hundred
+MOST_DIMENSIONS = 64  # NumPy's own limit
+LARGEST_SIZE = 2**63  # of one dimension
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 MEMO_WRITES, MEMO_READS = {"BINPUT", "LONG_BINPUT"}, {"BINGET", "LONG_BINGET"}
@@ -67,7 +71,7 @@ class _Array:
     shape: tuple[int, ...] = ()
     dtype: _Dtype | None = None
     fortran: bool = False
-    data: bytes = b""
+    data: Any = b""
 
 
 class _RefusedError(Exception):
@@ -85,7 +89,9 @@ def read_pickled_arrays(content: bytes, name: str) -> Any:
         DataError: if the file is damaged, or holds anything but arrays in tuples and lists.
     """
     try:
-        return _to_numpy(_walk(content), {}, 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in text that is then refused
+            return _to_numpy(_walk(content), {}, 0)
     except _RefusedError as error:
         raise DataError(
             f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one "
@@ -102,8 +108,10 @@ def _walk(content: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    for opcode, argument, position in pickletools.genops(content):
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
         name = opcode.name
+        if count == MOST_INSTRUCTIONS:
+            raise _RefusedError(f"has more than {MOST_INSTRUCTIONS} instructions")
         if name in LITERALS:
             stack.append(argument)
         elif name in CONSTANTS:
@@ -163,7 +171,7 @@ def _reduce(target: Any, arguments: Any) -> Any:
     """Stand in for calling a known name."""
     match target:
         case _Name(name=name) if name == ENCODE and arguments[1] == "latin1":
-            return _raw_bytes(arguments[0])
+            return arguments[0]  # made bytes where an array needs them, and there once
         case _Name(name=name) if name == BYTES and arguments == ():
             return b""
         case _Name(name=name) if name == DTYPE:
@@ -172,7 +180,7 @@ def _reduce(target: Any, arguments: Any) -> Any:
             return _Array()
         case _Name(name=name) if name == FROM_BUFFER:
             data, dtype, shape, order = arguments
-            return _Array(shape, dtype, order == "F", _raw_bytes(data))
+            return _Array(shape, dtype, order == "F", data)
     raise _RefusedError("calls something else than NumPy's own makers of arrays")
 
 
@@ -181,18 +189,12 @@ def _build(target: Any, state: Any) -> None:
     if isinstance(target, _Dtype):
         target.order = state[1]
     elif isinstance(target, _Array):
-        _, target.shape, target.dtype, target.fortran, data = state
-        target.data = _raw_bytes(data)
+        _, target.shape, target.dtype, target.fortran, target.data = state
     else:
         raise _RefusedError("sets the state of something else than an array")
 
 
-def _raw_bytes(data: Any) -> bytes:
-    """Return bytes; text stands for them where Python 2 wrote the file, one character a byte."""
-    return data.encode("latin-1") if isinstance(data, str) else bytes(memoryview(data))
-
-
-def _to_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
+def _to_numpy(value: Any, done: dict[Any, Any], depth: int) -> Any:
     """Return the value with arrays made, each part once however often the file refers to it."""
     if depth > DEEPEST:
         raise _RefusedError(f"nests deeper than {DEEPEST} levels")
@@ -200,14 +202,14 @@ def _to_numpy(value: Any, done: dict[int, Any], depth: int) -> Any:
         if isinstance(value, tuple | list):
             done[id(value)] = tuple(_to_numpy(item, done, depth + 1) for item in value)
         elif isinstance(value, _Array):
-            done[id(value)] = _array(value)
+            done[id(value)] = _array(value, done)
         else:
             kind = type(value).__name__.lstrip("_")
             raise _RefusedError(f"holds a {kind} where an array should be")
     return done[id(value)]
 
 
-def _array(described: _Array) -> NDArray[Any]:
+def _array(described: _Array, done: dict[Any, Any]) -> NDArray[Any]:
     """Make the array, after checking that its description is sound."""
     if not isinstance(described.dtype, _Dtype):
         raise _RefusedError("describes an array without a dtype")
@@ -216,10 +218,15 @@ def _array(described: _Array) -> NDArray[Any]:
     dtype = np.dtype(described.dtype.code)
     if described.dtype.order in ("<", ">"):
         dtype = dtype.newbyteorder(described.dtype.order)  # type: ignore[arg-type]
-    shape = described.shape
-    if not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise ValueError("the shape of an array must be whole numbers")
-    if math.prod(shape) * dtype.itemsize != len(described.data):
-        raise ValueError(f"an array of shape {shape} has {len(described.data)} bytes")
-    flat = np.frombuffer(described.data, dtype)
-    return flat.reshape(shape, order="F" if described.fortran else "C")
+    shape, data = described.shape, described.data
+    if len(shape) > MOST_DIMENSIONS or not all(
+        isinstance(size, int) and 0 <= size < LARGEST_SIZE for size in shape
+    ):
+        raise ValueError("the shape of an array must be a few whole numbers")
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array of shape {shape} has {len(data)} bytes")
+    if isinstance(data, str):  # where Python 2 or protocol 2 wrote the file: a character a byte
+        if (key := ("bytes of", id(data))) not in done:  # many arrays may share one text
+            done[key] = data.encode("latin-1")
+        data = done[key]
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if described.fortran else "C")

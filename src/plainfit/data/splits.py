@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from plainfit.errors import DataError
 from plainfit.seeding import stream
 
 SHARE = 0.15  # of the samples, for validation and again for testing, where no split is given
+LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may become in memory, or times its own size
 MOST_CLASSES = 10_000  # more than that is a column of identifiers or of measurements
 
 
@@ -162,6 +164,28 @@ def assemble(
     )
 
 
+def most_memory(path: Path) -> int:
+    """Return how many bytes a file may unpack to: enough for real data, too few for a bomb."""
+    return max(LARGEST, MOST_TIMES * path.stat().st_size)
+
+
+def as_floats(name: str, what: str, values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return numbers as writable float32 in C order, after checking that they fit.
+
+    Raises:
+        DataError: if one is not finite, or too large for float32.
+    """
+    with np.errstate(over="ignore"):  # becomes infinite, and is found below
+        floats = np.require(values, np.float32, ["C", "W"])
+    finite = np.isfinite(floats)
+    if not finite.all():
+        raise DataError(
+            f"{name}: numbers must be finite as float32 (below 3.4e38), and {what} has NaN or "
+            f"infinity in row {int(np.argwhere(~finite)[0][0])}"
+        )
+    return floats
+
+
 def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]:
     """Return the data set of some rows, in the form that its samples call for."""
     if isinstance(samples, LazyImages):
@@ -181,13 +205,14 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
                 f"{name}: labels must be one value a sample, got shape {values.shape} in {part}"
             )
         if values.dtype.kind == "f":
-            if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+            with np.errstate(invalid="ignore"):  # what is no int64 becomes another number
+                arrays[part] = values.astype(np.int64)
+            if not (arrays[part] == values).all():
                 raise DataError(
-                    f"{name}: labels must be classes (names or whole numbers), got decimal or "
-                    f"missing numbers in {part}; plainfit train does classification"
+                    f"{name}: labels must be classes (names or whole numbers), got decimal, huge "
+                    f"or missing numbers in {part}; plainfit train does classification"
                 )
-            arrays[part] = values.astype(np.int64)
-        elif values.dtype.kind not in "iubUS":
+        elif not (values.dtype.kind in "iubUS" or all(isinstance(value, str) for value in values)):
             raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
     distinct = np.unique(np.concatenate(list(arrays.values())))
     if len(distinct) > MOST_CLASSES:
@@ -199,7 +224,12 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
         part: torch.from_numpy(np.searchsorted(distinct, values)).long()
         for part, values in arrays.items()
     }
-    return [str(value) for value in distinct.tolist()], encoded
+    try:
+        classes = [str(value) for value in distinct.tolist()]
+        "".join(classes).encode()
+    except (ValueError, SystemError) as error:  # NumPy's text can hold what is no character
+        raise DataError(f"{name}: names of classes must be valid text ({error})") from error
+    return classes, encoded
 
 
 def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
@@ -213,8 +243,8 @@ def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str,
     labels, taken = encoded["train"], torch.zeros(len(encoded["train"]), dtype=torch.bool)
     for part in missing:
         chosen = []
-        for label in range(int(labels.max()) + 1):
-            of_class = (labels == label).nonzero().flatten()
+        by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
+        for label, of_class in enumerate(by_class):
             order = torch.randperm(len(of_class), generator=stream(seed, "split", label))
             free = of_class[order][~taken[of_class[order]]]
             wanted = max(1, round(SHARE * len(of_class))) if len(free) > 1 else 0

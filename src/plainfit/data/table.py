@@ -1,5 +1,6 @@
 """Tables: .csv and .parquet files with a column to predict."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.data.splits import DataSplits, assemble, encode_labels, split_rows
+from plainfit.data.splits import (
+    DataSplits,
+    as_floats,
+    assemble,
+    encode_labels,
+    most_memory,
+    split_rows,
+)
 from plainfit.errors import DataError, near_miss
 
 USUAL_TARGETS = ("target", "label", "class", "y")
@@ -34,19 +42,26 @@ def read_table(path: Path, target: str | None = None, split_seed: int = 0) -> Da
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
     values = {name: check_column(path, name, column) for name, column in columns.items()}
-    _, encoded = encode_labels(str(path), {"train": labels.tolist()})
+    classes, encoded = encode_labels(str(path), {"train": labels})
     train_rows = split_rows(encoded, split_seed)["train"][1].numpy()
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
+    categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
     for name, column in values.items():
-        features |= encode_column(path, name, column, train_rows)
-    samples = torch.from_numpy(np.stack(list(features.values()), axis=1).astype(np.float32))
+        if name in categories:
+            features |= encode_text(name, column, categories[name])
+        else:
+            features[name] = standardise(path, name, column, train_rows)
+    if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
+        raise DataError(f"{path}: a column must not be called like another's category, such as a=b")
+    samples = torch.from_numpy(np.stack(list(features.values()), axis=1, dtype=np.float32))
     return assemble(
         str(path),
-        {"train": (samples, labels.tolist())},
+        {"train": (samples, encoded["train"])},
         input_shape=(len(features),),
         split_seed=split_seed,
+        classes=classes,
         features=tuple(features),
     )
 
@@ -61,11 +76,16 @@ def read_columns(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".csv":
             table = pyarrow.csv.read_csv(path)
         else:
-            table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                numbers = file.metadata.num_rows * file.metadata.num_columns
+                if 8 * numbers > most_memory(path):
+                    raise OSError(f"it claims to hold {numbers} values")
+                table = file.read()
+        table.validate(full=True)
+        names = table.column_names
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: the table cannot be read ({error})") from error
-    names = table.column_names
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
     if table.num_rows == 0:
@@ -92,7 +112,7 @@ def find_target(path: Path, names: list[str], asked: str | None) -> str:
 
 
 def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
-    """Return a column as float64, integers or text, after checking that no value is missing."""
+    """Return a column as float64, integers or objects (text), if no value is missing."""
     import pyarrow.types as kinds
 
     kind = column.type
@@ -106,9 +126,10 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
             "fill them in or remove the rows"
         )
     if kinds.is_string(kind) or kinds.is_large_string(kind):
-        return np.array(column.to_pylist(), dtype=np.str_)
+        return np.array(column.to_pylist(), dtype=object)  # a cell as long as it is, no longer
     if kinds.is_boolean(kind) or kinds.is_integer(kind):
-        return np.asarray(column.to_numpy()).astype(np.int64)
+        whole = np.uint64 if kinds.is_uint64(kind) else np.int64
+        return np.asarray(column.to_numpy()).astype(whole)
     if kinds.is_floating(kind) or kinds.is_decimal(kind):
         numbers = np.asarray(column.to_numpy()).astype(np.float64)
         if np.isfinite(numbers).all():
@@ -123,18 +144,44 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
     )
 
 
-def encode_column(
+def standardise(
     path: Path, name: str, values: NDArray[Any], train_rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Return the features that a column becomes, by name."""
+) -> NDArray[np.float32]:
+    """Return numbers with the mean of the training rows taken off, in units of their spread."""
     train = values[train_rows]
-    if values.dtype.kind != "U":
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes NaN, and is refused
         spread = train.std()
-        return {name: (values - train.mean()) / (spread if spread > 0 else 1.0)}
-    categories = np.unique(train)
-    if len(categories) > MOST_CATEGORIES:
+        unit = (spread if spread > 0 else 1.0) if np.isfinite(spread) else np.nan
+        scaled = (values - train.mean()) / unit
+    return as_floats(str(path), f"column {name!r}, standardised,", scaled)
+
+
+def find_categories(
+    path: Path, values: dict[str, NDArray[Any]], train_rows: NDArray[np.int64]
+) -> dict[str, list[str]]:
+    """Return the different texts in the training rows of each text column, sorted."""
+    found = {
+        name: sorted(set(column[train_rows].tolist()))
+        for name, column in values.items()
+        if column.dtype.kind == "O"
+    }
+    for name, categories in found.items():
+        if len(categories) > MOST_CATEGORIES:
+            raise DataError(
+                f"{path}: a text column must have at most {MOST_CATEGORIES} categories, and "
+                f"{name!r} has {len(categories)}; remove it if it only names the rows"
+            )
+    inputs = sum(map(len, found.values()))
+    if 4 * inputs * len(train_rows) > most_memory(path):
         raise DataError(
-            f"{path}: a text column must have at most {MOST_CATEGORIES} categories, and {name!r} "
-            f"has {len(categories)}; remove it if it only names the rows"
+            f"{path}: the text columns have {inputs} categories, too many for a table of "
+            f"{len(train_rows)} training rows: remove those that only name the rows"
         )
-    return {f"{name}={category}": (values == category) * 1.0 for category in categories.tolist()}
+    return found
+
+
+def encode_text(name: str, values: NDArray[Any], categories: list[str]) -> dict[str, NDArray[Any]]:
+    """Return the true/false features that a text column becomes, by name."""
+    numbers = {category: number for number, category in enumerate(categories)}
+    codes = np.array([numbers.get(value, -1) for value in values.tolist()])
+    return {f"{name}={category}": codes == number for category, number in numbers.items()}

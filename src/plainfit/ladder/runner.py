@@ -19,10 +19,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Sampler
 
-from plainfit.data.loaders import EpochSampler
+from plainfit.batches import to_device
+from plainfit.data.loaders import epoch_order
 from plainfit.ladder.catalog import Rung
-from plainfit.loop import to_device
 
 Parameters = dict[str, Tensor]
 Swap = Callable[[ast.Module], ast.Module]
@@ -76,13 +77,21 @@ class EnoughStepsError(Exception):
     """Raised within a rung to stop it."""
 
 
-class ShuffledByEpoch(EpochSampler):
-    """plainfit's order, for a loader that cannot tell its sampler the epoch."""
+class ShuffledByEpoch(Sampler[int]):
+    """plainfit's order, for a stock `DataLoader`: each iteration is the next epoch's."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.n = n
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.n
 
     def __iter__(self) -> Iterator[int]:
-        order = super().__iter__()
+        order: list[int] = epoch_order(self.n, self.seed, self.epoch, shuffle=True).tolist()
         self.epoch += 1
-        return order
+        return iter(order)
 
 
 def run_rung(
@@ -161,7 +170,7 @@ def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None
     batches: Any = getattr(loader, "batch_sampler", None)
     sampler: Any = getattr(batches, "sampler", None)
     if type(sampler).__name__ == "RandomSampler":  # torch's, or that of `scratch`
-        batches.sampler = ShuffledByEpoch(len(sampler), seed=seed, shuffle=True)
+        batches.sampler = ShuffledByEpoch(len(sampler), seed)
 
 
 def parameters_of(namespace: Mapping[str, Any]) -> Parameters:

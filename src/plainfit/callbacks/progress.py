@@ -1,12 +1,10 @@
-"""Observers of a training: they read and never write, and draw no random numbers."""
+"""A bar for the current epoch."""
 
-import json
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plainfit.loop import Callback, Context
+from plainfit.hooks import Callback, Context
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,10 +36,14 @@ class ProgressBar(Callback):
         self.task = self.bar.add_task("", total=None)
         self.drawn = 0.0
 
+    def on_fit_start(self, context: Context) -> None:
+        """Begin where a resumed epoch goes on."""
+        self.on_epoch_start(context)
+
     def on_epoch_start(self, context: Context) -> None:
         """Begin a new bar."""
         title = f"epoch {context.epoch + 1} of {context.epochs}"
-        self.bar.reset(self.task, total=context.steps, description=title)
+        self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
 
     def on_step_end(self, context: Context) -> None:
         """Draw the bar, if the last time is long enough ago."""
@@ -49,15 +51,3 @@ class ProgressBar(Callback):
         if now - self.drawn > REFRESH:
             self.drawn = now
             self.bar.update(self.task, completed=context.step, refresh=True)
-
-
-class JsonLinesLog(Callback):
-    """Append each epoch's figures to a file, one JSON object a line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_epoch_end(self, context: Context) -> None:
-        """Write the line and close the file, so that nothing is lost whatever comes next."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(context.history[-1]) + "\n")

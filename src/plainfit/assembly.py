@@ -1,0 +1,133 @@
+"""The parts of a run, made from its settings and checked before anything is written."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plainfit import callbacks as cb
+from plainfit import runs
+from plainfit.build import get_model, make_optimizer
+from plainfit.config import DATA_FIELDS, RunConfig
+from plainfit.data.loaders import Loader, get_data
+from plainfit.data.sources import open_data
+from plainfit.data.splits import DataSplits
+from plainfit.devices import device_of, fingerprint, versions
+from plainfit.errors import ModelError
+from plainfit.hooks import Callback
+from plainfit.lr_find import lr_find
+from plainfit.summary import count_parameters, try_batch
+
+MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+Say = Callable[[str], None]
+
+
+@dataclass
+class Parts:
+    """What a run is made of."""
+
+    config: RunConfig
+    data: DataSplits
+    model: nn.Module
+    opt: Optimizer
+    train_dl: Loader
+    valid_dl: Loader
+    workers: int
+
+
+def assemble(config: RunConfig) -> Parts:
+    """Open the data, build model and optimizer, make the loaders."""
+    data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
+    model, opt = get_model(
+        config.model,
+        optimizer=config.optimizer,
+        lr=config.rate,
+        momentum=config.momentum,
+        input_shape=data.input_shape,
+        classes=len(data.classes),
+        seed=config.seed,
+        device=config.device,
+    )
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    loaders = get_data(
+        data.train, data.valid, config.batch_size, seed=config.seed, num_workers=workers
+    )
+    return Parts(config, data, model, opt, *loaders, workers)
+
+
+def transformers(config: RunConfig) -> list[Callback]:
+    """Return the callbacks that change the training as the settings say."""
+    return [
+        *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
+        *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
+        *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
+        *([cb.Averaging(config.average)] if config.average is not None else []),
+    ]
+
+
+def logs(config: RunConfig, folder: Path) -> list[Callback]:
+    """Return the callbacks that watch, and those that stop."""
+    return [
+        cb.JsonLinesLog(folder / runs.METRICS),
+        cb.StepLog(folder / runs.STEPS),
+        *([cb.EarlyStopping(config.patience)] if config.patience is not None else []),
+        *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
+    ]
+
+
+def find_rate(parts: Parts, say: Say) -> None:
+    """Look for a learning rate, and make the optimizer with it."""
+    search = lr_find(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
+    rate = float(f"{search.valley:.2g}")  # two digits say all that such a search knows
+    say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
+    parts.config = replace(parts.config, lr=rate)
+    parts.opt = make_optimizer(
+        parts.config.optimizer, parts.model, lr=rate, momentum=parts.config.momentum
+    )
+
+
+def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
+    """Check, before anything is written, that the model takes the data and scores every class."""
+    xb, yb = next(iter(valid_dl))
+    out = try_batch(model, xb)
+    if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ModelError(
+            f"the model must give one score for each of the {classes} classes, shape "
+            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; a parameter `classes` of "
+            "your class or function receives their number"
+        )
+
+
+def make_record(parts: Parts) -> dict[str, Any]:
+    """Return `run.json` as it stands when training starts."""
+    config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
+    options = {name: value for name, value in opt.defaults.items() if name != "params"}
+    return {
+        "state": "started",
+        "config": config.to_dict(),
+        "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
+        "optimizer": {"name": type(opt).__name__, "options": options},
+        "loss": "torch.nn.functional:cross_entropy",
+        "data": data.to_dict(),
+        "versions": versions(),
+        "fingerprint": fingerprint(device_of(model)),
+    }
+
+
+def describe(data: DataSplits, model: nn.Module) -> str:
+    """Return what is trained on what, in two lines and one for each note."""
+    counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
+    shape = "x".join(map(str, data.input_shape))
+    lines = [
+        f"data   {data.name}: {counts}; {len(data.classes)} classes; samples of {shape}",
+        *(f"note   {note}" for note in data.notes),
+        f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
+        f"{device_of(model)}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""What a loader gives: pairs, on the device, counted by their samples."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """Yield `(xb, yb)` on the device; a batch that is no pair is both."""
+    for batch in opened(dl):
+        batch = to_device(batch, device)
+        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+        yield (batch[0], batch[1]) if is_pair else (batch, batch)
+
+
+def opened(dl: Batches) -> Iterable[Any]:
+    """Return a loader, or what a function that makes one returns."""
+    made: Iterable[Any] = dl() if callable(dl) else dl
+    return made
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a tensor, or a dict, list or tuple of them, on the device; the rest as it is."""
+    if hasattr(batch, "to"):  # tensors, packed sequences, the batches of other libraries
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        moved = [to_device(value, device) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+    return batch
+
+
+def length(dl: Batches) -> int | None:
+    """Return the number of batches in a loader, or None where it cannot say."""
+    try:
+        return len(dl) if isinstance(dl, Sized) else None
+    except TypeError:  # a DataLoader over a stream, a wrapper around a generator
+        return None
+
+
+def batch_size(xb: Any) -> int:
+    """Return the number of samples in a batch's inputs: the length of the first tensor in it.
+
+    A batch without tensors, such as a list of texts, is as long as it says.
+    """
+    first = next((tensor for tensor in tensors_in(xb) if tensor.dim()), None)
+    if first is not None:
+        return len(first)
+    while isinstance(xb, Mapping) or (isinstance(xb, tuple | list) and is_nested(xb)):
+        xb = next(iter(xb.values() if isinstance(xb, Mapping) else xb))
+    return len(xb)
+
+
+def is_nested(parts: tuple[Any, ...] | list[Any]) -> bool:
+    """Return whether the parts of a batch are batches again, and not samples such as texts."""
+    return bool(parts) and isinstance(parts[0], Tensor | Mapping | tuple | list)
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_in(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from tensors_in(value)
+
+
+def join(values: list[Any]) -> Any:
+    """Return tensors, or dicts, lists or tuples of them, joined along their first dimension."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
+    if isinstance(first, Mapping):
+        return {key: join([value[key] for value in values]) for key in first}
+    if isinstance(first, list) and not is_nested(first):  # samples themselves, such as texts
+        return [sample for value in values for sample in value]
+    if isinstance(first, tuple | list):
+        joined = [join(list(parts)) for parts in zip(*values, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
+    return values
+
+
+def no_batches(train_dl: Batches, epoch: int) -> str:
+    """Say why an epoch had no batches: usually a generator that was read in the epoch before."""
+    if epoch:
+        return (
+            f"the training loader must give batches in every epoch, got none in epoch {epoch}; "
+            "a generator can be read once only: pass a function that returns a new one"
+        )
+    return f"the training loader must give batches, got none from {train_dl!r}"

@@ -1,0 +1,78 @@
+"""The guard that stops a training before a broken step."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS
+
+from plainfit.batches import tensors_in
+from plainfit.errors import NonFiniteError
+from plainfit.hooks import Callback, Context
+
+HOW_TO_FIND = "find it with --detect-anomaly or torch.autograd.set_detect_anomaly(True)"
+
+
+class NonFiniteGuard(Callback):
+    """Stop before the update of a step whose loss is NaN or infinite. `fit` has one by default.
+
+    The parameters are then those of the step before; a batch norm has seen the batch already.
+    Gradients that are not finite break the parameters, which shows in the next step's loss, or at
+    the end of the epoch, before a checkpoint is written; `GradientClipping` sees them at once.
+
+    Raises:
+        NonFiniteError: with the epoch, the step and the batch, and where the value comes from.
+    """
+
+    def __init__(self) -> None:
+        self.before: list[Tensor] = []
+
+    def on_batch_start(self, context: Context) -> None:
+        """Keep the parameters, if the optimizer moves them before the step is over."""
+        if isinstance(context.opt, LBFGS):
+            self.before = [p.detach().clone() for p in context.model.parameters()]
+
+    def on_loss(self, context: Context) -> None:
+        """Look at the loss: on an accelerator, this waits for it."""
+        loss = context.loss.item()
+        if not math.isfinite(loss):
+            with torch.no_grad():
+                for parameter, value in zip(context.model.parameters(), self.before, strict=False):
+                    parameter.copy_(value)
+            raise NonFiniteError(
+                f"the loss must be finite, and is {loss} in epoch {context.epoch}, "
+                f"step {context.step} (batch {context.step} of that epoch, from 0); "
+                f"{cause(context)}"
+            )
+
+    def on_epoch_end(self, context: Context) -> None:
+        """Look at the parameters, as no loss has shown yet what the last step did to them."""
+        if broken := broken_parameter(context):
+            raise NonFiniteError(
+                f"the parameters must be finite, and {broken} is not after the last step of epoch "
+                f"{context.epoch}, whose gradients were not; {HOW_TO_FIND}"
+            )
+
+
+def cause(context: Context) -> str:
+    """Say where the value comes from, as far as can be seen, and what to do."""
+    for name, batch in (("inputs", context.xb), ("targets", context.yb)):
+        if any(not is_finite(tensor) for tensor in tensors_in(batch)):
+            return f"the {name} of the batch hold NaN or infinite values: mend the data"
+    if broken := broken_parameter(context):
+        return (
+            f"the parameter {broken} holds such values since an earlier step, whose gradients "
+            f"had them; {HOW_TO_FIND}"
+        )
+    return "the data and the parameters are finite: lower the learning rate, or clip gradients"
+
+
+def broken_parameter(context: Context) -> str:
+    """Return the name of the first trained parameter that is not finite, if there is one."""
+    parameters = context.model.named_parameters()
+    return next((name for name, p in parameters if p.requires_grad and not is_finite(p)), "")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no value is NaN or infinite."""
+    return bool(torch.isfinite(tensor).all())

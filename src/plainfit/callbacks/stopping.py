@@ -1,0 +1,155 @@
+"""When to stop, and whether the model can learn at all."""
+
+import math
+import time
+from typing import Any
+
+from plainfit.errors import ConfigError, near_miss
+from plainfit.hooks import Callback, Context
+
+DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # names of what is better when lower
+
+
+class Best:
+    """The best figure so far.
+
+    Args:
+        monitor: a column of the history; the validation loss where there is one, by default.
+        lower_is_better: by default, so for losses and errors and not for the rest.
+    """
+
+    def __init__(self, monitor: str | None = None, lower_is_better: bool | None = None) -> None:
+        self.monitor = monitor
+        self.lower_is_better = lower_is_better
+        self.value = math.nan
+        self.epoch = -1
+
+    def forget(self) -> None:
+        """Begin again, for another training."""
+        self.value, self.epoch = math.nan, -1
+
+    def improved(self, context: Context) -> bool:
+        """Take in the last epoch's figure; return whether it is the best so far.
+
+        Raises:
+            ConfigError: if the history has no such column.
+        """
+        row = context.history[-1]
+        name = self.monitor or ("valid_loss" if "valid_loss" in row else "train_loss")
+        if name not in row:
+            raise ConfigError(
+                f"what is monitored must be a column of the history ({', '.join(row)}), got "
+                f"{name!r}{near_miss(name, row)}"
+            )
+        value, lower = row[name], self.lower_is_better
+        if lower is None:
+            lower = any(word in name.lower() for word in DOWN)
+        is_best = not math.isnan(value) and (
+            math.isnan(self.value) or (value < self.value if lower else value > self.value)
+        )
+        if is_best:
+            self.value, self.epoch = value, context.epoch
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the figure and its epoch."""
+        return {"value": self.value, "epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.value, self.epoch = state["value"], state["epoch"]
+
+
+class EarlyStopping(Callback):
+    """Stop when a figure has not improved for `patience` epochs (Prechelt 1998).
+
+    Args:
+        patience: epochs to wait after the best one.
+        monitor: see `Best`.
+        lower_is_better: see `Best`.
+    """
+
+    def __init__(
+        self, patience: int = 5, monitor: str | None = None, lower_is_better: bool | None = None
+    ) -> None:
+        if patience < 1:
+            raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
+        self.patience = patience
+        self.best = Best(monitor, lower_is_better)
+        self.waited = 0
+
+    def on_fit_start(self, context: Context) -> None:
+        """Stop again, where a training is resumed that had stopped here; else count from 0."""
+        if context.global_step == 0:
+            self.best.forget()
+            self.waited = 0
+        self.check(context)
+
+    def on_epoch_end(self, context: Context) -> None:
+        """Count the epochs since the best one."""
+        self.waited = 0 if self.best.improved(context) else self.waited + 1
+        self.check(context)
+
+    def check(self, context: Context) -> None:
+        """Stop, if it has been long enough."""
+        if self.waited >= self.patience:
+            loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
+            context.stop = f"no better {self.best.monitor or loss} for {self.waited} epochs"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best figure, and how long ago it was."""
+        return {"best": self.best.state_dict(), "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.best.load_state_dict(state["best"])
+        self.waited = state["waited"]
+
+
+class TimeLimit(Callback):
+    """Stop after so many seconds of this process, within an epoch too; resume goes on there."""
+
+    def __init__(self, seconds: float) -> None:
+        if not seconds > 0:
+            raise ConfigError(f"a time limit must be a positive number of seconds, got {seconds}")
+        self.seconds = seconds
+        self.end = math.inf
+
+    def on_fit_start(self, context: Context) -> None:
+        """Look at the clock."""
+        self.end = time.perf_counter() + self.seconds
+
+    def on_step_end(self, context: Context) -> None:
+        """Stop, if the time is over."""
+        if time.perf_counter() >= self.end:
+            context.stop = f"the time limit of {self.seconds:g} s"
+
+
+class OverfitOneBatch(Callback):
+    """Train on the first batch alone: a model that cannot learn it by heart has a fault.
+
+    Look at the training loss: it must go to about 0 in some tens of steps. It changes the
+    training's result, of course.
+    """
+
+    def __init__(self) -> None:
+        self.batch: tuple[Any, Any] | None = None
+
+    def on_fit_start(self, context: Context) -> None:
+        """Forget the batch of an earlier training."""
+        if context.global_step == 0:
+            self.batch = None
+
+    def on_batch_start(self, context: Context) -> None:
+        """Put the first batch in place of every other."""
+        if self.batch is None:
+            self.batch = (context.xb, context.yb)
+        context.xb, context.yb = self.batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the batch."""
+        return {"batch": self.batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.batch = state["batch"]
