@@ -103,13 +103,23 @@ def finish(folder: Path, **options) -> dict:
 
 def kill_at_times(folder: Path, rng: random.Random, seconds: float, **options) -> int:
     """Kill a training 1 to 5 times, each after a random time; return how often it was alive."""
-    kills = 0
+    kills, groups = 0, []
     for _ in range(rng.randint(1, 5)):
         child = forked(lambda: train_to_file(folder, **options), folder / "error.txt")
         time.sleep(rng.uniform(0.0, seconds))
         os.kill(child, signal.SIGKILL)
         kills += ended(child) == -signal.SIGKILL
+        groups.append(child)
+    assert left_behind(groups) == []
     return kills
+
+
+def left_behind(groups: list[int]) -> list[int]:
+    """Return the processes that are still there after the 5 seconds that a worker needs to see."""
+    until = time.monotonic() + 8
+    while any(map(orphans, groups)) and time.monotonic() < until:
+        time.sleep(0.02)
+    return [process for group in groups for process in orphans(group)]
 
 
 def kill_in_saves(folder: Path, rng: random.Random, calls: int, **options) -> int:

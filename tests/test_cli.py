@@ -36,7 +36,8 @@ def test_train_reports_each_epoch_and_leaves_a_run(tmp_path):
     assert re.search(r"^test   accuracy 0\.\d{4}, loss \d\.\d{4}$", done.stdout, re.MULTILINE)
     assert f"run    {tmp_path / 'run'}" in lines
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "curves.png", "metrics.jsonl", "model.safetensors", "run.json",
+        "best.safetensors", "checkpoints", "curves.png", "metrics.jsonl", "model.safetensors",
+        "run.json", "steps.csv",
     ]  # fmt: skip
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["state"] == "finished"
@@ -132,9 +133,18 @@ def test_help_is_quick_and_loads_no_torch():
 
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
-    "train": """--batch-size --data --data-dir --debug --device --epochs --help --image-size --json
-        --lr --memory-budget --model --momentum --optimizer --out --seed --skip-bad --split-seed
+    "train": """--accumulate --average --batch-size --checkpoint-every --clip --data --data-dir
+        --debug --detect-anomaly --device --epochs --help --image-size --json --lr --memory-budget
+        --model --momentum --optimizer --out --overfit-one-batch --patience --schedule --seed
+        --skip-bad --split-seed --target --time-limit --track""",
+    "resume": "--debug --epochs --help --json",
+    "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
+        --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed
         --target""",
+    "runs": "--debug --help --json",
+    "report": "--debug --help --out",
+    "compare": "--debug --help --json --out",
+    "export": "--debug --force --format --help --json --out",
     "predict": "--debug --help --json",
     "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
         --split-seed --target""",
@@ -158,8 +168,9 @@ def test_options_are_frozen(command):
 def test_the_commands_are_frozen():
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["--help"]).stdout
     listed = text[text.index("Commands") :]
-    assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == [
-        "train", "predict", "data", "summary", "notebook", "ladder",
+    assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
+        "train", "resume", "lr-find", "predict", "data", "summary", "runs", "report", "compare",
+        "export", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 
@@ -171,18 +182,96 @@ def test_without_arguments_it_shows_the_help_and_nothing_else():
     assert done.stderr == ""
 
 
-def test_ctrl_c_stops_with_130_and_keeps_the_figures(tmp_path):
-    command = [sys.executable, "-m", "plainfit", "train", "--epochs", "100000", "--model", "mlp"]
+def started(folder, *options):
+    """Start a long training and return its process, once it has done some epochs."""
+    command = [sys.executable, "-m", "plainfit", "train", "--model", "mlp", *options]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run")],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [*command, "--out", str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    figures = tmp_path / "run" / "metrics.jsonl"
+    figures = folder / "metrics.jsonl"
     while not figures.exists() or figures.stat().st_size < 1000:
         assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert stderr.strip() == "stopped"
-    assert all(json.loads(line)["train_loss"] > 0 for line in figures.read_text().splitlines())
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_and_resume_goes_on_to_the_same_bits(tmp_path, kind, code):
+    options = ["--epochs", "400", "--schedule", "one-cycle", "--average", "0.9", "--clip", "1"]
+    process = started(tmp_path / "run", *options)
+    process.send_signal(kind)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert f"go on with: plainfit resume {tmp_path / 'run'}" in stdout
+    assert stderr.strip() in ("", "stopped")
+    listing = plainfit("runs", tmp_path).stdout
+    assert re.search(r"^run +interrupted +\d+/400 ", listing, re.MULTILINE)
+    resumed = plainfit("resume", tmp_path / "run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed in epoch " in resumed.stdout
+    whole = plainfit("train", "--model", "mlp", *options, "--out", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+    for name in ("model.safetensors", "best.safetensors", "steps.csv"):
+        parts = [(tmp_path / run / name).read_bytes() for run in ("run", "whole")]
+        assert parts[0] == parts[1], name
+
+
+def test_a_run_that_has_finished_goes_on_with_more_epochs_only(tmp_path):
+    run = tmp_path / "run"
+    assert plainfit("train", *SHORT, "--out", run).returncode == 0
+    done = plainfit("resume", run)
+    assert done.returncode == 2
+    assert "has finished its 2: plainfit resume" in done.stderr
+    assert plainfit("resume", run, "--epochs", 4).returncode == 0
+    assert plainfit("train", "--model", "logistic", "--epochs", 4, "--out", tmp_path / "whole")
+    weights = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("run", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(tmp_path):
+    done = plainfit("train", *SHORT, "--lr", "1e38", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"the loss must be finite, and is \w+ in epoch 0, step \d+", done.stderr)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "failed"
+
+
+def test_the_rate_is_found_and_recorded(tmp_path):
+    done = plainfit("train", *SHORT, "--lr", "auto", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    rate = json.loads((tmp_path / "run" / "run.json").read_text())["config"]["lr"]
+    assert f"lr     {rate:g}, the valley" in done.stdout
+    found = json.loads(plainfit("lr-find", "--model", "logistic", "--json", cwd=tmp_path).stdout)
+    assert float(f"{found['valley']:.2g}") == rate
+    with Image.open(tmp_path / "lr-find.png") as picture:
+        assert picture.width > 600
+
+
+def test_report_compare_and_export(tmp_path):
+    for name, epochs in (("a", 1), ("b", 2)):
+        done = plainfit(
+            "train", "--model", "logistic", "--epochs", epochs, "--out", tmp_path / name
+        )
+        assert done.returncode == 0, done.stderr
+    assert plainfit("report", tmp_path / "a").stdout == f"report {tmp_path / 'a' / 'report.html'}\n"
+    assert "<svg" in (tmp_path / "a" / "report.html").read_text()
+    done = plainfit("compare", tmp_path / "a", tmp_path / "b", cwd=tmp_path)
+    assert re.search(r"^epochs +1 +2$", done.stdout, re.MULTILINE)
+    assert (tmp_path / "comparison.html").exists()
+    done = plainfit("export", tmp_path / "b", "--format", "torch-export")
+    assert "scores differ by at most 0.0e+00" in done.stdout
+    done = plainfit("export", tmp_path / "b", "--format", "onx")
+    assert (done.returncode, "did you mean 'onnx'" in done.stderr) == (2, True)
+
+
+def test_track_and_the_other_settings(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    done = plainfit(
+        "train", *SHORT, "--track", "tensorboard", "--accumulate", 2, "--patience", 1,
+        "--time-limit", 100, "--checkpoint-every", 5, "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run" / "tracked").glob("events.*"))
+    for options in (["--track", "tensorbord"], ["--schedule", "onecycle"], ["--lr", "fast"]):
+        assert plainfit("train", *options).returncode == 2

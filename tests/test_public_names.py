@@ -26,6 +26,7 @@ PUBLIC = [
     "get_data",
     "get_model",
     "loss_batch",
+    "lr_find",
     "open_data",
     "validate",
 ]

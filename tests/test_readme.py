@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -15,12 +17,25 @@ def blocks(language: str) -> list[str]:
 
 def test_the_three_lines_run(tmp_path):
     (code,) = blocks("python")
+    code += "print(history)\n"
     done = subprocess.run(
-        [sys.executable, "-c", code + "print(history)"],
+        [sys.executable, "-c", code],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     printed = done.stdout.splitlines()
     assert printed[:3] == printed[3:]  # as it goes, and again by print(history)
+
+
+def test_the_longer_lines_run_after_them_and_resume(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    code = "".join(blocks("python") + blocks("py"))
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    outputs = [
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert "resumed" not in outputs[0]
+    assert "resumed in epoch " in outputs[1]
 
 
 def test_the_commands_run(tmp_path):
@@ -28,7 +43,10 @@ def test_the_commands_run(tmp_path):
         name, *arguments = command.split()
         assert name == "plainfit"
         subprocess.run([sys.executable, "-m", name, *arguments], cwd=tmp_path, check=True)
-    made = {"digits-samples.png", "mine", "runs", "what_is_torch_nn.ipynb"}
+    made = {
+        "digits-samples.png", "mine", "runs", "what_is_torch_nn.ipynb", "lr-find.png",
+        "comparison.html",
+    }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == made
 
 

@@ -32,6 +32,7 @@ _HOMES = {
     "fit": "loop",
     "get_data": "data.loaders",
     "get_model": "build",
+    "lr_find": "rate_search",
     "loss_batch": "loop",
     "open_data": "data.sources",
     "validate": "loop",
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from plainfit.models import LogisticRegression as LogisticRegression
     from plainfit.models import MnistCNN as MnistCNN
     from plainfit.models import ResNet as ResNet
+    from plainfit.rate_search import lr_find as lr_find
 
 
 def __getattr__(name: str) -> Any:

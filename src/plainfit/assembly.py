@@ -20,8 +20,9 @@ from plainfit.data.splits import DataSplits
 from plainfit.devices import device_of, fingerprint, versions
 from plainfit.errors import ModelError
 from plainfit.hooks import Callback
-from plainfit.lr_find import lr_find
+from plainfit.rate_search import lr_find
 from plainfit.summary import count_parameters, try_batch
+from plainfit.track import make_tracker
 
 MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
@@ -42,6 +43,8 @@ class Parts:
 
 def assemble(config: RunConfig) -> Parts:
     """Open the data, build model and optimizer, make the loaders."""
+    if config.track is not None:
+        make_tracker(config.track, Path())  # is its package there?
     data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
     model, opt = get_model(
         config.model,
@@ -75,9 +78,17 @@ def logs(config: RunConfig, folder: Path) -> list[Callback]:
     return [
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
+        *([tracking(config, folder)] if config.track is not None else []),
         *([cb.EarlyStopping(config.patience)] if config.patience is not None else []),
         *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
     ]
+
+
+def tracking(config: RunConfig, folder: Path) -> Callback:
+    """Return the callback that sends figures to a tracker, with the settings."""
+    assert config.track is not None
+    settings = {name: value for name, value in config.to_dict().items() if value is not None}
+    return cb.Tracking(config.track, folder / "tracked", settings)
 
 
 def find_rate(parts: Parts, say: Say) -> None:

@@ -5,7 +5,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from plainfit.errors import ConfigError
+from plainfit.errors import ConfigError, unknown_name
+
+# Checked before torch loads; plainfit.schedules and plainfit.track have what they stand for.
+SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
+TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 
 # The fields that say how data is read: the keyword arguments of `open_data`.
 DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
@@ -97,6 +101,10 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and not is_positive(value):
                 raise ConfigError(f"{option(name)} must be a positive number, got {value}")
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
+        if self.track is not None and self.track not in TRACKERS:
+            raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
         if self.average is not None and not 0 <= self.average < 1:
             raise ConfigError(f"--average must be at least 0 and below 1, got {self.average}")
         if self.momentum is not None and not 0 <= self.momentum < 1:

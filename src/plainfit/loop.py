@@ -18,6 +18,7 @@ from plainfit.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.callbacks.checkpointing import Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
 from plainfit.callbacks.rates import rates_by
+from plainfit.callbacks.tracking import Tracking
 from plainfit.devices import device_of
 from plainfit.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.hooks import Callback, Context, NoHooks
@@ -25,6 +26,7 @@ from plainfit.metrics import Metric, WholeSet
 from plainfit.position import rest_of_epoch
 from plainfit.schedules import Factor
 from plainfit.session import LeaveValidation, UntilStopped, session
+from plainfit.track import Tracker
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -143,6 +145,7 @@ def fit(
     schedule: Factor | LRScheduler | str | None = None,
     checkpoint: str | Path | Checkpointing | None = None,
     resume: bool = False,
+    track: str | Tracker | None = None,
     check_finite: bool = True,
     echo: Callable[[str], None] | None = print,
 ) -> History:
@@ -164,6 +167,8 @@ def fit(
         checkpoint: a folder to keep checkpoints in: after each epoch, and each minute within one.
         resume: go on from the newest valid checkpoint there, if there is one; the bits are those
             of a training that was never stopped.
+        track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
+            another folder, pass the callback `Tracking`), or a `Tracker`.
         check_finite: stop before the update of a step whose loss is not finite.
         echo: is given the table's heading and then each epoch's line; None for silence.
 
@@ -178,7 +183,8 @@ def fit(
     keeper = Checkpointing.at(checkpoint)
     guard = [NonFiniteGuard()] if check_finite else []
     rates = rates_by(schedule, opt, epochs, steps)
-    everyone = [*guard, *rates, *callbacks, *([keeper] if keeper else [])]
+    tracking = [Tracking(track)] if track is not None else []
+    everyone = [*guard, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
     context = Context(model, opt, train_dl, everyone, epochs, steps)
     if keeper:
         keeper.begin(context, resume)

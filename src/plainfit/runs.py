@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        record["state"], record["config"], record["data"]["fingerprint"], record["model"]["target"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not {"state", "config", "data", "model"} <= record.keys():
+            raise ValueError("entries are missing")
+    except (OSError, ValueError, AttributeError) as error:
         what = "has a damaged one" if (folder / RECORD).exists() else "has none"
         raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
     return dict(record)
@@ -96,6 +98,54 @@ def read_record(folder: Path) -> dict[str, Any]:
 def update_record(folder: Path, **changes: Any) -> None:
     """Write `run.json` with these entries changed."""
     write_record(folder, read_record(folder) | changes)
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run as `plainfit runs` lists it."""
+
+    name: str
+    state: str
+    epochs: int
+    """Epochs that are over."""
+    of: int
+    """Epochs that were asked for."""
+    best: dict[str, Any]
+    """The row of the epoch with the lowest validation loss; empty before the first one."""
+    bytes: int
+    """The size of all files in the folder."""
+
+
+def list_runs(parent: Path) -> list[RunLine]:
+    """Return the runs in a folder, by name, so the oldest first where we named them.
+
+    Raises:
+        RunError: if there is no such folder.
+    """
+    if not parent.is_dir():
+        raise RunError(f"runs are listed from a folder, and there is none called {parent}")
+    lines = []
+    for folder in sorted(path.parent for path in parent.glob(f"*/{RECORD}")):
+        try:
+            record = read_record(folder)
+        except RunError:
+            lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
+            continue
+        rows = read_metrics(folder)
+        best = min(rows, key=lambda row: float(row["valid_loss"]), default={})
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        of = record["config"]["epochs"]
+        lines.append(RunLine(folder.name, record["state"], len(rows), of, best, size))
+    return lines
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of `metrics.jsonl`; a last line that was cut off is left out."""
+    rows = []
+    with suppress(OSError, ValueError):
+        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
+            rows.append(json.loads(line))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def stream(seed: int, *address: str | int) -> torch.Generator:
@@ -28,6 +29,13 @@ def stream(seed: int, *address: str | int) -> torch.Generator:
     False
     """
     return torch.Generator().manual_seed(seed_at(seed, *address))
+
+
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
+    """Return the order of an epoch: int64 row numbers, shape (n,)."""
+    if not shuffle:
+        return torch.arange(n)
+    return torch.randperm(n, generator=stream(seed, "order", epoch))
 
 
 def seed_at(seed: int, *address: str | int) -> int:

@@ -9,6 +9,7 @@ from plainfit.callbacks.progress import ProgressBar
 from plainfit.callbacks.rates import LearningRate, TorchScheduler
 from plainfit.callbacks.statistics import ActivationStatistics, GradientStatistics
 from plainfit.callbacks.stopping import EarlyStopping, OverfitOneBatch, TimeLimit
+from plainfit.callbacks.tracking import Tracking
 
 __all__ = [
     "ActivationStatistics",
@@ -27,4 +28,5 @@ __all__ = [
     "StepLog",
     "TimeLimit",
     "TorchScheduler",
+    "Tracking",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from plainfit.cli import ladder, training
+from plainfit.cli import ladder, running, training
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
 from plainfit.errors import PlainfitError, TrainingError
@@ -26,6 +26,10 @@ for command in (
     training.predict,
     training.data,
     training.summary,
+    running.runs,
+    running.report,
+    running.compare,
+    running.export,
 ):
     app.command()(command)
 app.add_typer(ladder.app)

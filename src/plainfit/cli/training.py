@@ -66,7 +66,7 @@ def lr_find(
     import torch.nn.functional as F
 
     from plainfit.assembly import assemble
-    from plainfit.lr_find import lr_find as search
+    from plainfit.rate_search import lr_find as search
     from plainfit.runs import write_whole
 
     parts = assemble(config)
@@ -95,7 +95,7 @@ def show_result(result: "RunResult", json_: bool) -> None:
     else:
         show(f"test   accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}")
     show(f"run    {result.folder}")
-    show(f"next   plainfit summary {result.folder}")
+    show(f"next   plainfit report {result.folder}")
     if result.takes_images:
         show(f"       plainfit predict {result.folder} IMAGE.png")
 

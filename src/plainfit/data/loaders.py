@@ -10,7 +10,6 @@ the epoch. By hand it is
 whatever the loader, the number of workers, or what was drawn elsewhere.
 """
 
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,12 +19,11 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    Sampler,
     TensorDataset,
-    default_collate,
 )
 
-from plainfit.seeding import drawing_from, stream
+from plainfit.data.samples import BatchSampler, SampleBatches, SampleLoader
+from plainfit.seeding import epoch_order, stream
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:
@@ -59,13 +57,6 @@ class ImageDataset(TensorDataset):
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
         xb, yb = super().__getitem__(index)  # type: ignore[no-untyped-call]
         return bytes_to_floats(xb), yb
-
-
-def epoch_order(n: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
-    """Return the order of an epoch: int64 row numbers, shape (n,)."""
-    if not shuffle:
-        return torch.arange(n)
-    return torch.randperm(n, generator=stream(seed, "order", epoch))
 
 
 class TensorLoader:
@@ -119,92 +110,6 @@ class TensorLoader:
             xb, *rest = (tensor.index_select(0, rows) for tensor in tensors)
             yield (bytes_to_floats(xb) if is_images else xb, *rest)
         self.epoch = epoch + 1
-
-
-class BatchSampler(Sampler[tuple[int, int, list[int]]]):
-    """The same order for a stock `DataLoader`, whose own would come from the global generator.
-
-    Gives each batch as (epoch, step, rows): its address, and what is in it.
-    """
-
-    def __init__(
-        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
-    ) -> None:
-        self.n = n
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.first = 0
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, first = self.epoch, self.first
-        self.first = 0
-        order = epoch_order(self.n, self.seed, epoch, self.shuffle)
-        batches = order.split(self.batch_size)[: len(self)]
-        for step in range(first, len(batches)):
-            # A validation pass draws the same numbers in every epoch, so that epochs compare.
-            yield (epoch if self.shuffle else 0), step, batches[step].tolist()
-
-
-class SampleBatches(Dataset[Any]):
-    """The batches of a data set, each read with random numbers of its own address.
-
-    So what a sample's augmentation draws is the same with any number of workers, and after a
-    resumed training has passed over the batches before.
-    """
-
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-
-    def __getitem__(self, address: tuple[int, int, list[int]]) -> Any:
-        epoch, step, rows = address
-        with drawing_from(self.seed, "samples", epoch, step):
-            if hasattr(self.dataset, "__getitems__"):  # reads many at once
-                return default_collate(self.dataset.__getitems__(rows))
-            return default_collate([self.dataset[row] for row in rows])
-
-
-class SampleLoader(DataLoader[Any]):
-    """A stock `DataLoader` over these batches; moves on to the next epoch when read to its end.
-
-    The loader moves on and not the sampler, which workers read ahead of the batches.
-    """
-
-    sampler: BatchSampler
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration is of."""
-        return self.sampler.epoch
-
-    def seek(self, epoch: int, step: int) -> None:
-        """Make the next iteration begin at that batch of that epoch."""
-        self.sampler.epoch, self.sampler.first = epoch, step
-
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        epoch = self.sampler.epoch
-        self.generator = stream(self.sampler.seed, "workers", epoch)
-        batches = super().__iter__()
-        try:
-            yield from batches
-        finally:
-            # After an exception, torch would end its workers when the garbage is collected, and
-            # wait 5 seconds for each then.
-            if self.num_workers:
-                batches._shutdown_workers()  # type: ignore[attr-defined]
-        self.sampler.epoch = epoch + 1
-
-
-def leave_signals_to_main(worker: int) -> None:
-    """Let a worker go on when Ctrl-C or SIGTERM is sent to all: the main process ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class WrappedDataLoader:
@@ -299,5 +204,4 @@ def make_loader(
         batch_size=None,
         sampler=BatchSampler(n, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
         num_workers=num_workers,
-        worker_init_fn=leave_signals_to_main if num_workers else None,
     )

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from plainfit.batches import to_device
-from plainfit.data.loaders import epoch_order
 from plainfit.ladder.catalog import Rung
+from plainfit.seeding import epoch_order
 
 Parameters = dict[str, Tensor]
 Swap = Callable[[ast.Module], ast.Module]

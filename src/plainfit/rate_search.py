@@ -63,7 +63,7 @@ def valley(losses: list[float]) -> int:
     Of the places it spans (its length, counted back from its end), the middle of the second third.
 
     >>> valley([3.0, 2.9, 2.5, 2.0, 1.5, 1.2, 1.1, 4.0])
-    3
+    2
     """
     longest = [1] * len(losses)
     for end in range(len(losses)):
