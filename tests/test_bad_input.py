@@ -69,7 +69,7 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("unknown option", NOTHING, "--epoch 3", "--epochs"),
     ("epochs not a number", NOTHING, "--epochs many", "'--epochs'"),
     ("no epochs", NOTHING, "--epochs 0", "--epochs must be at least 1, got 0"),
-    ("negative rate", NOTHING, "--lr=-1", "--lr must be a positive number or auto, got -1.0"),
+    ("negative rate", NOTHING, "--lr=-1", "--lr must be a positive number or auto, got -1"),
     ("rate not finite", NOTHING, "--lr nan", "--lr must be a positive number or auto, got nan"),
     ("momentum of 1", NOTHING, "--momentum 1", "--momentum must be at least 0 and below 1"),
     ("momentum with adam", NOTHING, "--optimizer adam --momentum 0.9", "sgd and rmsprop only"),

@@ -66,11 +66,12 @@ def test_fit_multiplies_each_group_s_own_rate_by_the_factor(given_as):
 def test_fit_moves_the_momentum_of_those_that_have_one(kind, options, moves):
     model, rates = network(), Rates()
     opt = kind(model.parameters(), lr=0.1, **options)
-    cycle = s.OneCycle(8, low_momentum=0.0)  # at 0 it is still a momentum that moves
-    fit(model, opt, batches(5, 5, 5, 5), schedule=cycle, callbacks=[rates])
-    wanted = [cycle.momentum(step) if moves else 0 for step in range(8)]
+    cycle = s.OneCycle(10, low_momentum=0.0)
+    assert cycle.momentum(2) == 0.0  # it is still a momentum that moves
+    fit(model, opt, batches(5, 5, 5, 5, 5), schedule=cycle, callbacks=[rates])
+    wanted = [cycle.momentum(step) if moves else 0 for step in range(10)]
     assert [momentum for (momentum,) in rates.momentum] == wanted
-    assert rates.lr == [[0.1 * cycle(step)] for step in range(8)]
+    assert rates.lr == [[0.1 * cycle(step)] for step in range(10)]
 
 
 def test_a_second_training_starts_from_the_optimizer_s_own_rate_again():

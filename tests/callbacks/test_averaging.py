@@ -153,6 +153,21 @@ def test_an_average_that_never_began_leaves_the_model_its_own_weights():
     assert same(model, free)
 
 
+def test_an_average_of_a_resumed_training_is_not_that_of_the_next(tmp_path):
+    used = Averaging(0.9)
+    model = network()
+    fit(model, sgd(model), batches(*SIZES), checkpoint=tmp_path, callbacks=[Averaging(0.9)])
+    fit(
+        model, sgd(model), batches(*SIZES), checkpoint=tmp_path, resume=True, epochs=4,
+        callbacks=[used],
+    )  # fmt: skip
+    model = network()
+    fit(model, sgd(model), batches(*SIZES), callbacks=[used])
+    again = network()
+    fit(again, sgd(again), batches(*SIZES), callbacks=[Averaging(0.9)])
+    assert same(model, again)
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, math.nan])
 def test_the_decay_is_checked(decay):
     with pytest.raises(ConfigError, match=f"must be 0 to below 1, got {decay}"):

@@ -161,6 +161,20 @@ def test_without_a_length_a_group_goes_on_in_the_next_epoch():
     assert furthest(model, whole) < 1e-12
 
 
+def test_a_group_that_was_left_does_not_count_in_the_next_training():
+    class Stop(Callback):
+        def on_step_end(self, context):
+            context.stop = "enough"
+
+    model, again = network(), network()
+    opt, accumulation = sgd(model), GradientAccumulation(2)
+    fit(model, opt, batches(10, 10), callbacks=[accumulation, Stop()])
+    assert model[0].weight.grad is not None
+    fit(model, opt, batches(10, 10), callbacks=[accumulation])
+    fit(again, sgd(again), batches(10, 10), callbacks=[GradientAccumulation(2)])
+    assert same(model, again)
+
+
 def test_a_parameter_of_the_loss_function_is_accumulated_too():
     class Scaled(nn.Module):
         def __init__(self):

@@ -143,6 +143,27 @@ def test_a_full_disk_is_a_warning_and_the_file_is_whole_afterwards(tmp_path, fai
     assert_whole(tmp_path, history)
 
 
+def test_a_line_of_which_a_part_was_written_is_mended(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, torn = tmp_path / "steps.csv", []
+
+    class Fill(Callback):
+        def on_epoch_end(self, context):
+            if context.epoch == 1:
+                limit = path.stat().st_size + 30
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+    class Free(Callback):
+        def on_epoch_end(self, context):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            torn.append(not path.read_text().endswith("\n"))
+
+    with pytest.warns(RuntimeWarning, match="File too large"):
+        history = train(Fill(), StepLog(path), Free())
+    assert torn == [False, True, False, False]
+    assert [float(row[2]) for row in steps_of(path)[1:]] == history.step_losses
+
+
 def test_a_folder_that_is_not_there_is_a_warning_too(tmp_path):
     folder = tmp_path / "later"
     make = At(1, lambda context: folder.mkdir())

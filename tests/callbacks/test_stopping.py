@@ -112,6 +112,14 @@ def test_the_state_of_early_stopping_goes_on():
     }  # fmt: skip
 
 
+def test_after_it_has_stopped_one_training_it_waits_anew_in_the_next():
+    early, dl = EarlyStopping(1), batches(5, 5)
+    for _ in range(2):
+        model = network()
+        figures = Figures("loss", [3, 4, 5])
+        assert len(fit(model, sgd(model), dl, dl, epochs=3, callbacks=[figures, early])) == 2
+
+
 def test_best_forgets():
     best = Best()
     best.load_state_dict({"value": 1.0, "epoch": 3})
