@@ -81,7 +81,7 @@ def killed_at_every_call(tmp_path, reference, calls, **options):
     """Kill at each of these calls, at each moment of it; return the cases that differ or fail."""
     whole, _ = reference("momentum", "memory")
     wrong, points = [], 0
-    for call, when in itertools.product(calls, WHEN):
+    for call, when in ((call, when) for call in calls for when in WHEN):
         folder = tmp_path / f"{call}-{when}"
         folder.mkdir()
         if not killed_at(folder, call, when, **options):  # there are no more calls

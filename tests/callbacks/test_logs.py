@@ -161,7 +161,9 @@ def test_a_line_of_which_a_part_was_written_is_mended(tmp_path):
     with pytest.warns(RuntimeWarning, match="File too large"):
         history = train(Fill(), StepLog(path), Free())
     assert torn == [False, True, False, False]
-    assert [float(row[2]) for row in steps_of(path)[1:]] == history.step_losses
+    rows = [(float(loss), float(lr)) for _, _, loss, lr in steps_of(path)[1:]]
+    rates = [0.1 * OneCycle(16)(step) for step in range(16)]
+    assert rows == list(zip(history.step_losses, rates, strict=True))
 
 
 def test_a_folder_that_is_not_there_is_a_warning_too(tmp_path):
