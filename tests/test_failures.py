@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from killing import ended, finish, forked, orphans, train_to_file, warm_up
+from plainfit.callbacks import Checkpointing
 from plainfit.checkpoint import folder as files
 from plainfit.errors import NonFiniteError
 from plainfit.hooks import Callback
@@ -226,6 +227,27 @@ def test_a_loss_that_is_not_finite(tmp_path, step, what):
     if found is not None:
         assert found[1]["position"]["global_step"] == step // 5 * 5
         assert all(torch.isfinite(value).all() for value in found[1]["model"].values())
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_checkpoint_before(tmp_path):
+    """The loss is finite, so the step is taken; but no broken weights are saved, at any step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    train_dl, _ = pf.get_data(*[TensorDataset(x, y) for x, y in images()], BS)
+
+    class Inject(Callback):
+        def on_step_start(self, context):
+            if context.global_step == 7:
+                model[1].weight.grad[0, 0] = torch.nan
+
+    with pytest.raises(NonFiniteError, match=r"in epoch 1, step 3 .*1.weight holds such values"):
+        pf.fit(
+            3, model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), train_dl, None,
+            callbacks=[Inject()], checkpoint=Checkpointing(tmp_path, every_steps=1), echo=None,
+        )  # fmt: skip
+    found = files.newest(tmp_path, print)
+    assert found[1]["position"]["global_step"] == 7
+    assert all(torch.isfinite(value).all() for value in found[1]["model"].values())
 
 
 class Breaks(Noisy):

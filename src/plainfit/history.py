@@ -23,6 +23,7 @@ class History:
             (training and validation), `samples_per_second` (training alone).
         step_losses: the training loss of every step, in order, as exact floats.
         stopped: why the training stopped before its last epoch was over; empty if it did not.
+        steps: steps in an epoch; None where the loader has no length.
         unfinished: whether it stopped within an epoch, whose row is not there yet.
 
     >>> history = History()
@@ -37,6 +38,7 @@ class History:
         self.step_losses: list[float] = []
         self.stopped = ""
         self.unfinished = False
+        self.steps: int | None = None
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -60,7 +62,7 @@ class History:
         """Draw losses and metrics by epoch; a notebook shows the figure, `savefig` writes it."""
         from plainfit.plots import curves
 
-        return curves(self.epochs, self.step_losses)
+        return curves(self.epochs, self.step_losses, self.steps)
 
 
 def heading_line(row: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plainfit.errors import ConfigError
 from plainfit.history import History, read
 
 
@@ -30,7 +31,10 @@ class Callback:
         """After the loss, before its gradients. `context.loss` may be replaced."""
 
     def on_backward_end(self, context: "Context") -> None:
-        """After the gradients. `context.take_step = False` keeps them for the next batch."""
+        """After the gradients. `context.take_step = False` keeps them for the next batch.
+
+        LBFGS, which computes several in a step, does not come here, nor to `on_step_start`.
+        """
 
     def on_step_start(self, context: "Context") -> None:
         """Before the optimizer's step, when one is taken: the gradients may be changed."""
@@ -110,6 +114,12 @@ class Context:
     """The loader's and the generators' state at the beginning of this epoch."""
 
     def __post_init__(self) -> None:
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise ConfigError(
+                    f"callbacks must be objects of subclasses of Callback, got {callback!r}"
+                )
+        self.history.steps = self.steps
         self.valid_model = self.model
         self._hooks = {name: list(overriding(self.callbacks, name)) for name in HOOKS}
 

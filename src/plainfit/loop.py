@@ -80,18 +80,22 @@ def _step_by_closure(
 ) -> Tensor:
     """Take a step of an optimizer that calls the model several times; return the first loss."""
 
+    watch = context or NoHooks()
+    losses: list[Tensor] = []
+
     def closure() -> Tensor:
         opt.zero_grad()
-        loss = loss_func(model(xb), yb)
-        if context is not None:
-            context.loss = loss
-            context.call("on_loss")
-        loss.backward()
+        watch.loss = loss_func(model(xb), yb)
+        losses.append(watch.loss.detach())
+        watch.call("on_loss")
+        watch.loss.backward()
+        loss: Tensor = watch.loss
         return loss
 
-    loss: Tensor = opt.step(closure)
+    opt.step(closure)
     opt.zero_grad()
-    return loss.detach()
+    watch.loss = losses[0]
+    return losses[0]
 
 
 def validate(

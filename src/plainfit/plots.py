@@ -21,15 +21,23 @@ class Picture(Figure):
         return png.getvalue()
 
 
-def curves(epochs: Sequence[dict[str, Any]], step_losses: Sequence[float]) -> Picture:
-    """Draw the loss of every step and of every epoch, and the metrics beside it."""
+def curves(
+    epochs: Sequence[dict[str, Any]], step_losses: Sequence[float], steps: int | None
+) -> Picture:
+    """Draw the loss of every step and of every epoch, and the metrics beside it.
+
+    Args:
+        epochs: the rows of a history.
+        step_losses: of every step, those of an epoch that was left included.
+        steps: in an epoch; None where that is not known.
+    """
     metrics = [name for name in epochs[0] if name not in NOT_METRICS] if epochs else []
     figure = Picture(figsize=(10 if metrics else 6, 4), layout="constrained")
     axes = figure.subplots(1, 2 if metrics else 1, squeeze=False)[0]
     ends = [row["epoch"] + 1 for row in epochs]
     axes[0].set(title="loss", xlabel="epochs done")
-    if step_losses and epochs:
-        per_epoch = len(step_losses) / len(epochs)
+    if step_losses:
+        per_epoch = steps or len(step_losses) / max(1, len(epochs))
         xs = [(step + 1) / per_epoch for step in range(len(step_losses))]
         axes[0].plot(xs, step_losses, color=TRAIN, alpha=0.7, linewidth=0.8, label="train, by step")
     axes[0].plot(ends, [row["train_loss"] for row in epochs], "o-", color=TRAIN, label="train")

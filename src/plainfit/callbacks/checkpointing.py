@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Self
 
+from plainfit.callbacks.finite import broken_parameter
 from plainfit.callbacks.stopping import Best
 from plainfit.checkpoint import folder as files
 from plainfit.checkpoint.state import capture, restore
@@ -88,6 +89,12 @@ class Checkpointing(Callback):
             )
         self.last = time.perf_counter()
 
+    def on_fit_start(self, context: Context) -> None:
+        """Begin again, in another training."""
+        if context.global_step == 0:
+            self.best.forget()
+            self.best_step = -1
+
     def on_step_end(self, context: Context) -> None:
         """Write, if it is time."""
         by_step = self.every_steps is not None and context.global_step % self.every_steps == 0
@@ -107,6 +114,8 @@ class Checkpointing(Callback):
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
         """Write a checkpoint, then remove older ones; warn if that fails."""
         self.last = time.perf_counter()
+        if broken_parameter(context):
+            return  # the loss of the next step will say so; the last good one must stay
         state = capture(context, at_end_of_epoch=at_end_of_epoch)
         try:
             files.save(self.folder, context.global_step, state)
@@ -141,6 +150,11 @@ class BestWeights(Callback):
     def __init__(self, path: str | Path, monitor: str | None = None) -> None:
         self.path = Path(path)
         self.best = Best(monitor)
+
+    def on_fit_start(self, context: Context) -> None:
+        """Begin again, in another training."""
+        if context.global_step == 0:
+            self.best.forget()
 
     def on_epoch_end(self, context: Context) -> None:
         """Write, if this epoch is the best so far."""
