@@ -109,6 +109,16 @@ def test_two_that_were_swapped_are_both_rejected(two, tmp_path):
     assert len(reported) == 2
 
 
+def test_the_naive_way_takes_damage_in_silence(tmp_path):
+    """The control: torch.save's file with a changed byte loads, with other weights."""
+    path = tmp_path / "last.pt"
+    torch.save({"x": torch.ones(1000)}, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(torch.ones(100).numpy().tobytes()) + 402] ^= 0x40
+    path.write_bytes(bytes(damaged))
+    assert not torch.equal(torch.load(path, weights_only=True)["x"], torch.ones(1000))
+
+
 def mutants(data, count):
     """Yield so many damaged versions: bytes changed, cut, doubled, the header's numbers too."""
     rng = random.Random(0)

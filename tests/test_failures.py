@@ -18,7 +18,7 @@ from torch import nn, optim
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from killing import ended, finish, forked, orphans, train_to_file, warm_up
+from killing import NaiveCheckpointing, ended, finish, forked, orphans, train_to_file, warm_up
 from plainfit.callbacks import Checkpointing
 from plainfit.checkpoint import folder as files
 from plainfit.errors import NonFiniteError
@@ -136,6 +136,24 @@ def test_files_that_cannot_grow(tmp_path, whole, share):
     assert losses == whole["memory"]["losses"]
     assert any("no checkpoint could be written" in t and "training goes on" in t for t in texts)
     assert list((folder / "checkpoints").iterdir()) == []
+
+
+def test_the_naive_way_ends_the_training_and_spoils_the_file(tmp_path):
+    """The control: no room for the second checkpoint, which is written over the first."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    train(folder, callbacks=[StopAt(7)], checkpoint=NaiveCheckpointing(folder), resume=True)
+    size = (folder / "last.pt").stat().st_size
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+        train(folder, checkpoint=NaiveCheckpointing(folder), resume=True)
+
+    assert ended(forked(work, tmp_path / "error.txt")) == 1
+    assert "File too large" in (tmp_path / "error.txt").read_text()
+    with pytest.raises((OSError, RuntimeError)):
+        torch.load(folder / "last.pt", weights_only=False)
 
 
 @contextmanager
