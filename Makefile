@@ -1,9 +1,9 @@
-# The one vocabulary: setup run check test soak docs. `make` alone lists it.
+# The one vocabulary: setup run check test bench soak docs. `make` alone lists it.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test soak docs clean
+.PHONY: help setup run check test bench soak docs clean
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -29,6 +29,9 @@ check: setup ## formatting, lint, types, layers
 
 test: check docs ## everything that must pass: check, docs, tests, doctests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations 10 # a process a core: more threads would wait
+
+bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about half an hour)
+	$(BIN)/python benchmarks/run.py
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s

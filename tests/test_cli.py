@@ -133,10 +133,11 @@ def test_help_is_quick_and_loads_no_torch():
 
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
-    "train": """--accumulate --average --batch-size --checkpoint-every --clip --data --data-dir
-        --debug --detect-anomaly --device --epochs --help --image-size --json --lr --memory-budget
-        --model --momentum --optimizer --out --overfit-one-batch --patience --schedule --seed
-        --skip-bad --split-seed --target --time-limit --track""",
+    "train": """--accumulate --average --batch-size --channels-last --checkpoint-every --clip
+        --compile --data --data-dir --debug --detect-anomaly --device --epochs --fused --help
+        --image-size --json --keep-memory --lr --memory-budget --model --momentum --no-keep-memory
+        --optimizer --out --overfit-one-batch --patience --precision --schedule --seed --skip-bad
+        --split-seed --target --threads --time-limit --track""",
     "resume": "--debug --epochs --help --json",
     "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
         --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed

@@ -17,7 +17,7 @@ from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data
 from plainfit.data.sources import open_data
 from plainfit.data.splits import DataSplits
-from plainfit.devices import device_of, fingerprint, versions
+from plainfit.devices import device_of, fingerprint, threads_for, versions
 from plainfit.errors import ModelError
 from plainfit.hooks import Callback
 from plainfit.rate_search import lr_find
@@ -55,6 +55,8 @@ def assemble(config: RunConfig) -> Parts:
         classes=len(data.classes),
         seed=config.seed,
         device=config.device,
+        fused=config.fused,
+        channels_last=config.channels_last,
     )
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     loaders = get_data(
@@ -98,7 +100,11 @@ def find_rate(parts: Parts, say: Say) -> None:
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = replace(parts.config, lr=rate)
     parts.opt = make_optimizer(
-        parts.config.optimizer, parts.model, lr=rate, momentum=parts.config.momentum
+        parts.config.optimizer,
+        parts.model,
+        lr=rate,
+        momentum=parts.config.momentum,
+        fused=parts.config.fused,
     )
 
 
@@ -113,6 +119,13 @@ def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
             f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; a parameter `classes` of "
             "your class or function receives their number"
         )
+
+
+def threads_of(parts: Parts) -> int:
+    """Return how many threads train: as the settings say, or by the rule for the work of a step."""
+    xb, _ = next(iter(parts.valid_dl))
+    sample = xb[:1].to(device_of(parts.model))
+    return parts.config.threads or threads_for(parts.model, sample, parts.config.batch_size)
 
 
 def make_record(parts: Parts) -> dict[str, Any]:

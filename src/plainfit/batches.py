@@ -12,9 +12,10 @@ Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
     """Yield `(xb, yb)` on the device; a batch that is no pair is both."""
     for batch in opened(dl):
-        batch = to_device(batch, device)
         is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        yield (batch[0], batch[1]) if is_pair else (batch, batch)
+        xb, yb = batch if is_pair else (batch, batch)
+        xb = to_device(xb, device)
+        yield xb, (to_device(yb, device) if is_pair else xb)
 
 
 def opened(dl: Batches) -> Iterable[Any]:
@@ -25,6 +26,8 @@ def opened(dl: Batches) -> Iterable[Any]:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """Return a tensor, or a dict, list or tuple of them, on the device; the rest as it is."""
+    if isinstance(batch, Tensor) and batch.device == device:  # each step comes here twice
+        return batch
     if hasattr(batch, "to"):  # tensors, packed sequences, the batches of other libraries
         return batch.to(device)
     if isinstance(batch, Mapping):
@@ -48,6 +51,8 @@ def batch_size(xb: Any) -> int:
 
     A batch without tensors, such as a list of texts, is as long as it says.
     """
+    if isinstance(xb, Tensor) and xb.dim():  # each step comes here
+        return len(xb)
     first = next((tensor for tensor in tensors_in(xb) if tensor.dim()), None)
     if first is not None:
         return len(first)

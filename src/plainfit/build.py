@@ -77,6 +77,8 @@ def get_model(
     classes: int = 10,
     seed: int = 0,
     device: str = "auto",
+    fused: bool = False,
+    channels_last: bool = False,
 ) -> tuple[nn.Module, optim.Optimizer]:
     """Build a model and its optimizer.
 
@@ -92,6 +94,9 @@ def get_model(
         seed: the global generator is seeded with it before the model is built.
         device: where the model goes once built (on the CPU, so that every device starts from the
             same values): `auto` is the accelerator if there is one.
+        fused: an optimizer that updates all parameters in one kernel; it changes the bits.
+        channels_last: keep images as (height, width, channels) in memory, which convolutions are
+            faster with on many machines; it changes the bits.
 
     Returns:
         The model, which keeps the record of its making as `plainfit_factory`, and the optimizer.
@@ -112,8 +117,10 @@ def get_model(
         seed,
     )
     built = factory.call(target).to(pick_device(device))
+    if channels_last:
+        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
-    return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum)
+    return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum, fused=fused)
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -172,7 +179,12 @@ def arguments_for(
 
 
 def make_optimizer(
-    name: str, model: nn.Module, *, lr: float | None = None, momentum: float | None = None
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    fused: bool = False,
 ) -> optim.Optimizer:
     """Return the named optimizer over a model's parameters; see `get_model` for the defaults."""
     if name not in OPTIMIZERS:
@@ -184,4 +196,8 @@ def make_optimizer(
         options["momentum"] = default_momentum if momentum is None else momentum
     elif momentum is not None:
         raise ConfigError(f"momentum applies to sgd and rmsprop only, got {momentum} with {name}")
+    if fused:
+        if "fused" not in inspect.signature(kind).parameters:
+            raise ConfigError(f"there is a fused sgd, adam and adamw, got fused with {name}")
+        options["fused"] = True
     return kind(model.parameters(), **options)

@@ -10,6 +10,7 @@ from plainfit.errors import ConfigError, unknown_name
 # Checked before torch loads; plainfit.schedules and plainfit.track have what they stand for.
 SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 # The fields that say how data is read: the keyword arguments of `open_data`.
 DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
@@ -24,18 +25,20 @@ class RunConfig:
     """
 
     data: Annotated[
-        str, "digits, mnist, fashion-mnist, or a path: image folder, .npz, .csv, .parquet, .pkl.gz."
+        str,
+        "digits, mnist, fashion-mnist, or a path: a folder of images or of .npy files, .npz, .csv, "
+        ".parquet, .arrow, .feather, .pkl.gz.",
     ] = "digits"
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
-    target: Annotated[str | None, "The column to predict, for a .csv or .parquet table."] = None
+    target: Annotated[str | None, "The column to predict, for a table."] = None
     image_size: Annotated[
         int | None, "Resize the images of a folder to this many pixels a side."
     ] = None
     skip_bad: Annotated[bool, "Leave out unreadable images and count them."] = False
     memory_budget: Annotated[
-        int, "MiB of images of a folder to hold in memory; more is read from disk as it is used."
+        int, "MiB of data to hold in memory; a folder or Arrow table with more stays on disk."
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
     model: Annotated[
@@ -74,6 +77,22 @@ class RunConfig:
         bool, "Train on the first batch alone: a check that the model can learn."
     ] = False
     optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
+        False
+    )
+    channels_last: Annotated[
+        bool, "Keep images as height, width, channels: often faster; other rounding."
+    ] = False
+    precision: Annotated[
+        str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
+    ] = "fp32"
+    compile: Annotated[
+        bool, "Compile the model: seconds at the start, faster steps; other rounding."
+    ] = False
+    keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
+    threads: Annotated[
+        int | None, "Threads of the CPU (default: one for small steps, else all cores)."
+    ] = None
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
     out: Annotated[
@@ -83,7 +102,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least = {
             "epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0,
-            "accumulate": 1, "patience": 1, "checkpoint_every": 1,
+            "accumulate": 1, "patience": 1, "checkpoint_every": 1, "threads": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -105,6 +124,8 @@ class RunConfig:
             raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
         if self.track is not None and self.track not in TRACKERS:
             raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
+        if self.precision not in PRECISIONS:
+            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
         if self.average is not None and not 0 <= self.average < 1:
             raise ConfigError(f"--average must be at least 0 and below 1, got {self.average}")
         if self.momentum is not None and not 0 <= self.momentum < 1:

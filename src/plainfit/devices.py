@@ -3,14 +3,18 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import plainfit
 from plainfit.errors import ConfigError, unknown_name
 
+SMALL_STEP = 20e6  # floating-point operations, below which a second thread gains nothing
 # Each of these changes which kernels run, and with them the last bits of a result.
 ISA_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
@@ -49,6 +53,41 @@ def device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
+    """Return how many threads of the CPU should train a model: one if its steps are small.
+
+    It is a rule and never a measurement, since the bits depend on the number of threads. In a
+    small step a second thread gains nothing, and every operation waits for it when the machine is
+    busy (docs/decisions/0011-fast.md). The number that torch has (the cores, or OMP_NUM_THREADS)
+    is the most that the rule gives.
+
+    Args:
+        model: called as `model(sample)`, in evaluation mode.
+        sample: a batch of one sample.
+        batch_size: samples in a step. The operations are those of the matrix products and
+            convolutions, times three, as a backward pass takes about two forward ones (Kaplan et
+            al. 2020, arXiv:2001.08361, section 2.1).
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(sample)
+    model.train(was_training)
+    is_small = 3 * counter.get_total_flops() * batch_size < SMALL_STEP
+    return 1 if is_small else torch.get_num_threads()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:

@@ -80,7 +80,12 @@ def epoch_line(row: dict[str, Any]) -> str:
 
 def read(values: Sequence[Tensor]) -> list[float]:
     """Return tensors without dimensions, or numbers, as floats; wait for the device once."""
-    scalars = [torch.as_tensor(value).reshape(()) for value in values]  # (1,) will do too
+    scalars = [  # (1,) will do too
+        value
+        if isinstance(value, Tensor) and not value.dim()
+        else torch.as_tensor(value).reshape(())
+        for value in values
+    ]
     floats: list[float] = torch.stack(scalars).tolist()
     return floats
 

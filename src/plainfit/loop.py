@@ -17,11 +17,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from plainfit.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.callbacks.checkpointing import Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
+from plainfit.callbacks.precision import LossScaling, autocast
 from plainfit.callbacks.rates import rates_by
 from plainfit.callbacks.tracking import Tracking
+from plainfit.compiling import CompiledModel
 from plainfit.devices import device_of
 from plainfit.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.hooks import Callback, Context, NoHooks
+from plainfit.memory import kept_memory
 from plainfit.metrics import Metric, WholeSet
 from plainfit.position import rest_of_epoch
 from plainfit.schedules import Factor
@@ -29,10 +32,11 @@ from plainfit.session import LeaveValidation, UntilStopped, session
 from plainfit.track import Tracker
 
 LossFunction = Callable[[Any, Any], Tensor]
+Model = Callable[[Any], Any]
 
 
 def loss_batch(
-    model: nn.Module,
+    model: Model,
     loss_func: LossFunction,
     xb: Any,
     yb: Any,
@@ -55,9 +59,11 @@ def loss_batch(
     """
     if isinstance(opt, LBFGS):  # the one optimizer of torch that evaluates the loss itself
         return _step_by_closure(model, loss_func, xb, yb, opt, context), batch_size(xb)
-    loss = loss_func(model(xb), yb)
+    watch = context or NoHooks()
+    with watch.autocast:
+        loss = loss_func(model(xb), yb)
+    detached = loss.detach()
     if opt is not None:
-        watch = context or NoHooks()
         watch.loss, watch.take_step = loss, True
         watch.call("on_loss")
         watch.loss.backward()
@@ -66,12 +72,12 @@ def loss_batch(
             watch.call("on_step_start")
             opt.step()
             opt.zero_grad()
-        watch.loss = loss.detach()
-    return loss.detach(), batch_size(xb)
+        watch.loss = detached
+    return detached, batch_size(xb)
 
 
 def _step_by_closure(
-    model: nn.Module,
+    model: Model,
     loss_func: LossFunction,
     xb: Any,
     yb: Any,
@@ -85,7 +91,8 @@ def _step_by_closure(
 
     def closure() -> Tensor:
         opt.zero_grad()
-        watch.loss = loss_func(model(xb), yb)
+        with watch.autocast:
+            watch.loss = loss_func(model(xb), yb)
         losses.append(watch.loss.detach())
         watch.call("on_loss")
         watch.loss.backward()
@@ -151,6 +158,9 @@ def fit(
     resume: bool = False,
     track: str | Tracker | None = None,
     check_finite: bool = True,
+    precision: str = "fp32",
+    compile: bool = False,
+    keep_memory: bool = True,
     echo: Callable[[str], None] | None = print,
 ) -> History:
     """Train a model for some epochs, validating after each, and return the history.
@@ -173,7 +183,14 @@ def fit(
             of a training that was never stopped.
         track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
             another folder, pass the callback `Tracking`), or a `Tracker`.
-        check_finite: stop before the update of a step whose loss is not finite.
+        check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
+            which this would hold up, within 100 steps.
+        precision: `fp32`, or `bf16` or `fp16` for autocast (`plainfit.callbacks.precision`); it
+            changes the bits.
+        compile: run the model's forward and backward pass through `torch.compile`. It costs
+            seconds at the start, pays in long trainings, and changes the bits.
+        keep_memory: let the process keep freed memory until `fit` returns, where the C library is
+            glibc: fewer page faults, the same bits.
         echo: is given the table's heading and then each epoch's line; None for silence.
 
     Raises:
@@ -185,16 +202,19 @@ def fit(
     check_optimizer(model, opt)
     steps, device = length(train_dl), device_of(model)
     keeper = Checkpointing.at(checkpoint)
-    guard = [NonFiniteGuard()] if check_finite else []
+    guard = [NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []
+    cast = autocast(precision, device)
+    scaling = [LossScaling()] if precision == "fp16" else []
     rates = rates_by(schedule, opt, epochs, steps)
     tracking = [Tracking(track)] if track is not None else []
-    everyone = [*guard, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
-    context = Context(model, opt, train_dl, everyone, epochs, steps)
+    everyone = [*guard, *scaling, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
+    context = Context(model, opt, train_dl, everyone, epochs, steps, autocast=cast)
+    called = CompiledModel(model, context, echo) if compile else model
     if keeper:
         keeper.begin(context, resume)
         if echo is not None and context.global_step:
             echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
-    with session(context):
+    with kept_memory(keep_memory), session(context):
         while context.goes_on():
             context.began = time.perf_counter() - context.seconds
             batches = rest_of_epoch(context)
@@ -203,7 +223,7 @@ def fit(
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                loss, n = loss_batch(model, loss_func, context.xb, context.yb, opt, context)
+                loss, n = loss_batch(called, loss_func, context.xb, context.yb, opt, context)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:
@@ -217,7 +237,9 @@ def fit(
             if valid_dl is not None:
                 try:
                     dl = UntilStopped(valid_dl, context)
-                    context.result = validate(context.valid_model, loss_func, dl, metrics=metrics)
+                    with cast:
+                        valid_model = context.valid_model
+                        context.result = validate(valid_model, loss_func, dl, metrics=metrics)
                 except LeaveValidation:
                     break
                 context.call("on_validate_end")

@@ -19,10 +19,12 @@ from plainfit.assembly import (
     find_rate,
     logs,
     make_record,
+    threads_of,
     transformers,
 )
 from plainfit.config import RunConfig
 from plainfit.data.loaders import make_loader
+from plainfit.devices import cpu_threads
 from plainfit.errors import PlainfitError, RunError, TrainingError
 from plainfit.history import History
 from plainfit.hooks import Callback
@@ -73,10 +75,11 @@ def train(
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
     say(describe(parts.data, parts.model))
-    if config.lr == "auto":
-        find_rate(parts, say)
-    runs.write_record(folder, make_record(parts))
-    return carry_out(parts, folder, echo, callbacks, resume=False)
+    with cpu_threads(threads_of(parts)):
+        if config.lr == "auto":
+            find_rate(parts, say)
+        runs.write_record(folder, make_record(parts))
+        return carry_out(parts, folder, echo, callbacks, resume=False)
 
 
 def resume(
@@ -112,7 +115,8 @@ def resume(
             "begin a new run with it"
         )
     say(describe(parts.data, parts.model))
-    return carry_out(parts, folder, echo, callbacks, resume=True)
+    with cpu_threads(threads_of(parts)):
+        return carry_out(parts, folder, echo, callbacks, resume=True)
 
 
 def carry_out(
@@ -138,6 +142,9 @@ def carry_out(
                     folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
                 ),
                 resume=resume,
+                precision=config.precision,
+                compile=config.compile,
+                keep_memory=config.keep_memory,
                 echo=echo,
             )
     except (KeyboardInterrupt, SystemExit):

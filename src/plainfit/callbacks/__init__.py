@@ -5,6 +5,7 @@ from plainfit.callbacks.checkpointing import BestWeights, Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
 from plainfit.callbacks.gradients import GradientAccumulation, GradientClipping
 from plainfit.callbacks.logs import JsonLinesLog, StepLog
+from plainfit.callbacks.precision import LossScaling
 from plainfit.callbacks.progress import ProgressBar
 from plainfit.callbacks.rates import LearningRate, TorchScheduler
 from plainfit.callbacks.statistics import ActivationStatistics, GradientStatistics
@@ -22,6 +23,7 @@ __all__ = [
     "GradientStatistics",
     "JsonLinesLog",
     "LearningRate",
+    "LossScaling",
     "NonFiniteGuard",
     "OverfitOneBatch",
     "ProgressBar",

@@ -20,11 +20,16 @@ class NonFiniteGuard(Callback):
     Gradients that are not finite break the parameters, which shows in the next step's loss, or at
     the end of the epoch, before a checkpoint is written; `GradientClipping` sees them at once.
 
+    Args:
+        every: look only after so many steps, at the losses since. Looking waits for the device,
+            so on an accelerator `fit` looks every 100 steps; the steps since the bad one are lost.
+
     Raises:
         NonFiniteError: with the epoch, the step and the batch, and where the value comes from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
         self.before: list[Tensor] = []
 
     def on_batch_start(self, context: Context) -> None:
@@ -33,7 +38,9 @@ class NonFiniteGuard(Callback):
             self.before = [p.detach().clone() for p in context.model.parameters()]
 
     def on_loss(self, context: Context) -> None:
-        """Look at the loss: on an accelerator, this waits for it."""
+        """Look at the loss, unless that would hold up the device."""
+        if self.every > 1:
+            return
         loss = context.loss.item()
         if not math.isfinite(loss):
             with torch.no_grad():
@@ -43,6 +50,22 @@ class NonFiniteGuard(Callback):
                 f"the loss must be finite, and is {loss} in epoch {context.epoch}, "
                 f"step {context.step} (batch {context.step} of that epoch, from 0); "
                 f"{cause(context)}"
+            )
+
+    def on_step_end(self, context: Context) -> None:
+        """Look at the losses since the last time, where each one by itself would cost too much."""
+        is_due = self.every > 1 and (
+            context.step % self.every == 0 or context.step == context.steps
+        )
+        recent = context.pending[-self.every :] if is_due else []
+        if recent and not is_finite(torch.stack(recent)):
+            ages = [age for age, loss in enumerate(reversed(recent)) if not is_finite(loss)]
+            step = context.step - 1 - ages[-1]
+            raise NonFiniteError(
+                f"the loss must be finite, and is {float(recent[-1 - ages[-1]])} in epoch "
+                f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
+                "of an accelerator are read together; go on from the last checkpoint, with a lower "
+                "learning rate or clipped gradients"
             )
 
     def on_epoch_end(self, context: Context) -> None:

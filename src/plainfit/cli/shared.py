@@ -38,7 +38,10 @@ def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[
             if kind == float | str | None:  # a number or a word: RunConfig tells them apart
                 kind = str | None
             shown = item.default is not None and item.default is not False
-            setting = typer.Option(option(item.name), help=text, show_default=shown)
+            name = option(item.name)
+            if item.default is True:  # what is on by itself can be turned off
+                name += f"/--no-{name[2:]}"
+            setting = typer.Option(name, help=text, show_default=shown)
             extra.append(
                 inspect.Parameter(
                     item.name,

@@ -3,8 +3,9 @@
 import math
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -47,28 +48,47 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
         DataError: if the file cannot be read or holds something else.
     """
     arrays = read_arrays(path)
-    if "x" in arrays and "y" in arrays:
-        found = {"train": ("x", "y")}
-    else:
-        found = {
-            part: (f"x_{name}", f"y_{name}")
-            for part, names in PART_NAMES.items()
-            for name in names
-            if f"x_{name}" in arrays and f"y_{name}" in arrays
+    parts, shapes = {}, {}
+    for part, (x, y) in find_parts(path, "a .npz file", list(arrays)).items():
+        samples = as_samples(str(path), x, arrays[x])
+        parts[part], shapes[part] = (samples, as_labels(path, y, arrays[y])), samples.shape[1:]
+    return assemble(str(path), parts, input_shape=one_shape(path, shapes), split_seed=split_seed)
+
+
+def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the names of the samples and of the labels, for each part that there is."""
+    pairs = (
+        {"train": [("x", "y")]}
+        if "x" in names and "y" in names
+        else {
+            part: [(f"x_{name}", f"y_{name}") for name in called]
+            for part, called in PART_NAMES.items()
         }
+    )
+    found = {}
+    for part, candidates in pairs.items():
+        for x, y in candidates:
+            if x in names and y in names:
+                found[part] = (x, y)
+            elif x in names or y in names:
+                raise DataError(
+                    f"{path}: {x} and {y} must be there together, and one is missing; it holds "
+                    f"{', '.join(names)}"
+                )
     if "train" not in found:
         raise DataError(
-            f"{path}: a .npz file must hold x and y, or x_train and y_train, and holds "
-            f"{', '.join(arrays) or 'nothing'}"
+            f"{path}: {what} must hold x and y, or x_train and y_train, and holds "
+            f"{', '.join(names) or 'nothing'}"
         )
-    parts: dict[str, tuple[Tensor, NDArray[Any]]] = {
-        part: (as_samples(path, x, arrays[x]), as_labels(path, y, arrays[y]))
-        for part, (x, y) in found.items()
-    }
-    shapes = {tuple(samples.shape[1:]) for samples, _ in parts.values()}
-    if len(shapes) > 1:
-        raise DataError(f"{path}: samples must have one shape, got {sorted(shapes)}")
-    return assemble(str(path), parts, input_shape=shapes.pop(), split_seed=split_seed)
+    return found
+
+
+def one_shape(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Return the shape of a sample, which is the same in all parts."""
+    different = {tuple(shape) for shape in shapes.values()}
+    if len(different) > 1:
+        raise DataError(f"{path}: samples must have one shape, got {sorted(different)}")
+    return different.pop()
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -95,20 +115,34 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def read_npy(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     """Return one array, after checking that it is no larger than its member of the zip file."""
-    npy = np.lib.format
     with file.open(member) as content:
-        first = npy.read_magic(content) == (1, 0)
-        header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-        shape, _, dtype = header(content)
+        shape, _, dtype = read_header(content)
         if math.prod(shape) * dtype.itemsize > member.file_size:
             raise ValueError(f"an array of shape {shape} has {member.file_size} bytes")
         content.seek(0)
-        array: NDArray[Any] = npy.read_array(content, allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
         return array
 
 
-def as_samples(path: Path, name: str, array: NDArray[Any]) -> Tensor:
-    """Return an array as uint8 images or float32 values, after checking that it is that."""
+def read_header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return the shape of a .npy file's array, whether it is in Fortran order, and its dtype."""
+    npy = np.lib.format
+    first = npy.read_magic(content) == (1, 0)
+    header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
+    return header(content)
+
+
+def as_samples(
+    path: str, name: str, array: NDArray[Any], rows: NDArray[np.int64] | None = None
+) -> Tensor:
+    """Return an array as uint8 images or float32 values, after checking that it is that.
+
+    Args:
+        path: of the file, for messages.
+        name: of the array, for messages.
+        array: all samples, or some of them.
+        rows: which ones, where those are not 0, 1, ...
+    """
     if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
         raise DataError(
             f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
@@ -120,7 +154,7 @@ def as_samples(path: Path, name: str, array: NDArray[Any]) -> Tensor:
         array = array[:, None]
     if array.ndim == 4 and array.dtype == np.uint8:
         return torch.from_numpy(np.ascontiguousarray(array))
-    return torch.from_numpy(as_floats(str(path), name, array))
+    return torch.from_numpy(as_floats(path, name, array, rows))
 
 
 def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:

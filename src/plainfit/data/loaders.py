@@ -11,7 +11,7 @@ whatever the loader, the number of workers, or what was drawn elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,14 +59,24 @@ class ImageDataset(TensorDataset):
         return bytes_to_floats(xb), yb
 
 
+@runtime_checkable
+class Gathers(Protocol):
+    """A data set that makes its own batches, such as `plainfit.data.ondisk.DiskRows`."""
+
+    def __len__(self) -> int: ...
+
+    def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Return the batch of these samples."""
+
+
 class TensorLoader:
-    """Batches of a data set that is in memory: one gather a batch and tensor, no collating.
+    """Batches of a data set that gives many rows at once: one gather a batch, no collating.
 
     Iterating to the end moves on to the next `epoch`; looking at a few batches does not, so it
     changes nothing.
 
     Args:
-        dataset: a `TensorDataset` or an `ImageDataset`.
+        dataset: a `TensorDataset` or an `ImageDataset`, or one that has `gather(rows)`.
         batch_size: samples in a batch; the last one may have fewer.
         shuffle: a new order each epoch, a function of the seed and the epoch alone.
         seed: of the order.
@@ -75,7 +85,7 @@ class TensorLoader:
 
     def __init__(
         self,
-        dataset: TensorDataset,
+        dataset: TensorDataset | Gathers,
         batch_size: int,
         *,
         shuffle: bool = False,
@@ -101,15 +111,22 @@ class TensorLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         epoch, first, n = self.epoch, self.first, len(self.dataset)
         self.first = 0
-        tensors = self.dataset.tensors
-        is_images = isinstance(self.dataset, ImageDataset)
         order = epoch_order(n, self.seed, epoch, self.shuffle)
-        # Rows are gathered, never sliced: a slice is a view at another memory offset, for which
-        # F.linear may round differently than for a copy of the same values.
         for rows in order.split(self.batch_size)[first : len(self)]:
-            xb, *rest = (tensor.index_select(0, rows) for tensor in tensors)
-            yield (bytes_to_floats(xb) if is_images else xb, *rest)
+            yield gather(self.dataset, rows)
         self.epoch = epoch + 1
+
+
+def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]:
+    """Return the batch of these rows.
+
+    Rows are gathered, never sliced: a slice is a view at another memory offset, for which F.linear
+    may round differently than for a copy of the same values.
+    """
+    if not isinstance(dataset, TensorDataset):
+        return dataset.gather(rows)
+    xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
+    return (bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest)
 
 
 class WrappedDataLoader:
@@ -195,9 +212,9 @@ def make_loader(
     n = len(dataset)  # type: ignore[arg-type]  # every map-style data set has a length
     if n == 0:
         raise ValueError("a data set must have at least one sample, got none")
-    # A subclass may read its rows in its own way, so only these two types may be gathered.
-    if type(dataset) in (TensorDataset, ImageDataset):
-        assert isinstance(dataset, TensorDataset)
+    # A subclass may read its rows in its own way, so of tensors only these two may be gathered.
+    if type(dataset) in (TensorDataset, ImageDataset) or isinstance(dataset, Gathers):
+        assert isinstance(dataset, TensorDataset | Gathers)
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     return SampleLoader(
         SampleBatches(dataset, seed),

@@ -72,7 +72,7 @@ IDX_SETS = {
 }  # fmt: skip
 
 
-def read_idx_set(name: str, data_dir: Path | None = None) -> DataSplits:
+def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
     """Return MNIST or Fashion-MNIST in the tutorial's split, the test images apart.
 
     Args:
@@ -84,7 +84,7 @@ def read_idx_set(name: str, data_dir: Path | None = None) -> DataSplits:
         DataError: if a file that is there has the wrong hash.
         DownloadError: if a file is missing and no mirror gave it.
     """
-    folder = data_dir or cache_folder() / name
+    folder = Path(data_dir or cache_folder() / name)
     idx_set = IDX_SETS[name]
     arrays = {
         file: parse_idx(find_or_download(idx_set, file, folder), file) for file in idx_set.hashes

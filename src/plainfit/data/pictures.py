@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from plainfit.data.folder import ImageFiles
+from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits, labels_of
 from plainfit.errors import DataError
@@ -20,7 +20,7 @@ def draw_samples(data: DataSplits, path: Path) -> None:
         DataError: if the file cannot be written.
     """
     train, labels = data.train, labels_of(data.train)
-    if isinstance(train, ImageDataset | ImageFiles) and data.input_shape[0] in (1, 3):
+    if isinstance(train, ImageDataset | LazyImages) and data.input_shape[0] in (1, 3):
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [(labels == label).nonzero().flatten()[:EACH].tolist() for label in shown]
         picks = [

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from plainfit.data.lazy import LazyImages as LazyImages
+from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import ImageDataset
 from plainfit.errors import DataError
 from plainfit.seeding import stream
@@ -22,19 +24,7 @@ LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may become in memory, or t
 MOST_CLASSES = 10_000  # more than that is a column of identifiers or of measurements
 
 
-class LazyImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images on disk, read one at a time as they are used. See `plainfit.data.folder`."""
-
-    paths: Sequence[Any]
-    labels: Tensor
-    content_hash: str
-
-    def rows(self, rows: Tensor) -> "LazyImages":
-        """Return the same kind of data set with these rows only."""
-        raise NotImplementedError
-
-
-Samples = Tensor | LazyImages
+Samples = Tensor | LazySamples
 Labels = Sequence[Any] | NDArray[Any] | Tensor
 
 
@@ -77,8 +67,8 @@ class DataSplits:
         digest = hashlib.sha256(repr(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(name.encode())
-            if isinstance(part, LazyImages):
-                digest.update(part.content_hash.encode())
+            if isinstance(part, LazySamples):
+                part.hash_into(digest)
             tensors = part.tensors if isinstance(part, TensorDataset) else (labels_of(part),)
             for tensor in tensors:
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -102,7 +92,7 @@ def labels_of(part: Dataset[Any]) -> Tensor:
     """Return the labels of a data set that one of our readers made."""
     if isinstance(part, TensorDataset):
         return part.tensors[-1]
-    assert isinstance(part, LazyImages)
+    assert isinstance(part, LazySamples)
     return part.labels
 
 
@@ -132,13 +122,12 @@ def assemble(
         DataError: if the samples and labels do not match, or a class is missing from training.
     """
     for part, (samples, labels) in parts.items():
-        count = len(samples) if isinstance(samples, Tensor) else len(samples.paths)
-        if count != len(labels):
+        if len(samples) != len(labels):
             raise DataError(
-                f"{name}: every sample must have one label, got {count} samples and "
+                f"{name}: every sample must have one label, got {len(samples)} samples and "
                 f"{len(labels)} labels in {part}"
             )
-        if count == 0:
+        if len(samples) == 0:
             raise DataError(f"{name}: {part} must have samples, and it is empty")
     if not classes:
         classes, encoded = encode_labels(
@@ -169,8 +158,16 @@ def most_memory(path: Path) -> int:
     return max(LARGEST, MOST_TIMES * path.stat().st_size)
 
 
-def as_floats(name: str, what: str, values: NDArray[Any]) -> NDArray[np.float32]:
+def as_floats(
+    name: str, what: str, values: NDArray[Any], rows: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     """Return numbers as writable float32 in C order, after checking that they fit.
+
+    Args:
+        name: of the source, for messages.
+        what: the values are, for messages.
+        values: any numbers, shape (rows, ...).
+        rows: their row numbers, where those are not 0, 1, ...
 
     Raises:
         DataError: if one is not finite, or too large for float32.
@@ -179,17 +176,20 @@ def as_floats(name: str, what: str, values: NDArray[Any]) -> NDArray[np.float32]
         floats = np.require(values, np.float32, ["C", "W"])
     finite = np.isfinite(floats)
     if not finite.all():
+        row = int(np.argwhere(~finite)[0][0])
         raise DataError(
             f"{name}: numbers must be finite as float32 (below 3.4e38), and {what} has NaN or "
-            f"infinity in row {int(np.argwhere(~finite)[0][0])}"
+            f"infinity in row {row if rows is None else int(rows[row])}"
         )
     return floats
 
 
 def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]:
     """Return the data set of some rows, in the form that its samples call for."""
-    if isinstance(samples, LazyImages):
-        return samples.rows(rows)
+    if isinstance(samples, LazySamples):
+        part = samples.rows(rows)
+        part.labels = labels[rows]
+        return part
     if len(rows) < len(labels):  # else no copy
         samples, labels = samples[rows], labels[rows]
     is_images = samples.dtype == torch.uint8 and samples.dim() == 4
@@ -270,7 +270,7 @@ def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
                 "give at least two of each class"
             )
-    absent = sorted(set(range(len(classes))) - set(parts["train"].tolist()))
+    absent = (parts["train"].bincount(minlength=len(classes)) == 0).nonzero().flatten().tolist()
     if absent:
         names = ", ".join(repr(classes[label]) for label in absent)
         raise DataError(

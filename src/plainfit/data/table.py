@@ -1,4 +1,4 @@
-"""Tables: .csv and .parquet files with a column to predict."""
+"""Tables: .csv, .parquet, .arrow and .feather files with a column to predict."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plainfit.data.arrow import is_arrow, map_arrow, stored_rows
+from plainfit.data.columns import check_column, standardise
 from plainfit.data.splits import (
     DataSplits,
-    as_floats,
+    Samples,
     assemble,
     encode_labels,
     most_memory,
@@ -22,7 +24,9 @@ USUAL_TARGETS = ("target", "label", "class", "y")
 MOST_CATEGORIES = 1000  # of one column: each becomes an input, so names and dates are refused
 
 
-def read_table(path: Path, target: str | None = None, split_seed: int = 0) -> DataSplits:
+def read_table(
+    path: Path, target: str | None = None, split_seed: int = 0, memory_budget: int = 2048
+) -> DataSplits:
     """Return the rows of a table, as float32 features and classes.
 
     Numbers are standardised by the mean and standard deviation of the training rows. Text columns
@@ -32,6 +36,8 @@ def read_table(path: Path, target: str | None = None, split_seed: int = 0) -> Da
         path: the file.
         target: the column to predict; by default one called target, label, class or y.
         split_seed: seed of the stratified split.
+        memory_budget: MiB; an Arrow table whose features take more is not held in memory: see
+            `plainfit.data.arrow`.
 
     Raises:
         DataError: if the file cannot be read, a value is missing, or there is no such column.
@@ -41,11 +47,37 @@ def read_table(path: Path, target: str | None = None, split_seed: int = 0) -> Da
     labels = check_column(path, target, columns.pop(target))
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
-    values = {name: check_column(path, name, column) for name, column in columns.items()}
     classes, encoded = encode_labels(str(path), {"train": labels})
     train_rows = split_rows(encoded, split_seed)["train"][1].numpy()
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
+    samples: Samples
+    features: tuple[str, ...]
+    if is_arrow(path) and 4 * len(labels) * len(columns) > memory_budget * 2**20:
+        features = tuple(columns)
+        notes = [f"more than {memory_budget} MiB: read from disk as it is used"]
+        columns.clear()
+        samples = stored_rows(path, features, train_rows)
+    else:
+        made = make_features(path, columns, train_rows)
+        features, notes = tuple(made), []
+        samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
+    return assemble(
+        str(path),
+        {"train": (samples, encoded["train"])},
+        input_shape=(len(features),),
+        split_seed=split_seed,
+        classes=classes,
+        features=features,
+        notes=notes,
+    )
+
+
+def make_features(
+    path: Path, columns: dict[str, Any], train_rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the features that the columns become, by name."""
+    values = {name: check_column(path, name, column) for name, column in columns.items()}
     categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
     for name, column in values.items():
@@ -55,15 +87,7 @@ def read_table(path: Path, target: str | None = None, split_seed: int = 0) -> Da
             features[name] = standardise(path, name, column, train_rows)
     if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
         raise DataError(f"{path}: a column must not be called like another's category, such as a=b")
-    samples = torch.from_numpy(np.stack(list(features.values()), axis=1, dtype=np.float32))
-    return assemble(
-        str(path),
-        {"train": (samples, encoded["train"])},
-        input_shape=(len(features),),
-        split_seed=split_seed,
-        classes=classes,
-        features=tuple(features),
-    )
+    return features
 
 
 def read_columns(path: Path) -> dict[str, Any]:
@@ -75,6 +99,8 @@ def read_columns(path: Path) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".csv":
             table = pyarrow.csv.read_csv(path)
+        elif is_arrow(path):
+            table = map_arrow(path)
         else:
             with pyarrow.parquet.ParquetFile(path) as file:
                 numbers = file.metadata.num_rows * file.metadata.num_columns
@@ -109,51 +135,6 @@ def find_target(path: Path, names: list[str], asked: str | None) -> str:
         f"{path} has no column {asked!r}: choose --target from {', '.join(names)}"
         f"{near_miss(asked, names)}"
     )
-
-
-def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
-    """Return a column as float64, integers or objects (text), if no value is missing."""
-    import pyarrow.types as kinds
-
-    kind = column.type
-    if kinds.is_dictionary(kind):
-        column, kind = column.cast(kind.value_type), kind.value_type
-    missing = column.is_null(nan_is_null=kinds.is_floating(kind)).to_numpy()
-    if missing.any():
-        raise DataError(
-            f"{path}: no value may be missing, and column {name!r} has "
-            f"{int(missing.sum())} missing, the first in data row {int(missing.argmax()) + 1}; "
-            "fill them in or remove the rows"
-        )
-    if kinds.is_string(kind) or kinds.is_large_string(kind):
-        return np.array(column.to_pylist(), dtype=object)  # a cell as long as it is, no longer
-    if kinds.is_boolean(kind) or kinds.is_integer(kind):
-        whole = np.uint64 if kinds.is_uint64(kind) else np.int64
-        return np.asarray(column.to_numpy()).astype(whole)
-    if kinds.is_floating(kind) or kinds.is_decimal(kind):
-        numbers = np.asarray(column.to_numpy()).astype(np.float64)
-        if np.isfinite(numbers).all():
-            return numbers
-        raise DataError(
-            f"{path}: numbers must be finite, and column {name!r} has an infinite one in data row "
-            f"{int((~np.isfinite(numbers)).argmax()) + 1}"
-        )
-    raise DataError(
-        f"{path}: columns must be numbers, text or true/false, and {name!r} is {kind}; "
-        "convert or remove it"
-    )
-
-
-def standardise(
-    path: Path, name: str, values: NDArray[Any], train_rows: NDArray[np.int64]
-) -> NDArray[np.float32]:
-    """Return numbers with the mean of the training rows taken off, in units of their spread."""
-    train = values[train_rows]
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes NaN, and is refused
-        spread = train.std()
-        unit = (spread if spread > 0 else 1.0) if np.isfinite(spread) else np.nan
-        scaled = (values - train.mean()) / unit
-    return as_floats(str(path), f"column {name!r}, standardised,", scaled)
 
 
 def find_categories(

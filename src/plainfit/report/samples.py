@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plainfit.data.folder import ImageFiles
+from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.report.evaluation import Evaluation
@@ -91,7 +91,7 @@ def draw_picture(x: Tensor, dataset: Dataset[Any]) -> Thumbnail | None:
     """Return an image as PNG within the page; None if the sample is no image."""
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         return None
-    if isinstance(dataset, ImageDataset | ImageFiles):
+    if isinstance(dataset, ImageDataset | LazyImages):
         x = x * 256
     else:  # floats of any range: from the darkest to the lightest of this sample
         low, high = x.min(), x.max()
