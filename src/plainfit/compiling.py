@@ -15,7 +15,7 @@ PLAIN_STEPS = 10  # steps before compiling, to know what it gains
 TIMED_STEPS = 20  # steps after it that are timed for the same purpose
 
 
-class CompiledModel:
+class CompiledModel(nn.Module):
     """Calls a model through `torch.compile`, after a few steps without, and says what that gave.
 
     The first 10 steps of a training run as they are, always, so that a resumed training has the
@@ -34,6 +34,7 @@ class CompiledModel:
     def __init__(
         self, model: nn.Module, context: Context, echo: Callable[[str], None] | None
     ) -> None:
+        super().__init__()
         on_cuda = device_of(model).type == "cuda"
         mode = "reduce-overhead" if on_cuda else None
         self.model = model
@@ -44,7 +45,7 @@ class CompiledModel:
         self.compile_seconds = 0.0
         self.calls: dict[bool, list[float]] = {False: [], True: []}
 
-    def __call__(self, xb: Any) -> Any:
+    def forward(self, xb: Any) -> Any:
         """Return `model(xb)`."""
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
         times = self.calls[use_compiled]

@@ -32,11 +32,10 @@ from plainfit.session import LeaveValidation, UntilStopped, session
 from plainfit.track import Tracker
 
 LossFunction = Callable[[Any, Any], Tensor]
-Model = Callable[[Any], Any]
 
 
 def loss_batch(
-    model: Model,
+    model: nn.Module,
     loss_func: LossFunction,
     xb: Any,
     yb: Any,
@@ -77,7 +76,7 @@ def loss_batch(
 
 
 def _step_by_closure(
-    model: Model,
+    model: nn.Module,
     loss_func: LossFunction,
     xb: Any,
     yb: Any,
@@ -209,7 +208,8 @@ def fit(
     tracking = [Tracking(track)] if track is not None else []
     everyone = [*guard, *scaling, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
     context = Context(model, opt, train_dl, everyone, epochs, steps, autocast=cast)
-    called = CompiledModel(model, context, echo) if compile else model
+    if compile:
+        model = CompiledModel(model, context, echo)
     if keeper:
         keeper.begin(context, resume)
         if echo is not None and context.global_step:
@@ -223,7 +223,7 @@ def fit(
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                loss, n = loss_batch(called, loss_func, context.xb, context.yb, opt, context)
+                loss, n = loss_batch(model, loss_func, context.xb, context.yb, opt, context)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:

@@ -103,8 +103,8 @@ def test_a_planted_fault_turns_a_verdict_red(fault, number, digits_file, tmp_pat
         (
             loop,
             "loss_batch",
-            "opt.zero_grad()\n        watch.loss = loss.detach()",
-            "pass\n        watch.loss = loss.detach()",
+            "opt.zero_grad()\n        watch.loss = detached",
+            "pass\n        watch.loss = detached",
         ),
         (models, "MnistCNN", "classes, kernel_size=3,", "classes, kernel_size=3, bias=False,"),
     ],

@@ -4,10 +4,9 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,25 +14,27 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from plainfit.data.cores import on_all_cores
+from plainfit.data.layout import find_images
 from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.splits import DataSplits, Labels, LazyImages, Samples, assemble
 from plainfit.errors import DataError
 from plainfit.progress import with_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder is let near a file
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
+SMALL = 2**16  # bytes; such a file is decoded from memory, which takes a tenth less time
 DEFAULT_SIZE = 64  # pixels a side, where the images differ in size and none was asked for
-IGNORED = {"thumbs.db", "desktop.ini"}
+P = TypeVar("P", str, Path)
 T = TypeVar("T")
-PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 
 
 class ImageFiles(LazyImages):
     """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
 
     def __init__(
-        self, paths: Sequence[Path], labels: Tensor, shape: tuple[int, int, int], content_hash: str
+        self, paths: Sequence[str], labels: Tensor, shape: tuple[int, int, int], content_hash: str
     ) -> None:
         self.paths = paths
         self.labels = labels
@@ -44,8 +45,13 @@ class ImageFiles(LazyImages):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels = torch.from_numpy(read_image(self.paths[index], self.shape))
-        return bytes_to_floats(pixels), self.labels[index]
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return these samples, turned to floats all at once."""
+        pixels = np.stack([read_image(self.paths[row], self.shape) for row in rows])
+        xb = bytes_to_floats(torch.from_numpy(pixels))
+        return list(zip(xb, self.labels[rows], strict=True))
 
     def rows(self, rows: Tensor) -> "ImageFiles":
         """Return the same with these rows only."""
@@ -53,13 +59,21 @@ class ImageFiles(LazyImages):
         return ImageFiles(paths, self.labels[rows], self.shape, self.content_hash)
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What the first bytes of an image file say."""
 
     size: tuple[int, int]
     """Width and height in pixels, turned upright."""
     gray: bool
+
+
+class Plan(NamedTuple):
+    """What is kept of every image."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    fits: bool
+    """Whether the pixels are, since all fit in memory; else their SHA-256."""
 
 
 class BadImageError(Exception):
@@ -88,140 +102,136 @@ def read_folder(
         DataError: if there are no classes, or images that cannot be read: all are named.
     """
     files = find_images(root)
-    classes = sorted({label for _, label, _ in files})
-    headers, bad = read_all([path for *_, path in files], read_header)
-    size, notes = choose_size(list(headers.values()), image_size)
-    channels = 1 if headers and all(header.gray for header in headers.values()) else 3
-    shape = (channels, *size)
-    fits = len(headers) * channels * size[0] * size[1] <= memory_budget * 2**20
-
-    def load(path: Path) -> NDArray[np.uint8] | bytes:
-        pixels = read_image(path, shape)
-        return pixels if fits else hashlib.sha256(pixels.data).digest()
-
-    loaded, undecodable = read_all(list(headers), load)
-    bad |= undecodable
+    paths = [path for *_, path in files]
+    plan, loaded, bad, notes = load(paths, image_size, memory_budget * 2**20)
     if bad and not skip_bad:
-        named = "; ".join(f"{path.relative_to(root)} ({why})" for path, why in sorted(bad.items()))
+        named = "; ".join(
+            f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
+        )
         raise DataError(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
             f"{named}; mend or remove them, or pass --skip-bad"
         )
     if bad:
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
-    if not fits:
+    if not plan.fits:
         notes.append(f"more than {memory_budget} MiB of images: read from disk as they are used")
+    number = {label: i for i, label in enumerate(sorted({label for _, label, _ in files}))}
     parts: dict[str, tuple[Samples, Labels]] = {}
     for part in sorted({part for part, *_ in files}):
-        kept = [(path, label) for of, label, path in files if of == part and path in loaded]
-        labels = torch.tensor([classes.index(label) for _, label in kept], dtype=torch.int64)
-        paths = [path for path, _ in kept]
-        parts[part] = (pack(paths, labels, shape, loaded), labels)
+        kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
+        labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
+        parts[part] = (pack([path for path, _ in kept], labels, plan, loaded), labels)
     return assemble(
-        str(root), parts, input_shape=shape, split_seed=split_seed, classes=classes, notes=notes
-    )
+        str(root), parts, input_shape=plan.shape, split_seed=split_seed, classes=list(number),
+        notes=notes,
+    )  # fmt: skip
+
+
+def load(
+    paths: Sequence[str], asked: int | None, budget: int
+) -> tuple[Plan, dict[str, bytes], dict[str, str], list[str]]:
+    """Return the plan, what it keeps of each image, why others are bad, and notes.
+
+    The plan follows from all headers. As long as they are like the first one, each file is decoded
+    when its header is read; what the plan then still lacks takes a second reading.
+    """
+    first = next(iter(read_all(paths[:1], read_header)[0].values()), None)
+    guess, _ = choose_plan([first] if first else [], len(paths), asked, budget)
+
+    def kind(header: Header | None) -> object:
+        return header.gray if header and asked else header
+
+    kinds = {kind(first)}
+
+    def look(path: str) -> tuple[Header, bytes | None]:
+        with open_image(path) as image:
+            header = header_of(image)
+            kinds.add(kind(header))
+            try:
+                return header, content_of(image, guess) if len(kinds) == 1 else None
+            except BadImageError:  # which the second reading says
+                return header, None
+
+    def read(path: str) -> bytes:
+        with open_image(path) as image:
+            return content_of(image, plan)
+
+    looked, bad = read_all(paths, look)
+    plan, notes = choose_plan([header for header, _ in looked.values()], len(looked), asked, budget)
+    loaded = {path: kept for path, (_, kept) in looked.items() if kept and plan == guess}
+    rest, undecodable = read_all([path for path in looked if path not in loaded], read)
+    return plan, loaded | rest, bad | undecodable, notes
 
 
 def pack(
-    paths: Sequence[Path],
-    labels: Tensor,
-    shape: tuple[int, int, int],
-    loaded: dict[Path, NDArray[np.uint8] | bytes],
+    paths: Sequence[str], labels: Tensor, plan: Plan, loaded: dict[str, bytes]
 ) -> Tensor | ImageFiles:
     """Return the images as one tensor if their pixels were kept, else as files to read."""
-    contents = [loaded[path] for path in paths]
-    if contents and isinstance(contents[0], bytes):
-        hashed = hashlib.sha256(b"".join(bytes(content) for content in contents)).hexdigest()
-        return ImageFiles(paths, labels, shape, hashed)
-    images = torch.empty((len(paths), *shape), dtype=torch.uint8)
-    for row, path in enumerate(paths):
-        images[row] = torch.from_numpy(loaded.pop(path))  # freed as we go: never held twice
+    if not plan.fits:
+        hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
+        return ImageFiles(paths, labels, plan.shape, hashed)
+    images = torch.empty((len(paths), *plan.shape), dtype=torch.uint8)
+    for pixels, path in zip(images.flatten(1).numpy(), paths, strict=True):
+        pixels[:] = np.frombuffer(loaded.pop(path), np.uint8)  # freed as we go: never held twice
     return images
 
 
-def find_images(root: Path) -> list[tuple[str, str, Path]]:
-    """Return (part, class, path) of every file in the class folders, sorted by name."""
-    folders = subfolders(root)
-    if any(PARTS.get(folder.name.lower()) == "train" for folder in folders):
-        classes = [
-            (PARTS[folder.name.lower()], label)
-            for folder in folders
-            if folder.name.lower() in PARTS
-            for label in subfolders(folder)
-        ]
-    else:
-        classes = [("train", label) for label in folders]
-    if not classes:
-        idx = any(path.name.startswith("train-images-idx3") for path in root.iterdir())
-        raise DataError(
-            f"{root} must have a folder of images for each class, and it has none; "
-            + ("it holds IDX files: pass --data mnist --data-dir with this folder" if idx else
-               "lay it out as CLASS/*.png or train/CLASS/*.png")
-        )  # fmt: skip
-    found = []
-    for part, folder in classes:
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file() and wanted(path)]
-        if not files:
-            raise DataError(f"{folder} must hold images of the class {folder.name!r}, it is empty")
-        found += [(part, folder.name, path) for path in files]
-    return found
+def choose_plan(
+    headers: Sequence[Header], count: int, asked: int | None, budget: int
+) -> tuple[Plan, list[str]]:
+    """Return what to keep of so many images, and a note if their size was our choice.
 
-
-def subfolders(root: Path) -> list[Path]:
-    """Return the folders in a folder that are not hidden, sorted by name."""
-    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-
-
-def wanted(path: Path) -> bool:
-    """Tell files that someone put there from those that a system leaves."""
-    return not path.name.startswith(".") and path.name.lower() not in IGNORED
-
-
-def choose_size(headers: Sequence[Header], asked: int | None) -> tuple[tuple[int, int], list[str]]:
-    """Return (height, width) for all images, and a note if that was our choice."""
-    sizes = {header.size for header in headers}
+    Args:
+        headers: of all images, or of one that stands for them.
+        count: the number of images.
+        asked: pixels a side, if the user said.
+        budget: bytes.
+    """
+    sizes, notes = {header.size for header in headers}, []
     if asked is not None:
-        return (asked, asked), []
-    if len(sizes) == 1:
-        width, height = next(iter(sizes))
-        return (height, width), []
-    note = (
-        f"images differ in size: fitted to {DEFAULT_SIZE}x{DEFAULT_SIZE} (--image-size changes it)"
-    )
-    return (DEFAULT_SIZE, DEFAULT_SIZE), [note]
+        sizes = {(asked, asked)}
+    elif len(sizes) != 1:
+        sizes = {(DEFAULT_SIZE, DEFAULT_SIZE)}
+        fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
+        notes = [f"images differ in size: fitted to {fitted} (--image-size changes it)"]
+    width, height = sizes.pop()
+    channels = 1 if headers and all(header.gray for header in headers) else 3
+    fits = count * channels * height * width <= budget
+    return Plan((channels, height, width), fits), notes
 
 
-def read_all(
-    paths: Sequence[Path], read: Callable[[Path], T]
-) -> tuple[dict[Path, T], dict[Path, str]]:
-    """Call `read` on every path, in threads; return what it gave, and why it failed, by path."""
+def read_all(paths: Sequence[P], read: Callable[[P], T]) -> tuple[dict[P, T], dict[P, str]]:
+    """Call `read` on every path, on all cores; return what it gave, and why it failed, by path."""
 
-    def attempt(path: Path) -> T | BadImageError:
+    def attempt(path: P) -> T | BadImageError:
         try:
             return read(path)
         except BadImageError as error:
             return error
 
-    # Filters of warnings belong to the whole process, so they are set here and not in a thread.
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Filters of warnings belong to the whole process; those that are forked inherit them.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of damage that it reads past
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        read_paths = with_bar(pool.map(attempt, paths), "reading images", len(paths))
-        results = dict(zip(paths, read_paths, strict=True))
+        with on_all_cores(attempt, paths) as got:
+            results = dict(zip(paths, with_bar(got, "reading images", len(paths)), strict=True))
     good = {path: got for path, got in results.items() if not isinstance(got, BadImageError)}
     return good, {path: str(got) for path, got in results.items() if isinstance(got, BadImageError)}
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: str | Path) -> Image.Image:
     """Open an image file without decoding it yet.
 
     Raises:
         BadImageError: if it is in no format that we read, or too large.
     """
-    if path.suffix.lower() not in SUFFIXES:
+    if not str(path).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp or .bmp file")
     try:
-        image = Image.open(path, formats=FORMATS)
+        with FileIO(path) as file:
+            content = file.read(SMALL + 1)
+        image = Image.open(path if len(content) > SMALL else BytesIO(content), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError("larger than 25 megapixels") from error
     except FileNotFoundError as error:
@@ -237,33 +247,53 @@ def open_image(path: Path) -> Image.Image:
     return image
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: str) -> Header:
     """Return the size of an image and whether it is gray, from its first bytes."""
     with open_image(path) as image:
-        try:
-            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
-        except Exception as error:
-            raise BadImageError("damaged") from error
-        width, height = image.size
-        return Header(
-            (height, width) if turned else (width, height), image.mode in ("L", "1", "LA")
-        )
+        return header_of(image)
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def header_of(image: Image.Image) -> Header:
+    """Return the size of an open image and whether it is gray."""
+    try:
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+    except Exception as error:
+        raise BadImageError("damaged") from error
+    width, height = image.size
+    size = (height, width) if turned else (width, height)
+    return Header(size, image.mode in ("L", "1", "LA"))
+
+
+def read_image(path: str | Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image as bytes of shape (channels, height, width), turned upright.
 
     An image of another size is scaled (bilinear, antialiased) until it covers that one, and
     cropped to its middle.
     """
+    with open_image(path) as image:
+        return np.frombuffer(bytearray(pixels_of(image, shape)), np.uint8).reshape(shape)
+
+
+def content_of(image: Image.Image, plan: Plan) -> bytes:
+    """Return what the plan keeps of an open image: its pixels or their SHA-256."""
+    pixels = pixels_of(image, plan.shape)
+    return pixels if plan.fits else hashlib.sha256(pixels).digest()
+
+
+def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
+    """Return the pixels of an open image: see `read_image`."""
     channels, height, width = shape
-    with open_image(path) as opened:
-        try:
-            upright = ImageOps.exif_transpose(opened) or opened
-            image = upright.convert("L" if channels == 1 else "RGB")
-        except Exception as error:  # decoders fail in many ways on damaged files
-            raise BadImageError("damaged or cut short") from error
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        if image.getexif().get(0x0112, 1) != 1:  # else the image is upright
+            image = ImageOps.exif_transpose(image) or image
+        image.load()
+        if image.mode != mode:
+            image = image.convert(mode)
+    except Exception as error:  # decoders fail in many ways on damaged files
+        raise BadImageError("damaged or cut short") from error
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    pixels = np.array(image, dtype=np.uint8)
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+    if channels == 1:
+        return image.tobytes()
+    return np.asarray(image).transpose(2, 0, 1).tobytes()

@@ -1,0 +1,158 @@
+"""The benchmark's programs on little data, and the page from few results."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plainfit.seeding import epoch_order
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
+
+
+@pytest.fixture
+def modules(monkeypatch):
+    """The runner's modules, which import each other as scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import data
+    import report
+    import results
+    import table
+
+    yield {"data": data, "report": report, "results": results, "table": table}
+    for name in [n for n, m in sys.modules.items() if is_ours(m)]:
+        del sys.modules[name]
+
+
+def is_ours(module):
+    return str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS))
+
+
+@pytest.fixture
+def folder(modules, tmp_path):
+    for part, (x, y) in modules["data"].synthetic(N_TRAIN, N_VALID).items():
+        np.save(tmp_path / f"x_{part}.npy", x)
+        np.save(tmp_path / f"y_{part}.npy", y)
+    orders = [epoch_order(N_TRAIN, SEED, epoch, True).numpy() for epoch in range(2)]
+    np.save(tmp_path / "orders.npy", np.stack(orders))
+    return tmp_path
+
+
+def run(script, folder, model, *more, epochs=2):
+    command = [
+        sys.executable, f"{script}.py", "--data", folder, "--model", model, "--epochs", epochs,
+        "--batch-size", BATCH_SIZE, "--seed", SEED, *more,
+    ]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=BENCHMARKS / "peers", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_loop_by_hand_gives_the_bits_of_plainfit(folder):
+    hand = run("hand_loop", folder, "logistic", "--orders", folder / "orders.npy")
+    ours = run("plainfit_", folder, "logistic")
+    assert ours["weights"] == hand["weights"]
+    for one, other in zip(ours["epochs"], hand["epochs"], strict=True):
+        assert one["valid_loss"] == other["valid_loss"]
+        assert one["accuracy"] == pytest.approx(other["accuracy"], abs=1e-7)  # float32, float64
+
+
+@pytest.mark.parametrize("script", ["tutorial", "hand_loop", "plainfit_"])
+def test_a_contender_prints_its_figures(script, folder):
+    line = run(script, folder, "cnn", epochs=1)
+    (epoch,) = line["epochs"]
+    assert 0 < epoch["train_seconds"] < epoch["seconds"] < 60
+    assert 0 < line["first_step_seconds"] < 60
+    assert line["steps"] == 6
+    assert line["peak_rss_mib"] > 50
+    assert line["valid_loss"] == epoch["valid_loss"] == pytest.approx(2.3, abs=0.3)
+    assert line["versions"]["torch"].startswith("2.")
+
+
+def record(contender, number, seconds, **more):
+    epochs = [
+        {"seconds": s, "train_seconds": s / 2, "valid_loss": 0.3, "accuracy": 0.9}
+        for s in (9 * seconds, seconds, 2 * seconds, 3 * seconds)
+    ]
+    figures = {
+        "first_step_seconds": 1.5, "warm_up_seconds": 7 * seconds, "steps": 100,
+        "valid_loss": 0.3, "accuracy": 0.9, "peak_rss_mib": 321,
+        "versions": {"torch": "2"}, "others_cores": 0.01,
+    }  # fmt: skip
+    return (
+        {"contender": contender, "model": "logistic", "round": number, "epochs": epochs}
+        | figures
+        | more
+    )
+
+
+@pytest.fixture
+def speed():
+    runs = [
+        record("tutorial", 0, 2.0), record("tutorial", 1, 4.0), record("hand_loop", 0, 0.5),
+        record("plainfit", 0, 1.0), record("plainfit", 1, 1.0), record("jax", 1, 0.25),
+        {"contender": "fastai", "model": "logistic", "round": 0, "failed": "no module"},
+    ]  # fmt: skip
+    where = {
+        "name": "A machine, 2 cores", "device": "cpu", "python": "3", "torch": "2", "threads": 2,
+    }  # fmt: skip
+    return {
+        "name": "speed", "machine": where, "date": "2026-01-02", "data": "synthetic images",
+        "samples": 1000, "valid_samples": 100, "runs": runs,
+        "limits": {"bytes_per_second": 1e10, "flops_per_second": 1e11},
+    }  # fmt: skip
+
+
+def test_rows_are_medians_of_the_later_epochs_and_ratios_within_a_round(modules, speed):
+    rows = {row["name"]: row for row in modules["table"].rows(speed, "logistic")}
+    ours = rows["plainfit"]
+    assert ours["epoch_seconds"] == 2.0  # the median of 1, 2 and 3
+    assert ours["samples_per_second"] == 500
+    assert ours["step_us"] == pytest.approx(1.0 / 100 * 1e6)
+    assert ours["over_hand_us"] == pytest.approx(0.5 / 100 * 1e6)  # round 0 alone has both
+    assert ours["of_tutorial_range"] == (2.0, 4.0)
+    assert ours["of_tutorial"] == 3.0
+    assert ours["fastest_peer"] == "plain JAX"
+    assert ours["of_fastest_peer"] == 0.25
+    # 64 samples of 4 * 7840 flops at 1e11 flop/s take longer than their bytes at 1e10 byte/s
+    limit = max(64 * 31_360 / 1e11, 64 * 4 * (784 + 5 * 10) / 1e10)
+    assert ours["of_limit"] == pytest.approx(limit / 0.01)
+
+
+def test_the_page_has_every_machine_and_every_section(modules, speed, tmp_path):
+    results, report = modules["results"], modules["report"]
+    other = speed | {"machine": speed["machine"] | {"name": "Another one"}}
+    for each in (speed, other):
+        results.save(results.path_of("speed", each["machine"], tmp_path), each)
+    section = {
+        "name": "growth", "title": "Growth", "machine": speed["machine"], "text": "How it grows.",
+        "columns": ["", "s"], "rows": [["twice", 0.12345], ["once", 1234.5], ["never", 7]],
+        "raw": None,
+    }  # fmt: skip
+    results.save(results.path_of("growth", speed["machine"], tmp_path), section)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    page = report.write(tmp_path, docs).read_text(encoding="utf-8")
+    assert page.index("## A machine, 2 cores") < page.index("### Growth\n\nHow it grows.")
+    assert "## Another one" in page
+    assert "| twice | 0.123 |\n| once | 1,234 |\n| never | 7 |" in page
+    assert "| **plainfit** | 3.00 | 2.00 to 4.00 | 0.25 |" in page
+    assert "No figures for fastai: no module" in page
+    pictures = {path.name for path in (docs / "images").iterdir()}
+    assert pictures == {"benchmarks-a-machine-2-cores.png", "benchmarks-another-one.png"}
+    assert all(f"images/{name}" in page for name in pictures)
+
+
+def test_synthetic_images_are_those_of_mnist_in_shape_and_range(modules):
+    x, y = modules["data"].synthetic(500, 10)["train"]
+    assert x.shape == (500, 28, 28)
+    assert x.dtype == np.uint8
+    assert (x.min(), x.max()) == (0, 255)
+    assert y.dtype == np.int64
+    assert set(y) == set(range(10))

@@ -1,0 +1,147 @@
+"""A folder of images gives the pixels that Pillow gives, however many processes read it."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from plainfit import PlainfitError, get_data, open_data
+from plainfit.data import cores, folder
+from plainfit.data.layout import find_images
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on
+SIZE = (13, 9)
+FORMATS = {
+    "L": (".png", ".jpg", ".bmp"),
+    "RGB": (".png", ".jpeg", ".webp", ".bmp"),
+    "RGBA": (".png", ".webp"),
+    "LA": (".png",),
+}
+
+
+@pytest.fixture(params=[1, 3], ids=["here", "3 processes"], autouse=True)
+def processes(request, monkeypatch):
+    monkeypatch.setattr(cores, "cores", lambda: request.param)
+    monkeypatch.setattr(cores, "BLOCK", 4)
+
+
+def save(path, mode, size=SIZE, seed=0, orientation=None):
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], bands), dtype=np.uint8)
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {} if path.suffix == ".bmp" else {"exif": exif}
+    Image.fromarray(pixels.squeeze()).convert(mode).save(path, **options)
+
+
+def reference(path, size, mode):
+    """The pixels by Pillow alone: (channels, height, width)."""
+    with Image.open(path) as opened:
+        image = ImageOps.exif_transpose(opened).convert(mode)
+    if image.size != size:
+        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    pixels = np.array(image)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def check(root, size, mode, **options):
+    """Compare every pixel of the training images with Pillow's, in memory and lazily."""
+    shutil.copytree(root / "train", root / "valid", dirs_exist_ok=True)
+    paths = [path for path in sorted((root / "train").rglob("*")) if path.is_file()]
+    wanted = torch.from_numpy(np.stack([reference(path, size, mode) for path in paths]))
+    kept = open_data(root, **options)
+    lazy = open_data(root, memory_budget=0, **options)
+    assert kept.train.tensors[0].shape == wanted.shape
+    assert torch.equal(kept.train.tensors[0], wanted)
+    assert lazy.classes == kept.classes == tuple(sorted({path.parts[-2] for path in paths}))
+    loaders = [get_data(data.train, data.valid, bs=7)[0] for data in (kept, lazy)]
+    for (xb, yb), (lazy_xb, lazy_yb) in zip(*loaders, strict=True):
+        assert torch.equal(xb, lazy_xb)
+        assert torch.equal(yb, lazy_yb)
+    x, y = lazy.train[5]
+    assert torch.equal(x * 256, wanted[5].float())
+    assert y == kept.train.tensors[1][5]
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("modes", "mode"),
+    [("L", "L"), ("RGB RGBA", "RGB"), ("L RGB", "RGB"), ("RGB LA", "RGB"), ("L LA", "L")],
+)
+def test_images_of_one_size(tmp_path, modes, mode):
+    modes = modes.split()
+    for i in range(30):
+        chosen = modes[i // 10 % len(modes)]
+        suffix = FORMATS[chosen][i % len(FORMATS[chosen])]
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", chosen, seed=i)
+    assert not check(tmp_path, SIZE, mode).notes
+    check(tmp_path, (8, 8), mode, image_size=8)
+
+
+@pytest.mark.parametrize("odd", [0, 3, 29])
+def test_images_of_which_one_has_another_size(tmp_path, odd):
+    for i in range(30):
+        size = (30, 40) if i == odd else (70, 65)
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "L", size, i)
+    assert "differ in size" in check(tmp_path, (64, 64), "L").notes[0]
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    for i in range(32):
+        suffix = (".png", ".jpg", ".webp")[i % 3]
+        size = SIZE[::-1] if i % 9 >= 5 else SIZE
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", "RGB", size, i, i % 9)
+    assert not check(tmp_path, SIZE, "RGB").notes
+
+
+def test_large_files(tmp_path):
+    for i in range(12):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "RGB", (200, 200), i)
+    assert (tmp_path / "train/a/00.png").stat().st_size > folder.SMALL
+    check(tmp_path, (200, 200), "RGB")
+
+
+def test_bad_files_are_named_wherever_they_are(tmp_path):
+    for i in range(40):
+        save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
+    whole = (tmp_path / "b" / "39.png").read_bytes()
+    (tmp_path / "a" / "00.png").write_bytes(b"no image")
+    (tmp_path / "b" / "39.png").write_bytes(whole[:-30])
+    Image.new("1", (5001, 5000)).save(tmp_path / "a" / "20.png")
+    for budget in (0, 2048):
+        with pytest.raises(PlainfitError, match="3 of 40 are not") as caught:
+            open_data(tmp_path, memory_budget=budget)
+        for text in ("a/00.png (not a readable", "a/20.png (larger than", "b/39.png (damaged"):
+            assert text in str(caught.value)
+        data = open_data(tmp_path, skip_bad=True, memory_budget=budget)
+        assert sum(data.counts().values()) == 37
+        assert data.input_shape == (1, 9, 13)
+
+
+def test_each_file_is_read_once_where_all_are_alike(tmp_path, monkeypatch):
+    for i in range(10):
+        save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
+    opened = []
+    monkeypatch.setattr(cores, "cores", lambda: 1)
+    monkeypatch.setattr(
+        folder, "open_image", lambda p, f=folder.open_image: opened.append(p) or f(p)
+    )
+    open_data(tmp_path)
+    assert sorted(opened[1:]) == sorted(map(str, tmp_path.rglob("*.png")))
+
+
+def test_files_are_found_in_the_order_of_their_paths(tmp_path):
+    names = "b/x.png b-c/x.png b/y/x.png b.png c/.x.png c/thumbs.db c/Z.png c/a.png .d/x.png"
+    for name in names.split():
+        save(tmp_path / "one" / "0" / name.replace("thumbs.db", "thumbs.png"), "L")
+    (tmp_path / "one/0/c/thumbs.png").rename(tmp_path / "one/0/c/Thumbs.DB")
+    (tmp_path / "one/0/broken.png").symlink_to(tmp_path / "none")
+    (tmp_path / "one/0/linked.png").symlink_to(tmp_path / "one/0/b.png")
+    (tmp_path / "one/0/loop").symlink_to(tmp_path / "one")
+    found = [path for *_, path in find_images(tmp_path / "one")]
+    wanted = ".d/x.png b/x.png b/y/x.png b-c/x.png b.png c/Z.png c/a.png linked.png"
+    assert found == [str(tmp_path / "one/0" / name) for name in wanted.split()]
