@@ -40,7 +40,8 @@ that takes longer, has in the time of a step, at the speeds measured on this mac
 COSTS = """\
 *First step* is from the start of the process to the end of the first training step; plain JAX
 compiles an epoch of the logistic regression as one, so its first step there is its first epoch.
-*Warm-up* is what the first epoch takes longer than the later ones. *Memory* is the peak of the resident set.
+*Warm-up* is what the first epoch takes longer than the later ones. *Memory* is the peak of the
+resident set.
 """
 
 
