@@ -21,7 +21,7 @@ import machine
 import numpy as np
 from data import find_mnist, read_mnist, synthetic
 from PIL import Image
-from results import FOLDER, save
+from results import path_of, save
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = {"train": 50_000, "valid": 10_000}
@@ -67,7 +67,7 @@ def main() -> None:
     data = "MNIST" if mnist else "synthetic images"
     images = args.cache / data.split()[0].lower()
     make_files(images, mnist)
-    path = FOLDER / "folder.json"
+    path = path_of("folder", machine.describe())
     runs = json.loads(path.read_text())["runs"] if args.append and path.is_file() else []
     first = 1 + max((run["round"] for run in runs), default=-1)
     for number in range(first, first + args.rounds):

@@ -2,15 +2,12 @@
 
 import argparse
 import json
-import os
-import resource
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
+from contender import STARTED, peak_rss
+
 EPOCHS, BATCH_SIZE, WORKERS, LR, MOMENTUM = 2, 64, 2, 0.1, 0.9
-STARTED = float(os.environ.get("BENCHMARK_STARTED", time.time()))  # of this process, by the runner
 
 
 def arguments() -> argparse.Namespace:
@@ -31,12 +28,11 @@ def report(began: float, epochs: list[dict[str, float]]) -> None:
         epochs: the time at the end of each (`at`), its validation `loss` and `accuracy`.
     """
     ends = [began, *(epoch["at"] for epoch in epochs)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS, else KiB
     line = {
         "start_up_seconds": began - STARTED,
         "epoch_seconds": [end - start for start, end in pairwise(ends)],
         "valid_loss": epochs[-1]["loss"],
         "accuracy": epochs[-1]["accuracy"],
-        "peak_rss_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_rss_mib": peak_rss(),
     }
     print(json.dumps(line))

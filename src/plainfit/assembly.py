@@ -123,9 +123,11 @@ def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
 
 def threads_of(parts: Parts) -> int:
     """Return how many threads train: as the settings say, or by the rule for the work of a step."""
-    xb, _ = next(iter(parts.valid_dl))
-    sample = xb[:1].to(device_of(parts.model))
-    return parts.config.threads or threads_for(parts.model, sample, parts.config.batch_size)
+    if parts.config.threads is not None:
+        return parts.config.threads
+    x, _ = parts.data.valid[0]  # of the loader, even one batch would start its workers again
+    sample = x.unsqueeze(0).to(device_of(parts.model))
+    return threads_for(parts.model, sample, parts.config.batch_size)
 
 
 def make_record(parts: Parts) -> dict[str, Any]:

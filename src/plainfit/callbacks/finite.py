@@ -58,11 +58,11 @@ class NonFiniteGuard(Callback):
             context.step % self.every == 0 or context.step == context.steps
         )
         recent = context.pending[-self.every :] if is_due else []
-        if recent and not is_finite(torch.stack(recent)):
-            ages = [age for age, loss in enumerate(reversed(recent)) if not is_finite(loss)]
-            step = context.step - 1 - ages[-1]
+        bad = (~torch.isfinite(torch.stack(recent))).nonzero().flatten().tolist() if recent else []
+        if bad:
+            step = context.step - len(recent) + bad[0]
             raise NonFiniteError(
-                f"the loss must be finite, and is {float(recent[-1 - ages[-1]])} in epoch "
+                f"the loss must be finite, and is {float(recent[bad[0]])} in epoch "
                 f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
                 "of an accelerator are read together; go on from the last checkpoint, with a lower "
                 "learning rate or clipped gradients"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from plainfit.data.cores import on_all_cores
 from plainfit.data.layout import find_images
+from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import bytes_to_floats
-from plainfit.data.splits import DataSplits, Labels, LazyImages, Samples, assemble
+from plainfit.data.splits import DataSplits, Labels, Samples, assemble
 from plainfit.errors import DataError
 from plainfit.progress import with_bar
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.data.lazy import LazyImages as LazyImages
 from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import ImageDataset
 from plainfit.errors import DataError

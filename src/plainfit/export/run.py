@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from plainfit import __version__, runs
+from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
-from plainfit.data.splits import DataSplits, LazyImages
+from plainfit.data.splits import DataSplits
 from plainfit.errors import ConfigError, RunError, unknown_name
 from plainfit.export.check import compare, reopen_data, take_samples
 from plainfit.export.formats import FORMATS, Facts, cause, check_packages, make_snippet
