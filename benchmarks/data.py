@@ -21,7 +21,7 @@ def find_mnist(given: Path | None) -> Path | None:
 
 
 def prepare(folder: Path, mnist: Path | None) -> str:
-    """Write x_train.npy, y_train.npy, x_valid.npy and y_valid.npy; return what data it is.
+    """Write x_train.npy, y_train.npy, and so for valid and MNIST's test; return what data it is.
 
     Images are uint8 (samples, 28, 28), labels int64 (samples,).
     """
@@ -36,8 +36,8 @@ def read_mnist(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return MNIST in the tutorial's split."""
     import plainfit as pf
 
-    sets = pf.open_data("mnist", data_dir=folder)
-    pairs = {"train": sets.train.tensors, "valid": sets.valid.tensors}
+    sets = pf.open_data("mnist", data_dir=folder).parts()
+    pairs = {part: dataset.tensors for part, dataset in sets.items()}
     return {part: (x.squeeze(1).numpy(), y.numpy()) for part, (x, y) in pairs.items()}
 
 

@@ -6,12 +6,14 @@ See README.md in this folder.
 import argparse
 import datetime
 import json
+import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import accuracy
 import import_time
 import overhead
 import precision
@@ -31,6 +33,7 @@ PARTS = {
     "progress_cost": progress_cost.measure,
     "import_time": import_time.measure,
     "precision": precision.measure,
+    "accuracy": accuracy.measure,
 }
 
 
@@ -70,6 +73,8 @@ def main() -> None:
         kept = args.append or not (args.only or args.quick)
         folder = results.FOLDER if kept else Path(scratch) / "results"
         data = Path(scratch)
+        if args.data_dir:
+            os.environ["PLAINFIT_MNIST"] = str(args.data_dir)  # for all who look for it
         what = prepare(data, find_mnist(args.data_dir))
         print(f"data: {what}", flush=True)
         if contenders:

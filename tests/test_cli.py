@@ -133,11 +133,12 @@ def test_help_is_quick_and_loads_no_torch():
 
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
-    "train": """--accumulate --average --batch-size --channels-last --checkpoint-every --clip
-        --compile --data --data-dir --debug --detect-anomaly --device --epochs --fused --help
-        --image-size --json --keep-memory --lr --memory-budget --model --momentum --no-keep-memory
-        --optimizer --out --overfit-one-batch --patience --precision --schedule --seed --skip-bad
-        --split-seed --target --threads --time-limit --track""",
+    "train": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
+        --clip --compile --data --data-dir --debug --detect-anomaly --device --epochs --fused --help
+        --image-size --json --keep-memory --label-smoothing --lr --memory-budget --model
+        --model-args --momentum --nesterov --no-keep-memory --optimizer --out --overfit-one-batch
+        --patience --precision --preset --schedule --seed --skip-bad --split-seed --target
+        --threads --time-limit --track --weight-decay""",
     "resume": "--debug --epochs --help --json",
     "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
         --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed

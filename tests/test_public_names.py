@@ -9,6 +9,7 @@ import plainfit
 
 PUBLIC = [
     "Callback",
+    "CompactCNN",
     "DataSplits",
     "History",
     "ImageDataset",

@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Callback": "hooks",
+    "CompactCNN": "models",
     "DataSplits": "data.splits",
     "History": "history",
     "ImageDataset": "data.loaders",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from plainfit.loop import validate as validate
     from plainfit.metrics import accuracy as accuracy
     from plainfit.models import MLP as MLP
+    from plainfit.models import CompactCNN as CompactCNN
     from plainfit.models import Lambda as Lambda
     from plainfit.models import LogisticRegression as LogisticRegression
     from plainfit.models import MnistCNN as MnistCNN

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from torch.optim import Optimizer
 
 from plainfit import callbacks as cb
 from plainfit import runs
+from plainfit.augment import named_augmentation
 from plainfit.build import get_model, make_optimizer
 from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data
 from plainfit.data.sources import open_data
 from plainfit.data.splits import DataSplits
 from plainfit.devices import device_of, fingerprint, threads_for, versions
-from plainfit.errors import ModelError
+from plainfit.errors import ConfigError, ModelError
 from plainfit.hooks import Callback
 from plainfit.rate_search import lr_find
 from plainfit.summary import count_parameters, try_batch
@@ -46,6 +48,11 @@ def assemble(config: RunConfig) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # is its package there?
     data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
+    if augmentation(config) and len(data.input_shape) != 3:
+        raise ConfigError(
+            f"--augment varies images, and the samples of {data.name} have shape "
+            f"{tuple(data.input_shape)}; leave it out"
+        )
     model, opt = get_model(
         config.model,
         optimizer=config.optimizer,
@@ -57,6 +64,9 @@ def assemble(config: RunConfig) -> Parts:
         device=config.device,
         fused=config.fused,
         channels_last=config.channels_last,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        arguments=config.model_arguments,
     )
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     loaders = get_data(
@@ -69,10 +79,25 @@ def transformers(config: RunConfig) -> list[Callback]:
     """Return the callbacks that change the training as the settings say."""
     return [
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
+        *augmentation(config),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
         *([cb.Averaging(config.average)] if config.average is not None else []),
     ]
+
+
+def augmentation(config: RunConfig) -> list[Callback]:
+    """Return the callback that varies the training images, if there is one."""
+    if config.augment == "none":
+        return []
+    return [cb.Augmentation(named_augmentation(config.augment), config.seed)]
+
+
+def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
+    """Return the cross-entropy, towards smoothed labels where that is asked for."""
+    if not config.label_smoothing:
+        return F.cross_entropy
+    return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
 
 
 def logs(config: RunConfig, folder: Path) -> list[Callback]:
@@ -95,7 +120,7 @@ def tracking(config: RunConfig, folder: Path) -> Callback:
 
 def find_rate(parts: Parts, say: Say) -> None:
     """Look for a learning rate, and make the optimizer with it."""
-    search = lr_find(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
+    search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # two digits say all that such a search knows
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = replace(parts.config, lr=rate)
@@ -105,6 +130,8 @@ def find_rate(parts: Parts, say: Say) -> None:
         lr=rate,
         momentum=parts.config.momentum,
         fused=parts.config.fused,
+        weight_decay=parts.config.weight_decay,
+        nesterov=parts.config.nesterov,
     )
 
 

@@ -4,7 +4,7 @@ import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": models.LogisticRegression,
     "mlp": models.MLP,
     "cnn": models.MnistCNN,
+    "compact": models.CompactCNN,
     "resnet": models.ResNet,
 }
 # The rates are usual starting points: the tutorial's for SGD with momentum on images, and the
@@ -79,13 +80,16 @@ def get_model(
     device: str = "auto",
     fused: bool = False,
     channels_last: bool = False,
+    weight_decay: float | None = None,
+    nesterov: bool = False,
+    arguments: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, optim.Optimizer]:
     """Build a model and its optimizer.
 
     Args:
-        model: `logistic`, `mlp`, `cnn`, `resnet`, `MODULE:CALLABLE`, or a class or function that
-            returns a module. It is called with those of `input_shape`, `in_features`, `channels`
-            and `classes` that it names among its parameters.
+        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `MODULE:CALLABLE`, or a class or
+            function that returns a module. It is called with those of `input_shape`,
+            `in_features`, `channels` and `classes` that it names among its parameters.
         optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
         lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
         momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default) only.
@@ -97,6 +101,10 @@ def get_model(
         fused: an optimizer that updates all parameters in one kernel; it changes the bits.
         channels_last: keep images as (height, width, channels) in memory, which convolutions are
             faster with on many machines; it changes the bits.
+        weight_decay: of the parameters with two dimensions or more; biases and norms are left. By
+            default torch's: 0.01 of all for `adamw`, else 0.
+        nesterov: look ahead with the momentum (Sutskever et al. 2013), for `sgd`.
+        arguments: for the model, by name; they win over those that are found by themselves.
 
     Returns:
         The model, which keeps the record of its making as `plainfit_factory`, and the optimizer.
@@ -113,14 +121,22 @@ def get_model(
     target = resolve(model) if isinstance(model, str) else model
     factory = Factory(
         f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}",
-        arguments_for(target, input_shape, classes),
+        arguments_for(target, input_shape, classes) | known_arguments(target, arguments or {}),
         seed,
     )
     built = factory.call(target).to(pick_device(device))
     if channels_last:
         built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
-    return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum, fused=fused)
+    return built, make_optimizer(
+        optimizer,
+        built,
+        lr=lr,
+        momentum=momentum,
+        fused=fused,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+    )
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -170,12 +186,23 @@ def arguments_for(
     parameters = inspect.signature(target).parameters
     if len(input_shape) == 3:
         offered["channels"] = input_shape[0]
-    elif target in (models.MnistCNN, models.ResNet):
+    elif target in (models.MnistCNN, models.CompactCNN, models.ResNet):
         raise ModelError(
             f"{target.__name__} must be given images (channels, height, width), and these samples "
             f"have shape {tuple(input_shape)}; choose --model logistic or mlp"
         )
     return {name: value for name, value in offered.items() if name in parameters}
+
+
+def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments for a model that a user gave, after checking that it takes them."""
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in given:
+        if name not in parameters and not takes_any:
+            kind = f"argument of {getattr(target, '__qualname__', target)}"
+            raise ConfigError(unknown_name(kind, name, parameters))
+    return dict(given)
 
 
 def make_optimizer(
@@ -185,6 +212,8 @@ def make_optimizer(
     lr: float | None = None,
     momentum: float | None = None,
     fused: bool = False,
+    weight_decay: float | None = None,
+    nesterov: bool = False,
 ) -> optim.Optimizer:
     """Return the named optimizer over a model's parameters; see `get_model` for the defaults."""
     if name not in OPTIMIZERS:
@@ -200,4 +229,15 @@ def make_optimizer(
         if "fused" not in inspect.signature(kind).parameters:
             raise ConfigError(f"there is a fused sgd, adam and adamw, got fused with {name}")
         options["fused"] = True
-    return kind(model.parameters(), **options)
+    if nesterov:
+        if name != "sgd" or not options["momentum"]:
+            raise ConfigError(f"nesterov applies to sgd with momentum only, got it with {name}")
+        options["nesterov"] = True
+    if weight_decay is None:
+        return kind(model.parameters(), **options)
+    options["weight_decay"] = weight_decay
+    # Biases and norms are left, as is usual (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return kind([group for group in groups if group["params"]], **options)

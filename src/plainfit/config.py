@@ -1,5 +1,6 @@
 """The settings of a run: one typed field each, which becomes an option of `plainfit train`."""
 
+import ast
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -42,8 +43,12 @@ class RunConfig:
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
     model: Annotated[
-        str, "logistic, mlp, cnn, resnet, or MODULE:CALLABLE, such as nets:Small for nets.py."
+        str,
+        "logistic, mlp, cnn, compact, resnet, or MODULE:CALLABLE, such as nets:Small for nets.py.",
     ] = "resnet"
+    model_args: Annotated[
+        str | None, "Arguments for the model, as in a call: width=32, blocks=(2, 2)."
+    ] = None
     epochs: Annotated[int, "Passes over the training data."] = 10
     lr: Annotated[
         float | str | None,
@@ -77,6 +82,16 @@ class RunConfig:
         bool, "Train on the first batch alone: a check that the model can learn."
     ] = False
     optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    weight_decay: Annotated[
+        float | None, "Decay of the weights, and not of biases and norms (default: torch's own)."
+    ] = None
+    nesterov: Annotated[bool, "Momentum that looks ahead, for sgd."] = False
+    label_smoothing: Annotated[
+        float, "Train towards labels that are wrong with this probability: 0 to below 1."
+    ] = 0.0
+    augment: Annotated[
+        str, "Vary the training images: none, or warp; warp=0.5 for half as much."
+    ] = "none"
     fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
         False
     )
@@ -108,6 +123,7 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{option(name)} must be at least {least}, got {value}")
+        _ = self.model_arguments  # raises
         if self.seed >= 2**63:
             raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
         if self.image_size is not None and not 1 <= self.image_size <= 5000:
@@ -116,6 +132,12 @@ class RunConfig:
             raise ConfigError(f"--lr must be a positive number or auto, got {self.lr}")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(
+                f"--label-smoothing must be at least 0 and below 1, got {self.label_smoothing}"
+            )
         for name in ("clip", "time_limit"):
             value = getattr(self, name)
             if value is not None and not is_positive(value):
@@ -135,6 +157,25 @@ class RunConfig:
     def rate(self) -> float | None:
         """The learning rate as a number; None for the default, or to be found."""
         return self.lr if isinstance(self.lr, float | int) else None
+
+    @property
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments for the model, by name.
+
+        >>> RunConfig(model_args="width=32, blocks=(2, 2)").model_arguments
+        {'width': 32, 'blocks': (2, 2)}
+        """
+        try:
+            call = ast.parse(f"model({self.model_args or ''})", mode="eval").body
+            assert isinstance(call, ast.Call)
+            if call.args or any(keyword.arg is None for keyword in call.keywords):
+                raise ValueError
+            return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        except (SyntaxError, ValueError, AssertionError) as error:
+            raise ConfigError(
+                "--model-args must be names with values, as in a call, such as "
+                f"'width=32, blocks=(2, 2)', got {self.model_args!r}"
+            ) from error
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:

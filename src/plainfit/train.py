@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from plainfit import callbacks as cb
 from plainfit import runs
@@ -18,6 +17,7 @@ from plainfit.assembly import (
     describe,
     find_rate,
     logs,
+    loss_function,
     make_record,
     threads_of,
     transformers,
@@ -131,7 +131,7 @@ def carry_out(
             history = fit(
                 config.epochs,
                 parts.model,
-                F.cross_entropy,
+                loss_function(config),
                 parts.opt,
                 parts.train_dl,
                 parts.valid_dl,
@@ -169,7 +169,7 @@ def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) ->
     test = None
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
-        test = validate(model, F.cross_entropy, test_dl, metrics=[accuracy])
+        test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
     runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
     runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
     runs.update_record(

@@ -1,5 +1,6 @@
 """What can be done beside a training: `from plainfit.callbacks import Averaging`."""
 
+from plainfit.callbacks.augmentation import Augmentation
 from plainfit.callbacks.averaging import Averaging
 from plainfit.callbacks.checkpointing import BestWeights, Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
@@ -14,6 +15,7 @@ from plainfit.callbacks.tracking import Tracking
 
 __all__ = [
     "ActivationStatistics",
+    "Augmentation",
     "Averaging",
     "BestWeights",
     "Checkpointing",

@@ -7,6 +7,7 @@ import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
 from plainfit.config import DATA_FIELDS, RunConfig
+from plainfit.presets import settings_of
 
 if TYPE_CHECKING:
     from plainfit.train import RunResult
@@ -15,8 +16,22 @@ RATE_FIELDS = ("data", "model", "momentum", "batch_size", "optimizer", "seed", "
 
 
 @with_options_of()
-def train(*, json_: Json = False, debug: Debug = False, **options: Any) -> None:
+def train(
+    context: typer.Context,
+    *,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Settings chosen for images: fastest, fast or accurate; yours win."),
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
     """Train a model and leave a run folder: settings, weights, figures, curves."""
+    if preset is not None:
+        by_preset = settings_of(preset)
+        sources = {name: context.get_parameter_source(name) for name in by_preset}
+        options |= {n: by_preset[n] for n, at in sources.items() if at and at.name == "DEFAULT"}
     config = RunConfig(**options)  # checked before torch loads
     from rich.console import Console
 
