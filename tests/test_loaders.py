@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from plainfit import ImageDataset, TensorLoader, WrappedDataLoader, get_data
-from plainfit.data.loaders import BatchSampler, bytes_to_floats, make_loader
+from plainfit.data.loaders import BatchSampler, bytes_to_floats, make_loader, resident
 from plainfit.seeding import stream
 
 
@@ -242,3 +242,24 @@ def test_wrapped_loader_over_a_generator_has_no_length():
     with pytest.raises(TypeError, match="no len"):
         len(dl)
     assert list(dl) == [(1, 2)]
+
+
+def test_a_data_set_on_a_device_is_gathered_there():
+    dataset = TensorDataset(torch.zeros(20, 3), torch.zeros(20))
+    there = resident(dataset, torch.device("meta"), budget=1)
+    xb, yb = next(iter(TensorLoader(there, 8, shuffle=True)))
+    assert (xb.device.type, xb.shape, yb.device.type, yb.shape) == ("meta", (8, 3), "meta", (8,))
+    images = ImageDataset(torch.zeros(20, 1, 4, 4).byte(), torch.zeros(20))
+    xb, _ = next(iter(TensorLoader(resident(images, torch.device("meta"), budget=1), 8)))
+    assert (xb.device.type, xb.dtype, xb.shape) == ("meta", torch.float32, (8, 1, 4, 4))
+
+
+def test_what_is_too_large_or_reads_its_own_way_stays_where_it_is():
+    class Own(TensorDataset):
+        pass
+
+    meta = torch.device("meta")
+    large, own = TensorDataset(torch.zeros(300, 1024)), Own(torch.zeros(3))
+    assert resident(large, meta, budget=1) is large
+    assert resident(own, meta, budget=1) is own
+    assert resident(large, meta, budget=2).tensors[0].device == meta

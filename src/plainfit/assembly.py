@@ -16,7 +16,7 @@ from plainfit import runs
 from plainfit.augment import named_augmentation
 from plainfit.build import get_model, make_optimizer
 from plainfit.config import DATA_FIELDS, RunConfig
-from plainfit.data.loaders import Loader, get_data
+from plainfit.data.loaders import Loader, get_data, resident
 from plainfit.data.sources import open_data
 from plainfit.data.splits import DataSplits
 from plainfit.devices import device_of, fingerprint, threads_for, versions
@@ -69,9 +69,9 @@ def assemble(config: RunConfig) -> Parts:
         arguments=config.model_arguments,
     )
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    loaders = get_data(
-        data.train, data.valid, config.batch_size, seed=config.seed, num_workers=workers
-    )
+    device, budget = device_of(model), config.memory_budget
+    train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
+    loaders = get_data(train_ds, valid_ds, config.batch_size, seed=config.seed, num_workers=workers)
     return Parts(config, data, model, opt, *loaders, workers)
 
 

@@ -39,7 +39,7 @@ class RunConfig:
     ] = None
     skip_bad: Annotated[bool, "Leave out unreadable images and count them."] = False
     memory_budget: Annotated[
-        int, "MiB of data to hold in memory; a folder or Arrow table with more stays on disk."
+        int, "MiB of data to hold in memory, and on the accelerator; more stays on disk."
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
     model: Annotated[

@@ -76,7 +76,8 @@ class TensorLoader:
     changes nothing.
 
     Args:
-        dataset: a `TensorDataset` or an `ImageDataset`, or one that has `gather(rows)`.
+        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has
+            `gather(rows)`.
         batch_size: samples in a batch; the last one may have fewer.
         shuffle: a new order each epoch, a function of the seed and the epoch alone.
         seed: of the order.
@@ -112,6 +113,8 @@ class TensorLoader:
         epoch, first, n = self.epoch, self.first, len(self.dataset)
         self.first = 0
         order = epoch_order(n, self.seed, epoch, self.shuffle)
+        if isinstance(self.dataset, TensorDataset):  # which may be on an accelerator
+            order = order.to(self.dataset.tensors[0].device)
         for rows in order.split(self.batch_size)[first : len(self)]:
             yield gather(self.dataset, rows)
         self.epoch = epoch + 1
@@ -127,6 +130,23 @@ def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]
         return dataset.gather(rows)
     xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
     return (bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest)
+
+
+def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
+    """Return a data set with its tensors on a device, so that no batch has to be moved.
+
+    Args:
+        dataset: is returned as it is unless it holds its samples in memory.
+        device: of the model.
+        budget: the most MiB of memory there to use for it; a larger data set stays where it is.
+    """
+    if type(dataset) not in (TensorDataset, ImageDataset):
+        return dataset
+    assert isinstance(dataset, TensorDataset)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in dataset.tensors)
+    if size > budget * 2**20:
+        return dataset
+    return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))
 
 
 class WrappedDataLoader:
