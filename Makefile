@@ -30,8 +30,10 @@ check: setup ## formatting, lint, types, layers
 test: check docs ## everything that must pass: check, docs, tests, doctests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations 10 # a process a core: more threads would wait
 
-bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about half an hour)
+bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/folder.py --rounds 3
+	$(BIN)/python benchmarks/growth.py
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s

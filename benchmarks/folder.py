@@ -91,7 +91,9 @@ def make_files(folder: Path, mnist: Path | None) -> None:
     if (folder / "complete").is_file():
         return
     print(f"making {folder}, once ...", flush=True)
-    for part, (x, y) in (read_mnist(mnist) if mnist else synthetic(*SAMPLES.values())).items():
+    parts = read_mnist(mnist) if mnist else synthetic(*SAMPLES.values())
+    for part in SAMPLES:
+        x, y = parts[part]
         for label in np.unique(y):
             (folder / part / str(label)).mkdir(parents=True, exist_ok=True)
         for row in range(SAMPLES[part]):
