@@ -18,7 +18,7 @@ _FAST: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "fastest": _FAST | {"model_args": "width=16, blocks=0", "epochs": 1},
     "fast": _FAST
-    | {"model_args": "width=16", "epochs": 8, "batch_size": 128, "augment": "warp=0.5"},
+    | {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
     "accurate": _FAST
     | {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
 }
