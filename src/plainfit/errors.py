@@ -5,6 +5,7 @@
     ├── DataError (ValueError)       data that cannot be trained on
     │   └── DownloadError            data that could not be fetched
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
+    ├── EjectError                   a run that cannot become a script at the asked rung
     ├── RunError                     a run folder that cannot be written or read
     │   └── CheckpointError          a checkpoint that is damaged or of another training
     └── TrainingError                a training that had to stop; the command line exits with 1
@@ -35,6 +36,18 @@ class DownloadError(DataError):
 
 class ModelError(PlainfitError, ValueError):
     """The model cannot be built, or does not fit the data."""
+
+
+class EjectError(PlainfitError):
+    """A run cannot become a script; `lowest` is the lowest rung at which it can, if there is one.
+
+    The rungs, from the highest: loop, data, optim, layers, tensors, math.
+    """
+
+    def __init__(self, message: str, lowest: str | None = None) -> None:
+        works = f"; the lowest rung that works is {lowest}" if lowest else ""
+        super().__init__(message + works)
+        self.lowest = lowest
 
 
 class RunError(PlainfitError):

@@ -9,6 +9,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from plainfit.record import FitRecord
+
 WIDTH = 11  # of a column, in characters; wide enough for every heading of our own
 SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
 HEADINGS = {"samples_per_second": "samples/s"}
@@ -25,6 +27,8 @@ class History:
         stopped: why the training stopped before its last epoch was over; empty if it did not.
         steps: steps in an epoch; None where the loader has no length.
         unfinished: whether it stopped within an epoch, whose row is not there yet.
+        run: what was trained, with references to it: `history.run.eject("train.py")` writes the
+            training as a plain PyTorch script.
 
     >>> history = History()
     >>> history.epochs.append({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "seconds": 1.0})
@@ -39,6 +43,7 @@ class History:
         self.stopped = ""
         self.unfinished = False
         self.steps: int | None = None
+        self.run: FitRecord | None = None
 
     def __len__(self) -> int:
         return len(self.epochs)

@@ -27,6 +27,7 @@ from plainfit.hooks import Callback, Context, NoHooks
 from plainfit.memory import kept_memory
 from plainfit.metrics import Metric, WholeSet
 from plainfit.position import rest_of_epoch
+from plainfit.record import FitRecord
 from plainfit.schedules import Factor
 from plainfit.session import LeaveValidation, UntilStopped, session
 from plainfit.track import Tracker
@@ -208,6 +209,9 @@ def fit(
     tracking = [Tracking(track)] if track is not None else []
     everyone = [*guard, *scaling, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
     context = Context(model, opt, train_dl, everyone, epochs, steps, autocast=cast)
+    given = (epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone)
+    context.history.run = FitRecord(*given, precision, compile)
+    context.history.run.losses = context.history.step_losses
     if compile:
         model = CompiledModel(model, context, echo)
     if keeper:

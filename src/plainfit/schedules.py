@@ -55,7 +55,8 @@ class Constant(Schedule):
     """The same factor at every step."""
 
     def __init__(self, steps: int, factor: float = 1.0) -> None:
-        self.steps = at_least_one(steps)
+        check_steps(steps)
+        self.steps = steps
         self.factor = factor
 
     def __call__(self, step: int) -> float:
@@ -67,7 +68,8 @@ class Linear(Schedule):
     """A straight line from `start` to `end`."""
 
     def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
-        self.steps = at_least_one(steps)
+        check_steps(steps)
+        self.steps = steps
         self.start = start
         self.end = end
 
@@ -80,7 +82,8 @@ class Cosine(Schedule):
     """Half a cosine from `start` to `end` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5)."""
 
     def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
-        self.steps = at_least_one(steps)
+        check_steps(steps)
+        self.steps = steps
         self.start = start
         self.end = end
 
@@ -94,7 +97,8 @@ class Polynomial(Schedule):
     """`(1 - part done) ** power`, from 1 to `end`."""
 
     def __init__(self, steps: int, power: float = 2.0, end: float = 0.0) -> None:
-        self.steps = at_least_one(steps)
+        check_steps(steps)
+        self.steps = steps
         self.power = power
         self.end = end
 
@@ -108,8 +112,10 @@ class Steps(Schedule):
     """Multiplied by `gamma` after every `every` steps."""
 
     def __init__(self, steps: int, every: int, gamma: float = 0.1) -> None:
-        self.steps = at_least_one(steps)
-        self.every = at_least_one(every)
+        check_steps(steps)
+        check_steps(every)
+        self.steps = steps
+        self.every = every
         self.gamma = gamma
 
     def __call__(self, step: int) -> float:
@@ -197,7 +203,8 @@ class OneCycle(Schedule):
     ) -> None:
         if not 0 <= rise <= 1:
             raise ConfigError(f"the share of steps that rise must be 0 to 1, got {rise}")
-        self.steps = at_least_one(steps)
+        check_steps(steps)
+        self.steps = steps
         self.rise = rise
         self.start = start
         self.end = end
@@ -226,11 +233,10 @@ def half_cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
 
 
-def at_least_one(steps: int) -> int:
-    """Return the number of steps, checked."""
+def check_steps(steps: int) -> None:
+    """Check a number of steps."""
     if steps < 1:
         raise ConfigError(f"a schedule must have at least 1 step, got {steps}")
-    return steps
 
 
 BY_NAME: dict[str, Callable[[int], Schedule]] = {

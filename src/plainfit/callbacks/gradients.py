@@ -69,15 +69,15 @@ class GradientAccumulation(Callback):
 
     def on_backward_end(self, context: Context) -> None:
         """Make the summed gradients a mean, if the group is full; else wait for more."""
-        is_last = context.step + 1 == context.steps
-        if len(self.samples) < self.batches and not is_last:
+        is_full = len(self.samples) >= self.batches or context.step + 1 == context.steps
+        if is_full:
+            total = sum(self.samples)
+            self.samples.clear()
+            for parameter in parameters_of(context.opt):
+                if parameter.grad is not None:
+                    parameter.grad.div_(total)
+        else:
             context.take_step = False
-            return
-        total = sum(self.samples)
-        self.samples.clear()
-        for parameter in parameters_of(context.opt):
-            if parameter.grad is not None:
-                parameter.grad.div_(total)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sizes of the batches that wait; their gradients are in the checkpoint too."""

@@ -1,0 +1,247 @@
+"""The data in a script: how it is read, and in which order its batches come."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from plainfit.data.loaders import ImageDataset, TensorLoader, WrappedDataLoader
+from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
+from plainfit.data.samples import SampleLoader
+from plainfit.eject.lifting import Lifter
+from plainfit.eject.recipe import Recipe
+from plainfit.eject.sources import place
+from plainfit.eject.values import expression
+from plainfit.errors import EjectError
+from plainfit.seeding import stream
+
+NAMES = ("x_train", "y_train", "x_valid", "y_valid")
+READ_IDX = f'''
+def read_idx(name: str) -> Tensor:
+    """Return an IDX file of bytes: 4 bytes, the last of them the dimensions, their sizes, values."""
+    content = bytearray(READ)
+    sizes = [int.from_bytes(content[4 * d : 4 * d + 4]) for d in range(1, content[3] + 1)]
+    values = torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(sizes))
+    return values.view(sizes)
+
+
+images = read_idx("{TRAIN_X}").unsqueeze(1).float().div_(256)
+labels = read_idx("{TRAIN_Y}").long()
+x_train, x_valid = images[:{TRAIN_SIZE:_}], images[{TRAIN_SIZE:_}:]
+y_train, y_valid = labels[:{TRAIN_SIZE:_}], labels[{TRAIN_SIZE:_}:]
+'''
+
+
+@dataclass
+class Served:
+    """A loader, in the terms of a script."""
+
+    dataset: Dataset[Any]
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    funcs: list[Any] = field(default_factory=list)
+    """What a batch passes through."""
+
+
+def served(dl: Any) -> Served:
+    """Return what a loader does.
+
+    Raises:
+        EjectError: if that is not known.
+    """
+    match dl:
+        case WrappedDataLoader():
+            inner = served(dl.dl)
+            inner.funcs.append(dl.func)
+            return inner
+        case TensorLoader(dataset=dataset):
+            return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
+        case SampleLoader(sampler=order, dataset=batches):
+            return Served(
+                batches.dataset, order.batch_size, order.shuffle, order.seed, order.drop_last
+            )
+    raise EjectError(
+        f"a script must know the order of the batches, and a {type(dl).__name__} does not tell it; "
+        "serve the data by plainfit.get_data"
+    )
+
+
+class DataText:
+    """The lines of a script that are about data."""
+
+    def __init__(self, recipe: Recipe, lifter: Lifter, rung: str) -> None:
+        self.recipe = recipe
+        self.lifter = lifter
+        self.by_index = rung != "loop"
+        self.train = served(recipe.train_dl)
+        self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
+        self.tensors: dict[str, Tensor] = {}
+        """What is to be written beside the script."""
+        self.check_validation()
+
+    def check_validation(self) -> None:
+        """Check that validation goes through the data in order."""
+        if self.valid is not None and self.valid.shuffle:
+            raise EjectError("a script validates in the order of the data, and this one shuffled it")
+
+    def settings(self) -> list[str]:
+        """Return the constants that say where the data is."""
+        if self.recipe.data:
+            self.lifter.imports.add("from pathlib import Path")
+            return [f'DATA = Path("{self.recipe.data[1].as_posix()}")']
+        return []
+
+    def reading(self, beside: str) -> list[str]:
+        """Return the lines that read the data.
+
+        Args:
+            beside: the name of the file for tensors that are in no file yet.
+        """
+        add = self.lifter.imports.add
+        add("import torch")
+        add("from torch import Tensor")
+        if self.recipe.data:
+            folder = self.recipe.data[1]
+            packed = (folder / f"{TRAIN_X}.gz").is_file()
+            read = '(DATA / f"{name}%s").read_bytes()' % (".gz" if packed else "")
+            if packed:
+                add("import gzip")
+                read = f"gzip.decompress({read})"
+            lines = READ_IDX.replace("READ", read).strip("\n").split("\n")
+        else:
+            lines = self.from_tensors(beside)
+        return [*lines, *self.datasets()]
+
+    def from_tensors(self, beside: str) -> list[str]:
+        """Return the lines that read tensors from a file beside the script, and keep those."""
+        add = self.lifter.imports.add
+        add("from pathlib import Path")
+        add("from safetensors.torch import load_file")
+        lines = [f'data = load_file(Path(__file__).with_name("{beside}"))']
+        for part, names in (("train", NAMES[:2]), ("valid", NAMES[2:])):
+            server = getattr(self, part)
+            if server is None:
+                continue
+            is_bytes = isinstance(server.dataset, ImageDataset)
+            tensors = tensors_of(server.dataset)
+            self.tensors |= dict(zip(names, tensors, strict=True))
+            change = ".float().div_(256)" if is_bytes else ""
+            x, y = names
+            lines.append(f'{x}, {y} = data["{x}"]{change}, data["{y}"]')
+        return lines
+
+    def datasets(self) -> list[str]:
+        """Return the lines that make data sets and a loader of tensors, where there are any."""
+        if self.by_index:
+            return []
+        self.lifter.imports.add("from torch.utils.data import DataLoader")
+        self.lifter.imports.add("from torch.utils.data import TensorDataset")
+        lines = ["train_ds = TensorDataset(x_train, y_train)"]
+        if self.valid is not None:
+            lines.append("valid_ds = TensorDataset(x_valid, y_valid)")
+        return lines
+
+    def definitions(self) -> list[str]:
+        """Return the functions that the reading of batches needs."""
+        self.lifter.lift(stream)
+        if self.by_index:
+            return []
+        return [
+            "def serve(dataset: TensorDataset, order: Tensor, batch_size: int) -> DataLoader:",
+            '    """Return a loader of these rows; its own draws must not change dropout."""',
+            "    rows = order.split(batch_size)",
+            "    return DataLoader(",
+            "        dataset, sampler=rows, batch_size=None, generator=torch.Generator()",
+            "    )",
+        ]
+
+    def train_heading(self) -> list[str]:
+        """Return the lines that begin the loop over an epoch's batches."""
+        size = "BATCH_SIZE"
+        n = len(self.train.dataset)  # type: ignore[arg-type]
+        order = 'torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))'
+        if self.train.seed != self.recipe.seed:
+            order = order.replace("SEED", "ORDER_SEED")
+        if not self.train.shuffle:
+            order = "torch.arange(len(x_train))"
+        lines = [f"order = {order}"]
+        if self.train.drop_last and n % self.train.batch_size:
+            lines.append(f"order = order[: len(order) // {size} * {size}]  # full batches only")
+        return lines + self.heading("train", "order", size)
+
+    def valid_heading(self) -> list[str]:
+        """Return the line that begins the loop over the validation batches."""
+        assert self.valid is not None
+        size = "BATCH_SIZE"
+        if self.valid.batch_size != self.train.batch_size:
+            times, rest = divmod(self.valid.batch_size, self.train.batch_size)
+            size = f"{times} * BATCH_SIZE" if not rest else str(self.valid.batch_size)
+        return self.heading("valid", "torch.arange(len(x_valid))", size)
+
+    def heading(self, part: str, order: str, size: str) -> list[str]:
+        """Return the lines that begin a loop over batches."""
+        funcs = [
+            f"    xb, yb = {expression(func, self.lifter)}(xb, yb)"
+            for func in getattr(self, part).funcs
+        ]
+        device = self.recipe.device
+        moved = [] if device == "cpu" else ["    xb, yb = xb.to(DEVICE), yb.to(DEVICE)"]
+        if not self.by_index:
+            return [f"for xb, yb in serve({part}_ds, {order}, {size}):", *funcs, *moved]
+        return [
+            f"for rows in {order}.split({size}):",
+            f"    xb, yb = x_{part}[rows], y_{part}[rows]",
+            *funcs,
+            *moved,
+        ]
+
+
+def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
+    """Return a data set's inputs and targets as tensors.
+
+    Raises:
+        EjectError: if it has others, or reading it twice gives two things.
+    """
+    if isinstance(dataset, TensorDataset):
+        if len(dataset.tensors) != 2:
+            raise EjectError(
+                "a script reads inputs and targets, and the data set has "
+                f"{len(dataset.tensors)} tensors"
+            )
+        return [tensor.contiguous() for tensor in dataset.tensors]
+    first, again = (read_all(dataset, seed) for seed in (0, 1))
+    for one, other in zip(first, again, strict=True):
+        if not torch.equal(one, other):
+            raise EjectError(
+                f"{place(type(dataset))}: data must be the same whenever they are read, and this "
+                "data set gives other values the second time; move what draws random numbers into "
+                "the training (an augmentation of batches)"
+            )
+    return first
+
+
+def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
+    """Return all samples of a data set, stacked."""
+    from torch.utils.data import default_collate
+
+    from plainfit.seeding import drawing_from
+
+    with drawing_from(seed, "eject"):
+        count = len(dataset)  # type: ignore[arg-type]
+        samples = [dataset[row] for row in range(count)]
+    batch = default_collate(samples)
+    if not (isinstance(batch, list | tuple) and len(batch) == 2):
+        raise EjectError("a script reads inputs and targets, and the data set gives other samples")
+    return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]
+
+
+def data_file(path: Path) -> Path:
+    """Return where a script's tensors are."""
+    return path.with_name(f"{path.stem}-data.safetensors")
+
+

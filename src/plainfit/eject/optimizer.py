@@ -1,0 +1,102 @@
+"""The optimizer in a script: its class, its options, its groups of parameters."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from plainfit.eject.lifting import Lifter
+from plainfit.eject.recipe import Recipe
+from plainfit.eject.values import call, expression, named
+from plainfit.errors import EjectError
+
+CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
+
+
+class OptimizerText:
+    """The lines of a script that are about the optimizer."""
+
+    def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
+        self.recipe = recipe
+        self.lifter = lifter
+        kind = type(recipe.opt)
+        parameters = inspect.signature(kind).parameters
+        self.groups = [self.options(group, parameters) for group in recipe.groups]
+        shared = self.groups[0].items()
+        self.shared = {k: v for k, v in shared if all(g.get(k, v) == v for g in self.groups)}
+
+    def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
+        """Return the options of a group that are not the class's defaults."""
+        own = {**group, "lr": group.get("initial_lr", group["lr"])}
+        return {
+            name: value
+            for name, value in own.items()
+            if name in parameters and (name == "lr" or value != parameters[name].default)
+        }
+
+    def settings(self) -> list[str]:
+        """Return the usual options as constants."""
+        return [f"{CONSTANTS[k]} = {v!r}" for k, v in self.shared.items() if k in CONSTANTS]
+
+    def lines(self) -> list[str]:
+        """Return the statement that makes the optimizer."""
+        options = {
+            name: CONSTANTS.get(name) or expression(value, self.lifter)
+            for name, value in self.shared.items()
+        }
+        kind = named(type(self.recipe.opt), self.lifter)
+        groups = self.recipe.opt.param_groups
+        if len(groups) == 1:
+            names = parameters_text(groups[0]["params"], self.recipe.model)
+            return [f"opt = {call(kind, [names], options)}"]
+        lines = [f"opt = {kind}(", "    ["]
+        for group, own in zip(groups, self.groups, strict=True):
+            entries = {k: expression(v, self.lifter) for k, v in own.items() if k not in self.shared}
+            # An option at its default here is said, where another group has its own.
+            entries |= self.defaults(own)
+            names = parameters_text(group["params"], self.recipe.model)
+            items = ", ".join(f'"{k}": {v}' for k, v in {"params": names, **entries}.items())
+            lines.append(f"        {{{items}}},")
+        rest = "".join(f"    {name}={value},\n" for name, value in options.items())
+        return [*lines, "    ],", *rest.splitlines(), ")"]
+
+    def defaults(self, own: dict[str, Any]) -> dict[str, str]:
+        """Return what other groups set and this one leaves at its default."""
+        others = {name for group in self.groups for name in group} - own.keys() - {*self.shared}
+        parameters = inspect.signature(type(self.recipe.opt)).parameters
+        return {name: expression(parameters[name].default, self.lifter) for name in sorted(others)}
+
+
+def parameters_text(params: list[Tensor], model: nn.Module) -> str:
+    """Return an expression for some of a model's parameters, in their order.
+
+    Raises:
+        EjectError: if one of them is not the model's.
+    """
+    for text, candidate in candidates(model):
+        if len(candidate) == len(params) and all(
+            a is b for a, b in zip(candidate, params, strict=True)
+        ):
+            return text
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if any(id(parameter) not in names for parameter in params):
+        raise EjectError(
+            "a script's optimizer holds the model's parameters, and this one holds others too; "
+            "make them part of the model"
+        )
+    listed = ", ".join(f'"{names[id(parameter)]}"' for parameter in params)
+    return f"[model.get_parameter(name) for name in ({listed},)]"
+
+
+def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield the usual ways to choose parameters, with what they give."""
+    own: list[Tensor] = list(model.parameters())
+    yield "model.parameters()", own
+    frozen = "[p for p in model.parameters() if p.requires_grad]"
+    yield frozen, [p for p in own if p.requires_grad]
+    yield "[p for p in model.parameters() if p.dim() > 1]", [p for p in own if p.dim() > 1]
+    yield "[p for p in model.parameters() if p.dim() <= 1]", [p for p in own if p.dim() <= 1]
+    for name, module in model.named_modules():
+        if name and all(part.isidentifier() for part in name.split(".")):
+            yield f"model.{name}.parameters()", list(module.parameters())

@@ -1,0 +1,239 @@
+"""A training that happened, in the terms of a script: read from a run folder or from `fit`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plainfit import runs
+from plainfit.assembly import Parts, assemble, transformers
+from plainfit.batches import length
+from plainfit.build import Factory, resolve
+from plainfit.callbacks.precision import LossScaling
+from plainfit.callbacks.rates import rates_by
+from plainfit.config import RunConfig
+from plainfit.eject.outcome import Outcome, outcome_of, weights_hash
+from plainfit.errors import EjectError, RunError
+from plainfit.metrics import accuracy
+from plainfit.record import FitRecord, bit_sums
+
+
+@dataclass
+class Recipe:
+    """All that a script is made from."""
+
+    name: str
+    """What was trained, on what: the first line of the script."""
+    origin: str
+    """Where the training is recorded, for the script's header."""
+    command: str
+    """What it was started by."""
+    model: nn.Module
+    """As the training began, or of the same kind."""
+    target: Any
+    """The class or function that builds the model; None for one that was given as it is."""
+    arguments: dict[str, Any]
+    seed: int
+    """Of the initial values."""
+    opt: Optimizer
+    groups: list[dict[str, Any]]
+    """The options of each group of parameters, as the training began."""
+    loss_func: Any
+    train_dl: Any
+    valid_dl: Any
+    metrics: list[Any]
+    callbacks: list[Any]
+    epochs: int
+    """How many the script trains."""
+    steps: int | None
+    """In an epoch."""
+    stop: int | None
+    """The step after which the training ended, if that was within an epoch."""
+    precision: str
+    compile: bool
+    channels_last: bool
+    fingerprint: dict[str, Any]
+    outcome: Outcome
+    data: tuple[str, Path] | None = None
+    """Name and folder of a data set of IDX files."""
+    initial: dict[str, Tensor] | None = None
+    """The first weights, for a model that a script cannot build from a seed."""
+    generator: Tensor | None = None
+    """The state of the global generator as the training began, where the seed does not give it."""
+    config: RunConfig | None = None
+    """The run's settings, where it was made by the command line or `train`."""
+    notes: list[str] = field(default_factory=list)
+    """What is left out, for the header."""
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it was trained on."""
+        return str(self.fingerprint["device"])
+
+
+def from_folder(folder: Path) -> Recipe:
+    """Read a run folder.
+
+    Raises:
+        RunError: if it is none, or nothing was trained yet.
+        EjectError: if its data are not what they were.
+    """
+    record = runs.read_record(folder)
+    config = RunConfig.from_dict(record["config"])
+    outcome = outcome_of(folder, record)
+    parts = assemble(config)
+    if parts.data.fingerprint != record["data"]["fingerprint"]:
+        raise EjectError(
+            f"the data must be what {folder} was trained on, and {config.data} has changed since; "
+            "put them back"
+        )
+    steps = len(parts.train_dl)
+    whole = len(outcome.losses) // steps
+    factory = Factory(**record["model"])
+    rates = rates_by(config.schedule, parts.opt, config.epochs, steps)
+    scaling = [LossScaling()] if config.precision == "fp16" else []
+    data = (config.data, data_folder(config)) if "mnist" in Path(config.data).name else None
+    return Recipe(
+        name=f"{type(parts.model).__name__} on {parts.data.name}",
+        origin=str(folder),
+        command=command_of(config),
+        model=parts.model,
+        target=resolve(factory.target),
+        arguments=factory.arguments,
+        seed=factory.seed,
+        opt=parts.opt,
+        groups=options_of(parts.opt),
+        loss_func=loss_of(parts),
+        train_dl=parts.train_dl,
+        valid_dl=parts.valid_dl,
+        metrics=[accuracy],
+        callbacks=[*scaling, *rates, *transformers(config)],
+        epochs=whole if whole * steps == len(outcome.losses) else whole + 1,
+        steps=steps,
+        stop=None if whole * steps == len(outcome.losses) else len(outcome.losses),
+        precision=config.precision,
+        compile=config.compile,
+        channels_last=config.channels_last,
+        fingerprint=record["fingerprint"],
+        outcome=outcome,
+        data=data if config.data in ("mnist", "fashion-mnist") else None,
+        config=config,
+    )
+
+
+def from_fit(call: FitRecord) -> Recipe:
+    """Read what a call of `fit` left.
+
+    Raises:
+        EjectError: if the model cannot be built again, or was changed since.
+    """
+    steps, done = length(call.train_dl), len(call.losses)
+    if not done:
+        raise EjectError("a script is made of a training that happened, and this one had no step")
+    factory = getattr(call.model, "plainfit_factory", None)
+    if steps is None:
+        raise EjectError(
+            "a script needs to know the steps of an epoch, and the training loader has no length"
+        )
+    whole = done // steps
+    recipe = Recipe(
+        name=f"{type(call.model).__name__}",
+        origin="a call of plainfit.fit",
+        command="plainfit.fit",
+        model=call.model,
+        target=resolve_factory(factory),
+        arguments=factory.arguments if factory else {},
+        seed=factory.seed if factory else 0,
+        opt=call.opt,
+        groups=call.groups,
+        loss_func=call.loss_func,
+        train_dl=call.train_dl,
+        valid_dl=call.valid_dl,
+        metrics=list(call.metrics),
+        callbacks=list(call.callbacks),
+        epochs=whole if whole * steps == done else whole + 1,
+        steps=steps,
+        stop=None if whole * steps == done else done,
+        precision=call.precision,
+        compile=call.compile,
+        channels_last=False,
+        fingerprint=call.fingerprint,
+        outcome=Outcome(list(call.losses), dict(call.model.state_dict()), weights_hash(call.model)),
+    )
+    begin_as_recorded(recipe, call)
+    return recipe
+
+
+def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
+    """Find out how the script gets to the weights and the generator that the training began with.
+
+    Raises:
+        EjectError: if there is no way.
+    """
+    if recipe.target is None:
+        if call.initial is None:
+            raise EjectError(
+                "a script needs the first weights of a model, and this one was given built, with "
+                "more than 64 MiB of them; build it with plainfit.get_model, which records how"
+            )
+        recipe.initial = call.initial
+        recipe.generator = call.generator
+        return
+    with torch.random.fork_rng(devices=[]):
+        factory: Any = call.model.plainfit_factory
+        fresh = factory.call(recipe.target)
+        state = torch.get_rng_state()
+    fresh.to(next(call.model.parameters()).device)
+    if bit_sums(fresh) != call.sums:
+        raise EjectError(
+            f"the training must begin with the weights that {factory.target} gives after its seed "
+            f"{factory.seed}, and it began with others (it was trained or changed before): eject "
+            "the first training, or build the model anew"
+        )
+    if not torch.equal(state, call.generator):
+        recipe.generator = call.generator
+
+
+def resolve_factory(factory: Factory | None) -> Any:
+    """Return the class or function that built a model, if that is known."""
+    return None if factory is None else resolve(factory.target)
+
+
+def options_of(opt: Optimizer) -> list[dict[str, Any]]:
+    """Return the options of each group of parameters."""
+    return [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
+
+
+def loss_of(parts: Parts) -> Any:
+    """Return the loss function of a run."""
+    import torch.nn.functional as F
+
+    return F.cross_entropy
+
+
+def data_folder(config: RunConfig) -> Path:
+    """Return where the IDX files of a run are."""
+    from plainfit.data.mnist import cache_folder
+
+    return Path(config.data_dir or cache_folder() / config.data).resolve()
+
+
+def command_of(config: RunConfig) -> str:
+    """Return the command line that makes a run with these settings."""
+    default = RunConfig().to_dict()
+    words = ["plainfit train"]
+    for name, value in config.to_dict().items():
+        if value == default[name] or name in ("out", "data_dir"):
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words.append(f"--{option} {value}")
+    return " ".join(words)
+
+
+__all__ = ["Recipe", "RunError", "from_fit", "from_folder"]

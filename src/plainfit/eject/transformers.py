@@ -1,0 +1,163 @@
+"""What changes a step: for each callback that does, what a script must know of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from plainfit import callbacks as cb
+from plainfit.eject.lifting import Lifter
+from plainfit.eject.values import expression, named
+from plainfit.errors import EjectError
+from plainfit.schedules import Chain, Schedule
+
+MOMENTUM = "getattr(self.schedule, 'momentum', lambda step: None)(context.global_step)"
+
+
+@dataclass
+class Part:
+    """A callback whose hooks become statements of the script."""
+
+    callback: Any
+    settings: list[str] = field(default_factory=list)
+    """Constants for the top of the script."""
+    before: list[str] = field(default_factory=list)
+    """Lines before the loop; those of `on_fit_start` follow."""
+    values: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    statements: dict[str, list[str]] = field(default_factory=dict)
+    uses_step: bool = False
+    """Whether it asks for the number of steps so far."""
+    valid_model: str = ""
+    """What is validated, if not the model."""
+
+
+def part_of(callback: Any, lifter: Lifter) -> Part | None:
+    """Return what a script must know of a callback; None, if it only looks."""
+    make = KINDS.get(type(callback))
+    return None if make is None else make(callback, lifter)
+
+
+def clipping(callback: cb.GradientClipping, lifter: Lifter) -> Part:
+    """Write the largest norm as a constant."""
+    return Part(
+        callback,
+        settings=[f"CLIP = {callback.max_norm!r}  # the largest norm of the gradients"],
+        texts={"self.max_norm": "CLIP"},
+    )
+
+
+def accumulation(callback: cb.GradientAccumulation, lifter: Lifter) -> Part:
+    """Keep the sizes of the batches that are summed."""
+    return Part(
+        callback,
+        settings=[f"ACCUMULATE = {callback.batches}  # batches whose gradients make one step"],
+        before=["samples = []  # of the batches whose gradients are summed"],
+        texts={"self.samples": "samples", "self.batches": "ACCUMULATE"},
+        values={"context.global_step == 0": False},
+        statements={"context.take_step = False": []},
+    )
+
+
+def averaging(callback: cb.Averaging, lifter: Lifter) -> Part:
+    """Keep an average of the weights, which is validated."""
+    decay, always = callback.decay, callback.start == 0
+    return Part(
+        callback,
+        settings=[] if decay is None else [f"AVERAGE = {decay!r}  # the decay of the average"],
+        before=[] if always else ["valid_model = model  # later, its average"],
+        values={
+            "self.decay is None": decay is None,
+            "self.decay is not None": decay is not None,
+            "self.saved and context.global_step": False,
+            "int(self.averaged.n_averaged)": False,
+            **({"context.epoch >= self.start": True} if always else {}),
+        },
+        texts={
+            "self.averaged": "averaged",
+            "self.decay": "AVERAGE",
+            "self.start": str(callback.start),
+            **({} if always else {"context.valid_model": "valid_model"}),
+        },
+        statements={
+            "context.model.eval()": [],
+            **({"context.valid_model = self.averaged.module": []} if always else {}),
+        },
+        valid_model="averaged.module" if always else "valid_model",
+    )
+
+
+def rates(callback: Any, lifter: Lifter) -> Part:
+    """Write the schedule as a constant object."""
+    schedule, groups = callback.schedule, lifter.groups
+    is_function = not isinstance(schedule, Schedule)
+    if not moves_momentum(schedule):
+        lifter.unused.add("momentum")
+    text = named(schedule, lifter) if is_function and hasattr(schedule, "__qualname__") else ""
+    own = {group.get("initial_lr", group["lr"]) for group in groups}
+    has_momentum = {bool(group.get("momentum")) for group in groups}
+    values: dict[str, Any] = {"'betas' in group": "betas" in groups[0]}
+    if not moves_momentum(schedule):
+        values[MOMENTUM] = None
+    if len(has_momentum) == 1:
+        key = "group.setdefault('initial_momentum', group.get('momentum'))"
+        values[key] = has_momentum.pop()
+    return Part(
+        callback,
+        before=[] if text else [f"schedule = {expression(schedule, lifter)}"],
+        values=values,
+        texts={
+            MOMENTUM: "schedule.momentum(step)",
+            "self.schedule": text or "schedule",
+            **({"group.setdefault('initial_lr', group['lr'])": "LR"} if len(own) == 1 else {}),
+        },
+        uses_step=True,
+    )
+
+
+def moves_momentum(schedule: Any) -> bool:
+    """Return whether a schedule moves the momentum too."""
+    if isinstance(schedule, Chain):
+        return any(map(moves_momentum, schedule.parts))
+    method = getattr(type(schedule), "momentum", None)
+    if method is Schedule.momentum or not hasattr(schedule, "momentum"):
+        return False
+    return getattr(schedule, "high_momentum", 1.0) is not None
+
+
+def scaling(callback: cb.LossScaling, lifter: Lifter) -> Part:
+    """Keep the scale of the loss."""
+    return Part(
+        callback,
+        before=["scale, good_steps = FIRST_SCALE, 0"],
+        texts={"self.scale": "scale", "self.good_steps": "good_steps"},
+    )
+
+
+def one_batch(callback: cb.OverfitOneBatch, lifter: Lifter) -> Part:
+    """Keep the first batch."""
+    return Part(
+        callback,
+        before=["batch = None"],
+        texts={"self.batch": "batch"},
+        values={"context.global_step == 0": False},
+    )
+
+
+def refuse_scheduler(callback: cb.TorchScheduler, lifter: Lifter) -> Part:
+    """Refuse a scheduler of torch, which does not tell how it was made."""
+    kind = type(callback.scheduler).__name__
+    raise EjectError(
+        f"a schedule in a script is a function of the step, and a scheduler of torch ({kind}) does "
+        "not tell how it was made; use one of plainfit.schedules, or a function step -> factor"
+    )
+
+
+KINDS: dict[type, Callable[[Any, Lifter], Part]] = {
+    cb.GradientClipping: clipping,
+    cb.GradientAccumulation: accumulation,
+    cb.Averaging: averaging,
+    cb.LearningRate: rates,
+    cb.LossScaling: scaling,
+    cb.OverfitOneBatch: one_batch,
+    cb.TorchScheduler: refuse_scheduler,
+}

@@ -1,0 +1,105 @@
+"""Objects as expressions: how a script writes down a function, a layer, a schedule, a number."""
+
+import functools
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from plainfit.eject.lifting import Lifter, is_literal
+from plainfit.eject.sources import is_liftable, place
+from plainfit.errors import EjectError
+
+# Modules that a script names as everybody does, the nearest home of a name first.
+USUAL = (
+    (torch.nn.functional, "F", "import torch.nn.functional as F"),
+    (nn, "nn", "from torch import nn"),
+    (optim, "optim", "from torch import optim"),
+    (torch, "torch", "import torch"),
+)
+
+
+def expression(value: Any, lifter: Lifter) -> str:
+    """Return an expression that gives the value, and have what it needs in the script.
+
+    Raises:
+        EjectError: if there is none.
+    """
+    if is_literal(value):
+        return repr(value).replace("'", '"') if isinstance(value, str) else repr(value)
+    if isinstance(value, torch.dtype):
+        return repr(value)
+    if isinstance(value, functools.partial):
+        lifter.imports.add("from functools import partial")
+        function = expression(value.func, lifter)
+        return call("partial", [function, *(expression(v, lifter) for v in value.args)],
+                    {k: expression(v, lifter) for k, v in value.keywords.items()})  # fmt: skip
+    if isinstance(value, type) or inspect.isroutine(value):
+        return named(value, lifter)
+    return constructor(value, lifter)
+
+
+def named(value: Any, lifter: Lifter) -> str:
+    """Return the name of a class or function."""
+    name = getattr(value, "__name__", "")
+    for module, short, statement in USUAL:
+        if getattr(module, name, None) is value:
+            lifter.imports.add(statement)
+            return f"{short}.{name}"
+    if getattr(value, "__module__", None) is None:
+        raise EjectError(f"a script cannot name {value!r}, which says no module that it is from")
+    return lifter.lift(value)
+
+
+def constructor(value: Any, lifter: Lifter) -> str:
+    """Return the call that makes an object like this one, from what it keeps of its arguments.
+
+    Raises:
+        EjectError: if it does not keep them.
+    """
+    kind = type(value)
+    if isinstance(value, nn.Sequential) and kind is nn.Sequential:
+        return call(named(kind, lifter), [expression(part, lifter) for part in value], {})
+    positional, keywords = [], {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in ("device", "dtype"):
+            continue
+        if parameter.kind is parameter.VAR_POSITIONAL and hasattr(value, name):
+            positional += [expression(item, lifter) for item in getattr(value, name)]
+            continue
+        if not hasattr(value, name):
+            if parameter.default is not parameter.empty:
+                continue
+            raise EjectError(
+                f"{place(kind)}: a script must know how a {kind.__name__} was made, and it does "
+                f"not keep its argument {name}; set self.{name}, or build it in a function that is "
+                "passed to plainfit.get_model"
+            )
+        given = getattr(value, name)
+        if isinstance(given, Tensor):  # nn.Linear keeps the tensor where it was asked for one
+            given = True
+        elif name == "bias" and given is None:
+            given = False
+        if parameter.default is parameter.empty:
+            positional.append(expression(given, lifter))
+        elif not same(given, parameter.default):
+            keywords[name] = expression(given, lifter)
+    return call(named(kind, lifter), positional, keywords)
+
+
+def same(value: Any, default: Any) -> bool:
+    """Return whether an argument need not be written: a pair of one number is that number."""
+    if isinstance(value, tuple) and not isinstance(default, tuple):
+        return all(part == default for part in value)
+    return type(value) is type(default) and bool(value == default)
+
+
+def call(function: str, positional: list[str], keywords: dict[str, str]) -> str:
+    """Return a call as text."""
+    return f"{function}({', '.join([*positional, *(f'{k}={v}' for k, v in keywords.items())])})"
+
+
+def is_theirs(value: Any) -> bool:
+    """Return whether an object is of a class that is imported and not copied."""
+    return not is_liftable(type(value).__module__)
