@@ -6,6 +6,7 @@
     │   └── DownloadError            data that could not be fetched
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
     ├── EjectError                   a run that cannot become a script at the asked rung
+    │   └── MismatchError            a script that gives something else than its run
     ├── RunError                     a run folder that cannot be written or read
     │   └── CheckpointError          a checkpoint that is damaged or of another training
     └── TrainingError                a training that had to stop; the command line exits with 1
@@ -48,6 +49,10 @@ class EjectError(PlainfitError):
         works = f"; the lowest rung that works is {lowest}" if lowest else ""
         super().__init__(message + works)
         self.lowest = lowest
+
+
+class MismatchError(EjectError):
+    """A script gives another loss or other weights than the training that it was made from."""
 
 
 class RunError(PlainfitError):

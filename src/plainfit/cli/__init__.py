@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from plainfit.cli import ladder, running, training
+from plainfit.cli.eject import eject
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
 from plainfit.errors import PlainfitError, TrainingError
@@ -30,6 +31,7 @@ for command in (
     running.report,
     running.compare,
     running.export,
+    eject,
 ):
     app.command()(command)
 app.add_typer(ladder.app)

@@ -20,18 +20,16 @@ from plainfit.seeding import stream
 
 NAMES = ("x_train", "y_train", "x_valid", "y_valid")
 READ_IDX = f'''
-def read_idx(name: str) -> Tensor:
-    """Return an IDX file of bytes: 4 bytes, the last of them the dimensions, their sizes, values."""
-    content = bytearray(READ)
-    sizes = [int.from_bytes(content[4 * d : 4 * d + 4]) for d in range(1, content[3] + 1)]
-    values = torch.frombuffer(content, dtype=torch.uint8, offset=4 + 4 * len(sizes))
-    return values.view(sizes)
+def read_idx(name: str, header: int) -> Tensor:
+    """Return the bytes of a file after its header."""
+    content = READ
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header)
 
 
-images = read_idx("{TRAIN_X}").unsqueeze(1).float().div_(256)
-labels = read_idx("{TRAIN_Y}").long()
-x_train, x_valid = images[:{TRAIN_SIZE:_}], images[{TRAIN_SIZE:_}:]
-y_train, y_valid = labels[:{TRAIN_SIZE:_}], labels[{TRAIN_SIZE:_}:]
+images = read_idx("{TRAIN_X}", 16).view(-1, 1, 28, 28).float().div_(256)
+labels = read_idx("{TRAIN_Y}", 8).long()
+x_train, x_valid = images.split([{TRAIN_SIZE:_}, 10_000])
+y_train, y_valid = labels.split([{TRAIN_SIZE:_}, 10_000])
 '''
 
 
@@ -141,10 +139,11 @@ class DataText:
             return []
         self.lifter.imports.add("from torch.utils.data import DataLoader")
         self.lifter.imports.add("from torch.utils.data import TensorDataset")
-        lines = ["train_ds = TensorDataset(x_train, y_train)"]
-        if self.valid is not None:
-            lines.append("valid_ds = TensorDataset(x_valid, y_valid)")
-        return lines
+        return [
+            f"{part}_ds = TensorDataset(x_{part}, y_{part})"
+            for part in ("train", "valid")
+            if getattr(self, part) is not None
+        ]
 
     def definitions(self) -> list[str]:
         """Return the functions that the reading of batches needs."""

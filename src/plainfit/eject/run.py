@@ -1,44 +1,184 @@
-"""From a run to a script on disk, checked if that is asked."""
+"""From a run to a script on disk, and the check of it."""
 
+import difflib
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from plainfit.eject.data import data_file
+from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.script import Script
-from plainfit.errors import ConfigError, unknown_name
+from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
+from plainfit.errors import ConfigError, EjectError, MismatchError, unknown_name
 from plainfit.record import FitRecord
-from plainfit.runs import write_whole
+from plainfit.runs import make_folder, read_record, write_whole
 
 RUNGS = ("loop", "data", "optim", "layers", "tensors", "math")
+STEPS_IN_FLOAT64 = 100
 Say = Callable[[str], None]
 
 
-def eject_run(folder: Path, path: Path, *, rung: str = "loop", force: bool = False) -> Path:
-    """Write a run as a script."""
+@dataclass(frozen=True)
+class Ejected:
+    """A script that was written."""
+
+    recipe: Recipe
+    rung: str
+    path: Path
+
+
+def eject_run(folder: Path, path: Path, *, rung: str = "loop", force: bool = False) -> Ejected:
+    """Write a run as a plain PyTorch script.
+
+    Args:
+        folder: of the run.
+        path: of the script; tensors that are in no file are written beside it.
+        rung: how far down: one of `RUNGS`.
+        force: write over files there.
+
+    Raises:
+        EjectError: if the run cannot become such a script.
+        ConfigError: if there is no such rung, or a file is in the way.
+    """
+    check(path, rung, force)
     return write(from_folder(folder), path, rung, force)
 
 
 def eject_fit(
     call: FitRecord, path: Path, *, rung: str, verify: bool, force: bool, echo: Say | None
 ) -> Path:
-    """Write a call of `fit` as a script."""
-    return write(from_fit(call), path, rung, force)
-
-
-def write(recipe: Recipe, path: Path, rung: str, force: bool) -> Path:
-    """Write the script of a recipe, and the data beside it that it needs."""
-    if rung not in RUNGS:
-        raise ConfigError(unknown_name("rung", rung, RUNGS))
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already; --force writes over it")
-    script = Script(recipe, "loop" if rung == "loop" else "data", path)
-    text = script.text()
-    if script.data.tensors:
-        from safetensors.torch import save_file
-
-        write_whole(data_file(path), lambda scratch: save_file(script.data.tensors, scratch))
-    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    """Write a call of `fit` as a script; see `FitRecord.eject`."""
+    check(path, rung, force)
+    ejected = write(from_fit(call), path, rung, force)
+    verdict = verified(ejected) if verify else None
+    if echo:
+        echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
+    if verdict and not verdict.holds:
+        raise MismatchError(verdict.text)
     return path
 
 
+def eject_all(folder: Path, into: Path, *, force: bool = False) -> list[Ejected]:
+    """Write a run at every rung, and the diffs from each rung to the next.
+
+    Raises:
+        EjectError: if the run cannot become a script at all; lower rungs that it cannot have are
+            left out.
+    """
+    recipe = from_folder(folder)
+    make_folder(into)
+    done: list[Ejected] = []
+    for number, rung in enumerate(RUNGS, 1):
+        path = into / f"{number}_{rung}.py"
+        check(path, rung, force)
+        try:
+            done.append(write(fresh(recipe), path, rung, force))
+        except EjectError:
+            if not done:
+                raise
+            break
+    for before, after in zip(done, done[1:], strict=False):
+        texts = [item.path.read_text(encoding="utf-8").splitlines() for item in (before, after)]
+        lines = difflib.unified_diff(*texts, before.path.name, after.path.name, lineterm="")
+        text = "\n".join([*lines, ""])
+        path = into / f"{before.rung}_to_{after.rung}.diff"
+        write_whole(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
+    return done
+
+
+def fresh(recipe: Recipe) -> Recipe:
+    """Return a recipe without the notes of another script."""
+    return replace(recipe, notes=[])
+
+
+def check(path: Path, rung: str, force: bool) -> None:
+    """Check what was asked before anything is read.
+
+    Raises:
+        ConfigError: if there is no such rung, or a file is in the way.
+    """
+    if rung not in RUNGS:
+        raise ConfigError(unknown_name("rung", rung, RUNGS))
+    if path.is_dir():
+        raise ConfigError(f"a script is a file, and {path} is a folder; add a name, such as train.py")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already; --force writes over it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} must be there; make it first")
+
+
+def write(recipe: Recipe, path: Path, rung: str, force: bool) -> Ejected:
+    """Write the script of a recipe, and the tensors that it reads beside it."""
+    script = Script(recipe, "loop" if rung == "loop" else "data", path)
+    text = script.text()
+    if rung not in ("loop", "data"):
+        text = lowered(text, rung)
+    beside = data_file(path)
+    if script.data.tensors:
+        from safetensors.torch import save_file
+
+        if beside.exists() and not force:
+            raise ConfigError(f"{beside} is there already; --force writes over it")
+        write_whole(beside, lambda scratch: save_file(script.data.tensors, scratch))
+    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    return Ejected(recipe, rung, path)
+
+
+def lowered(text: str, rung: str) -> str:
+    """Return a script of rung data at a lower one."""
+    try:
+        rungs = import_module("plainfit.eject.rungs")
+    except ModuleNotFoundError as error:
+        raise EjectError(f"rung {rung} is not there yet", "data") from error
+    text = rungs.lower(text, rung)
+    return text
+
+
+def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
+    """Run a script by itself, and compare every step's loss and the weights with the run.
+
+    Where this machine's bits are others than the recorded ones, a fresh run is compared instead.
+    """
+    recipe, rung = ejected.recipe, ejected.rung
+    if rung == "math":
+        return verified_in_float64(ejected)
+    given = run_alone(ejected.path, recipe.fingerprint, steps)
+    changed = given.differs_from(recipe.fingerprint)
+    outcome = run_again(recipe, changed) if changed else recipe.outcome
+    verdict = compare(given, outcome, rung, steps, recipe.steps)
+    if changed:
+        note = f"this machine gives other bits ({changed}), so a fresh run was compared: "
+        return Verdict(verdict.holds, note + verdict.text)
+    return verdict
+
+
+def verified_in_float64(ejected: Ejected) -> Verdict:
+    """Compare the script with that of rung data, both in double precision."""
+    fingerprint = ejected.recipe.fingerprint
+    with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
+        upper = write(fresh(ejected.recipe), Path(folder) / "data.py", "data", force=True)
+        pair = [
+            run_alone(item.path, fingerprint, STEPS_IN_FLOAT64, in_float64=True)
+            for item in (upper, ejected)
+        ]
+    return compare_in_float64(*pair)
+
+
+def run_again(recipe: Recipe, changed: str) -> Outcome:
+    """Train with the recorded settings on this machine, and return what that gives."""
+    if recipe.config is None or recipe.stop is not None:
+        raise EjectError(
+            f"a script is compared under the fingerprint of its training, and this machine has "
+            f"another ({changed}); train again here and eject that"
+        )
+    from plainfit.train import train
+
+    with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
+        again = Path(folder) / "run"
+        threads = recipe.fingerprint["threads"]
+        config = replace(recipe.config, out=again, epochs=recipe.epochs, threads=threads)
+        train(config, echo=None)
+        return outcome_of(again, read_record(again))
