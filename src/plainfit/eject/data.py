@@ -80,12 +80,26 @@ class DataText:
         self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
         self.tensors: dict[str, Tensor] = {}
         """What is to be written beside the script."""
+        self.funcs: dict[int, str] = {}
+        """What the functions that batches pass through are called."""
         self.check_validation()
+
+    def prepare(self) -> None:
+        """Lift what the reading of batches needs."""
+        self.lifter.lift(stream)
+        for server in (self.train, self.valid):
+            for func in server.funcs if server else []:
+                self.funcs[id(func)] = expression(func, self.lifter)
 
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
         if self.valid is not None and self.valid.shuffle:
             raise EjectError("a script validates in the order of the data, and this one shuffled it")
+
+    def gives_images(self) -> bool:
+        """Return whether the model is given images as they are, and no flat vectors."""
+        first = self.train.dataset[0][0]
+        return isinstance(first, Tensor) and first.dim() == 3 and not self.train.funcs
 
     def settings(self) -> list[str]:
         """Return the constants that say where the data is."""
@@ -134,30 +148,19 @@ class DataText:
         return lines
 
     def datasets(self) -> list[str]:
-        """Return the lines that make data sets and a loader of tensors, where there are any."""
+        """Return the lines that make a data set and a loader of tensors, where there are any."""
         if self.by_index:
             return []
         self.lifter.imports.add("from torch.utils.data import DataLoader")
         self.lifter.imports.add("from torch.utils.data import TensorDataset")
-        return [
-            f"{part}_ds = TensorDataset(x_{part}, y_{part})"
-            for part in ("train", "valid")
-            if getattr(self, part) is not None
-        ]
-
-    def definitions(self) -> list[str]:
-        """Return the functions that the reading of batches needs."""
-        self.lifter.lift(stream)
-        if self.by_index:
-            return []
-        return [
-            "def serve(dataset: TensorDataset, order: Tensor, batch_size: int) -> DataLoader:",
-            '    """Return a loader of these rows; its own draws must not change dropout."""',
-            "    rows = order.split(batch_size)",
-            "    return DataLoader(",
-            "        dataset, sampler=rows, batch_size=None, generator=torch.Generator()",
-            "    )",
-        ]
+        lines = ["train_ds = TensorDataset(x_train, y_train)"]
+        if self.valid is not None:
+            lines += [
+                "valid_ds = TensorDataset(x_valid, y_valid)",
+                f"rows = torch.arange(len(x_valid)).split({self.valid_size()})",
+                loader("valid"),
+            ]
+        return lines
 
     def train_heading(self) -> list[str]:
         """Return the lines that begin the loop over an epoch's batches."""
@@ -168,36 +171,47 @@ class DataText:
             order = order.replace("SEED", "ORDER_SEED")
         if not self.train.shuffle:
             order = "torch.arange(len(x_train))"
-        lines = [f"order = {order}"]
+        rows = f"{order}.split({size})"
         if self.train.drop_last and n % self.train.batch_size:
-            lines.append(f"order = order[: len(order) // {size} * {size}]  # full batches only")
-        return lines + self.heading("train", "order", size)
+            rows += "[:-1]"  # the last batch is not full
+        lines = [f"rows = {rows}"]
+        if self.by_index:
+            lines = [f"order = {rows}"]
+            return [*lines, "for rows in order:", *self.batch("train")]
+        return [*lines, loader("train"), "for xb, yb in train_dl:", *self.batch("train")]
+
+    def valid_size(self) -> str:
+        """Return the size of a validation batch."""
+        assert self.valid is not None
+        times, rest = divmod(self.valid.batch_size, self.train.batch_size)
+        if rest:
+            return str(self.valid.batch_size)
+        return "BATCH_SIZE" if times == 1 else f"{times} * BATCH_SIZE"
 
     def valid_heading(self) -> list[str]:
-        """Return the line that begins the loop over the validation batches."""
-        assert self.valid is not None
-        size = "BATCH_SIZE"
-        if self.valid.batch_size != self.train.batch_size:
-            times, rest = divmod(self.valid.batch_size, self.train.batch_size)
-            size = f"{times} * BATCH_SIZE" if not rest else str(self.valid.batch_size)
-        return self.heading("valid", "torch.arange(len(x_valid))", size)
-
-    def heading(self, part: str, order: str, size: str) -> list[str]:
-        """Return the lines that begin a loop over batches."""
-        funcs = [
-            f"    xb, yb = {expression(func, self.lifter)}(xb, yb)"
-            for func in getattr(self, part).funcs
-        ]
-        device = self.recipe.device
-        moved = [] if device == "cpu" else ["    xb, yb = xb.to(DEVICE), yb.to(DEVICE)"]
+        """Return the lines that begin the loop over the validation batches."""
         if not self.by_index:
-            return [f"for xb, yb in serve({part}_ds, {order}, {size}):", *funcs, *moved]
-        return [
-            f"for rows in {order}.split({size}):",
-            f"    xb, yb = x_{part}[rows], y_{part}[rows]",
+            return ["for xb, yb in valid_dl:", *self.batch("valid")]
+        heading = f"for rows in torch.arange(len(x_valid)).split({self.valid_size()}):"
+        return [heading, *self.batch("valid")]
+
+    def batch(self, part: str) -> list[str]:
+        """Return the lines that make a batch of what the loop is over."""
+        funcs = [f"xb, yb = {self.funcs[id(func)]}(xb, yb)" for func in getattr(self, part).funcs]
+        moved = "xb, yb = xb.to(DEVICE), yb.to(DEVICE)"
+        lines = [
+            *([f"xb, yb = x_{part}[rows], y_{part}[rows]"] if self.by_index else []),
             *funcs,
-            *moved,
+            *([] if self.recipe.device == "cpu" else [moved]),
         ]
+        return [f"    {line}" for line in lines]
+
+
+def loader(part: str) -> str:
+    """Return the statement that makes a loader of whole batches: its rows are its samples."""
+    # A generator of its own, since what it draws itself would else change dropout.
+    arguments = "batch_size=None, sampler=rows, generator=torch.Generator()"
+    return f"{part}_dl = DataLoader({part}_ds, {arguments})"
 
 
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:

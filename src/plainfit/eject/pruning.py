@@ -11,19 +11,38 @@ def pruned(text: str, unused: Collection[str]) -> str:
 
     Args:
         text: of a class, a function or another statement.
-        unused: names of methods.
+        unused: names of methods, and of functions that give back what they are given.
     """
-    lines = text.splitlines()
-    gone: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        for inner in removable(node, unused):
-            assert inner.end_lineno is not None
-            first = min([inner.lineno, *(d.lineno for d in getattr(inner, "decorator_list", []))])
-            gone |= set(range(first, inner.end_lineno + 1))
-    kept = [line for number, line in enumerate(lines, 1) if number not in gone]
-    text = "\n".join(without_double_blanks(kept))
+    nodes = ast.walk(ast.parse(text))
+    text = without(text, [inner for node in nodes for inner in removable(node, unused)])
+    text = without(text, list(unread(ast.parse(text))))
     tree = ast.parse(text)
     return replaced(text, [*short_docstrings(tree), *lone_classes(tree, unused)])
+
+
+def without(text: str, statements: list[ast.stmt]) -> str:
+    """Return the text without the lines of some statements."""
+    gone = {
+        line
+        for node in statements
+        for line in range(
+            min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))]),
+            (node.end_lineno or node.lineno) + 1,
+        )
+    }
+    kept = [line for number, line in enumerate(text.splitlines(), 1) if number not in gone]
+    return "\n".join(without_double_blanks(kept))
+
+
+def unread(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield assignments of an argument to an attribute that no method of a model reads."""
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    read = {node.attr for node in attributes if isinstance(node.ctx, ast.Load)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Attribute(ast.Name("self"), name)], ast.Name(value)):
+                if name == value and name not in read:
+                    yield node
 
 
 def removable(node: ast.AST, unused: Collection[str]) -> Iterator[ast.stmt]:
@@ -33,8 +52,11 @@ def removable(node: ast.AST, unused: Collection[str]) -> Iterator[ast.stmt]:
             yield statement
     for statement in node.body if isinstance(node, ast.FunctionDef) else []:
         match statement:
-            case ast.If(body=[ast.Raise(exc=ast.Call(func=ast.Name("ConfigError")))], orelse=[]):
+            case ast.If(body=[ast.Raise()], orelse=[]):
                 yield statement
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name(function), [ast.Name(given), *_])):
+                if name == given and function in unused:
+                    yield statement
             case ast.Expr(ast.Call(func=ast.Name(name))) if name.startswith("check_"):
                 yield statement
 

@@ -25,57 +25,64 @@ class Script:
 
     def __init__(self, recipe: Recipe, rung: str, path: Path) -> None:
         self.recipe = recipe
-        self.rung = rung
         self.path = path
         self.lifter = Lifter()
         self.lifter.groups = recipe.groups
-        self.lifter.imports.add("import torch")
-        self.lifter.imports.add("from torch import nn")
+        for statement in ("import torch", "from torch import nn"):
+            self.lifter.imports.add(statement)
         self.lifter.imports.add("from safetensors.torch import save_model")
-        self.optimizer = OptimizerText(recipe, self.lifter)
         self.data = DataText(recipe, self.lifter, rung)
-        self.training = Training(recipe, self.data, self.lifter)
+        self.rung = rung
 
     def text(self) -> str:
-        """Return the script."""
-        data = self.data.reading(data_file(self.path).name)
-        # In the order in which a reader meets them: each section notes what it needs.
-        model = [*self.model(), *self.optimizer.lines()]
-        validation = self.training.validation()
-        loop = [*self.training.before(), *self.training.loop(), *self.training.after()]
-        served = self.data.definitions()
+        """Return the script: its sections in the order in which each needs the ones before."""
+        self.data.prepare()
+        reading = self.data.reading(data_file(self.path).name)
+        to_read = self.lifted()
+        if self.data.gives_images():
+            self.lifter.unused.add("as_images")  # what they are already
+        optimizer = OptimizerText(self.recipe, self.lifter)
+        model = [*self.model(), *optimizer.lines()]
+        to_build = self.lifted(to_read)
+        training = Training(self.recipe, self.data, self.lifter)
+        validation = training.validation()
+        loop = [*training.before(), *training.loop(), *training.after()]
+        to_train = self.lifted(to_read, to_build)
         self.check_names()
         settings = [
             f"SEED = {self.recipe.seed}",
             f"EPOCHS = {self.recipe.epochs}",
             f"BATCH_SIZE = {self.data.train.batch_size}",
-            *self.optimizer.settings(),
-            *self.training.settings(),
-            *self.more_settings(),
+            *optimizer.settings(),
+            *training.settings(),
+            *self.more_settings("\n".join(loop)),
             *self.data.settings(),
         ]
-        threads = f"torch.set_num_threads({self.recipe.fingerprint['threads']})"
-        definitions = [text.split("\n") for text in self.lifter.definitions.values()]
         blocks = [
-            [*settings],
-            [f"{threads}  # the bits depend on it"],
-            *definitions,
-            served,
-            data,
+            settings,
+            [f"torch.set_num_threads({self.recipe.fingerprint['threads']})  # the bits depend on it"],
+            *map(str.splitlines, to_read.values()),
+            reading,
+            *map(str.splitlines, to_build.values()),
+            *map(str.splitlines, to_train.values()),
             validation,
             model,
             [*loop, "", 'save_model(model, "model.safetensors")'],
-        ]
+        ]  # fmt: skip
         lines = [*self.heading(), "", *self.lifter.imports.lines(), "", *spaced(blocks)]
         return "\n".join(row for line in lines for row in wrapped(line)) + "\n"
 
-    def more_settings(self) -> list[str]:
+    def lifted(self, *before: dict[str, str]) -> dict[str, str]:
+        """Return the definitions that came since some others."""
+        known = {name for group in before for name in group}
+        return {name: text for name, text in self.lifter.definitions.items() if name not in known}
+
+    def more_settings(self, loop: str) -> list[str]:
         """Return the constants that only some scripts have."""
         lines = []
-        text = "\n".join([*self.training.before(), *self.training.loop()])
-        if "STEPS" in text:
+        if "STEPS" in loop:
             lines.append(f"STEPS = {self.recipe.steps}  # in an epoch")
-        if "ORDER_SEED" in text:
+        if "ORDER_SEED" in loop:
             lines.append(f"ORDER_SEED = {self.data.train.seed}  # of the order of samples")
         if self.recipe.device != "cpu":
             lines.append(f'DEVICE = "{self.recipe.device}"')
@@ -83,21 +90,18 @@ class Script:
 
     def heading(self) -> list[str]:
         """Return the script's docstring."""
-        recipe = self.recipe
-        print_ = recipe.fingerprint
-        what = f"It is the training of {recipe.origin}, made by `{recipe.command}`, without plainfit."
-        same = (
-            f"With torch {print_['torch']} on {print_['device']} "
-            f"({print_['cpu_capability']}, {print_['threads']} threads) it gives the same loss at "
-            "every step and the same weights, bit for bit."
+        recipe, on = self.recipe, self.recipe.fingerprint
+        threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
+        text = (
+            f"It is {recipe.origin}, made by `{recipe.command}`, without plainfit. On torch "
+            f"{on['torch']} ({on['device']}, {on['cpu_capability']}, {threads}) it gives the same "
+            "losses and weights, bit for bit"
         )
-        lines = [f'"""Train {recipe.name}.', "", *textwrap.wrap(what, 98, break_on_hyphens=False)]
-        lines += textwrap.wrap(same, 98, break_on_hyphens=False)
-        if recipe.outcome.sha256:
-            lines.append(f"SHA-256 of model.safetensors: {recipe.outcome.sha256}")
+        text += f", SHA-256 {recipe.outcome.sha256}." if recipe.outcome.sha256 else "."
         if recipe.notes:
-            lines.append(f"Left out, as it only looks: {', '.join(recipe.notes)}.")
-        return [*lines, '"""']
+            text += f" Left out, as they only look: {', '.join(recipe.notes)}."
+        wrap = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
+        return [f'"""Train {recipe.name}.', "", *wrap, '"""']
 
     def model(self) -> list[str]:
         """Return the lines that build the model as it was when the training began."""

@@ -61,6 +61,21 @@ class Specialiser:
         (loop,) = [node for node in ast.walk(self.tree) if isinstance(node, ast.While)]
         return self.loop_lines(loop, ast.unparse(loop.test))
 
+    def assigned(self, target: str) -> str:
+        """Return the expression that the function assigns to a target."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == target:
+                return self.spliced(node.value)
+        raise LookupError(target)
+
+    def returned(self) -> str:
+        """Return the expression at the function's end."""
+        assert isinstance(self.tree, ast.FunctionDef)
+        last = self.tree.body[-1]
+        assert isinstance(last, ast.Return)
+        assert last.value is not None
+        return self.spliced(last.value)
+
     def block(self, statements: list[ast.stmt]) -> list[str]:
         """Return the lines of some statements, one after another."""
         lines: list[str] = []

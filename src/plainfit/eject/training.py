@@ -31,6 +31,8 @@ BOOKKEEPING = (
     "self.step += 1",
     "losses = context.history.step_losses[-len(context.sizes):]",
     "row |= {'valid_loss' if k == 'loss' else k: value for k, value in context.result.items()}",
+    "row['seconds'] = time.perf_counter() - context.began",
+    "row['samples_per_second'] = sum(context.sizes) / trained",
     "is_first = context.epoch == context.first_epoch",
     "context.history.epochs.append(row)",
     "context.epoch += 1",
@@ -56,8 +58,6 @@ TEXTS = {
     "context.began": "started",
     "time.perf_counter() - context.seconds": "time.perf_counter()",
     "context.sizes": "sizes",
-    "row['seconds']": "seconds",
-    "row['samples_per_second']": "samples_per_second",
     "torch.nn.utils.clip_grad_norm_": "nn.utils.clip_grad_norm_",
 }
 
@@ -93,7 +93,8 @@ class Training:
         name = [f"loss_func = {self.loss}"] if self.loss_name == "loss_func" else []
         parts = []
         for part in self.parts:
-            parts += part.before + self.hook(part, "on_fit_start")
+            parts += self.taken(type(part.callback), part.before)
+            parts += self.hook(part, "on_fit_start")
         compiled = "compiled = torch.compile(model, fullgraph=True)"
         return [
             *name,
@@ -220,6 +221,8 @@ class Training:
                 return self.taken(end_epoch, Specialiser(end_epoch, self.facts()).body())
             case ast.Call(ast.Name("echo")):
                 return self.row()
+            case ast.Call(ast.Name("refuse_lbfgs")):  # a check
+                return []
         return None
 
     def columns(self) -> list[str]:
@@ -230,6 +233,9 @@ class Training:
     def row(self) -> list[str]:
         """Return the statement that prints a row of the table, as `epoch_line` lays it out."""
         names = {metric_name(metric): valid_name(metric) for metric in self.metrics}
+        code = Specialiser(end_epoch, self.facts())
+        for column in ("seconds", "samples_per_second"):
+            names[column] = code.assigned(f"row['{column}']")
         cells = [
             f"{{{names.get(name, name)}:{max(WIDTH, len(HEADINGS.get(name, name)))}"
             f"{SHAPES.get(name, '.4f')}}}"
