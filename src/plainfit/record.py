@@ -40,6 +40,8 @@ class FitRecord:
     """A sum over the bits of each weight as the training began."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
     """The weights as the training began, of a model without a factory and of at most 64 MiB."""
+    first_epoch: int = field(init=False)
+    """The epoch that the training loader began with; not 0 where it had served before."""
     losses: list[float] = field(init=False, default_factory=list)
     """The loss of every step; the history's own list."""
 
@@ -49,6 +51,7 @@ class FitRecord:
             for group in self.opt.param_groups
         ]
         self.fingerprint = fingerprint(device_of(self.model))
+        self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()

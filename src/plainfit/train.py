@@ -115,6 +115,12 @@ def resume(
             "begin a new run with it"
         )
     say(describe(parts.data, parts.model))
+    lengths = record.get("lengths", [])
+    if parts.config.epochs != config.epochs:  # a schedule is over all epochs, so it is another now
+        done = len(runs.read_metrics(folder))
+        lengths = [*lengths, {"from_epoch": done, "epochs": parts.config.epochs}]
+    first = record.get("first_epochs", config.epochs)
+    runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
     with cpu_threads(threads_of(parts)):
         return carry_out(parts, folder, echo, callbacks, resume=True)
 
@@ -180,6 +186,7 @@ def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) ->
         last=history[-1] if len(history) else None,
         best=history[best] if best >= 0 else None,
         config=config.to_dict(),
+        steps=len(history.step_losses),
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")

@@ -11,12 +11,14 @@ from torch.utils.data import Dataset, TensorDataset
 from plainfit.data.loaders import ImageDataset, TensorLoader, WrappedDataLoader
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.samples import SampleLoader
+from plainfit.data.splits import split_rows
+from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.sources import place
 from plainfit.eject.values import expression
 from plainfit.errors import EjectError
-from plainfit.seeding import stream
+from plainfit.seeding import seed_at, stream
 
 NAMES = ("x_train", "y_train", "x_valid", "y_valid")
 READ_IDX = f'''
@@ -31,6 +33,17 @@ labels = read_idx("{TRAIN_Y}", 8).long()
 x_train, x_valid = images.split([{TRAIN_SIZE:_}, 10_000])
 y_train, y_valid = labels.split([{TRAIN_SIZE:_}, 10_000])
 '''
+
+
+READ_DIGITS = """
+digits = load_digits()
+grays = torch.from_numpy(digits.images) * (255 / 16)  # from 0 to 16 gray values to those of a byte
+images = grays.round().unsqueeze(1).float().div_(256)
+labels = torch.from_numpy(digits.target)
+split = {split}({{"train": labels}}, {seed})
+x_train, x_valid = (images[split[part][1]] for part in ("train", "valid"))
+y_train, y_valid = (labels[split[part][1]] for part in ("train", "valid"))
+"""
 
 
 @dataclass
@@ -86,7 +99,7 @@ class DataText:
 
     def prepare(self) -> None:
         """Lift what the reading of batches needs."""
-        self.lifter.lift(stream)
+        inline(stream, seed_at, self.lifter)
         for server in (self.train, self.valid):
             for func in server.funcs if server else []:
                 self.funcs[id(func)] = expression(func, self.lifter)
@@ -103,7 +116,7 @@ class DataText:
 
     def settings(self) -> list[str]:
         """Return the constants that say where the data is."""
-        if self.recipe.data:
+        if self.recipe.data and self.recipe.data[0] != "digits":
             self.lifter.imports.add("from pathlib import Path")
             return [f'DATA = Path("{self.recipe.data[1].as_posix()}")']
         return []
@@ -117,17 +130,30 @@ class DataText:
         add = self.lifter.imports.add
         add("import torch")
         add("from torch import Tensor")
-        if self.recipe.data:
-            folder = self.recipe.data[1]
-            packed = (folder / f"{TRAIN_X}.gz").is_file()
-            read = '(DATA / f"{name}%s").read_bytes()' % (".gz" if packed else "")
-            if packed:
-                add("import gzip")
-                read = f"gzip.decompress({read})"
-            lines = READ_IDX.replace("READ", read).strip("\n").split("\n")
+        name, folder = self.recipe.data or ("", Path())
+        if name == "digits":
+            lines = self.from_digits()
+        elif name:
+            lines = self.from_idx(folder)
         else:
             lines = self.from_tensors(beside)
         return [*lines, *self.datasets()]
+
+    def from_idx(self, folder: Path) -> list[str]:
+        """Return the lines that read MNIST or Fashion-MNIST."""
+        packed = (folder / f"{TRAIN_X}.gz").is_file()
+        read = '(DATA / f"{name}%s").read_bytes()' % (".gz" if packed else "")
+        if packed:
+            self.lifter.imports.add("import gzip")
+            read = f"gzip.decompress({read})"
+        return READ_IDX.replace("READ", read).strip("\n").split("\n")
+
+    def from_digits(self) -> list[str]:
+        """Return the lines that read scikit-learn's digits, and split them as the run did."""
+        split = self.lifter.lift(split_rows)
+        self.lifter.imports.add("from sklearn.datasets import load_digits")
+        seed = self.recipe.config.split_seed if self.recipe.config else 0
+        return READ_DIGITS.format(split=split, seed=seed).strip("\n").split("\n")
 
     def from_tensors(self, beside: str) -> list[str]:
         """Return the lines that read tensors from a file beside the script, and keep those."""
@@ -166,7 +192,8 @@ class DataText:
         """Return the lines that begin the loop over an epoch's batches."""
         size = "BATCH_SIZE"
         n = len(self.train.dataset)  # type: ignore[arg-type]
-        order = 'torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))'
+        epoch = f"epoch + {self.recipe.first_epoch}" if self.recipe.first_epoch else "epoch"
+        order = f'torch.randperm(len(x_train), generator=stream(SEED, "order", {epoch}))'
         if self.train.seed != self.recipe.seed:
             order = order.replace("SEED", "ORDER_SEED")
         if not self.train.shuffle:

@@ -5,6 +5,7 @@ import builtins
 import importlib.util
 import inspect
 import textwrap
+from collections.abc import Collection
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -27,8 +28,6 @@ class Lifter:
         self.homes: dict[str, str] = {}
         self.unused: set[str] = {"__repr__", "plot"}
         """Methods of our own classes that the script has no use for."""
-        self.groups: list[dict[str, Any]] = []
-        """The options of the optimizer's groups."""
 
     def lift(self, thing: Any) -> str:
         """Make a class or function part of the script, or an import, and return its name.
@@ -77,19 +76,27 @@ class Lifter:
         text = statement_text(node, source.text)
         if source.is_ours:
             text = pruned(text, self.unused)
-        text = self.with_attributes_lifted(text, source)
-        self.require(text, source, name)
+        text, taken = self.with_attributes_lifted(text, source)
+        self.require(text, source, {name, *taken})
         del self.definitions[name]  # what it needs comes first
         self.definitions[name] = text
 
-    def require(self, text: str, source: Source, name: str) -> None:
+    def require(self, text: str, source: Source, known: Collection[str]) -> None:
         """Make what a piece of code looks up in its module part of the script."""
         code = compile(text, source.module.__name__, "exec", dont_inherit=True)
-        for needed in sorted(module_names(code) - {name}):
+        for needed in sorted(module_names(code) - {*known}):
             if needed in source.bindings or not hasattr(builtins, needed):
                 self.take(needed, source)
         if "annotations" in source.bindings:
             self.imports.add("from __future__ import annotations")
+
+    def put(self, thing: Any, text: str) -> None:
+        """Define a function of ours by another text, which does the same."""
+        name = str(thing.__qualname__)
+        if self.is_new(name, f"{thing.__module__}:{name}"):
+            self.require(text, source_of(thing.__module__), {name})
+            del self.definitions[name]
+            self.definitions[name] = text
 
     def take_used(self, text: str, module: str) -> None:
         """Make what some lines of one of our modules use of it part of the script."""
@@ -132,15 +139,18 @@ class Lifter:
             self.definitions[name] = f"{name} = {called}"
         return name
 
-    def with_attributes_lifted(self, text: str, source: Source) -> str:
-        """Replace `module.name` by the name alone, where the module is one whose code is copied."""
-        edits = []
+    def with_attributes_lifted(self, text: str, source: Source) -> tuple[str, list[str]]:
+        """Replace `module.name` by the name alone, where the module is one whose code is copied.
+
+        Returns the text, and those names.
+        """
+        edits: list[Edit] = []
         for node in ast.walk(ast.parse(text)):
             target = copied_attribute(node, source)
             if target is not None:
                 assert isinstance(node, ast.Attribute)
                 edits.append(Edit.of(node, self.take(node.attr, source_of(target))))
-        return replaced(text, edits)
+        return replaced(text, edits), [edit.text for edit in edits]
 
     def lift_nested(self, thing: Any) -> str:
         """Take a function that was defined within another, or a lambda."""
@@ -153,11 +163,11 @@ class Lifter:
         if not self.is_new(name, f"{thing.__module__}:{thing.__qualname__}"):
             return name
         text = textwrap.dedent(inspect.getsource(thing))
-        text = self.with_attributes_lifted(text, source)
+        text, taken = self.with_attributes_lifted(text, source)
         closed = inspect.getclosurevars(thing).nonlocals
         for inner, value in closed.items():
             self.take_closed(inner, value, thing)
-        self.require(text, source, name)
+        self.require(text, source, {name, *taken, *closed})
         del self.definitions[name]
         self.definitions[name] = text.rstrip()
         return name

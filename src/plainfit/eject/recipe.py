@@ -15,8 +15,11 @@ from plainfit.build import Factory, resolve
 from plainfit.callbacks.precision import LossScaling
 from plainfit.callbacks.rates import rates_by
 from plainfit.config import RunConfig
+from plainfit.data.sources import NAMES
+from plainfit.devices import device_of
 from plainfit.eject.outcome import Outcome, outcome_of, weights_hash
-from plainfit.errors import EjectError, RunError
+from plainfit.eject.untouched import check_untouched
+from plainfit.errors import EjectError, PlainfitError
 from plainfit.metrics import accuracy
 from plainfit.record import FitRecord, bit_sums
 
@@ -58,13 +61,19 @@ class Recipe:
     fingerprint: dict[str, Any]
     outcome: Outcome
     data: tuple[str, Path] | None = None
-    """Name and folder of a data set of IDX files."""
+    """Name and folder of a data set that a script can read by itself."""
+    first_epoch: int = 0
+    """The epoch of the order that the training began with."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """From which step on the schedule is over how many steps, where a resume changed that."""
     initial: dict[str, Tensor] | None = None
     """The first weights, for a model that a script cannot build from a seed."""
     generator: Tensor | None = None
     """The state of the global generator as the training began, where the seed does not give it."""
     config: RunConfig | None = None
     """The run's settings, where it was made by the command line or `train`."""
+    frozen: list[str] = field(default_factory=list)
+    """Parameters that are not trained, though the model is built so that they are."""
     notes: list[str] = field(default_factory=list)
     """What is left out, for the header."""
 
@@ -94,8 +103,9 @@ def from_folder(folder: Path) -> Recipe:
     whole = len(outcome.losses) // steps
     factory = Factory(**record["model"])
     rates = rates_by(config.schedule, parts.opt, config.epochs, steps)
+    lengths = {0: record.get("first_epochs", config.epochs) * steps}
+    lengths |= {p["from_epoch"] * steps: p["epochs"] * steps for p in record.get("lengths", [])}
     scaling = [LossScaling()] if config.precision == "fp16" else []
-    data = (config.data, data_folder(config)) if "mnist" in Path(config.data).name else None
     return Recipe(
         name=f"{type(parts.model).__name__} on {parts.data.name}",
         origin=str(folder),
@@ -119,7 +129,8 @@ def from_folder(folder: Path) -> Recipe:
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,
-        data=data if config.data in ("mnist", "fashion-mnist") else None,
+        data=(config.data, data_folder(config)) if config.data in NAMES else None,
+        lengths=lengths if config.schedule and len(lengths) > 1 else {},
         config=config,
     )
 
@@ -163,6 +174,7 @@ def from_fit(call: FitRecord) -> Recipe:
         fingerprint=call.fingerprint,
         outcome=Outcome(list(call.losses), dict(call.model.state_dict()), weights_hash(call.model)),
     )
+    recipe.first_epoch = call.first_epoch or 0
     begin_as_recorded(recipe, call)
     return recipe
 
@@ -174,6 +186,7 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
         EjectError: if there is no way.
     """
     if recipe.target is None:
+        check_untouched(call.model, None)
         if call.initial is None:
             raise EjectError(
                 "a script needs the first weights of a model, and this one was given built, with "
@@ -186,7 +199,8 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
         factory: Any = call.model.plainfit_factory
         fresh = factory.call(recipe.target)
         state = torch.get_rng_state()
-    fresh.to(next(call.model.parameters()).device)
+    fresh.to(device_of(call.model))
+    check_untouched(call.model, fresh)
     if bit_sums(fresh) != call.sums:
         raise EjectError(
             f"the training must begin with the weights that {factory.target} gives after its seed "
@@ -195,11 +209,25 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
         )
     if not torch.equal(state, call.generator):
         recipe.generator = call.generator
+    trained = {name for name, parameter in fresh.named_parameters() if parameter.requires_grad}
+    recipe.frozen = [
+        name
+        for name, parameter in call.model.named_parameters()
+        if name in trained and not parameter.requires_grad
+    ]
 
 
 def resolve_factory(factory: Factory | None) -> Any:
     """Return the class or function that built a model, if that is known."""
-    return None if factory is None else resolve(factory.target)
+    if factory is None:
+        return None
+    try:
+        return resolve(factory.target)
+    except PlainfitError as error:
+        raise EjectError(
+            f"a script builds the model by a class or function with a name in a module, got "
+            f"{factory.target}; define it at the top of a file"
+        ) from error
 
 
 def options_of(opt: Optimizer) -> list[dict[str, Any]]:
@@ -234,6 +262,3 @@ def command_of(config: RunConfig) -> str:
         else:
             words.append(f"--{option} {value}")
     return " ".join(words)
-
-
-__all__ = ["Recipe", "RunError", "from_fit", "from_folder"]

@@ -112,19 +112,39 @@ def check(path: Path, rung: str, force: bool) -> None:
 
 def write(recipe: Recipe, path: Path, rung: str, force: bool) -> Ejected:
     """Write the script of a recipe, and the tensors that it reads beside it."""
+    check_options(recipe, rung)
     script = Script(recipe, "loop" if rung == "loop" else "data", path)
     text = script.text()
     if rung not in ("loop", "data"):
         text = lowered(text, rung)
     beside = data_file(path)
-    if script.data.tensors:
+    if tensors := script.beside():
         from safetensors.torch import save_file
 
         if beside.exists() and not force:
             raise ConfigError(f"{beside} is there already; --force writes over it")
-        write_whole(beside, lambda scratch: save_file(script.data.tensors, scratch))
+        write_whole(beside, lambda scratch: save_file(tensors, scratch))
     write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return Ejected(recipe, rung, path)
+
+
+def check_options(recipe: Recipe, rung: str) -> None:
+    """Check that a rung has all that the training used.
+
+    Raises:
+        EjectError: if it has not, with the lowest rung that has.
+    """
+    used = {
+        "compile": recipe.compile,
+        f"precision {recipe.precision}": recipe.precision != "fp32",
+        "channels_last": recipe.channels_last,
+    }
+    for option, is_used in used.items():
+        if is_used and rung != "loop":
+            raise EjectError(f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop")
+    kind = type(recipe.opt)
+    if rung not in ("loop", "data") and any(group.get("fused") for group in recipe.groups):
+        raise EjectError(f"a fused {kind.__name__} rounds in its own way, and no rung below", "data")
 
 
 def lowered(text: str, rung: str) -> str:

@@ -1,7 +1,10 @@
 """A whole script, from its sections."""
 
+import inspect
 import textwrap
 from pathlib import Path
+
+from torch import Tensor
 
 from plainfit.eject.data import DataText, data_file
 from plainfit.eject.layout import wrapped
@@ -12,6 +15,7 @@ from plainfit.eject.training import Training
 from plainfit.eject.values import call, constructor, expression, named
 from plainfit.errors import EjectError
 
+FIRST = "first."  # before the names of first weights in the file beside a script
 # Names that the loop of a script uses: a definition of the user's must not have one.
 TAKEN = {
     "BATCH_SIZE", "EPOCHS", "SEED", "averaged", "epoch", "loss", "losses", "model", "opt", "order",
@@ -27,7 +31,6 @@ class Script:
         self.recipe = recipe
         self.path = path
         self.lifter = Lifter()
-        self.lifter.groups = recipe.groups
         for statement in ("import torch", "from torch import nn"):
             self.lifter.imports.add(statement)
         self.lifter.imports.add("from safetensors.torch import save_model")
@@ -109,22 +112,29 @@ class Script:
         if recipe.target is None:
             made = constructor(recipe.model, lifter)
         else:
-            arguments = {k: expression(v, lifter) for k, v in recipe.arguments.items()}
+            order = list(inspect.signature(recipe.target).parameters)
+            given = sorted(recipe.arguments.items(), key=lambda item: order.index(item[0]))
+            arguments = {name: expression(value, lifter) for name, value in given}
             made = call(named(recipe.target, lifter), [], arguments)
-        lines = [] if recipe.initial else ["torch.manual_seed(SEED)"]
         moved = "" if recipe.device == "cpu" else ".to(DEVICE)"
         layout = ".to(memory_format=torch.channels_last)" if recipe.channels_last else ""
+        lines = [] if recipe.initial else ["torch.manual_seed(SEED)"]
         lines.append(f"model = {made}{moved}{layout}")
         if recipe.initial:
-            lines.append('model.load_state_dict({k: v for k, v in data.items() if k in names})')
-        lines += self.frozen()
+            taken = f'{{k.removeprefix("{FIRST}"): v for k, v in data.items() if "{FIRST}" in k}}'
+            lines.append(f"model.load_state_dict({taken})")
+        for name in recipe.frozen:
+            lines.append(f'model.get_parameter("{name}").requires_grad_(False)')
         if recipe.generator is not None:
             lines.append('torch.set_rng_state(data["generator"])')
         return lines
 
-    def frozen(self) -> list[str]:
-        """Return the lines that keep parameters from being trained."""
-        return []
+    def beside(self) -> dict[str, Tensor]:
+        """Return the tensors that are written beside the script."""
+        first = {f"{FIRST}{name}": value for name, value in (self.recipe.initial or {}).items()}
+        generator = self.recipe.generator
+        state = {} if generator is None else {"generator": generator}
+        return {**self.data.tensors, **first, **state}
 
     def check_names(self) -> None:
         """Check that no definition has a name of the loop's.

@@ -51,6 +51,11 @@ class Specialiser:
         self.facts = facts
         self.values = dict(facts.values)
 
+    def arguments(self) -> ast.arguments:
+        """Return the function's parameters."""
+        assert isinstance(self.tree, ast.FunctionDef)
+        return self.tree.args
+
     def body(self) -> list[str]:
         """Return the lines of the function's body."""
         assert isinstance(self.tree, ast.FunctionDef)

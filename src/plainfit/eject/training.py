@@ -73,7 +73,7 @@ class Training:
         is_name = self.loss.replace(".", "").isidentifier()
         self.loss_name = self.loss if is_name else "loss_func"
         self.metrics = [metric for metric in recipe.metrics if not is_streaming(metric)]
-        made = [(callback, part_of(callback, lifter)) for callback in recipe.callbacks]
+        made = [(callback, part_of(callback, recipe, lifter)) for callback in recipe.callbacks]
         self.parts = [part for _, part in made if part is not None]
         recipe.notes += [type(c).__name__ for c, part in made if part is None and is_theirs(c)]
         recipe.notes += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
@@ -159,7 +159,8 @@ class Training:
         facts = self.facts().with_(
             values=part.values, texts=part.texts, statements=part.statements
         )
-        return self.taken(hook, Specialiser(hook, facts).body())
+        first = part.first if name == "on_batch_start" else []
+        return first + self.taken(hook, Specialiser(hook, facts).body())
 
     def facts(self) -> Facts:
         """Return what is known while the loop runs."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from plainfit import callbacks as cb
 from plainfit.eject.lifting import Lifter
+from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.errors import EjectError
 from plainfit.schedules import Chain, Schedule
@@ -22,6 +23,8 @@ class Part:
     """Constants for the top of the script."""
     before: list[str] = field(default_factory=list)
     """Lines before the loop; those of `on_fit_start` follow."""
+    first: list[str] = field(default_factory=list)
+    """Lines before those of `on_batch_start`."""
     values: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     statements: dict[str, list[str]] = field(default_factory=dict)
@@ -31,13 +34,13 @@ class Part:
     """What is validated, if not the model."""
 
 
-def part_of(callback: Any, lifter: Lifter) -> Part | None:
+def part_of(callback: Any, recipe: Recipe, lifter: Lifter) -> Part | None:
     """Return what a script must know of a callback; None, if it only looks."""
     make = KINDS.get(type(callback))
-    return None if make is None else make(callback, lifter)
+    return None if make is None else make(callback, recipe, lifter)
 
 
-def clipping(callback: cb.GradientClipping, lifter: Lifter) -> Part:
+def clipping(callback: cb.GradientClipping, recipe: Recipe, lifter: Lifter) -> Part:
     """Write the largest norm as a constant."""
     return Part(
         callback,
@@ -46,7 +49,7 @@ def clipping(callback: cb.GradientClipping, lifter: Lifter) -> Part:
     )
 
 
-def accumulation(callback: cb.GradientAccumulation, lifter: Lifter) -> Part:
+def accumulation(callback: cb.GradientAccumulation, recipe: Recipe, lifter: Lifter) -> Part:
     """Keep the sizes of the batches that are summed."""
     return Part(
         callback,
@@ -58,7 +61,7 @@ def accumulation(callback: cb.GradientAccumulation, lifter: Lifter) -> Part:
     )
 
 
-def averaging(callback: cb.Averaging, lifter: Lifter) -> Part:
+def averaging(callback: cb.Averaging, recipe: Recipe, lifter: Lifter) -> Part:
     """Keep an average of the weights, which is validated."""
     decay, always = callback.decay, callback.start == 0
     return Part(
@@ -86,9 +89,9 @@ def averaging(callback: cb.Averaging, lifter: Lifter) -> Part:
     )
 
 
-def rates(callback: Any, lifter: Lifter) -> Part:
+def rates(callback: Any, recipe: Recipe, lifter: Lifter) -> Part:
     """Write the schedule as a constant object."""
-    schedule, groups = callback.schedule, lifter.groups
+    schedule, groups = callback.schedule, recipe.groups
     is_function = not isinstance(schedule, Schedule)
     if not moves_momentum(schedule):
         lifter.unused.add("momentum")
@@ -101,9 +104,18 @@ def rates(callback: Any, lifter: Lifter) -> Part:
     if len(has_momentum) == 1:
         key = "group.setdefault('initial_momentum', group.get('momentum'))"
         values[key] = has_momentum.pop()
+    before = [] if text else [f"schedule = {expression(schedule, lifter)}"]
+    if recipe.lengths:  # a run that was resumed with more epochs
+        first, *more = [(at, type(schedule)(steps)) for at, steps in recipe.lengths.items()]
+        later = ", ".join(f"{at}: {expression(s, lifter)}" for at, s in more)
+        before = [
+            f"schedule = {expression(first[1], lifter)}",
+            f"later = {{{later}}}  # by the step from which on it was trained with more epochs",
+        ]
     return Part(
         callback,
-        before=[] if text else [f"schedule = {expression(schedule, lifter)}"],
+        before=before,
+        first=["schedule = later.get(step, schedule)"] if recipe.lengths else [],
         values=values,
         texts={
             MOMENTUM: "schedule.momentum(step)",
@@ -124,7 +136,7 @@ def moves_momentum(schedule: Any) -> bool:
     return getattr(schedule, "high_momentum", 1.0) is not None
 
 
-def scaling(callback: cb.LossScaling, lifter: Lifter) -> Part:
+def scaling(callback: cb.LossScaling, recipe: Recipe, lifter: Lifter) -> Part:
     """Keep the scale of the loss."""
     return Part(
         callback,
@@ -133,7 +145,7 @@ def scaling(callback: cb.LossScaling, lifter: Lifter) -> Part:
     )
 
 
-def one_batch(callback: cb.OverfitOneBatch, lifter: Lifter) -> Part:
+def one_batch(callback: cb.OverfitOneBatch, recipe: Recipe, lifter: Lifter) -> Part:
     """Keep the first batch."""
     return Part(
         callback,
@@ -143,7 +155,7 @@ def one_batch(callback: cb.OverfitOneBatch, lifter: Lifter) -> Part:
     )
 
 
-def refuse_scheduler(callback: cb.TorchScheduler, lifter: Lifter) -> Part:
+def refuse_scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
     """Refuse a scheduler of torch, which does not tell how it was made."""
     kind = type(callback.scheduler).__name__
     raise EjectError(
@@ -152,7 +164,7 @@ def refuse_scheduler(callback: cb.TorchScheduler, lifter: Lifter) -> Part:
     )
 
 
-KINDS: dict[type, Callable[[Any, Lifter], Part]] = {
+KINDS: dict[type, Callable[[Any, Recipe, Lifter], Part]] = {
     cb.GradientClipping: clipping,
     cb.GradientAccumulation: accumulation,
     cb.Averaging: averaging,
