@@ -198,14 +198,19 @@ class DataText:
             order = order.replace("SEED", "ORDER_SEED")
         if not self.train.shuffle:
             order = "torch.arange(len(x_train))"
-        rows = f"{order}.split({size})"
+        rows = f"order.split({size})"
         if self.train.drop_last and n % self.train.batch_size:
             rows += "[:-1]"  # the last batch is not full
-        lines = [f"rows = {rows}"]
+        lines = [f"order = {order}"]
         if self.by_index:
-            lines = [f"order = {rows}"]
-            return [*lines, "for rows in order:", *self.batch("train")]
-        return [*lines, loader("train"), "for xb, yb in train_dl:", *self.batch("train")]
+            return [*lines, f"for rows in {rows}:", *self.batch("train")]
+        return [
+            *lines,
+            f"rows = {rows}",
+            loader("train"),
+            "for xb, yb in train_dl:",
+            *self.batch("train"),
+        ]
 
     def valid_size(self) -> str:
         """Return the size of a validation batch."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from plainfit import runs
 from plainfit.assembly import Parts, assemble, transformers
@@ -174,6 +174,8 @@ def from_fit(call: FitRecord) -> Recipe:
         fingerprint=call.fingerprint,
         outcome=Outcome(list(call.losses), dict(call.model.state_dict()), weights_hash(call.model)),
     )
+    if isinstance(call.opt, LBFGS):
+        raise EjectError("a script takes one gradient a step, and LBFGS evaluates the loss itself")
     recipe.first_epoch = call.first_epoch or 0
     begin_as_recorded(recipe, call)
     return recipe

@@ -50,6 +50,7 @@ class Specialiser:
         self.tree = ast.parse(self.text).body[0]
         self.facts = facts
         self.values = dict(facts.values)
+        self.texts = dict(facts.texts)
 
     def arguments(self) -> ast.arguments:
         """Return the function's parameters."""
@@ -119,6 +120,11 @@ class Specialiser:
             case ast.Assign([ast.Name(name)], value) if is_plain(known := self.value(value)):
                 self.values[name] = known
                 return []
+            case ast.Assign([ast.Name(name)], ast.IfExp() as value) if (
+                alias := self.spliced(value)
+            ).isidentifier():
+                self.texts[name] = alias
+                return []
         return [*self.comments(node), self.spliced(node)]
 
     def branches(self, node: ast.If) -> list[str]:
@@ -163,8 +169,12 @@ class Specialiser:
         """Yield what is to be replaced in a node."""
         if isinstance(node, ast.expr):
             key = ast.unparse(node)
-            if key in self.facts.texts:
-                yield Edit.of(node, self.facts.texts[key])
+            if key in self.texts:
+                yield Edit.of(node, self.texts[key])
+                return
+            if isinstance(node, ast.BoolOp) and (parts := self.open_parts(node)) != node.values:
+                word = " or " if isinstance(node.op, ast.Or) else " and "
+                yield Edit.of(node, word.join(map(self.spliced, parts)))
                 return
             if isinstance(node, ast.IfExp) and (known := self.value(node.test)) is not UNKNOWN:
                 yield Edit.of(node, self.spliced(node.body if known else node.orelse))
@@ -174,6 +184,10 @@ class Specialiser:
                 return
         for child in ast.iter_child_nodes(node):
             yield from self.edits(child)
+
+    def open_parts(self, node: ast.BoolOp) -> list[ast.expr]:
+        """Return the parts of an `and` or `or` that are not known."""
+        return [part for part in node.values if self.value(part) is UNKNOWN]
 
     def value(self, node: ast.expr) -> Any:
         """Return what an expression is known to be, or UNKNOWN."""
