@@ -103,6 +103,6 @@ def bit_sums(model: nn.Module) -> list[int]:
 def size_of(weights: dict[str, Any]) -> float:
     """Return how many bytes weights take; infinitely many, if they are no plain tensors."""
     try:
-        return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+        return float(sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
     except (AttributeError, RuntimeError, ValueError):
         return float("inf")

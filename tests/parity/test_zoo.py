@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
+from zoo import CLASSES, ZOO
 
 import plainfit as pf
 from ejecting import differing, names_in, run_here
 from plainfit.weights import save_weights
-from safetensors.torch import load_file
-from zoo import CLASSES, ZOO
 
 ROOT = Path(__file__).parents[2]
 SEED, BS, SAMPLES = 3, 16, 70

@@ -6,13 +6,15 @@ This text is what that process runs, by `python -c`; it imports nothing of ours.
 import ast
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 class NoPlainfit:
     """Refuses every import of plainfit."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Raise for plainfit, and leave all else to the usual finders."""
         if name.split(".")[0] == "plainfit":
             raise ImportError(f"a script that was ejected imports {name}")
@@ -25,11 +27,11 @@ class Enough(Exception):  # noqa: N818  # not an error
 class Change(ast.NodeTransformer):
     """Stop after so many steps; count in float64, if that is asked."""
 
-    def __init__(self, steps, in_float64):
+    def __init__(self, steps: int, in_float64: bool) -> None:
         self.steps = steps
         self.in_float64 = in_float64
 
-    def visit_Expr(self, node):  # noqa: N802  # as ast names it
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.stmt]:  # ast's name
         """Put the stop behind `losses.append(...)`."""
         self.generic_visit(node)
         if not self.steps or not ast.unparse(node).startswith("losses.append(loss"):
@@ -37,7 +39,7 @@ class Change(ast.NodeTransformer):
         test = ast.parse(f"if len(losses) == {self.steps}: raise Enough").body
         return [node, *test]
 
-    def visit_Attribute(self, node):  # noqa: N802
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         """Make `x.float()` double."""
         self.generic_visit(node)
         if self.in_float64 and node.attr == "float":
@@ -45,7 +47,7 @@ class Change(ast.NodeTransformer):
         return node
 
 
-def main(script, report, steps, in_float64):
+def main(script: str, report: str, steps: str, in_float64: str) -> None:
     """Run the script; write what it found, and on what, as JSON."""
     sys.meta_path.insert(0, NoPlainfit())
     sys.path[0] = str(Path(script).parent)
@@ -55,18 +57,15 @@ def main(script, report, steps, in_float64):
     tree = Change(int(steps), in_float64 == "True").visit(ast.parse(Path(script).read_text()))
     if in_float64 == "True":
         torch.set_default_dtype(torch.float64)
-    names = {"__name__": "__main__", "__file__": script, "Enough": Enough}
-    try:
+    names: dict[str, Any] = {"__name__": "__main__", "__file__": script, "Enough": Enough}
+    with suppress(Enough):
         exec(compile(ast.fix_missing_locations(tree), script, "exec"), names)
-    except Enough:
-        pass
-    finally:
-        found = {
-            "losses": names.get("losses", []),
-            "torch": torch.__version__,
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        }
-        Path(report).write_text(json.dumps(found))
+    found = {
+        "losses": names.get("losses", []),
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    Path(report).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from plainfit.data.loaders import ImageDataset, TensorLoader, WrappedDataLoader
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
-from plainfit.data.samples import SampleLoader
+from plainfit.data.samples import SampleBatches, SampleLoader
 from plainfit.data.splits import split_rows
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
@@ -50,7 +50,7 @@ y_train, y_valid = (labels[split[part][1]] for part in ("train", "valid"))
 class Served:
     """A loader, in the terms of a script."""
 
-    dataset: Dataset[Any]
+    dataset: Any
     batch_size: int
     shuffle: bool
     seed: int
@@ -72,10 +72,8 @@ def served(dl: Any) -> Served:
             return inner
         case TensorLoader(dataset=dataset):
             return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
-        case SampleLoader(sampler=order, dataset=batches):
-            return Served(
-                batches.dataset, order.batch_size, order.shuffle, order.seed, order.drop_last
-            )
+        case SampleLoader(sampler=order, dataset=SampleBatches(dataset=dataset)):
+            return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
     raise EjectError(
         f"a script must know the order of the batches, and a {type(dl).__name__} does not tell it; "
         "serve the data by plainfit.get_data"
@@ -107,7 +105,9 @@ class DataText:
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
         if self.valid is not None and self.valid.shuffle:
-            raise EjectError("a script validates in the order of the data, and this one shuffled it")
+            raise EjectError(
+                "a script validates in the order of the data, and this one shuffled it"
+            )
 
     def gives_images(self) -> bool:
         """Return whether the model is given images as they are, and no flat vectors."""
@@ -191,7 +191,7 @@ class DataText:
     def train_heading(self) -> list[str]:
         """Return the lines that begin the loop over an epoch's batches."""
         size = "BATCH_SIZE"
-        n = len(self.train.dataset)  # type: ignore[arg-type]
+        n = len(self.train.dataset)
         epoch = f"epoch + {self.recipe.first_epoch}" if self.recipe.first_epoch else "epoch"
         order = f'torch.randperm(len(x_train), generator=stream(SEED, "order", {epoch}))'
         if self.train.seed != self.recipe.seed:
@@ -288,5 +288,3 @@ def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
 def data_file(path: Path) -> Path:
     """Return where a script's tensors are."""
     return path.with_name(f"{path.stem}-data.safetensors")
-
-

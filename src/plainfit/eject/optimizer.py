@@ -52,7 +52,9 @@ class OptimizerText:
             return [f"opt = {call(kind, [names], options)}"]
         lines = [f"opt = {kind}(", "    ["]
         for group, own in zip(groups, self.groups, strict=True):
-            entries = {k: expression(v, self.lifter) for k, v in own.items() if k not in self.shared}
+            entries = {
+                k: expression(v, self.lifter) for k, v in own.items() if k not in self.shared
+            }
             # An option at its default here is said, where another group has its own.
             entries |= self.defaults(own)
             names = parameters_text(group["params"], self.recipe.model)

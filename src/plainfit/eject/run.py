@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 from plainfit.eject.data import data_file
@@ -80,13 +81,17 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> list[Ejected]
             if not done:
                 raise
             break
-    for before, after in zip(done, done[1:], strict=False):
-        texts = [item.path.read_text(encoding="utf-8").splitlines() for item in (before, after)]
-        lines = difflib.unified_diff(*texts, before.path.name, after.path.name, lineterm="")
-        text = "\n".join([*lines, ""])
-        path = into / f"{before.rung}_to_{after.rung}.diff"
-        write_whole(path, lambda scratch, text=text: scratch.write_text(text, encoding="utf-8"))
+    for before, after in pairwise(done):
+        write_diff(before.path, after.path, into / f"{before.rung}_to_{after.rung}.diff")
     return done
+
+
+def write_diff(before: Path, after: Path, path: Path) -> None:
+    """Write what changes from one script to another."""
+    old, new = (item.read_text(encoding="utf-8").splitlines() for item in (before, after))
+    lines = difflib.unified_diff(old, new, before.name, after.name, lineterm="")
+    text = "\n".join([*lines, ""])
+    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
 
 
 def fresh(recipe: Recipe) -> Recipe:
@@ -103,7 +108,9 @@ def check(path: Path, rung: str, force: bool) -> None:
     if rung not in RUNGS:
         raise ConfigError(unknown_name("rung", rung, RUNGS))
     if path.is_dir():
-        raise ConfigError(f"a script is a file, and {path} is a folder; add a name, such as train.py")
+        raise ConfigError(
+            f"a script is a file, and {path} is a folder; add a name, such as train.py"
+        )
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; --force writes over it")
     if not path.parent.is_dir():
@@ -141,10 +148,14 @@ def check_options(recipe: Recipe, rung: str) -> None:
     }
     for option, is_used in used.items():
         if is_used and rung != "loop":
-            raise EjectError(f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop")
+            raise EjectError(
+                f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop"
+            )
     kind = type(recipe.opt)
     if rung not in ("loop", "data") and any(group.get("fused") for group in recipe.groups):
-        raise EjectError(f"a fused {kind.__name__} rounds in its own way, and no rung below", "data")
+        raise EjectError(
+            f"a fused {kind.__name__} rounds in its own way, and no rung below", "data"
+        )
 
 
 def lowered(text: str, rung: str) -> str:
@@ -153,8 +164,8 @@ def lowered(text: str, rung: str) -> str:
         rungs = import_module("plainfit.eject.rungs")
     except ModuleNotFoundError as error:
         raise EjectError(f"rung {rung} is not there yet", "data") from error
-    text = rungs.lower(text, rung)
-    return text
+    lower: str = rungs.lower(text, rung)
+    return lower
 
 
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:

@@ -61,9 +61,10 @@ class Script:
             *self.more_settings("\n".join(loop)),
             *self.data.settings(),
         ]
+        threads = self.recipe.fingerprint["threads"]
         blocks = [
             settings,
-            [f"torch.set_num_threads({self.recipe.fingerprint['threads']})  # the bits depend on it"],
+            [f"torch.set_num_threads({threads})  # the bits depend on it"],
             *map(str.splitlines, to_read.values()),
             reading,
             *map(str.splitlines, to_build.values()),
@@ -165,5 +166,3 @@ def spaced(blocks: list[list[str]]) -> list[str]:
             -1
         ].startswith(" ")
     return lines
-
-

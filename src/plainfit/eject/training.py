@@ -38,6 +38,7 @@ BOOKKEEPING = (
     "context.epoch += 1",
     "context.step, context.sizes, context.seconds, context.result = (0, [], 0.0, {})",
 )
+ROW = "row = {'epoch': context.epoch, 'train_loss': weighted_mean(losses, context.sizes)}"
 # What an expression of `fit` is called in a script.
 TEXTS = {
     "context.stop": "step == STOP",
@@ -118,6 +119,7 @@ class Training:
         if self.recipe.valid_dl is None:
             return []
         keeps = ["outputs, targets = [], []"] if self.metrics else []
+        kept = ["outputs.append(out)", "targets.append(yb)"] if self.metrics else []
         facts = Facts(
             texts={
                 "loss_func(out, yb)": f"{self.loss_name}(out, yb).item()",
@@ -126,7 +128,7 @@ class Training:
             statements={
                 "device = device_of(model)": [],
                 "whole = WholeSet(metrics, device)": keeps,
-                "whole.update(out, yb)": ["outputs.append(out)", "targets.append(yb)"][: 2 * bool(keeps)],
+                "whole.update(out, yb)": kept,
             },
             headings={"pairs(valid_dl, device)": self.data.valid_heading()},
         )  # fmt: skip
@@ -156,9 +158,7 @@ class Training:
         hook = getattr(type(part.callback), name)
         if hook is getattr(Callback, name):
             return []
-        facts = self.facts().with_(
-            values=part.values, texts=part.texts, statements=part.statements
-        )
+        facts = self.facts().with_(values=part.values, texts=part.texts, statements=part.statements)
         first = part.first if name == "on_batch_start" else []
         return first + self.taken(hook, Specialiser(hook, facts).body())
 
@@ -187,9 +187,7 @@ class Training:
                 "detached = loss.detach()": ["losses.append(loss.item())"],
                 "self.sizes.append(size)": ["sizes.append(len(xb))"],
                 "self.global_step += 1": ["step += 1"] if self.has_steps else [],
-                "row = {'epoch': context.epoch, 'train_loss': weighted_mean(losses, context.sizes)}": [
-                    "train_loss = weighted_mean(losses[-len(sizes) :], sizes)"
-                ],
+                ROW: ["train_loss = weighted_mean(losses[-len(sizes) :], sizes)"],
             },
             headings={
                 "context.goes_on()": ["for epoch in range(EPOCHS):"],
@@ -228,7 +226,9 @@ class Training:
 
     def columns(self) -> list[str]:
         """Return the columns of the table."""
-        valid = [] if self.recipe.valid_dl is None else ["valid_loss", *map(metric_name, self.metrics)]
+        valid = (
+            [] if self.recipe.valid_dl is None else ["valid_loss", *map(metric_name, self.metrics)]
+        )
         return ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
 
     def row(self) -> list[str]:

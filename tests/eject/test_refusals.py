@@ -1,0 +1,193 @@
+"""What cannot become a script says where, why, and what to do."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+from torch.nn.utils import parametrizations
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import plainfit as pf
+from plainfit.callbacks import TorchScheduler
+from plainfit.errors import ConfigError, EjectError, PlainfitError
+
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.a = nn.Linear(6, width)
+        self.b = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)))
+
+
+class Forgetful(nn.Module):
+    """Does not keep what it is made with."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.a = nn.Linear(6, width)
+
+    def forward(self, x):
+        return self.a(x)
+
+
+class Noisy(Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + torch.randn(6), self.y[index]
+
+
+def sets(kind=TensorDataset):
+    g = torch.Generator().manual_seed(0)
+    return [
+        kind(torch.randn(n, 6, generator=g), torch.randint(3, (n,), generator=g)) for n in (20, 8)
+    ]
+
+
+def refused(path, model, *, opt=None, loss=F.cross_entropy, loaders=None, **options):
+    """Train, and return why there is no script; nothing is written then."""
+    opt = opt or optim.SGD(model.parameters(), lr=0.1)
+    loaders = loaders or pf.get_data(*sets(), 8)
+    history = pf.fit(1, model, loss, opt, *loaders, echo=None, **options)
+    with pytest.raises(PlainfitError) as caught:
+        history.run.eject(path, echo=None)
+    assert list(path.parent.iterdir()) == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "train.py"
+
+
+def made(target=Net):
+    return pf.get_model(target, device="cpu")[0]
+
+
+def test_hooks_patches_and_surgery(path):
+    model = made()
+    model.a.register_forward_hook(lambda *_: None)
+    message = refused(path, model)
+    assert message.startswith(f"{__file__}:")
+    assert "a has forward hooks; do it in the class" in message
+    model = made()
+    model.b.forward = lambda x: x[:, :3]
+    assert "the forward of b was replaced" in refused(path, model)
+    model = made()
+    model.a = nn.Sequential(nn.Linear(6, 4))
+    assert "the layer 'a.0' is in one of them only" in refused(path, model)
+    model = made()
+    model.b = nn.Linear(4, 5)
+    assert "b.bias has another shape or type" in refused(path, model)
+    model = made()
+    parametrizations.weight_norm(model.a)
+    assert "is in one of them only" in refused(path, model)
+
+
+def test_a_model_that_was_trained_before(path):
+    model = made()
+    pf.fit(1, model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), *pf.get_data(*sets(), 8),
+           echo=None)  # fmt: skip
+    assert "it was trained or changed before" in refused(path, model)
+
+
+def test_lambdas_and_what_has_no_text(path):
+    assert "got <lambda>; define it with def" in refused(
+        path, made(), loss=lambda a, b: (a**2).mean()
+    )
+    names = {"nn": nn, "__name__": "typed_in"}
+    exec("class Typed(nn.Linear):\n    pass\n", names)
+    assert "define it at the top of a file" in refused(path, made(lambda: names["Typed"](6, 3)))
+
+
+def test_closures_over_what_cannot_be_written_down(path):
+    weights = torch.tensor([1.0, 2.0, 3.0])
+
+    def weighted(out, y):
+        return F.cross_entropy(out, y, weight=weights)
+
+    message = refused(path, made(), loss=weighted)
+    assert "a script cannot write down weights, a Tensor that weighted closes over" in message
+
+
+def test_closures_over_numbers_can(path):
+    by = 0.25
+
+    def smooth(out, y):
+        return F.cross_entropy(out, y, label_smoothing=by)
+
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    history = pf.fit(1, model, smooth, opt, *pf.get_data(*sets(), 8), echo=None)
+    history.run.eject(path, verify=False, echo=None)
+    assert "\nby = 0.25\n" in path.read_text()
+
+
+def test_a_built_model_that_does_not_keep_its_arguments(path):
+    message = refused(path, Forgetful(3))
+    assert (
+        "it does not keep its argument width; set self.width, or build it in a function" in message
+    )
+
+
+def test_optimizers_and_schedulers(path):
+    model = made()
+    assert "LBFGS evaluates the loss itself" in refused(
+        path, model, opt=optim.LBFGS(model.parameters(), lr=0.1)
+    )
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    message = refused(path, model, opt=opt, schedule=optim.lr_scheduler.StepLR(opt, 1))
+    assert "use one of plainfit.schedules" in message
+    assert TorchScheduler.__name__ not in message
+    model = made()
+    opt = optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=0.1)
+    assert "this one holds others too; make them part of the model" in refused(path, model, opt=opt)
+
+
+def test_data_that_cannot_be_read_again(path):
+    noisy = pf.get_data(*sets(Noisy), 8)
+    assert "gives other values the second time" in refused(path, made(), loaders=noisy)
+    stock = [DataLoader(part, batch_size=8) for part in sets()]
+    assert "a DataLoader does not tell it; serve the data by plainfit.get_data" in refused(
+        path, made(), loaders=stock
+    )
+
+
+def test_names_that_the_loop_has(path):
+    def loss(out, y):
+        return F.cross_entropy(out, y)
+
+    assert "has a 'loss' of its own, and so has" in refused(path, made(), loss=loss)
+
+
+def test_files_are_never_written_over_unasked(path):
+    model = made()
+    history = pf.fit(1, model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1),
+                     *pf.get_data(*sets(), 8), echo=None)  # fmt: skip
+    history.run.eject(path, echo=None)
+    before = path.read_text()
+    with pytest.raises(ConfigError, match="is there already; --force writes over it"):
+        history.run.eject(path, echo=None)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"train-data\.safetensors is there already"):
+        history.run.eject(path, echo=None)
+    assert not path.exists()
+    history.run.eject(path, echo=None, force=True)
+    assert path.read_text() == before
+    with pytest.raises(ConfigError, match="did you mean 'layers'"):
+        history.run.eject(path, rung="layer", echo=None)
+
+
+def test_lowest_says_the_rung():
+    error = EjectError("compile is PyTorch's own work", "loop")
+    assert error.lowest == "loop"
+    assert str(error) == "compile is PyTorch's own work; the lowest rung that works is loop"

@@ -1,0 +1,155 @@
+"""Runs of the command line's settings become scripts that give their bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ejecting import differing, names_in, run_here
+from plainfit.config import RunConfig
+from plainfit.eject import eject_all, eject_run
+from plainfit.eject.outcome import outcome_of
+from plainfit.errors import EjectError, RunError
+from plainfit.runs import read_record
+from plainfit.train import resume, train
+
+RUNS = {
+    "sgd": {"model": "logistic"},
+    "one-cycle, clipping": {"model": "mlp", "schedule": "one-cycle", "clip": 1.0, "lr": 0.05},
+    "adamw, cosine, batch norm": {"model": "resnet", "optimizer": "adamw", "schedule": "cosine"},
+    "average": {"model": "resnet", "average": 0.9},
+    "accumulation with all": {
+        "model": "mlp", "accumulate": 3, "clip": 0.5, "average": 0.99, "schedule": "warmup-cosine",
+    },
+    "rmsprop": {"model": "logistic", "optimizer": "rmsprop", "momentum": 0.5},
+    "adam moves its beta": {"model": "cnn", "optimizer": "adam", "schedule": "one-cycle"},
+    "plain sgd stays plain": {"model": "cnn", "momentum": 0.0, "schedule": "one-cycle"},
+    "linear": {"model": "mlp", "schedule": "linear"},
+    "polynomial": {"model": "mlp", "schedule": "polynomial"},
+    "constant": {"model": "mlp", "schedule": "constant"},
+    "one batch": {"model": "cnn", "overfit_one_batch": True},
+    "ragged": {"model": "mlp", "batch_size": 1000},
+    "found rate": {"model": "mlp", "lr": "auto"},
+    "early": {"model": "mlp", "patience": 1, "epochs": 40, "lr": 0.5, "schedule": "one-cycle"},
+}  # fmt: skip
+ONLY_LOOP = {
+    "bf16": {"model": "cnn", "precision": "bf16"},
+    "fp16": {"model": "cnn", "precision": "fp16", "clip": 1.0},
+    "channels last": {"model": "resnet", "channels_last": True},
+}
+
+
+def run(folder, **settings):
+    config = RunConfig(**{"epochs": 2, "seed": 3, "out": folder, **settings})
+    return train(config, echo=None)
+
+
+def assert_same(folder, script):
+    """A script gives every loss, and every tensor, of a run."""
+    outcome = outcome_of(folder, read_record(folder))
+    losses, weights = run_here(script)
+    assert len(losses) > 1
+    assert losses == outcome.losses
+    assert differing(weights, outcome.weights) == []
+
+
+@pytest.mark.parametrize("name", [*RUNS, *ONLY_LOOP])
+def test_every_setting(name, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    run(folder, **(RUNS | ONLY_LOOP)[name])
+    eject_run(folder, script)
+    assert_same(folder, script)
+    if name in ONLY_LOOP:
+        with pytest.raises(EjectError, match="the lowest rung that works is loop"):
+            eject_run(folder, script, rung="data", force=True)
+        return
+    eject_run(folder, script, rung="data", force=True)
+    assert_same(folder, script)
+    assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
+
+
+def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):
+    lines = []
+    config = RunConfig(epochs=2, model="mlp", out=tmp_path / "run")
+    train(config, echo=lines.append)
+    eject_run(tmp_path / "run", tmp_path / "train.py")
+    run_here(tmp_path / "train.py")
+    printed = capsys.readouterr().out.splitlines()
+    table = "\n".join(lines).splitlines()
+    table = table[next(i for i, line in enumerate(table) if "train_loss" in line) :][:3]
+    assert printed[0] == table[0]
+    columns = 11 * 4 + 3  # those without times
+    assert [line[:columns] for line in printed] == [line[:columns] for line in table]
+    assert [len(line) for line in printed] == [len(line) for line in table]
+
+
+def test_stopped_within_an_epoch(tmp_path):
+    folder = tmp_path / "run"
+    result = run(folder, model="resnet", time_limit=0.4, epochs=200, schedule="one-cycle")
+    if not result.history.unfinished:
+        pytest.skip("it stopped between two epochs, by chance")
+    for rung in ("loop", "data"):
+        eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
+        assert_same(folder, tmp_path / "train.py")
+
+
+@pytest.mark.parametrize("schedule", [None, "one-cycle", "warmup-cosine"])
+def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
+    folder = tmp_path / "run"
+    run(folder, model="mlp", schedule=schedule, average=0.9)
+    for epochs in (3, 5):
+        resume(folder, epochs=epochs, echo=None)
+    eject_run(folder, tmp_path / "train.py")
+    assert_same(folder, tmp_path / "train.py")
+
+
+@pytest.mark.parametrize("average", [[], ["--average", "0.9"]])
+def test_killed_and_not_resumed(tmp_path, average):
+    folder = tmp_path / "run"
+    settings = ["--model", "mlp", "--epochs", "500", "--checkpoint-every", "7", *average]
+    command = [sys.executable, "-m", "plainfit", "train", *settings, "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    figures = folder / "metrics.jsonl"
+    while not figures.exists() or figures.stat().st_size < 1000:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    eject_run(folder, tmp_path / "train.py")
+    assert_same(folder, tmp_path / "train.py")
+
+
+def test_a_run_that_never_trained_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    run(folder, model="logistic", epochs=1)
+    for path in (folder / "checkpoints").iterdir():
+        path.unlink()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="has neither weights nor a checkpoint"):
+        eject_run(folder, tmp_path / "train.py")
+    assert not (tmp_path / "train.py").exists()
+
+
+def test_all_rungs_and_their_diffs(tmp_path):
+    run(tmp_path / "run", model="logistic", epochs=1)
+    done = eject_all(tmp_path / "run", tmp_path / "all")
+    assert [item.rung for item in done][:2] == ["loop", "data"]
+    diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
+    assert "-    for xb, yb in train_dl:" in diff
+    assert "+    for rows in order.split(BATCH_SIZE):" in diff
+
+
+def test_mnist_in_few_lines(mnist_folder, tmp_path):
+    folder = tmp_path / "run"
+    run(folder, data="mnist", data_dir=mnist_folder, model="cnn", epochs=1, batch_size=256)
+    for rung in ("loop", "data"):
+        ejected = eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
+        assert_same(folder, ejected.path)
+        lines = ejected.path.read_text().splitlines()
+        code = [line for line in lines if line.strip() and not line.strip().startswith("#")]
+        assert len(code) <= 90, len(code)
+        assert not Path(tmp_path / "train-data.safetensors").exists()

@@ -1,0 +1,152 @@
+"""`--verify`: what holds, what does not, and which mutations of a script it catches."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ejecting import run_here
+from plainfit.config import RunConfig
+from plainfit.eject import eject_run, verified
+from plainfit.eject.outcome import outcome_of
+from plainfit.eject.verify import Given, compare, compare_in_float64, run_alone
+from plainfit.errors import EjectError
+from plainfit.runs import read_record
+from plainfit.train import train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run with all that a mutation can break."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    settings = {"optimizer": "adamw", "schedule": "warmup-cosine", "clip": 1.0, "accumulate": 2}
+    train(RunConfig(epochs=2, model="resnet", average=0.9, out=out, **settings), echo=None)
+    return out
+
+
+@pytest.fixture
+def script(folder, tmp_path):
+    return eject_run(folder, tmp_path / "train.py")
+
+
+def verdict_here(script, folder):
+    losses, weights = run_here(script)
+    given = Given(losses, weights, torch.__version__, "")
+    return compare(given, outcome_of(folder, read_record(folder)), "loop", None, 20)
+
+
+def test_a_script_holds_in_a_process_of_its_own(script):
+    verdict = verified(script)
+    assert verdict.holds, verdict.text
+    assert re.fullmatch(r"40 losses are equal and 56 tensors are equal, bit for bit", verdict.text)
+
+
+def test_only_the_first_steps(script):
+    text = script.path.read_text()
+    script.path.write_text(text.replace("for epoch in range(EPOCHS)", "for epoch in range(1)"))
+    assert verified(script, 7).text == "the losses of the first 7 steps are equal, bit for bit"
+    assert not verified(script).holds
+
+
+def test_plainfit_cannot_be_imported(script, folder):
+    script.path.write_text("import plainfit\n")
+    with pytest.raises(EjectError, match="failed: ImportError: a script that was ejected imports"):
+        run_alone(script.path, read_record(folder)["fingerprint"])
+
+
+# What goes wrong in a script, and what the verdict names first.
+MUTATIONS = {
+    "rate": ("LR = 0.001", "LR = 0.0010001", "the loss of step 2"),
+    "seed": ("SEED = 0", "SEED = 1", "the loss of step 0"),
+    "draw order": ('"order", epoch', '"order", epoch + 1', "the loss of step 0"),
+    "batch size": ("BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
+    "schedule off by one": ("factor = schedule(step)", "factor = schedule(step + 1)", "step 2"),
+    "clipping": ("CLIP = 1.0", "CLIP = 0.1", "the loss of step 2"),
+    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "of step 2"),
+    "accumulation": ("ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
+    "not a mean": ("grad.div_(total)", "grad.div_(1)", "the loss of step"),
+    "average": ("AVERAGE = 0.9", "AVERAGE = 0.91", "the weights are not: conv1.weight differs"),
+    "not averaged": ("model.load_state_dict(averaged.module", "dict(averaged.module", "weights"),
+    "weight decay": ("lr=LR)", "lr=LR, weight_decay=0)", "the loss of step 2"),
+    "eps": ("lr=LR)", "lr=LR, eps=1e-6)", "the loss of step 2"),
+    "a missing mode": ("    model.train()\n", "", "the loss of step 20 (epoch 1)"),
+    "no bias": ("self.fc = nn.Linear(inputs, classes)",
+                "self.fc = nn.Linear(inputs, classes, bias=False)", "the loss of step 0"),
+    "an epoch less": ("EPOCHS = 2", "EPOCHS = 1", "the run took 40 steps, and the script 20"),
+    "pixels": (".div_(256)", ".div_(255)", "the loss of step 0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_mutations_are_caught(name, script, folder):
+    before, after, named = MUTATIONS[name]
+    text = script.path.read_text()
+    assert text.count(before) >= 1
+    script.path.write_text(text.replace(before, after))
+    verdict = verdict_here(script.path, folder)
+    assert not verdict.holds
+    assert named in verdict.text, verdict.text
+
+
+def test_the_script_as_it_is_is_not_caught(script, folder):
+    assert verdict_here(script.path, folder).holds
+
+
+def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
+    record = json.loads((folder / "run.json").read_text())
+    record["fingerprint"]["torch"] = "1.0"
+    (folder / "run.json").write_text(json.dumps(record))
+    try:
+        verdict = verified(eject_run(folder, tmp_path / "train.py"))
+    finally:
+        record["fingerprint"]["torch"] = torch.__version__
+        (folder / "run.json").write_text(json.dumps(record))
+    assert verdict.holds, verdict.text
+    assert "(torch was 1.0, is " in verdict.text
+    assert "so a fresh run was compared" in verdict.text
+
+
+def test_nan_is_nan_and_ulps_are_counted():
+    given = Given([1.0, float("nan")], {}, "", "")
+    run = type("Run", (), {"losses": [1.0, float("nan")], "weights": {}})()
+    assert compare(given, run, "loop", None, None).holds
+    next_up = 1.0 + 2**-23
+    near = Given([next_up], {}, "", "")
+    run.losses = [1.0]
+    assert compare(near, run, "tensors", None, None).holds
+    assert not compare(near, run, "layers", None, None).holds
+    assert not compare(Given([1.0 + 3 * 2**-23], {}, "", ""), run, "tensors", None, None).holds
+
+
+def test_float64_is_relative():
+    upper, lower = Given([100.0], {}, "", ""), Given([100.0 + 1e-11], {}, "", "")
+    assert compare_in_float64(upper, lower).holds
+    assert not compare_in_float64(upper, Given([100.0 + 1e-9], {}, "", "")).holds
+
+
+def test_exit_codes(folder, tmp_path):
+    def plainfit(*words):
+        command = [sys.executable, "-m", "plainfit", "eject", str(folder), *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert "Traceback" not in done.stderr
+        return done
+
+    done = plainfit("--verify", "--steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("script train.py: rung loop, ")
+    assert "verify holds: the losses of the first 3 steps are equal" in done.stdout
+    before = (tmp_path / "train.py").read_text()
+    for words, message in (
+        ([], "error: train.py is there already; --force writes over it"),
+        (["--rung", "lop"], "did you mean 'loop'?"),
+        (["-o", "no/train.py"], "the folder no must be there"),
+        (["-o", "."], "a script is a file, and . is a folder"),
+        (["--steps", "3"], "add --verify"),
+    ):
+        done = plainfit(*words)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert message in done.stderr
+    assert (tmp_path / "train.py").read_text() == before
