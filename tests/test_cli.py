@@ -147,6 +147,7 @@ OPTIONS = {
     "report": "--debug --help --out",
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out",
+    "eject": "--all --debug --force --help --out --rung --steps --verify",
     "predict": "--debug --help --json",
     "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
         --split-seed --target""",
@@ -172,7 +173,7 @@ def test_the_commands_are_frozen():
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
         "train", "resume", "lr-find", "predict", "data", "summary", "runs", "report", "compare",
-        "export", "notebook", "ladder",
+        "export", "eject", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 
