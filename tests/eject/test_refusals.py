@@ -94,8 +94,8 @@ def test_hooks_patches_and_surgery(path):
 
 def test_a_model_that_was_trained_before(path):
     model = made()
-    pf.fit(1, model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.1), *pf.get_data(*sets(), 8),
-           echo=None)  # fmt: skip
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    pf.fit(1, model, F.cross_entropy, opt, *pf.get_data(*sets(), 8), echo=None)
     assert "it was trained or changed before" in refused(path, model)
 
 
