@@ -14,6 +14,7 @@ from plainfit.config import RunConfig
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.errors import EjectError, RunError
+from plainfit.presets import settings_of
 from plainfit.runs import read_record
 from plainfit.train import resume, train
 
@@ -30,6 +31,11 @@ RUNS = {
     "plain sgd stays plain": {"model": "cnn", "momentum": 0.0, "schedule": "one-cycle"},
     "linear": {"model": "mlp", "schedule": "linear"},
     "polynomial": {"model": "mlp", "schedule": "polynomial"},
+    "augmented": {"model": "cnn", "augment": "warp"},
+    "two groups": {
+        "model": "compact", "model_args": "width=4, blocks=1", "weight_decay": 5e-4,
+        "nesterov": True, "label_smoothing": 0.1, "augment": "warp=0.5", "schedule": "one-cycle",
+    },
     "constant": {"model": "mlp", "schedule": "constant"},
     "one batch": {"model": "cnn", "overfit_one_batch": True},
     "ragged": {"model": "mlp", "batch_size": 1000},
@@ -39,6 +45,7 @@ RUNS = {
 ONLY_LOOP = {
     "bf16": {"model": "cnn", "precision": "bf16"},
     "fp16": {"model": "cnn", "precision": "fp16", "clip": 1.0},
+    "preset": {**settings_of("fastest"), "epochs": 2},
     "channels last": {"model": "resnet", "channels_last": True},
 }
 

@@ -258,7 +258,7 @@ def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
                 "a script reads inputs and targets, and the data set has "
                 f"{len(dataset.tensors)} tensors"
             )
-        return [tensor.contiguous() for tensor in dataset.tensors]
+        return [tensor.cpu().contiguous() for tensor in dataset.tensors]
     first, again = (read_all(dataset, seed) for seed in (0, 1))
     for one, other in zip(first, again, strict=True):
         if not torch.equal(one, other):

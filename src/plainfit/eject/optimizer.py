@@ -24,7 +24,7 @@ class OptimizerText:
         parameters = inspect.signature(kind).parameters
         self.groups = [self.options(group, parameters) for group in recipe.groups]
         shared = self.groups[0].items()
-        self.shared = {k: v for k, v in shared if all(g.get(k, v) == v for g in self.groups)}
+        self.shared = {k: v for k, v in shared if all(k in g and g[k] == v for g in self.groups)}
 
     def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
         """Return the options of a group that are not the class's defaults."""

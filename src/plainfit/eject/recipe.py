@@ -1,5 +1,6 @@
 """A training that happened, in the terms of a script: read from a run folder or from `fit`."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from plainfit import runs
-from plainfit.assembly import Parts, assemble, transformers
+from plainfit.assembly import assemble, loss_function, transformers
 from plainfit.batches import length
 from plainfit.build import Factory, resolve
 from plainfit.callbacks.precision import LossScaling
@@ -116,7 +117,7 @@ def from_folder(folder: Path) -> Recipe:
         seed=factory.seed,
         opt=parts.opt,
         groups=options_of(parts.opt),
-        loss_func=loss_of(parts),
+        loss_func=loss_function(config),
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
         metrics=[accuracy],
@@ -237,13 +238,6 @@ def options_of(opt: Optimizer) -> list[dict[str, Any]]:
     return [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
 
 
-def loss_of(parts: Parts) -> Any:
-    """Return the loss function of a run."""
-    import torch.nn.functional as F
-
-    return F.cross_entropy
-
-
 def data_folder(config: RunConfig) -> Path:
     """Return where the IDX files of a run are."""
     from plainfit.data.mnist import cache_folder
@@ -262,5 +256,5 @@ def command_of(config: RunConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words.append(f"--{option} {value}")
+            words.append(f"--{option} {shlex.quote(str(value))}")
     return " ".join(words)
