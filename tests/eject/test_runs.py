@@ -13,7 +13,7 @@ from ejecting import differing, names_in, run_here
 from plainfit.config import RunConfig
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
-from plainfit.errors import EjectError, RunError
+from plainfit.errors import ConfigError, EjectError, RunError
 from plainfit.presets import settings_of
 from plainfit.runs import read_record
 from plainfit.train import resume, train
@@ -143,8 +143,10 @@ def test_a_run_that_never_trained_is_refused(tmp_path):
 
 def test_all_rungs_and_their_diffs(tmp_path):
     run(tmp_path / "run", model="logistic", epochs=1)
-    done = eject_all(tmp_path / "run", tmp_path / "all")
+    done, _ = eject_all(tmp_path / "run", tmp_path / "all")
     assert [item.rung for item in done][:2] == ["loop", "data"]
+    with pytest.raises(ConfigError, match=r"1_loop\.py is there already"):
+        eject_all(tmp_path / "run", tmp_path / "all")
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
     assert "-    for xb, yb in train_dl:" in diff
     assert "+    for rows in order.split(BATCH_SIZE):" in diff

@@ -41,11 +41,14 @@ def eject(
         raise ConfigError("--steps says how much to compare: add --verify")
     from plainfit.eject import eject_all, eject_run
 
+    reason = ""
     if all_ is not None:
-        done = eject_all(run, all_, force=force)
+        done, reason = eject_all(run, all_, force=force)
     else:
         done = [eject_run(run, out, rung=rung, force=force)]
     held = [report(ejected, verify, steps) for ejected in done]
+    if reason:
+        show(f"note   {reason}")
     raise typer.Exit(0 if all(held) else DIFFERS)
 
 

@@ -283,8 +283,3 @@ def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
     if not (isinstance(batch, list | tuple) and len(batch) == 2):
         raise EjectError("a script reads inputs and targets, and the data set gives other samples")
     return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]
-
-
-def data_file(path: Path) -> Path:
-    """Return where a script's tensors are."""
-    return path.with_name(f"{path.stem}-data.safetensors")

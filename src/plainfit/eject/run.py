@@ -8,7 +8,6 @@ from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
-from plainfit.eject.data import data_file
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.script import Script
@@ -62,28 +61,35 @@ def eject_fit(
     return path
 
 
-def eject_all(folder: Path, into: Path, *, force: bool = False) -> list[Ejected]:
+def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
     """Write a run at every rung, and the diffs from each rung to the next.
 
+    Returns:
+        What was written, and why the rungs below it were not, if there are some.
+
     Raises:
-        EjectError: if the run cannot become a script at all; lower rungs that it cannot have are
-            left out.
+        EjectError: if the run cannot become a script at all.
+        ConfigError: if a file is in the way.
     """
     recipe = from_folder(folder)
     make_folder(into)
+    paths = {rung: into / f"{number}_{rung}.py" for number, rung in enumerate(RUNGS, 1)}
+    beside = into / "data.safetensors"  # one for all
+    for path in (*paths.values(), beside):
+        check(path, "loop", force)
     done: list[Ejected] = []
-    for number, rung in enumerate(RUNGS, 1):
-        path = into / f"{number}_{rung}.py"
-        check(path, rung, force)
+    reason = ""
+    for rung, path in paths.items():
         try:
-            done.append(write(fresh(recipe), path, rung, force))
-        except EjectError:
+            done.append(write(fresh(recipe), path, rung, force=True, beside=beside))
+        except EjectError as error:
             if not done:
                 raise
+            reason = f"no rung {rung}: {error}"
             break
     for before, after in pairwise(done):
         write_diff(before.path, after.path, into / f"{before.rung}_to_{after.rung}.diff")
-    return done
+    return done, reason
 
 
 def write_diff(before: Path, after: Path, path: Path) -> None:
@@ -117,14 +123,16 @@ def check(path: Path, rung: str, force: bool) -> None:
         raise ConfigError(f"the folder {path.parent} must be there; make it first")
 
 
-def write(recipe: Recipe, path: Path, rung: str, force: bool) -> Ejected:
+def write(
+    recipe: Recipe, path: Path, rung: str, force: bool, beside: Path | None = None
+) -> Ejected:
     """Write the script of a recipe, and the tensors that it reads beside it."""
     check_options(recipe, rung)
-    script = Script(recipe, "loop" if rung == "loop" else "data", path)
+    beside = beside or path.with_name(f"{path.stem}-data.safetensors")
+    script = Script(recipe, "loop" if rung == "loop" else "data", beside.name)
     text = script.text()
     if rung not in ("loop", "data"):
         text = lowered(text, rung)
-    beside = data_file(path)
     if tensors := script.beside():
         from safetensors.torch import save_file
 

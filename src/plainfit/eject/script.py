@@ -2,11 +2,10 @@
 
 import inspect
 import textwrap
-from pathlib import Path
 
 from torch import Tensor
 
-from plainfit.eject.data import DataText, data_file
+from plainfit.eject.data import DataText
 from plainfit.eject.layout import wrapped
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.optimizer import OptimizerText
@@ -27,9 +26,9 @@ TAKEN = {
 class Script:
     """A script at rung `loop` or `data`."""
 
-    def __init__(self, recipe: Recipe, rung: str, path: Path) -> None:
+    def __init__(self, recipe: Recipe, rung: str, data: str) -> None:
         self.recipe = recipe
-        self.path = path
+        self.data_name = data
         self.lifter = Lifter()
         for statement in ("import torch", "from torch import nn"):
             self.lifter.imports.add(statement)
@@ -40,7 +39,7 @@ class Script:
     def text(self) -> str:
         """Return the script: its sections in the order in which each needs the ones before."""
         self.data.prepare()
-        reading = self.data.reading(data_file(self.path).name)
+        reading = self.data.reading(self.data_name)
         to_read = self.lifted()
         if self.data.gives_images():
             self.lifter.unused.add("as_images")  # what they are already

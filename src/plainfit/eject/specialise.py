@@ -240,7 +240,7 @@ def compared(left: Any, op: ast.cmpop, right: Any) -> Any:
             return left in right
         case ast.Eq():
             return left == right
-        case ast.Gt():
+        case ast.Gt() if isinstance(left, int | float) and isinstance(right, int | float):
             return left > right
     return UNKNOWN
 
