@@ -36,6 +36,8 @@ class FitRecord:
     fingerprint: dict[str, Any] = field(init=False)
     generator: Tensor = field(init=False)
     """The state of the global generator as the training began."""
+    order_states: dict[str, Tensor] = field(init=False)
+    """The states of the generators that were given to stock loaders, `train` and `valid`."""
     sums: list[int] = field(init=False)
     """A sum over the bits of each weight as the training began."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
@@ -53,6 +55,13 @@ class FitRecord:
         self.fingerprint = fingerprint(device_of(self.model))
         self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()
+        loaders = {"train": self.train_dl, "valid": self.valid_dl}
+        generators = {part: generator_of(dl) for part, dl in loaders.items()}
+        self.order_states = {
+            part: generator.get_state()
+            for part, generator in generators.items()
+            if isinstance(generator, torch.Generator)
+        }
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()
         if not hasattr(self.model, "plainfit_factory") and size_of(weights) <= MOST_BYTES:
@@ -84,6 +93,13 @@ class FitRecord:
             self, Path(path), rung=rung, verify=verify, force=force, echo=echo
         )
         return written
+
+
+def generator_of(dl: Any) -> Any:
+    """Return the generator that a `DataLoader`, wrapped or not, was given."""
+    while hasattr(dl, "dl"):
+        dl = dl.dl
+    return getattr(dl, "generator", None)
 
 
 def bit_sums(model: nn.Module) -> list[int]:

@@ -1,21 +1,16 @@
 """The data in a script: how it is read, and in which order its batches come."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.data.loaders import ImageDataset, TensorLoader, WrappedDataLoader
+from plainfit.data.loaders import ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
-from plainfit.data.samples import SampleBatches, SampleLoader
 from plainfit.data.splits import split_rows
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
+from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.sources import place
 from plainfit.eject.values import expression
 from plainfit.errors import EjectError
 from plainfit.seeding import seed_at, stream
@@ -46,40 +41,6 @@ y_train, y_valid = (labels[split[part][1]] for part in ("train", "valid"))
 """
 
 
-@dataclass
-class Served:
-    """A loader, in the terms of a script."""
-
-    dataset: Any
-    batch_size: int
-    shuffle: bool
-    seed: int
-    drop_last: bool
-    funcs: list[Any] = field(default_factory=list)
-    """What a batch passes through."""
-
-
-def served(dl: Any) -> Served:
-    """Return what a loader does.
-
-    Raises:
-        EjectError: if that is not known.
-    """
-    match dl:
-        case WrappedDataLoader():
-            inner = served(dl.dl)
-            inner.funcs.append(dl.func)
-            return inner
-        case TensorLoader(dataset=dataset):
-            return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
-        case SampleLoader(sampler=order, dataset=SampleBatches(dataset=dataset)):
-            return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
-    raise EjectError(
-        f"a script must know the order of the batches, and a {type(dl).__name__} does not tell it; "
-        "serve the data by plainfit.get_data"
-    )
-
-
 class DataText:
     """The lines of a script that are about data."""
 
@@ -97,13 +58,17 @@ class DataText:
 
     def prepare(self) -> None:
         """Lift what the reading of batches needs."""
-        inline(stream, seed_at, self.lifter)
+        if not self.train.is_stock:
+            inline(stream, seed_at, self.lifter)
         for server in (self.train, self.valid):
             for func in server.funcs if server else []:
                 self.funcs[id(func)] = expression(func, self.lifter)
 
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
+        stock = self.train.is_stock or (self.valid is not None and self.valid.is_stock)
+        if stock and self.by_index:
+            raise EjectError("a stock DataLoader draws the order in a way of its own", "loop")
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
                 "a script validates in the order of the data, and this one shuffled it"
@@ -174,22 +139,43 @@ class DataText:
         return lines
 
     def datasets(self) -> list[str]:
-        """Return the lines that make a data set and a loader of tensors, where there are any."""
+        """Return the lines that make data sets and loaders of tensors, where there are any."""
         if self.by_index:
             return []
         self.lifter.imports.add("from torch.utils.data import DataLoader")
         self.lifter.imports.add("from torch.utils.data import TensorDataset")
         lines = ["train_ds = TensorDataset(x_train, y_train)"]
-        if self.valid is not None:
-            lines += [
-                "valid_ds = TensorDataset(x_valid, y_valid)",
-                f"rows = torch.arange(len(x_valid)).split({self.valid_size()})",
-                loader("valid"),
+        if self.train.is_stock:
+            lines += self.stock("train", "BATCH_SIZE")
+        if self.valid is None:
+            return lines
+        lines.append("valid_ds = TensorDataset(x_valid, y_valid)")
+        if self.valid.is_stock:
+            return [*lines, *self.stock("valid", self.valid_size())]
+        rows = f"rows = torch.arange(len(x_valid)).split({self.valid_size()})"
+        return [*lines, rows, loader("valid")]
+
+    def stock(self, part: str, size: str) -> list[str]:
+        """Return the lines that make a `DataLoader` as the user made it."""
+        server = self.train if part == "train" else self.valid
+        assert server is not None
+        arguments = [f"{part}_ds", f"batch_size={size}"]
+        arguments += ["shuffle=True"] * server.shuffle + ["drop_last=True"] * server.drop_last
+        lines = []
+        state = self.recipe.order_states.get(part)
+        if state is not None:
+            self.tensors[f"{part}_order"] = state
+            lines = [
+                f"{part}_order = torch.Generator()",
+                f'{part}_order.set_state(data["{part}_order"])',
             ]
-        return lines
+            arguments.append(f"generator={part}_order")
+        return [*lines, f"{part}_dl = DataLoader({', '.join(arguments)})"]
 
     def train_heading(self) -> list[str]:
         """Return the lines that begin the loop over an epoch's batches."""
+        if self.train.is_stock:
+            return ["for xb, yb in train_dl:", *self.batch("train")]
         size = "BATCH_SIZE"
         n = len(self.train.dataset)
         epoch = f"epoch + {self.recipe.first_epoch}" if self.recipe.first_epoch else "epoch"
@@ -244,42 +230,3 @@ def loader(part: str) -> str:
     # A generator of its own, since what it draws itself would else change dropout.
     arguments = "batch_size=None, sampler=rows, generator=torch.Generator()"
     return f"{part}_dl = DataLoader({part}_ds, {arguments})"
-
-
-def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
-    """Return a data set's inputs and targets as tensors.
-
-    Raises:
-        EjectError: if it has others, or reading it twice gives two things.
-    """
-    if isinstance(dataset, TensorDataset):
-        if len(dataset.tensors) != 2:
-            raise EjectError(
-                "a script reads inputs and targets, and the data set has "
-                f"{len(dataset.tensors)} tensors"
-            )
-        return [tensor.cpu().contiguous() for tensor in dataset.tensors]
-    first, again = (read_all(dataset, seed) for seed in (0, 1))
-    for one, other in zip(first, again, strict=True):
-        if not torch.equal(one, other):
-            raise EjectError(
-                f"{place(type(dataset))}: data must be the same whenever they are read, and this "
-                "data set gives other values the second time; move what draws random numbers into "
-                "the training (an augmentation of batches)"
-            )
-    return first
-
-
-def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
-    """Return all samples of a data set, stacked."""
-    from torch.utils.data import default_collate
-
-    from plainfit.seeding import drawing_from
-
-    with drawing_from(seed, "eject"):
-        count = len(dataset)  # type: ignore[arg-type]
-        samples = [dataset[row] for row in range(count)]
-    batch = default_collate(samples)
-    if not (isinstance(batch, list | tuple) and len(batch) == 2):
-        raise EjectError("a script reads inputs and targets, and the data set gives other samples")
-    return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]

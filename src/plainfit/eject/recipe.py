@@ -65,6 +65,8 @@ class Recipe:
     """Name and folder of a data set that a script can read by itself."""
     first_epoch: int = 0
     """The epoch of the order that the training began with."""
+    order_states: dict[str, Tensor] = field(default_factory=dict)
+    """The states of the generators that stock loaders began with, by part."""
     lengths: dict[int, int] = field(default_factory=dict)
     """From which step on the schedule is over how many steps, where a resume changed that."""
     initial: dict[str, Tensor] | None = None
@@ -178,6 +180,7 @@ def from_fit(call: FitRecord) -> Recipe:
     if isinstance(call.opt, LBFGS):
         raise EjectError("a script takes one gradient a step, and LBFGS evaluates the loss itself")
     recipe.first_epoch = call.first_epoch or 0
+    recipe.order_states = call.order_states
     begin_as_recorded(recipe, call)
     return recipe
 

@@ -1,0 +1,113 @@
+"""Loaders that a user made: stock ones at rung loop, wrapped ones at both."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn, optim
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import plainfit as pf
+from ejecting import differing, run_here
+from plainfit.errors import EjectError
+from plainfit.weights import save_weights
+
+
+class Net(nn.Module):
+    """Dropout, so that every draw from the global generator counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.4), nn.Linear(8, 3))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class Rows(Dataset):
+    """A data set of the user's own, read sample by sample."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] * 2, int(self.y[index])
+
+
+def sets(kind=TensorDataset):
+    g = torch.Generator().manual_seed(0)
+    return [
+        kind(torch.randn(n, 6, generator=g), torch.randint(3, (n,), generator=g)) for n in (37, 11)
+    ]
+
+
+def halved(x, y):
+    return x / 2, y
+
+
+def shifted(x, y):
+    return x + 1, y
+
+
+def stock(generator=None, **options):
+    train_ds, valid_ds = sets()
+    return (
+        DataLoader(train_ds, batch_size=8, shuffle=True, generator=generator, **options),
+        DataLoader(valid_ds, batch_size=16),
+    )
+
+
+def used_generator():
+    """One that has drawn before."""
+    generator = torch.Generator().manual_seed(5)
+    torch.rand(3, generator=generator)
+    return generator
+
+
+LOADERS = {
+    "ours": lambda: pf.get_data(*sets(), 8, seed=2),
+    "one seed": lambda: pf.get_data(*sets(), 8),
+    "own data set": lambda: pf.get_data(*sets(Rows), 8),
+    "wrapped twice": lambda: [
+        pf.WrappedDataLoader(pf.WrappedDataLoader(dl, halved), shifted)
+        for dl in pf.get_data(*sets(), 8)
+    ],
+    "not full": lambda: pf.get_data(*sets(), 8, drop_last=True),
+    "in order": lambda: [pf.TensorLoader(part, 8) for part in sets()],
+    "stock": stock,
+    "stock, not full": lambda: stock(drop_last=True),
+    "stock, a generator": lambda: stock(used_generator()),
+    "stock, wrapped": lambda: [pf.WrappedDataLoader(dl, halved) for dl in stock()],
+    "stock and ours": lambda: (stock()[0], pf.get_data(*sets(), 8)[1]),
+}
+
+
+@pytest.mark.parametrize("built", [True, False])
+@pytest.mark.parametrize("name", LOADERS)
+def test_every_loader(name, built, tmp_path):
+    if built:
+        torch.manual_seed(9)
+        model = Net()
+    else:
+        model, _ = pf.get_model(Net, seed=9, device="cpu")
+    opt = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    loaders = LOADERS[name]()
+    if built:  # the loaders have served before, and the global generator has drawn
+        other = Net()
+        opt_of_other = optim.SGD(other.parameters(), lr=0.1)
+        pf.fit(1, other, F.cross_entropy, opt_of_other, *loaders, echo=None)
+    history = pf.fit(3, model, F.cross_entropy, opt, *loaders, echo=None)
+    save_weights(tmp_path / "run.safetensors", model)
+    script = tmp_path / "train.py"
+    rungs = ["loop"] if "stock" in name else ["loop", "data"]
+    for rung in rungs:
+        history.run.eject(script, rung=rung, force=True, echo=None)
+        losses, weights = run_here(script)
+        assert losses == history.step_losses
+        assert differing(weights, load_file(tmp_path / "run.safetensors")) == []
+    if "stock" in name:
+        with pytest.raises(EjectError, match="the lowest rung that works is loop"):
+            history.run.eject(script, rung="data", force=True, echo=None)
