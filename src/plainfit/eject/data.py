@@ -145,6 +145,8 @@ class DataText:
         self.lifter.imports.add("from torch.utils.data import DataLoader")
         self.lifter.imports.add("from torch.utils.data import TensorDataset")
         lines = ["train_ds = TensorDataset(x_train, y_train)"]
+        if not self.train.is_stock:
+            lines.append("# Each loader has a generator: its own draws must not change dropout.")
         if self.train.is_stock:
             lines += self.stock("train", "BATCH_SIZE")
         if self.valid is None:
@@ -227,6 +229,5 @@ class DataText:
 
 def loader(part: str) -> str:
     """Return the statement that makes a loader of whole batches: its rows are its samples."""
-    # A generator of its own, since what it draws itself would else change dropout.
     arguments = "batch_size=None, sampler=rows, generator=torch.Generator()"
     return f"{part}_dl = DataLoader({part}_ds, {arguments})"

@@ -195,7 +195,7 @@ def statement_text(node: ast.stmt, text: str) -> str:
     while start > 0 and lines[start - 1].startswith("#"):
         start -= 1
     assert node.end_lineno is not None
-    return "\n".join(lines[start : node.end_lineno])
+    return textwrap.dedent("\n".join(lines[start : node.end_lineno]))
 
 
 def copied_attribute(node: ast.AST, source: Source) -> str | None:

@@ -111,7 +111,7 @@ def from_folder(folder: Path) -> Recipe:
     scaling = [LossScaling()] if config.precision == "fp16" else []
     return Recipe(
         name=f"{type(parts.model).__name__} on {parts.data.name}",
-        origin=str(folder),
+        origin=f"The run {folder}",
         command=command_of(config),
         model=parts.model,
         target=resolve(factory.target),
@@ -155,7 +155,7 @@ def from_fit(call: FitRecord) -> Recipe:
     whole = done // steps
     recipe = Recipe(
         name=f"{type(call.model).__name__}",
-        origin="a call of plainfit.fit",
+        origin="A training",
         command="plainfit.fit",
         model=call.model,
         target=resolve_factory(factory),

@@ -129,7 +129,7 @@ def write(
     """Write the script of a recipe, and the tensors that it reads beside it."""
     check_options(recipe, rung)
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
-    script = Script(recipe, "loop" if rung == "loop" else "data", beside.name)
+    script = Script(recipe, rung, beside.name)
     text = script.text()
     if rung not in ("loop", "data"):
         text = lowered(text, rung)

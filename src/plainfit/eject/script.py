@@ -14,6 +14,10 @@ from plainfit.eject.training import Training
 from plainfit.eject.values import call, constructor, expression, named
 from plainfit.errors import EjectError
 
+PROMISES = {
+    "tensors": "the same weights, bit for bit, and losses within 2 units in the last place",
+    "math": "the same mathematics, rounded otherwise: in float64, losses within 1e-12",
+}
 FIRST = "first."  # before the names of first weights in the file beside a script
 # Names that the loop of a script uses: a definition of the user's must not have one.
 TAKEN = {
@@ -95,12 +99,15 @@ class Script:
         """Return the script's docstring."""
         recipe, on = self.recipe, self.recipe.fingerprint
         threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
+        promise = PROMISES.get(self.rung, "the same losses and weights, bit for bit")
         text = (
-            f"It is {recipe.origin}, made by `{recipe.command}`, without plainfit. On torch "
-            f"{on['torch']} ({on['device']}, {on['cpu_capability']}, {threads}) it gives the same "
-            "losses and weights, bit for bit"
+            f"{recipe.origin} (`{recipe.command}`) in plain PyTorch, at rung {self.rung} of "
+            f"`plainfit eject`. On torch {on['torch']} ({on['device']}, {on['cpu_capability']}, "
+            f"{threads}) it gives {promise}"
         )
-        text += f", SHA-256 {recipe.outcome.sha256}." if recipe.outcome.sha256 else "."
+        if recipe.outcome.sha256 and self.rung != "math":
+            text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
+        text += "."
         if recipe.notes:
             text += f" Left out, as they only look: {', '.join(recipe.notes)}."
         wrap = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from plainfit.errors import EjectError
 
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
+STANDARD = sysconfig.get_path("stdlib")
 
 
 class Source(NamedTuple):
@@ -78,7 +78,11 @@ def is_liftable(module: str) -> bool:
         return False
     loaded = sys.modules.get(module) or sys.modules.get(top)
     file = getattr(loaded, "__file__", None)
-    return file is not None and not str(Path(file).resolve()).startswith(INSTALLED)
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    packages = {"site-packages", "dist-packages"} & {*path.parts}
+    return not packages and not path.is_relative_to(STANDARD)
 
 
 def module_names(code: CodeType) -> set[str]:
