@@ -36,6 +36,17 @@ def differing(ours, theirs):
     return sorted(unequal | (ours.keys() ^ theirs.keys()))
 
 
+def code_lines(script: Path):
+    """Return the number of lines that are not blank, comments or docstrings."""
+    text = script.read_text()
+    docs = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docs |= set(range(node.lineno, node.end_lineno + 1))
+    numbered = enumerate(map(str.strip, text.splitlines()), 1)
+    return sum(bool(line) and line[0] != "#" and number not in docs for number, line in numbered)
+
+
 def names_in(script: Path):
     """Return every name that a script mentions: variables, attributes, modules, imported names."""
     found = set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ejecting import differing, names_in, run_here
+from ejecting import code_lines, differing, names_in, run_here
 from plainfit.config import RunConfig
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
@@ -158,7 +158,5 @@ def test_mnist_in_few_lines(mnist_folder, tmp_path):
     for rung in ("loop", "data"):
         ejected = eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
         assert_same(folder, ejected.path)
-        lines = ejected.path.read_text().splitlines()
-        code = [line for line in lines if line.strip() and not line.strip().startswith("#")]
-        assert len(code) <= 90, len(code)
+        assert code_lines(ejected.path) <= 90
         assert not Path(tmp_path / "train-data.safetensors").exists()

@@ -9,7 +9,7 @@ from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.errors import EjectError
-from plainfit.schedules import Chain, Schedule
+from plainfit.schedules import Chain, OneCycle, Schedule
 
 MOMENTUM = "getattr(self.schedule, 'momentum', lambda step: None)(context.global_step)"
 
@@ -99,6 +99,8 @@ def rates(callback: Any, recipe: Recipe, lifter: Lifter) -> Part:
     own = {group.get("initial_lr", group["lr"]) for group in groups}
     has_momentum = {bool(group.get("momentum")) for group in groups}
     values: dict[str, Any] = {"'betas' in group": "betas" in groups[0]}
+    if moves_momentum(schedule) and isinstance(schedule, OneCycle):
+        values["momentum is None"] = False
     if not moves_momentum(schedule):
         values[MOMENTUM] = None
     if len(has_momentum) == 1:
