@@ -152,6 +152,48 @@ def test_all_rungs_and_their_diffs(tmp_path):
     assert "+    for rows in order.split(BATCH_SIZE):" in diff
 
 
+PARTS = """width = 12  # wide enough
+
+
+def layers(inputs, classes):
+    return [nn.Flatten(), nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, classes)]
+
+
+from torch import nn
+"""
+NETS = """import parts
+from torch import nn
+
+
+class Small(nn.Module):
+    # why it is small
+    def __init__(self, in_features, classes=10):
+        super().__init__()
+        self.net = nn.Sequential(*parts.layers(in_features, classes))  # all of it
+
+    def forward(self, x):
+        return self.net(x)
+"""
+
+
+def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("parts.py").write_text(PARTS)
+    Path("nets.py").write_text(NETS)
+    run(tmp_path / "run", model="nets:Small")
+    script = eject_run(tmp_path / "run", tmp_path / "train.py", rung="data").path
+    text = script.read_text()
+    assert "    # why it is small\n" in text
+    assert "*layers(in_features, classes))  # all of it\n" in text
+    assert "width = 12  # wide enough\n" in text
+    assert "parts" not in names_in(script)
+    assert_same(tmp_path / "run", script)
+    monkeypatch.setattr("parts.width", 13)
+    with pytest.raises(EjectError, match="nets:Small must build the model that was trained"):
+        eject_run(tmp_path / "run", tmp_path / "other.py")
+
+
 def test_mnist_in_few_lines(mnist_folder, tmp_path):
     folder = tmp_path / "run"
     run(folder, data="mnist", data_dir=mnist_folder, model="cnn", epochs=1, batch_size=256)

@@ -1,5 +1,6 @@
 """What a training gave: the loss of every step, and the weights that it ended with."""
 
+import copy
 import csv
 import hashlib
 import tempfile
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from plainfit import runs
 from plainfit.checkpoint.folder import newest
-from plainfit.errors import RunError
+from plainfit.errors import EjectError, RunError
 from plainfit.weights import save_weights
 
 
@@ -48,6 +49,31 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
         name: value for name, value in state["model"].items() if isinstance(value, Tensor)
     }
     return Outcome(state["history"]["step_losses"].tolist(), weights, "")
+
+
+def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
+    """Return an outcome as the model's file has it: tied weights once, no hidden buffers.
+
+    Raises:
+        EjectError: if the weights are not those of such a model.
+    """
+    from safetensors.torch import load_file
+
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wrong = [name for name, tensor in outcome.weights.items() if own.get(name) != tensor.shape]
+    if outcome.sha256:
+        if wrong:
+            raise EjectError(
+                f"{target} must build the model that was trained, and {wrong[0]} has another shape "
+                "in it or is gone: put its source back"
+            )
+        return outcome
+    same = copy.deepcopy(model)
+    same.load_state_dict({name: outcome.weights[name] for name in own})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / runs.WEIGHTS
+        save_weights(path, same)
+        return Outcome(outcome.losses, load_file(path), "")
 
 
 def averaged(state: dict[str, Any]) -> dict[str, Tensor]:

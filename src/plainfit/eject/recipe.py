@@ -18,7 +18,7 @@ from plainfit.callbacks.rates import rates_by
 from plainfit.config import RunConfig
 from plainfit.data.sources import NAMES
 from plainfit.devices import device_of
-from plainfit.eject.outcome import Outcome, outcome_of, weights_hash
+from plainfit.eject.outcome import Outcome, as_of, outcome_of, weights_hash
 from plainfit.eject.untouched import check_untouched
 from plainfit.errors import EjectError, PlainfitError
 from plainfit.metrics import accuracy
@@ -102,6 +102,7 @@ def from_folder(folder: Path) -> Recipe:
             f"the data must be what {folder} was trained on, and {config.data} has changed since; "
             "put them back"
         )
+    outcome = as_of(parts.model, outcome, record["model"]["target"])
     steps = len(parts.train_dl)
     whole = len(outcome.losses) // steps
     factory = Factory(**record["model"])

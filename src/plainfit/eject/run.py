@@ -159,6 +159,8 @@ def check_options(recipe: Recipe, rung: str) -> None:
             raise EjectError(
                 f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop"
             )
+    if recipe.fingerprint["world_size"] != 1:
+        raise EjectError("a script trains in one process, and this training had several")
     kind = type(recipe.opt)
     if rung not in ("loop", "data") and any(group.get("fused") for group in recipe.groups):
         raise EjectError(

@@ -64,10 +64,9 @@ class Script:
             *self.more_settings("\n".join(loop)),
             *self.data.settings(),
         ]
-        threads = self.recipe.fingerprint["threads"]
         blocks = [
             settings,
-            [f"torch.set_num_threads({threads})  # the bits depend on it"],
+            self.machine(),
             *map(str.splitlines, to_read.values()),
             reading,
             *map(str.splitlines, to_build.values()),
@@ -95,6 +94,18 @@ class Script:
             lines.append(f'DEVICE = "{self.recipe.device}"')
         return lines
 
+    def machine(self) -> list[str]:
+        """Return the lines that set what the bits depend on, where it is not torch's default."""
+        on = self.recipe.fingerprint
+        lines = [f"torch.set_num_threads({on['threads']})  # the bits depend on it"]
+        if on["default_dtype"] != "torch.float32":
+            lines.append(f"torch.set_default_dtype({on['default_dtype']})")
+        if on["deterministic_algorithms"]:
+            lines.append("torch.use_deterministic_algorithms(True)")
+        if on["float32_matmul_precision"] != "highest":
+            lines.append(f'torch.set_float32_matmul_precision("{on["float32_matmul_precision"]}")')
+        return lines
+
     def heading(self) -> list[str]:
         """Return the script's docstring."""
         recipe, on = self.recipe, self.recipe.fingerprint
@@ -118,6 +129,8 @@ class Script:
         recipe, lifter = self.recipe, self.lifter
         if recipe.target is None:
             made = constructor(recipe.model, lifter)
+            kinds = {str(p.dtype) for p in recipe.model.parameters()} - {"torch.float32"}
+            made += "".join(f".to({kind})" for kind in kinds)  # one at most, else it is refused
         else:
             order = list(inspect.signature(recipe.target).parameters)
             given = sorted(recipe.arguments.items(), key=lambda item: order.index(item[0]))
