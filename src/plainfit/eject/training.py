@@ -1,6 +1,7 @@
 """The loop of a script: that of `fit`, with what is known of the training put in."""
 
 import ast
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from plainfit.eject.recipe import Recipe
 from plainfit.eject.specialise import Facts, Specialiser
 from plainfit.eject.transformers import Part, part_of
 from plainfit.eject.values import expression
+from plainfit.errors import EjectError
 from plainfit.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.hooks import Callback, Context
 from plainfit.loop import end_epoch, fit, loss_batch, validate
@@ -76,6 +78,9 @@ class Training:
         self.metrics = [metric for metric in recipe.metrics if not is_streaming(metric)]
         made = [(callback, part_of(callback, recipe, lifter)) for callback in recipe.callbacks]
         self.parts = [part for _, part in made if part is not None]
+        for kind, count in Counter(type(part.callback).__name__ for part in self.parts).items():
+            if count > 1:
+                raise EjectError(f"a script has one {kind}, and the training had {count}")
         recipe.notes += [type(c).__name__ for c, part in made if part is None and is_theirs(c)]
         recipe.notes += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         self.valid_model = next((p.valid_model for p in self.parts if p.valid_model), "model")
