@@ -24,12 +24,11 @@ class Enough(Exception):  # noqa: N818  # not an error
     """Raised when enough steps are done."""
 
 
-class Change(ast.NodeTransformer):
-    """Stop after so many steps; count in float64, if that is asked."""
+class Stop(ast.NodeTransformer):
+    """Stop after so many steps."""
 
-    def __init__(self, steps: int, in_float64: bool) -> None:
+    def __init__(self, steps: int) -> None:
         self.steps = steps
-        self.in_float64 = in_float64
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.stmt]:  # ast's name
         """Put the stop behind `losses.append(...)`."""
@@ -39,24 +38,15 @@ class Change(ast.NodeTransformer):
         test = ast.parse(f"if len(losses) == {self.steps}: raise Enough").body
         return [node, *test]
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        """Make `x.float()` double."""
-        self.generic_visit(node)
-        if self.in_float64 and node.attr == "float":
-            node.attr = "double"
-        return node
 
-
-def main(script: str, report: str, steps: str, in_float64: str) -> None:
+def main(script: str, report: str, steps: str) -> None:
     """Run the script; write what it found, and on what, as JSON."""
     sys.meta_path.insert(0, NoPlainfit())
     sys.path[0] = str(Path(script).parent)
     sys.argv = [script]
     import torch
 
-    tree = Change(int(steps), in_float64 == "True").visit(ast.parse(Path(script).read_text()))
-    if in_float64 == "True":
-        torch.set_default_dtype(torch.float64)
+    tree = Stop(int(steps)).visit(ast.parse(Path(script).read_text()))
     names: dict[str, Any] = {"__name__": "__main__", "__file__": script, "Enough": Enough}
     with suppress(Enough):
         exec(compile(ast.fix_missing_locations(tree), script, "exec"), names)

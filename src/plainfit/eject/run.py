@@ -200,11 +200,10 @@ def verified_in_float64(ejected: Ejected) -> Verdict:
     """Compare the script with that of rung data, both in double precision."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
-        upper = write(fresh(ejected.recipe), Path(folder) / "data.py", "data", force=True)
-        pair = [
-            run_alone(item.path, fingerprint, STEPS_IN_FLOAT64, in_float64=True)
-            for item in (upper, ejected)
-        ]
+        upper = write(fresh(ejected.recipe), Path(folder) / "data.py", "data", force=True).path
+        rungs = import_module("plainfit.eject.rungs")
+        upper.write_text(rungs.in_float64(upper.read_text(encoding="utf-8")), encoding="utf-8")
+        pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 
 

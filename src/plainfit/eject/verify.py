@@ -50,16 +50,13 @@ class Given:
         )
 
 
-def run_alone(
-    script: Path, fingerprint: dict[str, Any], steps: int | None = None, in_float64: bool = False
-) -> Given:
+def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Given:
     """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported.
 
     Args:
         script: its path.
         fingerprint: of the recorded training; its variables are set.
         steps: stop after so many.
-        in_float64: run it in double precision.
 
     Raises:
         EjectError: if it fails.
@@ -71,7 +68,7 @@ def run_alone(
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
         program = Path(alone.__file__).read_text(encoding="utf-8")
-        arguments = [str(script.resolve()), str(report), str(steps or 0), str(in_float64)]
+        arguments = [str(script.resolve()), str(report), str(steps or 0)]
         done = subprocess.run(
             [sys.executable, "-c", program, *arguments],
             capture_output=True, text=True, cwd=folder, env=environment, check=False,
