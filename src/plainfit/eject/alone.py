@@ -33,7 +33,7 @@ class Stop(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.stmt]:  # ast's name
         """Put the stop behind `losses.append(...)`."""
         self.generic_visit(node)
-        if not self.steps or not ast.unparse(node).startswith("losses.append(loss"):
+        if not self.steps or ast.unparse(node) != "losses.append(loss.item())":
             return node
         test = ast.parse(f"if len(losses) == {self.steps}: raise Enough").body
         return [node, *test]
