@@ -65,8 +65,9 @@ def constructor(value: Any, lifter: Lifter) -> str:
     for name, parameter in inspect.signature(kind).parameters.items():
         if name in ("device", "dtype"):
             continue
-        if parameter.kind is parameter.VAR_POSITIONAL and hasattr(value, name):
-            positional += [expression(item, lifter) for item in getattr(value, name)]
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            given = getattr(value, name, ()) if parameter.kind is parameter.VAR_POSITIONAL else ()
+            positional += [expression(item, lifter) for item in given]
             continue
         if not hasattr(value, name):
             if parameter.default is not parameter.empty:
