@@ -33,6 +33,11 @@ class Forgetful(nn.Module):
         return self.a(x)
 
 
+class Last(nn.Module):
+    def forward(self, x):
+        return x[0][:, -1]
+
+
 class Noisy(Dataset):
     def __init__(self, x, y):
         self.x, self.y = x, y
@@ -114,6 +119,13 @@ def test_closures_over_what_cannot_be_written_down(path):
 
     message = refused(path, made(), loss=weighted)
     assert "a script cannot write down weights, a Tensor that weighted closes over" in message
+
+
+def test_tensors_and_any_arguments(path):
+    loss = nn.CrossEntropyLoss(weight=torch.ones(3))
+    assert "a script cannot write down a tensor of shape (3,)" in refused(path, made(), loss=loss)
+    model = nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (1, 3)), nn.RNN(3, 3), Last())
+    assert "RNN was made, and it does not keep its argument args" in refused(path, model)
 
 
 def test_closures_over_numbers_can(path):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from plainfit.eject.lifting import Lifter, is_literal
-from plainfit.eject.sources import is_liftable, place
+from plainfit.eject.sources import place
 from plainfit.errors import EjectError
 
 # Modules that a script names as everybody does, the nearest home of a name first.
@@ -30,6 +30,11 @@ def expression(value: Any, lifter: Lifter) -> str:
         return repr(value).replace("'", '"') if isinstance(value, str) else repr(value)
     if isinstance(value, torch.dtype):
         return repr(value)
+    if isinstance(value, Tensor):
+        raise EjectError(
+            f"a script cannot write down a tensor of shape {tuple(value.shape)}; make it in the "
+            "function or class that uses it"
+        )
     if isinstance(value, functools.partial):
         lifter.imports.add("from functools import partial")
         function = expression(value.func, lifter)
@@ -61,13 +66,11 @@ def constructor(value: Any, lifter: Lifter) -> str:
     kind = type(value)
     if isinstance(value, nn.Sequential) and kind is nn.Sequential:
         return call(named(kind, lifter), [expression(part, lifter) for part in value], {})
+    if kind is nn.Identity:  # takes any arguments, and keeps none
+        return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
     for name, parameter in inspect.signature(kind).parameters.items():
         if name in ("device", "dtype"):
-            continue
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            given = getattr(value, name, ()) if parameter.kind is parameter.VAR_POSITIONAL else ()
-            positional += [expression(item, lifter) for item in given]
             continue
         if not hasattr(value, name):
             if parameter.default is not parameter.empty:
@@ -78,10 +81,11 @@ def constructor(value: Any, lifter: Lifter) -> str:
                 "passed to plainfit.get_model"
             )
         given = getattr(value, name)
-        if isinstance(given, Tensor):  # nn.Linear keeps the tensor where it was asked for one
-            given = True
-        elif name == "bias" and given is None:
-            given = False
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            positional += [expression(item, lifter) for item in given]
+            continue
+        if name == "bias" and not isinstance(given, bool):  # the tensor, where it has one
+            given = given is not None
         if parameter.default is parameter.empty:
             positional.append(expression(given, lifter))
         elif not same(given, parameter.default):
@@ -99,8 +103,3 @@ def same(value: Any, default: Any) -> bool:
 def call(function: str, positional: list[str], keywords: dict[str, str]) -> str:
     """Return a call as text."""
     return f"{function}({', '.join([*positional, *(f'{k}={v}' for k, v in keywords.items())])})"
-
-
-def is_theirs(value: Any) -> bool:
-    """Return whether an object is of a class that is imported and not copied."""
-    return not is_liftable(type(value).__module__)
