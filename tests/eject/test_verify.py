@@ -23,7 +23,7 @@ from plainfit.train import train
 def folder(tmp_path_factory):
     """A run with all that a mutation can break."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = {"optimizer": "adamw", "schedule": "warmup-cosine", "clip": 1.0, "accumulate": 2}
+    settings = {"optimizer": "adamw", "schedule": "warmup-cosine", "clip": 0.1, "accumulate": 2}
     model = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
     train(RunConfig(epochs=2, average=0.9, out=out, **model, **settings), echo=None)
     return out
@@ -74,8 +74,8 @@ MUTATIONS = {
     "draw order": ('"order", epoch', '"order", epoch + 1', "the loss of step 0"),
     "batch size": ("BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
     "schedule off by one": ("factor = schedule(step)", "factor = schedule(step + 1)", "step 2"),
-    "clipping": ("CLIP = 1.0", "CLIP = 0.1", "the loss of step 2"),
-    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "of step 2"),
+    "clipping": ("CLIP = 0.1", "CLIP = 0.05", "the loss of step"),
+    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "the loss of step"),
     "accumulation": ("ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
     "not a mean": ("grad.div_(total)", "grad.div_(1)", "the loss of step"),
     "average": ("AVERAGE = 0.9", "AVERAGE = 0.91", "the weights are not: "),

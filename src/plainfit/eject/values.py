@@ -66,7 +66,7 @@ def constructor(value: Any, lifter: Lifter) -> str:
     kind = type(value)
     if isinstance(value, nn.Sequential) and kind is nn.Sequential:
         return call(named(kind, lifter), [expression(part, lifter) for part in value], {})
-    if kind is nn.Identity:  # takes any arguments, and keeps none
+    if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # take any, and keep none
         return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
     for name, parameter in inspect.signature(kind).parameters.items():
