@@ -75,7 +75,7 @@ MUTATIONS = {
     "batch size": ("BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
     "schedule off by one": ("factor = schedule(step)", "factor = schedule(step + 1)", "step 2"),
     "clipping": ("CLIP = 0.1", "CLIP = 0.05", "the loss of step"),
-    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "the loss of step"),
+    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "loss of step"),
     "accumulation": ("ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
     "not a mean": ("grad.div_(total)", "grad.div_(1)", "the loss of step"),
     "average": ("AVERAGE = 0.9", "AVERAGE = 0.91", "the weights are not: "),

@@ -145,8 +145,6 @@ class DataText:
         self.lifter.imports.add("from torch.utils.data import DataLoader")
         self.lifter.imports.add("from torch.utils.data import TensorDataset")
         lines = ["train_ds = TensorDataset(x_train, y_train)"]
-        if not self.train.is_stock:
-            lines.append("# Each loader has a generator: its own draws must not change dropout.")
         if self.train.is_stock:
             lines += self.stock("train", "BATCH_SIZE")
         if self.valid is None:
@@ -155,7 +153,8 @@ class DataText:
         if self.valid.is_stock:
             return [*lines, *self.stock("valid", self.valid_size())]
         rows = f"rows = torch.arange(len(x_valid)).split({self.valid_size()})"
-        return [*lines, rows, loader("valid")]
+        why = "# A generator of its own: what a DataLoader draws must not change dropout."
+        return [*lines, rows, why, loader("valid")]
 
     def stock(self, part: str, size: str) -> list[str]:
         """Return the lines that make a `DataLoader` as the user made it."""

@@ -246,7 +246,7 @@ def data_folder(config: RunConfig) -> Path:
     """Return where the IDX files of a run are."""
     from plainfit.data.mnist import cache_folder
 
-    return Path(config.data_dir or cache_folder() / config.data).resolve()
+    return Path(config.data_dir or cache_folder() / config.data).absolute()
 
 
 def command_of(config: RunConfig) -> str:
