@@ -104,7 +104,7 @@ def from_folder(folder: Path) -> Recipe:
         )
     outcome = as_of(parts.model, outcome, record["model"]["target"])
     steps = len(parts.train_dl)
-    whole = len(outcome.losses) // steps
+    epochs, stop = end_of(len(outcome.losses), steps)
     factory = Factory(**record["model"])
     rates = rates_by(config.schedule, parts.opt, config.epochs, steps)
     lengths = {0: record.get("first_epochs", config.epochs) * steps}
@@ -125,9 +125,9 @@ def from_folder(folder: Path) -> Recipe:
         valid_dl=parts.valid_dl,
         metrics=[accuracy],
         callbacks=[*scaling, *rates, *transformers(config)],
-        epochs=whole if whole * steps == len(outcome.losses) else whole + 1,
+        epochs=epochs,
         steps=steps,
-        stop=None if whole * steps == len(outcome.losses) else len(outcome.losses),
+        stop=stop,
         precision=config.precision,
         compile=config.compile,
         channels_last=config.channels_last,
@@ -153,7 +153,7 @@ def from_fit(call: FitRecord) -> Recipe:
         raise EjectError(
             "a script needs to know the steps of an epoch, and the training loader has no length"
         )
-    whole = done // steps
+    epochs, stop = end_of(done, steps)
     recipe = Recipe(
         name=f"{type(call.model).__name__}",
         origin="A training",
@@ -169,9 +169,9 @@ def from_fit(call: FitRecord) -> Recipe:
         valid_dl=call.valid_dl,
         metrics=list(call.metrics),
         callbacks=list(call.callbacks),
-        epochs=whole if whole * steps == done else whole + 1,
+        epochs=epochs,
         steps=steps,
-        stop=None if whole * steps == done else done,
+        stop=stop,
         precision=call.precision,
         compile=call.compile,
         channels_last=False,
@@ -184,6 +184,12 @@ def from_fit(call: FitRecord) -> Recipe:
     recipe.order_states = call.order_states
     begin_as_recorded(recipe, call)
     return recipe
+
+
+def end_of(done: int, steps: int) -> tuple[int, int | None]:
+    """Return the epochs of a training of so many steps, and the last one if it is within one."""
+    whole, rest = divmod(done, steps)
+    return (whole + 1, done) if rest else (whole, None)
 
 
 def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
