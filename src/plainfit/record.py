@@ -33,6 +33,8 @@ class FitRecord:
     compile: bool
     groups: list[dict[str, Any]] = field(init=False)
     """The options of each group of the optimizer, as the training began."""
+    has_stepped: bool = field(init=False)
+    """Whether the optimizer had taken steps before."""
     fingerprint: dict[str, Any] = field(init=False)
     generator: Tensor = field(init=False)
     """The state of the global generator as the training began."""
@@ -52,6 +54,7 @@ class FitRecord:
             {name: value for name, value in group.items() if name != "params"}
             for group in self.opt.param_groups
         ]
+        self.has_stepped = bool(self.opt.state)
         self.fingerprint = fingerprint(device_of(self.model))
         self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()

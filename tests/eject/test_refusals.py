@@ -104,6 +104,13 @@ def test_a_model_that_was_trained_before(path):
     assert "it was trained or changed before" in refused(path, model)
 
 
+def test_an_optimizer_that_was_used_before(path):
+    model = nn.Sequential(nn.Linear(6, 3))
+    opt = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    pf.fit(1, model, F.cross_entropy, opt, *pf.get_data(*sets(), 8), echo=None)
+    assert "this one had taken steps before; make a new one" in refused(path, model, opt=opt)
+
+
 def test_lambdas_and_what_has_no_text(path):
     assert "<lambda>; define it with def" in refused(path, made(), loss=lambda a, b: (a**2).mean())
     names = {"nn": nn, "__name__": "typed_in"}

@@ -148,6 +148,11 @@ def from_fit(call: FitRecord) -> Recipe:
     steps, done = length(call.train_dl), len(call.losses)
     if not done:
         raise EjectError("a script is made of a training that happened, and this one had no step")
+    if call.has_stepped:
+        raise EjectError(
+            "a script begins with a new optimizer, and this one had taken steps before; make a new "
+            "one for the training that is to be a script"
+        )
     factory = getattr(call.model, "plainfit_factory", None)
     if steps is None:
         raise EjectError(
