@@ -13,6 +13,7 @@ def test_every_error_is_in_the_tree_that_the_module_draws():
         "DataError": (errors.PlainfitError, ValueError),
         "DownloadError": (errors.DataError,),
         "ModelError": (errors.PlainfitError, ValueError),
+        "EjectError": (errors.PlainfitError,),
         "RunError": (errors.PlainfitError,),
         "CheckpointError": (errors.RunError,),
         "TrainingError": (errors.PlainfitError,),

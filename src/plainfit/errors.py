@@ -5,6 +5,7 @@
     ├── DataError (ValueError)       data that cannot be trained on
     │   └── DownloadError            data that could not be fetched
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
+    ├── EjectError                   a run or a script that cannot be written at the rung asked for
     ├── RunError                     a run folder that cannot be written or read
     │   └── CheckpointError          a checkpoint that is damaged or of another training
     └── TrainingError                a training that had to stop; the command line exits with 1
@@ -35,6 +36,10 @@ class DownloadError(DataError):
 
 class ModelError(PlainfitError, ValueError):
     """The model cannot be built, or does not fit the data."""
+
+
+class EjectError(PlainfitError):
+    """A run or a script cannot be written at the rung asked for."""
 
 
 class RunError(PlainfitError):
