@@ -17,7 +17,6 @@ from plainfit.ladder import scratch
 LEFT_OUT = {
     "Linear": "device dtype",
     "Conv2d": "padding_mode device dtype",
-    "ReLU": "inplace",
     "AvgPool2d": "ceil_mode count_include_pad divisor_override",
     "avg_pool2d": "ceil_mode count_include_pad divisor_override",
     "Dropout": "inplace",
@@ -28,7 +27,6 @@ LEFT_OUT = {
     "SGD": "maximize foreach differentiable fused",
     "AdamW": "amsgrad maximize foreach capturable differentiable fused",
     "cross_entropy": "size_average reduce",
-    "relu": "inplace",
     "register_buffer": "persistent",
 }
 NAMES = {

@@ -14,8 +14,12 @@ class Identity(nn.Module):
 class ReLU(nn.Module):
     """max(input, 0)."""
 
+    def __init__(self, inplace=False):
+        super().__init__()
+        self.inplace = inplace
+
     def forward(self, input):
-        return F.relu(input)
+        return F.relu(input, inplace=self.inplace)
 
 
 class LeakyReLU(nn.Module):

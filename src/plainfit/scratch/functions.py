@@ -11,9 +11,9 @@ def linear(input, weight, bias=None):
     return torch.addmm(bias, rows, weight.t()).reshape(*input.shape[:-1], -1)
 
 
-def relu(input):
+def relu(input, inplace=False):
     """Return max(input, 0), with gradient 0 at 0; NaN stays NaN."""
-    return input.masked_fill(input <= 0, 0)
+    return input.masked_fill_(input <= 0, 0) if inplace else input.masked_fill(input <= 0, 0)
 
 
 def leaky_relu(input, negative_slope=0.01):

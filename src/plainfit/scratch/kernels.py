@@ -3,6 +3,11 @@
 import torch
 
 
+def relu(input, inplace=False):
+    """Return max(input, 0)."""
+    return torch.relu_(input) if inplace else torch.relu(input)
+
+
 def batch_norm(
     input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ):

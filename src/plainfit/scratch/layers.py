@@ -4,16 +4,12 @@ import torch
 
 from plainfit.scratch import functional as F
 from plainfit.scratch import modules as nn
+from plainfit.scratch.functions import pair
 
 
 def uniform(*shape, fan_in):
     """Draw initial values between -1 / sqrt(fan_in) and 1 / sqrt(fan_in)."""
     return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
-
-
-def pair(size):
-    """Return a size as height and width."""
-    return size if isinstance(size, tuple) else (size, size)
 
 
 class Linear(nn.Module):

@@ -5,9 +5,8 @@ from torch import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that a module trains."""
+    """A tensor that a module trains; operations on it give ordinary tensors."""
 
-    # An operation on parameters gives an ordinary tensor.
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def __new__(cls, data=None, requires_grad=True):
@@ -18,29 +17,26 @@ class Parameter(Tensor):
 
 
 class Module:
-    """A callable with state: attributes that are parameters or modules register themselves.
+    """A callable with state: its attributes that are parameters, modules or buffers.
 
-    So do buffers, tensors that are not trained, by `register_buffer`. The state of a module is its
-    own and, with dotted names, that of the modules in it; what is shared counts once.
+    Buffers are tensors that are not trained, made by `register_buffer`. The state of a module is
+    its own and, with dotted names, that of the modules in it; what is shared counts once.
     """
 
     def __init__(self):
         self.training = True
-        self._kinds = {}  # of each registered attribute: Parameter, Module, or Tensor for a buffer
+        self.buffer_names = []
 
     def __setattr__(self, name, value):
-        for kind in (Parameter, Module):
-            if isinstance(value, kind):
-                if "_kinds" not in vars(self):
-                    raise AttributeError(
-                        f"{type(self).__name__} must call super().__init__() before it gets "
-                        f"parameters and modules, and got {name!r} first"
-                    )
-                self._kinds[name] = kind
+        if isinstance(value, Parameter | Module) and "buffer_names" not in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__} must call super().__init__() before it gets "
+                f"parameters and modules, and got {name!r} first"
+            )
         super().__setattr__(name, value)
 
     def register_buffer(self, name, tensor):
-        self._kinds[name] = Tensor
+        self.buffer_names.append(name)
         setattr(self, name, tensor)
 
     def register_parameter(self, name, param):
@@ -56,73 +52,76 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def own(self, kind):
-        """Yield the names and attributes of a kind, those that are None excepted."""
-        for name, registered in self._kinds.items():
-            if registered is kind and isinstance(getattr(self, name, None), kind):
-                yield name, getattr(self, name)
+        """Return the names and values of the attributes of a kind."""
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, kind)]
+
+    def own_buffers(self):
+        own = [(name, getattr(self, name, None)) for name in self.buffer_names]
+        return [(name, value) for name, value in own if value is not None]
+
+    def named_tensors(self, prefix=""):
+        """Yield the dotted names and values of all parameters and buffers."""
+        for name, parameter in self.own(Parameter):
+            yield prefix + name, parameter
+        for name, buffer in self.own_buffers():
+            yield prefix + name, buffer
+        for name, module in self.own(Module):
+            yield from module.named_tensors(f"{prefix}{name}.")
 
     def named_children(self):
-        return self.own(Module)
+        return iter(self.own(Module))
 
     def children(self):
-        return list(dict.fromkeys(module for _, module in self.own(Module)))
+        return iter(dict.fromkeys(module for _, module in self.own(Module)))
 
     def named_modules(self, prefix=""):
         yield prefix, self
-        for name, child in self.own(Module):
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+        for name, module in self.own(Module):
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def modules(self):
-        return list(dict.fromkeys(module for _, module in self.named_modules()))
+        return iter(dict.fromkeys(module for _, module in self.named_modules()))
 
     def get_submodule(self, target):
         return dict(self.named_modules())[target]
 
-    def named(self, *kinds):
-        """Yield the dotted names and attributes of some kinds in all modules."""
-        for prefix, module in self.named_modules():
-            for kind in kinds:
-                for name, value in module.own(kind):
-                    yield f"{prefix}.{name}" if prefix else name, value
-
-    def distinct(self, kind):
-        """Yield the names and attributes of a kind, those shared by modules once."""
-        seen = set()
-        for name, value in self.named(kind):
-            if id(value) not in seen:
-                seen.add(id(value))
-                yield name, value
-
     def named_parameters(self):
-        return self.distinct(Parameter)
+        names = {}
+        for name, tensor in self.named_tensors():
+            if isinstance(tensor, Parameter):
+                names.setdefault(tensor, name)
+        return ((name, parameter) for parameter, name in names.items())
 
     def parameters(self):
-        return (parameter for _, parameter in self.distinct(Parameter))
+        tensors = dict.fromkeys(tensor for _, tensor in self.named_tensors())  # each once
+        return (tensor for tensor in tensors if isinstance(tensor, Parameter))
 
     def named_buffers(self):
-        return self.distinct(Tensor)
+        names = {}
+        for name, tensor in self.named_tensors():
+            if not isinstance(tensor, Parameter):
+                names.setdefault(tensor, name)
+        return ((name, buffer) for buffer, name in names.items())
 
     def buffers(self):
-        return (buffer for _, buffer in self.distinct(Tensor))
+        return (buffer for _, buffer in self.named_buffers())
 
     def state_dict(self):
-        return {name: tensor.detach() for name, tensor in self.named(Parameter, Tensor)}
+        return {name: tensor.detach() for name, tensor in self.named_tensors()}
 
     def load_state_dict(self, state_dict):
-        own = self.state_dict()
-        shapes = [{name: x.shape for name, x in state.items()} for state in (own, state_dict)]
-        wrong = {name for name, _ in shapes[0].items() ^ shapes[1].items()}
-        if wrong:
+        if wrong := mismatches(self.state_dict(), state_dict):
             raise RuntimeError(
                 f"a state_dict must have the names and shapes of {type(self).__name__}, and has "
                 f"others for {', '.join(sorted(wrong))}"
             )
-        for name, tensor in own.items():
+        for name, tensor in self.state_dict().items():
             tensor.copy_(state_dict[name])
 
     def train(self, mode=True):
-        for _, module in self.named_modules():
-            module.training = mode
+        self.training = mode
+        for _, module in self.own(Module):
+            module.train(mode)
         return self
 
     def eval(self):
@@ -143,7 +142,7 @@ class Module:
         clear_gradients(self.parameters(), set_to_none)
 
     def to(self, target):
-        for _, tensor in self.named(Parameter, Tensor):
+        for _, tensor in self.named_tensors():
             if tensor.is_floating_point() or not isinstance(target, torch.dtype):
                 tensor.data = tensor.data.to(target)
         return self
@@ -153,6 +152,12 @@ class Module:
 
     def float(self):
         return self.to(torch.float32)
+
+
+def mismatches(own, other):
+    """Return the names that are in one state only, or have other shapes there."""
+    shapes = [{name: x.shape for name, x in state.items()} for state in (own, other)]
+    return {name for name, _ in shapes[0].items() ^ shapes[1].items()}
 
 
 def clear_gradients(parameters, set_to_none=True):
@@ -181,7 +186,7 @@ class Sequential(Module):
         return (module for _, module in self.own(Module))
 
     def __len__(self):
-        return len(self._kinds)
+        return len(self.own(Module))
 
     def __getitem__(self, index):
         return list(self)[index]
@@ -203,7 +208,7 @@ class ModuleList(Module):
         return (module for _, module in self.own(Module))
 
     def __len__(self):
-        return len(self._kinds)
+        return len(self.own(Module))
 
     def __getitem__(self, index):
         return list(self)[index]
