@@ -52,3 +52,5 @@ for epoch in range(epochs):
     with torch.no_grad():
         valid_loss = F.cross_entropy(model(x_train), y_train).item()
     print(f"epoch {epoch}: loss {valid_loss:.4f}")
+
+state = model.state_dict()

@@ -6,7 +6,7 @@ Definitions take the place of torch's; how the script uses them stays (docs/deci
 from plainfit.eject.rungs.catalog import OURS, RUNGS
 from plainfit.eject.rungs.checks import check, pools_to_one
 from plainfit.eject.rungs.float64 import in_float64
-from plainfit.eject.rungs.passes import without
+from plainfit.eject.rungs.passes import compact, without
 from plainfit.eject.rungs.source import Source
 from plainfit.eject.rungs.tidy import tidy
 from plainfit.errors import ConfigError, unknown_name
@@ -37,6 +37,7 @@ def lower(source: str, rung: str) -> str:
         if step == "tensors" and rung == "math":
             continue  # the same, with other functions
         text = without(text, step, emitted, pools)
+    text = compact(text, emitted)
     if rung == "math":
         text = in_float64(text)
     return tidy(text)

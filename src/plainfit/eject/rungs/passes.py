@@ -57,11 +57,33 @@ def without(text: str, rung: str, emitted: Emitted, pools: bool = True) -> str:
     user = edited(text, _edits(source, final))
     texts = _specialized(user, needed, local)
     texts = pruned(texts, ast.parse(user))
-    texts = joined(texts, ast.parse(user))
-    outside = attributes(ast.parse(user))
-    texts = {name: simplified(each, outside | _others(name, texts)) for name, each in texts.items()}
     emitted |= {local[key]: key for key in keys if local[key] in texts}
     return _assembled(user, texts, needed, local, {ref.name for ref in refs})
+
+
+def compact(text: str, emitted: Emitted) -> str:
+    """Return a script in which definitions that have one use in another one are joined to it."""
+    source = Source(text)
+    texts = {
+        statement.name: source.block([statement])
+        for statement in source.tree.body
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef) and statement.name in emitted
+    }
+    user = _without_statements(source, set(texts))
+    tree = ast.parse(user)
+    texts = pruned(joined(texts, tree), tree)
+    outside = attributes(tree)
+    texts = {name: simplified(each, outside | _others(name, texts)) for name, each in texts.items()}
+    return placed(user, texts, _needs(texts))
+
+
+def _needs(texts: dict[str, str]) -> dict[str, set[str]]:
+    """Return the names of definitions that each definition has in its text."""
+    return {name: (_names(text) & set(texts)) - {name} for name, text in texts.items()}
+
+
+def _names(text: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
 
 
 def _others(name: str, texts: dict[str, str]) -> set[str]:
@@ -209,18 +231,13 @@ def _assembled(
     names: set[str],
 ) -> str:
     """Put the definitions into the script, and mend its imports."""
-    used = {
-        name: {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
-        for name, text in texts.items()
-    }
-    needs = {name: (used[name] & set(texts)) - {name} for name in texts}
-    text = placed(user, texts, needs)
+    text = placed(user, texts, _needs(texts))
     imports = {
         line
         for definition in needed
         if local[definition.module, definition.name] in texts
         for line in definition.imports
-        if line.split()[-1] in used[local[definition.module, definition.name]]
+        if line.split()[-1] in _names(texts[local[definition.module, definition.name]])
     }
     if "torch." in text:
         imports.add("import torch")

@@ -50,24 +50,44 @@ def _dead_method(
     if not isinstance(node, ast.ClassDef):
         return None
     for method in node.body:
-        if not isinstance(method, ast.FunctionDef) or method.name in KEPT:
+        if not isinstance(method, ast.FunctionDef):
+            continue
+        if _only_passes_on(method):
+            return method.name
+        if method.name in KEPT:
             continue
         rest = [each for other, each in program.items() if other != name]
         rest += [user, *(each for each in node.body if each is not method)]  # type: ignore[list-item]
-        if not any(_calls(method.name, tree, modules) for tree in rest):
+        is_unclear = _is_layer(node) and (
+            hasattr(torch.Tensor, method.name) or method.name == "zero_grad"
+        )
+        if not any(_calls(method.name, tree, modules, is_unclear) for tree in rest):
             return method.name
     return None
 
 
-def _calls(method: str, tree: ast.AST, modules: set[str]) -> bool:
-    """Return whether a tree may call a method of a module."""
+def _only_passes_on(method: ast.FunctionDef) -> bool:
+    """Return whether a method only calls the one it overrides, with its own arguments."""
+    names = ", ".join(arg.arg for arg in method.args.args[1:])
+    return ast.unparse(ast.Module(method.body, [])) == f"super().{method.name}({names})" and bool(names)
+
+
+def _calls(method: str, tree: ast.AST, modules: set[str], is_unclear: bool) -> bool:
+    """Return whether a tree may call a method.
+
+    Args:
+        method: its name.
+        tree: of a part of the program.
+        modules: the names under which the program keeps modules.
+        is_unclear: whether tensors or optimizers have a method of that name too.
+    """
     nodes = list(ast.walk(tree))
     if method in NEEDS:
         return any(isinstance(node, ast.Name) and node.id == NEEDS[method] for node in nodes)
     if method == "__getitem__":
         return any(isinstance(node, ast.Subscript) and _is_module(node.value, modules)
                    for node in nodes)  # fmt: skip
-    if not hasattr(torch.Tensor, method) and method != "zero_grad":
+    if not is_unclear:
         return method in attributes(tree) | strings(tree)
     return any(
         isinstance(node, ast.Attribute) and node.attr == method and _is_module(node.value, modules)
@@ -88,12 +108,9 @@ def _identifier(node: ast.AST) -> str:
 def module_names(trees: list[ast.AST]) -> set[str]:
     """Return the names under which a program keeps what its classes and functions make."""
     nodes = [node for tree in trees for node in ast.walk(tree)]
-    names = {
-        node.name
-        for node in nodes
-        if isinstance(node, ast.FunctionDef)
-        or (isinstance(node, ast.ClassDef) and "step" not in {getattr(m, "name", "") for m in node.body})
-    }  # what optimizers make are no modules
+    defined = [node for tree in trees for node in tree.body]  # type: ignore[attr-defined]
+    names = {node.name for node in defined if isinstance(node, ast.FunctionDef)}
+    names |= {node.name for node in defined if isinstance(node, ast.ClassDef) and _is_layer(node)}
     names |= {"Sequential", "ModuleList", "model", "module"}
     made: set[str] = set()
     for node in nodes:
@@ -102,6 +119,11 @@ def module_names(trees: list[ast.AST]) -> set[str]:
             if any(_identifier(call.func) in names for call in calls):
                 made |= {_identifier(each) for target in node.targets for each in ast.walk(target)}
     return (names | made) - {""}
+
+
+def _is_layer(node: ast.ClassDef) -> bool:
+    """Return whether a class may be that of modules, and not of optimizers, which have steps."""
+    return "step" not in {getattr(method, "name", "") for method in node.body}
 
 
 def _without(text: str, method: str) -> str:
