@@ -283,11 +283,19 @@ def _makes_no_state(value: ast.expr) -> bool:
 
 def constant(node: ast.AST) -> tuple[object] | None:
     """Return the value of a constant expression, in a tuple, or None if it is none."""
-    allowed = (
-        ast.Constant, ast.Tuple, ast.Compare, ast.UnaryOp, ast.BoolOp, ast.unaryop, ast.cmpop,
-        ast.boolop, ast.expr_context,
-    )  # fmt: skip
-    if not all(isinstance(each, allowed) for each in ast.walk(node)):
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        left, right = constant(node.left), constant(node.comparators[0])
+        if left is None or right is None or not isinstance(node.ops[0], COMPARED):
+            return None
+        is_equal = left == right and type(left[0]) is type(right[0])
+        return (is_equal == isinstance(node.ops[0], ast.Is | ast.Eq),)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        known = constant(node.operand)
+        return None if known is None else (not known[0],)
+    try:
+        return (ast.literal_eval(node),)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
         return None
-    assert isinstance(node, ast.expr)
-    return (eval(compile(ast.Expression(node), "<constant>", "eval"), {}),)
+
+
+COMPARED = (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)

@@ -156,6 +156,7 @@ def parameters_of(text: str) -> tuple[Parameter, ...]:
     plain = args.posonlyargs + args.args
     defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
     both = [(arg, default, True) for arg, default in zip(plain, defaults, strict=True)]
+    both += [(args.vararg, None, True)] if args.vararg else []
     both += [(arg, d, False) for arg, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
     if isinstance(node, ast.ClassDef):
         both = both[1:]
