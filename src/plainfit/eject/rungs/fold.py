@@ -292,9 +292,11 @@ def constant(node: ast.AST) -> tuple[object] | None:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         known = constant(node.operand)
         return None if known is None else (not known[0],)
+    if not isinstance(node, ast.Constant | ast.Tuple | ast.UnaryOp):
+        return None  # a list or dict can change
     try:
-        return (ast.literal_eval(node),)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+        return (ast.literal_eval(node),)
+    except ValueError:
         return None
 
 
