@@ -1,4 +1,5 @@
 """Modules as users write them, each in a script of its own."""
+# ruff: noqa: E501 -- scripts in strings
 
 from eject.scripts import SEQUENCES, VECTORS, WORDS, script
 
@@ -20,14 +21,17 @@ def net(init, forward, before="", **options):
     bodies = ("\n".join(" " * 8 + line for line in lines.strip().splitlines())
               for lines in (init, forward))  # fmt: skip
     text = NET.format(**dict(zip(("init", "forward"), bodies, strict=True)))
-    return script(f"{before.strip()}\n\n\n{text.strip()}\n\n".lstrip(), **{"data": VECTORS, **options})
+    return script(
+        f"{before.strip()}\n\n\n{text.strip()}\n\n".lstrip(), **{"data": VECTORS, **options}
+    )
 
 
 TWO = "self.a = nn.Linear(12, hidden)\nself.b = nn.Linear(hidden, 4)"
 MODULES = {
     "functional": net(TWO, "return self.b(F.relu(self.a(xb)))  # two layers"),
     "dropout": net(
-        f"{TWO}\nself.dropout = nn.Dropout(dropout)", "return self.b(self.dropout(F.relu(self.a(xb))))"
+        f"{TWO}\nself.dropout = nn.Dropout(dropout)",
+        "return self.b(self.dropout(F.relu(self.a(xb))))",
     ),
     "functional-dropout": net(
         TWO, "xb = F.dropout(F.tanh(self.a(xb)), 0.2, self.training)\nreturn self.b(xb)"
@@ -172,4 +176,3 @@ class Scaled(nn.Linear):
         'self.add_module("a0", nn.Linear(12, 4))', 'return self.get_submodule("a0")(xb)'
     ),
 }
-

@@ -1,4 +1,5 @@
 """Plain training scripts, made of a model, an optimizer, a loss and what happens in a step."""
+# ruff: noqa: E501, RUF028 -- scripts in strings
 
 IMAGES = """
 x_train = torch.rand(40, 1, 8, 8, generator=g)
@@ -158,8 +159,12 @@ LAYERS = {
         "nn.Linear(12, 6)", "nn.BatchNorm1d(6)", "nn.Tanh()", "nn.Linear(6, 4)", data=VECTORS
     ),
     "both-batch-norms": sequential(
-        "nn.Conv2d(1, 4, 3)", "nn.BatchNorm2d(4)", "nn.AdaptiveAvgPool2d((1, 1))", "nn.Flatten()",
-        "nn.BatchNorm1d(4)", "nn.Linear(4, 4)",
+        "nn.Conv2d(1, 4, 3)",
+        "nn.BatchNorm2d(4)",
+        "nn.AdaptiveAvgPool2d((1, 1))",
+        "nn.Flatten()",
+        "nn.BatchNorm1d(4)",
+        "nn.Linear(4, 4)",
     ),  # fmt: skip
     "layer-norm": sequential(
         "nn.Linear(12, 6)", "nn.LayerNorm(6)", "nn.Sigmoid()", "nn.Linear(6, 4)", data=VECTORS
@@ -182,10 +187,11 @@ LAYERS = {
     "inplace": sequential("nn.Conv2d(1, 4, 3)", "nn.ReLU(inplace=True)", *HEAD),
     "no-bias": sequential("nn.Linear(12, 4, bias=False)", data=VECTORS),
     "conv-1d": sequential(
-        "nn.Conv1d(3, 4, 3, stride=2, padding=1)", "nn.ReLU()", "nn.Flatten()",
-        "nn.Linear(24, 4)", data=SEQUENCES,
+        "nn.Conv1d(3, 4, 3, stride=2, padding=1)",
+        "nn.ReLU()",
+        "nn.Flatten()",
+        "nn.Linear(24, 4)",
+        data=SEQUENCES,
     ),  # fmt: skip
-    "embedding": sequential(
-        "nn.Embedding(20, 5)", "nn.Flatten()", "nn.Linear(30, 4)", data=WORDS
-    ),
+    "embedding": sequential("nn.Embedding(20, 5)", "nn.Flatten()", "nn.Linear(30, 4)", data=WORDS),
 }

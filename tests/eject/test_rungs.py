@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from eject.modules import MODULES
 from eject.running import assert_same, run
 from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, script
-
 from plainfit.eject.rungs import in_float64, lower
 from plainfit.eject.rungs.catalog import ELEMENTARY
 from plainfit.eject.rungs.names import references

@@ -1,6 +1,7 @@
 """A plain PyTorch script, rung by rung: each no longer uses a part of torch that the last did.
 
-Definitions take the place of torch's; how the script uses them stays (docs/decisions/0013-rungs.md).
+Definitions take the place of torch's; how the script uses them stays. The reasons are in
+docs/decisions/0013-rungs.md.
 """
 
 from plainfit.eject.rungs.catalog import OURS, RUNGS

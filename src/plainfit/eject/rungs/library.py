@@ -7,7 +7,6 @@ from importlib.resources import files
 
 from plainfit.eject.rungs.source import Source, blocks, edited
 
-
 MAKERS = ("__init__", "__new__")
 ON_TORCH = {"F": "import torch.nn.functional as F", "nn": "from torch import nn"}
 
@@ -119,7 +118,7 @@ def without_checks(text: str) -> str:
 
 
 def with_summary(text: str) -> str:
-    """Return a definition with docstrings of one line, as the script is not where torch is taught."""
+    """Return a definition with docstrings of one line: a script is not where torch is taught."""
     source = Source(text)
     edits = []
     for node in ast.walk(source.tree):

@@ -4,10 +4,11 @@ import ast
 
 from plainfit.eject.rungs.catalog import concerns, renamed, written_out
 from plainfit.eject.rungs.checks import is_usual
-from plainfit.eject.rungs.fold import of_methods, simplified, without_options
+from plainfit.eject.rungs.fold import simplified
 from plainfit.eject.rungs.joining import joined
 from plainfit.eject.rungs.library import Definition, definitions
 from plainfit.eject.rungs.names import Reference, bound, references
+from plainfit.eject.rungs.options import of_methods, without_options
 from plainfit.eject.rungs.placing import placed, with_imports, without_imports
 from plainfit.eject.rungs.pruning import pruned
 from plainfit.eject.rungs.source import Edit, Source, attributes, edited, strings
@@ -244,4 +245,3 @@ def _assembled(
     imported = {alias for name in names for alias in (name.split(".")[0], name.rpartition(".")[2])}
     text = without_imports(text, imported | {"nn", "optim", "F", "torch"})
     return with_imports(text, imports)
-

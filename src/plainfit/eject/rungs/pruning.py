@@ -69,7 +69,9 @@ def _dead_method(
 def _only_passes_on(method: ast.FunctionDef) -> bool:
     """Return whether a method only calls the one it overrides, with its own arguments."""
     names = ", ".join(arg.arg for arg in method.args.args[1:])
-    return ast.unparse(ast.Module(method.body, [])) == f"super().{method.name}({names})" and bool(names)
+    return ast.unparse(ast.Module(method.body, [])) == f"super().{method.name}({names})" and bool(
+        names
+    )
 
 
 def _calls(method: str, tree: ast.AST, modules: set[str], is_unclear: bool) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator
 Edit = tuple[int, int, str]
 """Start and end, as indices of the text, and what takes their place."""
 
+WIDTH = 100
+"""The longest line, as in the layout of ruff that we use."""
+
 
 class Source:
     """A text with the tree of its statements."""
@@ -83,3 +86,12 @@ def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
         block = getattr(node, name, None)
         if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
             yield block
+
+
+def listed(opening: str, parts: list[str], closing: str, column: int) -> str:
+    """Return `opening(parts)closing` on a line, or with each part on its own where it is long."""
+    line = f"{opening}({', '.join(parts)}){closing}"
+    if len(line) <= WIDTH:
+        return line
+    lines = "".join(f"{' ' * (column + 4)}{part},\n" for part in parts)
+    return f"{opening}(\n{lines}{' ' * column}){closing}"

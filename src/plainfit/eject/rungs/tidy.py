@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-WIDTH = 100
+from plainfit.eject.rungs.source import WIDTH
 
 
 def tidy(text: str) -> str:
