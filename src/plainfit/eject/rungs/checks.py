@@ -65,6 +65,7 @@ def obstacles(source: Source) -> list[Obstacle]:
         found += [_at(source, ref, f"`{source.of(ref.node)}`", lowest) for ref in refs]
         found += _options(source, name, refs)
         found += _misplaced(source, refs)
+        found += _dicts(source, refs)
     return [*found, *_methods(source)]
 
 
@@ -72,12 +73,16 @@ def _at(source: Source, ref: Reference, what: str, lowest: str) -> Obstacle:
     return Obstacle(ref.node.lineno, what, lowest)
 
 
+MODULES = {"optim": "data", "nn": "optim", "F": "layers"}
+"""The modules that a rung no longer uses, and the rung before it."""
+
+
 def lowest_of(name: str, pools: bool) -> str:
     """Return the lowest rung that a script with a name of torch can have."""
     if name.startswith(BEFORE_OPTIM):
         return "loop"
-    if name in ("torch.nn", "nn", "F", "optim", "torch.optim"):  # the module itself, as a value
-        return "data" if name == "optim" else "optim"
+    if name in MODULES:  # a module of torch itself, as in getattr(nn, name)
+        return MODULES[name]
     for step in OURS:
         if not concerns(name, step):
             continue
@@ -107,10 +112,13 @@ def pools_to_one(source: Source) -> bool:
 def _options(source: Source, name: str, refs: list[Reference]) -> list[Obstacle]:
     """Return the options that calls pass and we do not have."""
     step = next((step for step in OURS if concerns(name, step)), None)
-    definition = written_out(name, step) if step else None
-    if step is None or definition is None:
+    if step is None:
         return []
-    beyond = extra_option(definition.parameters, refs, source)
+    definition, same = written_out(name, step), renamed(name, step)
+    parameters = definition.parameters if definition else same[1] if same else None
+    if parameters is None:
+        return []
+    beyond = extra_option(parameters, refs, source)
     if beyond is None:
         return []
     node, option = beyond
@@ -179,12 +187,23 @@ def is_usual(keyword: ast.keyword) -> bool:
 
 def _misplaced(source: Source, refs: list[Reference]) -> list[Obstacle]:
     """Return the names whose position in the text is not known, as in f-strings of Python 3.11."""
-    known = [ref for ref in refs if not source.of(ref.node).endswith(ref.name.split(".")[-1])]
-    is_alias = {ref for ref in known if isinstance(ref.node, ast.Name)}
     return [
         Obstacle(ref.node.lineno, f"`{ref.name}` within an f-string", "data")
-        for ref in known
-        if ref not in is_alias
+        for ref in refs
+        if "".join(source.of(ref.node).split()) != ast.unparse(ref.node)
+    ]
+
+
+def _dicts(source: Source, refs: list[Reference]) -> list[Obstacle]:
+    """Return the Sequentials that are made of a dict, which ours are not."""
+    nodes = {ref.node for ref in refs if ref.name == "nn.Sequential"}
+    return [
+        Obstacle(node.lineno, "a Sequential made of a dict", "layers")
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call)
+        and node.func in nodes
+        and node.args
+        and (isinstance(node.args[0], ast.Dict) or "OrderedDict" in source.of(node.args[0])[:25])
     ]
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from plainfit.eject.rungs.source import Source, blocks, edited
 
 MAKERS = ("__init__", "__new__")
+Nodes = dict[str, ast.ClassDef | ast.FunctionDef]
 ON_TORCH = {"F": "import torch.nn.functional as F", "nn": "from torch import nn"}
 
 
@@ -69,7 +70,7 @@ def _definition(
     module: str,
     source: Source,
     node: ast.ClassDef | ast.FunctionDef,
-    nodes: dict[str, ast.ClassDef | ast.FunctionDef],
+    nodes: Nodes,
     origins: dict[str, tuple[str, str]],
     imports: dict[str, str],
 ) -> Definition:
@@ -89,7 +90,7 @@ def _definition(
     )
 
 
-def _with_inherited(source: Source, node: ast.ClassDef, nodes: dict[str, ast.stmt]) -> str:  # type: ignore[type-arg]
+def _with_inherited(source: Source, node: ast.ClassDef, nodes: Nodes) -> str:
     """Return a class that only names its base, as a copy of the base with its own docstring."""
     assert isinstance(node.bases[0], ast.Name)
     base = nodes[node.bases[0].id]
@@ -130,9 +131,9 @@ def with_summary(text: str) -> str:
 
 
 def _only_raises(statement: ast.stmt) -> bool:
-    is_check = isinstance(statement, ast.If | ast.For) and not statement.orelse
-    if is_check or isinstance(statement, ast.FunctionDef):
-        return all(_only_raises(each) for each in statement.body)
+    if isinstance(statement, ast.If | ast.For | ast.FunctionDef):
+        has_else = bool(getattr(statement, "orelse", []))
+        return not has_else and all(_only_raises(each) for each in statement.body)
     return isinstance(statement, ast.Raise)
 
 

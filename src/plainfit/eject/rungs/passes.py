@@ -34,7 +34,7 @@ def without(text: str, rung: str, emitted: Emitted, pools: bool = True) -> str:
     source = Source(text)
     refs = [ref for ref in references(source) if concerns(ref.name, rung)]
     if not refs:
-        return without_imports(text, {"nn", "optim", "F"})
+        return without_imports(text, set())
     new_names: dict[Reference, str | Key] = {}
     wanted: dict[Key, str] = {}
     for ref in refs:
@@ -104,7 +104,7 @@ def _without_statements(source: Source, names: set[str]) -> str:
 
 def _fits(source: Source, ref: Reference, refs: list[Reference], parameters: tuple) -> bool:  # type: ignore[type-arg]
     """Return whether every call of a name passes what the same kernel elsewhere takes too."""
-    nodes = {each.node for each in refs if each.name == ref.name}
+    nodes: set[ast.AST] = {each.node for each in refs if each.name == ref.name}
     return uses_of(nodes, source.tree).beyond(parameters) is None
 
 
@@ -242,6 +242,4 @@ def _assembled(
     }
     if "torch." in text:
         imports.add("import torch")
-    imported = {alias for name in names for alias in (name.split(".")[0], name.rpartition(".")[2])}
-    text = without_imports(text, imported | {"nn", "optim", "F", "torch"})
-    return with_imports(text, imports)
+    return with_imports(without_imports(text, names), imports)

@@ -3,6 +3,7 @@
 import ast
 import sys
 
+from plainfit.eject.rungs.names import short
 from plainfit.eject.rungs.source import Edit, Source, edited
 
 
@@ -117,7 +118,12 @@ def _rank(line: str) -> tuple[bool, bool, str]:
 
 def _with_import(source: Source, line: str) -> str:
     module, name = _parts(line)
-    nodes = [node for node in source.tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    nodes = [
+        node
+        for node in source.tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        and getattr(node, "module", "") != "__future__"
+    ]
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module == module and not node.level:
             names = sorted([*(ast.unparse(alias) for alias in node.names), name], key=_isort_key)
@@ -141,23 +147,33 @@ def _isort_key(name: str) -> tuple[int, str]:
     return kind, name
 
 
-def without_imports(text: str, names: set[str]) -> str:
-    """Return a script without the imports of names that it does not use."""
+def without_imports(text: str, replaced: set[str]) -> str:
+    """Return a script without the imports of what definitions have replaced.
+
+    Args:
+        text: of the script.
+        replaced: names of torch, such as `nn.Linear`; modules of torch go where nothing uses them.
+    """
     source = Source(text)
     used = {node.id for node in ast.walk(source.tree) if isinstance(node, ast.Name)}
+
+    def is_kept(full: str, local: str) -> bool:
+        is_module = short(full) in ("nn", "F", "optim") or short(full).startswith("optim.")
+        return short(full) not in replaced and (local in used or not is_module)
+
     edits: list[Edit] = []
     for node in source.tree.body:
         if not isinstance(node, ast.Import | ast.ImportFrom):
             continue
+        module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
         kept = [
             alias
             for alias in node.names
-            if (alias.asname or alias.name.split(".")[0]) not in names - used
+            if is_kept(module + alias.name, alias.asname or alias.name.split(".")[0])
         ]
         if not kept:
             edits.append((*source.line_span([node]), ""))
         elif len(kept) < len(node.names):
-            new = "import " if isinstance(node, ast.Import) else f"from {node.module} import "
-            new += ", ".join(ast.unparse(alias) for alias in kept)
-            edits.append((*source.span(node), new))
+            new = f"from {node.module} import " if isinstance(node, ast.ImportFrom) else "import "
+            edits.append((*source.span(node), new + ", ".join(map(ast.unparse, kept))))
     return edited(text, edits)

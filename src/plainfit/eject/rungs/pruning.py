@@ -85,7 +85,7 @@ def _calls(method: str, tree: ast.AST, modules: set[str], is_unclear: bool) -> b
     """
     nodes = list(ast.walk(tree))
     if method in NEEDS:
-        return any(isinstance(node, ast.Name) and node.id == NEEDS[method] for node in nodes)
+        return any(_identifier(node) == NEEDS[method] for node in nodes)
     if method == "__getitem__":
         return any(isinstance(node, ast.Subscript) and _is_module(node.value, modules)
                    for node in nodes)  # fmt: skip

@@ -40,7 +40,7 @@ class Source:
 
     def first_line(self, statement: ast.stmt) -> int:
         """Return the line on which a statement starts, its decorators included."""
-        decorators = getattr(statement, "decorator_list", [])
+        decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
         return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
     def block(self, statements: list[ast.stmt]) -> str:
