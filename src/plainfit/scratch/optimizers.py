@@ -5,19 +5,29 @@ import torch
 from plainfit.scratch.modules import clear_gradients
 
 
+def in_groups(params, options):
+    """Return groups of parameters, from such groups or from parameters, with all their options."""
+    groups = list(params)
+    if not groups:
+        raise ValueError("an optimizer must be given parameters, got an empty list")
+    if not isinstance(groups[0], dict):
+        groups = [{"params": groups}]
+    return [{**options, **group, "params": [*group["params"]]} for group in groups]
+
+
+def in_one_group(params, options):
+    """Return parameters as a single group, where a script has no more."""
+    return [{"params": list(params), **options}]
+
+
 class Optimizer:
     """Parameters in groups that share options, and what is remembered of each parameter."""
 
     def __init__(self, params, **options):
-        groups = list(params)
-        if not groups:
-            raise ValueError("an optimizer must be given parameters, got an empty list")
+        self.param_groups = in_groups(params, options)
         for name in ("lr", "momentum", "weight_decay", "eps"):
             if not options.get(name, 0) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {options[name]}")
-        if not isinstance(groups[0], dict):
-            groups = [{"params": groups}]
-        self.param_groups = [{**options, **group, "params": [*group["params"]]} for group in groups]
         self.state = {}
 
     @torch.no_grad()

@@ -134,9 +134,14 @@ def after_return(source: Source, node: ast.AST) -> Edit | None:
 
 
 def unpacked(source: Source, node: ast.AST) -> Edit | None:
-    """Write `(a, *(b, c))` as `(a, b, c)`."""
+    """Write `(a, *(b, c))` as `(a, b, c)`, and a dict within a dict likewise."""
     if isinstance(node, ast.Starred) and isinstance(node.value, ast.Tuple):
         return (*source.span(node), source.of(node.value)[1:-1])
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None and isinstance(value, ast.Dict):
+                start, end = source.span(value)
+                return source.text.rindex("**", 0, start), end, source.of(value)[1:-1]
     return None
 
 
@@ -181,6 +186,8 @@ def _attributes(source: Source, outside: set[str]) -> Iterator[Edit]:
 def _makes_no_state(value: ast.expr) -> bool:
     """Return whether a value is only kept: a parameter or module would belong to the state."""
     is_pair = isinstance(value, ast.Call) and getattr(value.func, "id", "") == "pair"
+    if isinstance(value, ast.Tuple):
+        return all(map(_makes_no_state, value.elts))
     is_empty = isinstance(value, ast.List) and not value.elts
     return isinstance(value, ast.Name) or is_pair or is_empty or constant(value) is not None
 

@@ -37,7 +37,7 @@ def with_base(base: str, derived: str) -> str | None:
     """Return a class with the methods of its base, and the base's `__init__` in its own.
 
     It is for optimizers, whose `__init__` passes its options on by name: `**options` of the base
-    becomes those names.
+    becomes a dict of those names.
     """
     below, above = Source(derived), Source(base)
     own, general = below.tree.body[0], above.tree.body[0]
@@ -51,7 +51,14 @@ def with_base(base: str, derived: str) -> str | None:
     assert isinstance(call.value, ast.Call)
     items = [f'"{each.arg}": {below.of(each.value)}' for each in call.value.keywords]
     start, end = above.line_span(making.body)
-    body = above.text[start:end].replace(f"**{making.args.kwarg.arg}", ", ".join(items))
+    display = "{" + ", ".join(items) + "}"
+    names: list[Edit] = [
+        (begin - start, stop - start, display)
+        for node in ast.walk(making)
+        if isinstance(node, ast.Name) and node.id == making.args.kwarg.arg
+        for begin, stop in [above.span(node)]
+    ]
+    body = edited(above.text[start:end], names)
     methods = [each for each in general.body if isinstance(each, ast.FunctionDef)]
     rest = "".join(f"\n{above.block([each])}" for each in methods if each is not making)
     bases = below.text.index("(", below.at(own.lineno, own.col_offset))
@@ -60,7 +67,10 @@ def with_base(base: str, derived: str) -> str | None:
 
 
 def with_inlined(function: str, outer: Source, name: str) -> str | None:
-    """Return a definition with a function of one expression in place of `return function(...)`."""
+    """Return a definition with a function of one expression in place of its call.
+
+    Only where the call is all that a statement returns or assigns, so that nothing nests.
+    """
     inner = Source(function)
     node = inner.tree.body[0]
     if not isinstance(node, ast.FunctionDef) or node.decorator_list:
@@ -72,7 +82,7 @@ def with_inlined(function: str, outer: Source, name: str) -> str | None:
     calls = [
         each.value
         for each in ast.walk(outer.tree)
-        if isinstance(each, ast.Return)
+        if isinstance(each, ast.Return | ast.Assign)
         and isinstance(each.value, ast.Call)
         and outer.of(each.value.func) == name
     ]

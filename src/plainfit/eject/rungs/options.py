@@ -43,6 +43,39 @@ def of_methods(text: str, program: ast.AST) -> str:
     return text
 
 
+def with_known_pairs(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
+    """Write `pair(size)` as `(size, size)` for a parameter that every call passes as a number.
+
+    Args:
+        text: of the definition.
+        nodes: where the program names it.
+        program: the tree of all that may call it.
+    """
+    node = Source(text).tree.body[0]
+    calls = [
+        each for each in ast.walk(program) if isinstance(each, ast.Call) and each.func in nodes
+    ]
+    if not isinstance(node, ast.ClassDef) or len(calls) != len(nodes):
+        return text
+    function = maker(node)
+    names = [arg.arg for arg in function.args.args[1:]] if function else []
+    source = Source(text)
+    edits: list[Edit] = []
+    for each in ast.walk(source.tree):
+        if isinstance(each, ast.Call) and source.of(each.func) == "pair":
+            name = source.of(each.args[0])
+            if name in names and all(_is_number(call, name, names.index(name)) for call in calls):
+                edits.append((*source.span(each), f"({name}, {name})"))
+    return edited(text, edits)
+
+
+def _is_number(call: ast.Call, name: str, place: int) -> bool:
+    """Return whether a call passes a number for a parameter."""
+    passed = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    passed += call.args[place : place + 1]
+    return bool(passed) and isinstance(passed[0], ast.Constant) and isinstance(passed[0].value, int)
+
+
 def _with_constants(text: str, function: ast.FunctionDef | None, passed: set[str]) -> str:
     """Return a definition in which the options of a function are constants, but for some."""
     source = Source(text)

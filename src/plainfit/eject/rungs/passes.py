@@ -1,6 +1,7 @@
 """One rung down: names of torch's parts out, definitions in."""
 
 import ast
+from dataclasses import replace
 
 from plainfit.eject.rungs.catalog import concerns, renamed, written_out
 from plainfit.eject.rungs.checks import is_usual
@@ -8,7 +9,7 @@ from plainfit.eject.rungs.fold import simplified
 from plainfit.eject.rungs.joining import joined
 from plainfit.eject.rungs.library import Definition, definitions
 from plainfit.eject.rungs.names import Reference, bound, references
-from plainfit.eject.rungs.options import of_methods, without_options
+from plainfit.eject.rungs.options import of_methods, with_known_pairs, without_options
 from plainfit.eject.rungs.placing import placed, with_imports, without_imports
 from plainfit.eject.rungs.pruning import pruned
 from plainfit.eject.rungs.source import Edit, Source, attributes, edited, strings
@@ -47,7 +48,7 @@ def without(text: str, rung: str, emitted: Emitted, pools: bool = True) -> str:
         key = definition.module, definition.name
         wanted.setdefault(key, ref.name.rpartition(".")[2])
         new_names[ref] = key
-    needed = _closure([*wanted])
+    needed = _closure([*wanted], _has_groups(source.tree))
     keys = {(each.module, each.name) for each in needed}
     present = {getattr(statement, "name", "") for statement in source.tree.body}
     again = {name for name, key in emitted.items() if key in keys and name in present}
@@ -108,7 +109,15 @@ def _fits(source: Source, ref: Reference, refs: list[Reference], parameters: tup
     return uses_of(nodes, source.tree).beyond(parameters) is None
 
 
-def _closure(wanted: list[Key]) -> list[Definition]:
+def _has_groups(tree: ast.AST) -> bool:
+    """Return whether a script makes groups of parameters: dicts with the key `params`."""
+    keys = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys]
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.keyword)]
+    is_key = any(isinstance(key, ast.Constant) and key.value == "params" for key in keys)
+    return is_key or any(keyword.arg == "params" for keyword in named)
+
+
+def _closure(wanted: list[Key], has_groups: bool) -> list[Definition]:
     """Return definitions and all that they need, each after what it needs."""
     ordered: dict[Key, Definition] = {}
 
@@ -116,6 +125,10 @@ def _closure(wanted: list[Key]) -> list[Definition]:
         if key in ordered:
             return
         definition = definitions(key[0])[key[1]]
+        if key == ("optimizers", "Optimizer") and not has_groups:
+            simpler = definition.text.replace("in_groups(", "in_one_group(")
+            needs = (("optimizers", "in_one_group"),)
+            definition = replace(definition, text=simpler, needs=needs)
         for need in definition.needs:
             visit(need)
         ordered[key] = definition
@@ -202,6 +215,7 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
         said = set().union(*(strings(tree) for tree in [ast.parse(user), *others]))
         passed = uses_of(nodes, program).passes(definition.parameters)
         fixed = without_options(raw[key], passed | said | {"lr"})
+        fixed = with_known_pairs(fixed, nodes, program)
         texts[name] = simplified(of_methods(fixed, program), outside)
     return dict(reversed(texts.items()))
 

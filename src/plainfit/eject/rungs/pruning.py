@@ -1,6 +1,7 @@
 """Which methods of the classes that are written out a program calls; the others are left out."""
 
 import ast
+from collections.abc import Iterator
 
 import torch
 
@@ -18,13 +19,10 @@ def pruned(texts: dict[str, str], user: ast.AST) -> dict[str, str]:
     while True:
         program = {name: ast.parse(text) for name, text in texts.items()}
         modules = module_names([user, *program.values()])
-        for name, text in texts.items():
-            dead = _dead_method(name, program, user, modules)
-            if dead is not None:
-                texts = {**texts, name: _without(text, dead)}
-                break
-        else:
+        dead = {name: list(_dead_methods(name, program, user, modules)) for name in texts}
+        if not any(dead.values()):
             return texts
+        texts = {name: _without(text, dead[name]) for name, text in texts.items()}
 
 
 def trees_of(texts: dict[str, str], user: ast.AST) -> list[ast.AST]:
@@ -43,54 +41,55 @@ def without_buffers(text: str) -> str:
     return edited(text, [(*source.line_span([loop]), "") for loop in loops])
 
 
-def _dead_method(
+def _dead_methods(
     name: str, program: dict[str, ast.Module], user: ast.AST, modules: set[str]
-) -> str | None:
+) -> Iterator[str]:
+    """Yield the names of methods of a class that nothing calls."""
     node = program[name].body[0]
     if not isinstance(node, ast.ClassDef):
-        return None
+        return
+    others: list[ast.AST] = [user, *(each for other, each in program.items() if other != name)]
+    said = {each: attributes(each) | strings(each) for each in [*others, *node.body]}
     for method in node.body:
         if not isinstance(method, ast.FunctionDef):
             continue
         if _only_passes_on(method):
-            return method.name
+            yield method.name
         if method.name in KEPT:
             continue
-        rest = [each for other, each in program.items() if other != name]
-        rest += [user, *(each for each in node.body if each is not method)]  # type: ignore[list-item]
+        rest = [each for each in said if each is not method]
         is_unclear = _is_layer(node) and (
             hasattr(torch.Tensor, method.name) or method.name == "zero_grad"
         )
-        if not any(_calls(method.name, tree, modules, is_unclear) for tree in rest):
-            return method.name
-    return None
+        if is_unclear or method.name in (*NEEDS, "__getitem__"):
+            is_used = any(_calls(method.name, tree, modules) for tree in rest)
+        else:
+            is_used = any(method.name in said[tree] for tree in rest)
+        if not is_used:
+            yield method.name
 
 
 def _only_passes_on(method: ast.FunctionDef) -> bool:
     """Return whether a method only calls the one it overrides, with its own arguments."""
-    names = ", ".join(arg.arg for arg in method.args.args[1:])
-    return ast.unparse(ast.Module(method.body, [])) == f"super().{method.name}({names})" and bool(
-        names
-    )
+    names = [arg.arg for arg in method.args.args[1:]]
+    body = ast.unparse(ast.Module(method.body, []))
+    return body == f"super().{method.name}({', '.join(names)})"
 
 
-def _calls(method: str, tree: ast.AST, modules: set[str], is_unclear: bool) -> bool:
-    """Return whether a tree may call a method.
+def _calls(method: str, tree: ast.AST, modules: set[str]) -> bool:
+    """Return whether a tree may call a method of a module that other things have too.
 
     Args:
         method: its name.
         tree: of a part of the program.
         modules: the names under which the program keeps modules.
-        is_unclear: whether tensors or optimizers have a method of that name too.
     """
     nodes = list(ast.walk(tree))
     if method in NEEDS:
         return any(_identifier(node) == NEEDS[method] for node in nodes)
     if method == "__getitem__":
-        return any(isinstance(node, ast.Subscript) and _is_module(node.value, modules)
-                   for node in nodes)  # fmt: skip
-    if not is_unclear:
-        return method in attributes(tree) | strings(tree)
+        items = [node for node in nodes if isinstance(node, ast.Subscript)]
+        return any(_is_module(node.value, modules) for node in items)
     return any(
         isinstance(node, ast.Attribute) and node.attr == method and _is_module(node.value, modules)
         for node in nodes
@@ -128,12 +127,13 @@ def _is_layer(node: ast.ClassDef) -> bool:
     return "step" not in {getattr(method, "name", "") for method in node.body}
 
 
-def _without(text: str, method: str) -> str:
-    """Return a class without a method and the blank line before it."""
+def _without(text: str, methods: list[str]) -> str:
+    """Return a class without some methods and the blank lines before them."""
     source = Source(text)
     node = source.tree.body[0]
-    assert isinstance(node, ast.ClassDef)
-    found = next(each for each in node.body if getattr(each, "name", None) == method)
-    start, end = source.line_span([found])
-    before = len(text[:start].rstrip("\n"))
-    return edited(text, [(before + 1, end, "")])
+    edits = []
+    for found in node.body if isinstance(node, ast.ClassDef) else []:
+        if getattr(found, "name", None) in methods:
+            start, end = source.line_span([found])
+            edits.append((len(text[:start].rstrip("\n")) + 1, end, ""))
+    return edited(text, edits)
