@@ -87,6 +87,8 @@ def script(
         model=model.strip(), make=make, opt=opt, loss=loss, data=data.strip(), before=before.strip(),
         end=end.strip(), **indented,
     )  # fmt: skip
+    if "Tensor" not in model:
+        text = text.replace("Tensor, ", "")
     return "\n".join(line for line in text.splitlines() if line.strip() or line == "") + "\n"
 
 

@@ -163,7 +163,7 @@ def test_a_mutation_changes_losses_or_weights(number):
 
 def test_hidden_layers_of_any_name_are_lowered():
     text = script(make=MLP.format(inputs=12), data=VECTORS).replace(
-        "from torch import Tensor, nn, optim",
+        "from torch import nn, optim",
         "import torch.nn as tnn\nfrom torch import optim\nfrom torch.nn import Linear, ReLU",
     )
     text = text.replace("nn.Linear", "Linear").replace("nn.ReLU", "ReLU")

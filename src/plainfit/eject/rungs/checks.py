@@ -83,11 +83,11 @@ def lowest_of(name: str, pools: bool) -> str:
         return "loop"
     if name in MODULES:  # a module of torch itself, as in getattr(nn, name)
         return MODULES[name]
+    if name.rpartition(".")[2] in ONLY_AT_LAYERS:
+        return "layers"
     for step in OURS:
         if not concerns(name, step):
             continue
-        if name.rpartition(".")[2] in ONLY_AT_LAYERS and step != "layers":
-            return "layers"
         if written_out(name, step, pools) is None and renamed(name, step) is None:
             return RUNGS[RUNGS.index(step) - 1]
         if step == "layers" and name == "nn.AdaptiveAvgPool2d" and not pools:
