@@ -59,7 +59,7 @@ def test_it_is_short_and_on_tensors_alone():
     folder = Path(plainfit.scratch.__file__).parent
     paths = [path for path in folder.glob("*.py") if path.stem != "kernels"]  # eject's alone
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
-    assert sum(map(lines_of_code, paths, trees)) <= 850
+    assert sum(map(lines_of_code, paths, trees)) <= 900
     nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     used = {node.attr for node in nodes if ast.unparse(node.value) == "torch"}
     assert used == {
