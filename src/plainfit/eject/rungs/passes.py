@@ -127,7 +127,8 @@ def _closure(wanted: list[Key], has_groups: bool) -> list[Definition]:
         definition = definitions(key[0])[key[1]]
         if key == ("optimizers", "Optimizer") and not has_groups:
             simpler = definition.text.replace("in_groups(", "in_one_group(")
-            needs = (("optimizers", "in_one_group"),)
+            needs = tuple((at, name.replace("in_groups", "in_one_group"))
+                          for at, name in definition.needs)  # fmt: skip
             definition = replace(definition, text=simpler, needs=needs)
         for need in definition.needs:
             visit(need)
