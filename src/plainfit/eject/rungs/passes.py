@@ -200,6 +200,10 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
     """Return the text of each definition that is used, for the uses that the program has of it."""
     texts: dict[str, str] = {}
     raw = {(d.module, d.name): _named_locally(d, local) for d in needed}
+    trees = {key: ast.parse(text) for key, text in raw.items()}
+    read = {key: attributes(tree) for key, tree in trees.items()}
+    said = {key: strings(tree) for key, tree in trees.items()}
+    user_tree = ast.parse(user)
     for definition in reversed(needed):  # what calls it comes first
         key = definition.module, definition.name
         name = local[key]
@@ -211,11 +215,10 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
         }
         if not nodes:
             continue
-        others = [ast.parse(text) for other, text in raw.items() if other != key]
-        outside = set().union(*(attributes(tree) for tree in [ast.parse(user), *others]))
-        said = set().union(*(strings(tree) for tree in [ast.parse(user), *others]))
+        outside = attributes(user_tree).union(*(read[other] for other in read if other != key))
+        named = strings(user_tree).union(*(said[other] for other in said if other != key))
         passed = uses_of(nodes, program).passes(definition.parameters)
-        fixed = without_options(raw[key], passed | said | {"lr"})
+        fixed = without_options(raw[key], passed | named | {"lr"})
         fixed = with_known_pairs(fixed, nodes, program)
         texts[name] = simplified(of_methods(fixed, program), outside)
     return dict(reversed(texts.items()))
