@@ -1,0 +1,51 @@
+"""Writes the scripts and diffs that docs/eject.md shows, from a run of the tutorial's CNN on MNIST.
+
+    python docs/eject/write.py [--data-dir MNIST] [--into FOLDER]
+
+`make test` writes them anew and compares them with these, the header apart, whose hash and
+fingerprint are this machine's.
+"""
+
+import argparse
+import difflib
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+
+from plainfit.config import RunConfig
+from plainfit.eject import eject_run
+from plainfit.train import train
+
+HERE = Path(__file__).resolve().parent
+RUNGS = ["loop", "optim", "tensors"]
+
+
+def main() -> None:
+    """Train, and write a script for each of the rungs and the diff from each to the next."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, default=HERE.parents[2] / "shared/data/mnist")
+    parser.add_argument("--into", type=Path, default=HERE)
+    args = parser.parse_args()
+    texts = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(scratch) / "run"
+        settings = {"data": "mnist", "data_dir": args.data_dir, "model": "cnn", "epochs": 2}
+        train(RunConfig(**settings, out=run), echo=None)
+        for rung in RUNGS:
+            path = Path(scratch) / f"{rung}.py"
+            eject_run(run, path, rung=rung)
+            text = path.read_text(encoding="utf-8")
+            # Where the data and the run are is this machine's own.
+            text = text.replace(str(args.data_dir.resolve()), "mnist").replace(str(run), "run")
+            texts[rung] = text
+            (args.into / f"{rung}.py").write_text(text, encoding="utf-8")
+    for before, after in pairwise(RUNGS):
+        names = f"{before}.py", f"{after}.py"
+        sides = (texts[before].splitlines(), texts[after].splitlines())
+        lines = difflib.unified_diff(*sides, *names, lineterm="")
+        text = "\n".join(lines) + "\n"
+        (args.into / f"{before}_to_{after}.diff").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Functions that have PyTorch's bits, of tensors' own operations."""
+
+import torch
+
+
+def linear(input, weight, bias=None):
+    """Return the weighted sums: (..., in_features) -> (..., out_features)."""
+    if bias is None:
+        return input.matmul(weight.t())
+    rows = input.reshape(-1, input.shape[-1])  # addmm adds the bias within the product
+    return torch.addmm(bias, rows, weight.t()).reshape(*input.shape[:-1], -1)
+
+
+def relu(input, inplace=False):
+    """Return max(input, 0), with gradient 0 at 0; NaN stays NaN."""
+    return input.masked_fill_(input <= 0, 0) if inplace else input.masked_fill(input <= 0, 0)
+
+
+def leaky_relu(input, negative_slope=0.01):
+    """Return the input where it is positive, and a small part of it elsewhere."""
+    return torch.where(input > 0, input, input * negative_slope)
+
+
+def tanh(input):
+    """Return the hyperbolic tangent."""
+    return input.tanh()
+
+
+def sigmoid(input):
+    """Return 1 / (1 + exp(-input))."""
+    return input.sigmoid()
+
+
+def softmax(input, dim):
+    """Return positive numbers that sum to 1."""
+    return input.softmax(dim)
+
+
+def log_softmax(input, dim):
+    """Return the logarithms of positive numbers that sum to 1."""
+    return input.log_softmax(dim)
+
+
+def embedding(input, weight):
+    """Return the rows of the weight that the input names."""
+    return weight[input]
+
+
+def dropout(input, p=0.5, training=True):
+    """Return zeros with probability p, and the rest divided by 1 - p, in training."""
+    if not training or p == 0:
+        return input
+    if p == 1:
+        return input * 0
+    return input * torch.empty_like(input).bernoulli_(1 - p).div_(1 - p)
+
+
+def pair(size):
+    """Return a size as height and width."""
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def pad(input, padding, value=0):
+    """Add a value, zero by default, above and below, left and right."""
+    rows, columns = pair(padding)
+    return torch.constant_pad_nd(input, (columns, columns, rows, rows), value)
+
+
+def avg_pool2d(input, kernel_size, stride=None, padding=0):
+    """Return the mean of every window; it moves by `stride`, or else by its own size."""
+    (high, wide), (down, right) = pair(kernel_size), pair(stride or kernel_size)
+    if any(2 * edge > size for edge, size in zip(pair(padding), (high, wide), strict=True)):
+        raise ValueError(f"padding must be at most half of {kernel_size}, got {padding}")
+    image = pad(input, padding)
+    rows, columns = image.shape[-2] - high + 1, image.shape[-1] - wide + 1
+    corners = [(i, j) for i in range(high) for j in range(wide)]
+    copies = [image[..., i : i + rows : down, j : j + columns : right] for i, j in corners]
+    return sum(copies) / (high * wide)  # the sum of shifted images: all windows' sums
+
+
+def mean_pool2d(input, output_size):
+    """Return the mean of each image, as an image of one pixel."""
+    return input.mean((-2, -1), keepdim=True)

@@ -1,0 +1,164 @@
+"""Optimizers: loops over parameters, in PyTorch's order of operations."""
+
+import torch
+
+from plainfit.scratch.modules import clear_gradients
+
+
+def in_groups(params, options):
+    """Return groups of parameters, from such groups or from parameters, with all their options."""
+    groups = list(params)
+    if not groups:
+        raise ValueError("an optimizer must be given parameters, got an empty list")
+    if not isinstance(groups[0], dict):
+        groups = [{"params": groups}]
+    return [{**options, **group, "params": [*group["params"]]} for group in groups]
+
+
+def in_one_group(params, options):
+    """Return parameters as a single group, where a script has no more."""
+    return [{"params": list(params), **options}]
+
+
+class Optimizer:
+    """Parameters in groups that share options, and what is remembered of each parameter."""
+
+    def __init__(self, params, **options):
+        self.param_groups = in_groups(params, options)
+        for name in ("lr", "momentum", "weight_decay", "eps"):
+            if not options.get(name, 0) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {options[name]}")
+        self.state = {}
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, p.grad, self.state.setdefault(p, {}), group)
+
+    def zero_grad(self, set_to_none=True):
+        for group in self.param_groups:
+            clear_gradients(group["params"], set_to_none)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent: p -= lr * g, or lr * v with v = momentum * v + g.
+
+    Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html, on momentum.
+    """
+
+    def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False):
+        if nesterov and (momentum == 0 or dampening != 0):
+            raise ValueError(
+                "nesterov needs momentum above 0 and dampening 0, "
+                f"got momentum {momentum} and dampening {dampening}"
+            )
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+        )
+
+    def update(self, p, g, state, group):
+        """Update a parameter p, which has gradient g, in place."""
+        if group["weight_decay"]:
+            g = g.add(p, alpha=group["weight_decay"])
+        if group["momentum"]:
+            if "v" in state:
+                state["v"].mul_(group["momentum"]).add_(g, alpha=1 - group["dampening"])
+            else:
+                state["v"] = g.clone()
+            g = g.add(state["v"], alpha=group["momentum"]) if group["nesterov"] else state["v"]
+        p.sub_(g, alpha=group["lr"])
+
+
+def adam_step(p, g, state, group):
+    """Move p by m / (sqrt(v) + eps), where m and v are the running means of g and g * g."""
+    if not state:
+        state.update(step=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
+    state["step"] += 1
+    lr, (beta1, beta2), m, v = group["lr"], group["betas"], state["m"], state["v"]
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    correction1, correction2 = (1 - beta ** state["step"] for beta in (beta1, beta2))
+    scale = (v.sqrt() / correction2**0.5).add_(group["eps"])
+    p.addcdiv_(m, scale, value=-lr / correction1)
+
+
+class Adam(Optimizer):
+    """Steps of m / (sqrt(v) + eps), m and v the running means of g and g * g.
+
+    Kingma and Ba 2014, arXiv:1412.6980, algorithm 1.
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def update(self, p, g, state, group):
+        """Update a parameter p, which has gradient g, in place."""
+        if group["weight_decay"]:
+            g = g.add(p, alpha=group["weight_decay"])
+        adam_step(p, g, state, group)
+
+
+class AdamW(Optimizer):
+    """Adam's steps, and weights that decay apart from them.
+
+    Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101,
+    algorithm 2.
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def update(self, p, g, state, group):
+        """Update a parameter p, which has gradient g, in place."""
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        adam_step(p, g, state, group)
+
+
+class RMSprop(Optimizer):
+    """Steps of g / (sqrt(v) + eps), v the running mean of g * g; centered, of (g - mean)^2.
+
+    Hinton 2012, https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf; centered
+    and with momentum: Graves 2013, arXiv:1308.0850, section 4.2.
+    """
+
+    def __init__(
+        self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
+    ):
+        super().__init__(
+            params,
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+        )
+
+    def update(self, p, g, state, group):
+        """Update a parameter p, which has gradient g, in place."""
+        if group["weight_decay"]:
+            g = g.add(p, alpha=group["weight_decay"])
+        if not state:
+            state.update(v=torch.zeros_like(p), mean=torch.zeros_like(p), steps=torch.zeros_like(p))
+        state["v"].mul_(group["alpha"]).addcmul_(g, g, value=1 - group["alpha"])
+        scale = state["v"]
+        if group["centered"]:
+            state["mean"].lerp_(g, 1 - group["alpha"])
+            scale = scale.addcmul(state["mean"], state["mean"], value=-1)
+        scale = scale.sqrt().add_(group["eps"])
+        if group["momentum"]:
+            state["steps"].mul_(group["momentum"]).addcdiv_(g, scale)
+            p.sub_(state["steps"], alpha=group["lr"])
+        else:
+            p.addcdiv_(g, scale, value=-group["lr"])
