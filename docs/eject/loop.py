@@ -1,8 +1,8 @@
 """Train MnistCNN on mnist.
 
-The run run (`plainfit train --data mnist --model cnn --epochs 2`) in plain
-PyTorch, at rung loop of `plainfit eject`. On torch 2.13.0+cpu (cpu, AVX512, 1 thread) it gives
-the same losses and weights, bit for bit; the SHA-256 of model.safetensors is
+The run runs/cnn (`plainfit train --data mnist --model cnn --epochs 2`) in plain PyTorch, at rung
+loop of `plainfit eject`. On torch 2.13.0+cpu (cpu, AVX512, 1 thread) it gives the same losses and
+weights, bit for bit; the SHA-256 of model.safetensors is
 8cac1b067a4f6cdd612271087e332f74117c9294f3509c9f0eb56afb30a55d96.
 """
 
@@ -45,9 +45,9 @@ labels = read_idx("train-labels-idx1-ubyte", 8).long()
 x_train, x_valid = images.split([50_000, 10_000])
 y_train, y_valid = labels.split([50_000, 10_000])
 train_ds = TensorDataset(x_train, y_train)
-# Each loader has a generator: its own draws must not change dropout.
 valid_ds = TensorDataset(x_valid, y_valid)
 rows = torch.arange(len(x_valid)).split(2 * BATCH_SIZE)
+# A generator of its own: what a DataLoader draws must not change dropout.
 valid_dl = DataLoader(valid_ds, batch_size=None, sampler=rows, generator=torch.Generator())
 
 

@@ -8,6 +8,7 @@ fingerprint are this machine's.
 
 import argparse
 import difflib
+import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
@@ -26,25 +27,25 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=HERE.parents[2] / "shared/data/mnist")
     parser.add_argument("--into", type=Path, default=HERE)
     args = parser.parse_args()
-    texts = {}
+    data_dir, into, texts = args.data_dir.resolve(), args.into.resolve(), {}
     with tempfile.TemporaryDirectory() as scratch:
-        run = Path(scratch) / "run"
-        settings = {"data": "mnist", "data_dir": args.data_dir, "model": "cnn", "epochs": 2}
+        os.chdir(scratch)
+        run = Path("runs/cnn")
+        settings = {"data": "mnist", "data_dir": data_dir, "model": "cnn", "epochs": 2}
         train(RunConfig(**settings, out=run), echo=None)
         for rung in RUNGS:
-            path = Path(scratch) / f"{rung}.py"
+            path = Path(f"{rung}.py")
             eject_run(run, path, rung=rung)
-            text = path.read_text(encoding="utf-8")
-            # Where the data and the run are is this machine's own.
-            text = text.replace(str(args.data_dir.resolve()), "mnist").replace(str(run), "run")
-            texts[rung] = text
-            (args.into / f"{rung}.py").write_text(text, encoding="utf-8")
+            # Where the data is is this machine's own.
+            texts[rung] = path.read_text(encoding="utf-8").replace(str(data_dir), "mnist")
+            (into / path.name).write_text(texts[rung], encoding="utf-8")
+        os.chdir(HERE)
     for before, after in pairwise(RUNGS):
         names = f"{before}.py", f"{after}.py"
         sides = (texts[before].splitlines(), texts[after].splitlines())
         lines = difflib.unified_diff(*sides, *names, lineterm="")
         text = "\n".join(lines) + "\n"
-        (args.into / f"{before}_to_{after}.diff").write_text(text, encoding="utf-8")
+        (into / f"{before}_to_{after}.diff").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

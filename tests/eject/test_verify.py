@@ -128,7 +128,7 @@ def test_nan_is_nan_and_ulps_are_counted():
     run.losses = [1.0]
     assert compare(near, run, "tensors", None, None).holds
     assert not compare(near, run, "layers", None, None).holds
-    assert not compare(Given([1.0 + 3 * 2**-23], {}, "", ""), run, "tensors", None, None).holds
+    assert not compare(Given([1.0 + 9 * 2**-23], {}, "", ""), run, "tensors", None, None).holds
 
 
 def test_float64_is_relative():

@@ -19,7 +19,7 @@ from plainfit.eject import alone
 from plainfit.eject.outcome import Outcome
 from plainfit.errors import EjectError
 
-MOST_ULP = 2  # of a printed loss at rung tensors (a cross-entropy that is written out)
+MOST_ULP = 8  # of a loss at rung tensors: its mean is another sum; as in plainfit.ladder
 MOST_APART = 1e-12  # relative, in float64, at rung math
 
 

@@ -50,6 +50,8 @@ def _dead_methods(
         return
     others: list[ast.AST] = [user, *(each for other, each in program.items() if other != name)]
     said = {each: attributes(each) | strings(each) for each in [*others, *node.body]}
+    if "save_model" in {_identifier(each) for each in ast.walk(user)}:
+        said[user].add("state_dict")  # which safetensors calls
     for method in node.body:
         if not isinstance(method, ast.FunctionDef):
             continue

@@ -1,0 +1,75 @@
+"""Runs at the rungs below `data`: the bits of the run, or what the rung promises instead."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_runs import RUNS, run
+
+from ejecting import differing, names_in, run_here
+from plainfit.eject import RUNGS, eject_run, verified
+from plainfit.eject.outcome import outcome_of
+from plainfit.eject.verify import MOST_ULP
+from plainfit.errors import EjectError
+from plainfit.runs import read_record
+
+MNIST = Path(__file__).parents[3] / "shared/data/mnist"
+AT_LAYERS = {"augmented", "two groups"}  # F.interpolate and F.grid_sample have no other name
+IN_FLOAT64 = ["sgd", "one-cycle, clipping", "adamw, cosine, batch norm", "accumulation with all"]
+
+
+def units_apart(ours, theirs):
+    """The largest distance of two lists of losses, in units of the last place of float32."""
+    pairs = zip(ours, theirs, strict=True)
+    return max(abs(a - b) / np.spacing(np.float32(max(abs(a), abs(b)))) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_setting_at_every_rung(name, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    run(folder, **RUNS[name])
+    outcome = outcome_of(folder, read_record(folder))
+    for rung in ("optim", "layers"):
+        eject_run(folder, script, rung=rung, force=True)
+        losses, weights = run_here(script)
+        assert losses == outcome.losses
+        assert differing(weights, outcome.weights) == []
+        assert not names_in(script) & {"optim", "DataLoader", "plainfit"}
+    if name in AT_LAYERS:
+        with pytest.raises(EjectError, match="the lowest rung that works for this script is 'lay"):
+            eject_run(folder, script, rung="tensors", force=True)
+        return
+    eject_run(folder, script, rung="tensors", force=True)
+    losses, weights = run_here(script)
+    assert units_apart(losses, outcome.losses) <= MOST_ULP
+    assert differing(weights, outcome.weights) == []
+    assert not names_in(script) & {"optim", "nn", "F", "functional", "plainfit"}
+
+
+@pytest.mark.parametrize("name", IN_FLOAT64)
+def test_rung_math_agrees_in_float64(name, tmp_path):
+    run(tmp_path / "run", **RUNS[name])
+    verdict = verified(eject_run(tmp_path / "run", tmp_path / "math.txt.py", rung="math"))
+    assert verdict.holds, verdict.text
+
+
+PAIRS = {
+    "logistic": {"model": "logistic", "accumulate": 3},
+    "mlp": {
+        "model": "mlp", "model_args": "dropout=0.2", "schedule": "one-cycle", "clip": 1.0,
+    },
+    "cnn": {"model": "cnn", "average": 0.99},
+    "resnet": {"model": "resnet", "optimizer": "adamw", "schedule": "cosine"},
+}  # fmt: skip
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", PAIRS)
+def test_runs_on_mnist_hold_at_every_rung(name, tmp_path):
+    if not MNIST.is_dir():
+        pytest.skip("real MNIST is not in ../shared/data/mnist")
+    run(tmp_path / "run", data="mnist", data_dir=MNIST, epochs=1, **PAIRS[name])
+    for rung in RUNGS:
+        verdict = verified(eject_run(tmp_path / "run", tmp_path / f"at_{rung}.py", rung=rung))
+        print(f"{name} on MNIST, rung {rung}: {verdict.text}")
+        assert verdict.holds
