@@ -61,6 +61,7 @@ for epoch in range(epochs):
     model.eval()
     with torch.no_grad():
         losses.append(F.mse_loss(model(x_train), model(x_train) * 0.5).item())
+    print(f"epoch {{epoch}}: {{losses[-1]:.4f}}")
 {end}
 state = model.state_dict()
 '''

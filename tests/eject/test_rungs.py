@@ -88,7 +88,7 @@ def test_the_bans_are_those_of_the_text_too():
 @pytest.mark.parametrize("rung", ["optim", "layers", "tensors", "math"])
 def test_ruff_is_content(rung, tmp_path):
     """With the repository's rules, but that a script may print and need not have docstrings."""
-    for name in [*SCRIPTS][::6] + ["cnn"]:
+    for name in (*[*SCRIPTS][::6], "cnn"):
         (tmp_path / f"{name.replace('-', '_')}.py").write_text(lower(SCRIPTS[name], rung))
     root = Path(__file__).parents[2]
     rules = "E,F,W,I,N,B,UP,SIM,PT,RET,C4,PIE,RUF,PTH"
