@@ -6,8 +6,9 @@ import io
 import torch
 
 from plainfit.eject.rungs import lower
+from plainfit.eject.verify import MOST_ULP
 
-ULP = 2
+ULP = MOST_ULP
 
 
 def run(text):

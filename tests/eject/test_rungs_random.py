@@ -1,7 +1,7 @@
 """Random networks, optimizers, schedules and ragged batches: every rung keeps its promise."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from eject.running import assert_same, run
@@ -70,7 +70,12 @@ slow = [HealthCheck.too_slow]
 
 
 @settings(
-    deadline=None, max_examples=15, derandomize=True, database=None, suppress_health_check=slow
+    deadline=None,
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    suppress_health_check=slow,
+    phases=[Phase.generate],
 )
 @given(trainings())
 def test_some_random_trainings(text):
@@ -78,7 +83,13 @@ def test_some_random_trainings(text):
 
 
 @pytest.mark.soak
-@settings(deadline=None, max_examples=200, database=None, suppress_health_check=slow)
+@settings(
+    deadline=None,
+    max_examples=200,
+    database=None,
+    suppress_health_check=slow,
+    phases=[Phase.generate],
+)
 @given(trainings())
 def test_many_random_trainings(text):
     check(text)
