@@ -548,8 +548,8 @@ with tempfile.TemporaryDirectory() as folder:
 # - **`Dataset`** is anything with a length and an index; `TensorDataset` makes one of tensors.
 # - **`DataLoader`** turns a dataset into batches, shuffled if asked.
 #
-# To see how each is made, read `plainfit/ladder/scratch.py`: the same parts, written from tensors and
-# autograd in some 400 lines of code. `plainfit ladder --scratch` runs the rungs on it.
+# To see how each is made, read the folder `plainfit/scratch`: the same parts and more, written from
+# tensors and autograd in some 850 lines of code. `plainfit ladder --scratch` runs the rungs on it.
 #
 # And to make a rung your own: `plainfit ladder copy 13 mine`.
 #
@@ -569,7 +569,7 @@ with tempfile.TemporaryDirectory() as folder:
 # - **`Dataset`**：有长度、可用下标访问的任何对象；`TensorDataset` 用 tensor 做成一个。
 # - **`DataLoader`**：把 Dataset 变成一个个 batch，需要时打乱顺序。
 #
-# 想知道它们各自是怎么做出来的，请读 `plainfit/ladder/scratch.py`：同样的部件，只用 tensor 和 autograd 写成，大约 400 行代码。
+# 想知道它们各自是怎么做出来的，请读文件夹 `plainfit/scratch`：同样的部件（还有更多），只用 tensor 和 autograd 写成，大约 850 行代码。
 # `plainfit ladder --scratch` 会在它上面运行各级程序。
 #
 # 想把某一级变成自己的程序：`plainfit ladder copy 13 mine`。
