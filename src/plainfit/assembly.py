@@ -18,10 +18,10 @@ from plainfit.build import get_model, make_optimizer
 from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data, resident
 from plainfit.data.sources import open_data
-from plainfit.data.splits import DataSplits
+from plainfit.data.splits import DataSplits, check_images
 from plainfit.data.wrapping import AugmentedLoader
 from plainfit.devices import device_of, fingerprint, threads_for, versions
-from plainfit.errors import ConfigError, ModelError
+from plainfit.errors import ModelError
 from plainfit.hooks import Callback
 from plainfit.rate_search import lr_find
 from plainfit.summary import count_parameters, try_batch
@@ -50,11 +50,8 @@ def assemble(config: RunConfig) -> Parts:
         make_tracker(config.track, Path())  # is its package there?
     data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
     is_augmented = bool(named_steps(config.augment))  # checks the names
-    if is_augmented and len(data.input_shape) != 3:
-        raise ConfigError(
-            f"--augment varies images, and the samples of {data.name} have shape "
-            f"{tuple(data.input_shape)}; leave it out"
-        )
+    if is_augmented:
+        check_images(data)
     model, opt = get_model(
         config.model,
         optimizer=config.optimizer,

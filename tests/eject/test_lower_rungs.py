@@ -14,11 +14,8 @@ from plainfit.errors import EjectError
 from plainfit.runs import read_record
 
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
-AT_LAYERS = {
-    "augmented",
-    "augmented with all",
-    "two groups",
-}  # F.interpolate and F.grid_sample have no other name
+# F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
+AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups"}
 IN_FLOAT64 = ["sgd", "one-cycle, clipping", "adamw, cosine, batch norm", "accumulation with all"]
 
 

@@ -30,3 +30,8 @@ class Pipeline:
             else:
                 xb = step(xb, generator)
         return xb, yb
+
+    def without_mixing(self) -> "Pipeline":
+        """Return those that leave the labels alone."""
+        pairs = zip(self.steps, self.mixing, strict=True)
+        return Pipeline([step for step, mixes in pairs if not mixes])
