@@ -148,7 +148,9 @@ OPTIONS = {
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out",
     "eject": "--all --debug --force --help --out --rung --steps --verify",
-    "predict": "--debug --help --json",
+    "predict": "--augment --debug --help --json --tta",
+    "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
+        --seed --skip-bad --split-seed --target""",
     "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
         --split-seed --target""",
     "summary": "--classes --debug --help --input-shape --json",
@@ -172,8 +174,8 @@ def test_the_commands_are_frozen():
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["--help"]).stdout
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
-        "train", "resume", "lr-find", "predict", "data", "summary", "runs", "report", "compare",
-        "export", "eject", "notebook", "ladder",
+        "train", "resume", "lr-find", "predict", "data", "augment", "summary", "runs", "report",
+        "compare", "export", "eject", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 

@@ -28,7 +28,7 @@ _HOMES = {
     "PlainfitError": "errors",
     "ResNet": "models",
     "TensorLoader": "data.loaders",
-    "WrappedDataLoader": "data.loaders",
+    "WrappedDataLoader": "data.wrapping",
     "accuracy": "metrics",
     "fit": "loop",
     "get_data": "data.loaders",
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from plainfit.build import get_model as get_model
     from plainfit.data.loaders import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
-    from plainfit.data.loaders import WrappedDataLoader as WrappedDataLoader
     from plainfit.data.loaders import get_data as get_data
     from plainfit.data.sources import open_data as open_data
     from plainfit.data.splits import DataSplits as DataSplits
+    from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
     from plainfit.errors import PlainfitError as PlainfitError
     from plainfit.history import History as History
     from plainfit.hooks import Callback as Callback

@@ -13,14 +13,15 @@ from torch.optim import Optimizer
 
 from plainfit import callbacks as cb
 from plainfit import runs
-from plainfit.augment import named_augmentation
+from plainfit.augment import named_steps
 from plainfit.build import get_model, make_optimizer
 from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data, resident
 from plainfit.data.sources import open_data
-from plainfit.data.splits import DataSplits
+from plainfit.data.splits import DataSplits, check_images
+from plainfit.data.wrapping import AugmentedLoader
 from plainfit.devices import device_of, fingerprint, threads_for, versions
-from plainfit.errors import ConfigError, ModelError
+from plainfit.errors import ModelError
 from plainfit.hooks import Callback
 from plainfit.rate_search import lr_find
 from plainfit.summary import count_parameters, try_batch
@@ -48,11 +49,9 @@ def assemble(config: RunConfig) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # is its package there?
     data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
-    if augmentation(config) and len(data.input_shape) != 3:
-        raise ConfigError(
-            f"--augment varies images, and the samples of {data.name} have shape "
-            f"{tuple(data.input_shape)}; leave it out"
-        )
+    is_augmented = bool(named_steps(config.augment))  # checks the names
+    if is_augmented:
+        check_images(data)
     model, opt = get_model(
         config.model,
         optimizer=config.optimizer,
@@ -71,26 +70,24 @@ def assemble(config: RunConfig) -> Parts:
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     device, budget = device_of(model), config.memory_budget
     train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
-    loaders = get_data(train_ds, valid_ds, config.batch_size, seed=config.seed, num_workers=workers)
-    return Parts(config, data, model, opt, *loaders, workers)
+    train_dl, valid_dl = get_data(
+        train_ds, valid_ds, config.batch_size, seed=config.seed, num_workers=workers
+    )
+    if is_augmented:
+        train_dl = AugmentedLoader(
+            train_dl, config.augment, config.seed, classes=len(data.classes), device=device
+        )
+    return Parts(config, data, model, opt, train_dl, valid_dl, workers)
 
 
 def transformers(config: RunConfig) -> list[Callback]:
     """Return the callbacks that change the training as the settings say."""
     return [
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
-        *augmentation(config),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
         *([cb.Averaging(config.average)] if config.average is not None else []),
     ]
-
-
-def augmentation(config: RunConfig) -> list[Callback]:
-    """Return the callback that varies the training images, if there is one."""
-    if config.augment == "none":
-        return []
-    return [cb.Augmentation(named_augmentation(config.augment), config.seed)]
 
 
 def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:

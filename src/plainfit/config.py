@@ -90,7 +90,9 @@ class RunConfig:
         float, "Train towards labels that are wrong with this probability: 0 to below 1."
     ] = 0.0
     augment: Annotated[
-        str, "Vary the training images: none, or warp; warp=0.5 for half as much."
+        str,
+        "Vary the training images: none, light, standard, strong, or names with ranges, such as "
+        "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
     fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
         False

@@ -29,7 +29,7 @@ from plainfit.metrics import Metric, WholeSet
 from plainfit.position import rest_of_epoch
 from plainfit.record import FitRecord
 from plainfit.schedules import Factor
-from plainfit.session import LeaveValidation, UntilStopped, session
+from plainfit.session import LeaveValidation, UntilStopped, mixed_labels_explained, session
 from plainfit.track import Tracker
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -218,7 +218,7 @@ def fit(
         keeper.begin(context, resume)
         if echo is not None and context.global_step:
             echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
-    with kept_memory(keep_memory), session(context):
+    with kept_memory(keep_memory), mixed_labels_explained(context), session(context):
         while context.goes_on():
             context.began = time.perf_counter() - context.seconds
             batches = rest_of_epoch(context)

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 from plainfit.batches import Batches, opened
+from plainfit.errors import ConfigError, PlainfitError
 from plainfit.hooks import Context
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -62,6 +63,26 @@ def session(context: Context) -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM)
     if signal.SIGINT in received and not is_interactive():
         raise KeyboardInterrupt
+
+
+@contextmanager
+def mixed_labels_explained(context: Context) -> Iterator[None]:
+    """Say what a loss must take where the training loader mixes labels, if the first step fails.
+
+    Raises:
+        ConfigError: then.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        mixes = getattr(context.train_dl, "mixes_labels", False)
+        if context.global_step or not mixes or isinstance(error, PlainfitError):
+            raise
+        raise ConfigError(
+            "where labels are mixed, the loss must take class probabilities, shape (batch, "
+            "classes), as torch.nn.functional.cross_entropy does, and the first step failed with "
+            f"{type(error).__name__}: {error}; use that, or leave mixup and cutmix out"
+        ) from error
 
 
 @contextmanager

@@ -31,7 +31,12 @@ RUNS = {
     "plain sgd stays plain": {"model": "cnn", "momentum": 0.0, "schedule": "one-cycle"},
     "linear": {"model": "mlp", "schedule": "linear"},
     "polynomial": {"model": "mlp", "schedule": "polynomial"},
-    "augmented": {"model": "cnn", "augment": "warp"},
+    "augmented": {"model": "cnn", "augment": "strong"},
+    "mixed": {"model": "cnn", "augment": "mixup=0.4"},
+    "augmented with all": {
+        "model": "mlp", "seed": 5, "augment": "light,horizontal-flip,pad-and-crop=2,perspective,"
+        "elastic,noise,saturation,trivial-augment,cutmix,mixup",
+    },
     "two groups": {
         "model": "compact", "model_args": "width=4, blocks=1", "weight_decay": 5e-4,
         "nesterov": True, "label_smoothing": 0.1, "augment": "warp=0.5", "schedule": "one-cycle",

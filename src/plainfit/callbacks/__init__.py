@@ -1,6 +1,5 @@
 """What can be done beside a training: `from plainfit.callbacks import Averaging`."""
 
-from plainfit.callbacks.augmentation import Augmentation
 from plainfit.callbacks.averaging import Averaging
 from plainfit.callbacks.checkpointing import BestWeights, Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
@@ -15,7 +14,6 @@ from plainfit.callbacks.tracking import Tracking
 
 __all__ = [
     "ActivationStatistics",
-    "Augmentation",
     "Averaging",
     "BestWeights",
     "Checkpointing",

@@ -26,6 +26,7 @@ for command in (
     training.lr_find,
     training.predict,
     training.data,
+    training.augment,
     training.summary,
     running.runs,
     running.report,

@@ -1,4 +1,4 @@
-"""Training and what is around it: `train`, `predict`, `data`, `summary`."""
+"""Training and what is around it: `train`, `predict`, `data`, `augment`, `summary`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +7,7 @@ import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
 from plainfit.config import DATA_FIELDS, RunConfig
+from plainfit.errors import ConfigError
 from plainfit.presets import settings_of
 
 if TYPE_CHECKING:
@@ -118,14 +119,22 @@ def show_result(result: "RunResult", json_: bool) -> None:
 def predict(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WebP or BMP files.")],
+    tta: Annotated[
+        int, typer.Option(min=0, help="Average over so many augmented views of an image, too.")
+    ] = 0,
+    augment: Annotated[
+        str | None, typer.Option(help="Of the views (default: what the run was trained with).")
+    ] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print the class probabilities of image files."""
+    if augment is not None and not tta:
+        raise ConfigError("--augment says what the views of --tta are: add --tta 8")
     from plainfit.predict import predict_images
     from plainfit.runs import read_run
 
-    results = predict_images(read_run(run), images)
+    results = predict_images(read_run(run), images, views=tta, augment=augment)
     if json_:
         show_json(results)
         return
@@ -167,6 +176,34 @@ def data(
         show(f"{name:{width}}" + "".join(f"{of[label]:9,}" for of in counts.values()))
     show(f"{'all':{width}}" + "".join(f"{sum(of):9,}" for of in counts.values()))
     show(f"picture: {path}")
+
+
+@with_options_of((*DATA_FIELDS, "augment", "seed"))
+def augment(
+    *,
+    source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw it (default: NAME-augmented.png).")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Draw a sample of each class, and below it what an augmentation makes of it."""
+    config = RunConfig(data=source, **options)
+    if config.augment == "none":
+        raise ConfigError("--augment says what to draw: light, standard, strong, or names")
+    from plainfit.data.pictures import draw_augmented
+    from plainfit.data.sources import open_data
+
+    path = picture or Path(f"{Path(source).name.split('.')[0]}-augmented.png")
+    splits = open_data(source, **{name: options[name] for name in DATA_FIELDS})
+    draw_augmented(splits, config.augment, config.seed, path)
+    if json_:
+        show_json({"augment": config.augment, "picture": str(path)})
+        return
+    show(f"picture: {path} (the first row as it is)")
+    show(f"next     plainfit train --data {source} --augment {config.augment}")
 
 
 def summary(

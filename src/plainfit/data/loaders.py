@@ -10,7 +10,7 @@ the epoch. By hand it is
 whatever the loader, the number of workers, or what was drawn elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,7 +22,9 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from plainfit.augment import Step
 from plainfit.data.samples import BatchSampler, SampleBatches, SampleLoader
+from plainfit.data.wrapping import AugmentedLoader
 from plainfit.seeding import epoch_order, stream
 
 
@@ -149,34 +151,7 @@ def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Datase
     return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))
 
 
-class WrappedDataLoader:
-    """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
-
-    >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
-    ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
-    >>> len(dl), next(iter(dl))[0].shape
-    (1, torch.Size([2, 1, 28, 28]))
-    """
-
-    def __init__(self, dl: Iterable[Any], func: Callable[..., Any]) -> None:
-        self.dl = dl
-        self.func = func
-
-    def __len__(self) -> int:
-        return len(self.dl)  # type: ignore[arg-type]  # a loader without a length says so itself
-
-    def __getattr__(self, name: str) -> Any:
-        """Return `epoch` and `seek` of the loader within, where it has them."""
-        if name in ("epoch", "seek"):
-            return getattr(self.dl, name)
-        raise AttributeError(name)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.dl:
-            yield self.func(*batch)
-
-
-Loader = TensorLoader | DataLoader[Any]
+Loader = TensorLoader | DataLoader[Any] | AugmentedLoader
 
 
 def get_data(
@@ -187,6 +162,7 @@ def get_data(
     seed: int = 0,
     drop_last: bool = False,
     num_workers: int = 0,
+    augment: str | Step | Sequence[Step] | None = None,
 ) -> tuple[Loader, Loader]:
     """Return the training loader, shuffled, and the validation loader, at twice the batch size.
 
@@ -199,14 +175,28 @@ def get_data(
         seed: the order of the training samples is a function of it and of the epoch.
         drop_last: leave out a last training batch that is not full.
         num_workers: processes that read samples, where a `DataLoader` serves them.
+        augment: varies the training batches; see `AugmentedLoader`.
 
     Raises:
         ValueError: if `bs` is less than 1, or a data set is empty.
+        ConfigError: if `augment` is not known, or cannot be used with this data.
     """
-    return (
-        make_loader(train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers),
-        make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers),
+    train_dl: Loader
+    train_dl = make_loader(
+        train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers
     )
+    if augment is not None:
+        train_dl = AugmentedLoader(train_dl, augment, seed, classes=classes_of(train_ds))
+    return train_dl, make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers)
+
+
+def classes_of(dataset: Any) -> int | None:
+    """Return how many classes the labels of a data set count up to; None where none are known."""
+    is_tensors = isinstance(dataset, TensorDataset)
+    labels = dataset.tensors[-1] if is_tensors else getattr(dataset, "labels", None)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
+        return None
+    return int(labels.max()) + 1
 
 
 def make_loader(

@@ -73,6 +73,11 @@ class SampleLoader(DataLoader[Any]):
         """The epoch that the next iteration is of."""
         return self.sampler.epoch
 
+    @property
+    def first(self) -> int:
+        """The batch that it begins with."""
+        return self.sampler.first
+
     def seek(self, epoch: int, step: int) -> None:
         """Make the next iteration begin at that batch of that epoch."""
         self.sampler.epoch, self.sampler.first = epoch, step

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import ImageDataset
-from plainfit.errors import DataError
+from plainfit.errors import ConfigError, DataError
 from plainfit.seeding import stream
 
 SHARE = 0.15  # of the samples, for validation and again for testing, where no split is given
@@ -85,6 +85,19 @@ class DataSplits:
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
+
+
+def check_images(data: DataSplits) -> None:
+    """Check that there is something to augment.
+
+    Raises:
+        ConfigError: if the samples are no images.
+    """
+    if len(data.input_shape) != 3:
+        raise ConfigError(
+            f"--augment varies images, and the samples of {data.name} have shape "
+            f"{tuple(data.input_shape)}; leave it out"
+        )
 
 
 def labels_of(part: Dataset[Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """The data in a script: how it is read, and in which order its batches come."""
 
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -7,11 +8,12 @@ from torch import Tensor
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.splits import split_rows
+from plainfit.data.wrapping import AugmentedLoader
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.values import expression
+from plainfit.eject.values import call, expression
 from plainfit.errors import EjectError
 from plainfit.seeding import seed_at, stream
 
@@ -62,7 +64,8 @@ class DataText:
             inline(stream, seed_at, self.lifter)
         for server in (self.train, self.valid):
             for func in server.funcs if server else []:
-                self.funcs[id(func)] = expression(func, self.lifter)
+                if not isinstance(func, AugmentedLoader):
+                    self.funcs[id(func)] = expression(func, self.lifter)
 
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
@@ -77,7 +80,7 @@ class DataText:
     def gives_images(self) -> bool:
         """Return whether the model is given images as they are, and no flat vectors."""
         first = self.train.dataset[0][0]
-        return isinstance(first, Tensor) and first.dim() == 3 and not self.train.funcs
+        return isinstance(first, Tensor) and first.dim() == 3 and not self.funcs
 
     def settings(self) -> list[str]:
         """Return the constants that say where the data is."""
@@ -179,8 +182,7 @@ class DataText:
             return ["for xb, yb in train_dl:", *self.batch("train")]
         size = "BATCH_SIZE"
         n = len(self.train.dataset)
-        epoch = f"epoch + {self.recipe.first_epoch}" if self.recipe.first_epoch else "epoch"
-        order = f'torch.randperm(len(x_train), generator=stream(SEED, "order", {epoch}))'
+        order = f'torch.randperm(len(x_train), generator=stream(SEED, "order", {self.epoch()}))'
         if self.train.seed != self.recipe.seed:
             order = order.replace("SEED", "ORDER_SEED")
         if not self.train.shuffle:
@@ -216,14 +218,34 @@ class DataText:
 
     def batch(self, part: str) -> list[str]:
         """Return the lines that make a batch of what the loop is over."""
-        funcs = [f"xb, yb = {self.funcs[id(func)]}(xb, yb)" for func in getattr(self, part).funcs]
-        moved = "xb, yb = xb.to(DEVICE), yb.to(DEVICE)"
-        lines = [
-            *([f"xb, yb = x_{part}[rows], y_{part}[rows]"] if self.by_index else []),
-            *funcs,
-            *([] if self.recipe.device == "cpu" else [moved]),
-        ]
-        return [f"    {line}" for line in lines]
+        lines = [f"xb, yb = x_{part}[rows], y_{part}[rows]"] if self.by_index else []
+        moved = [] if self.recipe.device == "cpu" else ["xb, yb = xb.to(DEVICE), yb.to(DEVICE)"]
+        for func in getattr(self, part).funcs:
+            if isinstance(func, AugmentedLoader):
+                lines += moved + self.augmented(func)
+                moved = []
+            else:
+                lines.append(f"xb, yb = {self.funcs[id(func)]}(xb, yb)")
+        return [f"    {line}" for line in lines + moved]
+
+    def augmented(self, dl: AugmentedLoader) -> list[str]:
+        """Return the lines that augment a batch: a call of each function, in turn."""
+        seed = "SEED" if dl.seed == self.recipe.seed else str(dl.seed)
+        lines = [f'generator = stream({seed}, "augment", {self.epoch()}, len(sizes))']
+        for step, mixes in zip(dl.func.steps, dl.func.mixing, strict=True):
+            function, keywords = step, {}
+            if isinstance(step, partial) and not step.args:
+                function, keywords = step.func, step.keywords
+            given = {name: expression(value, self.lifter) for name, value in keywords.items()}
+            batch = ["xb", "yb"] if mixes else ["xb"]
+            made = call(expression(function, self.lifter), [*batch, "generator"], given)
+            lines.append(f"{', '.join(batch)} = {made}")
+        return lines
+
+    def epoch(self) -> str:
+        """Return the number of the epoch, as the loader counts them."""
+        first = self.recipe.first_epoch
+        return f"epoch + {first}" if first else "epoch"
 
 
 def loader(part: str) -> str:

@@ -15,8 +15,9 @@ from torch.utils.data import (
 )
 
 from plainfit.data.lazy import LazySamples
-from plainfit.data.loaders import TensorLoader, WrappedDataLoader
+from plainfit.data.loaders import TensorLoader
 from plainfit.data.samples import SampleBatches, SampleLoader
+from plainfit.data.wrapping import AugmentedLoader, WrappedDataLoader
 from plainfit.eject.sources import place
 from plainfit.errors import EjectError
 from plainfit.seeding import drawing_from
@@ -34,7 +35,7 @@ class Served:
     is_stock: bool = False
     """Whether it is a `DataLoader` that the user made."""
     funcs: list[Any] = field(default_factory=list)
-    """What a batch passes through."""
+    """What a batch passes through: functions, and loaders that augment."""
 
 
 def served(dl: Any) -> Served:
@@ -46,7 +47,7 @@ def served(dl: Any) -> Served:
     match dl:
         case WrappedDataLoader():
             inner = served(dl.dl)
-            inner.funcs.append(dl.func)
+            inner.funcs.append(dl if isinstance(dl, AugmentedLoader) else dl.func)
             return inner
         case TensorLoader(dataset=dataset):
             return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)

@@ -159,6 +159,11 @@ def check_options(recipe: Recipe, rung: str) -> None:
             raise EjectError(
                 f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop"
             )
+    if getattr(recipe.train_dl, "mixes_labels", False) and rung in ("tensors", "math"):
+        raise EjectError(
+            f"mixed labels are class probabilities, and the loss of rung {rung} takes labels only",
+            "layers",
+        )
     if recipe.fingerprint["world_size"] != 1:
         raise EjectError("a script trains in one process, and this training had several")
     kind = type(recipe.opt)

@@ -157,20 +157,6 @@ def one_batch(callback: cb.OverfitOneBatch, recipe: Recipe, lifter: Lifter) -> P
     )
 
 
-def augmentation(callback: cb.Augmentation, recipe: Recipe, lifter: Lifter) -> Part:
-    """Name the function that varies the inputs."""
-    text = expression(callback.augment, lifter)
-    is_name = text.isidentifier()
-    return Part(
-        callback,
-        before=[] if is_name else [f"augment = {text}"],
-        texts={
-            "self.augment": text if is_name else "augment",
-            "self.seed": "SEED" if callback.seed == recipe.seed else str(callback.seed),
-        },
-    )
-
-
 def refuse_scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
     """Refuse a scheduler of torch, which does not tell how it was made."""
     kind = type(callback.scheduler).__name__
@@ -187,6 +173,5 @@ KINDS: dict[type, Callable[[Any, Recipe, Lifter], Part]] = {
     cb.LearningRate: rates,
     cb.LossScaling: scaling,
     cb.OverfitOneBatch: one_batch,
-    cb.Augmentation: augmentation,
     cb.TorchScheduler: refuse_scheduler,
 }
