@@ -1,19 +1,23 @@
 """Searches for settings: what is tried, what counts, what is refused."""
 
 import json
+import os
 import re
+import signal
 import time
 
 import pytest
 import torch
 
 import plainfit as pf
-from pages import quiet
+from killing import ended, forked
+from pages import Page, quiet
 from plainfit.errors import ConfigError, NonFiniteError, RunError
 from plainfit.tuning.runs import RunTraining
 from plainfit.tuning.space import Choices, Range, kinds_of_setting, parse, parse_space
 
-optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+pytest.importorskip("optuna", reason="Optuna is not installed")
+from plainfit.tuning import storage  # it needs Optuna
 
 SHORT = {"model": "logistic", "epochs": 3}
 
@@ -305,3 +309,41 @@ def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
     assert tried(search(tmp_path / "s", trials=5)) == tried(whole)
     for line in journal.read_text().splitlines():
         json.loads(line)
+
+
+def test_the_page_shows_every_trial_and_loads_nothing(tmp_path):
+    study = search(tmp_path / "<s>", trials=20)
+    page = Page(tmp_path / "<s>" / "study.html")
+    assert [row[0] for row in page.tables["Trials"][1:]] == [str(t.number) for t in study.ranked()]
+    shares = {row[0]: float(row[1]) for row in page.tables["Importance"]}
+    assert set(shares) == {"x", "kind"}
+    assert shares["kind"] > 0.5 > shares["x"]  # a whole unit against at most 0.49
+    assert sum(shares.values()) == pytest.approx(1.0, abs=2e-3)
+    assert page.headings()[1:] == [
+        "History", "Importance", "Parallel coordinates", "Slices", "Trials", "Search",
+    ]  # fmt: skip
+    assert len(page.all("circle")) == 3 * 20  # in the history and in two slices
+    assert len(page.all("polyline")) == 20 + 1  # and the best so far
+    assert not page.all("script") + page.all("link") + page.all("img")
+    assert "http" not in page.source.replace("http-equiv", "")
+
+
+def test_in_a_database_a_trial_that_gives_no_sign_of_life_is_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "BEAT", 1)
+    monkeypatch.setattr(storage, "SILENCE", 2)
+    url, space = f"sqlite:///{tmp_path / 'study.db'}", {"x": (0.0, 1.0)}
+
+    def killed(x):
+        time.sleep(0.2)  # the first sign of life is given
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    options = {"trials": 3, "storage": url}
+    child = forked(lambda: search(tmp_path / "s", killed, space, **options), tmp_path / "error.txt")
+    assert ended(child) == -signal.SIGKILL
+    time.sleep(3.1)
+    study = search(tmp_path / "s", space=space, **options)
+    assert [trial.state for trial in study.trials] == ["complete"] * 3
+    assert study.trials[0].folder.name == "0000"
+    assert not (tmp_path / "s" / "study.jsonl").exists()
+    with pytest.raises(ConfigError, match=r"and search x=0\.0\.\.3\.0 was"):
+        search(tmp_path / "s", space={"x": (0.0, 3.0)}, **options)

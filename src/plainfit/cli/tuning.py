@@ -144,4 +144,5 @@ def show_study(study: "StudyResult", json_: bool) -> None:
     if study.best is not None:
         show(f"next   plainfit report {study.best.folder}")
         show(f"       plainfit eject {study.best.folder} --verify")
+    show(f"page   {study.folder / 'study.html'}")
     show(f"study  {study.folder}; go on with: plainfit tune --out {study.folder} --trials N")

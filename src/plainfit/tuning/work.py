@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from plainfit.errors import NonFiniteError, PlainfitError
 from plainfit.tuning.locks import FileLock
+from plainfit.tuning.page import write_page
 from plainfit.tuning.plan import Plan
 from plainfit.tuning.queue import Queue, folder_of
 from plainfit.tuning.reporting import Report, value_of
@@ -82,6 +83,7 @@ class Work:
         except (KeyboardInterrupt, SystemExit):
             self.say(f"stopped; everything is saved in {self.folder}; the same call goes on")
             raise
+        write_page(self.result(), self.study, self.plan)
 
     def carry_out(self, trial: optuna.Trial) -> None:
         """Train as often as a trial has seeds, and write down what comes of it.
