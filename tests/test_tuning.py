@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,13 +200,13 @@ def test_a_run_that_diverges_does_not_end_the_search(tmp_path):
 
 
 def test_the_time_limit_stops_within_a_training_and_the_study_goes_on(tmp_path):
-    space, fixed = {"lr": "log:0.01..1"}, {"epochs": 60, "batch_size": 16}
-    options = {"trials": 2, "fixed": fixed, "pruner": "none"}
+    space, fixed = {"lr": "log:0.01..1"}, {"epochs": 40, "batch_size": 16}
+    options = {"trials": 1, "fixed": fixed, "pruner": "none"}
     began = time.monotonic()
     study = runs_in(tmp_path / "s", space, time_limit=0.3, **options)
     assert time.monotonic() - began < 2
     assert (study.trials[0].state, len(study.trials)) == ("waiting", 1)
-    assert 0 < len(study.trials[0].figures) < 60
+    assert 0 < len(study.trials[0].figures) < 40
     assert tried(runs_in(tmp_path / "s", space, **options)) == tried(
         runs_in(tmp_path / "whole", space, **options)
     )
@@ -347,3 +348,13 @@ def test_in_a_database_a_trial_that_gives_no_sign_of_life_is_begun_again(tmp_pat
     assert not (tmp_path / "s" / "study.jsonl").exists()
     with pytest.raises(ConfigError, match=r"and search x=0\.0\.\.3\.0 was"):
         search(tmp_path / "s", space={"x": (0.0, 3.0)}, **options)
+
+
+def test_the_lines_of_the_docs_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    docs = (Path(__file__).parents[1] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", docs, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["study"].best.value < 1
+    assert (names["study"].folder / "study.html").exists()

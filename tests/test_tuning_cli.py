@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from killing import ended, forked
 from plainfit.cli import main
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -29,11 +30,6 @@ def plainfit(monkeypatch, capsys):
         return end.value.code, *capsys.readouterr()
 
     return run
-
-
-def in_a_process(*arguments):
-    command = [sys.executable, "-m", "plainfit", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit):
@@ -82,17 +78,20 @@ def test_the_short_command_goes_on_with_the_study_as_it_was(tmp_path, plainfit):
         assert (code, error.count("\n"), message in error) == (2, 1, True), error
 
 
-def test_two_processes_share_the_trials(tmp_path):
+def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
     out = tmp_path / "study"
-    command = ["tune", *SHORT, *LR, "--trials", 8, "--pruner", "none", "--out", out, "--threads", 1]
-    with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda _: in_a_process(*command), range(2)))
-    assert [process.returncode for process in done] == [0, 0], done
-    told = [set(re.findall(r"^trial +(\d+)", d.stdout, re.MULTILINE)) for d in done]
-    assert told[0] | told[1] == set(map(str, range(8)))
-    assert told[0].isdisjoint(told[1])
-    assert all(told), told
-    study = json.loads(in_a_process("tune", "--out", out, "--json").stdout)
+    command = ["tune", *SHORT, *LR, "--trials", "8", "--pruner", "none", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["plainfit", *command, "--out", str(out)])
+    children = [forked(main, tmp_path / f"error-{number}.txt") for number in range(2)]
+    assert [ended(child) for child in children] == [0, 0]
+    trials = [
+        json.loads(line)["user_attr"]
+        for line in (out / "study.jsonl").read_text().splitlines()
+        if '"worker":' in line
+    ]
+    workers = Counter(attribute["worker"] for attribute in trials)
+    assert (len(workers), workers.total()) == (2, 8)
+    study = json.loads(plainfit("tune", "--out", out, "--json")[1])
     assert [trial["state"] for trial in study["trials"]] == ["complete"] * 8
     assert len({trial["settings"]["lr"] for trial in study["trials"]}) == 8
 

@@ -1,7 +1,9 @@
 """A study that is killed at any time loses no trial, leaves none running, and ends as it would."""
 
+import itertools
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -10,7 +12,7 @@ import pytest
 pytest.importorskip("optuna", reason="Optuna is not installed")
 
 import plainfit as pf
-from killing import ended, forked
+from killing import WHEN, die_at, ended, forked
 from plainfit.tuning.runs import RunTraining
 from plainfit.tuning.storage import open_storage
 
@@ -82,3 +84,24 @@ def test_killed_at_random(tmp_path, reference):
 @pytest.mark.soak
 def test_killed_50_times_at_random(tmp_path, reference):
     check_kills(tmp_path, reference, 50, 0.2)
+
+
+@pytest.mark.soak
+def test_killed_at_every_write_and_fsync_of_two_trials(tmp_path):
+    whole = search(tmp_path / "whole", 2)
+    for call in itertools.count(1):
+        folder = tmp_path / str(call)
+
+        def work(call=call, folder=folder):
+            die_at(call, WHEN[call % len(WHEN)])
+            search(folder, 2)
+
+        code = ended(forked(work, folder.with_suffix(".txt")))
+        if code == 0:  # there are no more calls
+            break
+        assert code == -signal.SIGKILL, folder.with_suffix(".txt").read_text()
+        study = search(folder, 2)
+        assert (figures(study), weights(study)) == (figures(whole), weights(whole)), call
+        shutil.rmtree(folder)
+    print(f"\n{call - 1} points")
+    assert call > 60

@@ -75,7 +75,7 @@ class Queue:
 
         One process at a time takes one, so that none is taken twice, nor one too many drawn.
         """
-        with self.lock:
+        with self.lock, places.signs_of_life():
             self.recover()
             known = self.study.get_trials(deepcopy=False)
             if not any(trial.state == TrialState.WAITING for trial in known):

@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
             raise RunError(f"{path} must be a study's journal: {error!r}") from error
     from sqlalchemy.exc import SQLAlchemyError
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # signs of life; they are tested here
+    with signs_of_life():
         try:
             return RDBStorage(
                 url,
@@ -77,6 +78,18 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
                 "--storage must be the URL of a database that is there, such as "
                 f"postgresql://USER@HOST/NAME; {reason}"
             ) from error
+
+
+@contextmanager
+def signs_of_life() -> Iterator[None]:
+    """Use Optuna's heartbeat without its warnings: that it may change, that it needs `optimize`.
+
+    It is tested here, and `Queue.alive` gives the signs that `optimize` would.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
+        yield
 
 
 def study_name(folder: Path, url: str | None) -> str:
