@@ -143,6 +143,13 @@ OPTIONS = {
     "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
         --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed
         --target""",
+    "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
+        --clip --compile --data --data-dir --debug --detect-anomaly --device --epochs --fused --help
+        --image-size --json --keep-memory --label-smoothing --lr --memory-budget --model
+        --model-args --momentum --monitor --nesterov --no-keep-memory --optimizer --out
+        --overfit-one-batch --patience --precision --pruner --repeat --schedule --search --seed
+        --seeds --skip-bad --space --split-seed --storage --target --threads --time-limit --track
+        --trials --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out",
     "compare": "--debug --help --json --out",
@@ -174,8 +181,8 @@ def test_the_commands_are_frozen():
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["--help"]).stdout
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
-        "train", "resume", "lr-find", "predict", "data", "augment", "summary", "runs", "report",
-        "compare", "export", "eject", "notebook", "ladder",
+        "train", "resume", "lr-find", "tune", "predict", "data", "augment", "summary", "runs",
+        "report", "compare", "export", "eject", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 

@@ -29,9 +29,10 @@ PUBLIC = [
     "loss_batch",
     "lr_find",
     "open_data",
+    "tune",
     "validate",
 ]
-HEAVY = ("matplotlib", "sklearn", "pyarrow", "PIL", "pooch", "rich", "typer")
+HEAVY = ("optuna", "matplotlib", "sklearn", "pyarrow", "PIL", "pooch", "rich", "typer")
 
 
 def run(code: str) -> str:

@@ -36,6 +36,7 @@ _HOMES = {
     "lr_find": "rate_search",
     "loss_batch": "loop",
     "open_data": "data.sources",
+    "tune": "tuning.study",
     "validate": "loop",
 }
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from plainfit.models import MnistCNN as MnistCNN
     from plainfit.models import ResNet as ResNet
     from plainfit.rate_search import lr_find as lr_find
+    from plainfit.tuning.study import tune as tune
 
 
 def __getattr__(name: str) -> Any:

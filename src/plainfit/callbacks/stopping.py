@@ -10,6 +10,29 @@ from plainfit.hooks import Callback, Context
 DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # names of what is better when lower
 
 
+def is_lower_better(name: str) -> bool:
+    """Return whether a figure of that name is a loss or an error.
+
+    >>> is_lower_better("valid_loss"), is_lower_better("accuracy")
+    (True, False)
+    """
+    return any(word in name.lower() for word in DOWN)
+
+
+def figure(row: dict[str, Any], name: str) -> float:
+    """Return what is monitored from a row of the history.
+
+    Raises:
+        ConfigError: if the history has no such column.
+    """
+    if name not in row:
+        raise ConfigError(
+            f"what is monitored must be a column of the history ({', '.join(row)}), got "
+            f"{name!r}{near_miss(name, row)}"
+        )
+    return float(row[name])
+
+
 class Best:
     """The best figure so far.
 
@@ -36,14 +59,9 @@ class Best:
         """
         row = context.history[-1]
         name = self.monitor or ("valid_loss" if "valid_loss" in row else "train_loss")
-        if name not in row:
-            raise ConfigError(
-                f"what is monitored must be a column of the history ({', '.join(row)}), got "
-                f"{name!r}{near_miss(name, row)}"
-            )
-        value, lower = row[name], self.lower_is_better
+        value, lower = figure(row, name), self.lower_is_better
         if lower is None:
-            lower = any(word in name.lower() for word in DOWN)
+            lower = is_lower_better(name)
         is_best = not math.isnan(value) and (
             math.isnan(self.value) or (value < self.value if lower else value > self.value)
         )

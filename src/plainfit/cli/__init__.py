@@ -12,6 +12,7 @@ from plainfit.cli import ladder, running, training
 from plainfit.cli.eject import eject
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
+from plainfit.cli.tuning import tune
 from plainfit.errors import PlainfitError, TrainingError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ for command in (
     training.train,
     training.resume,
     training.lr_find,
+    tune,
     training.predict,
     training.data,
     training.augment,

@@ -117,23 +117,28 @@ def draw_chart(
     if not points:
         return None
     ys = [y for _, y in points]
-    log = log and min(ys) > 0 and max(ys) > LARGE_RATIO * min(ys)
     x_axis = Axis(*padded(x for x, _ in points), LEFT, RIGHT)
-    low, high = padded(map(math.log, ys)) if log else padded(ys)
-    margin = 0.04 * (high - low)
-    low, high = low - margin, high + margin
-    y_axis = Axis(math.exp(low), math.exp(high), BOTTOM, TOP, True) if log else (
-        Axis(low, high, BOTTOM, TOP)
-    )  # fmt: skip
+    y_axis = vertical_axis(ys, log)
     return Chart(
         title,
         x_label,
-        "; ".join(filter(None, ["logarithmic scale" if log else "", note])),
+        "; ".join(filter(None, ["logarithmic scale" if y_axis.log else "", note])),
         summary_of(title, x_label, lines),
         [draw_line(line, place, x_axis, y_axis) for place, line in enumerate(lines)],
         x_axis.ticks(whole=True),
         y_axis.ticks(),
     )
+
+
+def vertical_axis(ys: Sequence[float], log: bool) -> Axis:
+    """Return an axis for these values, logarithmic where that is asked and they differ by much."""
+    log = log and min(ys) > 0 and max(ys) > LARGE_RATIO * min(ys)
+    low, high = padded(map(math.log, ys)) if log else padded(ys)
+    margin = 0.04 * (high - low)
+    low, high = low - margin, high + margin
+    if log:
+        return Axis(math.exp(low), math.exp(high), BOTTOM, TOP, True)
+    return Axis(low, high, BOTTOM, TOP)
 
 
 def draw_line(line: Line, place: int, x_axis: Axis, y_axis: Axis) -> DrawnLine:

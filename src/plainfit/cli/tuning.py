@@ -1,0 +1,148 @@
+"""Search for settings: `tune`."""
+
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
+from plainfit.config import RunConfig, option
+from plainfit.errors import ConfigError, unknown_name
+from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
+
+if TYPE_CHECKING:
+    from plainfit.tuning.results import StudyResult
+
+OWN = ("out", "time_limit")  # settings of a run that a study has under the same names
+FIGURES = ("valid_loss", "accuracy", "train_loss")
+
+
+@with_options_of([item.name for item in fields(RunConfig) if item.name not in OWN])
+def tune(
+    context: typer.Context,
+    *,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A setting to search: NAME=log:A..B, NAME=A..B or NAME=a,b,c.", metavar="NAME=WHAT"
+        ),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="A TOML file with further ones: NAME = WHAT.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="How many in all.")] = 50,
+    monitor: Annotated[
+        str, typer.Option(help="What counts after the last epoch: valid_loss or accuracy.")
+    ] = "valid_loss",
+    pruner: Annotated[
+        str, typer.Option(help="What stops trials early: median, hyperband or none.")
+    ] = "median",
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings a trial; their mean counts.")] = 1,
+    repeat: Annotated[
+        int, typer.Option(min=0, help="Train with the best settings and so many further seeds.")
+    ] = 0,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds; the same command goes on.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the study, new or one to go on with (default: studies/TIME)."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a database, for several machines.", metavar="URL")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+    **options: Any,
+) -> None:
+    """Search for settings: many runs, the hopeless ones stopped early. Optuna chooses what to try.
+
+    The same command goes on with a study, and so does plainfit tune --out FOLDER; several processes
+    share its trials.
+    """
+    plan = {**options, "monitor": monitor, "pruner": pruner, "seeds": seeds, "trials": trials}
+    given = {name for name in plan if is_given(context, name)}
+    searches, known = read_searches(search or [], space), None
+    if out is not None:
+        from plainfit.tuning.study import read_study
+
+        known = read_study(out, storage)
+    if known is not None:  # what is not given is as it was
+        before = {**known["fixed"], **known}
+        plan |= {name: before[name] for name in plan.keys() & before.keys() - given}
+        searches = searches or known["space"]
+    own = {name: plan.pop(name) for name in ("monitor", "pruner", "seeds", "trials", "seed")}
+    if own["monitor"] not in FIGURES:
+        raise ConfigError(unknown_name("figure", own["monitor"], FIGURES))
+    specs = parse_space(searches, kinds_of_setting)
+    for name in specs.keys() & given:
+        raise ConfigError(f"a setting is searched or given, and {option(name)} is both")
+    fixed = checked_runs(plan, specs)
+
+    from rich.console import Console
+
+    from plainfit.tuning.runs import RunTraining, try_all
+    from plainfit.tuning.study import tune as run
+    from plainfit.tuning.table import LiveTable
+
+    if known is None:
+        try_all(fixed, specs)
+    table = LiveTable(Console(stderr=True), own["trials"])
+    live = table.live.console.is_terminal and not json_
+    with table if live else nullcontext():
+        study = run(
+            specs,
+            RunTraining(own["monitor"]),
+            folder=out,
+            fixed=fixed,
+            repeat=repeat,
+            time_limit=time_limit,
+            storage=storage,
+            echo=None if json_ else show,
+            watch=table.show if live else None,
+            **own,
+        )
+    show_study(study, json_)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, Any]:
+    """Return the settings of every run that are not searched; those that are, checked one by one.
+
+    Raises:
+        ConfigError: if one is out of range.
+    """
+    base = RunConfig.from_dict(settings)
+    for name, spec in specs.items():
+        for value in spec.samples:
+            replace(base, **{name: value})
+    return {
+        name: value for name, value in base.to_dict().items() if name in settings.keys() - specs
+    }
+
+
+def show_study(study: "StudyResult", json_: bool) -> None:
+    """Print what a study has come to, and what to do next."""
+    if json_:
+        show_json(study.to_dict())
+        return
+    from plainfit.tuning.table import best_line, repeated_line
+
+    show()
+    show(str(study))
+    show()
+    show(f"best   {best_line(study)}")
+    if study.repeated:
+        show(f"repeat {repeated_line(study)}")
+    if study.best is not None:
+        show(f"next   plainfit report {study.best.folder}")
+        show(f"       plainfit eject {study.best.folder} --verify")
+    show(f"page   {study.folder / 'study.html'}")
+    show(f"study  {study.folder}; go on with: plainfit tune --out {study.folder} --trials N")

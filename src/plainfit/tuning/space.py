@@ -1,0 +1,244 @@
+"""What is searched: a range or choices for each setting, from a command line, TOML or Python."""
+
+import math
+import re
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from plainfit.config import RunConfig
+from plainfit.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+ALL_KINDS = (NoneType, bool, int, float, str)
+# What says which samples count, where results go, or when to stop: figures would not compare.
+NOT_SEARCHED = (
+    "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "seed", "out",
+    "time_limit",
+)  # fmt: skip
+RANGE = re.compile(r"(log:)?(.*?)\.\.(.*)")
+EXAMPLES = "log:1e-3..1, 16..64 or mlp,cnn"
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from `low` to `high`, whole ones if both are; evenly by their logarithm, or not.
+
+    >>> str(Range(0.001, 1.0, log=True)), str(Range(1, 3))
+    ('log:0.001..1.0', '1..3')
+    """
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __str__(self) -> str:
+        return f"{'log:' if self.log else ''}{self.low!r}..{self.high!r}"
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Values that stand for all."""
+        return self.low, self.high
+
+    def plain(self) -> Any:
+        """Return it as JSON and `parse` take it."""
+        return str(self)
+
+    def distribution(self) -> "BaseDistribution":
+        """Return it as Optuna has it."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        kind = IntDistribution if isinstance(self.low, int) else FloatDistribution
+        return kind(self.low, self.high, log=self.log)  # type: ignore[arg-type]  # whole if low is
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Some values, in no order.
+
+    >>> str(Choices(("mlp", 3, None)))
+    'mlp,3,none'
+    """
+
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return ",".join("none" if value is None else str(value) for value in self.values)
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Values that stand for all."""
+        return self.values
+
+    def plain(self) -> Any:
+        """Return it as JSON and `parse` take it."""
+        return list(self.values)
+
+    def distribution(self) -> "BaseDistribution":
+        """Return it as Optuna has it."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+
+Spec = Range | Choices
+
+
+def parse_space(
+    space: Mapping[str, Any], kinds_of: Callable[[str], Collection[type]] = lambda name: ALL_KINDS
+) -> dict[str, Spec]:
+    """Return a search space, checked.
+
+    Args:
+        space: by name, `"log:A..B"`, `"A..B"`, `"a,b,c"`, a tuple `(low, high)` or a list.
+        kinds_of: which types a setting of that name takes.
+
+    Raises:
+        ConfigError: if it is empty, or one of them is none of those.
+    """
+    if not space:
+        raise ConfigError(
+            "a search must be over one setting at least, got none; "
+            f"say NAME={EXAMPLES.replace(', ', ', NAME=').replace(' or ', ' or NAME=')}"
+        )
+    return {name: parse(name, spec, kinds_of(name)) for name, spec in space.items()}
+
+
+def parse(name: str, spec: Any, kinds: Collection[type] = ALL_KINDS) -> Spec:
+    """Return what is searched for one setting.
+
+    >>> parse("lr", "log:1e-3..1"), parse("width", (8, 64))
+    (Range(low=0.001, high=1.0, log=True), Range(low=8, high=64, log=False))
+    >>> parse("model", "mlp, cnn"), parse("clip", [None, 1.0])
+    (Choices(values=('mlp', 'cnn')), Choices(values=(None, 1.0)))
+
+    Raises:
+        ConfigError: if it is no range and no choices of these kinds.
+    """
+    if isinstance(spec, Range | Choices):
+        return spec
+    if isinstance(spec, tuple) and len(spec) == 2:
+        return parse_range(name, f"{spec[0]}..{spec[1]}", kinds)
+    if isinstance(spec, list):
+        return checked_choices(name, spec, kinds)
+    if not isinstance(spec, str):
+        raise ConfigError(
+            f"what is searched must be text such as {EXAMPLES}, a tuple (low, high) or a list, and "
+            f"that of {name} is {spec!r}"
+        )
+    if ".." in spec or spec.startswith("log:"):
+        return parse_range(name, spec, kinds)
+    return checked_choices(name, [value_of(name, text, kinds) for text in spec.split(",")], kinds)
+
+
+def parse_range(name: str, text: str, kinds: Collection[type]) -> Range:
+    """Return `A..B` or `log:A..B` as a range.
+
+    Raises:
+        ConfigError: if the setting takes no numbers, or from A to B there are none.
+    """
+    if not {int, float} & set(kinds):
+        raise ConfigError(f"{name} takes no numbers: give choices, such as {name}=a,b; got {text}")
+    match = RANGE.fullmatch(text)
+    ends = [number(end) for end in match.groups()[1:]] if match else [None]
+    low, high = ends if len(ends) == 2 else (None, None)
+    if low is None or high is None or not -math.inf < low < high < math.inf:
+        raise ConfigError(f"a range must be A..B with A below B, and that of {name} is {text}")
+    log = match is not None and match[1] is not None
+    if log and low <= 0:
+        raise ConfigError(f"a log range must begin above 0, and that of {name} is {text}")
+    if isinstance(low, int) and isinstance(high, int) and int in kinds:
+        return Range(low, high, log)
+    if float not in kinds:
+        raise ConfigError(f"{name} takes whole numbers, and its range is {text}")
+    return Range(float(low), float(high), log)
+
+
+def number(text: str) -> int | float | None:
+    """Return a number, whole where it is written so; None if it is none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None
+
+
+def value_of(name: str, text: str, kinds: Collection[type]) -> Any:
+    """Return one choice as a value of the first kind that it can be.
+
+    Raises:
+        ConfigError: if it can be none.
+    """
+    text = text.strip()
+    if NoneType in kinds and text == "none":
+        return None
+    if bool in kinds and text in ("true", "false"):
+        return text == "true"
+    value = number(text)
+    if isinstance(value, int) and int in kinds:
+        return value
+    if value is not None and float in kinds:
+        return float(value)
+    if str in kinds and text:
+        return text
+    wanted = ", ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+    raise ConfigError(f"the choices of {name} must be of type {wanted}, got {text!r}")
+
+
+def checked_choices(name: str, values: Sequence[Any], kinds: Collection[type]) -> Choices:
+    """Return values as choices.
+
+    Raises:
+        ConfigError: if there are none, or two are the same, or one is of another kind.
+    """
+    for value in values:
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            wanted = ", ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"the choices of {name} must be of type {wanted}, got {value!r}")
+    if not values or len(set(map(repr, values))) < len(values):
+        raise ConfigError(f"choices must be one at least, all different; {name} has {values}")
+    return Choices(tuple(values))
+
+
+def kinds_of_setting(name: str) -> tuple[type, ...]:
+    """Return which types a setting of a run takes.
+
+    >>> kinds_of_setting("batch_size"), kinds_of_setting("clip")
+    ((<class 'int'>,), (<class 'float'>, <class 'NoneType'>))
+
+    Raises:
+        ConfigError: if there is no such setting, or it is none to search for.
+    """
+    searched = [item.name for item in fields(RunConfig) if item.name not in NOT_SEARCHED]
+    if name not in searched:
+        raise ConfigError(unknown_name("setting to search", name, searched))
+    kind = get_args(get_type_hints(RunConfig, include_extras=True)[name])[0]
+    return get_args(kind) or (kind,)
+
+
+def read_searches(texts: Sequence[str], file: Path | None) -> dict[str, Any]:
+    """Return the search space of the command line: that of a TOML file, and each `NAME=WHAT`.
+
+    Raises:
+        ConfigError: if the file cannot be read, or a text is none of those, or a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} must be a TOML file of NAME = WHAT: {error}") from error
+    for text in texts:
+        name, equals, spec = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--search takes NAME=WHAT, such as lr=log:1e-3..1, got {text!r}")
+        if name in found:
+            raise ConfigError(f"a setting is searched once, and {name} is named twice")
+        found[name] = spec
+    return {name.replace("-", "_"): spec for name, spec in found.items()}
