@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import augmentation
+import gains
 import import_time
 import overhead
 import precision
@@ -33,6 +35,8 @@ PARTS = {
     "progress_cost": progress_cost.measure,
     "import_time": import_time.measure,
     "precision": precision.measure,
+    "augmentation": augmentation.measure,
+    "gains": gains.measure,
     "accuracy": accuracy.measure,
 }
 

@@ -44,8 +44,8 @@ def test_the_commands_run(tmp_path):
         assert name == "plainfit"
         subprocess.run([sys.executable, "-m", name, *arguments], cwd=tmp_path, check=True)
     made = {
-        "digits-samples.png", "mine", "runs", "what_is_torch_nn.ipynb", "lr-find.png",
-        "comparison.html", "train.py",
+        "digits-augmented.png", "digits-samples.png", "mine", "runs", "what_is_torch_nn.ipynb",
+        "lr-find.png", "comparison.html", "train.py",
     }  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == made
 

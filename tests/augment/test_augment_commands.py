@@ -36,7 +36,10 @@ def test_a_picture_of_samples_before_and_after(tmp_path):
     ("arguments", "message"),
     [
         (["augment", "digits"], "--augment says what to draw: light, standard, strong, or names"),
-        (["augment", "table.csv", "--augment", "light"], "--augment varies images, and the sampl"),
+        (
+            ["augment", "table.csv", "--target", "c", "--augment", "light"],
+            "--augment varies images, and the sampl",
+        ),
         (["augment", "digits", "--augment", "lihgt"], "unknown augmentation 'lihgt': choose from"),
         (["predict", "run", "a.png", "--augment", "light"], "--augment says what the views of --"),
     ],
