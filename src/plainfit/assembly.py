@@ -1,8 +1,8 @@
 """The parts of a run, made from its settings and checked before anything is written."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from plainfit import callbacks as cb
 from plainfit import runs
 from plainfit.augment import named_steps
-from plainfit.build import get_model, make_optimizer
+from plainfit.build import Factory, get_model, make_optimizer, to_device
 from plainfit.config import DATA_FIELDS, RunConfig
 from plainfit.data.loaders import Loader, get_data, resident
 from plainfit.data.sources import open_data
@@ -24,11 +24,15 @@ from plainfit.devices import device_of, fingerprint, threads_for, versions
 from plainfit.errors import ModelError
 from plainfit.hooks import Callback
 from plainfit.rate_search import lr_find
+from plainfit.schedules import Schedule, named_schedule
 from plainfit.summary import count_parameters, try_batch
 from plainfit.track import make_tracker
+from plainfit.transfer import PhaseCycles, layer_groups, parameter_groups
+from plainfit.transfer.sources import begun_model, new_model, says_its_model
 
 MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
+Layers = Sequence[tuple[list[Tensor], float]]
 
 
 @dataclass
@@ -42,31 +46,24 @@ class Parts:
     train_dl: Loader
     valid_dl: Loader
     workers: int
+    groups: list[list[str]] = field(default_factory=list)
+    """The names of the layers from the input to the head, where it is a fine-tuning."""
 
 
-def assemble(config: RunConfig) -> Parts:
-    """Open the data, build model and optimizer, make the loaders."""
+def assemble(config: RunConfig, folder: Path | None = None) -> Parts:
+    """Open the data, build model and optimizer, make the loaders.
+
+    Args:
+        config: the settings.
+        folder: of a run that is there, for the weights that a fine-tuning began with.
+    """
     if config.track is not None:
         make_tracker(config.track, Path())  # is its package there?
     data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
     is_augmented = bool(named_steps(config.augment))  # checks the names
     if is_augmented:
         check_images(data)
-    model, opt = get_model(
-        config.model,
-        optimizer=config.optimizer,
-        lr=config.rate,
-        momentum=config.momentum,
-        input_shape=data.input_shape,
-        classes=len(data.classes),
-        seed=config.seed,
-        device=config.device,
-        fused=config.fused,
-        channels_last=config.channels_last,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        arguments=config.model_arguments,
-    )
+    model, opt, groups = build(config, data, folder)
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     device, budget = device_of(model), config.memory_budget
     train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
@@ -77,12 +74,76 @@ def assemble(config: RunConfig) -> Parts:
         train_dl = AugmentedLoader(
             train_dl, config.augment, config.seed, classes=len(data.classes), device=device
         )
-    return Parts(config, data, model, opt, train_dl, valid_dl, workers)
+    return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
-def transformers(config: RunConfig) -> list[Callback]:
+def build(
+    config: RunConfig, data: DataSplits, folder: Path | None
+) -> tuple[nn.Module, Optimizer, list[list[str]]]:
+    """Return the model, its optimizer, and its groups of layers for a fine-tuning."""
+    if config.source is None:
+        model, opt = get_model(
+            config.model,
+            optimizer=config.optimizer,
+            lr=config.rate,
+            momentum=config.momentum,
+            input_shape=data.input_shape,
+            classes=len(data.classes),
+            seed=config.seed,
+            device=config.device,
+            fused=config.fused,
+            channels_last=config.channels_last,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+            arguments=config.model_arguments,
+        )
+        return model, opt, []
+    if folder is None:
+        model = new_model(
+            config.source,
+            None if says_its_model(config.source) else config.model,
+            config.model_arguments,
+            input_shape=data.input_shape,
+            classes=len(data.classes),
+            seed=config.seed,
+        )
+    else:
+        model = begun_model(Factory(**runs.read_record(folder)["model"]), folder / runs.FIRST)
+    to_device(model, config.device, config.channels_last)
+    groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
+    layers = parameter_groups(model, groups, config.lr_ratio)
+    return model, optimizer_by(config, model, layers), groups
+
+
+def optimizer_by(config: RunConfig, model: nn.Module, layers: Layers = ()) -> Optimizer:
+    """Return the optimizer of the settings over a model's parameters."""
+    return make_optimizer(
+        config.optimizer,
+        model,
+        lr=config.rate,
+        momentum=config.momentum,
+        fused=config.fused,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        layers=layers,
+    )
+
+
+def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
+    """Return the schedule of the settings over all epochs of so many steps; None for a constant."""
+    if config.schedule is None:
+        if config.source is None:
+            return None
+        return PhaseCycles(config.epochs * steps, config.freeze_epochs * steps)
+    return named_schedule(config.schedule, config.epochs * steps)
+
+
+def transformers(parts: Parts) -> list[Callback]:
     """Return the callbacks that change the training as the settings say."""
+    config = parts.config
+    unfreezing = cb.Unfreezing(parts.groups, config.freeze_epochs, config.gradual)
     return [
+        *([unfreezing] if parts.groups else []),
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
@@ -121,15 +182,7 @@ def find_rate(parts: Parts, say: Say) -> None:
     rate = float(f"{search.valley:.2g}")  # two digits say all that such a search knows
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = replace(parts.config, lr=rate)
-    parts.opt = make_optimizer(
-        parts.config.optimizer,
-        parts.model,
-        lr=rate,
-        momentum=parts.config.momentum,
-        fused=parts.config.fused,
-        weight_decay=parts.config.weight_decay,
-        nesterov=parts.config.nesterov,
-    )
+    parts.opt = optimizer_by(parts.config, parts.model)
 
 
 def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
@@ -158,11 +211,13 @@ def make_record(parts: Parts) -> dict[str, Any]:
     """Return `run.json` as it stands when training starts."""
     config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
     options = {name: value for name, value in opt.defaults.items() if name != "params"}
+    layers = rates_of(parts)
     return {
         "state": "started",
         "config": config.to_dict(),
         "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
         "optimizer": {"name": type(opt).__name__, "options": options},
+        **({"layers": layers} if layers else {}),
         "loss": "torch.nn.functional:cross_entropy",
         "data": data.to_dict(),
         "versions": versions(),
@@ -170,8 +225,22 @@ def make_record(parts: Parts) -> dict[str, Any]:
     }
 
 
-def describe(data: DataSplits, model: nn.Module) -> str:
-    """Return what is trained on what, in two lines and one for each note."""
+def rates_of(parts: Parts) -> list[dict[str, Any]]:
+    """Return each group of layers of a fine-tuning with its highest rate and its size."""
+    layers = parameter_groups(parts.model, parts.groups, parts.config.lr_ratio)
+    return [
+        {
+            "layers": names,
+            "lr": parts.opt.defaults["lr"] * factor,
+            "parameters": sum(parameter.numel() for parameter in params),
+        }
+        for names, (params, factor) in zip(parts.groups, layers, strict=True)
+    ]
+
+
+def describe(parts: Parts) -> str:
+    """Return what is trained on what: a line for each of data, notes, model, groups of layers."""
+    data, model = parts.data, parts.model
     counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
     shape = "x".join(map(str, data.input_shape))
     lines = [
@@ -179,5 +248,6 @@ def describe(data: DataSplits, model: nn.Module) -> str:
         *(f"note   {note}" for note in data.notes),
         f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
         f"{device_of(model)}",
+        *(f"rate   {row['lr']:<8.2g} {', '.join(row['layers'])}" for row in rates_of(parts)),
     ]
     return "\n".join(lines)

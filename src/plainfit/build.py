@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn, optim
 
-from plainfit import models
+from plainfit import imagenet, models
 from plainfit.devices import pick_device
 from plainfit.errors import ConfigError, ModelError, near_miss, unknown_name
 
@@ -22,6 +22,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": models.MnistCNN,
     "compact": models.CompactCNN,
     "resnet": models.ResNet,
+    "resnet18": imagenet.resnet18,
+    "resnet34": imagenet.resnet34,
+    "resnet50": imagenet.resnet50,
 }
 # The rates are usual starting points: the tutorial's for SGD with momentum on images, and the
 # default of Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones.
@@ -41,6 +44,8 @@ class Factory:
     """`module:name` of a class or function that returns a module."""
     arguments: dict[str, Any]
     seed: int
+    loaded: bool = False
+    """Whether it was then given weights, so that its training did not begin as it was built."""
 
     def build(self) -> nn.Module:
         """Seed the global generator and call the target: equal factories give equal models."""
@@ -87,9 +92,10 @@ def get_model(
     """Build a model and its optimizer.
 
     Args:
-        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `MODULE:CALLABLE`, or a class or
-            function that returns a module. It is called with those of `input_shape`,
-            `in_features`, `channels` and `classes` that it names among its parameters.
+        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
+            `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
+            those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
+            parameters.
         optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
         lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
         momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default) only.
@@ -124,9 +130,7 @@ def get_model(
         arguments_for(target, input_shape, classes) | known_arguments(target, arguments or {}),
         seed,
     )
-    built = factory.call(target).to(pick_device(device))
-    if channels_last:
-        built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
+    built = to_device(factory.call(target), device, channels_last)
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
     return built, make_optimizer(
         optimizer,
@@ -137,6 +141,14 @@ def get_model(
         weight_decay=weight_decay,
         nesterov=nesterov,
     )
+
+
+def to_device(model: nn.Module, device: str, channels_last: bool) -> nn.Module:
+    """Move a model to where it is trained, in the layout in which it is; see `get_model`."""
+    model.to(pick_device(device))
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
+    return model
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -214,8 +226,12 @@ def make_optimizer(
     fused: bool = False,
     weight_decay: float | None = None,
     nesterov: bool = False,
+    layers: Sequence[tuple[list[torch.Tensor], float]] = (),
 ) -> optim.Optimizer:
-    """Return the named optimizer over a model's parameters; see `get_model` for the defaults."""
+    """Return the named optimizer over a model's parameters; see `get_model` for the defaults.
+
+    Where there are `layers`, they are groups of parameters that learn at a multiple of `lr`.
+    """
     if name not in OPTIMIZERS:
         raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
     kind, default_lr = OPTIMIZERS[name]
@@ -233,11 +249,19 @@ def make_optimizer(
         if name != "sgd" or not options["momentum"]:
             raise ConfigError(f"nesterov applies to sgd with momentum only, got it with {name}")
         options["nesterov"] = True
-    if weight_decay is None:
-        return kind(model.parameters(), **options)
-    options["weight_decay"] = weight_decay
-    # Biases and norms are left, as is usual (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    return kind([group for group in groups if group["params"]], **options)
+    groups: list[dict[str, Any]] = [
+        {"params": params, "lr": options["lr"] * factor} for params, factor in layers
+    ] or [{"params": list(model.parameters())}]
+    if weight_decay is not None:
+        options["weight_decay"] = weight_decay
+        # Biases and norms are left, as is usual (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
+        groups = [part for group in groups for part in decayed_apart(group)]
+    return kind(groups, **options)
+
+
+def decayed_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a group of parameters as two, those that decay and those that do not."""
+    decayed = [p for p in group["params"] if p.dim() > 1]
+    others = [p for p in group["params"] if p.dim() <= 1]
+    parts = [{**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]

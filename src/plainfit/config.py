@@ -17,6 +17,10 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
 
 
+# The fields that only a fine-tuning has: the options of `plainfit fine-tune` besides the source.
+FINE_TUNING_FIELDS = ("freeze_epochs", "gradual", "lr_ratio")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that a run depends on besides the machine.
@@ -44,7 +48,8 @@ class RunConfig:
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
     model: Annotated[
         str,
-        "logistic, mlp, cnn, compact, resnet, or MODULE:CALLABLE, such as nets:Small for nets.py.",
+        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
+        "nets:Small for nets.py.",
     ] = "resnet"
     model_args: Annotated[
         str | None, "Arguments for the model, as in a call: width=32, blocks=(2, 2)."
@@ -112,6 +117,12 @@ class RunConfig:
     ] = None
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
+    source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
+    freeze_epochs: Annotated[int, "Train the new head alone for so many of the epochs."] = 1
+    gradual: Annotated[bool, "Then thaw one more group of layers in each epoch."] = False
+    lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
+        100.0
+    )
     out: Annotated[
         Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
     ] = None
@@ -120,6 +131,7 @@ class RunConfig:
         at_least = {
             "epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0,
             "accumulate": 1, "patience": 1, "checkpoint_every": 1, "threads": 1,
+            "freeze_epochs": 0, "lr_ratio": 1,
         }  # fmt: skip
         for name, least in at_least.items():
             value = getattr(self, name)
@@ -134,6 +146,8 @@ class RunConfig:
             raise ConfigError(f"--lr must be a positive number or auto, got {self.lr}")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
+        if self.source is not None:
+            self.check_fine_tuning()
         if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.label_smoothing < 1:
@@ -154,6 +168,17 @@ class RunConfig:
             raise ConfigError(f"--average must be at least 0 and below 1, got {self.average}")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
+
+    def check_fine_tuning(self) -> None:
+        """Check what only a fine-tuning has."""
+        if self.lr == "auto":
+            raise ConfigError("a fine-tuning has a rate for each group of layers: --lr NUMBER")
+        if self.freeze_epochs > self.epochs:
+            raise ConfigError(
+                f"--freeze-epochs must be at most --epochs, {self.epochs}, got {self.freeze_epochs}"
+            )
+        if not math.isfinite(self.lr_ratio):
+            raise ConfigError(f"--lr-ratio must be finite, got {self.lr_ratio}")
 
     @property
     def rate(self) -> float | None:

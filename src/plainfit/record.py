@@ -43,7 +43,7 @@ class FitRecord:
     sums: list[int] = field(init=False)
     """A sum over the bits of each weight as the training began."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
-    """The weights as the training began, of a model without a factory and of at most 64 MiB."""
+    """The weights as the training began, of at most 64 MiB, where nothing else gives them."""
     first_epoch: int = field(init=False)
     """The epoch that the training loader began with; not 0 where it had served before."""
     losses: list[float] = field(init=False, default_factory=list)
@@ -67,7 +67,8 @@ class FitRecord:
         }
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()
-        if not hasattr(self.model, "plainfit_factory") and size_of(weights) <= MOST_BYTES:
+        factory = getattr(self.model, "plainfit_factory", None)
+        if (factory is None or factory.loaded) and size_of(weights) <= MOST_BYTES:
             self.initial = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     def eject(

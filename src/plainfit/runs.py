@@ -17,6 +17,7 @@ from plainfit.errors import ConfigError, RunError
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
+FIRST = "first.safetensors"  # what a fine-tuning began with
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
 
 

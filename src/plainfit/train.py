@@ -19,6 +19,7 @@ from plainfit.assembly import (
     logs,
     loss_function,
     make_record,
+    schedule_of,
     threads_of,
     transformers,
 )
@@ -74,10 +75,12 @@ def train(
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
-    say(describe(parts.data, parts.model))
+    say(describe(parts))
     with cpu_threads(threads_of(parts)):
         if config.lr == "auto":
             find_rate(parts, say)
+        if config.source is not None:
+            runs.write_whole(folder / runs.FIRST, lambda path: save_weights(path, parts.model))
         runs.write_record(folder, make_record(parts))
         return carry_out(parts, folder, echo, callbacks, resume=False)
 
@@ -108,13 +111,13 @@ def resume(
             f"a run that has finished goes on with more epochs only, and {folder} has finished its "
             f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
         )
-    parts = assemble(replace(config, epochs=epochs or config.epochs))
+    parts = assemble(replace(config, epochs=epochs or config.epochs), folder)
     if parts.data.fingerprint != record["data"]["fingerprint"]:
         raise RunError(
             f"the data must be what {folder} was trained on, and {config.data} has changed since; "
             "begin a new run with it"
         )
-    say(describe(parts.data, parts.model))
+    say(describe(parts))
     lengths = record.get("lengths", [])
     if parts.config.epochs != config.epochs:  # a schedule is over all epochs, so it is another now
         done = len(runs.read_metrics(folder))
@@ -131,7 +134,7 @@ def carry_out(
     """Train or go on, then test; write what comes of it."""
     config, say = parts.config, echo or (lambda line: None)
     best = cb.BestWeights(folder / runs.BEST)
-    around = [*transformers(config), best, *logs(config, folder), *callbacks]
+    around = [*transformers(parts), best, *logs(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
             history = fit(
@@ -143,7 +146,7 @@ def carry_out(
                 parts.valid_dl,
                 metrics=[accuracy],
                 callbacks=around,
-                schedule=config.schedule,
+                schedule=schedule_of(config, len(parts.train_dl)),
                 checkpoint=cb.Checkpointing(
                     folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
                 ),

@@ -11,6 +11,7 @@ from plainfit.callbacks.rates import LearningRate, TorchScheduler
 from plainfit.callbacks.statistics import ActivationStatistics, GradientStatistics
 from plainfit.callbacks.stopping import EarlyStopping, OverfitOneBatch, TimeLimit
 from plainfit.callbacks.tracking import Tracking
+from plainfit.callbacks.unfreezing import Unfreezing
 
 __all__ = [
     "ActivationStatistics",
@@ -31,4 +32,5 @@ __all__ = [
     "TimeLimit",
     "TorchScheduler",
     "Tracking",
+    "Unfreezing",
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from plainfit.cli import ladder, running, training
+from plainfit.cli import ladder, running, training, transfer
 from plainfit.cli.eject import eject
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 for command in (
     training.train,
+    transfer.fine_tune,
     training.resume,
     training.lr_find,
     tune,

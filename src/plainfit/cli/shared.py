@@ -24,15 +24,15 @@ def show_json(value: Any) -> None:
     show(json.dumps(value, indent=2))
 
 
-def with_options_of(names: Collection[str] | None = None) -> Callable[[Callable[..., None]], Any]:
-    """Give a command an option for each field of `RunConfig` (or for those named)."""
+def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], Any]:
+    """Give a command an option for each of these fields of `RunConfig`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
         hints = get_type_hints(RunConfig, include_extras=True)
         extra = []
         for item in fields(RunConfig):
-            if names is not None and item.name not in names:
+            if item.name not in names:
                 continue
             kind, text = get_args(hints[item.name])
             if kind == float | str | None:  # a number or a word: RunConfig tells them apart

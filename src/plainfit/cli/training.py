@@ -1,12 +1,13 @@
 """Training and what is around it: `train`, `predict`, `data`, `augment`, `summary`."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.config import DATA_FIELDS, RunConfig
+from plainfit.config import DATA_FIELDS, FINE_TUNING_FIELDS, RunConfig
 from plainfit.errors import ConfigError
 from plainfit.presets import settings_of
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from plainfit.train import RunResult
 
 RATE_FIELDS = ("data", "model", "momentum", "batch_size", "optimizer", "seed", "device")
+ONLY_FINE_TUNING = ("source", *FINE_TUNING_FIELDS)
 
 
-@with_options_of()
+@with_options_of([item.name for item in fields(RunConfig) if item.name not in ONLY_FINE_TUNING])
 def train(
     context: typer.Context,
     *,
@@ -217,6 +219,7 @@ def summary(
 ) -> None:
     """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
     shape = parse_shape(input_shape)
+    groups: list[dict[str, Any]] = []
     from plainfit.build import get_model
     from plainfit.runs import read_run
     from plainfit.summary import count_parameters, summarize
@@ -224,12 +227,13 @@ def summary(
     if Path(model).is_dir():
         run = read_run(Path(model))
         built, shape = run.model, run.record["data"]["input_shape"]
+        groups = run.record.get("layers", [])
     else:
         built, _ = get_model(model, input_shape=shape, classes=classes, device="cpu")
     rows = summarize(built, shape)
     total = count_parameters(built)
     if json_:
-        show_json({"layers": [vars(row) for row in rows], "parameters": total})
+        show_json({"layers": [vars(row) for row in rows], "parameters": total, "groups": groups})
         return
     width = max(len("layer"), *(len(row.name) for row in rows))
     show(f"{'layer':{width}}  {'kind':20}{'output':16}{'parameters':>12}")
@@ -238,6 +242,8 @@ def summary(
         output = "x".join(map(str, row.output_shape)) if row.output_shape else "-"
         show(f"{row.name:{width}}  {row.kind:20}{output:16}{row.parameters:12,}")
     show(f"{'all':{width}}  {'':36}{total:12,}")
+    for group in groups:  # of a fine-tuning
+        show(f"rate {group['lr']:.2g}: {', '.join(group['layers'])}")
 
 
 def parse_shape(text: str) -> list[int]:

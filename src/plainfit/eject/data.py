@@ -99,13 +99,17 @@ class DataText:
         add("import torch")
         add("from torch import Tensor")
         name, folder = self.recipe.data or ("", Path())
-        if name == "digits":
-            lines = self.from_digits()
-        elif name:
-            lines = self.from_idx(folder)
-        else:
-            lines = self.from_tensors(beside)
-        return [*lines, *self.datasets()]
+        if not name:
+            return [*self.beside(beside), *self.from_tensors(), *self.datasets()]
+        first = self.beside(beside) if self.recipe.initial else []
+        lines = self.from_digits() if name == "digits" else self.from_idx(folder)
+        return [*first, *lines, *self.datasets()]
+
+    def beside(self, name: str) -> list[str]:
+        """Return the line that reads the tensors beside the script."""
+        self.lifter.imports.add("from pathlib import Path")
+        self.lifter.imports.add("from safetensors.torch import load_file")
+        return [f'data = load_file(Path(__file__).with_name("{name}"))']
 
     def from_idx(self, folder: Path) -> list[str]:
         """Return the lines that read MNIST or Fashion-MNIST."""
@@ -123,12 +127,9 @@ class DataText:
         seed = self.recipe.config.split_seed if self.recipe.config else 0
         return READ_DIGITS.format(split=split, seed=seed).strip("\n").split("\n")
 
-    def from_tensors(self, beside: str) -> list[str]:
-        """Return the lines that read tensors from a file beside the script, and keep those."""
-        add = self.lifter.imports.add
-        add("from pathlib import Path")
-        add("from safetensors.torch import load_file")
-        lines = [f'data = load_file(Path(__file__).with_name("{beside}"))']
+    def from_tensors(self) -> list[str]:
+        """Return the lines that take the data from the file beside the script, and keep them."""
+        lines = []
         for part, names in (("train", NAMES[:2]), ("valid", NAMES[2:])):
             server = getattr(self, part)
             if server is None:

@@ -33,7 +33,9 @@ def wrapped(line: str) -> list[str]:
     head, inner, tail = text[: start + 1], text[start + 1 : end], text[end:]
     if indent + 4 + len(inner) <= WIDTH and not is_call_of_many(inner):
         return [" " * indent + head, " " * (indent + 4) + inner, " " * indent + tail]
-    parts = [wrapped(" " * (indent + 4) + part + ",") for part in at_commas(inner)]
+    items = at_commas(inner)
+    comma = "" if len(items) == 1 and " for " in inner else ","  # a comprehension ends in none
+    parts = [wrapped(" " * (indent + 4) + part + comma) for part in items]
     whole = " " * (indent + 4) + inner
     if len(whole) <= WIDTH:
         return [" " * indent + head, whole, " " * indent + tail]

@@ -79,9 +79,7 @@ def parameters_text(params: list[Tensor], model: nn.Module) -> str:
         EjectError: if one of them is not the model's.
     """
     for text, candidate in candidates(model):
-        if len(candidate) == len(params) and all(
-            a is b for a, b in zip(candidate, params, strict=True)
-        ):
+        if same(candidate, params):
             return text
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     if any(id(parameter) not in names for parameter in params):
@@ -89,6 +87,8 @@ def parameters_text(params: list[Tensor], model: nn.Module) -> str:
             "a script's optimizer holds the model's parameters, and this one holds others too; "
             "make them part of the model"
         )
+    if layers := layers_text(params, model):
+        return layers
     listed = ", ".join(f'"{names[id(parameter)]}"' for parameter in params)
     return f"[model.get_parameter(name) for name in ({listed},)]"
 
@@ -99,8 +99,34 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
     yield "model.parameters()", own
     frozen = "[p for p in model.parameters() if p.requires_grad]"
     yield frozen, [p for p in own if p.requires_grad]
-    yield "[p for p in model.parameters() if p.dim() > 1]", [p for p in own if p.dim() > 1]
-    yield "[p for p in model.parameters() if p.dim() <= 1]", [p for p in own if p.dim() <= 1]
+    for text, inner in layers_of(model):
+        yield text, inner
+        yield f"[p for p in {text} if p.dim() > 1]", [p for p in inner if p.dim() > 1]
+        yield f"[p for p in {text} if p.dim() <= 1]", [p for p in inner if p.dim() <= 1]
+
+
+def layers_of(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
+    """Yield an expression for the parameters of each layer, and those; the model's first."""
     for name, module in model.named_modules():
-        if name and all(part.isidentifier() for part in name.split(".")):
-            yield f"model.{name}.parameters()", list(module.parameters())
+        steps = [
+            f"[{step}]" if step.isdecimal() else f".{step}" for step in name.split(".") if step
+        ]
+        yield f"model{''.join(steps)}.parameters()", list(module.parameters())
+
+
+def layers_text(params: list[Tensor], model: nn.Module) -> str:
+    """Return a list of the parameters of whole layers one after another; empty if it is none."""
+    texts, rest = [], params
+    while rest:
+        starts = [(t, own) for t, own in layers_of(model) if own and same(own, rest[: len(own)])]
+        if not starts:
+            return ""
+        text, own = starts[0]  # an outer layer comes before those in it
+        texts.append(f"*{text}")
+        rest = rest[len(own) :]
+    return f"[{', '.join(texts)}]"
+
+
+def same(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Return whether two lists hold the very same tensors, in the same order."""
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))

@@ -1,7 +1,7 @@
 """A training that happened, in the terms of a script: read from a run folder or from `fit`."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from plainfit import runs
-from plainfit.assembly import assemble, loss_function, transformers
+from plainfit.assembly import assemble, loss_function, schedule_of, transformers
 from plainfit.batches import length
 from plainfit.build import Factory, resolve
 from plainfit.callbacks.precision import LossScaling
@@ -23,6 +23,7 @@ from plainfit.eject.untouched import check_untouched
 from plainfit.errors import EjectError, PlainfitError
 from plainfit.metrics import accuracy
 from plainfit.record import FitRecord, bit_sums
+from plainfit.transfer.sources import says_its_model
 
 
 @dataclass
@@ -67,10 +68,10 @@ class Recipe:
     """The epoch of the order that the training began with."""
     order_states: dict[str, Tensor] = field(default_factory=dict)
     """The states of the generators that stock loaders began with, by part."""
-    lengths: dict[int, int] = field(default_factory=dict)
-    """From which step on the schedule is over how many steps, where a resume changed that."""
+    schedules: dict[int, Any] = field(default_factory=dict)
+    """From which step on it was trained by which schedule, where a resume changed that."""
     initial: dict[str, Tensor] | None = None
-    """The first weights, for a model that a script cannot build from a seed."""
+    """The first weights, where a seed does not give them."""
     generator: Tensor | None = None
     """The state of the global generator as the training began, where the seed does not give it."""
     config: RunConfig | None = None
@@ -96,7 +97,7 @@ def from_folder(folder: Path) -> Recipe:
     record = runs.read_record(folder)
     config = RunConfig.from_dict(record["config"])
     outcome = outcome_of(folder, record)
-    parts = assemble(config)
+    parts = assemble(config, folder)
     if parts.data.fingerprint != record["data"]["fingerprint"]:
         raise EjectError(
             f"the data must be what {folder} was trained on, and {config.data} has changed since; "
@@ -106,9 +107,11 @@ def from_folder(folder: Path) -> Recipe:
     steps = len(parts.train_dl)
     epochs, stop = end_of(len(outcome.losses), steps)
     factory = Factory(**record["model"])
-    rates = rates_by(config.schedule, parts.opt, config.epochs, steps)
-    lengths = {0: record.get("first_epochs", config.epochs) * steps}
-    lengths |= {p["from_epoch"] * steps: p["epochs"] * steps for p in record.get("lengths", [])}
+    rates = rates_by(schedule_of(config, steps), parts.opt, config.epochs, steps)
+    lengths = {0: record.get("first_epochs", config.epochs)}
+    lengths |= {p["from_epoch"] * steps: p["epochs"] for p in record.get("lengths", [])}
+    schedules = {at: schedule_of(replace(config, epochs=n), steps) for at, n in lengths.items()}
+    weights = parts.model.state_dict()
     scaling = [LossScaling()] if config.precision == "fp16" else []
     return Recipe(
         name=f"{type(parts.model).__name__} on {parts.data.name}",
@@ -124,7 +127,7 @@ def from_folder(folder: Path) -> Recipe:
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
         metrics=[accuracy],
-        callbacks=[*scaling, *rates, *transformers(config)],
+        callbacks=[*scaling, *rates, *transformers(parts)],
         epochs=epochs,
         steps=steps,
         stop=stop,
@@ -134,7 +137,8 @@ def from_folder(folder: Path) -> Recipe:
         fingerprint=record["fingerprint"],
         outcome=outcome,
         data=(config.data, data_folder(config)) if config.data in NAMES else None,
-        lengths=lengths if config.schedule and len(lengths) > 1 else {},
+        schedules=schedules if rates and len(schedules) > 1 else {},
+        initial={n: t.clone() for n, t in weights.items()} if factory.loaded else None,
         config=config,
     )
 
@@ -219,7 +223,9 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
         state = torch.get_rng_state()
     fresh.to(device_of(call.model))
     check_untouched(call.model, fresh)
-    if bit_sums(fresh) != call.sums:
+    if factory.loaded:
+        recipe.initial = call.initial
+    elif bit_sums(fresh) != call.sums:
         raise EjectError(
             f"the training must begin with the weights that {factory.target} gives after its seed "
             f"{factory.seed}, and it began with others (it was trained or changed before): eject "
@@ -263,9 +269,12 @@ def data_folder(config: RunConfig) -> Path:
 def command_of(config: RunConfig) -> str:
     """Return the command line that makes a run with these settings."""
     default = RunConfig().to_dict()
-    words = ["plainfit train"]
+    words, implied = ["plainfit train"], {"out", "data_dir", "source"}
+    if config.source is not None:
+        words = ["plainfit fine-tune", shlex.quote(config.source)]
+        implied |= {"model"} if says_its_model(config.source) else set()
     for name, value in config.to_dict().items():
-        if value == default[name] or name in ("out", "data_dir"):
+        if value == default[name] or name in implied:
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):

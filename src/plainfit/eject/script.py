@@ -138,7 +138,7 @@ class Script:
             made = call(named(recipe.target, lifter), [], arguments)
         moved = "" if recipe.device == "cpu" else ".to(DEVICE)"
         layout = ".to(memory_format=torch.channels_last)" if recipe.channels_last else ""
-        lines = [] if recipe.initial else ["torch.manual_seed(SEED)"]
+        lines = [] if recipe.target is None and recipe.initial else ["torch.manual_seed(SEED)"]
         lines.append(f"model = {made}{moved}{layout}")
         if recipe.initial:
             taken = f'{{k.removeprefix("{FIRST}"): v for k, v in data.items() if "{FIRST}" in k}}'

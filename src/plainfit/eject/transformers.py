@@ -99,7 +99,8 @@ def rates(callback: Any, recipe: Recipe, lifter: Lifter) -> Part:
     own = {group.get("initial_lr", group["lr"]) for group in groups}
     has_momentum = {bool(group.get("momentum")) for group in groups}
     values: dict[str, Any] = {"'betas' in group": "betas" in groups[0]}
-    if moves_momentum(schedule) and isinstance(schedule, OneCycle):
+    parts = schedule.parts if isinstance(schedule, Chain) else [schedule]
+    if all(isinstance(part, OneCycle) and moves_momentum(part) for part in parts):
         values["momentum is None"] = False
     if not moves_momentum(schedule):
         values[MOMENTUM] = None
@@ -107,8 +108,8 @@ def rates(callback: Any, recipe: Recipe, lifter: Lifter) -> Part:
         key = "group.setdefault('initial_momentum', group.get('momentum'))"
         values[key] = has_momentum.pop()
     before = [] if text else [f"schedule = {expression(schedule, lifter)}"]
-    if recipe.lengths:  # a run that was resumed with more epochs
-        first, *more = [(at, type(schedule)(steps)) for at, steps in recipe.lengths.items()]
+    if recipe.schedules:  # a run that was resumed with more epochs
+        first, *more = recipe.schedules.items()
         later = ", ".join(f"{at}: {expression(s, lifter)}" for at, s in more)
         before = [
             f"schedule = {expression(first[1], lifter)}",
@@ -117,7 +118,7 @@ def rates(callback: Any, recipe: Recipe, lifter: Lifter) -> Part:
     return Part(
         callback,
         before=before,
-        first=["schedule = later.get(step, schedule)"] if recipe.lengths else [],
+        first=["schedule = later.get(step, schedule)"] if recipe.schedules else [],
         values=values,
         texts={
             MOMENTUM: "schedule.momentum(step)",
@@ -157,6 +158,27 @@ def one_batch(callback: cb.OverfitOneBatch, recipe: Recipe, lifter: Lifter) -> P
     )
 
 
+def unfreezing(callback: cb.Unfreezing, recipe: Recipe, lifter: Lifter) -> Part:
+    """Write the groups of layers as a constant."""
+    groups = "".join(f"    {names!r},\n".replace("'", '"') for names in callback.groups)
+    return Part(
+        callback,
+        settings=[
+            "GROUPS = [  # of layers, from the input to the head",
+            *groups.splitlines(),
+            "]",
+            f"HEAD_EPOCHS = {callback.epochs}  # how many train the head alone",
+        ],
+        values={"self.is_resumed": False, "self.gradual": callback.gradual},
+        texts={
+            "self.groups": "GROUPS",
+            "len(self.groups)": "len(GROUPS)",
+            "self.epochs": "HEAD_EPOCHS",
+        },
+        statements={"self.is_resumed = context.step > 0": []},
+    )
+
+
 def refuse_scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
     """Refuse a scheduler of torch, which does not tell how it was made."""
     kind = type(callback.scheduler).__name__
@@ -174,4 +196,5 @@ KINDS: dict[type, Callable[[Any, Recipe, Lifter], Part]] = {
     cb.LossScaling: scaling,
     cb.OverfitOneBatch: one_batch,
     cb.TorchScheduler: refuse_scheduler,
+    cb.Unfreezing: unfreezing,
 }
