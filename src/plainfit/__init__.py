@@ -25,7 +25,9 @@ _HOMES = {
     "LogisticRegression": "models",
     "MLP": "models",
     "MnistCNN": "models",
+    "PlainfitClassifier": "estimators",
     "PlainfitError": "errors",
+    "PlainfitRegressor": "estimators",
     "ResNet": "models",
     "TensorLoader": "data.loaders",
     "WrappedDataLoader": "data.wrapping",
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits as DataSplits
     from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
     from plainfit.errors import PlainfitError as PlainfitError
+    from plainfit.estimators import PlainfitClassifier as PlainfitClassifier
+    from plainfit.estimators import PlainfitRegressor as PlainfitRegressor
     from plainfit.history import History as History
     from plainfit.hooks import Callback as Callback
     from plainfit.loop import fit as fit

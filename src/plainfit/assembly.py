@@ -185,14 +185,14 @@ def find_rate(parts: Parts, say: Say) -> None:
     parts.opt = optimizer_by(parts.config, parts.model)
 
 
-def check_outputs(model: nn.Module, valid_dl: Loader, classes: int) -> None:
+def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
     """Check, before anything is written, that the model takes the data and scores every class."""
-    xb, yb = next(iter(valid_dl))
+    xb, yb = next(iter(dl))
     out = try_batch(model, xb)
     if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(
-            f"the model must give one score for each of the {classes} classes, shape "
+            f"the model must give one score for each of the {classes} {what}, shape "
             f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; a parameter `classes` of "
             "your class or function receives their number"
         )

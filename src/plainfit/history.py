@@ -45,6 +45,10 @@ class History:
         self.steps: int | None = None
         self.run: FitRecord | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: the figures, and not model and data behind `run`."""
+        return vars(self) | {"run": None}
+
     def __len__(self) -> int:
         return len(self.epochs)
 

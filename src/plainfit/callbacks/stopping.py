@@ -4,6 +4,8 @@ import math
 import time
 from typing import Any
 
+from torch import Tensor
+
 from plainfit.errors import ConfigError, near_miss
 from plainfit.hooks import Callback, Context
 
@@ -122,6 +124,20 @@ class EarlyStopping(Callback):
         """Take them back."""
         self.best.load_state_dict(state["best"])
         self.waited = state["waited"]
+
+
+class BestInMemory(Callback):
+    """Hold the weights of the best epoch, for who wants to go back to them after `fit`."""
+
+    def __init__(self) -> None:
+        self.best = Best()
+        self.weights: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, context: Context) -> None:
+        """Copy them, if this epoch is the best so far."""
+        if self.best.improved(context):
+            state = context.valid_model.state_dict()
+            self.weights = {name: value.clone() for name, value in state.items()}
 
 
 class TimeLimit(Callback):

@@ -1,0 +1,21 @@
+"""scikit-learn's own checks of an estimator."""
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import plainfit as pf
+
+
+def expected_failures(estimator):
+    if isinstance(estimator, pf.PlainfitRegressor):
+        return {
+            "check_regressor_multioutput": "asks for float64, and a prediction has the precision "
+            "of the model, float32"
+        }
+    return {}
+
+
+@parametrize_with_checks(
+    [pf.PlainfitClassifier(), pf.PlainfitRegressor()], expected_failed_checks=expected_failures
+)
+def test_scikit_learn_agrees(estimator, check):
+    check(estimator)

@@ -1,0 +1,244 @@
+"""The estimators beside the three lines, and beside scikit-learn's own."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import load_diabetes, load_digits, load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import plainfit as pf
+from plainfit.data.loaders import make_loader
+from plainfit.devices import cpu_threads
+from plainfit.errors import ConfigError, ModelError, NonFiniteError, RunError
+
+DIGITS = load_digits(return_X_y=True)
+IRIS = load_iris(return_X_y=True)
+
+
+class Small(nn.Module):
+    def __init__(self, in_features, classes, width=8):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(in_features, width), nn.Dropout(0.2), nn.Linear(width, classes)
+        )
+
+    def forward(self, xb):
+        return self.layers(xb)
+
+
+def half(out, yb):
+    return F.cross_entropy(out, yb) / 2
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def by_hand(x, y, outputs, loss, **options):
+    """The three lines, with the same settings."""
+    model, opt = pf.get_model(
+        Small, optimizer="adamw", lr=0.01, input_shape=x.shape[1:], classes=outputs, seed=3
+    )
+    train_dl = make_loader(TensorDataset(x, y), 32, True, seed=3)
+    with cpu_threads(1):
+        history = pf.fit(
+            2, model, loss, opt, train_dl, None, schedule="one-cycle", echo=None, **options
+        )
+    return model, history
+
+
+def test_a_classifier_is_the_three_lines_bit_for_bit():
+    x, y = DIGITS
+    model, history = by_hand(torch.tensor(x).float(), torch.tensor(y), 10, F.cross_entropy)
+    state = torch.get_rng_state()
+    ours = pf.PlainfitClassifier(
+        Small, epochs=2, batch_size=32, optimizer="adamw", lr=0.01, schedule="one-cycle",
+        random_state=3,
+    ).fit(x, y)  # fmt: skip
+    assert ours.history_.step_losses == history.step_losses
+    assert equal(ours.model_.state_dict(), model.state_dict())
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is as it was
+    with torch.no_grad():
+        expected = torch.cat([model.eval()(xb) for xb in torch.tensor(x).float().split(64)])
+    assert np.array_equal(ours.predict_proba(x), expected.softmax(1).numpy())
+
+
+def test_a_regressor_is_the_three_lines_bit_for_bit():
+    x, y = load_diabetes(return_X_y=True)
+    targets = torch.tensor(y).float().unsqueeze(1)
+    model, history = by_hand(torch.tensor(x).float(), targets, 1, F.mse_loss)
+    ours = pf.PlainfitRegressor(
+        Small, epochs=2, batch_size=32, optimizer="adamw", lr=0.01, schedule="one-cycle",
+        random_state=np.int64(3),
+    ).fit(x, y)  # fmt: skip
+    assert ours.history_.step_losses == history.step_losses
+    assert equal(ours.model_.state_dict(), model.state_dict())
+    assert ours.predict(x).shape == y.shape
+
+
+def test_early_stopping_goes_back_to_the_best_epoch():
+    x, y = DIGITS
+    ours = pf.PlainfitClassifier(
+        "mlp", epochs=30, lr=0.02, patience=2, validation_fraction=0.25, random_state=5
+    ).fit(x, y)
+    losses = [row["valid_loss"] for row in ours.history_.epochs]
+    best = int(np.argmin(losses))
+    assert "no better validation loss for 2 epochs" in ours.history_.stopped
+    assert len(losses) == best + 3 < 30
+    train, valid = train_test_split(np.arange(len(x)), test_size=0.25, stratify=y, random_state=5)
+    x, y = torch.tensor(x).float(), torch.tensor(y)
+    model, opt = pf.get_model(
+        "mlp", optimizer="adam", lr=0.02, input_shape=(64,), classes=10, seed=5
+    )
+    train_dl, valid_dl = pf.get_data(
+        TensorDataset(x[train], y[train]), TensorDataset(x[valid], y[valid]), 64, seed=5
+    )
+    with cpu_threads(1):  # only so far
+        pf.fit(best + 1, model, F.cross_entropy, opt, train_dl, valid_dl, echo=None)
+    assert equal(ours.model_.state_dict(), model.state_dict())
+
+
+def test_a_logistic_regression_is_about_as_good_as_scikit_learns():
+    x, y = DIGITS
+    ours = make_pipeline(StandardScaler(), pf.PlainfitClassifier("logistic", epochs=20, lr=0.01))
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    mine, reference = (cross_val_score(model, x, y, cv=3).mean() for model in (ours, theirs))
+    assert reference > 0.9
+    assert abs(mine - reference) < 0.015
+
+
+def test_grid_search_over_parameters_and_arguments():
+    pipeline = make_pipeline(StandardScaler(), pf.PlainfitClassifier("mlp", epochs=5))
+    grid = {
+        "plainfitclassifier__lr": np.logspace(-4, -2, 2),
+        "plainfitclassifier__model_args": [{"hidden": (8,)}, {"hidden": (64,)}],
+    }
+    search = GridSearchCV(pipeline, grid, cv=2).fit(*IRIS)
+    assert search.best_params_["plainfitclassifier__lr"] == 0.01
+    assert search.best_score_ > 0.8 > min(search.cv_results_["mean_test_score"])
+
+
+def test_several_targets():
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    y = np.stack([x[:, 0] + x[:, 1], x[:, 2]], 1)
+    ours = pf.PlainfitRegressor(epochs=30).fit(x, y)
+    assert ours.predict(x).shape == (200, 2)
+    assert ours.score(x, y) > 0.9
+    scaled = TransformedTargetRegressor(
+        pf.PlainfitRegressor("mlp", epochs=30), transformer=StandardScaler()
+    )
+    assert scaled.fit(x, 1000 * y[:, 0]).score(x, 1000 * y[:, 0]) > 0.9
+
+
+def test_images_as_bytes_and_rows_seen_as_images():
+    x, y = DIGITS
+    images = (x * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
+    of_bytes = pf.PlainfitClassifier("cnn", epochs=1, lr=0.01).fit(images, y)
+    of_floats = clone(of_bytes).fit(images.astype(np.float32) / 256, y)
+    of_rows = clone(of_bytes).set_params(input_shape=(1, 8, 8)).fit(images.reshape(-1, 64) / 256, y)
+    for other in (of_floats, of_rows):
+        assert equal(of_bytes.model_.state_dict(), other.model_.state_dict())
+    assert np.array_equal(of_bytes.predict(images), of_rows.predict(images.reshape(-1, 64) / 256))
+
+
+def test_data_frames():
+    pandas = pytest.importorskip("pandas")
+    frame, y = load_iris(return_X_y=True, as_frame=True)
+    names = pandas.Series(np.array(["setosa", "versicolor", "virginica"])[y], name="species")
+    ours = pf.PlainfitClassifier(epochs=20, lr=0.01).fit(frame, names)
+    assert list(ours.feature_names_in_) == list(frame)
+    assert set(ours.predict(frame)) == set(names)
+    assert np.array_equal(ours.predict_proba(frame), clone(ours).fit(*IRIS).predict_proba(IRIS[0]))
+    with pytest.raises(ValueError, match="feature names should match"):
+        ours.predict(frame.rename(columns=str.upper))
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        pf.PlainfitClassifier("mlp", epochs=2, model_args={"hidden": (8, 4)}, lr=np.float64(0.01)),
+        pf.PlainfitClassifier(Small, epochs=np.int64(1), loss=half, patience=1),
+        pf.PlainfitRegressor("mlp", epochs=1),
+    ],
+)
+def test_saved_and_loaded_it_is_the_same(tmp_path, ours):
+    x, y = IRIS
+    if isinstance(ours, pf.PlainfitClassifier):
+        y = np.array(["a", "b", "cc"])[y]
+    ours.fit(x, y).save(tmp_path / "model.safetensors")
+    state = torch.get_rng_state()
+    again = type(ours).load(tmp_path / "model.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert again.get_params() == ours.get_params()
+    assert again.history_.epochs == ours.history_.epochs
+    assert equal(again.model_.state_dict(), ours.model_.state_dict())
+    assert np.array_equal(again.predict(x), ours.predict(x))
+    assert again.predict(x).dtype == ours.predict(x).dtype
+    pickled = pickle.loads(pickle.dumps(ours))  # as GridSearchCV does, to its workers
+    assert np.array_equal(pickled.predict(x), ours.predict(x))
+    assert pickled.history_.run is None
+
+
+def test_what_cannot_be_saved_or_loaded(tmp_path):
+    fitted = pf.PlainfitClassifier(lambda: nn.Linear(4, 3), epochs=1).fit(*IRIS)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(ConfigError, match="model must be a class or function at the top of a mod"):
+        fitted.save(path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RunError, match="must be a file that an estimator's `save` wrote"):
+        pf.PlainfitClassifier.load(path)
+    path.write_bytes(b"12345678")
+    with pytest.raises(RunError, match="must be a file that an estimator's `save` wrote"):
+        pf.PlainfitClassifier.load(path)
+    pf.PlainfitRegressor(epochs=1).fit(*IRIS).save(path)
+    with pytest.raises(RunError, match="must hold a PlainfitClassifier, and holds a PlainfitRegr"):
+        pf.PlainfitClassifier.load(path)
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        ({"model": "mpl"}, ConfigError, "unknown model 'mpl'.*did you mean 'mlp'"),
+        ({"optimizer": "adm"}, ConfigError, "unknown optimizer 'adm'.*did you mean 'adam'"),
+        ({"schedule": "onecycle"}, ConfigError, "unknown schedule.*did you mean 'one-cycle'"),
+        ({"epochs": 0}, ConfigError, "^epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, ConfigError, "^batch_size must be at least 1, got 0"),
+        ({"lr": -1.0}, ConfigError, "^lr must be a positive number"),
+        ({"lr": "auto"}, ConfigError, "lr must be a number here.*plainfit.lr_find"),
+        ({"model_args": {"hiden": (8,)}}, ConfigError, "unknown argument.*did you mean 'hidden'"),
+        ({"input_shape": (1, 2, 3)}, ValueError, r"the 4 values of a row of X, got \(1, 2, 3\)"),
+        ({"model": nn.Linear(4, 3)}, ModelError, "got one that is built, a Linear"),
+        ({"model": lambda: nn.Linear(4, 2)}, ModelError, "one score for each of the 3 classes"),
+        ({"optimizer": "sgd", "lr": 1e30}, NonFiniteError, "the loss must be finite"),
+        ({"validation_fraction": 2.0, "patience": 1}, ValueError, "test_size.*Got 2.0"),
+    ],
+)
+def test_parameters_that_cannot_be(params, error, message):
+    with pytest.raises(error, match=message):
+        pf.PlainfitClassifier(**params).fit(*IRIS)
+
+
+def test_samples_of_another_shape():
+    ours = pf.PlainfitClassifier(epochs=1).fit(*IRIS)
+    with pytest.raises(ValueError, match="X has 3 features, but PlainfitClassifier is expecting 4"):
+        ours.predict(IRIS[0][:, :3])
+    images = np.zeros((10, 1, 8, 8), np.uint8)
+    of_images = pf.PlainfitClassifier("mlp", epochs=1).fit(images, np.arange(10) % 2)
+    with pytest.raises(ValueError, match=r"shape \(1, 8, 8\) of those in fit, got \(1, 9, 8\)"):
+        of_images.predict(np.zeros((2, 1, 9, 8), np.uint8))
+
+
+def test_a_script_of_its_training(tmp_path):
+    ours = pf.PlainfitClassifier("mlp", epochs=1).fit(*IRIS)
+    assert ours.history_.run.eject(tmp_path / "train.py", verify=True, echo=None).is_file()
