@@ -99,6 +99,6 @@ def read(values: Sequence[Tensor]) -> list[float]:
     return floats
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+def weighted_mean(values: list[float], weights: list[int]) -> float:
     """Return the mean of the values, each counting by its weight, in float64."""
     return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)

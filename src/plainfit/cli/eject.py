@@ -33,6 +33,9 @@ def eject(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Compare the first so many steps only.")
     ] = None,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Put in what is always the same; layers at their use.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files there.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -43,9 +46,9 @@ def eject(
 
     reason = ""
     if all_ is not None:
-        done, reason = eject_all(run, all_, force=force)
+        done, reason = eject_all(run, all_, inline=inline, force=force)
     else:
-        done = [eject_run(run, out, rung=rung, force=force)]
+        done = [eject_run(run, out, rung=rung, inline=inline, force=force)]
     held = [report(ejected, verify, steps) for ejected in done]
     if reason:
         show(f"note   {reason}")

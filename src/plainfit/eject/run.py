@@ -1,22 +1,22 @@
 """From a run to a script on disk, and the check of it."""
 
 import difflib
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
+from plainfit.eject.rungs import RUNGS, in_float64, lower
 from plainfit.eject.script import Script
 from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
 from plainfit.errors import ConfigError, EjectError, MismatchError, unknown_name
 from plainfit.record import FitRecord
 from plainfit.runs import make_folder, read_record, write_whole
 
-RUNGS = ("loop", "data", "optim", "layers", "tensors", "math")
 STEPS_IN_FLOAT64 = 100
 Say = Callable[[str], None]
 
@@ -30,13 +30,17 @@ class Ejected:
     path: Path
 
 
-def eject_run(folder: Path, path: Path, *, rung: str = "loop", force: bool = False) -> Ejected:
+def eject_run(
+    folder: Path, path: Path, *, rung: str = "loop", inline: bool = False, force: bool = False
+) -> Ejected:
     """Write a run as a plain PyTorch script.
 
     Args:
         folder: of the run.
         path: of the script; tensors that are in no file are written beside it.
         rung: how far down: one of `RUNGS`.
+        inline: write its definitions for the calls there are: arguments that are always the same
+            are put in, and layers of one expression stand where the model calls them.
         force: write over files there.
 
     Raises:
@@ -44,15 +48,22 @@ def eject_run(folder: Path, path: Path, *, rung: str = "loop", force: bool = Fal
         ConfigError: if there is no such rung, or a file is in the way.
     """
     check(path, rung, force)
-    return write(from_folder(folder), path, rung, force)
+    return write(from_folder(folder), path, rung, force, inline=inline)
 
 
 def eject_fit(
-    call: FitRecord, path: Path, *, rung: str, verify: bool, force: bool, echo: Say | None
+    call: FitRecord,
+    path: Path,
+    *,
+    rung: str,
+    inline: bool,
+    verify: bool,
+    force: bool,
+    echo: Say | None,
 ) -> Path:
     """Write a call of `fit` as a script; see `FitRecord.eject`."""
     check(path, rung, force)
-    ejected = write(from_fit(call), path, rung, force)
+    ejected = write(from_fit(call), path, rung, force, inline=inline)
     verdict = verified(ejected) if verify else None
     if echo:
         echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
@@ -61,7 +72,9 @@ def eject_fit(
     return path
 
 
-def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
+def eject_all(
+    folder: Path, into: Path, *, inline: bool = False, force: bool = False
+) -> tuple[list[Ejected], str]:
     """Write a run at every rung, and the diffs from each rung to the next.
 
     Returns:
@@ -81,7 +94,7 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
     reason = ""
     for rung, path in paths.items():
         try:
-            done.append(write(fresh(recipe), path, rung, force=True, beside=beside))
+            done.append(write(fresh(recipe), path, rung, True, beside=beside, inline=inline))
         except EjectError as error:
             if not done:
                 raise
@@ -119,20 +132,29 @@ def check(path: Path, rung: str, force: bool) -> None:
         )
     if path.exists() and not force:
         raise ConfigError(f"{path} is there already; --force writes over it")
+    if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
+        raise ConfigError(
+            f"a script must not hide a module that it may import, and {path.name} hides "
+            f"{path.stem}; choose another name, such as train.py"
+        )
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} must be there; make it first")
 
 
 def write(
-    recipe: Recipe, path: Path, rung: str, force: bool, beside: Path | None = None
+    recipe: Recipe,
+    path: Path,
+    rung: str,
+    force: bool,
+    *,
+    beside: Path | None = None,
+    inline: bool = False,
 ) -> Ejected:
     """Write the script of a recipe, and the tensors that it reads beside it."""
     check_options(recipe, rung)
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, rung, beside.name)
-    text = script.text()
-    if rung not in ("loop", "data"):
-        text = lowered(text, rung)
+    text = lower(script.text(), rung, inline=inline)
     if tensors := script.beside():
         from safetensors.torch import save_file
 
@@ -173,16 +195,6 @@ def check_options(recipe: Recipe, rung: str) -> None:
         )
 
 
-def lowered(text: str, rung: str) -> str:
-    """Return a script of rung data at a lower one."""
-    try:
-        rungs = import_module("plainfit.eject.rungs")
-    except ModuleNotFoundError as error:
-        raise EjectError(f"rung {rung} is not there yet", "data") from error
-    lower: str = rungs.lower(text, rung)
-    return lower
-
-
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     """Run a script by itself, and compare every step's loss and the weights with the run.
 
@@ -205,9 +217,8 @@ def verified_in_float64(ejected: Ejected) -> Verdict:
     """Compare the script with that of rung data, both in double precision."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
-        upper = write(fresh(ejected.recipe), Path(folder) / "data.py", "data", force=True).path
-        rungs = import_module("plainfit.eject.rungs")
-        upper.write_text(rungs.in_float64(upper.read_text(encoding="utf-8")), encoding="utf-8")
+        upper = write(fresh(ejected.recipe), Path(folder) / "upper.py", "data", force=True).path
+        upper.write_text(in_float64(upper.read_text(encoding="utf-8")), encoding="utf-8")
         pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 

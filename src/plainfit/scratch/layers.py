@@ -1,5 +1,7 @@
 """Layers: modules that hold weights or options, and call a function of `F`."""
 
+import math
+
 import torch
 
 from plainfit.scratch import functional as F
@@ -48,10 +50,9 @@ class Conv1d(nn.Module):
         self.padding = padding
         self.dilation = dilation
         self.groups = groups
-        shape = (in_channels // groups, kernel_size)
-        fan_in = shape[0] * shape[1]
-        self.weight = uniform(out_channels, *shape, fan_in=fan_in)
-        self.bias = uniform(out_channels, fan_in=fan_in) if bias else None
+        window = (in_channels // groups, kernel_size)
+        self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
+        self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
 
     def forward(self, input):
         return F.conv1d(
@@ -95,10 +96,9 @@ class Conv2d(nn.Module):
         self.padding = padding
         self.dilation = dilation
         self.groups = groups
-        shape = (in_channels // groups, *pair(kernel_size))
-        fan_in = shape[0] * shape[1] * shape[2]
-        self.weight = uniform(out_channels, *shape, fan_in=fan_in)
-        self.bias = uniform(out_channels, fan_in=fan_in) if bias else None
+        window = (in_channels // groups, *pair(kernel_size))
+        self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
+        self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
 
     def forward(self, input):
         return F.conv2d(
@@ -226,7 +226,7 @@ class AvgPool2d(nn.Module):
 
 
 class AdaptiveAvgPool2d(nn.Module):
-    """The means of (rows, columns) cells that cover the image; None is one for each pixel."""
+    """The means of a grid of cells that covers the image, such as one for the whole of it."""
 
     def __init__(self, output_size):
         super().__init__()

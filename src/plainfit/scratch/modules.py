@@ -139,7 +139,8 @@ class Module:
         return self
 
     def zero_grad(self, set_to_none=True):
-        clear_gradients(self.parameters(), set_to_none)
+        for p in self.parameters():
+            p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
 
     def to(self, target):
         for _, tensor in self.named_tensors():
@@ -158,15 +159,6 @@ def mismatches(own, other):
     """Return the names that are in one state only, or have other shapes there."""
     shapes = [{name: x.shape for name, x in state.items()} for state in (own, other)]
     return {name for name, _ in shapes[0].items() ^ shapes[1].items()}
-
-
-def clear_gradients(parameters, set_to_none=True):
-    """Forget the gradients, or set them to 0."""
-    for parameter in parameters:
-        if set_to_none:
-            parameter.grad = None
-        elif parameter.grad is not None:
-            parameter.grad = torch.zeros_like(parameter.grad)
 
 
 class Sequential(Module):

@@ -2,8 +2,6 @@
 
 import torch
 
-from plainfit.scratch.modules import clear_gradients
-
 
 def in_groups(params, options):
     """Return groups of parameters, from such groups or from parameters, with all their options."""
@@ -39,7 +37,8 @@ class Optimizer:
 
     def zero_grad(self, set_to_none=True):
         for group in self.param_groups:
-            clear_gradients(group["params"], set_to_none)
+            for p in group["params"]:
+                p.grad = None if set_to_none or p.grad is None else torch.zeros_like(p.grad)
 
 
 class SGD(Optimizer):

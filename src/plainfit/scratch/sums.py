@@ -7,10 +7,13 @@ from plainfit.scratch.functions import pad, pair
 
 def windows_of(image, size, stride=1, dilation=1):
     """Return all windows of an image: (..., rows, columns, height, width)."""
-    steps = zip(size, pair(stride), pair(dilation), strict=True)
-    for dim, (length, step, gap) in enumerate(steps, start=2):
-        image = image.unfold(dim, gap * (length - 1) + 1, step)[..., ::gap]
-    return image
+    high, wide = size
+    down, right = pair(stride)
+    if dilation == 1:
+        return image.unfold(2, high, down).unfold(3, wide, right)
+    below, beside = pair(dilation)
+    reach = (high - 1) * below + 1, (wide - 1) * beside + 1
+    return image.unfold(2, reach[0], down).unfold(3, reach[1], right)[..., ::below, ::beside]
 
 
 def linear(input, weight, bias=None):
@@ -72,8 +75,8 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 def max_pool2d(input, kernel_size, stride=None, padding=0):
     """Return the largest value of every window; of equal ones the first gets the gradient."""
-    image = pad(input, padding, value=-torch.inf)
-    windows = windows_of(image, pair(kernel_size), stride=stride or kernel_size)
+    size, stride = pair(kernel_size), stride or kernel_size
+    windows = windows_of(pad(input, padding, value=-torch.inf), size, stride=stride)
     return windows.flatten(-2).max(-1).values
 
 

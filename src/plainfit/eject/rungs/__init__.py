@@ -7,7 +7,9 @@ docs/decisions/0013-rungs.md.
 from plainfit.eject.rungs.catalog import OURS, RUNGS
 from plainfit.eject.rungs.checks import check, pools_to_one
 from plainfit.eject.rungs.float64 import in_float64
+from plainfit.eject.rungs.inline import inlined
 from plainfit.eject.rungs.passes import compact, without
+from plainfit.eject.rungs.placing import without_imports
 from plainfit.eject.rungs.source import Source
 from plainfit.eject.rungs.tidy import tidy
 from plainfit.errors import ConfigError, unknown_name
@@ -15,7 +17,7 @@ from plainfit.errors import ConfigError, unknown_name
 __all__ = ["RUNGS", "in_float64", "lower"]
 
 
-def lower(source: str, rung: str) -> str:
+def lower(source: str, rung: str, *, inline: bool = False) -> str:
     """Return a training script at a rung.
 
     Args:
@@ -23,14 +25,16 @@ def lower(source: str, rung: str) -> str:
         rung: `optim`: the update rules are written out; `layers`: the layers are, and call `F`;
             `tensors`: no `torch.nn` at all; `math`: convolutions and the like are products and
             sums, in float64. Each includes the ones before. `loop` and `data`: as it is.
+        inline: write its definitions for the calls there are.
 
     Raises:
         EjectError: for the first line that cannot be written at the rung.
     """
     if rung not in RUNGS:
         raise ConfigError(unknown_name("rung", rung, RUNGS))
+    source = inlined(source) if inline else source
     if rung not in OURS:
-        return source
+        return tidy(source) if inline else source
     check(source, rung)
     text, pools = source, pools_to_one(Source(source))
     emitted: dict[str, tuple[str, str]] = {}
@@ -39,6 +43,8 @@ def lower(source: str, rung: str) -> str:
             continue  # the same, with other functions
         text = without(text, step, emitted, pools)
     text = compact(text, emitted)
+    if inline:
+        text = without_imports(inlined(text), set())
     if rung == "math":
         text = in_float64(text)
     return tidy(text)

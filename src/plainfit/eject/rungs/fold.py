@@ -80,7 +80,7 @@ def defaults(source: Source, node: ast.AST) -> Edit | None:
     count = len(parts)
     while count and count <= len(names) and usual[names[count - 1]] == parts[count - 1]:
         count -= 1  # what follows is passed by keyword
-    is_super = source.of(node.func) == "super().__init__"
+    is_super = source.of(node.func) == "super().__init__" and "Optimizer" in source.lines[0]
     keywords = [
         keyword
         for keyword in node.keywords
@@ -120,6 +120,8 @@ def returned(source: Source, node: ast.AST) -> Edit | None:
                 continue
             if last.value is not None and source.of(before.targets[0]) == source.of(last.value):
                 start, end = source.span(before)[0], source.span(last)[1]
+                if "#" in source.text[start:end]:
+                    continue
                 return start, end, f"return {source.of(before.value)}"
     return None
 
@@ -145,8 +147,27 @@ def unpacked(source: Source, node: ast.AST) -> Edit | None:
     return None
 
 
+def unpacked_constants(source: Source, node: ast.AST) -> Edit | None:
+    """Put the numbers of `a, b = (1, 1)` in place of its names, which nothing else assigns."""
+    if not isinstance(node, ast.FunctionDef):
+        return None
+    names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+    for statement in node.body:
+        match statement:
+            case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)):
+                known = {source.of(t): source.of(v) for t, v in zip(targets, values, strict=True)}
+                same = [each for each in names if each.id in known]
+                reads = [each for each in same if isinstance(each.ctx, ast.Load)]
+                if len(same) - len(reads) > len(targets) or not all(map(constant, values)):
+                    continue
+                if reads:
+                    return (*source.span(reads[0]), known[reads[0].id])
+                return (*source.line_span([statement]), "")
+    return None
+
+
 RULES: tuple[Callable[[Source, ast.AST], Edit | None], ...] = (
-    branches, operators, sizes, defaults, returned, after_return, unpacked,
+    branches, operators, sizes, defaults, returned, after_return, unpacked, unpacked_constants,
 )  # fmt: skip
 
 

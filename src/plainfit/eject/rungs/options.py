@@ -3,7 +3,7 @@
 import ast
 
 from plainfit.eject.rungs.library import maker
-from plainfit.eject.rungs.source import Edit, Source, edited, listed
+from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed
 
 
 def without_options(text: str, passed: set[str]) -> str:
@@ -13,7 +13,12 @@ def without_options(text: str, passed: set[str]) -> str:
         text: of the definition.
         passed: the parameters that some call passes.
     """
-    return _with_constants(text, maker(Source(text).tree.body[0]), passed)
+    return _without_options(text, maker(Source(text).tree.body[0]), passed)
+
+
+def with_constants(text: str, fixed: dict[str, str]) -> str:
+    """Return a definition in which some parameters are constants, given by their texts."""
+    return _with_constants(text, maker(Source(text).tree.body[0]), fixed)
 
 
 def of_methods(text: str, program: ast.AST) -> str:
@@ -39,8 +44,37 @@ def of_methods(text: str, program: ast.AST) -> str:
             positions = max((len(call.args) for call in calls), default=0)
             passed = {keyword.arg or "" for call in calls for keyword in call.keywords}
             passed |= {arg.arg for arg in method.args.args[1 : 1 + positions]}
-            text = _with_constants(text, method, passed)
+            text = _without_options(text, method, passed)
     return text
+
+
+def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
+    """Drop the default None of a parameter for which every call passes what a function returns.
+
+    Args:
+        text: of the definition.
+        nodes: where the program names it.
+        program: the tree of all that may call it.
+    """
+    source = Source(text)
+    function = maker(source.tree.body[0])
+    calls = [each for each in ast.walk(program) if isinstance(each, ast.Call)]
+    calls = [each for each in calls if each.func in nodes]
+    if function is None or not calls:
+        return text
+    names = [arg.arg for arg in function.args.args][isinstance(source.tree.body[0], ast.ClassDef) :]
+    edits: list[Edit] = []
+    for name, default in defaults_of(function).items():
+        given = [dict(zip(names, call.args, strict=False)).get(name) for call in calls]
+        if source.of(default) == "None" and all(isinstance(each, ast.Call) for each in given):
+            start, end = source.span(default)
+            edits.append((start - len("="), end, ""))
+            edits += [
+                (*source.span(each), "False")
+                for each in ast.walk(function)
+                if isinstance(each, ast.Compare) and source.of(each) == f"{name} is None"
+            ]
+    return edited(text, edits)
 
 
 def with_known_pairs(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
@@ -76,30 +110,39 @@ def _is_number(call: ast.Call, name: str, place: int) -> bool:
     return bool(passed) and isinstance(passed[0], ast.Constant) and isinstance(passed[0].value, int)
 
 
-def _with_constants(text: str, function: ast.FunctionDef | None, passed: set[str]) -> str:
+def defaults_of(function: ast.FunctionDef) -> dict[str, ast.expr]:
+    """Return the defaults of a function's parameters."""
+    args = function.args
+    plain = [arg.arg for arg in args.posonlyargs + args.args]
+    by_position = zip(reversed(plain), reversed(args.defaults), strict=False)
+    by_keyword = zip((arg.arg for arg in args.kwonlyargs), args.kw_defaults, strict=True)
+    return {name: value for name, value in (*by_position, *by_keyword) if value is not None}
+
+
+def _without_options(text: str, function: ast.FunctionDef | None, passed: set[str]) -> str:
     """Return a definition in which the options of a function are constants, but for some."""
     source = Source(text)
-    if function is None:
+    options = defaults_of(function).items() if function else ()
+    fixed = {name: source.of(value) for name, value in options if name not in passed}
+    return _with_constants(text, function, fixed)
+
+
+def _with_constants(text: str, function: ast.FunctionDef | None, fixed: dict[str, str]) -> str:
+    """Return a definition in which some parameters of a function are constants."""
+    source = Source(text)
+    if function is None or not fixed:
         return text
-    args = function.args
-    plain = args.posonlyargs + args.args
-    defaults = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
-    by_position = list(zip(plain, defaults, strict=True))
-    by_keyword = list(zip(args.kwonlyargs, args.kw_defaults, strict=True))
-    fixed = {
-        arg.arg: source.of(default)
-        for arg, default in by_position + by_keyword
-        if default is not None and arg.arg not in passed
-    }
-    if not fixed:
-        return text
+    args, defaults = function.args, defaults_of(function)
+    by_position = [(arg, defaults.get(arg.arg)) for arg in args.posonlyargs + args.args]
+    by_keyword = [(arg, defaults.get(arg.arg)) for arg in args.kwonlyargs]
     parts = [_part(source, *each) for each in by_position if each[0].arg not in fixed]
     keywords = [_part(source, *each) for each in by_keyword if each[0].arg not in fixed]
     if args.vararg or keywords:
         parts.append(f"*{args.vararg.arg if args.vararg else ''}")
     parts += keywords + ([f"**{args.kwarg.arg}"] if args.kwarg else [])
     start = text.index("(", source.at(function.lineno, function.col_offset))
-    end = text.rindex(":", 0, source.span(function.body[0])[0])
+    inner = [*args.posonlyargs, *args.args, *args.kwonlyargs, *defaults.values()]
+    end = text.index(")", max(source.span(each)[1] for each in inner)) + 1
     opening = f"{' ' * function.col_offset}def {function.name}"
     signature = listed(opening, parts, ":", function.col_offset)[len(opening) : -1]
     edits = [(start, end, signature), *_constants(source, function, fixed)]
@@ -113,7 +156,8 @@ def _constants(source: Source, function: ast.FunctionDef, fixed: dict[str, str])
         for each in ast.walk(function)
         if isinstance(each, ast.Name) and each.id in fixed
     ]
-    for each in ast.walk(source.tree):
+    is_optimizer = "param_groups" in attributes(source.tree) or "Optimizer" in source.lines[0]
+    for each in ast.walk(source.tree) if is_optimizer else ():
         is_item = isinstance(each, ast.Subscript) and isinstance(each.slice, ast.Constant)
         if is_item and source.of(each.value) == "group" and each.slice.value in fixed:  # type: ignore[attr-defined]
             edits.append((*source.span(each), fixed[each.slice.value]))  # type: ignore[attr-defined]
@@ -121,4 +165,5 @@ def _constants(source: Source, function: ast.FunctionDef, fixed: dict[str, str])
 
 
 def _part(source: Source, arg: ast.arg, default: ast.expr | None) -> str:
-    return arg.arg if default is None else f"{arg.arg}={source.of(default)}"
+    equals = " = " if arg.annotation else "="
+    return source.of(arg) + (f"{equals}{source.of(default)}" if default else "")

@@ -9,7 +9,7 @@ from plainfit.eject.rungs.fold import simplified
 from plainfit.eject.rungs.joining import joined
 from plainfit.eject.rungs.library import Definition, definitions
 from plainfit.eject.rungs.names import Reference, bound, references
-from plainfit.eject.rungs.options import of_methods, with_known_pairs, without_options
+from plainfit.eject.rungs.options import of_methods, with_known_pairs, without_none, without_options
 from plainfit.eject.rungs.placing import placed, with_imports, without_imports
 from plainfit.eject.rungs.pruning import pruned
 from plainfit.eject.rungs.source import Edit, Source, attributes, edited, strings
@@ -75,7 +75,11 @@ def compact(text: str, emitted: Emitted) -> str:
     tree = ast.parse(user)
     texts = pruned(joined(texts, tree), tree)
     outside = attributes(tree)
-    texts = {name: simplified(each, outside | _others(name, texts)) for name, each in texts.items()}
+    read = {name: _read(emitted[name][0], ast.parse(each)) for name, each in texts.items()}
+    texts = {
+        name: simplified(each, outside.union(*(read[other] for other in read if other != name)))
+        for name, each in texts.items()
+    }
     return placed(user, texts, _needs(texts))
 
 
@@ -88,9 +92,18 @@ def _names(text: str) -> set[str]:
     return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
 
 
-def _others(name: str, texts: dict[str, str]) -> set[str]:
-    trees = [ast.parse(text) for other, text in texts.items() if other != name]
-    return set().union(*map(attributes, trees))
+def _read(module: str, tree: ast.AST) -> set[str]:
+    """Return the attributes of other definitions that one of a module may read.
+
+    What a layer reads of `self` is its own; only optimizers and modules have heirs.
+    """
+    own = module in ("layers", "activations")
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return {
+        each.attr
+        for each in nodes
+        if not (own and isinstance(each.value, ast.Name) and each.value.id == "self")
+    }
 
 
 def _without_statements(source: Source, names: set[str]) -> str:
@@ -201,7 +214,7 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
     texts: dict[str, str] = {}
     raw = {(d.module, d.name): _named_locally(d, local) for d in needed}
     trees = {key: ast.parse(text) for key, text in raw.items()}
-    read = {key: attributes(tree) for key, tree in trees.items()}
+    read = {key: _read(key[0], tree) for key, tree in trees.items()}
     said = {key: strings(tree) for key, tree in trees.items()}
     user_tree = ast.parse(user)
     for definition in reversed(needed):  # what calls it comes first
@@ -219,7 +232,7 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
         named = strings(user_tree).union(*(said[other] for other in said if other != key))
         passed = uses_of(nodes, program).passes(definition.parameters)
         fixed = without_options(raw[key], passed | named | {"lr"})
-        fixed = with_known_pairs(fixed, nodes, program)
+        fixed = without_none(with_known_pairs(fixed, nodes, program), nodes, program)
         texts[name] = simplified(of_methods(fixed, program), outside)
     return dict(reversed(texts.items()))
 
