@@ -8,7 +8,6 @@ import random
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import kornia.augmentation as K
 import numpy as np
@@ -18,9 +17,10 @@ from torch import Tensor
 from turns import take_turns
 
 from plainfit import augment
+from plainfit.memory import kept_memory
 
 SHAPES = {"1x28x28": (1, 28, 28), "3x32x32": (3, 32, 32)}
-BATCH = 128
+BATCH, BATCHES = 128, 10  # in a turn
 NAMES = "pad-and-crop=4,horizontal-flip,{affine},brightness=0.2,contrast=0.2,random-erasing=0.2"
 AFFINE = "rotate=15,scale=0.2,shear=10,translate=0.1"
 
@@ -83,7 +83,8 @@ def ways(shape: tuple[int, int, int]) -> dict[str, dict[str, Callable[[], object
     ).contiguous().numpy()  # fmt: skip
     ours = {
         "pipeline": NAMES.format(affine=AFFINE), "flip": "horizontal-flip",
-        "crop": "pad-and-crop=4", "affine": AFFINE, "perspective": "perspective=0.12", "erasing": "random-erasing=0.2",
+        "crop": "pad-and-crop=4", "affine": AFFINE, "perspective": "perspective=0.12",
+        "erasing": "random-erasing=0.2",
     }  # fmt: skip
     theirs = by_kornia(shape[1])
     work = {
@@ -97,14 +98,25 @@ def ways(shape: tuple[int, int, int]) -> dict[str, dict[str, Callable[[], object
     return work
 
 
+def repeated(do: Callable[[], object]) -> Callable[[], None]:
+    """Return what does something for some batches."""
+
+    def batches() -> None:
+        for _ in range(BATCHES):
+            do()
+
+    return batches
+
+
 def main() -> None:
     """Time everything."""
     turns = int(sys.argv[1])
-    times = {
-        f"{name}, {shape}": take_turns(who, turns)
-        for shape, size in SHAPES.items()
-        for name, who in ways(size).items()
-    }
+    with kept_memory(True):  # as `fit` has it; for all of them
+        times = {
+            f"{name}, {shape}": take_turns({k: repeated(do) for k, do in who.items()}, turns)
+            for shape, size in SHAPES.items()
+            for name, who in ways(size).items()
+        }
     print(json.dumps(times))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
-from plainfit.augment.pixels import each, like, to_floats, uniform
+from plainfit.augment.pixels import blended, each, like, to_floats, uniform
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, which Pillow uses
 
@@ -19,7 +19,7 @@ def brightness(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tenso
 def contrast(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
     """Multiply the distance to the image's mean gray by 1 - fraction to 1 + fraction."""
     x = to_floats(xb)
-    return like(torch.lerp(mean_gray(x), x, around_one(x, generator, fraction)), xb)
+    return like(blended(mean_gray(x), x, around_one(x, generator, fraction)), xb)
 
 
 def saturation(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
@@ -28,7 +28,7 @@ def saturation(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tenso
     An image of one channel is gray, and stays as it is.
     """
     x = to_floats(xb)
-    return like(torch.lerp(gray(x), x, around_one(x, generator, fraction)), xb)
+    return like(blended(gray(x), x, around_one(x, generator, fraction)), xb)
 
 
 def noise(xb: Tensor, generator: Generator, fraction: float = 0.1) -> Tensor:

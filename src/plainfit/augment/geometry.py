@@ -11,12 +11,14 @@ from plainfit.augment.pixels import chosen, like, to_floats
 
 def horizontal_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image left to right with probability p."""
-    return torch.where(chosen(xb, p, generator), xb.flip(3), xb)
+    rows = chosen(xb, p, generator).nonzero().flatten()
+    return xb.index_copy(0, rows, xb[rows].flip(3))
 
 
 def vertical_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image top to bottom with probability p."""
-    return torch.where(chosen(xb, p, generator), xb.flip(2), xb)
+    rows = chosen(xb, p, generator).nonzero().flatten()
+    return xb.index_copy(0, rows, xb[rows].flip(2))
 
 
 def pad_and_crop(xb: Tensor, generator: Generator, pixels: int = 4) -> Tensor:

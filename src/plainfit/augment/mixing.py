@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from plainfit.augment.pixels import chosen, like, to_floats, uniform
+from plainfit.augment.pixels import blended, chosen, like, to_floats, uniform
 from plainfit.errors import ConfigError
 
 
@@ -24,7 +24,8 @@ def random_erasing(
     top = ((height - high + 1) * uniform(n, 0, 1, generator)).floor()
     left = ((width - wide + 1) * uniform(n, 0, 1, generator)).floor()
     inside = rectangles(xb, top, top + high, left, left + wide)
-    return xb.masked_fill(inside & is_chosen, 0)
+    kept = ~(inside & is_chosen.view(-1, 1, 1, 1))
+    return xb * kept.to(xb.dtype)  # faster than masked_fill
 
 
 def mixup(
@@ -103,7 +104,7 @@ def probabilities(yb: Tensor, classes: int | None) -> Tensor:
 def mixed(values: Tensor, other: Tensor, share: Tensor) -> Tensor:
     """Return each row with its share, and with the rest of another row."""
     weight = share.view(-1, *[1] * (values.dim() - 1)).to(values.device, values.dtype)
-    return torch.lerp(values[other.to(values.device)], values, weight)
+    return blended(values[other.to(values.device)], values, weight)
 
 
 def rectangles(xb: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -112,4 +113,4 @@ def rectangles(xb: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Ten
     y = torch.arange(height).view(1, 1, -1, 1)
     x = torch.arange(width).view(1, 1, 1, -1)
     top, bottom, left, right = (bound.view(-1, 1, 1, 1) for bound in (top, bottom, left, right))
-    return ((y >= top) & (y < bottom) & (x >= left) & (x < right)).to(xb.device)
+    return (((y >= top) & (y < bottom)) & ((x >= left) & (x < right))).to(xb.device)

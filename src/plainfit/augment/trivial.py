@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from plainfit.augment.colour import gray, mean_gray
 from plainfit.augment.geometry import resample
-from plainfit.augment.pixels import each, like, to_floats
+from plainfit.augment.pixels import blended, each, like, to_floats
 
 WHITE = 255 / 256  # the brightest byte as a float
 LEVELS = 30
@@ -62,12 +62,12 @@ def brighter(x: Tensor, signed: Tensor) -> Tensor:
 
 def more_colour(x: Tensor, signed: Tensor) -> Tensor:
     """Move away from gray, or towards it."""
-    return torch.lerp(gray(x), x, 1 + 0.99 * signed)
+    return blended(gray(x), x, 1 + 0.99 * signed)
 
 
 def more_contrast(x: Tensor, signed: Tensor) -> Tensor:
     """Move away from the mean gray, or towards it."""
-    return torch.lerp(mean_gray(x), x, 1 + 0.99 * signed)
+    return blended(mean_gray(x), x, 1 + 0.99 * signed)
 
 
 def sharper(x: Tensor, signed: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def sharper(x: Tensor, signed: Tensor) -> Tensor:
     smooth = x.clone()
     weight = kernel.to(x).expand(channels, 1, 3, 3)
     smooth[:, :, 1:-1, 1:-1] = F.conv2d(x, weight, groups=channels)
-    return torch.lerp(smooth, x, 1 + 0.99 * signed)
+    return blended(smooth, x, 1 + 0.99 * signed)
 
 
 def posterized(x: Tensor, level: Tensor) -> Tensor:
