@@ -26,6 +26,8 @@ from data import TRAIN, VALID, find_mnist, prepare
 from machine import describe, limits
 from rounds import play
 
+import estimators
+
 EPOCHS = {"logistic": 6, "cnn": 4}  # the first is the warm-up
 ROUNDS = 3
 PARTS = {
@@ -34,6 +36,7 @@ PARTS = {
     "import_time": import_time.measure,
     "precision": precision.measure,
     "accuracy": accuracy.measure,
+    "estimators": estimators.measure,
 }
 
 
