@@ -15,7 +15,8 @@ from rounds import BATCH_SIZE, DISTURBED
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The order of the sections on the page, by the name of their file; others follow.
 SECTIONS = [
-    "overhead", "progress_cost", "import_time", "precision", "folder", "growth", "accuracy", "estimators",
+    "overhead", "progress_cost", "import_time", "precision", "folder", "growth", "accuracy",
+    "estimators",
 ]  # fmt: skip
 INTRODUCTION = f"""# Benchmarks
 
