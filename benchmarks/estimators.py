@@ -18,8 +18,8 @@ CONTENDERS = {"plainfit": "here", "skorch": "torch"}
 TEXT = """\
 Seconds of `fit` on scaled float32 arrays with the same model, batch size, epochs ({digits} on the
 digits, {table} on the table), optimizer and rate; everything is trained on and nothing held out.
-Each with its own loader and number of threads, in a process of its own, in turn, {rounds} times; the
-median of {fits} calls after a first one. The goal is 3 times skorch's speed."""
+Each with its own loader and number of threads, in a process of its own, in turn, {rounds} times;
+the median of {fits} calls after a first one. The goal is 3 times skorch's speed."""
 
 
 def measure(data: Path, quick: bool, folder: Path) -> Path:
