@@ -28,6 +28,8 @@ from data import TRAIN, VALID, find_mnist, prepare
 from machine import describe, limits
 from rounds import play
 
+import estimators
+
 EPOCHS = {"logistic": 6, "cnn": 4}  # the first is the warm-up
 ROUNDS = 3
 PARTS = {
@@ -38,6 +40,7 @@ PARTS = {
     "augmentation": augmentation.measure,
     "gains": gains.measure,
     "accuracy": accuracy.measure,
+    "estimators": estimators.measure,
 }
 
 

@@ -10,19 +10,21 @@ import numpy as np
 from sklearn.datasets import load_digits, make_classification
 from sklearn.preprocessing import StandardScaler
 
-HIDDEN = (128, 64)  # plainfit's `mlp`, which every contender trains
-BATCH_SIZE, RATE = 64, 1e-3  # of Adam
+HIDDEN = {"logistic": (), "mlp": (128, 64)}  # the layers of plainfit's models
+RATE = 0.01
 
 
-def arguments(*flags: str) -> argparse.Namespace:
+def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True, choices=("digits", "table"))
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--fits", type=int, required=True)
-    for flag in flags:
-        parser.add_argument(flag, action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--model", required=True, choices=HIDDEN)
+    parser.add_argument("--optimizer", required=True, choices=("sgd", "adam"))
+    for name in ("--batch-size", "--epochs", "--fits"):
+        parser.add_argument(name, type=int, required=True)
+    args = parser.parse_args()
+    args.hidden = HIDDEN[args.model]
+    return args
 
 
 def read(name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """`plainfit.PlainfitClassifier`."""
 
-from estimator import BATCH_SIZE, HIDDEN, RATE, arguments, report
+from estimator import RATE, arguments, report
 
 import plainfit as pf
 
@@ -8,11 +8,11 @@ args = arguments()
 report(
     args,
     lambda: pf.PlainfitClassifier(
-        "mlp",
-        model_args={"hidden": HIDDEN},
+        args.model,
         epochs=args.epochs,
-        batch_size=BATCH_SIZE,
-        optimizer="adam",
+        batch_size=args.batch_size,
+        optimizer=args.optimizer,
         lr=RATE,
+        momentum=0.0 if args.optimizer == "sgd" else None,
     ),
 )

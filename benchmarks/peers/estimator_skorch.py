@@ -1,37 +1,34 @@
-"""skorch's `NeuralNetClassifier`: as its documentation has it, or as fast as it can be."""
+"""skorch's `NeuralNetClassifier`, as its documentation has it, without a validation set."""
+
+from itertools import pairwise
 
 import torch
-from estimator import BATCH_SIZE, HIDDEN, RATE, arguments, read, report
+from estimator import RATE, arguments, read, report
 from skorch import NeuralNetClassifier
 from torch import nn
-from torch_parts import rows_loader
 
-args = arguments("--tuned")
+args = arguments()
 x, y = read(args.data)
-sizes = (x.shape[1], *HIDDEN, int(y.max()) + 1)
 
 
 def network() -> nn.Module:
-    """Return the layers of plainfit's `mlp`."""
-    first, second, last = (nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
+    """Return the layers of plainfit's model of that name."""
+    sizes = (x.shape[1], *args.hidden, int(y.max()) + 1)
+    layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
-options = {"iterator_train__shuffle": True}
-if args.tuned:  # a gather a batch, and one thread, as plainfit chooses for small steps
-    torch.set_num_threads(1)
-    options["iterator_train"] = rows_loader
 report(
     args,
     lambda: NeuralNetClassifier(
         network,
         criterion=nn.CrossEntropyLoss,
-        optimizer=torch.optim.Adam,
+        optimizer={"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[args.optimizer],
         lr=RATE,
         max_epochs=args.epochs,
-        batch_size=BATCH_SIZE,
+        batch_size=args.batch_size,
+        iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
-        **options,
     ),
 )
