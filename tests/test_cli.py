@@ -147,7 +147,7 @@ OPTIONS = {
     "report": "--debug --help --out",
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out",
-    "eject": "--all --debug --force --help --out --rung --steps --verify",
+    "eject": "--all --debug --force --help --inline --out --rung --steps --verify",
     "predict": "--debug --help --json",
     "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
         --split-seed --target""",
