@@ -8,6 +8,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import plainfit as pf
+from ejecting import run_here
 from plainfit.callbacks import TorchScheduler
 from plainfit.errors import ConfigError, EjectError, PlainfitError
 
@@ -112,7 +113,10 @@ def test_an_optimizer_that_was_used_before(path):
 
 
 def test_lambdas_and_what_has_no_text(path):
-    assert "<lambda>; define it with def" in refused(path, made(), loss=lambda a, b: (a**2).mean())
+    pair = [lambda a, b: (a**2).mean(), lambda a, b: a.mean()]
+    assert "its line has 2 that it may be; define it with def" in refused(
+        path, made(), loss=pair[0]
+    )
     names = {"nn": nn, "__name__": "typed_in"}
     exec("class Typed(nn.Linear):\n    pass\n", names)
     assert "define it at the top of a file" in refused(path, made(lambda: names["Typed"](6, 3)))
@@ -155,6 +159,48 @@ def test_a_built_model_that_does_not_keep_its_arguments(path):
     )
 
 
+def verified(path, model, loss=F.cross_entropy, **options):
+    """Train, and eject; the script gives the training's losses."""
+    opt = options.pop("opt", None) or optim.SGD(model.parameters(), lr=0.1)
+    loaders = pf.get_data(*sets(), 8)
+    history = pf.fit(3, model, loss, opt, *loaders, echo=None, **options)
+    history.run.eject(path, echo=None, force=True)
+    assert run_here(path)[0] == history.step_losses
+    return path.read_text()
+
+
+def test_a_lambda_becomes_a_function(path):
+    scale = 2.0
+    loss = lambda out, y: F.cross_entropy(  # noqa: E731
+        out * scale, y
+    )
+    text = verified(path, made(), loss)
+    assert "def loss(out, y):\n    return F.cross_entropy(out * scale, y)\n" in text.replace(
+        "function", "loss"
+    )
+
+
+SCHEDULERS = {
+    "step": (lambda opt: optim.lr_scheduler.StepLR(opt, 2, gamma=0.5), "StepLR(opt, step_size=2"),
+    "cosine": (lambda opt: optim.lr_scheduler.CosineAnnealingLR(opt, 3), "T_max=3)"),
+    "exponential": (lambda opt: optim.lr_scheduler.ExponentialLR(opt, 0.7), "gamma=0.7)"),
+    "several": (lambda opt: optim.lr_scheduler.MultiStepLR(opt, [1, 2]), "milestones=[1, 2])"),
+    "linear": (lambda opt: optim.lr_scheduler.LinearLR(opt, 0.5), "start_factor=0.5)"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("by", ["step", "epoch"])
+def test_schedulers_of_torch_stay(name, by, path):
+    make, written = SCHEDULERS[name]
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = TorchScheduler(make(opt), by)
+    text = verified(path, model, opt=opt, callbacks=[scheduler])
+    assert written in text
+    assert "    scheduler.step()\n" in text
+
+
 def test_optimizers_and_schedulers(path):
     model = made()
     assert "LBFGS evaluates the loss itself" in refused(
@@ -162,7 +208,7 @@ def test_optimizers_and_schedulers(path):
     )
     model = made()
     opt = optim.SGD(model.parameters(), lr=0.1)
-    message = refused(path, model, opt=opt, schedule=optim.lr_scheduler.StepLR(opt, 1))
+    message = refused(path, model, opt=opt, schedule=optim.lr_scheduler.LambdaLR(opt, [abs]))
     assert "use one of plainfit.schedules" in message
     assert TorchScheduler.__name__ not in message
     model = made()

@@ -157,6 +157,12 @@ def test_all_rungs_and_their_diffs(tmp_path):
     assert "+    for rows in order.split(BATCH_SIZE):" in diff
 
 
+@pytest.mark.parametrize("name", ["math.py", "torch.py", "json.txt"])
+def test_a_script_that_would_hide_a_module_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=f"{name} hides {name.split('.')[0]}; choose another"):
+        eject_run(tmp_path / "run", tmp_path / name)
+
+
 PARTS = """width = 12  # wide enough
 
 
@@ -207,3 +213,5 @@ def test_mnist_in_few_lines(mnist_folder, tmp_path):
         assert_same(folder, ejected.path)
         assert code_lines(ejected.path) <= 90
         assert not Path(tmp_path / "train-data.safetensors").exists()
+    eject_run(folder, tmp_path / "train.py", rung="tensors", force=True)
+    assert code_lines(tmp_path / "train.py") <= 160

@@ -75,13 +75,12 @@ class TorchScheduler(Callback):
 
     def on_epoch_end(self, context: Context) -> None:
         """Move on, by epoch."""
-        if self.by != "epoch":
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            row = context.history[-1]
-            self.scheduler.step(row.get("valid_loss", row["train_loss"]))
-        else:
-            self.scheduler.step()
+        if self.by == "epoch":
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                row = context.history[-1]
+                self.scheduler.step(row.get("valid_loss", row["train_loss"]))
+            else:
+                self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scheduler's state."""

@@ -5,7 +5,7 @@ import builtins
 import importlib.util
 import inspect
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -154,15 +154,17 @@ class Lifter:
 
     def lift_nested(self, thing: Any) -> str:
         """Take a function that was defined within another, or a lambda."""
-        if not isinstance(thing, FunctionType) or "<lambda>" in thing.__qualname__:
+        if not isinstance(thing, FunctionType):
             raise EjectError(
                 f"{place(thing)}: what a script needs must have a name in a module, got "
                 f"{thing.__qualname__}; define it with def or class at the top of a file"
             )
         source, name = source_of(thing.__module__), thing.__name__
+        text = textwrap.dedent(inspect.getsource(thing))
+        if name == "<lambda>":
+            name, text = lambda_as_function(thing, source)
         if not self.is_new(name, f"{thing.__module__}:{thing.__qualname__}"):
             return name
-        text = textwrap.dedent(inspect.getsource(thing))
         text, taken = self.with_attributes_lifted(text, source)
         closed = inspect.getclosurevars(thing).nonlocals
         for inner, value in closed.items():
@@ -184,6 +186,43 @@ class Lifter:
                 f"{place(thing)}: a script cannot write down {name}, a {type(value).__name__} that "
                 f"{thing.__name__} closes over; pass it as an argument with a literal value"
             )
+
+
+def lambda_as_function(thing: FunctionType, source: Source) -> tuple[str, str]:
+    """Return a name for a lambda, and a function that does the same.
+
+    Raises:
+        EjectError: if its text cannot be told from that of another one on its line.
+    """
+    found = [
+        (target, node)
+        for target, node in lambdas(ast.parse(source.text))
+        if node.lineno == thing.__code__.co_firstlineno
+        and [arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)]
+        == list(thing.__code__.co_varnames)
+    ]
+    if len(found) != 1:
+        raise EjectError(
+            f"{place(thing)}: a script must know the text of a lambda, and its line has "
+            f"{len(found)} that it may be; define it with def, or on a line of its own"
+        )
+    ((target, node),) = found
+    code = ast.get_source_segment(source.text, node.body) or ""
+    code = ast.unparse(node.body) if "\n" in code else code
+    name = target or "function"
+    return name, f"def {name}({ast.unparse(node.args)}):\n    return {code}"
+
+
+def lambdas(tree: ast.AST) -> Iterator[tuple[str, ast.Lambda]]:
+    """Yield the lambdas of a tree, with the name that each is assigned to, if it is."""
+    names = {
+        node.value: node.targets[0].id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            yield names.get(node, ""), node
 
 
 def statement_text(node: ast.stmt, text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plainfit.callbacks.rates import LearningRate
+from plainfit.callbacks.rates import LearningRate, TorchScheduler
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
@@ -29,7 +29,8 @@ class OptimizerText:
 
     def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
         """Return the options of a group that are not the class's defaults."""
-        scheduled = any(isinstance(c, LearningRate) for c in self.recipe.callbacks)
+        kinds = LearningRate | TorchScheduler
+        scheduled = any(isinstance(c, kinds) for c in self.recipe.callbacks)
         own = {**group, "lr": group.get("initial_lr", group["lr"]) if scheduled else group["lr"]}
         return {
             name: value

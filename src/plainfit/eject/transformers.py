@@ -1,13 +1,17 @@
 """What changes a step: for each callback that does, what a script must know of it."""
 
+import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from plainfit import callbacks as cb
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.values import expression, named
+from plainfit.eject.values import call, expression, named
 from plainfit.errors import EjectError
 from plainfit.schedules import Chain, OneCycle, Schedule
 
@@ -179,12 +183,38 @@ def unfreezing(callback: cb.Unfreezing, recipe: Recipe, lifter: Lifter) -> Part:
     )
 
 
-def refuse_scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
-    """Refuse a scheduler of torch, which does not tell how it was made."""
-    kind = type(callback.scheduler).__name__
-    raise EjectError(
-        f"a schedule in a script is a function of the step, and a scheduler of torch ({kind}) does "
-        "not tell how it was made; use one of plainfit.schedules, or a function step -> factor"
+def scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
+    """Write the scheduler of torch as it was made, from what it keeps of its arguments."""
+    own = callback.scheduler
+    kind = type(own)
+    options = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in ("optimizer", "last_epoch", "verbose"):
+            continue
+        if not hasattr(own, name):
+            raise EjectError(
+                f"a script must know how a scheduler was made, and {kind.__name__} of torch does "
+                f"not keep its argument {name}; use one of plainfit.schedules, or a function "
+                "step -> factor"
+            )
+        given = getattr(own, name)
+        given = sorted(given.elements()) if isinstance(given, Counter) else given
+        if parameter.default is parameter.empty or given != parameter.default:
+            options[name] = expression(given, lifter)
+    loss = "train_loss" if recipe.valid_dl is None else "valid_loss"
+    return Part(
+        callback,
+        before=[f"scheduler = {call(named(kind, lifter), ['opt'], options)}"],
+        values={
+            "self.by == 'step'": callback.by == "step",
+            "self.by == 'epoch'": callback.by == "epoch",
+            "isinstance(self.scheduler, ReduceLROnPlateau)": kind is ReduceLROnPlateau,
+        },
+        texts={
+            "self.scheduler": "scheduler",
+            "row.get('valid_loss', row['train_loss'])": loss,
+        },
+        statements={"row = context.history[-1]": []},
     )
 
 
@@ -195,6 +225,6 @@ KINDS: dict[type, Callable[[Any, Recipe, Lifter], Part]] = {
     cb.LearningRate: rates,
     cb.LossScaling: scaling,
     cb.OverfitOneBatch: one_batch,
-    cb.TorchScheduler: refuse_scheduler,
+    cb.TorchScheduler: scheduler,
     cb.Unfreezing: unfreezing,
 }

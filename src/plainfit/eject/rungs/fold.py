@@ -154,7 +154,9 @@ def unpacked_constants(source: Source, node: ast.AST) -> Edit | None:
     names = [each for each in ast.walk(node) if isinstance(each, ast.Name)]
     for statement in node.body:
         match statement:
-            case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)):
+            case ast.Assign([ast.Tuple(targets)], ast.Tuple(values)) if all(
+                isinstance(each, ast.Name) for each in targets
+            ):
                 known = {source.of(t): source.of(v) for t, v in zip(targets, values, strict=True)}
                 same = [each for each in names if each.id in known]
                 reads = [each for each in same if isinstance(each.ctx, ast.Load)]

@@ -5,6 +5,7 @@ stands where the model calls it, and only its weights are kept.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 
 from plainfit.eject.rungs.fold import constant, simplified
@@ -16,6 +17,8 @@ from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed
 Definition = ast.ClassDef | ast.FunctionDef
 INPUT = "\0"
 """Stands for what a layer is called with, in what it computes."""
+INPUT_ALONE = re.compile(f"[(,] ?{INPUT}[,)]")
+"""Where it is an argument of a call, it needs no brackets."""
 OPERATIONS = (ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Lambda, ast.UnaryOp, ast.Tuple)
 
 
@@ -151,7 +154,9 @@ def _at_its_use(
             match call:
                 case ast.Call(ast.Attribute(ast.Name("self"), attr), [arg], []) if attr == name:
                     given = source.of(arg)
-                    given = f"({given})" if isinstance(arg, OPERATIONS) else given
+                    is_whole = INPUT_ALONE.search(expression) and not isinstance(arg, ast.Tuple)
+                    if isinstance(arg, OPERATIONS) and not is_whole:
+                        given = f"({given})"
                     is_once = expression.count(INPUT) == 1 or isinstance(arg, ast.Name)
                     if is_once and not free - {"self"} & bound(function):
                         new = expression.replace(INPUT, given)
