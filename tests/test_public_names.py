@@ -27,6 +27,7 @@ PUBLIC = [
     "get_data",
     "get_model",
     "loss_batch",
+    "fine_tune",
     "lr_find",
     "open_data",
     "validate",

@@ -30,6 +30,7 @@ _HOMES = {
     "TensorLoader": "data.loaders",
     "WrappedDataLoader": "data.loaders",
     "accuracy": "metrics",
+    "fine_tune": "transfer",
     "fit": "loop",
     "get_data": "data.loaders",
     "get_model": "build",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from plainfit.models import MnistCNN as MnistCNN
     from plainfit.models import ResNet as ResNet
     from plainfit.rate_search import lr_find as lr_find
+    from plainfit.transfer import fine_tune as fine_tune
 
 
 def __getattr__(name: str) -> Any:
