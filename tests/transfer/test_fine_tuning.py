@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import plainfit as pf
 from ejecting import differing, run_here
-from plainfit.callbacks import Callback
 from plainfit.config import RunConfig
 from plainfit.eject.run import eject_run
 from plainfit.errors import ConfigError, ModelError
+from plainfit.hooks import Callback
 from plainfit.imagenet import resnet18, resnet50
 from plainfit.train import resume, train
 from plainfit.transfer import fine_tune, layer_groups, layer_rates
