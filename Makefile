@@ -34,6 +34,7 @@ bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/folder.py --rounds 3
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/transfer.py
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s

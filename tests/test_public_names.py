@@ -25,6 +25,7 @@ PUBLIC = [
     "WrappedDataLoader",
     "__version__",
     "accuracy",
+    "fine_tune",
     "fit",
     "get_data",
     "get_model",

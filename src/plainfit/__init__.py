@@ -32,6 +32,7 @@ _HOMES = {
     "TensorLoader": "data.loaders",
     "WrappedDataLoader": "data.wrapping",
     "accuracy": "metrics",
+    "fine_tune": "transfer",
     "fit": "loop",
     "get_data": "data.loaders",
     "get_model": "build",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from plainfit.models import MnistCNN as MnistCNN
     from plainfit.models import ResNet as ResNet
     from plainfit.rate_search import lr_find as lr_find
+    from plainfit.transfer import fine_tune as fine_tune
     from plainfit.tuning.study import tune as tune
 
 
