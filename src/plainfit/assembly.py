@@ -138,12 +138,16 @@ def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
     return named_schedule(config.schedule, config.epochs * steps)
 
 
-def transformers(parts: Parts) -> list[Callback]:
-    """Return the callbacks that change the training as the settings say."""
-    config = parts.config
-    unfreezing = cb.Unfreezing(parts.groups, config.freeze_epochs, config.gradual)
+def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> list[Callback]:
+    """Return the callbacks that change the training as the settings say.
+
+    Args:
+        config: the settings.
+        groups: the names of the layers from the input to the head, for a fine-tuning.
+    """
+    unfreezing = cb.Unfreezing(groups, config.freeze_epochs, config.gradual) if groups else None
     return [
-        *([unfreezing] if parts.groups else []),
+        *([unfreezing] if unfreezing else []),
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),

@@ -134,7 +134,7 @@ def carry_out(
     """Train or go on, then test; write what comes of it."""
     config, say = parts.config, echo or (lambda line: None)
     best = cb.BestWeights(folder / runs.BEST)
-    around = [*transformers(parts), best, *logs(config, folder), *callbacks]
+    around = [*transformers(config, parts.groups), best, *logs(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
             history = fit(

@@ -127,7 +127,7 @@ def from_folder(folder: Path) -> Recipe:
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
         metrics=[accuracy],
-        callbacks=[*scaling, *rates, *transformers(parts)],
+        callbacks=[*scaling, *rates, *transformers(parts.config, parts.groups)],
         epochs=epochs,
         steps=steps,
         stop=stop,

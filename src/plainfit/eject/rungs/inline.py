@@ -95,7 +95,7 @@ def _passed(source: Source, node: Definition, call: ast.Call) -> dict[str, str] 
         return None
     if any(isinstance(each, ast.Starred) for each in call.args):
         return None
-    values: dict[str | None, ast.expr] = {**defaults_of(function)}
+    values: dict[str | None, ast.expr] = dict(defaults_of(function).items())
     values |= dict(zip(_names(node, function), call.args, strict=False))
     values |= {keyword.arg: keyword.value for keyword in call.keywords}
     return (
