@@ -9,7 +9,6 @@ weights, bit for bit; the SHA-256 of model.safetensors is
 import gzip
 import hashlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -74,7 +73,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     return (out.argmax(dim=1) == yb).float().mean()
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+def weighted_mean(values: list[float], weights: list[int]) -> float:
     """Return the mean of the values, each counting by its weight, in float64."""
     return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)
 

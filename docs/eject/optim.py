@@ -9,7 +9,6 @@ and weights, bit for bit; the SHA-256 of model.safetensors is
 import gzip
 import hashlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -68,7 +67,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     return (out.argmax(dim=1) == yb).float().mean()
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+def weighted_mean(values: list[float], weights: list[int]) -> float:
     """Return the mean of the values, each counting by its weight, in float64."""
     return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)
 
@@ -89,12 +88,6 @@ def validate(model: nn.Module) -> tuple[float, float]:
     return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
 
 
-def clear_gradients(parameters):
-    """Forget the gradients, or set them to 0."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
 class SGD:
     """Stochastic gradient descent: p -= lr * g, or lr * v with v = momentum * v + g."""
 
@@ -111,7 +104,8 @@ class SGD:
 
     def zero_grad(self):
         for group in self.param_groups:
-            clear_gradients(group["params"])
+            for p in group["params"]:
+                p.grad = None
 
     def update(self, p, g, state, group):
         """Update a parameter p, which has gradient g, in place."""

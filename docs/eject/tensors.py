@@ -8,8 +8,8 @@ model.safetensors is 8cac1b067a4f6cdd612271087e332f74117c9294f3509c9f0eb56afb30a
 
 import gzip
 import hashlib
+import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -49,8 +49,8 @@ class Parameter(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
-    def __new__(cls, data=None):
-        return cls._make_subclass(cls, torch.empty(0) if data is None else data, True)
+    def __new__(cls, data):
+        return cls._make_subclass(cls, data, True)
 
 
 def uniform(*shape, fan_in):
@@ -102,17 +102,16 @@ class Conv2d(Module):
         super().__init__()
         self.stride = stride
         self.padding = padding
-        shape = (in_channels, kernel_size, kernel_size)
-        fan_in = shape[0] * shape[1] * shape[2]
-        self.weight = uniform(out_channels, *shape, fan_in=fan_in)
-        self.bias = uniform(out_channels, fan_in=fan_in)
+        window = (in_channels, kernel_size, kernel_size)
+        self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
+        self.bias = uniform(out_channels, fan_in=math.prod(window))
 
     def forward(self, input):
         return torch.conv2d(input, self.weight, self.bias, stride=self.stride, padding=self.padding)
 
 
 class AdaptiveAvgPool2d(Module):
-    """The means of (rows, columns) cells that cover the image; None is one for each pixel."""
+    """The means of a grid of cells that covers the image, such as one for the whole of it."""
 
     def __init__(self, output_size):
         super().__init__()
@@ -144,7 +143,7 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     return (out.argmax(dim=1) == yb).float().mean()
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
+def weighted_mean(values: list[float], weights: list[int]) -> float:
     """Return the mean of the values, each counting by its weight, in float64."""
     return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)
 
@@ -171,12 +170,6 @@ def validate(model: Module) -> tuple[float, float]:
     return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
 
 
-def clear_gradients(parameters):
-    """Forget the gradients, or set them to 0."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
 class SGD:
     """Stochastic gradient descent: p -= lr * g, or lr * v with v = momentum * v + g."""
 
@@ -193,7 +186,8 @@ class SGD:
 
     def zero_grad(self):
         for group in self.param_groups:
-            clear_gradients(group["params"])
+            for p in group["params"]:
+                p.grad = None
 
     def update(self, p, g, state, group):
         """Update a parameter p, which has gradient g, in place."""

@@ -95,12 +95,11 @@ def _passed(source: Source, node: Definition, call: ast.Call) -> dict[str, str] 
         return None
     if any(isinstance(each, ast.Starred) for each in call.args):
         return None
-    values: dict[str | None, ast.expr] = dict(defaults_of(function).items())
+    values = defaults_of(function)
     values |= dict(zip(_names(node, function), call.args, strict=False))
-    values |= {keyword.arg: keyword.value for keyword in call.keywords}
-    return (
-        {name: source.of(v) for name, v in values.items() if name} if None not in values else None
-    )
+    values |= {keyword.arg or "**": keyword.value for keyword in call.keywords}
+    texts = {name: source.of(value) for name, value in values.items()}
+    return texts if "**" not in texts else None
 
 
 def _names(node: Definition, function: ast.FunctionDef) -> list[str]:
