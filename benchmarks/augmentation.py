@@ -10,14 +10,15 @@ from environments import HERE, python_of
 from results import save_section
 from turns import ratio
 
-TURNS = 15
+TURNS = 5
 TEXT = """\
-Batches of 128 images, floats in memory, in one process with all cores and with freed memory kept,
+Batches of 128 images, floats in memory, in one process with one thread and with freed memory kept,
 as `fit` has it; in turn, {turns} times ten batches each: the median, and the medians of the ratios
 within a turn. The pipeline is pad-and-crop by 4 pixels, horizontal flip, affine (15 degrees, scale
-1.2, shear 10 degrees, a tenth of the side), brightness and contrast 0.2, erasing of up to a fifth. kornia does the same with its modules, parameters by
-sample; Pillow does it image by image, from bytes to the batch of floats, as one worker process of a
-`DataLoader` would. The goals are 2 times the speed of kornia's pipeline and 10 times Pillow's."""
+1.2, shear 10 degrees, a tenth of the side), brightness and contrast 0.2, erasing of up to a fifth.
+kornia does the same with its modules, parameters by sample; Pillow does it image by image, from
+bytes to the batch of floats, as one worker process of a `DataLoader` would. The goals are 2 times
+the speed of kornia's pipeline and 10 times Pillow's."""
 
 
 def measure(data: Path, quick: bool, folder: Path) -> Path:
