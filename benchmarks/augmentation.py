@@ -10,9 +10,9 @@ from environments import HERE, python_of
 from results import save_section
 from turns import ratio
 
-TURNS = 15
+TURNS = 5
 TEXT = """\
-Batches of 128 images, floats in memory, in one process with all cores and with freed memory kept,
+Batches of 128 images, floats in memory, in one process with one thread and with freed memory kept,
 as `fit` has it; in turn, {turns} times ten batches each: the median, and the medians of the ratios
 within a turn. The pipeline is pad-and-crop by 4 pixels, horizontal flip, affine (15 degrees, scale
 1.2, shear 10 degrees, a tenth of the side), brightness and contrast 0.2, erasing of up to a fifth.

@@ -111,6 +111,7 @@ def repeated(do: Callable[[], object]) -> Callable[[], None]:
 def main() -> None:
     """Time everything."""
     turns = int(sys.argv[1])
+    torch.set_num_threads(1)
     with kept_memory(True):  # as `fit` has it; for all of them
         times = {
             f"{name}, {shape}": take_turns({k: repeated(do) for k, do in who.items()}, turns)
