@@ -139,6 +139,12 @@ OPTIONS = {
         --model-args --momentum --nesterov --no-keep-memory --optimizer --out --overfit-one-batch
         --patience --precision --preset --schedule --seed --skip-bad --split-seed --target
         --threads --time-limit --track --weight-decay""",
+    "fine-tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
+        --clip --compile --data --data-dir --debug --detect-anomaly --device --epochs
+        --freeze-epochs --fused --gradual --help --image-size --json --keep-memory
+        --label-smoothing --lr --lr-ratio --memory-budget --model --model-args --momentum --nesterov
+        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision --schedule
+        --seed --skip-bad --split-seed --target --threads --time-limit --track --weight-decay""",
     "resume": "--debug --epochs --help --json",
     "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
         --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed
@@ -181,8 +187,8 @@ def test_the_commands_are_frozen():
     text = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["--help"]).stdout
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
-        "train", "resume", "lr-find", "tune", "predict", "data", "augment", "summary", "runs",
-        "report", "compare", "export", "eject", "notebook", "ladder",
+        "train", "fine-tune", "resume", "lr-find", "tune", "predict", "data", "augment",
+        "summary", "runs", "report", "compare", "export", "eject", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version").stdout.startswith("plainfit 0.")
 

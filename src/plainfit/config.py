@@ -16,9 +16,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # The fields that say how data is read: the keyword arguments of `open_data`.
 DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
 
-
-# The fields that only a fine-tuning has: the options of `plainfit fine-tune` besides the source.
-FINE_TUNING_FIELDS = ("freeze_epochs", "gradual", "lr_ratio")
+# The fields that only a fine-tuning has: no options of `plainfit train` and `plainfit tune`.
+FINE_TUNING_FIELDS = ("source", "freeze_epochs", "gradual", "lr_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)

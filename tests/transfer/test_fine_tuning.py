@@ -1,6 +1,11 @@
 """Fine-tuning: what is frozen stays, each group has its rate, a run goes on and is ejected."""
 
 import json
+import random
+import shutil
+import signal
+import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,6 +16,7 @@ from typer.testing import CliRunner
 
 import plainfit as pf
 from ejecting import differing, run_here
+from killing import WHEN, die_at, ended, forked
 from plainfit.config import RunConfig
 from plainfit.eject.run import eject_run
 from plainfit.errors import ConfigError, ModelError
@@ -109,6 +115,57 @@ def test_a_built_model_is_left_as_it_is_and_gets_another_head():
     assert layer_groups(tuned, ds[0][0][None]) == [["0", "1"], ["3"]]
 
 
+@pytest.mark.parametrize("options", [{"freeze_epochs": 2}, {"gradual": True}])
+@pytest.mark.parametrize("from_run", [True, False], ids=["run", "built"])
+def test_what_fine_tune_did_from_python_is_ejected(source, tmp_path, from_run, options):
+    built = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Dropout(0.1),
+        nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+    splits = pf.open_data("digits")
+    dls = pf.get_data(splits.train, splits.valid, 64, seed=5)
+    model, history = fine_tune(
+        source if from_run else built, *dls, 2, classes=10, echo=None, **options
+    )
+    script = history.run.eject(tmp_path / "script.py", rung="data", echo=None)
+    losses, weights = run_here(script)
+    assert losses == history.step_losses
+    assert not differing(weights, model.state_dict())
+
+
+def test_the_script_of_a_fine_tuning_verifies_itself(source, tmp_path):
+    splits, said = pf.open_data("digits"), []
+    dls = pf.get_data(splits.train, splits.valid, 64)
+    _, history = fine_tune(source, *dls, 2, classes=10, echo=None)
+    history.run.eject(tmp_path / "s.py", rung="data", verify=True, echo=said.append)
+    assert "40 losses are equal and 32 tensors are equal, bit for bit" in said[-1]
+
+
+def test_a_fine_tuning_that_is_killed_has_the_same_bits(source, tmp_path):
+    config = RunConfig(source=str(source), epochs=3, gradual=True, checkpoint_every=7,
+                       device="cpu", out=tmp_path / "whole")  # fmt: skip
+    train(config, echo=None)
+    killed, rng, kills = tmp_path / "killed", random.Random(0), 0
+
+    def go_on(call):
+        die_at(call, rng.choice(WHEN))
+        if (killed / "run.json").exists():
+            resume(killed, echo=None)
+        else:
+            shutil.rmtree(killed, ignore_errors=True)  # as its user has to
+            train(replace(config, out=killed), echo=None)
+
+    for call in (5, 12, 20, 35, 50, 70, 10**6):
+        code = ended(forked(lambda call=call: go_on(call), tmp_path / "error.txt"))
+        kills += code == -signal.SIGKILL
+        if code == 0:
+            break
+    assert not (tmp_path / "error.txt").exists(), (tmp_path / "error.txt").read_text()
+    assert kills >= 4
+    for name in ("first.safetensors", "best.safetensors", "model.safetensors", "steps.csv"):
+        assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
 def test_groups_of_a_resnet_are_its_stages():
     groups = layer_groups(resnet18(classes=5), torch.zeros(1, 3, 32, 32))
     stages = [[f"layer{stage}"] for stage in range(1, 5)]
@@ -160,6 +217,19 @@ def test_sources_that_are_none(tmp_path):
         model_name("resnet81", None)
     with pytest.raises(ConfigError, match="name the architecture"):
         model_name("weights.pt", None)
+
+
+@pytest.mark.parametrize("missing", ["timm", "torchvision"])
+def test_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, missing):
+    from plainfit.cli import app
+
+    monkeypatch.setitem(sys.modules, missing, None)  # what Python takes for one that is not there
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, ["fine-tune", "timm:resnet18"]).exception
+    assert isinstance(error, ModelError)
+    assert "needs timm and torchvision, and importing them failed" in str(error)
+    assert "pip install 'plainfit[timm]'" in str(error)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from plainfit.train import RunResult
 
 RATE_FIELDS = ("data", "model", "momentum", "batch_size", "optimizer", "seed", "device")
-ONLY_FINE_TUNING = ("source", *FINE_TUNING_FIELDS)
 
 
-@with_options_of([item.name for item in fields(RunConfig) if item.name not in ONLY_FINE_TUNING])
+@with_options_of([item.name for item in fields(RunConfig) if item.name not in FINE_TUNING_FIELDS])
 def train(
     context: typer.Context,
     *,

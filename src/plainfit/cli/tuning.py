@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.config import RunConfig, option
+from plainfit.config import FINE_TUNING_FIELDS, RunConfig, option
 from plainfit.errors import ConfigError, unknown_name
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 
 if TYPE_CHECKING:
     from plainfit.tuning.results import StudyResult
 
-OWN = ("out", "time_limit")  # settings of a run that a study has under the same names
+# Settings of a run that a study has under the same names, and those of another command.
+LEFT_OUT = ("out", "time_limit", *FINE_TUNING_FIELDS)
 FIGURES = ("valid_loss", "accuracy", "train_loss")
 
 
-@with_options_of([item.name for item in fields(RunConfig) if item.name not in OWN])
+@with_options_of([item.name for item in fields(RunConfig) if item.name not in LEFT_OUT])
 def tune(
     context: typer.Context,
     *,

@@ -216,6 +216,7 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
             )
         recipe.initial = call.initial
         recipe.generator = call.generator
+        recipe.frozen = untrained(call.model)
         return
     with torch.random.fork_rng(devices=[]):
         factory: Any = call.model.plainfit_factory
@@ -233,12 +234,13 @@ def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
         )
     if not torch.equal(state, call.generator):
         recipe.generator = call.generator
-    trained = {name for name, parameter in fresh.named_parameters() if parameter.requires_grad}
-    recipe.frozen = [
-        name
-        for name, parameter in call.model.named_parameters()
-        if name in trained and not parameter.requires_grad
-    ]
+    as_built = untrained(fresh)
+    recipe.frozen = [name for name in untrained(call.model) if name not in as_built]
+
+
+def untrained(model: nn.Module) -> list[str]:
+    """Return the names of the parameters that get no gradients."""
+    return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 def resolve_factory(factory: Factory | None) -> Any:

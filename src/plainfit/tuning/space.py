@@ -9,17 +9,18 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from plainfit.config import RunConfig
+from plainfit.config import FINE_TUNING_FIELDS, RunConfig
 from plainfit.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 ALL_KINDS = (NoneType, bool, int, float, str)
-# What says which samples count, where results go, or when to stop: figures would not compare.
+# What says which samples count, where results go, or when to stop: figures would not compare. And
+# what a search does not do: fine-tuning.
 NOT_SEARCHED = (
     "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "seed", "out",
-    "time_limit",
+    "time_limit", *FINE_TUNING_FIELDS,
 )  # fmt: skip
 RANGE = re.compile(r"(log:)?(.*?)\.\.(.*)")
 EXAMPLES = "log:1e-3..1, 16..64 or mlp,cnn"
