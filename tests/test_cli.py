@@ -164,8 +164,8 @@ OPTIONS = {
     "predict": "--augment --debug --help --json --tta",
     "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
         --seed --skip-bad --split-seed --target""",
-    "data": """--data-dir --debug --help --image-size --json --memory-budget --picture --skip-bad
-        --split-seed --target""",
+    "data": """--data-dir --debug --help --image-size --json --memory-budget --only --picture
+        --skip-bad --split-seed --target --write""",
     "summary": "--classes --debug --help --input-shape --json",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

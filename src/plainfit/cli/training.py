@@ -152,16 +152,29 @@ def data(
     picture: Annotated[
         Path | None, typer.Option(help="Where to draw it (default: NAME-samples.png).")
     ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="A new folder to write the images to, as PNG; it is shown.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="With --write: the classes to write, such as 3,7.")
+    ] = None,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Show what a data set holds, and draw a picture of samples."""
     RunConfig(data=source, **options)
+    if only is not None and write is None:
+        raise ConfigError("--only says which classes are written: add --write FOLDER")
     from plainfit.data.pictures import draw_samples
     from plainfit.data.sources import open_data
+    from plainfit.data.writing import write_folder
 
     splits = open_data(source, **options)
+    if write is not None:
+        classes = [] if only is None else [name.strip() for name in only.split(",")]
+        write_folder(splits, write, classes)
+        source, splits = str(write), open_data(write, **options)
     path = picture or Path(f"{Path(source).name.split('.')[0]}-samples.png")
     draw_samples(splits, path)
     if json_:
