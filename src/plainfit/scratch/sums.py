@@ -75,8 +75,8 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
 
 def max_pool2d(input, kernel_size, stride=None, padding=0):
     """Return the largest value of every window; of equal ones the first gets the gradient."""
-    size, stride = pair(kernel_size), stride or kernel_size
-    windows = windows_of(pad(input, padding, value=-torch.inf), size, stride=stride)
+    image = pad(input, padding, value=-torch.inf)
+    windows = windows_of(image, pair(kernel_size), stride=stride or kernel_size)
     return windows.flatten(-2).max(-1).values
 
 
