@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "example.md"
 
 @pytest.mark.soak
 def test_the_commands_of_the_example_run_in_order(tmp_path, mnist_folder):
+    pytest.importorskip("optuna", reason="Optuna is not installed")
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "mnist").symlink_to(mnist_folder)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
