@@ -19,7 +19,7 @@ from ejecting import differing, run_here
 from killing import WHEN, die_at, ended, forked
 from plainfit.config import RunConfig
 from plainfit.eject.run import eject_run
-from plainfit.errors import ConfigError, ModelError
+from plainfit.errors import ConfigError, EjectError, ModelError
 from plainfit.hooks import Callback
 from plainfit.imagenet import resnet18, resnet50
 from plainfit.train import resume, train
@@ -91,7 +91,7 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bits(source, tmp_path, stop_a
     assert (whole / "steps.csv").read_text() == (parted / "steps.csv").read_text()
 
 
-@pytest.mark.parametrize("rung", ["loop", "data"])
+@pytest.mark.parametrize("rung", ["loop", "data", "layers"])
 @pytest.mark.parametrize("options", [{}, {"gradual": True, "weight_decay": 0.01, "average": 0.9}])
 def test_an_ejected_fine_tuning_gives_the_same_bits(source, tmp_path, rung, options):
     out = tmp_path / "run"
@@ -100,6 +100,15 @@ def test_an_ejected_fine_tuning_gives_the_same_bits(source, tmp_path, rung, opti
     losses, weights = run_here(ejected.path)
     assert losses == list(result.history.step_losses)
     assert not differing(weights, load_file(out / "model.safetensors"))
+
+
+def test_frozen_layers_need_the_modules_of_torch(source, tmp_path):
+    train(RunConfig(source=str(source), epochs=1, out=tmp_path / "run"), echo=None)
+    with pytest.raises(
+        EjectError, match=r"frozen layers need torch\.nn.*rung tensors.*works is layers"
+    ):
+        eject_run(tmp_path / "run", tmp_path / "script.py", rung="tensors")
+    assert not (tmp_path / "script.py").exists()
 
 
 def test_a_built_model_is_left_as_it_is_and_gets_another_head():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from plainfit.callbacks import Unfreezing
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.rungs import RUNGS, in_float64, lower
@@ -184,6 +185,12 @@ def check_options(recipe: Recipe, rung: str) -> None:
     if getattr(recipe.train_dl, "mixes_labels", False) and rung in ("tensors", "math"):
         raise EjectError(
             f"mixed labels are class probabilities, and the loss of rung {rung} takes labels only",
+            "layers",
+        )
+    if rung in ("tensors", "math") and any(isinstance(c, Unfreezing) for c in recipe.callbacks):
+        raise EjectError(
+            f"frozen layers need torch.nn's `eval` and `requires_grad_`, and rung {rung} has "
+            "modules of its own",
             "layers",
         )
     if recipe.fingerprint["world_size"] != 1:
