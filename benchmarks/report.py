@@ -49,7 +49,9 @@ resident set.
 def write(folder: Path = results.FOLDER, docs: Path = DOCS) -> Path:
     """Write the page and its pictures from all results in a folder; return the page's path."""
     loaded = results.load_all(folder)
-    machines = {result["machine"]["name"]: result["machine"] for result in loaded}
+    # The threads in a heading are those of the comparison; a section may have been run with others.
+    ordered = sorted(loaded, key=lambda result: result["name"] == "speed")
+    machines = {result["machine"]["name"]: result["machine"] for result in ordered}
     text = [INTRODUCTION]
     for name, where in machines.items():
         mine = [result for result in loaded if result["machine"]["name"] == name]
