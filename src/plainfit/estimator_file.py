@@ -1,10 +1,12 @@
 """A fitted estimator as one safetensors file: the weights, and the rest as JSON. No pickle."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from plainfit.build import Factory, resolve
 from plainfit.checkpoint.encoding import from_bytes, to_bytes
@@ -14,63 +16,67 @@ from plainfit.history import History
 from plainfit.runs import write_whole
 
 
-def write_estimator(path: Path, estimator: Any) -> None:
-    """Write the parameters of an estimator and all that `fit` left, but for the training itself.
+class InFile(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """Of an estimator: `save` keeps its parameters and what `fit` left, but not the training."""
 
-    Raises:
-        ConfigError: if a parameter is a function or class that no name leads to.
-        RunError: if the file cannot be written.
-    """
-    params = {name: plain(value) for name, value in estimator.get_params(deep=False).items()}
-    named = {name: name_of(name, value) for name, value in params.items() if callable(value)}
-    fitted = {name: value for name, value in vars(estimator).items() if name.endswith("_")}
-    model, history = fitted.pop("model_"), fitted.pop("history_")
-    arrays = {name: value for name, value in fitted.items() if isinstance(value, np.ndarray)}
-    state = {
-        "estimator": type(estimator).__name__,
-        "params": params | dict.fromkeys(named),
-        "named": named,
-        "fitted": {name: fitted[name] for name in fitted.keys() - arrays.keys()},
-        "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
-        "epochs": history.epochs,
-        "factory": model.plainfit_factory.to_dict(),
-        "weights": model.state_dict(),
-    }
-    content = to_bytes(state)
-    write_whole(path, lambda scratch: write_bytes(scratch, content))
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file: its weights, the rest as JSON.
 
+        Raises:
+            ConfigError: if a parameter is a function or class that no name leads to.
+            RunError: if the file cannot be written.
+        """
+        check_is_fitted(self)
+        params = {name: plain(value) for name, value in self.get_params(deep=False).items()}
+        named = {name: name_of(name, value) for name, value in params.items() if callable(value)}
+        fitted = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        model, history = fitted.pop("model_"), fitted.pop("history_")
+        arrays = {name: value for name, value in fitted.items() if isinstance(value, np.ndarray)}
+        state = {
+            "estimator": type(self).__name__,
+            "params": params | dict.fromkeys(named),
+            "named": named,
+            "fitted": {name: fitted[name] for name in fitted.keys() - arrays.keys()},
+            "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
+            "epochs": history.epochs,
+            "factory": model.plainfit_factory.to_dict(),
+            "weights": model.state_dict(),
+        }
+        content = to_bytes(state)
+        write_whole(Path(path), lambda scratch: write_bytes(scratch, content))
 
-def read_estimator(path: Path, kind: type[Any]) -> Any:
-    """Return the estimator in a file, its model on the CPU.
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read back what `save` wrote; the model is built on the CPU. No pickle is loaded.
 
-    Raises:
-        RunError: if the file cannot be read, or holds something else than such an estimator.
-        ModelError: if the model can no longer be built.
-    """
-    try:
-        state = from_bytes(path.read_bytes())
-    except (OSError, CheckpointError) as error:
-        raise RunError(
-            f"{path} must be a file that an estimator's `save` wrote ({error})"
-        ) from error
-    if (found := state.get("estimator", "checkpoint")) != kind.__name__:
-        raise RunError(f"{path} must hold a {kind.__name__}, and holds a {found}")
-    named = {name: resolve(target) for name, target in state["named"].items()}
-    estimator = kind(**state["params"] | named)
-    factory, history = Factory(**state["factory"]), History()
-    with torch.random.fork_rng(devices=[]):  # building draws initial values
-        model = factory.build()
-    try:
-        model.load_state_dict(state["weights"])
-    except RuntimeError as error:
-        raise RunError(f"{path} must hold the weights of {factory.target}: {error}") from error
-    model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model has it
-    history.epochs = state["epochs"]
-    arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
-    for name, value in {**state["fitted"], **arrays, "history_": history}.items():
-        setattr(estimator, name, value)
-    estimator.model_ = model.eval()
-    return estimator
+        Raises:
+            RunError: if the file cannot be read, or holds something else.
+            ModelError: if the model can no longer be built.
+        """
+        try:
+            state = from_bytes(Path(path).read_bytes())
+        except (OSError, CheckpointError) as error:
+            raise RunError(
+                f"{path} must be a file that an estimator's `save` wrote ({error})"
+            ) from error
+        if (found := state.get("estimator", "checkpoint")) != cls.__name__:
+            raise RunError(f"{path} must hold a {cls.__name__}, and holds a {found}")
+        named = {name: resolve(target) for name, target in state["named"].items()}
+        estimator = cls(**state["params"] | named)
+        factory, history = Factory(**state["factory"]), History()
+        with torch.random.fork_rng(devices=[]):  # building draws initial values
+            model = factory.build()
+        try:
+            model.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise RunError(f"{path} must hold the weights of {factory.target}: {error}") from error
+        model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model has it
+        history.epochs = state["epochs"]
+        arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
+        for name, value in {**state["fitted"], **arrays, "history_": history}.items():
+            setattr(estimator, name, value)
+        estimator.model_ = model.eval()
+        return estimator
 
 
 def plain(value: Any) -> Any:

@@ -9,14 +9,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -32,7 +31,7 @@ from plainfit.config import RunConfig
 from plainfit.data.loaders import ImageDataset, make_loader, resident
 from plainfit.devices import cpu_threads, device_of, threads_for
 from plainfit.errors import ConfigError
-from plainfit.estimator_file import read_estimator, write_estimator
+from plainfit.estimator_file import InFile
 from plainfit.loop import LossFunction, fit
 from plainfit.metrics import Metric, accuracy
 
@@ -40,7 +39,7 @@ OF_MODEL = ("optimizer", "momentum", "weight_decay", "device")  # settings that 
 CHECKS = {"dtype": [np.float32, np.uint8], "order": "C", "allow_nd": True}  # of scikit-learn, for X
 
 
-class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class PlainfitEstimator(InFile):
     """What classifier and regressor share: parameters, training, a file to keep them in.
 
     After `fit` there are `model_`, the module, on its device and in `eval()` mode; `history_`,
@@ -118,27 +117,6 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-
-    def save(self, path: str | Path) -> None:
-        """Write the fitted estimator to one safetensors file: its weights, the rest as JSON.
-
-        Raises:
-            ConfigError: if a parameter is a function or class that no name leads to.
-            RunError: if the file cannot be written.
-        """
-        check_is_fitted(self)
-        write_estimator(Path(path), self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read back what `save` wrote; the model is built on the CPU. No pickle is loaded.
-
-        Raises:
-            RunError: if the file cannot be read, or holds something else.
-            ModelError: if the model can no longer be built.
-        """
-        estimator: Self = read_estimator(Path(path), cls)
-        return estimator
 
     def _settings(self) -> RunConfig:
         """Return the parameters as the settings of `plainfit train`, which checks them."""
