@@ -52,8 +52,8 @@ def affine(
     turn, size, lean, right, down = torch.empty(5, len(xb)).uniform_(-1, 1, generator=generator)
     factor = (1 + scale) ** size
     lean = (lean * math.radians(shear)).tan()
-    theta = matrix(xb, turn * math.radians(degrees), factor, factor, lean)
-    return resample(xb, moved(theta, 2 * translate * right, 2 * translate * down))
+    turn, right, down = turn * math.radians(degrees), 2 * translate * right, 2 * translate * down
+    return resample(xb, matrices(xb, turn, factor, factor, lean, right, down))
 
 
 def perspective(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
@@ -117,28 +117,21 @@ def warp(
         -strength, strength, generator=generator
     )
     turn, wide, high = turn * math.radians(degrees), 2 ** (wide * scale), 2 ** (high * scale)
-    theta = moved(matrix(xb, turn, wide, high, lean * shear), 2 * shift * right, 2 * shift * down)
+    theta = matrices(xb, turn, wide, high, lean * shear, 2 * shift * right, 2 * shift * down)
     return resample(xb, theta, bends(xb, 2 * bend * strength, generator))
 
 
-def matrix(xb: Tensor, turn: Tensor, wide: Tensor, high: Tensor, lean: Tensor) -> list[Tensor]:
-    """Return the numbers that take a point of the new image to that of the old one.
+def matrices(
+    xb: Tensor, turn: Tensor, wide: Tensor, high: Tensor, lean: Tensor, right: Tensor, down: Tensor
+) -> Tensor:
+    """Return what takes a point of the new image to that of the old one, shape (batch, 2, 3).
 
-    Points are in [-1, 1] by [-1, 1]; turns (radians) and leans are those of pixels.
+    Points and shifts are in [-1, 1] by [-1, 1]; turns (radians) and leans are those of pixels.
     """
     cos, sin, aspect = turn.cos(), turn.sin(), xb.shape[2] / xb.shape[3]
-    return [
-        cos * wide,
-        (lean * cos - sin) * high * aspect,
-        sin * wide / aspect,
-        (lean * sin + cos) * high,
-    ]
-
-
-def moved(numbers: list[Tensor], right: Tensor, down: Tensor) -> Tensor:
-    """Return the matrices, shape (batch, 2, 3), with a shift."""
-    a, b, c, d = numbers
-    return torch.stack([torch.stack([a, b, right], 1), torch.stack([c, d, down], 1)], 1)
+    across = [cos * wide, (lean * cos - sin) * high * aspect, right]
+    along = [sin * wide / aspect, (lean * sin + cos) * high, down]
+    return torch.stack([torch.stack(across, 1), torch.stack(along, 1)], 1)
 
 
 def bends(xb: Tensor, deviation: float, generator: Generator) -> Tensor:
