@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plainfit.models import BasicBlock
+from plainfit.models import BasicBlock, downsampling
 
 # Of ImageNet's red, green and blue from 0 to 1, which the published weights were trained with:
 # https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet18.html
@@ -26,11 +26,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = downsampling(inputs, outputs, stride)
 
     def forward(self, xb: Tensor) -> Tensor:
         """Return images of `outputs` channels, `stride` times smaller."""

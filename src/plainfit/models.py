@@ -111,6 +111,15 @@ class MnistCNN(nn.Module):
         return self.pool(xb).flatten(1)
 
 
+def downsampling(inputs: int, outputs: int, stride: int) -> nn.Module | None:
+    """Return what gives a block's input the shape of its output; None where it has it already."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, added to their input (He et al. 2015, figure 2)."""
 
@@ -120,11 +129,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.downsample = downsampling(inputs, outputs, stride)
 
     def forward(self, xb: Tensor) -> Tensor:
         """Return images of `outputs` channels, `stride` times smaller."""
