@@ -253,8 +253,7 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the likeliest class of each sample: shape (samples,)."""
-        labels = self._outputs(X).argmax(dim=1).numpy()
-        classes: NDArray[Any] = self.classes_[labels]
+        classes: NDArray[Any] = self.classes_[self._outputs(X).argmax(dim=1).numpy()]
         return classes
 
 
