@@ -1,18 +1,23 @@
-"""`plainfit.PlainfitClassifier`."""
+"""`plainfit.PlainfitClassifier` and `PlainfitRegressor`."""
 
-from estimator import RATE, arguments, report
+from estimator import RATES, Setting, report
 
 import plainfit as pf
 
-args = arguments()
-report(
-    args,
-    lambda: pf.PlainfitClassifier(
-        args.model,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        optimizer=args.optimizer,
-        lr=RATE,
-        momentum=0.0 if args.optimizer == "sgd" else None,
-    ),
-)
+
+def make(
+    setting: Setting, features: int, outputs: int
+) -> pf.PlainfitClassifier | pf.PlainfitRegressor:
+    """Return an estimator; it finds the numbers of features and outputs by itself."""
+    kind = pf.PlainfitRegressor if outputs == 1 else pf.PlainfitClassifier
+    return kind(
+        setting.model,
+        epochs=setting.epochs,
+        batch_size=setting.batch_size,
+        optimizer=setting.optimizer,
+        lr=RATES[setting.optimizer],
+        momentum=0.0 if setting.optimizer == "sgd" else None,
+    )
+
+
+report(make)

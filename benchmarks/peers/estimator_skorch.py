@@ -1,34 +1,36 @@
-"""skorch's `NeuralNetClassifier`, as its documentation has it, without a validation set."""
+"""skorch's estimators as its documentation has them: no validation set, nothing printed."""
 
 from itertools import pairwise
 
 import torch
-from estimator import RATE, arguments, read, report
-from skorch import NeuralNetClassifier
+from estimator import HIDDEN, RATES, Setting, report
+from skorch import NeuralNet, NeuralNetClassifier, NeuralNetRegressor
 from torch import nn
 
-args = arguments()
-x, y = read(args.data)
 
-
-def network() -> nn.Module:
-    """Return the layers of plainfit's model of that name."""
-    sizes = (x.shape[1], *args.hidden, int(y.max()) + 1)
+def network(sizes: tuple[int, ...]) -> nn.Module:
+    """Return the layers of plainfit's model with these sizes."""
     layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
-report(
-    args,
-    lambda: NeuralNetClassifier(
+def make(setting: Setting, features: int, outputs: int, **loader: object) -> NeuralNet:
+    """Return an estimator; `loader` is how it makes training batches, by default stock."""
+    kind = NeuralNetRegressor if outputs == 1 else NeuralNetClassifier
+    return kind(
         network,
-        criterion=nn.CrossEntropyLoss,
-        optimizer={"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[args.optimizer],
-        lr=RATE,
-        max_epochs=args.epochs,
-        batch_size=args.batch_size,
+        module__sizes=(features, *HIDDEN[setting.model], outputs),
+        criterion=nn.MSELoss if outputs == 1 else nn.CrossEntropyLoss,
+        optimizer={"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[setting.optimizer],
+        lr=RATES[setting.optimizer],
+        max_epochs=setting.epochs,
+        batch_size=setting.batch_size,
         iterator_train__shuffle=True,
         train_split=None,
         verbose=0,
-    ),
-)
+        **loader,
+    )
+
+
+if __name__ == "__main__":
+    report(make)

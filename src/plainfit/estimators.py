@@ -281,7 +281,7 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
             NonFiniteError: if a loss is not finite.
         """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **CHECKS)  # noqa: N806
-        targets = torch.tensor(y, dtype=torch.float32).reshape(len(y), -1)
+        targets = torch.tensor(np.asarray(y, np.float32)).reshape(len(y), -1)
         return self._train(self._samples(X), targets, targets.shape[1], F.mse_loss, [])
 
     def predict(self, X: Any) -> NDArray[np.float32]:  # noqa: N803

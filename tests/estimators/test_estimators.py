@@ -141,6 +141,11 @@ def test_several_targets():
     assert scaled.fit(x, 1000 * y[:, 0]).score(x, 1000 * y[:, 0]) > 0.9
 
 
+def test_targets_that_are_no_numbers():
+    with pytest.raises(ValueError, match="could not convert string to float: .*low"):
+        pf.PlainfitRegressor(epochs=1).fit([[0.0], [1.0]], np.array(["low", "high"]))
+
+
 def test_images_as_bytes_and_rows_seen_as_images():
     x, y = DIGITS
     images = (x * 15).astype(np.uint8).reshape(-1, 1, 8, 8)
