@@ -12,13 +12,13 @@ from plainfit.augment.pixels import chosen, like, to_floats
 def horizontal_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image left to right with probability p."""
     rows = chosen(xb, p, generator).nonzero().flatten()
-    return xb.index_copy(0, rows, xb[rows].flip(3))
+    return xb.index_copy(0, rows, xb.index_select(0, rows).flip(3))
 
 
 def vertical_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image top to bottom with probability p."""
     rows = chosen(xb, p, generator).nonzero().flatten()
-    return xb.index_copy(0, rows, xb[rows].flip(2))
+    return xb.index_copy(0, rows, xb.index_select(0, rows).flip(2))
 
 
 def pad_and_crop(xb: Tensor, generator: Generator, pixels: int = 4) -> Tensor:
@@ -164,13 +164,12 @@ def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> T
             [-1, 1] by [-1, 1], the corners of the image.
         displacement: added to the points, shape (batch, 2, height, width).
     """
-    n, _, height, width = xb.shape
+    height, width = xb.shape[2:]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
-    points = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width)])
-    grid = theta.to(xb.device) @ points.to(xb.device)
+    by_x, by_y, shift = theta.to(xb.device).unsqueeze(3).split(1, 2)
+    grid = by_x * x.to(xb.device) + (by_y * y.view(-1, 1).to(xb.device) + shift)
     if theta.shape[1] == 3:
         grid = grid[:, :2] / grid[:, 2:]
-    grid = grid.view(n, 2, height, width)
     if displacement is not None:
         grid += displacement.to(xb.device)
     pixels = to_floats(xb)
