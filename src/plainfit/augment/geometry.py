@@ -23,11 +23,14 @@ def vertical_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
 
 def pad_and_crop(xb: Tensor, generator: Generator, pixels: int = 4) -> Tensor:
     """Move each image by up to so many whole pixels in each direction; 0 comes in from outside."""
-    n, _, height, width = xb.shape
-    down, right = torch.randint(2 * pixels + 1, (2, n), generator=generator).to(xb.device)
-    padded = F.pad(xb, [pixels] * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # views, one for each place
-    return windows[torch.arange(n, device=xb.device), :, down, right]
+    n, channels, height, width = xb.shape
+    down, right = torch.randint(2 * pixels + 1, (2, n), generator=generator)
+    high, wide = height + 2 * pixels, width + 2 * pixels
+    # What lies in memory from the first pixel of a window to its last is copied as one run.
+    start = torch.arange(n) * (channels * high * wide) + down * wide + right
+    run = ((channels - 1) * high + height - 1) * wide + width
+    runs = F.pad(xb, [pixels] * 4).flatten().unfold(0, run, 1).index_select(0, start.to(xb.device))
+    return runs.as_strided(xb.shape, (run, high * wide, wide, 1)).contiguous()
 
 
 def affine(

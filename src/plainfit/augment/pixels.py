@@ -41,5 +41,5 @@ def chosen(xb: Tensor, p: float, generator: Generator) -> Tensor:
 
 
 def blended(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Return `start` and `end` mixed by the share of `end`; faster than `torch.lerp` and `addcmul`."""
+    """Return `start` and `end` mixed by the share of `end`; faster than `torch.lerp`."""
     return (end * share).add_(start * (1 - share))
