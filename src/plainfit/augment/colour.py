@@ -69,4 +69,4 @@ def gray(x: Tensor) -> Tensor:
 
 def mean_gray(x: Tensor) -> Tensor:
     """Return the mean gray of each image, shape (batch, 1, 1, 1)."""
-    return gray(x).mean((2, 3), keepdim=True)
+    return gray(x.mean((2, 3), keepdim=True))

@@ -12,22 +12,25 @@ from plainfit.augment.pixels import chosen, like, to_floats
 def horizontal_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image left to right with probability p."""
     rows = chosen(xb, p, generator).nonzero().flatten()
-    return xb.index_copy(0, rows, xb[rows].flip(3))
+    return xb.index_copy(0, rows, xb.index_select(0, rows).flip(3))
 
 
 def vertical_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
     """Mirror each image top to bottom with probability p."""
     rows = chosen(xb, p, generator).nonzero().flatten()
-    return xb.index_copy(0, rows, xb[rows].flip(2))
+    return xb.index_copy(0, rows, xb.index_select(0, rows).flip(2))
 
 
 def pad_and_crop(xb: Tensor, generator: Generator, pixels: int = 4) -> Tensor:
     """Move each image by up to so many whole pixels in each direction; 0 comes in from outside."""
-    n, _, height, width = xb.shape
-    down, right = torch.randint(2 * pixels + 1, (2, n), generator=generator).to(xb.device)
-    padded = F.pad(xb, [pixels] * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # views, one for each place
-    return windows[torch.arange(n, device=xb.device), :, down, right]
+    n, channels, height, width = xb.shape
+    down, right = torch.randint(2 * pixels + 1, (2, n), generator=generator)
+    high, wide = height + 2 * pixels, width + 2 * pixels
+    # What lies in memory from the first pixel of a window to its last is copied as one run.
+    start = torch.arange(n) * (channels * high * wide) + down * wide + right
+    run = ((channels - 1) * high + height - 1) * wide + width
+    runs = F.pad(xb, [pixels] * 4).flatten().unfold(0, run, 1).index_select(0, start.to(xb.device))
+    return runs.as_strided(xb.shape, (run, high * wide, wide, 1)).contiguous()
 
 
 def affine(
@@ -157,13 +160,12 @@ def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> T
             [-1, 1] by [-1, 1], the corners of the image.
         displacement: added to the points, shape (batch, 2, height, width).
     """
-    n, _, height, width = xb.shape
+    height, width = xb.shape[2:]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
-    points = torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width)])
-    grid = theta.to(xb.device) @ points.to(xb.device)
+    by_x, by_y, shift = theta.to(xb.device).unsqueeze(3).split(1, 2)
+    grid = by_x * x.to(xb.device) + (by_y * y.view(-1, 1).to(xb.device) + shift)
     if theta.shape[1] == 3:
         grid = grid[:, :2] / grid[:, 2:]
-    grid = grid.view(n, 2, height, width)
     if displacement is not None:
         grid += displacement.to(xb.device)
     pixels = to_floats(xb)

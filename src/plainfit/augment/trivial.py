@@ -37,7 +37,7 @@ def trivial_augment(xb: Tensor, generator: Generator, strength: float = 1.0) -> 
         rows = (kind == 5 + number).nonzero().flatten()
         if len(rows):
             at = rows.to(x.device)
-            part = x[at]
+            part = x.index_select(0, at)
             out[at] = VALUES[number](part, each(values[rows], part))
     return like(out, xb)
 
@@ -52,7 +52,7 @@ def shifted(x: Tensor, kind: Tensor, signed: Tensor, rows: Tensor) -> Tensor:
     across = [turn.cos(), (lean_x - turn.sin()) * (height / width), right]
     along = [(lean_y + turn.sin()) * (width / height), turn.cos(), down]
     theta = torch.stack([torch.stack(across, 1), torch.stack(along, 1)], 1)
-    return resample(x[rows.to(x.device)], theta)
+    return resample(x.index_select(0, rows.to(x.device)), theta)
 
 
 def brighter(x: Tensor, signed: Tensor) -> Tensor:
