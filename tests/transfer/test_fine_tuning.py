@@ -2,7 +2,6 @@
 
 import json
 import random
-import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -161,16 +160,15 @@ def test_a_fine_tuning_that_is_killed_has_the_same_bits(source, tmp_path):
         if (killed / "run.json").exists():
             resume(killed, echo=None)
         else:
-            shutil.rmtree(killed, ignore_errors=True)  # as its user has to
             train(replace(config, out=killed), echo=None)
 
-    for call in (5, 12, 20, 35, 50, 70, 10**6):
+    for call in (1, 2, 3, 4, 5, 12, 20, 35, 50, 70, 10**6):
         code = ended(forked(lambda call=call: go_on(call), tmp_path / "error.txt"))
         kills += code == -signal.SIGKILL
         if code == 0:
             break
     assert not (tmp_path / "error.txt").exists(), (tmp_path / "error.txt").read_text()
-    assert kills >= 4
+    assert kills >= 8
     for name in ("first.safetensors", "best.safetensors", "model.safetensors", "steps.csv"):
         assert (killed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
