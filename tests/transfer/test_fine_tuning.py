@@ -182,6 +182,8 @@ def test_groups_of_a_resnet_are_its_stages():
 def test_a_model_without_a_body_or_a_head_is_refused():
     with pytest.raises(ModelError, match="layers before the head"):
         layer_groups(pf.LogisticRegression(8, 3), torch.zeros(1, 8))
+    with pytest.raises(ModelError, match="layers before the head, and LogisticRegression has none"):
+        load_body(pf.LogisticRegression(8, 3), pf.LogisticRegression(8, 3).state_dict(), "lin")
     with pytest.raises(ModelError, match="the last layer with parameters is '1', a BatchNorm1d"):
         find_head(nn.Sequential(nn.Linear(8, 3), nn.BatchNorm1d(3)), torch.zeros(1, 8))
 
