@@ -1,6 +1,8 @@
 """What every test can ask for."""
 
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,32 @@ def mnist_folder():
     if not (folder / "train-images-idx3-ubyte.gz").exists():
         pytest.skip(f"real MNIST is not at {folder}; name its folder in PLAINFIT_MNIST")
     return folder
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A web server on this machine: `pages` by path, `asked` what was asked for, `url` its root."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            web.asked.append(self.path)
+            body = web.pages.get(self.path)
+            self.send_response(404 if body is None else 200)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            self.wfile.write((body or b"")[: web.cut_at])
+
+        def log_message(self, *args):
+            pass
+
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(variable, "127.0.0.1")
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    web.pages, web.asked, web.cut_at = {}, [], None
+    web.url = f"http://127.0.0.1:{web.server_address[1]}/"
+    thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield web
+    web.shutdown()
+    thread.join()
+    web.server_close()

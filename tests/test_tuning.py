@@ -71,7 +71,7 @@ def test_what_is_searched_has_the_type_of_its_setting(name, text, wanted):
     [
         ({}, "a search must be over one setting at least"),
         ({"lrr": "1..2"}, "unknown setting to search 'lrr': .* did you mean 'lr'"),
-        ({"seed": "1..2"}, "unknown setting to search 'seed'"),
+        ({"seed": "1..2"}, "seed is not searched: it must be the same in all trials"),
         ({"lr": "1..0.1"}, "A..B with A below B, and that of lr is 1..0.1"),
         ({"lr": "log:1"}, "A..B with A below B, and that of lr is log:1"),
         ({"lr": "a..b"}, "A..B with A below B, and that of lr is a..b"),

@@ -49,8 +49,13 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def is_scratch(path: Path) -> bool:
+    """Return whether a file is a temporary one of `write_whole`, by its name."""
+    return path.match(".*-*.tmp*")
+
+
 def remove_scratch(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder."""
-    for path in folder.glob(".*-*.tmp*"):
+    for path in filter(is_scratch, folder.iterdir()):
         with suppress(OSError):
             path.unlink()

@@ -32,22 +32,26 @@ def default_folder(data: str, model: str) -> Path:
 
 
 def create_folder(folder: Path) -> None:
-    """Make a new run folder.
+    """Make a new run folder, or take one that a process left behind which was killed at once.
 
     Raises:
-        RunError: if it exists and is not empty, or cannot be made.
+        RunError: if it exists and has other files, or cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
+        taken = any(path.name != FIRST and not files.is_scratch(path) for path in folder.iterdir())
     except OSError as error:
         raise RunError(
             f"the run folder {folder} must be writable ({error.strerror}); choose another by --out"
         ) from error
     if taken:
-        raise RunError(f"the run folder must be new or empty, and {folder} is not; choose another")
+        go_on = f"plainfit resume {folder}, or " if (folder / RECORD).exists() else ""
+        raise RunError(
+            f"the run folder must be new or empty, and {folder} is not; {go_on}choose another"
+        )
     if not os.access(folder, os.W_OK):
         raise RunError(f"the run folder {folder} must be writable; choose another with --out")
+    files.remove_scratch(folder)
 
 
 def make_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ def fine_tune(
         str,
         typer.Argument(
             help="A run folder; a .safetensors, .pt or .pth file or its URL, with --model; "
-            "resnet18, resnet34 or resnet50; timm:NAME."
+            "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
         ),
     ],
     model: Annotated[

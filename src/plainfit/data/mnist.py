@@ -3,9 +3,7 @@
 import hashlib
 import math
 import os
-import tempfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plainfit.data.downloads import download
 from plainfit.data.pickles import read_pickled_arrays
 from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, assemble
-from plainfit.errors import DataError, DownloadError
+from plainfit.errors import DataError
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
 LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused
@@ -123,7 +122,13 @@ def find_or_download(idx_set: IdxSet, name: str, folder: Path) -> bytes:
                     "not this file; delete it to download it again"
                 )
             return content
-    return download(idx_set.mirrors, f"{name}.gz", wanted, folder)
+    return download(
+        [f"{mirror}{name}.gz" for mirror in idx_set.mirrors],
+        folder / f"{name}.gz",
+        lambda path: checked_content(path, wanted),
+        place="--data-dir or the variable PLAINFIT_DATA",
+        otherwise=f"put the file into {folder}, or pass --data-dir with a folder that has it",
+    )
 
 
 def checked_content(path: Path, wanted: str) -> bytes | None:
@@ -152,51 +157,6 @@ def gunzip(raw: bytes, name: str) -> bytes:
         what = "unpacks to more than 1 GiB" if unpacker.unconsumed_tail else "ends too soon"
         raise DataError(f"{name}: the compressed file {what}")
     return content
-
-
-def download(mirrors: Sequence[str], file: str, wanted: str, folder: Path) -> bytes:
-    """Fetch a file from the first mirror that has it with the right hash, into the folder."""
-    import pooch
-
-    from plainfit.progress import DownloadBar, on_terminal
-
-    pooch.get_logger().setLevel("ERROR")  # the bar says it all
-    tried = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as scratch:
-            for mirror in mirrors:
-                bar = DownloadBar(f"{mirror}{file}")
-                with on_terminal(bar.bar):
-                    fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
-                    try:
-                        got = pooch.retrieve(
-                            f"{mirror}{file}", None, file, scratch, downloader=fetch
-                        )
-                    except (OSError, ValueError) as error:  # requests' errors are OSErrors
-                        tried.append(f"{mirror}{file} ({short_reason(error)})")
-                        continue
-                content = checked_content(Path(got), wanted)
-                if content is not None:
-                    Path(got).replace(folder / file)  # within one folder, so all or nothing
-                    return content
-                tried.append(f"{mirror}{file} (wrong SHA-256)")
-                Path(got).unlink()
-    except OSError as error:
-        raise DataError(
-            f"the data folder {folder} must be writable ({error.strerror}); choose another with "
-            "--data-dir or the variable PLAINFIT_DATA"
-        ) from error
-    raise DownloadError(
-        f"{file} could not be downloaded; tried {', '.join(tried)}; offline, put the file into "
-        f"{folder}, or pass --data-dir with a folder that has it"
-    )
-
-
-def short_reason(error: Exception) -> str:
-    """Name an error of the network without its chain of wrapped ones."""
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:

@@ -1,17 +1,22 @@
 """Where a trained body comes from: a run, a file of weights, a published ResNet, timm."""
 
+import hashlib
 import inspect
+import os
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import torch
 from torch import Tensor, nn
 
 from plainfit import runs
 from plainfit.build import Factory, arguments_for, known_arguments, resolve
+from plainfit.data.downloads import download
 from plainfit.errors import ConfigError, DownloadError, ModelError, near_miss
 from plainfit.transfer.layers import find_head
 from plainfit.transfer.weights import load_body
@@ -24,6 +29,7 @@ PUBLISHED = {
     "resnet50": "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
 }
 FILES = (".safetensors", ".pt", ".pth")
+HUB, HUB_NAME = "hf:", re.compile(r"hf:[\w.-]+/[\w.-]+")
 TIMM, TIMM_MODEL = "timm:", "plainfit.transfer.sources:timm_model"
 Weights = dict[str, Tensor]
 
@@ -45,10 +51,11 @@ def model_name(source: str, model: str | None) -> str:
         ConfigError: if the source is unknown, or says its architecture itself, or does not.
     """
     if not says_its_model(source):
-        if not source.endswith(FILES):
+        if not (source.endswith(FILES) or HUB_NAME.fullmatch(source)):
             raise ConfigError(
                 "a source must be a run folder, a .safetensors, .pt or .pth file or its URL, "
-                f"{', '.join(PUBLISHED)} or timm:NAME, got {source!r}{near_miss(source, PUBLISHED)}"
+                f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
+                f"{near_miss(source, PUBLISHED)}"
             )
         if model is None:
             raise ConfigError(
@@ -76,8 +83,9 @@ def new_model(
 
     Args:
         source: a run folder; a file of weights, or the URL of one that has the beginning of its
-            SHA-256 in its name; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`.
-        model: the architecture, for a file or URL: what `get_model` takes.
+            SHA-256 in its name; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`;
+            `hf:OWNER/NAME`, whose `model.safetensors` is fetched.
+        model: the architecture, for a file, URL or `hf:`: what `get_model` takes.
         arguments: for it, by name.
         input_shape: of one new sample.
         classes: the number of the new head's outputs.
@@ -159,27 +167,62 @@ def read_weights(source: str) -> Weights:
 
 
 def downloaded(source: str) -> Path:
-    """Return a file, got from its URL if it is one and checked against the hash in its name."""
-    if "://" not in source:
-        return Path(source)
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / source.rpartition("/")[2]
-    digits = path.stem.rpartition("-")[2]
-    if len(digits) < 8 or not set(digits) <= set("0123456789abcdef"):
-        raise DownloadError(
-            f"a download is checked: its name must end with 8 digits or more of its SHA-256, such "
-            f"as resnet18-f37072fd.pth, got {path.name}; or fetch it and give its path"
-        )
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(source, str(path), digits, progress=False)
-        except (OSError, RuntimeError) as error:
+    """Return a file, got from its URL or the Hub if need be and checked against its SHA-256."""
+    if source.startswith(HUB):
+        url, wanted = on_hub(source), ""
+        name = source.removeprefix(HUB).replace("/", "--") + ".safetensors"
+    elif "://" in source:
+        url, name = source, source.rpartition("/")[2]
+        wanted = Path(name).stem.rpartition("-")[2]
+        if len(wanted) < 8 or not set(wanted) <= set("0123456789abcdef"):
             raise DownloadError(
-                f"{source} must be there with the SHA-256 in its name ({error}); fetch it where "
-                "there is a network, and give its path"
-            ) from error
+                "a download is checked: its name must end with 8 digits or more of its SHA-256, "
+                f"such as resnet18-f37072fd.pth, got {name}; or fetch it and give its path"
+            )
+    else:
+        return Path(source)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name  # where torchvision looks, too
+    if not path.exists():
+        wanted = wanted or hub_hash(on_hub(source, "raw"))
+        download(
+            [url],
+            path,
+            lambda got: True if sha256_of(got).startswith(wanted) else None,
+            place="the variable TORCH_HOME",
+            otherwise="fetch it where there is a network, and give its path",
+        )
     return path
+
+
+def on_hub(source: str, kind: str = "resolve") -> str:
+    """Return the URL of a repository's weights on the Hub or, as `raw`, of their pointer."""
+    home = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{home}/{source.removeprefix(HUB)}/{kind}/main/model.safetensors"
+
+
+def hub_hash(url: str) -> str:
+    """Return the SHA-256 in a pointer of Git LFS, which is how the Hub keeps large files.
+
+    Its form: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+
+    Raises:
+        DownloadError: if there is none.
+    """
+    try:
+        with urlopen(url, timeout=30) as answer:
+            pointer = answer.read(1024).decode()
+        return str(re.findall(r"^oid sha256:([0-9a-f]{64})$", pointer, re.MULTILINE)[0])
+    except (OSError, ValueError, IndexError) as error:
+        raise DownloadError(
+            f"{url} must be there, public, with a SHA-256 ({error}); fetch the weights where there "
+            "is a network, and give their path"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's hash as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def timm_model(

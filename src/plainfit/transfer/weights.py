@@ -23,9 +23,15 @@ def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> Non
         head: the name of the layer that is not loaded.
 
     Raises:
-        ModelError: if a layer of the body is missing or has another shape; all are named.
+        ModelError: if there is no body; if a layer of it is missing or has another shape: all are
+            named.
     """
     own = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{head}.")}
+    if not own:
+        raise ModelError(
+            f"fine-tuning keeps the layers before the head, and {type(model).__name__} has none: "
+            "train it anew"
+        )
     given = {n: t for n, t in weights.items() if not n.startswith(f"{head}.")}
     stem = next((name for name, tensor in own.items() if tensor.dim() == 4), None)
     if stem in given and own[stem].shape[1] == 1 and given[stem].dim() == 4:

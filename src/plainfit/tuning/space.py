@@ -217,6 +217,8 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
         ConfigError: if there is no such setting, or it is none to search for.
     """
     searched = [item.name for item in fields(RunConfig) if item.name not in NOT_SEARCHED]
+    if name in NOT_SEARCHED:
+        raise ConfigError(f"{name} is not searched: it must be the same in all trials")
     if name not in searched:
         raise ConfigError(unknown_name("setting to search", name, searched))
     kind = get_args(get_type_hints(RunConfig, include_extras=True)[name])[0]
