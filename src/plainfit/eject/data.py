@@ -69,13 +69,14 @@ class DataText:
 
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
-        stock = self.train.is_stock or (self.valid is not None and self.valid.is_stock)
-        if stock and self.by_index:
-            raise EjectError("a stock DataLoader draws the order in a way of its own", "loop")
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
                 "a script validates in the order of the data, and this one shuffled it"
             )
+
+    def limits(self) -> list[EjectError]:
+        """Return why the loaders stop above the lowest rung, if they do."""
+        return [limit for server in (self.train, self.valid) if server for limit in server.limits()]
 
     def gives_images(self) -> bool:
         """Return whether the model is given images as they are, and no flat vectors."""

@@ -1,5 +1,6 @@
 """What a loader does, as far as a script must know: its data, its order, its batches."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,16 @@ class Served:
     """Whether it is a `DataLoader` that the user made."""
     funcs: list[Any] = field(default_factory=list)
     """What a batch passes through: functions, and loaders that augment."""
+
+    def limits(self) -> Iterator[EjectError]:
+        """Yield why it stops above the lowest rung."""
+        if self.is_stock:
+            yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
+        if any(getattr(func, "mixes_labels", False) for func in self.funcs):
+            yield EjectError(
+                "mixed labels are class probabilities, and the loss of rung tensors takes labels",
+                "layers",
+            )
 
 
 def served(dl: Any) -> Served:
