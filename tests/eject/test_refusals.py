@@ -1,11 +1,12 @@
 """What cannot become a script says where, why, and what to do."""
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
 from torch.nn.utils import parametrizations
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 import plainfit as pf
 from ejecting import run_here
@@ -278,6 +279,20 @@ def test_data_that_cannot_be_read_again(path):
     assert "this DataLoader does not tell it; serve the data by plainfit.get_data" in refused(
         path, made(), loaders=odd
     )
+
+
+def test_loaders_that_draw_in_a_way_of_their_own(path):
+    train_ds, valid_ds = sets()
+    rows = SubsetRandomSampler(numpy.arange(9))
+    loaders = DataLoader(train_ds, 8, sampler=rows), DataLoader(valid_ds, 8)
+    assert "cannot write down a ndarray; use numbers, lists or tensors" in refused(
+        path, made(), loaders=loaders
+    )
+    rows = BatchSampler(range(8), 3, False)
+    loaders = DataLoader(train_ds, batch_sampler=rows), DataLoader(valid_ds, 8)
+    assert "a DataLoader without a batch_sampler" in refused(path, made(), loaders=loaders)
+    uneven = [[train_ds[:3], train_ds[3:9]], [valid_ds[:]]]
+    assert "all of one size but the last" in refused(path, made(), loaders=uneven)
 
 
 def test_names_that_the_loop_has(path):

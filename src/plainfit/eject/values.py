@@ -28,7 +28,7 @@ def expression(value: Any, lifter: Lifter) -> str:
     """
     if is_literal(value):
         return repr(value).replace("'", '"') if isinstance(value, str) else repr(value)
-    if isinstance(value, torch.dtype):
+    if isinstance(value, torch.dtype | range):
         return repr(value)
     if isinstance(value, Tensor):
         raise EjectError(
@@ -69,7 +69,13 @@ def constructor(value: Any, lifter: Lifter) -> str:
     if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # take any, and keep none
         return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
-    for name, parameter in inspect.signature(kind).parameters.items():
+    try:
+        parameters = inspect.signature(kind).parameters
+    except ValueError as error:
+        raise EjectError(
+            f"a script cannot write down a {kind.__name__}; use numbers, lists or tensors"
+        ) from error
+    for name, parameter in parameters.items():
         if name in ("device", "dtype"):
             continue
         if not hasattr(value, name):
