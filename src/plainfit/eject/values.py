@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -69,13 +70,11 @@ def constructor(value: Any, lifter: Lifter) -> str:
     if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # take any, and keep none
         return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
-    try:
-        parameters = inspect.signature(kind).parameters
-    except ValueError as error:
-        raise EjectError(
+    if isinstance(kind.__new__, BuiltinFunctionType) and kind.__new__ is not object.__new__:
+        raise EjectError(  # an array of NumPy, say: its arguments are not its content
             f"a script cannot write down a {kind.__name__}; use numbers, lists or tensors"
-        ) from error
-    for name, parameter in parameters.items():
+        )
+    for name, parameter in inspect.signature(kind).parameters.items():
         if name in ("device", "dtype"):
             continue
         if not hasattr(value, name):
