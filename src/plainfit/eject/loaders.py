@@ -85,7 +85,8 @@ def served(dl: Any) -> Served:
 
 def is_plain(dl: Any) -> bool:
     """Return whether a `DataLoader` has only options that a script can repeat."""
-    own, theirs = dl.generator, getattr(dl.sampler, "generator", None)
+    own = dl.generator
+    same = own is getattr(dl.sampler, "generator", own) if is_usual(dl.sampler) else own is None
     return (
         type(dl) is DataLoader
         and dl.batch_size is not None
@@ -93,7 +94,7 @@ def is_plain(dl: Any) -> bool:
         and dl.batch_sampler.sampler is dl.sampler
         # What a collate_fn is given is then what it was given: pairs of tensors.
         and (dl.collate_fn is default_collate or isinstance(dl.dataset, TensorDataset))
-        and (own is None or theirs is None or own is theirs)
+        and same
         and not dl.persistent_workers
     )
 
