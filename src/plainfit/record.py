@@ -102,10 +102,11 @@ class FitRecord:
 
 
 def generator_of(dl: Any) -> Any:
-    """Return the generator that a `DataLoader`, wrapped or not, was given."""
+    """Return the generator that a `DataLoader`, wrapped or not, or its sampler was given."""
     while hasattr(dl, "dl"):
         dl = dl.dl
-    return getattr(dl, "generator", None)
+    given = (getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None)))
+    return next((generator for generator in given if generator is not None), None)
 
 
 def bit_sums(model: nn.Module) -> list[int]:

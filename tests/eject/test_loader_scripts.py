@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn, optim
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import plainfit as pf
 from ejecting import differing, run_here
@@ -60,6 +68,28 @@ def stock(generator=None, **options):
     )
 
 
+class Backwards(Sampler):
+    """The last rows first, with steps between."""
+
+    def __init__(self, data_source, step):
+        self.data_source, self.step = data_source, step
+
+    def __len__(self):
+        return len(range(0, len(self.data_source), self.step))
+
+    def __iter__(self):
+        return iter(range(len(self.data_source) - 1, -1, -self.step))
+
+
+def own_order(sampler):
+    train_ds, valid_ds = sets()
+    return DataLoader(train_ds, batch_size=8, sampler=sampler), DataLoader(valid_ds, 16)
+
+
+def collated(samples):
+    return torch.stack([x for x, _ in samples]) * 3, torch.tensor([int(y) for _, y in samples])
+
+
 def used_generator():
     """One that has drawn before."""
     generator = torch.Generator().manual_seed(5)
@@ -81,6 +111,17 @@ LOADERS = {
     "stock, not full": lambda: stock(drop_last=True),
     "stock, a generator": lambda: stock(used_generator()),
     "stock, wrapped": lambda: [pf.WrappedDataLoader(dl, halved) for dl in stock()],
+    "stock, workers": lambda: stock(num_workers=2),
+    "stock, weighted": lambda: own_order(
+        WeightedRandomSampler(torch.rand(37).double(), 20, generator=used_generator())
+    ),
+    "stock, a part": lambda: own_order(SubsetRandomSampler(range(3, 30))),
+    "stock, again and again": lambda: own_order(
+        RandomSampler(sets()[0], replacement=True, num_samples=50)
+    ),
+    "stock, a sampler of the user's": lambda: own_order(Backwards(sets()[0], 2)),
+    "stock, collated": lambda: stock(collate_fn=collated),
+    "a list": lambda: [list(dl) for dl in stock()],
     "stock and ours": lambda: (stock()[0], pf.get_data(*sets(), 8)[1]),
 }
 

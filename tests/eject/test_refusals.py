@@ -1,11 +1,12 @@
 """What cannot become a script says where, why, and what to do."""
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
 from torch.nn.utils import parametrizations
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 import plainfit as pf
 from ejecting import run_here
@@ -160,12 +161,13 @@ def test_a_built_model_that_does_not_keep_its_arguments(path):
 
 
 def verified(path, model, loss=F.cross_entropy, **options):
-    """Train, and eject; the script gives the training's losses."""
+    """Train, and eject at both rungs; the scripts give the training's losses."""
     opt = options.pop("opt", None) or optim.SGD(model.parameters(), lr=0.1)
     loaders = pf.get_data(*sets(), 8)
     history = pf.fit(3, model, loss, opt, *loaders, echo=None, **options)
-    history.run.eject(path, echo=None, force=True)
-    assert run_here(path)[0] == history.step_losses
+    for rung in ("data", "loop"):
+        history.run.eject(path, rung=rung, echo=None, force=True)
+        assert run_here(path)[0] == history.step_losses
     return path.read_text()
 
 
@@ -177,7 +179,32 @@ def test_a_lambda_becomes_a_function(path):
     assert "def doubled(out, y):\n    return F.cross_entropy(out * scale, y)\n" in text
 
 
+def half(step):
+    return 0.5**step
+
+
+S = optim.lr_scheduler
 SCHEDULERS = {
+    "one-cycle": (lambda opt: S.OneCycleLR(opt, 0.2, 9), "OneCycleLR(opt, max_lr=0.2, total_st"),
+    "one-cycle, all": (
+        lambda opt: S.OneCycleLR(
+            opt, [0.2], None, 3, 3, 0.4, "linear", True, 0.8, 0.9, 9, 77, True
+        ),
+        "max_momentum=0.9,\n    div_factor=9.0,\n    final_div_factor=77.0,\n",
+    ),
+    "function": (lambda opt: S.LambdaLR(opt, half), "LambdaLR(opt, lr_lambda=half)"),
+    "factor": (lambda opt: S.MultiplicativeLR(opt, [half]), "lr_lambda=half)"),
+    "restarts": (lambda opt: S.CosineAnnealingWarmRestarts(opt, 2, 2), "(opt, T_0=2, T_mult=2)"),
+    "one, then another": (
+        lambda opt: S.SequentialLR(
+            opt, [S.ConstantLR(opt, 0.3, 2), S.ExponentialLR(opt, 0.9)], [2]
+        ),
+        "schedulers=[ConstantLR(opt, factor=0.3, total_iters=2), ExponentialLR(opt, gamma=0.9)],",
+    ),
+    "two at once": (
+        lambda opt: S.ChainedScheduler([S.ConstantLR(opt, 0.3, 2), S.ExponentialLR(opt, 0.9)]),
+        "schedulers=[ConstantLR(opt, factor=0.3, total_iters=2), ExponentialLR(opt, gamma=0.9)]",
+    ),
     "step": (lambda opt: optim.lr_scheduler.StepLR(opt, 2, gamma=0.5), "StepLR(opt, step_size=2"),
     "cosine": (lambda opt: optim.lr_scheduler.CosineAnnealingLR(opt, 3), "T_max=3)"),
     "exponential": (lambda opt: optim.lr_scheduler.ExponentialLR(opt, 0.7), "gamma=0.7)"),
@@ -198,14 +225,46 @@ def test_schedulers_of_torch_stay(name, by, path):
     assert "    scheduler.step()\n" in text
 
 
+@pytest.mark.parametrize("min_lr", [[0.01, 0.04], 0.03])
+def test_a_scheduler_by_the_validation_loss_and_groups(min_lr, path):
+    model = made()
+    opt = optim.Adam([{"params": model.a.parameters()}, {"params": model.b.parameters()}], lr=0.1)
+    plateau = S.ReduceLROnPlateau(opt, factor=0.5, patience=0, threshold=0.5, min_lr=min_lr)
+    text = verified(path, model, opt=opt, callbacks=[TorchScheduler(plateau)])
+    assert f"patience=0, threshold=0.5, min_lr={min_lr})" in text
+    assert "    scheduler.step(valid_loss)\n" in text
+    assert opt.param_groups[1]["lr"] < 0.1
+
+
+def test_of_several_limits_the_first_rung_that_works_is_named(path):
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1, fused=True)
+    train_dl, valid_dl = DataLoader(sets()[0], 8), pf.get_data(*sets(), 8)[1]
+    history = pf.fit(1, model, F.cross_entropy, opt, train_dl, valid_dl, echo=None)
+    with pytest.raises(EjectError, match=r"stock DataLoader.*the lowest rung that works is loop"):
+        history.run.eject(path, rung="optim", echo=None)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_needs_an_optimizer_of_torch(fused, path):
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    schedule = None if fused else S.StepLR(opt, 2)
+    loaders = pf.get_data(*sets(), 8)
+    history = pf.fit(1, model, F.cross_entropy, opt, *loaders, schedule=schedule, echo=None)
+    reason = "a fused SGD" if fused else "a scheduler of torch"
+    with pytest.raises(EjectError, match=f"{reason}.*the lowest rung that works is data"):
+        history.run.eject(path, rung="optim", echo=None)
+
+
 def test_optimizers_and_schedulers(path):
     model = made()
-    assert "LBFGS evaluates the loss itself" in refused(
+    assert "LBFGS evaluates the loss several times in one; train" in refused(
         path, model, opt=optim.LBFGS(model.parameters(), lr=0.1)
     )
     model = made()
     opt = optim.SGD(model.parameters(), lr=0.1)
-    message = refused(path, model, opt=opt, schedule=optim.lr_scheduler.LambdaLR(opt, [abs]))
+    message = refused(path, model, opt=opt, schedule=S.CyclicLR(opt, 0.01, 0.1, 2))
     assert "use one of plainfit.schedules" in message
     assert TorchScheduler.__name__ not in message
     model = made()
@@ -220,6 +279,20 @@ def test_data_that_cannot_be_read_again(path):
     assert "this DataLoader does not tell it; serve the data by plainfit.get_data" in refused(
         path, made(), loaders=odd
     )
+
+
+def test_loaders_that_draw_in_a_way_of_their_own(path):
+    train_ds, valid_ds = sets()
+    rows = SubsetRandomSampler(numpy.arange(9))
+    loaders = DataLoader(train_ds, 8, sampler=rows), DataLoader(valid_ds, 8)
+    assert "cannot write down a ndarray; use numbers, lists or tensors" in refused(
+        path, made(), loaders=loaders
+    )
+    rows = BatchSampler(range(8), 3, False)
+    loaders = DataLoader(train_ds, batch_sampler=rows), DataLoader(valid_ds, 8)
+    assert "a DataLoader without a batch_sampler" in refused(path, made(), loaders=loaders)
+    uneven = [[train_ds[:3], train_ds[3:9]], [valid_ds[:]]]
+    assert "all of one size but the last" in refused(path, made(), loaders=uneven)
 
 
 def test_names_that_the_loop_has(path):

@@ -1,9 +1,13 @@
 """The data in a script: how it is read, and in which order its batches come."""
 
+import inspect
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
@@ -13,7 +17,7 @@ from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.values import call, expression
+from plainfit.eject.values import call, expression, named
 from plainfit.errors import EjectError
 from plainfit.seeding import seed_at, stream
 
@@ -69,13 +73,14 @@ class DataText:
 
     def check_validation(self) -> None:
         """Check that validation goes through the data in order."""
-        stock = self.train.is_stock or (self.valid is not None and self.valid.is_stock)
-        if stock and self.by_index:
-            raise EjectError("a stock DataLoader draws the order in a way of its own", "loop")
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
                 "a script validates in the order of the data, and this one shuffled it"
             )
+
+    def limits(self) -> list[EjectError]:
+        """Return why the loaders stop above the lowest rung, if they do."""
+        return [limit for server in (self.train, self.valid) if server for limit in server.limits()]
 
     def gives_images(self) -> bool:
         """Return whether the model is given images as they are, and no flat vectors."""
@@ -174,8 +179,29 @@ class DataText:
                 f"{part}_order = torch.Generator()",
                 f'{part}_order.set_state(data["{part}_order"])',
             ]
+        if server.sampler is not None:
+            arguments.append(f"sampler={self.sampler(server.sampler, part)}")
+        elif state is not None:
             arguments.append(f"generator={part}_order")
+        if server.collate_fn is not default_collate:
+            arguments.append(f"collate_fn={expression(server.collate_fn, self.lifter)}")
         return [*lines, f"{part}_dl = DataLoader({', '.join(arguments)})"]
+
+    def sampler(self, sampler: Any, part: str) -> str:
+        """Return the call that makes a sampler like the user's; tensors of it are beside."""
+        options = {}
+        for name in inspect.signature(type(sampler)).parameters:
+            given = getattr(sampler, name, None)
+            if name == "data_source":
+                options[name] = f"{part}_ds"
+            elif isinstance(given, torch.Generator):
+                options[name] = f"{part}_order"
+            elif isinstance(given, Tensor):
+                self.tensors[f"{part}_{name}"] = given
+                options[name] = f'data["{part}_{name}"]'
+            elif given is not None:
+                options[name] = expression(given, self.lifter)
+        return call(named(type(sampler), self.lifter), [], options)
 
     def train_heading(self) -> list[str]:
         """Return the lines that begin the loop over an epoch's batches."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import LBFGS
 
 from plainfit.callbacks.rates import LearningRate, TorchScheduler
 from plainfit.eject.lifting import Lifter
@@ -37,6 +38,19 @@ class OptimizerText:
             for name, value in own.items()
             if name in parameters and (name == "lr" or value != parameters[name].default)
         }
+
+    def limits(self) -> Iterator[EjectError]:
+        """Yield why it stops above the lowest rung, if it does."""
+        kind = type(self.recipe.opt)
+        if kind is LBFGS:
+            yield EjectError(
+                "a script takes one gradient a step, and LBFGS evaluates the loss several times in "
+                "one; train with another optimizer"
+            )
+        if any(group.get("fused") for group in self.recipe.groups):
+            yield EjectError(
+                f"a fused {kind.__name__} rounds in its own way, and no rung below", "data"
+            )
 
     def settings(self) -> list[str]:
         """Return the usual options as constants."""

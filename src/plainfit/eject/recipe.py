@@ -1,13 +1,14 @@
 """A training that happened, in the terms of a script: read from a run folder or from `fit`."""
 
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from plainfit import runs
 from plainfit.assembly import assemble, loss_function, schedule_of, transformers
@@ -80,6 +81,15 @@ class Recipe:
     """Parameters that are not trained, though the model is built so that they are."""
     notes: list[str] = field(default_factory=list)
     """What is left out, for the header."""
+
+    def limits(self) -> Iterator[EjectError]:
+        """Yield why it stops above the lowest rung, for each option that does."""
+        used = {"compile": self.compile, "channels_last": self.channels_last}
+        used[f"precision {self.precision}"] = self.precision != "fp32"
+        for name in (name for name, is_used in used.items() if is_used):
+            yield EjectError(f"{name} is PyTorch's own work, and rung data has none of it", "loop")
+        if self.fingerprint["world_size"] != 1:
+            yield EjectError("a script trains in one process, and this training had several")
 
     @property
     def device(self) -> str:
@@ -187,8 +197,6 @@ def from_fit(call: FitRecord) -> Recipe:
         fingerprint=call.fingerprint,
         outcome=Outcome(list(call.losses), dict(call.model.state_dict()), weights_hash(call.model)),
     )
-    if isinstance(call.opt, LBFGS):
-        raise EjectError("a script takes one gradient a step, and LBFGS evaluates the loss itself")
     recipe.first_epoch = call.first_epoch or 0
     recipe.order_states = call.order_states
     begin_as_recorded(recipe, call)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from plainfit.callbacks import Unfreezing
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.rungs import RUNGS, in_float64, lower
@@ -152,10 +151,11 @@ def write(
     inline: bool = False,
 ) -> Ejected:
     """Write the script of a recipe, and the tensors that it reads beside it."""
-    check_options(recipe, rung)
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, rung, beside.name)
-    text = lower(script.text(), rung, inline=inline)
+    whole = script.text()
+    check_rung(script.limits, rung)
+    text = lower(whole, rung, inline=inline)
     if tensors := script.beside():
         from safetensors.torch import save_file
 
@@ -166,40 +166,20 @@ def write(
     return Ejected(recipe, rung, path)
 
 
-def check_options(recipe: Recipe, rung: str) -> None:
+def check_rung(limits: list[EjectError], rung: str) -> None:
     """Check that a rung has all that the training used.
 
+    Args:
+        limits: of what it used, each with the lowest rung that has it.
+        rung: one of `RUNGS`.
+
     Raises:
-        EjectError: if it has not, with the lowest rung that has.
+        EjectError: the one that stops at the highest rung, if that is above this one.
     """
-    used = {
-        "compile": recipe.compile,
-        f"precision {recipe.precision}": recipe.precision != "fp32",
-        "channels_last": recipe.channels_last,
-    }
-    for option, is_used in used.items():
-        if is_used and rung != "loop":
-            raise EjectError(
-                f"{option} is PyTorch's own work, and rung {rung} has none of it", "loop"
-            )
-    if getattr(recipe.train_dl, "mixes_labels", False) and rung in ("tensors", "math"):
-        raise EjectError(
-            f"mixed labels are class probabilities, and the loss of rung {rung} takes labels only",
-            "layers",
-        )
-    if rung in ("tensors", "math") and any(isinstance(c, Unfreezing) for c in recipe.callbacks):
-        raise EjectError(
-            f"frozen layers need torch.nn's `eval` and `requires_grad_`, and rung {rung} has "
-            "modules of its own",
-            "layers",
-        )
-    if recipe.fingerprint["world_size"] != 1:
-        raise EjectError("a script trains in one process, and this training had several")
-    kind = type(recipe.opt)
-    if rung not in ("loop", "data") and any(group.get("fused") for group in recipe.groups):
-        raise EjectError(
-            f"a fused {kind.__name__} rounds in its own way, and no rung below", "data"
-        )
+    depth = {limit: RUNGS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
+    first = min(limits, key=lambda limit: depth[limit], default=None)
+    if first and RUNGS.index(rung) > depth[first]:
+        raise first
 
 
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:

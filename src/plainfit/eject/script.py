@@ -39,6 +39,8 @@ class Script:
         self.lifter.imports.add("from safetensors.torch import save_model")
         self.data = DataText(recipe, self.lifter, rung)
         self.rung = rung
+        self.limits: list[EjectError] = []
+        """Why there is no script at lower rungs, each with the lowest that there is."""
 
     def text(self) -> str:
         """Return the script: its sections in the order in which each needs the ones before."""
@@ -51,6 +53,8 @@ class Script:
         model = [*self.model(), *optimizer.lines()]
         to_build = self.lifted(to_read)
         training = Training(self.recipe, self.data, self.lifter)
+        for part in (self.recipe, self.data, optimizer, training):
+            self.limits += part.limits()
         validation = training.validation()
         loop = [*training.before(), *training.loop(), *training.after()]
         to_train = self.lifted(to_read, to_build)

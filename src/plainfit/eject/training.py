@@ -87,6 +87,10 @@ class Training:
         self.has_steps = recipe.stop is not None or recipe.compile
         self.has_steps |= any(part.uses_step for part in self.parts)
 
+    def limits(self) -> list[EjectError]:
+        """Return why the callbacks stop above the lowest rung, if they do."""
+        return [part.limit for part in self.parts if part.limit]
+
     def settings(self) -> list[str]:
         """Return the constants of the parts of the step."""
         lines = [line for part in self.parts for line in part.settings]

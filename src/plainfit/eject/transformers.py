@@ -1,7 +1,5 @@
 """What changes a step: for each callback that does, what a script must know of it."""
 
-import inspect
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +9,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from plainfit import callbacks as cb
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.values import call, expression, named
+from plainfit.eject.schedulers import made
+from plainfit.eject.values import expression, named
 from plainfit.errors import EjectError
 from plainfit.schedules import Chain, OneCycle, Schedule
 
@@ -36,6 +35,8 @@ class Part:
     """Whether it asks for the number of steps so far."""
     valid_model: str = ""
     """What is validated, if not the model."""
+    limit: EjectError | None = None
+    """Why it stops above the lowest rung, if it does."""
 
 
 def part_of(callback: Any, recipe: Recipe, lifter: Lifter) -> Part | None:
@@ -180,41 +181,35 @@ def unfreezing(callback: cb.Unfreezing, recipe: Recipe, lifter: Lifter) -> Part:
             "self.epochs": "HEAD_EPOCHS",
         },
         statements={"self.is_resumed = context.step > 0": []},
+        limit=EjectError(
+            "frozen layers need torch.nn's `eval` and `requires_grad_`, and rung tensors has "
+            "modules of its own",
+            "layers",
+        ),
     )
 
 
 def scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Part:
-    """Write the scheduler of torch as it was made, from what it keeps of its arguments."""
-    own = callback.scheduler
-    kind = type(own)
-    options = {}
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if name in ("optimizer", "last_epoch", "verbose"):
-            continue
-        if not hasattr(own, name):
-            raise EjectError(
-                f"a script must know how a scheduler was made, and {kind.__name__} of torch does "
-                f"not keep its argument {name}; use one of plainfit.schedules, or a function "
-                "step -> factor"
-            )
-        given = getattr(own, name)
-        given = sorted(given.elements()) if isinstance(given, Counter) else given
-        if parameter.default is parameter.empty or given != parameter.default:
-            options[name] = expression(given, lifter)
+    """Write the scheduler of torch as it was made."""
     loss = "train_loss" if recipe.valid_dl is None else "valid_loss"
     return Part(
         callback,
-        before=[f"scheduler = {call(named(kind, lifter), ['opt'], options)}"],
+        before=[f"scheduler = {made(callback.scheduler, lifter)}"],
         values={
             "self.by == 'step'": callback.by == "step",
             "self.by == 'epoch'": callback.by == "epoch",
-            "isinstance(self.scheduler, ReduceLROnPlateau)": kind is ReduceLROnPlateau,
+            "isinstance(self.scheduler, ReduceLROnPlateau)": isinstance(
+                callback.scheduler, ReduceLROnPlateau
+            ),
         },
         texts={
             "self.scheduler": "scheduler",
             "row.get('valid_loss', row['train_loss'])": loss,
         },
         statements={"row = context.history[-1]": []},
+        limit=EjectError(
+            "a scheduler of torch takes an optimizer of torch, and rung optim has its own", "data"
+        ),
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from types import BuiltinFunctionType
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def expression(value: Any, lifter: Lifter) -> str:
     """
     if is_literal(value):
         return repr(value).replace("'", '"') if isinstance(value, str) else repr(value)
-    if isinstance(value, torch.dtype):
+    if isinstance(value, torch.dtype | range):
         return repr(value)
     if isinstance(value, Tensor):
         raise EjectError(
@@ -69,6 +70,10 @@ def constructor(value: Any, lifter: Lifter) -> str:
     if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # take any, and keep none
         return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
+    if isinstance(kind.__new__, BuiltinFunctionType) and kind.__new__ is not object.__new__:
+        raise EjectError(  # an array of NumPy, say: its arguments are not its content
+            f"a script cannot write down a {kind.__name__}; use numbers, lists or tensors"
+        )
     for name, parameter in inspect.signature(kind).parameters.items():
         if name in ("device", "dtype"):
             continue
