@@ -244,7 +244,7 @@ def test_compiled_losses_are_near_and_the_cost_is_said():
 
 
 class Shared(nn.Module):
-    """What one graph could get wrong: batch norm, one weight or one gradient for two, no gradient."""
+    """What one graph could get wrong: batch norm, a weight or a gradient for two, no gradient."""
 
     def __init__(self):
         super().__init__()

@@ -43,7 +43,8 @@ class OneGraph:
         if with_gradients:
             torch._dynamo.config.trace_autograd_ops = True
         compute = self.loss_and_gradients if with_gradients else self.loss
-        self.compiled = torch.compile(compute, fullgraph=True, mode=mode)
+        # A graph for each shape: with one for several, the bits would depend on which came first.
+        self.compiled = torch.compile(compute, fullgraph=True, dynamic=False, mode=mode)
 
     def loss(self, xb: Any, yb: Any) -> Tensor:
         """Return the loss of a batch."""
@@ -60,15 +61,16 @@ class OneGraph:
     def __call__(self, xb: Any, yb: Any) -> Tensor:
         """Return the loss of a batch. Its own memory: a captured CUDA graph would reuse its."""
         if not self.with_gradients:
-            return self.compiled(xb, yb).clone()
+            separate: Tensor = self.compiled(xb, yb).clone()
+            return separate
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        loss, gradients = self.compiled(xb, yb, trained)
-        loss = loss.clone()
-        loss.backward = partial(add_gradients, trained, gradients)
+        compiled, gradients = self.compiled(xb, yb, trained)
+        loss: Tensor = compiled.clone()
+        loss.backward = partial(add_gradients, trained, gradients)  # type: ignore[method-assign]
         return loss
 
 
-def add_gradients(parameters: list[Tensor], gradients: list[Tensor | None]) -> None:
+def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Add gradients to those that the parameters have."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
