@@ -291,6 +291,7 @@ def test_a_compiled_training_resumes_with_its_bits(tmp_path):
     assert same(whole, stopped)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("compiler")
 def test_a_layer_that_is_thawed_is_trained_by_the_graph():
     model = network(torch.float32)
