@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import plainfit as pf
-from plainfit.callbacks import GradientClipping, LossScaling, NonFiniteGuard
+from plainfit.callbacks import GradientAccumulation, GradientClipping, LossScaling, NonFiniteGuard
+from plainfit.compiling import OneGraph
 from plainfit.config import RunConfig
 from plainfit.devices import cpu_threads, threads_for
 from plainfit.errors import ConfigError, NonFiniteError
@@ -221,10 +222,11 @@ def compiler():
     torch._dynamo.reset()
 
 
-def train_compiled(model, dl, epochs=12):
+def train_compiled(model, dl, epochs=12, **options):
     lines = []
+    opt = sgd(model)
     history = pf.fit(
-        epochs, model, F.cross_entropy, sgd(model), dl, None, compile=True, echo=lines.append
+        epochs, model, F.cross_entropy, opt, dl, None, compile=True, echo=lines.append, **options
     )
     return history.step_losses, [line for line in lines if line.startswith("note")]
 
@@ -239,6 +241,70 @@ def test_compiled_losses_are_near_and_the_cost_is_said():
     (note,) = notes
     assert note.startswith("note   compiled in ")
     assert " ms instead of " in note
+
+
+class Shared(nn.Module):
+    """What one graph could get wrong: batch norm, a weight or a gradient for two, no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+        self.head.weight.requires_grad_(False)
+        self.norm = nn.BatchNorm1d(4)
+        self.one, self.other = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.double()
+
+    def forward(self, xb):
+        return self.head(self.norm(self.second(self.first(xb).tanh()))) + self.one + self.other
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    "callbacks",
+    [lambda: [GradientClipping(0.1)], lambda: [GradientAccumulation(3)]],
+    ids=["clipping", "accumulation"],
+)
+def test_compiled_gradients_are_autograds(callbacks):
+    ours, theirs = Shared(), Shared()
+    dl = batches(8, 8, 8, 3)
+    options = {"callbacks": callbacks(), "schedule": "one-cycle"}
+    losses, (note,) = train_compiled(ours, dl, epochs=8, **options)
+    assert note.startswith("note   compiled in ")
+    options = {"callbacks": callbacks(), "schedule": "one-cycle", "echo": None}
+    expected = pf.fit(8, theirs, F.cross_entropy, sgd(theirs), dl, None, **options)
+    assert losses == pytest.approx(expected.step_losses, abs=1e-12)
+    for name, value in theirs.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], value, rtol=0, atol=1e-9), name
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_training_resumes_with_its_bits(tmp_path):
+    dl = batches(8, 8, 8, 3)
+    whole, stopped = Shared(), Shared()
+    losses, _ = train_compiled(whole, dl, epochs=6)
+    train_compiled(stopped, dl, epochs=4, checkpoint=tmp_path)
+    resumed, _ = train_compiled(stopped, dl, epochs=6, checkpoint=tmp_path, resume=True)
+    assert resumed == losses
+    assert same(whole, stopped)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("compiler")
+def test_a_layer_that_is_thawed_is_trained_by_the_graph():
+    model = network(torch.float32)
+    first = next(model.parameters()).requires_grad_(False)
+    before = first.clone()
+    graph, opt = OneGraph(model, F.cross_entropy), sgd(model)
+    for is_trained in (False, True):
+        first.requires_grad_(is_trained)
+        for xb, yb in batches(8, 8, **SINGLE):
+            graph(xb, yb).backward()
+            opt.step()
+            opt.zero_grad()
+        assert torch.equal(first, before) == (not is_trained)
 
 
 class Breaks(nn.Module):

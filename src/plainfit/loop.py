@@ -20,7 +20,7 @@ from plainfit.callbacks.finite import NonFiniteGuard
 from plainfit.callbacks.precision import LossScaling, autocast
 from plainfit.callbacks.rates import rates_by
 from plainfit.callbacks.tracking import Tracking
-from plainfit.compiling import CompiledModel
+from plainfit.compiling import CompiledLoss
 from plainfit.devices import device_of
 from plainfit.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.hooks import Callback, Context, NoHooks
@@ -187,8 +187,8 @@ def fit(
             which this would hold up, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast (`plainfit.callbacks.precision`); it
             changes the bits.
-        compile: run the model's forward and backward pass through `torch.compile`. It costs
-            seconds at the start, pays in long trainings, and changes the bits.
+        compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
+            costs seconds at the start, pays in long trainings, and changes the bits.
         keep_memory: let the process keep freed memory until `fit` returns, where the C library is
             glibc: fewer page faults, the same bits.
         echo: is given the table's heading and then each epoch's line; None for silence.
@@ -212,8 +212,9 @@ def fit(
     given = (epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone)
     context.history.run = FitRecord(*given, precision, compile)
     context.history.run.losses = context.history.step_losses
+    called: tuple[nn.Module, LossFunction] = model, loss_func
     if compile:
-        model = CompiledModel(model, context, echo)
+        called = nn.Identity(), CompiledLoss(model, loss_func, context, echo)
     if keeper:
         keeper.begin(context, resume)
         if echo is not None and context.global_step:
@@ -227,7 +228,7 @@ def fit(
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                loss, n = loss_batch(model, loss_func, context.xb, context.yb, opt, context)
+                loss, n = loss_batch(*called, context.xb, context.yb, opt, context)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:

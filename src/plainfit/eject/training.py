@@ -105,11 +105,12 @@ class Training:
         for part in self.parts:
             parts += self.taken(type(part.callback), part.before)
             parts += self.hook(part, "on_fit_start")
-        compiled = "compiled = torch.compile(model, fullgraph=True)"
+        whole = "" if compiling.keeps_loss(self.recipe.callbacks) else ", with_gradients=False"
+        compiled = f"compiled = OneGraph(model, {self.loss_name}{whole})"
         return [
             *name,
             *parts,
-            *([compiled] if self.recipe.compile else []),
+            *(self.taken(compiling.OneGraph, [compiled]) if self.recipe.compile else []),
             "losses = []  # of every step",
             *(["step = 0"] if self.has_steps else []),
             f'print("{heading_line(dict.fromkeys(self.columns()))}")',
@@ -210,7 +211,10 @@ class Training:
             facts.values |= {"watch.take_step": True, "context.take_step": True}
         if recipe.compile:
             plain = compiling.PLAIN_STEPS
-            facts.texts["model(xb)"] = f"(compiled if step >= {plain} else model)(xb)"
+            as_it_is = f"{self.loss_name}(model(xb), yb)"
+            facts.texts["loss_func(model(xb), yb)"] = (
+                f"compiled(xb, yb) if step >= {plain} else {as_it_is}"
+            )
         return facts
 
     def inline(self, call: ast.Call) -> list[str] | None:
