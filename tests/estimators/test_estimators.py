@@ -142,7 +142,7 @@ def test_several_targets():
 
 
 def test_targets_that_are_no_numbers():
-    with pytest.raises(ValueError, match="could not convert string to float: .*low"):
+    with pytest.raises(ValueError, match=r"could not convert string to float: .*low"):
         pf.PlainfitRegressor(epochs=1).fit([[0.0], [1.0]], np.array(["low", "high"]))
 
 
