@@ -103,7 +103,7 @@ class CompiledLoss:
         echo: Callable[[str], None] | None,
     ) -> None:
         mode = "reduce-overhead" if device_of(model).type == "cuda" else None
-        self.graph = OneGraph(model, loss_func, keeps_loss(context.callbacks), mode)
+        self.graph = OneGraph(model, loss_func, gradients_in_graph(context.callbacks), mode)
         self.context = context
         self.echo = echo or (lambda line: None)
         self.failed = False
@@ -143,10 +143,15 @@ class CompiledLoss:
         )
 
 
-def keeps_loss(callbacks: Sequence[Callback]) -> bool:
-    """Return whether no callback may change the loss before its gradients; the guard only looks."""
+def gradients_in_graph(callbacks: Sequence[Callback]) -> bool:
+    """Return whether gradients can be computed in the graph.
+
+    They can where no callback may change the loss before (the guard only looks), and where torch
+    is 2.11 or newer: its compiler does not take `torch.autograd.grad` before.
+    """
     others = [c for c in callbacks if not isinstance(c, NonFiniteGuard)]
-    return not any(overriding(others, "on_loss"))
+    knows_gradients = hasattr(torch._dynamo.config, "trace_autograd_ops")
+    return knows_gradients and not any(overriding(others, "on_loss"))
 
 
 def median_gap(times: list[float]) -> float:

@@ -105,7 +105,8 @@ class Training:
         for part in self.parts:
             parts += self.taken(type(part.callback), part.before)
             parts += self.hook(part, "on_fit_start")
-        whole = "" if compiling.keeps_loss(self.recipe.callbacks) else ", with_gradients=False"
+        in_graph = compiling.gradients_in_graph(self.recipe.callbacks)
+        whole = "" if in_graph else ", with_gradients=False"
         compiled = f"compiled = OneGraph(model, {self.loss_name}{whole})"
         return [
             *name,
