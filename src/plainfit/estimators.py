@@ -255,8 +255,8 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the likeliest class of each sample: shape (samples,)."""
-        classes: NDArray[Any] = self.classes_[self._outputs(X).argmax(dim=1).numpy()]
-        return classes
+        likeliest = self._outputs(X).argmax(dim=1).numpy()  # says so first if it is not fitted
+        return np.asarray(self.classes_[likeliest])
 
 
 class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc]
