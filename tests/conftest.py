@@ -1,11 +1,14 @@
 """What every test can ask for."""
 
 import os
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from plainfit.cli import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,6 +26,20 @@ def mnist_folder():
     if not (folder / "train-images-idx3-ubyte.gz").exists():
         pytest.skip(f"real MNIST is not at {folder}; name its folder in PLAINFIT_MNIST")
     return folder
+
+
+@pytest.fixture
+def plainfit(monkeypatch, capsys, tmp_path):
+    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
      "nn.Linear(64, 3))"), "--model m:f", "one score for each of the 10 classes"),
     ("wrong input shape", text("m.py", NET + "def f(): return nn.Linear(5, 10)"), "--model m:f",
      "must take samples of shape (1, 8, 8)"),
-    ("image model on a table", text("t.csv", CSV), "--data t.csv --model cnn", "choose --model"),
+    ("image model on a table", text("t.csv", CSV), "--data t.csv --model cnn", "model logistic"),
     ("damaged npz", binary("a.npz", b"PK\3\4 junk"), "--data a.npz", "cannot be read"),
     ("pickled npz", npz(x=np.array([{}, {}]), y=LABELS[:2]), "--data data.npz", "cannot be read"),
     ("npz without x", npz(z=LABELS), "--data data.npz", "must hold x and y"),

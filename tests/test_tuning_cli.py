@@ -19,19 +19,6 @@ SHORT = ["--model", "logistic", "--epochs", "3"]
 LR = ["--search", "lr=log:1e-3..1"]
 
 
-@pytest.fixture
-def plainfit(monkeypatch, capsys):
-    """The command, in this process; returns its exit code and what it printed."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
-
-
 def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit):
     out = tmp_path / "study"
     (tmp_path / "space.toml").write_text('model = ["logistic", "mlp"]\nbatch-size = "32..128"\n')
@@ -118,9 +105,8 @@ def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(
-    tmp_path, monkeypatch, plainfit, options, message
+    tmp_path, plainfit, options, message
 ):
-    monkeypatch.chdir(tmp_path)
     code, printed, error = plainfit("tune", *options)
     assert (code, printed, error.count("\n")) == (2, "", 1), error
     assert re.search(message, error), error

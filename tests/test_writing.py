@@ -1,7 +1,5 @@
 """Images written as a folder are the same images when it is read again."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -9,18 +7,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from plainfit import open_data
-from plainfit.cli import app, main
+from plainfit.cli import app
 from plainfit.data.writing import write_folder
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(plainfit):
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["plainfit", "data", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        code, _, error = plainfit("data", *arguments)
+        assert code == 2
+        (line,) = error.splitlines()
         return line
 
     return run

@@ -200,14 +200,17 @@ def arguments_for(
         offered["channels"] = input_shape[0]
     elif target in (models.MnistCNN, models.CompactCNN, models.ResNet):
         raise ModelError(
-            f"{target.__name__} must be given images (channels, height, width), and these samples "
-            f"have shape {tuple(input_shape)}; choose --model logistic or mlp"
+            f"{target.__name__} must be given images, of input_shape (channels, height, width), "
+            f"and these samples have shape {tuple(input_shape)}; give them such a shape, or choose "
+            "the model logistic or mlp"
         )
     return {name: value for name, value in offered.items() if name in parameters}
 
 
 def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments for a model that a user gave, after checking that it takes them."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"arguments for a model must be a dict, by name, got {given!r}")
     parameters = inspect.signature(target).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in given:

@@ -1,5 +1,6 @@
 """A fitted estimator as one safetensors file: the weights, and the rest as JSON. No pickle."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from plainfit.build import Factory, resolve
-from plainfit.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.checkpoint.encoding import from_bytes, pack, to_bytes
 from plainfit.errors import CheckpointError, ConfigError, RunError
 from plainfit.files import write_bytes
 from plainfit.history import History
@@ -23,12 +24,12 @@ class InFile(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         """Write the fitted estimator to one safetensors file: its weights, the rest as JSON.
 
         Raises:
-            ConfigError: if a parameter is a function or class that no name leads to.
+            ConfigError: if a parameter is an object, or a function or class to which no name leads.
             RunError: if the file cannot be written.
         """
         check_is_fitted(self)
         params = {name: plain(value) for name, value in self.get_params(deep=False).items()}
-        named = {name: name_of(name, value) for name, value in params.items() if callable(value)}
+        named = {name: target for name in params if (target := name_of(name, params[name]))}
         fitted = {name: value for name, value in vars(self).items() if name.endswith("_")}
         model, history = fitted.pop("model_"), fitted.pop("history_")
         arrays = {name: value for name, value in fitted.items() if isinstance(value, np.ndarray)}
@@ -84,16 +85,21 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def name_of(parameter: str, value: Any) -> str:
-    """Return `module:name` of a function or class.
+def name_of(parameter: str, value: Any) -> str | None:
+    """Return `module:name` of a function or class, None for what is written as it is.
 
     Raises:
-        ConfigError: if no name leads to it.
+        ConfigError: if it is neither.
     """
-    name = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', '<object>')}"
-    if "<" in name:
-        raise ConfigError(
-            f"to be saved, {parameter} must be a class or function at the top of a module, got "
-            f"{value!r}"
-        )
-    return name
+    if callable(value):
+        name = f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', '<object>')}"
+        if "<" not in name:
+            return name
+    else:
+        with suppress(CheckpointError):
+            pack(value, parameter, {}, {})
+            return None
+    raise ConfigError(
+        f"to be saved, {parameter} must be made of numbers and texts, or be a class or function at "
+        f"the top of a module, got {value!r}"
+    )

@@ -4,7 +4,6 @@ They make the tutorial's three lines out of their parameters, and nothing else: 
 `get_model`, `fit` (docs/decisions/0017-scikit-learn.md).
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -178,12 +177,15 @@ class PlainfitEstimator(InFile):
         """Return what is trained on, and a loader of what is held out to see when to stop."""
         if config.patience is None:
             return dataset(x, y), None
-        train, valid = train_test_split(
-            np.arange(len(x)),
-            test_size=self.validation_fraction,
-            stratify=None if y.is_floating_point() else y,
-            random_state=config.seed,
-        )
+        try:
+            train, valid = train_test_split(
+                np.arange(len(x)),
+                test_size=self.validation_fraction,
+                stratify=None if y.is_floating_point() else y,
+                random_state=config.seed,
+            )
+        except ValueError as error:
+            raise ValueError(f"patience must hold out a validation_fraction: {error}") from error
         held_out = make_loader(dataset(x[valid], y[valid]), 2 * config.batch_size, False)
         return dataset(x[train], y[train]), held_out
 
@@ -191,12 +193,13 @@ class PlainfitEstimator(InFile):
         """Return samples in the shape that the model takes: bytes for images of bytes."""
         x = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         if self.input_shape is not None:
-            if x[0].numel() != math.prod(self.input_shape):
+            try:
+                x = x.reshape(len(x), *self.input_shape)
+            except (TypeError, RuntimeError) as error:
                 raise ValueError(
-                    f"input_shape must have the {x[0].numel()} values of a row of X, got "
-                    f"{tuple(self.input_shape)}"
-                )
-            x = x.reshape(len(x), *self.input_shape)
+                    f"input_shape must be a shape, such as (1, 8, 8), with the {x[0].numel()} "
+                    f"values of a row of X, got {self.input_shape!r}"
+                ) from error
         return x if x.dim() == 4 else x.float()
 
     def _outputs(self, X: Any) -> Tensor:  # noqa: N803
@@ -248,13 +251,12 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the probability of each of `classes_`: float32, shape (samples, classes)."""
-        probabilities: NDArray[np.float32] = self._outputs(X).softmax(dim=1).numpy()
-        return probabilities
+        return np.asarray(self._outputs(X).softmax(dim=1))
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the likeliest class of each sample: shape (samples,)."""
-        classes: NDArray[Any] = self.classes_[self._outputs(X).argmax(dim=1).numpy()]
-        return classes
+        likeliest = self._outputs(X).argmax(dim=1).numpy()  # says so first if it is not fitted
+        return np.asarray(self.classes_[likeliest])
 
 
 class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc]
@@ -276,9 +278,7 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
             y: numbers, shape (samples,) or (samples, targets), used as float32.
 
         Raises:
-            ValueError: if scikit-learn's checks fail, or a parameter is not possible.
-            ModelError: if the model cannot be built, or does not take the data.
-            NonFiniteError: if a loss is not finite.
+            ValueError, ModelError, NonFiniteError: as for `PlainfitClassifier`.
         """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **CHECKS)  # noqa: N806
         targets = torch.tensor(np.asarray(y, np.float32)).reshape(len(y), -1)

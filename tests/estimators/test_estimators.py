@@ -196,11 +196,21 @@ def test_saved_and_loaded_it_is_the_same(tmp_path, ours):
 
 
 def test_what_cannot_be_saved_or_loaded(tmp_path):
-    fitted = pf.PlainfitClassifier(lambda: nn.Linear(4, 3), epochs=1).fit(*IRIS)
     path = tmp_path / "model.safetensors"
-    with pytest.raises(ConfigError, match="model must be a class or function at the top of a mod"):
-        fitted.save(path)
-    assert not list(tmp_path.iterdir())
+    for name, value in (
+        ("model", lambda: nn.Linear(4, 3)),
+        ("loss", nn.CrossEntropyLoss()),
+        ("random_state", np.random.RandomState(0)),
+        ("model_args", {"hidden": (np.int64(8),)}),
+    ):
+        fitted = pf.PlainfitClassifier(epochs=1).set_params(**{name: value}).fit(*IRIS)
+        with pytest.raises(ConfigError) as refused:
+            fitted.save(path)
+        assert str(refused.value) == (
+            f"to be saved, {name} must be made of numbers and texts, or be a class or function at "
+            f"the top of a module, got {value!r}"
+        )
+        assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="must be a file that an estimator's `save` wrote"):
         pf.PlainfitClassifier.load(path)
     path.write_bytes(b"12345678")
@@ -222,7 +232,10 @@ def test_what_cannot_be_saved_or_loaded(tmp_path):
         ({"lr": -1.0}, ConfigError, "^lr must be a positive number"),
         ({"lr": "auto"}, ConfigError, "lr must be a number here.*plainfit.lr_find"),
         ({"model_args": {"hiden": (8,)}}, ConfigError, "unknown argument.*did you mean 'hidden'"),
+        ({"model_args": [8]}, ConfigError, r"must be a dict, by name, got \[8\]"),
+        ({"model": "cnn"}, ModelError, r"given images, of input_shape .*\(4,\); give them such a"),
         ({"input_shape": (1, 2, 3)}, ValueError, r"the 4 values of a row of X, got \(1, 2, 3\)"),
+        ({"input_shape": 4}, ValueError, "must be a shape.* the 4 values of a row of X, got 4"),
         ({"model": nn.Linear(4, 3)}, ModelError, "got one that is built, a Linear"),
         ({"model": lambda: nn.Linear(4, 2)}, ModelError, "one score for each of the 3 classes"),
         ({"optimizer": "sgd", "lr": 1e30}, NonFiniteError, "the loss must be finite"),
@@ -232,6 +245,13 @@ def test_what_cannot_be_saved_or_loaded(tmp_path):
 def test_parameters_that_cannot_be(params, error, message):
     with pytest.raises(error, match=message):
         pf.PlainfitClassifier(**params).fit(*IRIS)
+
+
+def test_a_class_of_one_sample_cannot_be_held_out():
+    y = np.where(np.arange(150) == 7, 3, IRIS[1])
+    pf.PlainfitClassifier(epochs=1).fit(IRIS[0], y)
+    with pytest.raises(ValueError, match=r"^patience must hold out a validation_fraction: The lea"):
+        pf.PlainfitClassifier(epochs=1, patience=1).fit(IRIS[0], y)
 
 
 def test_samples_of_another_shape():

@@ -12,24 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from plainfit.cli import main
 from plainfit.ladder import catalog, notebooks, repeat
 from plainfit.ladder.catalog import RUNGS, Rung
 from plainfit.ladder.climb import usual_epochs
-
-
-@pytest.fixture
-def plainfit(monkeypatch, capsys, tmp_path):
-    """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
