@@ -179,6 +179,23 @@ def test_a_lambda_becomes_a_function(path):
     assert "def doubled(out, y):\n    return F.cross_entropy(out * scale, y)\n" in text
 
 
+class OnlyA(Net):
+    """Some layers get no gradients."""
+
+    def forward(self, x):
+        return self.a(x)
+
+
+def test_a_step_without_gradients(path):
+    model = made(OnlyA)
+    history = pf.fit(
+        1, model, F.cross_entropy, optim.SGD(model.b.parameters(), lr=0.1),
+        *pf.get_data(*sets(), 8), precision="fp16", echo=None,
+    )  # fmt: skip
+    history.run.eject(path, echo=None)
+    assert run_here(path)[0] == history.step_losses
+
+
 def half(step):
     return 0.5**step
 
