@@ -74,6 +74,16 @@ def shared():
     return pf.get_data(TensorDataset(x, y), TensorDataset(x[:8], y[:8]), 8)
 
 
+def one_generator():
+    """Loaders that draw from one generator, in turn."""
+    train_ds, valid_ds = sets()
+    generator = used_generator()
+    return (
+        DataLoader(train_ds, batch_size=8, shuffle=True, generator=generator),
+        DataLoader(valid_ds, batch_size=16, generator=generator),
+    )
+
+
 class Backwards(Sampler):
     """The last rows first, with steps between."""
 
@@ -117,6 +127,7 @@ LOADERS = {
     "stock": stock,
     "stock, not full": lambda: stock(drop_last=True),
     "stock, a generator": lambda: stock(used_generator()),
+    "stock, one generator": one_generator,
     "stock, wrapped": lambda: [pf.WrappedDataLoader(dl, halved) for dl in stock()],
     "stock, workers": lambda: stock(num_workers=2),
     "stock, weighted": lambda: own_order(
