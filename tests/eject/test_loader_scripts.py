@@ -68,6 +68,22 @@ def stock(generator=None, **options):
     )
 
 
+def shared():
+    """Loaders of one tensor: validation sees its first rows."""
+    x, y = sets()[0].tensors
+    return pf.get_data(TensorDataset(x, y), TensorDataset(x[:8], y[:8]), 8)
+
+
+def one_generator():
+    """Loaders that draw from one generator, in turn."""
+    train_ds, valid_ds = sets()
+    generator = used_generator()
+    return (
+        DataLoader(train_ds, batch_size=8, shuffle=True, generator=generator),
+        DataLoader(valid_ds, batch_size=16, generator=generator),
+    )
+
+
 class Backwards(Sampler):
     """The last rows first, with steps between."""
 
@@ -107,13 +123,18 @@ LOADERS = {
     ],
     "not full": lambda: pf.get_data(*sets(), 8, drop_last=True),
     "in order": lambda: [pf.TensorLoader(part, 8) for part in sets()],
+    "shared": shared,
     "stock": stock,
     "stock, not full": lambda: stock(drop_last=True),
     "stock, a generator": lambda: stock(used_generator()),
+    "stock, one generator": one_generator,
     "stock, wrapped": lambda: [pf.WrappedDataLoader(dl, halved) for dl in stock()],
     "stock, workers": lambda: stock(num_workers=2),
     "stock, weighted": lambda: own_order(
         WeightedRandomSampler(torch.rand(37).double(), 20, generator=used_generator())
+    ),
+    "stock, weighted by a column": lambda: own_order(
+        WeightedRandomSampler(torch.rand(37, 2).double()[:, 1], 20)
     ),
     "stock, a part": lambda: own_order(SubsetRandomSampler(range(3, 30))),
     "stock, again and again": lambda: own_order(

@@ -78,6 +78,19 @@ def test_what_is_known_is_put_in():
     ]
 
 
+def leaves(a, b, items):
+    """Is left early, with nothing done."""
+    if a or b:
+        return
+    items.clear()
+
+
+def test_a_test_of_which_nothing_but_the_end_follows_is_turned_round():
+    assert Specialiser(leaves, Facts()).body() == ["if not (a or b):", "    items.clear()"]
+    known = Facts(values={"a": False})
+    assert Specialiser(leaves, known).body() == ["if not b:", "    items.clear()"]
+
+
 def test_an_edit_counts_bytes_and_not_characters():
     text = 'name = "é", value  # ü'
     (node,) = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name) and n.id == "value"]

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn, optim
 from torch.nn.utils import parametrizations
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SubsetRandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 import plainfit as pf
 from ejecting import run_here
@@ -179,6 +186,23 @@ def test_a_lambda_becomes_a_function(path):
     assert "def doubled(out, y):\n    return F.cross_entropy(out * scale, y)\n" in text
 
 
+class OnlyA(Net):
+    """Some layers get no gradients."""
+
+    def forward(self, x):
+        return self.a(x)
+
+
+def test_a_step_without_gradients(path):
+    model = made(OnlyA)
+    history = pf.fit(
+        1, model, F.cross_entropy, optim.SGD(model.b.parameters(), lr=0.1),
+        *pf.get_data(*sets(), 8), precision="fp16", echo=None,
+    )  # fmt: skip
+    history.run.eject(path, echo=None)
+    assert run_here(path)[0] == history.step_losses
+
+
 def half(step):
     return 0.5**step
 
@@ -293,6 +317,15 @@ def test_loaders_that_draw_in_a_way_of_their_own(path):
     assert "a DataLoader without a batch_sampler" in refused(path, made(), loaders=loaders)
     uneven = [[train_ds[:3], train_ds[3:9]], [valid_ds[:]]]
     assert "all of one size but the last" in refused(path, made(), loaders=uneven)
+
+
+@pytest.mark.parametrize("kind", [RandomSampler, SubsetRandomSampler])
+def test_a_generator_beside_that_of_the_sampler(kind, path):
+    train_ds, valid_ds = sets()
+    first, second = (torch.Generator().manual_seed(n) for n in (1, 2))
+    sampler = kind(range(20), generator=first)
+    loaders = DataLoader(train_ds, 8, sampler=sampler, generator=second), DataLoader(valid_ds, 8)
+    assert "this DataLoader does not tell it" in refused(path, made(), loaders=loaders)
 
 
 def test_names_that_the_loop_has(path):

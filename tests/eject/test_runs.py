@@ -13,6 +13,7 @@ from ejecting import code_lines, differing, names_in, run_here
 from plainfit.config import RunConfig
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
+from plainfit.eject.run import verified
 from plainfit.errors import ConfigError, EjectError, RunError
 from plainfit.presets import settings_of
 from plainfit.runs import read_record
@@ -119,10 +120,10 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
     assert_same(folder, tmp_path / "train.py")
 
 
-@pytest.mark.parametrize("average", [[], ["--average", "0.9"]])
-def test_killed_and_not_resumed(tmp_path, average):
-    folder = tmp_path / "run"
-    settings = ["--model", "mlp", "--epochs", "500", "--checkpoint-every", "7", *average]
+@pytest.mark.parametrize("average", [[], ["--average", "0.9", "--schedule", "one-cycle"]])
+def test_killed_and_resumed(tmp_path, average):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    settings = ["--model", "mlp", "--epochs", "40", "--checkpoint-every", "7", *average]
     command = [sys.executable, "-m", "plainfit", "train", *settings, "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     figures = folder / "metrics.jsonl"
@@ -130,9 +131,12 @@ def test_killed_and_not_resumed(tmp_path, average):
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    eject_run(folder, tmp_path / "train.py")
-    assert_same(folder, tmp_path / "train.py")
+    assert process.wait() == -signal.SIGKILL
+    eject_run(folder, script)
+    assert_same(folder, script)
+    resume(folder, echo=None)
+    verdict = verified(eject_run(folder, script, force=True))
+    assert verdict.text == f"{40 * 20} losses are equal and 6 tensors are equal, bit for bit"
 
 
 def test_a_run_that_never_trained_is_refused(tmp_path):

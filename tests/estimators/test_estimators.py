@@ -267,3 +267,11 @@ def test_samples_of_another_shape():
 def test_a_script_of_its_training(tmp_path):
     ours = pf.PlainfitClassifier("mlp", epochs=1).fit(*IRIS)
     assert ours.history_.run.eject(tmp_path / "train.py", verify=True, echo=None).is_file()
+
+
+@pytest.mark.parametrize("rung", ["loop", "tensors"])
+def test_a_script_keeps_the_weights_of_the_best_epoch_too(rung, tmp_path):
+    net = pf.PlainfitClassifier(patience=1, lr=0.1).fit(*IRIS)
+    assert net.history_[-1]["valid_loss"] > min(row["valid_loss"] for row in net.history_)
+    script = net.history_.run.eject(tmp_path / "train.py", rung=rung, verify=True, echo=None)
+    assert "best" in script.read_text()

@@ -19,6 +19,7 @@ from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
 from plainfit.errors import EjectError
+from plainfit.record import generator_of
 from plainfit.seeding import seed_at, stream
 
 NAMES = ("x_train", "y_train", "x_valid", "y_valid")
@@ -172,20 +173,22 @@ class DataText:
         arguments = [f"{part}_ds", f"batch_size={size}"]
         arguments += ["shuffle=True"] * server.shuffle + ["drop_last=True"] * server.drop_last
         lines = []
-        state = self.recipe.order_states.get(part)
-        if state is not None:
-            self.tensors[f"{part}_order"] = state
-            lines = [
-                f"{part}_order = torch.Generator()",
-                f'{part}_order.set_state(data["{part}_order"])',
-            ]
+        state, order = self.recipe.order_states.get(part), self.order(part)
+        if state is not None and order == f"{part}_order":
+            self.tensors[order] = state
+            lines = [f"{order} = torch.Generator()", f'{order}.set_state(data["{order}"])']
         if server.sampler is not None:
             arguments.append(f"sampler={self.sampler(server.sampler, part)}")
         elif state is not None:
-            arguments.append(f"generator={part}_order")
+            arguments.append(f"generator={order}")
         if server.collate_fn is not default_collate:
             arguments.append(f"collate_fn={expression(server.collate_fn, self.lifter)}")
         return [*lines, f"{part}_dl = DataLoader({', '.join(arguments)})"]
+
+    def order(self, part: str) -> str:
+        """Return what the generator of a stock loader is called; both loaders may have one."""
+        train, own = (generator_of(getattr(self.recipe, f"{p}_dl")) for p in ("train", part))
+        return "train_order" if own is train else f"{part}_order"
 
     def sampler(self, sampler: Any, part: str) -> str:
         """Return the call that makes a sampler like the user's; tensors of it are beside."""
@@ -195,7 +198,7 @@ class DataText:
             if name == "data_source":
                 options[name] = f"{part}_ds"
             elif isinstance(given, torch.Generator):
-                options[name] = f"{part}_order"
+                options[name] = self.order(part)
             elif isinstance(given, Tensor):
                 self.tensors[f"{part}_{name}"] = given
                 options[name] = f'data["{part}_{name}"]'

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from torch import Tensor
+
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.rungs import RUNGS, in_float64, lower
@@ -161,9 +163,20 @@ def write(
 
         if beside.exists() and not force:
             raise ConfigError(f"{beside} is there already; --force writes over it")
-        write_whole(beside, lambda scratch: save_file(tensors, scratch))
+        write_whole(beside, lambda scratch: save_file(unshared(tensors), scratch))
     write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
     return Ejected(recipe, rung, path)
+
+
+def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as a safetensors file takes them: contiguous, each in memory of its own."""
+    held: set[int] = set()
+    own: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        is_held = tensor.untyped_storage().data_ptr() in held
+        own[name] = tensor.contiguous().clone() if is_held else tensor.contiguous()
+        held.add(own[name].untyped_storage().data_ptr())
+    return own
 
 
 def check_rung(limits: list[EjectError], rung: str) -> None:

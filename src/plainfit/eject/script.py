@@ -21,9 +21,10 @@ PROMISES = {
 FIRST = "first."  # before the names of first weights in the file beside a script
 # Names that the loop of a script uses: a definition of the user's must not have one.
 TAKEN = {
-    "BATCH_SIZE", "EPOCHS", "SEED", "averaged", "epoch", "generator", "loss", "losses", "model",
-    "opt", "order", "rows", "samples", "schedule", "sizes", "started", "step", "train_loss",
-    "trained", "xb", "yb", "validate", "x_train", "y_train", "x_valid", "y_valid",
+    "BATCH_SIZE", "EPOCHS", "SEED", "averaged", "best", "best_loss", "epoch", "generator", "loss",
+    "losses", "model", "opt", "order", "rows", "samples", "schedule", "sizes", "started", "state",
+    "step", "train_loss", "trained", "xb", "yb", "validate", "x_train", "y_train", "x_valid",
+    "y_valid",
 }  # fmt: skip
 
 

@@ -129,7 +129,7 @@ class Specialiser:
 
     def branches(self, node: ast.If) -> list[str]:
         """Return an `if`, or only the branch that is taken, where that is known."""
-        if all(isinstance(inner, ast.Raise) for inner in node.body):
+        if node.body and all(isinstance(inner, ast.Raise) for inner in node.body):
             return self.block(node.orelse)  # a check, which the run has passed
         known = self.value(node.test)
         if known is not UNKNOWN:
@@ -137,11 +137,18 @@ class Specialiser:
         body, other = self.block(node.body), self.block(node.orelse)
         if not body and not other:
             return []
-        test = self.spliced(node.test)
         if not body:
-            return [*self.comments(node), f"if not {test}:", *indented(other)]
+            return [*self.comments(node), f"if {self.negated(node.test)}:", *indented(other)]
         ending = ["else:", *indented(other)] if other else []
-        return [*self.comments(node), f"if {test}:", *indented(body), *ending]
+        return [*self.comments(node), f"if {self.spliced(node.test)}:", *indented(body), *ending]
+
+    def negated(self, test: ast.expr) -> str:
+        """Return a test that holds where this one does not."""
+        if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+            return self.spliced(test.operand)
+        text = self.spliced(test)
+        binds_less = isinstance(ast.parse(text, mode="eval").body, ast.BoolOp | ast.IfExp)
+        return f"not ({text})" if binds_less else f"not {text}"
 
     def with_block(self, node: ast.With) -> list[str]:
         """Return a `with` block, or what is in it, where the context does nothing."""

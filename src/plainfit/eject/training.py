@@ -123,7 +123,7 @@ class Training:
 
     def after(self) -> list[str]:
         """Return what is done after the last epoch."""
-        return self.hooks("on_fit_end")
+        return [*self.hooks("on_fit_end"), *(line for part in self.parts for line in part.after)]
 
     def validation(self) -> list[str]:
         """Return the function that validates the model."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit import callbacks as cb
+from plainfit.callbacks.stopping import BestInMemory
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.schedulers import made
@@ -28,6 +29,8 @@ class Part:
     """Lines before the loop; those of `on_fit_start` follow."""
     first: list[str] = field(default_factory=list)
     """Lines before those of `on_batch_start`."""
+    after: list[str] = field(default_factory=list)
+    """Lines after the loop and `on_fit_end`."""
     values: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     statements: dict[str, list[str]] = field(default_factory=dict)
@@ -213,7 +216,23 @@ def scheduler(callback: cb.TorchScheduler, recipe: Recipe, lifter: Lifter) -> Pa
     )
 
 
+def best_weights(callback: BestInMemory, recipe: Recipe, lifter: Lifter) -> Part:
+    """Keep the weights of the best epoch, which an estimator goes back to."""
+    return Part(
+        callback,
+        before=['best, best_loss = {}, float("inf")  # the weights of the best epoch'],
+        texts={"self.best.improved(context)": "valid_loss < best_loss", "self.weights": "best"},
+        statements={
+            "state = context.valid_model.state_dict()": [
+                "best_loss, state = valid_loss, model.state_dict()"
+            ]
+        },
+        after=["model.load_state_dict(best)"],
+    )
+
+
 KINDS: dict[type, Callable[[Any, Recipe, Lifter], Part]] = {
+    BestInMemory: best_weights,
     cb.GradientClipping: clipping,
     cb.GradientAccumulation: accumulation,
     cb.Averaging: averaging,
