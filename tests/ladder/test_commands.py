@@ -64,7 +64,7 @@ def test_the_scratch_column(plainfit):
     rows = json.loads(out)["rungs"]
     assert code == 0, rows
     assert [row["rung"] for row in rows] == list(range(3, 14))
-    assert {row["relation"] for row in rows if row["rung"] < 10} == {"weights"}
+    assert {row["relation"] for row in rows if row["rung"] < 10} == {"bitwise"}
     assert {row["relation"] for row in rows if row["rung"] >= 10} == {"float64"}
     assert all(row["slowdown"] > 0 for row in rows)
 

@@ -64,8 +64,8 @@ def test_it_is_short_and_on_tensors_alone():
     used = {node.attr for node in nodes if ast.unparse(node.value) == "torch"}
     assert used == {
         "Tensor", "_C", "addmm", "arange", "constant_pad_nd", "dtype", "empty", "empty_like",
-        "float32", "float64", "inf", "int64", "no_grad", "ones", "randperm", "stack", "tensor",
-        "where", "zeros", "zeros_like",
+        "float32", "float64", "inf", "int64", "no_grad", "ones", "randperm", "stack", "sum",
+        "tensor", "where", "zeros", "zeros_like",
     }  # fmt: skip
     methods = {node.attr for node in nodes if ast.unparse(node.value) != "F"}
     assert not methods & {"conv2d", "relu", "batch_norm", "dropout", "avg_pool2d"}

@@ -15,7 +15,7 @@ from plainfit.eject.values import call, constructor, expression, named
 from plainfit.errors import EjectError
 
 PROMISES = {
-    "tensors": "the same weights, bit for bit, and losses within 8 units in the last place",
+    "tensors": "the same weights, bit for bit, and losses within 2 units in the last place",
     "math": "the same mathematics, rounded otherwise: in float64, losses within 1e-12",
 }
 FIRST = "first."  # before the names of first weights in the file beside a script

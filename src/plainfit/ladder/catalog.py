@@ -15,8 +15,6 @@ LESSON = "# --- The lesson ---"
 # on MNIST and on the digits; docs/decisions/0009-ladder-relations.md has the figures.
 BITWISE = "bitwise"
 """Every loss `==`, every parameter `torch.equal`, at every step."""
-WEIGHTS = "weights"
-"""Every parameter equal at every step; the loss within `ULPS` units in the last place."""
 FLOAT64 = "float64"
 """The same mathematics, rounded otherwise: within `TOLERANCE` in float64 over `STEPS` steps."""
 CHANGED = "changed"
@@ -24,7 +22,6 @@ CHANGED = "changed"
 FIRST = "first"
 """As `changed`: there is none before."""
 
-ULPS = 8  # twice what was seen of a cross-entropy written out, in 20,000 cases and as many steps
 TOLERANCE, STEPS = 1e-12, 100
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.errors import DataError
-from plainfit.ladder.catalog import CHANGED, FLOAT64, RUNGS, STEPS, WEIGHTS, Rung
+from plainfit.ladder.catalog import BITWISE, CHANGED, FLOAT64, RUNGS, STEPS, Rung
 from plainfit.ladder.relations import Rerun, Verdict, judge
 from plainfit.ladder.runner import (
     Parameters,
@@ -115,7 +115,7 @@ def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Row]:
     for rung in rungs:
         on_torch = run_rung(rung, setting)
         again = run_rung(rung, setting, start_of(on_torch), use_scratch)
-        relation = WEIGHTS if rung.number < CONVOLUTIONS else FLOAT64
+        relation = BITWISE if rung.number < CONVOLUTIONS else FLOAT64
         verdict = judge(relation, on_torch, again, in_float64(setting, use_scratch))
         failed = on_torch.error or again.error
         yield Row(again, verdict, math.nan if failed else again.seconds / on_torch.seconds)

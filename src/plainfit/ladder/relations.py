@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from plainfit.ladder.catalog import (
     BITWISE,
@@ -13,8 +12,6 @@ from plainfit.ladder.catalog import (
     FIRST,
     FLOAT64,
     TOLERANCE,
-    ULPS,
-    WEIGHTS,
 )
 from plainfit.ladder.runner import Trace
 
@@ -69,8 +66,7 @@ def judge(
         return Verdict(
             relation, holds, f"{difference:.1e} over {len(after.losses)} steps", difference
         )
-    ulps = 0 if relation == BITWISE else ULPS
-    return same_bits(relation, before, after, ulps)
+    return same_bits(before, after)
 
 
 def outcome(relation: str, trace: Trace) -> Verdict:
@@ -96,29 +92,16 @@ def different_form(before: Trace, after: Trace) -> str:
     return ""
 
 
-def same_bits(relation: str, before: Trace, after: Trace, ulps: int) -> Verdict:
+def same_bits(before: Trace, after: Trace) -> Verdict:
     """Find the first step whose loss or parameters differ."""
-    most = 0
     for step, losses in enumerate(zip(before.losses, after.losses, strict=True)):
-        apart = ulps_apart(*losses)
-        if apart > ulps:
-            return Verdict(relation, False, f"losses differ at step {step}")
-        most = max(most, apart)
+        if not torch.equal(*losses):
+            return Verdict(BITWISE, False, f"losses differ at step {step}")
     for step, (old, new) in enumerate(zip(before.parameters, after.parameters, strict=True)):
         for name, values in zip(new, zip(old.values(), new.values(), strict=True), strict=True):
             if not torch.equal(*values):
-                return Verdict(relation, False, f"{name} differs before step {step}")
-    text = f"{len(after.losses)} steps" + (
-        f", loss within {most} ulp" if relation == WEIGHTS else ""
-    )
-    return Verdict(relation, True, text)
-
-
-def ulps_apart(a: Tensor, b: Tensor) -> int:
-    """Count the float32 values from one positive float32 to another; NaN is apart from all."""
-    if a.isnan() or b.isnan():
-        return 2**31
-    return abs(int(a.view(torch.int32)) - int(b.view(torch.int32)))
+                return Verdict(BITWISE, False, f"{name} differs before step {step}")
+    return Verdict(BITWISE, True, f"{len(after.losses)} steps")
 
 
 def largest_difference(before: Trace, after: Trace) -> float:

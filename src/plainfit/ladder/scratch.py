@@ -6,9 +6,9 @@ A program runs on them when one line takes the place of its imports of torch's o
 
 Options have PyTorch's names, order and defaults (https://pytorch.org/docs/stable/nn.html). Initial
 values, random draws, the order of the data, Linear, ReLU, Dropout, AvgPool2d, the optimizers and
-the gradient of cross_entropy have PyTorch's bits on a CPU. Conv2d, BatchNorm2d, a pool to several
-cells and the value of cross_entropy are sums in another order, so they round differently. Images
-are (batch, channels, height, width); a size is a number, or a pair of height and width.
+cross_entropy, where it ignores no row, have PyTorch's bits on a CPU. Conv2d, BatchNorm2d and a pool
+to several cells are sums in another order, so they round differently. Images are (batch, channels,
+height, width); a size is a number, or a pair of height and width.
 
 The code is in `plainfit.scratch`: its text is also what `plainfit eject` writes into scripts.
 """

@@ -2,6 +2,8 @@
 
 import torch
 
+from plainfit.scratch.losses import sum_like_torch
+
 
 def cross_entropy(
     input, target, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0
@@ -19,9 +21,15 @@ def cross_entropy(
     target = target.masked_fill(ignored, 0)
     counts = weight[target].masked_fill(ignored, 0)
     losses = -(logs[torch.arange(len(target)), target] * counts)
+
+    def reduced(losses, total):
+        if reduction == "none":
+            return losses
+        return total(losses) / total(counts) if reduction == "mean" else total(losses)
+
+    loss = reduced(losses, sum_like_torch)
     if label_smoothing:
-        spread = -(logs * weight).mean(1).masked_fill(ignored, 0)
-        losses = losses.lerp(spread, label_smoothing)
-    if reduction == "none":
-        return losses
-    return losses.sum() / counts.sum() if reduction == "mean" else losses.sum()
+        spread = -(logs * weight).sum(1).masked_fill(ignored, 0)
+        spread = label_smoothing / input.shape[1] * reduced(spread, torch.sum)
+        loss = (1 - label_smoothing) * loss + spread
+    return loss
