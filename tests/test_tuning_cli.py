@@ -60,6 +60,7 @@ def test_the_short_command_goes_on_with_the_study_as_it_was(tmp_path, plainfit):
         (["--search", "lr=log:1e-3..2"], "search lr=log:0.001..1.0, and search lr=log:0.001..2.0"),
         (["--epochs", "4"], "epochs=3, and epochs=4 was asked for; choose another folder"),
         (["--seeds", "2"], "seeds=1, and seeds=2"),
+        (["--search", "momentum=0..0.9"], "with no search momentum, and search momentum=0.0..0.9"),
     ):
         code, _, error = plainfit("tune", "--out", out, *changed)
         assert (code, error.count("\n"), message in error) == (2, 1, True), error

@@ -67,7 +67,7 @@ def session(context: Context) -> Iterator[None]:
 
 @contextmanager
 def mixed_labels_explained(context: Context) -> Iterator[None]:
-    """Say what a loss must take where the training loader mixes labels, if the first step fails.
+    """Say what a loss must take where labels are mixed, if the first step or validation fails.
 
     Raises:
         ConfigError: then.
@@ -76,12 +76,15 @@ def mixed_labels_explained(context: Context) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         mixes = getattr(context.train_dl, "mixes_labels", False)
-        if context.global_step or not mixes or isinstance(error, PlainfitError):
+        validates = context.epoch == 0 and context.step == context.steps
+        if not mixes or isinstance(error, PlainfitError) or (context.global_step and not validates):
             raise
+        failed = "the validation, whose labels are not mixed," if validates else "the first step"
         raise ConfigError(
             "where labels are mixed, the loss must take class probabilities, shape (batch, "
-            "classes), as torch.nn.functional.cross_entropy does, and the first step failed with "
-            f"{type(error).__name__}: {error}; use that, or leave mixup and cutmix out"
+            "classes), and labels, as torch.nn.functional.cross_entropy does, and "
+            f"{failed} failed with {type(error).__name__}: {error}; use that, or leave mixup and "
+            "cutmix out"
         ) from error
 
 

@@ -129,7 +129,11 @@ def nll(out, yb):
     return F.nll_loss(out.log_softmax(1), yb)
 
 
-@pytest.mark.parametrize("loss", [nll, F.multi_margin_loss])
+def squares(out, yb):
+    return (out - yb).square().mean()  # takes probabilities, and no labels
+
+
+@pytest.mark.parametrize("loss", [nll, F.multi_margin_loss, squares])
 def test_a_loss_that_cannot_take_mixed_labels_is_refused(loss):
     x, y = images(8, 1, 8, 8), torch.arange(8) % 3
     data = TensorDataset(x, y)

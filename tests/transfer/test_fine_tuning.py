@@ -245,7 +245,7 @@ def test_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, missing
     ("arguments", "message"),
     [
         (["nowhere"], "a source must be a run folder"),
-        (["nowhere.pt", "--model", "resnet18"], "must be a whole file of weights"),
+        (["nowhere.pt", "--model", "resnet18"], "must be there, and nowhere.pt is not"),
         (["resnet18", "--lr", "auto"], "a rate for each group"),
         (["resnet18", "--freeze-epochs", "11"], "at most --epochs"),
     ],

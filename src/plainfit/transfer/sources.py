@@ -155,6 +155,8 @@ def read_weights(source: str) -> Weights:
             return load_file(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ModelError(f"the file of weights must be there, and {source} is not") from error
         why = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(
             f"{source} must be a whole file of weights, as safetensors or torch.save(state_dict) "

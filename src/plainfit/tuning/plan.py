@@ -40,7 +40,10 @@ class Plan:
         now = flat(vars(self))
         for name in now | before:
             if before.get(name) != now.get(name):
-                was, wanted = (f"{name}={told.get(name, '(none)')}" for told in (before, now))
+                was, wanted = (
+                    f"{name}={told[name]}" if name in told else f"no {name}"
+                    for told in (before, now)
+                )
                 raise ConfigError(
                     f"a study goes on as it was begun: {folder} with {was}, and {wanted} was asked "
                     "for; choose another folder (--out) for that"

@@ -142,7 +142,9 @@ class Work:
         """Train with the best settings and seeds that the search has not seen."""
         result = self.result()
         if result.best is None or result.count("running") or result.count("waiting"):
-            self.say("note   nothing is repeated before every trial is over; the same call does it")
+            self.say(
+                "note   repeated by the process that ends last; if none is left, by the same call"
+            )
             return
         best = result.best
         with FileLock(self.folder / ".repeat.lock"):
