@@ -10,7 +10,7 @@ import torch
 
 from eject.modules import MODULES
 from eject.running import assert_same, run
-from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, script
+from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, VECTORS, script
 from plainfit.eject.rungs import in_float64, lower
 from plainfit.eject.rungs.catalog import ELEMENTARY
 from plainfit.eject.rungs.names import references
@@ -103,3 +103,23 @@ def test_ruff_is_content(rung, tmp_path):
             capture_output=True, text=True, check=False, cwd=root,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+HEIR = """
+class Plain(nn.Linear):
+    def __init__(self, before, after):
+        super().__init__(before, after)
+        self.bias = None
+"""
+
+
+def test_a_function_with_one_caller_is_joined_to_it_for_what_it_is_passed():
+    text = lower(script(make="nn.Linear(12, 4)", data=VECTORS), "tensors")
+    assert "def linear" not in text
+    assert "is None" not in text
+    assert "torch.addmm(self.bias, rows, self.weight.t())" in text
+
+
+def test_what_an_heir_sets_to_none_is_tested():
+    text = script(HEIR, make="nn.Sequential(Plain(12, 8), nn.Linear(8, 4))", data=VECTORS)
+    assert "is None" in assert_same(text, "tensors")

@@ -1,5 +1,4 @@
 """`lower`: schedules, clipping, averages and frozen parts; a mutation of its result is noticed."""
-# ruff: noqa: E501 -- lines of scripts
 
 import pytest
 
