@@ -10,7 +10,7 @@ import torch
 
 from eject.modules import MODULES
 from eject.running import assert_same, run
-from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, script
+from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, VECTORS, script
 from plainfit.eject.rungs import in_float64, lower
 from plainfit.eject.rungs.catalog import ELEMENTARY
 from plainfit.eject.rungs.names import references
@@ -103,3 +103,33 @@ def test_ruff_is_content(rung, tmp_path):
             capture_output=True, text=True, check=False, cwd=root,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+HEIR = """
+class Shifted(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size, 12))
+        self.bias = nn.Parameter(torch.randn(size))
+
+    def forward(self, xb):
+        return F.linear(xb, self.weight, self.bias)
+
+
+class Plain(Shifted):
+    def __init__(self, size):
+        super().__init__(size)
+        self.bias = None
+"""
+
+
+def test_a_function_with_one_caller_is_joined_to_it_for_what_it_is_passed():
+    text = lower(script(make="nn.Linear(12, 4)", data=VECTORS), "tensors")
+    assert "def linear" not in text
+    assert "is None" not in text
+    assert "torch.addmm(self.bias, rows, self.weight.t())" in text
+
+
+def test_what_an_heir_sets_to_none_is_tested():
+    text = script(HEIR, make="Plain(4)", data=VECTORS)
+    assert "is None" in assert_same(text, "tensors")

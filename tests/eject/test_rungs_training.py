@@ -1,5 +1,4 @@
 """`lower`: schedules, clipping, averages and frozen parts; a mutation of its result is noticed."""
-# ruff: noqa: E501 -- lines of scripts
 
 import pytest
 
@@ -126,9 +125,9 @@ MUTATIONS = [
     (LONG, 'state["v"].mul_(group["momentum"]).add_(g)',
      'state["v"].add_(g).mul_(group["momentum"])'),
     (LONG, "factor(step)\n", "factor(step + 1)\n"),
-    (LONG, "torch.empty_like(input).bernoulli_(1 - p)", "torch.empty_like(input).bernoulli_(p)"),
-    (LONG, ".div_(1 - p)", ""),
-    (LONG, "return torch.addmm(bias, rows, weight.t())", "return torch.mm(rows, weight.t())"),
+    (LONG, "empty_like(input).bernoulli_(1 - self.p)", "empty_like(input).bernoulli_(self.p)"),
+    (LONG, ".div_(1 - self.p)", ""),
+    (LONG, "torch.addmm(self.bias, rows, self.weight.t())", "torch.mm(rows, self.weight.t())"),
     (LONG, "self.bias = uniform(out_features, fan_in=in_features)",
      "self.bias = Parameter(torch.zeros(out_features))"),
     (LONG, "        self.weight = uniform(out_features, in_features, fan_in=in_features)\n"
@@ -139,8 +138,8 @@ MUTATIONS = [
     (LONG, "target]) / len(target)", "target]) / 16"),
     (ADAM, "(v.sqrt() / correction2**0.5).add_(group[\"eps\"])",
      "((v / correction2).add(group[\"eps\"])).sqrt()"),
-    (ADAM, "p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])\n        adam_step(p, g, state, group)",
-     "adam_step(p, g, state, group)\n        p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])"),
+    (ADAM, "p.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])",
+     "g = g.add(p, alpha=group[\"weight_decay\"])"),
     (ADAM, "m.lerp_(g, 1 - beta1)", "m.lerp_(g, beta1)"),
     (ADAM, "-lr / correction1", "-lr"),
     (ADAM, "norm + 1e-6", "norm + 1e-2"),

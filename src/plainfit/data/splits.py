@@ -18,7 +18,7 @@ from plainfit.data.loaders import ImageDataset
 from plainfit.errors import ConfigError, DataError
 from plainfit.seeding import stream
 
-SHARE = 0.15  # of the samples, for validation and again for testing, where no split is given
+SHARE = 0.15  # of the samples, for validation and again for testing
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may become in memory, or times its own size
 MOST_CLASSES = 10_000  # more than that is a column of identifiers or of measurements
 
@@ -247,13 +247,22 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
 def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
     """Return, for each part that is to be, the part its rows come from and which they are.
 
-    What is missing is taken from `train`, from each class its share (stratified), so that a class
-    of three or more samples is in every part.
+    What is missing is taken from `train`.
     """
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
-    labels, taken = encoded["train"], torch.zeros(len(encoded["train"]), dtype=torch.bool)
-    for part in missing:
+    drawn = draw_parts(encoded["train"], missing, seed)
+    return rows | {part: ("train", at) for part, at in drawn.items()}
+
+
+def draw_parts(labels: Tensor, parts: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Return each part's rows, drawn by a seed from every class alike; `train` has the rest.
+
+    So that a class of three or more samples is in every part (stratified).
+    """
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    rows = {}
+    for part in parts:
         chosen = []
         by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
         for label, of_class in enumerate(by_class):
@@ -261,11 +270,9 @@ def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str,
             free = of_class[order][~taken[of_class[order]]]
             wanted = max(1, round(SHARE * len(of_class))) if len(free) > 1 else 0
             chosen.append(free[:wanted])
-        at = torch.cat(chosen).sort().values
-        taken[at] = True
-        rows[part] = ("train", at)
-    if missing:
-        rows["train"] = ("train", (~taken).nonzero().flatten())
+        rows[part] = torch.cat(chosen).sort().values
+        taken[rows[part]] = True
+    rows["train"] = (~taken).nonzero().flatten()
     return rows
 
 

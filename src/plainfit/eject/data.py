@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
-from plainfit.data.splits import split_rows
+from plainfit.data.splits import draw_parts
 from plainfit.data.wrapping import AugmentedLoader
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
@@ -39,12 +39,13 @@ y_train, y_valid = labels.split([{TRAIN_SIZE:_}, 10_000])
 
 READ_DIGITS = """
 digits = load_digits()
-grays = torch.from_numpy(digits.images) * (255 / 16)  # from 0 to 16 gray values to those of a byte
+# From gray values of 0 to 16 to those of a byte.
+grays = torch.from_numpy(digits.images) * (255 / 16)
 images = grays.round().unsqueeze(1).float().div_(256)
 labels = torch.from_numpy(digits.target)
-split = {split}({{"train": labels}}, {seed})
-x_train, x_valid = (images[split[part][1]] for part in ("train", "valid"))
-y_train, y_valid = (labels[split[part][1]] for part in ("train", "valid"))
+split = {split}(labels, ["valid", "test"], {seed})
+x_train, y_train = images[split["train"]], labels[split["train"]]
+x_valid, y_valid = images[split["valid"]], labels[split["valid"]]
 """
 
 
@@ -128,7 +129,7 @@ class DataText:
 
     def from_digits(self) -> list[str]:
         """Return the lines that read scikit-learn's digits, and split them as the run did."""
-        split = self.lifter.lift(split_rows)
+        split = self.lifter.lift(draw_parts)
         self.lifter.imports.add("from sklearn.datasets import load_digits")
         seed = self.recipe.config.split_seed if self.recipe.config else 0
         return READ_DIGITS.format(split=split, seed=seed).strip("\n").split("\n")

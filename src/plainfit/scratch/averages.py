@@ -9,7 +9,7 @@ from plainfit.scratch import modules as nn
 
 @torch.no_grad()
 def clip_grad_norm_(parameters, max_norm):
-    """Scale the gradients down to a norm of at most `max_norm`, all as one vector; return it."""
+    """Scale the gradients down to the largest norm, all as one vector; return what it was."""
     parameters = [parameters] if isinstance(parameters, torch.Tensor) else parameters
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.stack([g.norm() for g in gradients]).norm()

@@ -107,7 +107,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Optimizer):
-    """Adam's steps, and weights that decay apart from them.
+    """Steps of m / (sqrt(v) + eps), as of Adam, and weights that decay apart from them.
 
     Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101,
     algorithm 2.
@@ -120,7 +120,7 @@ class AdamW(Optimizer):
 
     def update(self, p, g, state, group):
         """Update a parameter p, which has gradient g, in place."""
-        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.mul_(1 - group["lr"] * group["weight_decay"])  # weight decay
         adam_step(p, g, state, group)
 
 

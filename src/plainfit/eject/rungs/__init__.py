@@ -42,9 +42,9 @@ def lower(source: str, rung: str, *, inline: bool = False) -> str:
         if step == "tensors" and rung == "math":
             continue  # the same, with other functions
         text = without(text, step, emitted, pools)
-    text = compact(text, emitted)
+    text = compact(text, emitted, whole=not inline)
     if inline:
-        text = without_imports(inlined(text), set())
+        text = compact(without_imports(inlined(text), set()), emitted)
     if rung == "math":
         text = in_float64(text)
     return tidy(text)

@@ -59,12 +59,14 @@ def operators(source: Source, node: ast.AST) -> Edit | None:
 
 
 def sizes(source: Source, node: ast.AST) -> Edit | None:
-    """Write `pair(1)` as `(1, 1)`, and an image without padding as it is."""
+    """Write `pair(1)` as `(1, 1)`, `len((1, 2))` as 2, and an image without padding as it is."""
     if not isinstance(node, ast.Call):
         return None
     func, known = source.of(node.func), constant(node.args[-1]) if node.args else None
     if func == "pair" and known:
         return (*source.span(node), repr((known[0], known[0])))
+    if func == "len" and known and isinstance(known[0], tuple):
+        return (*source.span(node), str(len(known[0])))
     if func == "pad" and known == (0,):
         return (*source.span(node), source.of(node.args[0]))
     return None
@@ -103,6 +105,8 @@ def _defaults_of(func: str) -> dict[str, str | None]:
         return {"other": None, "alpha": "1"}
     if func.endswith(".flatten"):
         return {"start_dim": None, "end_dim": "-1"}
+    if func == "torch.conv2d":
+        return {"input": None, "weight": None, "bias": "None", "stride": "1", "padding": "0"}
     name = func.rsplit(".", 1)[-1]
     if func not in (name, f"F.{name}"):
         return {}

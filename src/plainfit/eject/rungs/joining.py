@@ -1,13 +1,24 @@
 """Definitions joined: a base into the one class derived from it, a function into its one caller."""
 
 import ast
+import textwrap
 
 from plainfit.eject.rungs.library import maker
+from plainfit.eject.rungs.names import bound
+from plainfit.eject.rungs.options import defaults_of
 from plainfit.eject.rungs.source import Edit, Source, edited
 
+PLAIN = (ast.Name, ast.Attribute, ast.Constant)
 
-def joined(texts: dict[str, str], user: ast.AST) -> dict[str, str]:
-    """Return definitions by name, those with one use inside another one joined to it."""
+
+def joined(texts: dict[str, str], user: ast.AST, whole: bool) -> dict[str, str]:
+    """Return definitions by name, those with one use inside another one joined to it.
+
+    Args:
+        texts: of the definitions.
+        user: the tree of the rest of the script.
+        whole: join functions of several statements too.
+    """
     for name in reversed(texts):
         others = {other: text for other, text in texts.items() if other != name}
         if _count(name, user):
@@ -15,9 +26,12 @@ def joined(texts: dict[str, str], user: ast.AST) -> dict[str, str]:
         callers = [other for other, text in others.items() if _count(name, ast.parse(text))]
         if len(callers) != 1 or _count(name, ast.parse(others[callers[0]])) != 1:
             continue
-        together = _together(texts[name], others[callers[0]], name)
+        inner, outer = texts[name], others[callers[0]]
+        together = _together(inner, outer, name)
+        if together is None and whole:
+            together = with_statements(inner, Source(outer), name)
         if together is not None:
-            return joined({**others, callers[0]: together}, user)
+            return joined({**others, callers[0]: together}, user, whole)
     return texts
 
 
@@ -73,7 +87,7 @@ def with_inlined(function: str, outer: Source, name: str) -> str | None:
     """
     inner = Source(function)
     node = inner.tree.body[0]
-    if not isinstance(node, ast.FunctionDef) or node.decorator_list:
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.vararg:
         return None
     last = node.body[-1]
     length = len(node.body) - bool(ast.get_docstring(node))
@@ -88,15 +102,56 @@ def with_inlined(function: str, outer: Source, name: str) -> str | None:
     ]
     if not calls or last.value is None:
         return None
+    text = _with_values(inner, last.value, _values(inner, node, calls[0], outer))
+    return edited(outer.text, [(*outer.span(calls[0]), text)])
+
+
+def with_statements(function: str, outer: Source, name: str) -> str | None:
+    """Return a definition with the statements of a function in place of a last one that calls it.
+
+    Only where the call passes what can stand anywhere, and no name would be that of two things.
+    """
+    inner = Source(function)
+    node = inner.tree.body[0]
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.vararg:
+        return None
+    body = ast.Module(node.body[bool(ast.get_docstring(node)) :], [])
+    for caller in ast.walk(outer.tree):
+        last = caller.body[-1] if isinstance(caller, ast.FunctionDef) else None
+        match last:
+            case ast.Expr(ast.Call() as call) | ast.Return(ast.Call() as call) if (
+                outer.of(call.func) == name
+            ):
+                values = _values(inner, node, call, outer)
+                passed = [ast.parse(value, mode="eval").body for value in values.values()]
+                taken = values.keys() | bound(caller) | _names(caller)
+                if not all(isinstance(each, PLAIN) for each in passed) or bound(body) & taken:
+                    return None
+                lines = _with_values(inner, body, values)
+                text = textwrap.indent(lines, " " * (last.col_offset - 4))
+                return edited(outer.text, [(*outer.line_span([last]), text)])
+    return None
+
+
+def _names(tree: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(tree) if isinstance(each, ast.Name)}
+
+
+def _values(inner: Source, node: ast.FunctionDef, call: ast.Call, outer: Source) -> dict[str, str]:
+    """Return the text of what each parameter of a function is in a call."""
+    values = {name: inner.of(value) for name, value in defaults_of(node).items()}
     names = [arg.arg for arg in node.args.args]
-    values = dict(zip(names, (outer.of(arg) for arg in calls[0].args), strict=False))
-    values |= {each.arg or "": outer.of(each.value) for each in calls[0].keywords}
-    start, _ = inner.span(last.value)
-    edits: list[Edit] = []
-    for each in ast.walk(last.value):
-        if isinstance(each, ast.Name) and each.id in names:
-            if each.id not in values:
-                return None
-            begin, end = inner.span(each)
-            edits.append((begin - start, end - start, values[each.id]))
-    return edited(outer.text, [(*outer.span(calls[0]), edited(inner.of(last.value), edits))])
+    values |= dict(zip(names, map(outer.of, call.args), strict=False))
+    return values | {each.arg or "": outer.of(each.value) for each in call.keywords}
+
+
+def _with_values(source: Source, tree: ast.expr | ast.Module, values: dict[str, str]) -> str:
+    """Return the text of an expression, or the lines of statements, with values for parameters."""
+    start, end = source.span(tree) if isinstance(tree, ast.expr) else source.line_span(tree.body)
+    edits: list[Edit] = [
+        (begin - start, stop - start, values[each.id])
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Name) and each.id in values
+        for begin, stop in [source.span(each)]
+    ]
+    return edited(source.text[start:end], edits)

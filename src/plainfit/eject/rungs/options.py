@@ -3,7 +3,7 @@
 import ast
 
 from plainfit.eject.rungs.library import maker
-from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed
+from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed, strings
 
 
 def without_options(text: str, passed: set[str]) -> str:
@@ -49,7 +49,9 @@ def of_methods(text: str, program: ast.AST) -> str:
 
 
 def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
-    """Drop the default None of a parameter for which every call passes what a function returns.
+    """Drop the default None of a parameter for which every call passes what a function returned.
+
+    It may be kept in `self`, if nothing else is ever kept there by its name.
 
     Args:
         text: of the definition.
@@ -63,10 +65,12 @@ def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
     if function is None or not calls:
         return text
     names = [arg.arg for arg in function.args.args][isinstance(source.tree.body[0], ast.ClassDef) :]
+    made = _made(program)
     edits: list[Edit] = []
     for name, default in defaults_of(function).items():
-        given = [dict(zip(names, call.args, strict=False)).get(name) for call in calls]
-        if source.of(default) == "None" and all(isinstance(each, ast.Call) for each in given):
+        given = [_given(names, call).get(name) for call in calls]
+        is_made = [isinstance(each, ast.Call) or each in made for each in given]
+        if source.of(default) == "None" and all(is_made):
             start, end = source.span(default)
             edits.append((start - len("="), end, ""))
             edits += [
@@ -75,6 +79,33 @@ def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
                 if isinstance(each, ast.Compare) and source.of(each) == f"{name} is None"
             ]
     return edited(text, edits)
+
+
+def _given(names: list[str], call: ast.Call) -> dict[str | None, ast.expr]:
+    """Return what a call passes by the names of the parameters."""
+    by_keyword = {keyword.arg: keyword.value for keyword in call.keywords}
+    return {**dict(zip(names, call.args, strict=False)), **by_keyword}
+
+
+def _made(program: ast.AST) -> set[ast.Attribute]:
+    """Return the reads of `self.name` in classes that only assign it what a call returned."""
+    nodes = list(ast.walk(program))
+    assigned = [each for each in nodes if isinstance(each, ast.Assign)]
+    made = {each.targets[0] for each in assigned if isinstance(each.value, ast.Call)}
+    own: set[ast.AST] = set()
+    reads: set[ast.Attribute] = set()
+    for kind in (each for each in nodes if isinstance(each, ast.ClassDef)):
+        inner = [each for each in ast.walk(kind) if isinstance(each, ast.Attribute)]
+        inner = [each for each in inner if getattr(each.value, "id", "") == "self"]
+        stores = {each for each in inner if not isinstance(each.ctx, ast.Load)}
+        names = {each.attr for each in stores} - {each.attr for each in stores - made}
+        reads |= {each for each in inner if each.attr in names and each not in stores}
+        is_heir = any(not ast.unparse(base).endswith("Module") for base in kind.bases)
+        own |= set() if is_heir else stores  # an heir changes what its base reads
+    others = [each for each in nodes if isinstance(each, ast.Attribute) and each not in own]
+    changed = {each.attr for each in others if not isinstance(each.ctx, ast.Load)}
+    changed |= strings(program)
+    return {each for each in reads if each.attr not in changed}
 
 
 def with_known_pairs(text: str, nodes: set[ast.AST], program: ast.AST) -> str:

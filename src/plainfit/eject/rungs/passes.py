@@ -63,8 +63,14 @@ def without(text: str, rung: str, emitted: Emitted, pools: bool = True) -> str:
     return _assembled(user, texts, needed, local, {ref.name for ref in refs})
 
 
-def compact(text: str, emitted: Emitted) -> str:
-    """Return a script in which definitions that have one use in another one are joined to it."""
+def compact(text: str, emitted: Emitted, *, whole: bool = True) -> str:
+    """Return a script in which definitions that have one use in another one are joined to it.
+
+    Args:
+        text: of the script.
+        emitted: the definitions in it that come from here.
+        whole: join functions of several statements too.
+    """
     source = Source(text)
     texts = {
         statement.name: source.block([statement])
@@ -73,7 +79,7 @@ def compact(text: str, emitted: Emitted) -> str:
     }
     user = _without_statements(source, set(texts))
     tree = ast.parse(user)
-    texts = pruned(joined(texts, tree), tree)
+    texts = pruned(joined(texts, tree, whole), tree)
     outside = attributes(tree)
     read = {name: _read(emitted[name][0], ast.parse(each)) for name, each in texts.items()}
     texts = {
@@ -230,6 +236,7 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
             continue
         outside = attributes(user_tree).union(*(read[other] for other in read if other != key))
         named = strings(user_tree).union(*(said[other] for other in said if other != key))
+        named = named if key[0] == "optimizers" else set()  # as keys of a group's options
         passed = uses_of(nodes, program).passes(definition.parameters)
         fixed = without_options(raw[key], passed | named | {"lr"})
         fixed = without_none(with_known_pairs(fixed, nodes, program), nodes, program)
