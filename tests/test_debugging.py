@@ -40,7 +40,7 @@ def test_a_breakpoint_lands_two_readable_frames_below_fit(tmp_path):
         "p context.step, model\nquit\n", capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "-> loss = loss_func(model(xb), yb)" in done.stdout
-    assert "-> loss, n = loss_batch(model, loss_func, context.xb, context.yb, opt" in done.stdout
+    assert "-> loss, n = loss_batch(step_model, step_loss, context.xb" in done.stdout
     assert "torch.Size([4, 2])" in done.stdout
     assert "(0, Linear(in_features=2, out_features=2, bias=True))" in done.stdout
 

@@ -233,8 +233,8 @@ def test_ctrl_c_leaves_a_trial_to_go_on_with(tmp_path):
     ("changes", "message"),
     [
         ({"space": {"x": (0.0, 2.0)}}, "search x=0.0..1.0, and search x=0.0..2.0 was asked"),
-        ({"space": {"x": (0.0, 1.0), "kind": ["round"]}}, "kind=.none., and search kind=round"),
-        ({"fixed": {"kind": "round"}}, "with kind=.none., and kind=round was asked"),
+        ({"space": {"x": (0.0, 1.0), "kind": ["round"]}}, "no search kind, and search kind=round"),
+        ({"fixed": {"kind": "round"}}, "with no kind, and kind=round was asked"),
         ({"monitor": "error"}, "monitor=loss, and monitor=error"),
         ({"seed": 2}, "seed=0, and seed=2"),
     ],

@@ -135,6 +135,10 @@ class Context:
         """Return whether there are epochs left to train, and nobody wants to stop."""
         return self.epoch < self.epochs and not self.stop
 
+    def rate(self) -> float:
+        """Return the learning rate: the highest, where groups of parameters have their own."""
+        return max(float(group["lr"]) for group in self.opt.param_groups)
+
     def count(self, loss: Tensor, size: int) -> None:
         """Note a step that is done."""
         self.pending.append(loss)

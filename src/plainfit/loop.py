@@ -212,9 +212,9 @@ def fit(
     given = (epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone)
     context.history.run = FitRecord(*given, precision, compile)
     context.history.run.losses = context.history.step_losses
-    called: tuple[nn.Module, LossFunction] = model, loss_func
+    step_model, step_loss = model, loss_func
     if compile:
-        called = nn.Identity(), CompiledLoss(model, loss_func, context, echo)
+        step_model, step_loss = nn.Identity(), CompiledLoss(model, loss_func, context, echo)
     if keeper:
         keeper.begin(context, resume)
         if echo is not None and context.global_step:
@@ -228,7 +228,7 @@ def fit(
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                loss, n = loss_batch(*called, context.xb, context.yb, opt, context)
+                loss, n = loss_batch(step_model, step_loss, context.xb, context.yb, opt, context)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:

@@ -7,6 +7,7 @@ import resource
 
 import pytest
 from rich.console import Console
+from torch import optim
 
 import plainfit as pf
 from plainfit.callbacks import JsonLinesLog, ProgressBar, StepLog
@@ -60,6 +61,14 @@ class At(Callback):
     def on_epoch_end(self, context):
         if context.epoch == self.epoch:
             self.do(context)
+
+
+def test_of_several_rates_the_highest_is_logged(tmp_path):
+    model = network()
+    groups = [{"params": model[0].parameters(), "lr": 0.001}, {"params": model[2].parameters()}]
+    log = StepLog(tmp_path / "steps.csv")
+    fit(model, optim.SGD(groups, lr=0.1), batches(6, 6), epochs=1, callbacks=[log])
+    assert [row[3] for row in steps_of(tmp_path / "steps.csv")[1:]] == ["0.1", "0.1"]
 
 
 def test_figures_are_written_exactly_and_after_each_epoch(tmp_path):

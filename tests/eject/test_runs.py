@@ -195,8 +195,8 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("parts.py").write_text(PARTS)
-    Path("nets.py").write_text(NETS)
-    run(tmp_path / "run", model="nets:Small")
+    Path("own_nets.py").write_text(NETS)
+    run(tmp_path / "run", model="own_nets:Small")
     script = eject_run(tmp_path / "run", tmp_path / "train.py", rung="data").path
     text = script.read_text()
     assert "    # why it is small\n" in text
@@ -205,7 +205,7 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
     assert "parts" not in names_in(script)
     assert_same(tmp_path / "run", script)
     monkeypatch.setattr("parts.width", 13)
-    with pytest.raises(EjectError, match="nets:Small must build the model that was trained"):
+    with pytest.raises(EjectError, match="own_nets:Small must build the model that was trained"):
         eject_run(tmp_path / "run", tmp_path / "other.py")
 
 

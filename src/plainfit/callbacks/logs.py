@@ -75,7 +75,7 @@ class JsonLinesLog(EpochLog):
 
 
 class StepLog(EpochLog):
-    """Each step's loss and learning rate as CSV: `step,epoch,loss,lr`, floats exactly."""
+    """Each step's loss and (highest) learning rate as CSV: `step,epoch,loss,lr`, floats exactly."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
@@ -90,7 +90,7 @@ class StepLog(EpochLog):
 
     def on_batch_start(self, context: Context) -> None:
         """Note the rate that this step is taken with."""
-        self.rates.append(float(context.opt.param_groups[0]["lr"]))
+        self.rates.append(context.rate())
         self.epochs.append(context.epoch)
 
     def new(self, context: Context, written: int) -> tuple[int, str]:

@@ -63,7 +63,7 @@ class Tracking(Callback):
 
     def on_batch_start(self, context: Context) -> None:
         """Note the learning rate."""
-        self.rates.append(float(context.opt.param_groups[0]["lr"]))
+        self.rates.append(context.rate())
 
     def on_epoch_end(self, context: Context) -> None:
         """Log the steps of the epoch, and its row."""

@@ -255,14 +255,14 @@ def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str,
     return rows | {part: ("train", at) for part, at in drawn.items()}
 
 
-def draw_parts(labels: Tensor, parts: Sequence[str], seed: int) -> dict[str, Tensor]:
+def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Tensor]:
     """Return each part's rows, drawn by a seed from every class alike; `train` has the rest.
 
     So that a class of three or more samples is in every part (stratified).
     """
     taken = torch.zeros(len(labels), dtype=torch.bool)
     rows = {}
-    for part in parts:
+    for part in names:
         chosen = []
         by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
         for label, of_class in enumerate(by_class):
