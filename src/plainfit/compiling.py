@@ -53,7 +53,7 @@ class OneGraph:
 
     def loss_and_gradients(self, xb: Any, yb: Any, trained: list[Tensor]) -> Any:
         """Return the loss of a batch, detached, and its gradients, None for what it is not from."""
-        loss = self.loss_func(self.model(xb), yb)
+        loss = self.loss(xb, yb)
         gradients = torch.autograd.grad(loss, trained, allow_unused=True)
         # Two parameters may have one gradient, and clipping would scale it twice.
         return loss.detach(), [g if g is None else g.clone() for g in gradients]

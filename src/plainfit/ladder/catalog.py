@@ -12,7 +12,7 @@ LESSON = "# --- The lesson ---"
 """The line that ends what is the same in every rung."""
 
 # How a rung stands to the one before, given the same initial values and the same order. Measured
-# on MNIST and on the digits; docs/decisions/0009-ladder-relations.md has the figures.
+# on MNIST and on the digits; docs/decisions/0009-ladder.md has the figures.
 BITWISE = "bitwise"
 """Every loss `==`, every parameter `torch.equal`, at every step."""
 FLOAT64 = "float64"

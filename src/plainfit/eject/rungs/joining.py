@@ -86,12 +86,11 @@ def with_inlined(function: str, outer: Source, name: str) -> str | None:
     Only where the call is all that a statement returns or assigns, so that nothing nests.
     """
     inner = Source(function)
-    node = inner.tree.body[0]
-    if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.vararg:
+    node, statements = _replaceable(inner)
+    if node is None or len(statements) != 1:
         return None
-    last = node.body[-1]
-    length = len(node.body) - bool(ast.get_docstring(node))
-    if length != 1 or not isinstance(last, ast.Return) or isinstance(last.value, ast.IfExp):
+    [last] = statements
+    if not isinstance(last, ast.Return) or isinstance(last.value, ast.IfExp):
         return None
     calls = [
         each.value
@@ -112,10 +111,10 @@ def with_statements(function: str, outer: Source, name: str) -> str | None:
     Only where the call passes what can stand anywhere, and no name would be that of two things.
     """
     inner = Source(function)
-    node = inner.tree.body[0]
-    if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.vararg:
+    node, statements = _replaceable(inner)
+    if node is None:
         return None
-    body = ast.Module(node.body[bool(ast.get_docstring(node)) :], [])
+    body = ast.Module(statements, [])
     for caller in ast.walk(outer.tree):
         last = caller.body[-1] if isinstance(caller, ast.FunctionDef) else None
         match last:
@@ -131,6 +130,14 @@ def with_statements(function: str, outer: Source, name: str) -> str | None:
                 text = textwrap.indent(lines, " " * (last.col_offset - 4))
                 return edited(outer.text, [(*outer.line_span([last]), text)])
     return None
+
+
+def _replaceable(source: Source) -> tuple[ast.FunctionDef | None, list[ast.stmt]]:
+    """Return a function whose body could stand in place of a call, and its statements; or None."""
+    node = source.tree.body[0]
+    if not isinstance(node, ast.FunctionDef) or node.decorator_list or node.args.vararg:
+        return None, []
+    return node, node.body[bool(ast.get_docstring(node)) :]
 
 
 def _names(tree: ast.AST) -> set[str]:

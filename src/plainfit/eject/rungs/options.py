@@ -65,13 +65,14 @@ def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
     if function is None or not calls:
         return text
     names = [arg.arg for arg in function.args.args][isinstance(source.tree.body[0], ast.ClassDef) :]
-    made = _made(program)
     edits: list[Edit] = []
-    for name, default in defaults_of(function).items():
+    absent = [name for name, value in defaults_of(function).items() if source.of(value) == "None"]
+    made = _made(program) if absent else set()
+    for name in absent:
         given = [_given(names, call).get(name) for call in calls]
         is_made = [isinstance(each, ast.Call) or each in made for each in given]
-        if source.of(default) == "None" and all(is_made):
-            start, end = source.span(default)
+        if all(is_made):
+            start, end = source.span(defaults_of(function)[name])
             edits.append((start - len("="), end, ""))
             edits += [
                 (*source.span(each), "False")

@@ -235,8 +235,9 @@ def _specialized(user: str, needed: list[Definition], local: dict[Key, str]) -> 
         if not nodes:
             continue
         outside = attributes(user_tree).union(*(read[other] for other in read if other != key))
-        named = strings(user_tree).union(*(said[other] for other in said if other != key))
-        named = named if key[0] == "optimizers" else set()  # as keys of a group's options
+        named: set[str] = set()
+        if key[0] == "optimizers":  # as keys of a group's options
+            named = strings(user_tree).union(*(said[other] for other in said if other != key))
         passed = uses_of(nodes, program).passes(definition.parameters)
         fixed = without_options(raw[key], passed | named | {"lr"})
         fixed = without_none(with_known_pairs(fixed, nodes, program), nodes, program)
