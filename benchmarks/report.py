@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import goals
 import results
 import table
 from contenders import MODELS
@@ -67,6 +68,9 @@ def machine_section(
     """Yield the parts of the page about one machine."""
     for speed in (result for result in mine if result["name"] == "speed"):
         yield from speed_section(where, speed, docs)
+    if aims := goals.rows(mine):
+        yield f"### Goals\n\n{goals.TEXT}"
+        yield markdown_table(goals.COLUMNS, aims)
     others = [result for result in mine if "columns" in result]
     for section in sorted(others, key=place):
         yield f"### {section['title']}\n\n{section['text']}\n"

@@ -136,6 +136,8 @@ def test_the_page_has_every_machine_and_every_section(modules, speed, tmp_path):
         "raw": None,
     }  # fmt: skip
     results.save(results.path_of("growth", speed["machine"], tmp_path), section)
+    files = section | {"name": "folder", "title": "A folder", "rows": [], "ratio": 3.1}
+    results.save(results.path_of("folder", speed["machine"], tmp_path), files)
     docs = tmp_path / "docs"
     docs.mkdir()
     page = report.write(tmp_path, docs).read_text(encoding="utf-8")
@@ -143,6 +145,11 @@ def test_the_page_has_every_machine_and_every_section(modules, speed, tmp_path):
     assert "## Another one" in page
     assert "| twice | 0.123 |\n| once | 1,234 |\n| never | 7 |" in page
     assert "| **plainfit** | 3.00 | 2.00 to 4.00 | 0.25 |" in page
+    assert (
+        "| logistic regression, by the fastest peer's, plain JAX | at least 2.00 | 0.25 | no |"
+        in page
+    )
+    assert "| 60,000 JPEG files, by the stock `DataLoader` | at least 2.00 | 3.10 | yes |" in page
     assert "No figures for fastai: no module" in page
     pictures = {path.name for path in (docs / "images").iterdir()}
     assert pictures == {"benchmarks-a-machine-2-cores.png", "benchmarks-another-one.png"}

@@ -218,6 +218,17 @@ def test_the_bar_shows_epoch_and_steps():
     assert "3/4" in text
 
 
+def test_epochs_that_follow_at_once_share_a_drawing(monkeypatch):
+    monkeypatch.setattr("plainfit.callbacks.progress.REFRESH", 3600)
+    console = Console(file=io.StringIO(), force_terminal=True, width=80)
+    progress = ProgressBar(console)
+    with on_terminal(progress.bar):
+        train(progress, epochs=3)
+    text = console.file.getvalue()
+    assert "epoch 1 of 3" in text
+    assert "epoch 2 of 3" not in text
+
+
 def test_a_resumed_epoch_begins_where_it_was_left(tmp_path):
     class Stop(Callback):
         def on_step_end(self, context):

@@ -9,7 +9,7 @@ from plainfit.hooks import Callback, Context
 if TYPE_CHECKING:
     from rich.console import Console
 
-REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes about 2.5 ms
+REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes 0.4 to 2.5 ms
 
 
 class ProgressBar(Callback):
@@ -35,19 +35,29 @@ class ProgressBar(Callback):
         )
         self.task = self.bar.add_task("", total=None)
         self.drawn = 0.0
+        self.epoch = 0
 
     def on_fit_start(self, context: Context) -> None:
         """Begin where a resumed epoch goes on."""
-        self.on_epoch_start(context)
+        self.begin(context)
 
     def on_epoch_start(self, context: Context) -> None:
-        """Begin a new bar."""
-        title = f"epoch {context.epoch + 1} of {context.epochs}"
-        self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
+        """Draw the bar, if the last time is long enough ago."""
+        self.on_step_end(context)
 
     def on_step_end(self, context: Context) -> None:
-        """Draw the bar, if the last time is long enough ago."""
+        """Draw the bar, if the last time is long enough ago: short epochs share a drawing."""
         now = time.perf_counter()
-        if now - self.drawn > REFRESH:
-            self.drawn = now
-            self.bar.update(self.task, completed=context.step, refresh=True)
+        if now - self.drawn <= REFRESH:
+            return
+        if context.epoch != self.epoch:
+            self.begin(context)
+            return
+        self.drawn = now
+        self.bar.update(self.task, completed=context.step, refresh=True)
+
+    def begin(self, context: Context) -> None:
+        """Draw the bar of another epoch."""
+        self.drawn, self.epoch = time.perf_counter(), context.epoch
+        title = f"epoch {context.epoch + 1} of {context.epochs}"
+        self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
