@@ -15,8 +15,8 @@ import plainfit as pf
 from plainfit.callbacks import ProgressBar
 from plainfit.progress import on_terminal
 
-TURNS = 15
-EPOCHS = 8  # in a turn: about two seconds, of which starting and ending the bar is a small part
+TURNS = 101
+EPOCHS = 2  # in a turn
 TEXT = """\
 The bar of `plainfit train` on a terminal of 80 columns whose output goes to the null device,
 against none: {epochs} epochs of the logistic regression, the work with the shortest steps, with one
