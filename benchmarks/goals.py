@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import table
+from accuracy import PRESETS
 from contenders import MODELS
 from turns import ratio
 
@@ -23,33 +24,40 @@ def rows(sections: Sequence[dict[str, Any]]) -> list[Row]:
 
 def at_least(what: str, goal: float, value: float, shape: str = ".2f") -> Row:
     """Return the row of a goal that is reached from below."""
-    reached = "yes" if value >= goal else "no"
-    return [what, f"at least {goal:{shape}}", f"{value:{shape}}", reached]
+    return row("at least", value >= goal, what, goal, value, shape)
 
 
 def at_most(what: str, goal: float, value: float, shape: str = ".2f") -> Row:
     """Return the row of a goal that is reached from above."""
-    reached = "yes" if value <= goal else "no"
-    return [what, f"at most {goal:{shape}}", f"{value:{shape}}", reached]
+    return row("at most", value <= goal, what, goal, value, shape)
+
+
+def row(bound: str, reached: bool, what: str, goal: float, value: float, shape: str) -> Row:
+    """Return the cells of a goal."""
+    return [what, f"{bound} {goal:{shape}}", f"{value:{shape}}", "yes" if reached else "no"]
 
 
 def of_speed(speed: dict[str, Any]) -> Iterator[Row]:
-    """Yield the goals beside the peers, for the models that were compared."""
-    for model, goal in (("logistic", 2.0), ("cnn", 1.7)):
-        by_name = {row["name"]: row for row in table.rows(speed, model)}
-        ours, title = by_name.get("plainfit"), MODELS[model]
-        if ours is None or ours["of_fastest_peer"] is None:
-            continue
-        beside = f"{title}, by the fastest peer's, {ours['fastest_peer']}"
-        yield at_least(beside, goal, ours["of_fastest_peer"])
-        compiled, small = by_name.get("plainfit-compile"), by_name.get("plainfit-bytes")
-        if model == "cnn" and compiled:
-            yield at_least(f"{beside}, with `compile`", 3.5, compiled["of_fastest_peer"])
-        if model == "logistic" and ours["of_tutorial"]:
-            yield at_least(f"{title}, by the tutorial's loop", 5.0, ours["of_tutorial"])
-        if model == "logistic" and small and "tutorial" in by_name:
-            memory = small["peak_rss_mib"] / by_name["tutorial"]["peak_rss_mib"]
-            yield at_most("peak memory, images as bytes, by the tutorial's", 0.6, memory)
+    """Yield the goals beside the peers and the tutorial's loop, for what was compared."""
+    logistic, cnn = ({r["name"]: r for r in table.rows(speed, m)} for m in ("logistic", "cnn"))
+    yield from of_peers("logistic", logistic, "plainfit", 2.0)
+    if by_tutorial := logistic.get("plainfit", {}).get("of_tutorial"):
+        yield at_least(f"{MODELS['logistic']}, by the tutorial's loop", 5.0, by_tutorial)
+    if {"plainfit-bytes", "tutorial"} <= logistic.keys():
+        ours, theirs = (logistic[name]["peak_rss_mib"] for name in ("plainfit-bytes", "tutorial"))
+        yield at_most("peak memory, images as bytes, by the tutorial's", 0.6, ours / theirs)
+    yield from of_peers("cnn", cnn, "plainfit", 1.7)
+    yield from of_peers("cnn", cnn, "plainfit-compile", 3.5, ", with `compile`")
+
+
+def of_peers(
+    model: str, by_name: dict[str, dict[str, Any]], name: str, goal: float, option: str = ""
+) -> Iterator[Row]:
+    """Yield the goal of one of ours beside the fastest peer, if both took part."""
+    ours = by_name.get(name)
+    if ours and ours["fastest_peer"]:
+        what = f"{MODELS[model]}, by the fastest peer's, {ours['fastest_peer']}{option}"
+        yield at_least(what, goal, ours["of_fastest_peer"])
 
 
 def of_overhead(section: dict[str, Any]) -> Iterator[Row]:
@@ -78,11 +86,10 @@ def of_folder(section: dict[str, Any]) -> Iterator[Row]:
 
 def of_accuracy(section: dict[str, Any]) -> Iterator[Row]:
     """Yield the goals for the presets: a mean test accuracy, and the seconds it may take."""
-    goals = {"fastest": (0.990, 5), "fast": (0.995, 30), "accurate": (0.997, 150)}
     for title, _, seconds, accuracy, *_ in section["rows"]:
         name = title.strip("`").removeprefix("--preset ")
-        if name in goals:
-            share, limit = goals[name]
+        if name in PRESETS:
+            share, limit = PRESETS[name]
             yield at_least(f"test accuracy of {title}", share, float(accuracy), ".4f")
             yield at_most(f"seconds of {title}", limit, float(seconds), ".1f")
 

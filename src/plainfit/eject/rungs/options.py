@@ -66,13 +66,14 @@ def without_none(text: str, nodes: set[ast.AST], program: ast.AST) -> str:
         return text
     names = [arg.arg for arg in function.args.args][isinstance(source.tree.body[0], ast.ClassDef) :]
     edits: list[Edit] = []
-    absent = [name for name, value in defaults_of(function).items() if source.of(value) == "None"]
+    defaults = defaults_of(function).items()
+    absent = {name: value for name, value in defaults if source.of(value) == "None"}
     made = _made(program) if absent else set()
-    for name in absent:
+    for name, default in absent.items():
         given = [_given(names, call).get(name) for call in calls]
         is_made = [isinstance(each, ast.Call) or each in made for each in given]
         if all(is_made):
-            start, end = source.span(defaults_of(function)[name])
+            start, end = source.span(default)
             edits.append((start - len("="), end, ""))
             edits += [
                 (*source.span(each), "False")
