@@ -52,7 +52,7 @@ def batch_size(xb: Any) -> int:
     A batch without tensors, such as a list of texts, is as long as it says.
     """
     if isinstance(xb, Tensor) and xb.dim():  # each step comes here
-        return len(xb)
+        return xb.size(0)
     first = next((tensor for tensor in tensors_in(xb) if tensor.dim()), None)
     if first is not None:
         return len(first)

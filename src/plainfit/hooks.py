@@ -1,7 +1,6 @@
 """The places where a training can be watched and changed: `Callback`, and the `Context` it gets."""
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,8 +93,6 @@ class Context:
     yb: Any = None
     loss: Any = None
     """The loss of this batch, with its graph until the step is done."""
-    autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """What the forward pass and the loss run in."""
     take_step: bool = True
     """Whether the optimizer takes a step after this batch."""
     result: dict[str, float] = field(default_factory=dict)
@@ -158,7 +155,6 @@ class NoHooks:
 
     loss: Any
     take_step: bool
-    autocast: AbstractContextManager[Any] = nullcontext()
 
     def call(self, name: str) -> None:
         """Do nothing."""

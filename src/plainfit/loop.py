@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from plainfit.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.callbacks.checkpointing import Checkpointing
 from plainfit.callbacks.finite import NonFiniteGuard
-from plainfit.callbacks.precision import LossScaling, autocast
+from plainfit.callbacks.precision import LossScaling, autocast, within
 from plainfit.callbacks.rates import rates_by
 from plainfit.callbacks.tracking import Tracking
 from plainfit.compiling import CompiledLoss
@@ -60,8 +60,7 @@ def loss_batch(
     if isinstance(opt, LBFGS):  # the one optimizer of torch that evaluates the loss itself
         return _step_by_closure(model, loss_func, xb, yb, opt, context), batch_size(xb)
     watch = context or NoHooks()
-    with watch.autocast:
-        loss = loss_func(model(xb), yb)
+    loss = loss_func(model(xb), yb)
     detached = loss.detach()
     if opt is not None:
         watch.loss, watch.take_step = loss, True
@@ -91,8 +90,7 @@ def _step_by_closure(
 
     def closure() -> Tensor:
         opt.zero_grad()
-        with watch.autocast:
-            watch.loss = loss_func(model(xb), yb)
+        watch.loss = loss_func(model(xb), yb)
         losses.append(watch.loss.detach())
         watch.call("on_loss")
         watch.loss.backward()
@@ -208,13 +206,15 @@ def fit(
     rates = rates_by(schedule, opt, epochs, steps)
     tracking = [Tracking(track)] if track is not None else []
     everyone = [*guard, *scaling, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
-    context = Context(model, opt, train_dl, everyone, epochs, steps, autocast=cast)
+    context = Context(model, opt, train_dl, everyone, epochs, steps)
     given = (epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone)
     context.history.run = FitRecord(*given, precision, compile)
     context.history.run.losses = context.history.step_losses
     step_model, step_loss = model, loss_func
     if compile:
         step_model, step_loss = nn.Identity(), CompiledLoss(model, loss_func, context, echo)
+    if precision != "fp32":
+        step_model, step_loss = nn.Identity(), within(cast, step_model, step_loss)
     if keeper:
         keeper.begin(context, resume)
         if echo is not None and context.global_step:

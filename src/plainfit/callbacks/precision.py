@@ -1,9 +1,11 @@
 """Lower precision where it pays: autocast for the forward pass, scaled losses for float16."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from plainfit.callbacks.gradients import parameters_of, refuse_lbfgs
 from plainfit.config import PRECISIONS
@@ -32,6 +34,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def within(
+    cast: AbstractContextManager[Any], model: nn.Module, loss_func: Callable[[Any, Any], Tensor]
+) -> Callable[[Any, Any], Tensor]:
+    """Return `loss_func(model(xb), yb)`, run in a context, as one function of `xb` and `yb`."""
+
+    def loss(xb: Any, yb: Any) -> Tensor:
+        with cast:
+            return loss_func(model(xb), yb)
+
+    return loss
 
 
 class LossScaling(Callback):

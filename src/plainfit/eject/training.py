@@ -188,13 +188,13 @@ class Training:
             texts={
                 **TEXTS,
                 "context.valid_model": self.valid_model,
-                "watch.autocast": cast,
                 "cast": cast,
                 "loss_func": self.loss_name,
                 "parameters_of(context.opt)": self.parameters(),
             },
             statements={
                 **{statement: [] for statement in BOOKKEEPING},
+                "loss = loss_func(model(xb), yb)": self.forward(),
                 "detached = loss.detach()": ["losses.append(loss.item())"],
                 "self.sizes.append(size)": ["sizes.append(len(xb))"],
                 "self.global_step += 1": ["step += 1"] if self.has_steps else [],
@@ -210,13 +210,15 @@ class Training:
             facts.values["context.stop"] = False
         if not any("ACCUMULATE" in part.texts.values() for part in self.parts):
             facts.values |= {"watch.take_step": True, "context.take_step": True}
-        if recipe.compile:
-            plain = compiling.PLAIN_STEPS
-            as_it_is = f"{self.loss_name}(model(xb), yb)"
-            facts.texts["loss_func(model(xb), yb)"] = (
-                f"compiled(xb, yb) if step >= {plain} else {as_it_is}"
-            )
         return facts
+
+    def forward(self) -> list[str]:
+        """Return the statement that computes the loss, in autocast where `fit` wrapped it so."""
+        loss = f"{self.loss_name}(model(xb), yb)"
+        if self.recipe.compile:
+            loss = f"compiled(xb, yb) if step >= {compiling.PLAIN_STEPS} else {loss}"
+        cast = self.autocast()
+        return [f"with {cast}:", f"    loss = {loss}"] if cast else [f"loss = {loss}"]
 
     def inline(self, call: ast.Call) -> list[str] | None:
         """Return the lines that a call of one of our own functions becomes."""
