@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ def modules(monkeypatch):
     import report
     import results
     import table
+    import turns
 
-    yield {"data": data, "report": report, "results": results, "table": table}
+    own = (data, report, results, table, turns)
+    yield {module.__name__: module for module in own}
     for name in [n for n, m in sys.modules.items() if is_ours(m)]:
         del sys.modules[name]
 
@@ -163,3 +166,30 @@ def test_synthetic_images_are_those_of_mnist_in_shape_and_range(modules):
     assert (x.min(), x.max()) == (0, 255)
     assert y.dtype == np.int64
     assert set(y) == set(range(10))
+
+
+def test_ways_take_turns_of_a_few_steps_and_their_seconds_are_their_own(modules):
+    turns, steps = modules["turns"], []
+
+    def way(name, seconds):
+        def train(loader):
+            for _ in range(3):
+                for _ in loader:
+                    time.sleep(seconds)
+                    steps.append(name)
+
+        return train
+
+    ways = {"short": way("short", 0.0), "long": way("long", 0.002)}
+    seconds = turns.take_turns(ways, lambda: range(2 * turns.STEPS + 10), times=2)
+    assert [len(mine) for mine in seconds.values()] == [4, 4]  # 2 times 3 epochs, less the first
+    ends = 2 * np.cumsum([turns.STEPS, turns.STEPS, 10] * 6)
+    for start, end in zip([0, *ends], ends, strict=False):
+        assert steps[start:end].count("long") == (end - start) / 2
+    assert turns.ratio(seconds["long"], seconds["short"])[1] > 5  # waiting is not counted
+
+
+def test_a_way_that_fails_ends_the_turns(modules):
+    ways = {"good": list, "bad": lambda loader: 1 / 0}
+    with pytest.raises(ZeroDivisionError):
+        modules["turns"].take_turns(ways, lambda: range(40), times=1)
