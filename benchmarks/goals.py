@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import import_time
 import table
 from accuracy import PRESETS
 from contenders import MODELS
@@ -75,7 +76,7 @@ def of_progress_cost(section: dict[str, Any]) -> Iterator[Row]:
 def of_import_time(section: dict[str, Any]) -> Iterator[Row]:
     """Yield the goal for the import of all that `fit` needs."""
     by_line = {line: value for line, _, value in section["rows"]}
-    value = float(by_line["`import torch, plainfit; plainfit.fit`"])
+    value = float(by_line[f"then `{import_time.FIT}`"])
     yield at_most("time to import `plainfit.fit`, by that of torch", 1.05, value)
 
 
