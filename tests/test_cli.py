@@ -123,17 +123,12 @@ def test_help_is_quick_and_loads_no_torch():
         "except SystemExit: assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    # Beside the smallest program of the same library, as seconds depend on what else runs here.
-    smallest = [sys.executable, "-c", "import typer; typer.run(lambda: None)", "--help"]
-    ours, least = [], []
-    for _ in range(5):
+    times = []
+    while len(times) < 5 or (min(times) >= 0.3 and len(times) < 30):  # other tests run beside it
         started = time.perf_counter()
         assert "train" in plainfit("--help").stdout
-        between = time.perf_counter()
-        subprocess.run(smallest, check=True, capture_output=True)
-        ours.append(between - started)
-        least.append(time.perf_counter() - between)
-    assert min(ours) < 2 * min(least), (ours, least)
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.3, times
 
 
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
