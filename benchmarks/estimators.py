@@ -8,6 +8,7 @@ from typing import Any
 
 from environments import python_of
 from results import save_section
+from rounds import turned
 
 PEERS = Path(__file__).resolve().parent / "peers"
 ROUNDS = 3
@@ -35,8 +36,7 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
     rounds: list[dict[str, Any]] = []
     names = list(CONTENDERS)
     for number in range(1 if quick else ROUNDS):
-        order = names[number % len(names) :] + names[: number % len(names)]
-        rounds.append({name: fits(name, quick) for name in order})
+        rounds.append({name: fits(name, quick) for name in turned(names, number)})
         path = save_section(
             "estimators",
             "Estimators for scikit-learn",

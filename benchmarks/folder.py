@@ -22,6 +22,7 @@ import numpy as np
 from data import find_mnist, read_mnist, synthetic
 from PIL import Image
 from results import path_of, save
+from rounds import turned
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = {"train": 50_000, "valid": 10_000}
@@ -72,7 +73,7 @@ def main() -> None:
     first = 1 + max((run["round"] for run in runs), default=-1)
     for number in range(first, first + args.rounds):
         names = list(CONTENDERS)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in turned(names, number):
             runs.append({"contender": name, "round": number, **run(name, images)})
             print(f"round {number}  {runs[-1]['seconds']:6.2f} s  {name}", flush=True)
     result = summary(runs, data)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from results import save_section
+from rounds import turned
 
 ROUNDS = 9
 FIT = "import plainfit; plainfit.fit"
@@ -26,7 +27,7 @@ TEXT = """\
 Each line in a fresh process after `import torch`, in turn, {rounds} times; without the start of
 Python itself. The ratio is the median of those within a process, of both imports to that of torch.
 `import plainfit` loads nothing; its functions load on first use, `plainfit.fit` with all that `fit`
-needs. The goal for that is 1.05 times `import torch`."""
+needs."""
 
 
 def measure(data: Path, quick: bool, folder: Path) -> Path:
@@ -36,7 +37,7 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
     for line in AFTER_TORCH:
         seconds(line)  # reads the files into the system's cache
     for number in range(rounds):
-        for line in AFTER_TORCH[number % len(times) :] + AFTER_TORCH[: number % len(times)]:
+        for line in turned(AFTER_TORCH, number):
             times[line].append(seconds(line))
     torch = statistics.median(first for found in times.values() for first, _ in found)
     rows = [["`import torch`", f"{torch * 1e3:.1f}", f"{1:.3f}"]]

@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from turns import STEPS, Share, percent, ratio, take_turns
 
 import plainfit as pf
+from plainfit.devices import cpu_threads
 
 TIMES, EPOCHS = 10, 11  # of which the first warms up
 BATCH_SIZE = 64
@@ -20,13 +21,12 @@ in one process with one thread of torch. Each way takes {steps} steps and waits 
 order is another one in each round. Of {epochs} epochs of {times} trainings, the median of the
 ratios, and their quartiles. The bare loop is `loss = F.cross_entropy(model(xb), yb)`,
 `loss.backward()`, `opt.step()`, `opt.zero_grad()` and nothing else. Its second line shows what is
-noise. The goal is 2 %."""
+noise."""
 
 
 def measure(data: Path, quick: bool, folder: Path) -> Path:
     """Measure, and write the section."""
     times, epochs = (1, 4) if quick else (TIMES, EPOCHS)
-    threads = torch.get_num_threads()
     dataset = read_train(data)
     ways = {
         "bare loop": bare(epochs),
@@ -34,11 +34,8 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
         "fit": fitted(epochs),
         "fit, `check_finite=False`": fitted(epochs, check_finite=False),
     }
-    torch.set_num_threads(1)
-    try:
+    with cpu_threads(1):
         seconds = take_turns(ways, lambda: shuffled(dataset), times)
-    finally:
-        torch.set_num_threads(threads)
     steps = -(-len(dataset) // BATCH_SIZE)
     rows = []
     for name, mine in seconds.items():

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from overhead import new_model, read_train, shuffled
 from results import save_section
@@ -13,6 +12,7 @@ from turns import STEPS, Share, percent, ratio, take_turns
 
 import plainfit as pf
 from plainfit.callbacks import progress
+from plainfit.devices import cpu_threads
 from plainfit.progress import on_terminal
 
 TIMES, EPOCHS = 20, 11  # of which the first warms up
@@ -21,16 +21,14 @@ The bar of `plainfit train` on a terminal of 80 columns whose output goes to the
 against none: epochs of the logistic regression, the work with the shortest steps, with one thread
 of torch. Each way takes {steps} steps and waits for the others; the order is another one in each
 round. The bar is drawn as often in a second of its own as on a terminal. Of {epochs} epochs of
-{times} trainings, the median of the ratios, and their quartiles. The goal is 1 %."""
+{times} trainings, the median of the ratios, and their quartiles."""
 
 
 def measure(data: Path, quick: bool, folder: Path) -> Path:
     """Measure, and write the section."""
     times, epochs = (1, 4) if quick else (TIMES, EPOCHS)
-    threads = torch.get_num_threads()
     dataset = read_train(data)
-    torch.set_num_threads(1)
-    with Path(os.devnull).open("w") as sink:
+    with cpu_threads(1), Path(os.devnull).open("w") as sink:
         console = Console(file=sink, force_terminal=True, width=80)
         ways = {
             "no bar": training(epochs, None),
@@ -43,7 +41,6 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
             seconds = take_turns(ways, lambda: shuffled(dataset), times)
         finally:
             progress.REFRESH = refresh
-            torch.set_num_threads(threads)
     rows = []
     for name, mine in seconds.items():
         middle, low, high = ratio(mine, seconds["no bar"])

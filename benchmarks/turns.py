@@ -78,15 +78,12 @@ def take_turns(
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     order = random.Random(0)
-    gc.collect()
-    gc.freeze()  # what was imported is not looked through in somebody's turn
-    with on_one_core():
+    with undisturbed():
         for _ in range(times):
             shares = {name: Share(new_loader()) for name in order.sample(list(ways), len(ways))}
             run_in_turn(ways, shares, order)
             for name, share in shares.items():
                 seconds[name] += share.epochs[1:]
-    gc.unfreeze()
     return seconds
 
 
@@ -113,17 +110,22 @@ def run_in_turn(
 
 
 @contextmanager
-def on_one_core() -> Iterator[None]:
-    """Keep the process on one core, where the system can: another one has cold caches."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})
+def undisturbed() -> Iterator[None]:
+    """Keep the process on one core, where the system can, as another one has cold caches.
+
+    And what has been imported is not looked through, as garbage, in somebody's turn.
+    """
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    gc.collect()
+    gc.freeze()
+    if cores:
+        os.sched_setaffinity(0, {max(cores)})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, cores)
+        if cores:
+            os.sched_setaffinity(0, cores)
+        gc.unfreeze()
 
 
 def ratio(times: list[float], base: list[float]) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from plainfit.data.wrapping import AugmentedLoader
 from plainfit.errors import ConfigError
 from plainfit.seeding import stream
 from small import same
+from trainings import StopAt
 
 AUGMENTS = ["warp", "strong", "mixup", "trivial-augment,cutmix,pad-and-crop=1"]
 
@@ -28,15 +29,6 @@ class Drawn(Dataset):
 
     def __getitem__(self, row):
         return self.x[row], self.y[row]
-
-
-class StopAt(pf.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, context):
-        if context.global_step == self.step:
-            context.stop = "the test"
 
 
 def train(folder, *callbacks, augment="warp", seed=0, resume=False, kind=TensorDataset, workers=0):

@@ -15,10 +15,10 @@ from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
 from plainfit.errors import ConfigError, EjectError, RunError
-from plainfit.hooks import Callback
 from plainfit.presets import settings_of
 from plainfit.runs import read_record
 from plainfit.train import resume, train
+from trainings import StopAt
 
 RUNS = {
     "sgd": {"model": "logistic"},
@@ -101,16 +101,12 @@ def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):
     assert [len(line) for line in printed] == [len(line) for line in table]
 
 
-class StopInEpoch2(Callback):
-    def on_step_end(self, context):
-        if (context.epoch, context.step) == (1, 5):
-            context.stop = "the test"
-
-
 def test_stopped_within_an_epoch(tmp_path):
     folder = tmp_path / "run"
-    config = RunConfig(model="resnet", epochs=200, schedule="one-cycle", seed=3, out=folder)
-    assert train(config, echo=None, callbacks=[StopInEpoch2()]).history.unfinished
+    settings = {"model": "resnet", "epochs": 200, "schedule": "one-cycle", "time_limit": 3600.0}
+    stop = StopAt(26)  # a time limit would stop at some step or other
+    result = train(RunConfig(**settings, seed=3, out=folder), echo=None, callbacks=[stop])
+    assert result.history.unfinished
     for rung in ("loop", "data"):
         eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
         assert_same(folder, tmp_path / "train.py")

@@ -194,7 +194,7 @@ class Training:
             },
             statements={
                 **{statement: [] for statement in BOOKKEEPING},
-                "loss = loss_func(model(xb), yb)": self.forward(),
+                "loss = loss_func(model(xb), yb)": self.forward(cast),
                 "detached = loss.detach()": ["losses.append(loss.item())"],
                 "self.sizes.append(size)": ["sizes.append(len(xb))"],
                 "self.global_step += 1": ["step += 1"] if self.has_steps else [],
@@ -212,12 +212,11 @@ class Training:
             facts.values |= {"watch.take_step": True, "context.take_step": True}
         return facts
 
-    def forward(self) -> list[str]:
+    def forward(self, cast: str) -> list[str]:
         """Return the statement that computes the loss, in autocast where `fit` wrapped it so."""
         loss = f"{self.loss_name}(model(xb), yb)"
         if self.recipe.compile:
             loss = f"compiled(xb, yb) if step >= {compiling.PLAIN_STEPS} else {loss}"
-        cast = self.autocast()
         return [f"with {cast}:", f"    loss = {loss}"] if cast else [f"loss = {loss}"]
 
     def inline(self, call: ast.Call) -> list[str] | None:
