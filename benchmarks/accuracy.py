@@ -8,9 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data import find_mnist
 from environments import python_of
 from results import save_section
+
+from data import find_mnist
 
 SEEDS = 5
 PRESETS = {"fastest": (0.990, 5), "fast": (0.995, 30), "accurate": (0.997, 150)}  # accuracy, s

@@ -19,10 +19,11 @@ from typing import Any
 
 import machine
 import numpy as np
-from data import find_mnist, read_mnist, synthetic
 from PIL import Image
 from results import path_of, save
 from rounds import turned
+
+from data import find_mnist, read_mnist, synthetic
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = {"train": 50_000, "valid": 10_000}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from data import find_mnist
 from results import save_section
 from torch.utils.data import Dataset
 
 import plainfit as pf
+from data import find_mnist
 
 SEEDS = 5
 # Images, epochs, batch size, and what they are augmented by.

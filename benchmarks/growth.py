@@ -26,7 +26,7 @@ from results import save_section
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from plainfit.seeding import epoch_order
+from plainfit.common.seeding import epoch_order
 
 SIZES, SOURCES = (10_000, 100_000, 1_000_000, 10_000_000), ("memory", "npy", "arrow")
 FEATURES, CLASSES, BATCH_SIZE, BLOCK = 64, 10, 1024, 2**16

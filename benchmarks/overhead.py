@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from turns import STEPS, Share, percent, ratio, take_turns
 
 import plainfit as pf
-from plainfit.devices import cpu_threads
+from plainfit.common.devices import cpu_threads
 
 TIMES, EPOCHS = 10, 11  # of which the first warms up
 BATCH_SIZE = 64

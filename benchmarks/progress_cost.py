@@ -11,9 +11,9 @@ from rich.console import Console
 from turns import STEPS, Share, percent, ratio, take_turns
 
 import plainfit as pf
-from plainfit.callbacks import progress
-from plainfit.devices import cpu_threads
-from plainfit.progress import on_terminal
+from plainfit.common.devices import cpu_threads
+from plainfit.common.progress import on_terminal
+from plainfit.training.callbacks import progress
 
 TIMES, EPOCHS = 20, 11  # of which the first warms up
 TEXT = """\

@@ -20,15 +20,15 @@ import import_time
 import overhead
 import precision
 import progress_cost
-import report
 import results
 import table
 from contenders import CONTENDERS, MODELS
-from data import TRAIN, VALID, find_mnist, prepare
 from machine import describe, limits
 from rounds import play
 
 import estimators
+import report
+from data import TRAIN, VALID, find_mnist, prepare
 
 EPOCHS = {"logistic": 6, "cnn": 4}  # the first is the warm-up
 ROUNDS = 3

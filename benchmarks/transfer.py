@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from data import find_mnist
 from results import save_section
 
-from plainfit.config import RunConfig
-from plainfit.data.sources import open_data
-from plainfit.train import train
+from data import find_mnist
+from plainfit.data.open_data import open_data
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 SIZES, RATES, EPOCHS, TUNING_SEED = (10, 20, 50), (0.03, 0.1, 0.3), 20, 99
 WAYS = {"fine-tuned": {"freeze_epochs": 4}, "from scratch": {"schedule": "one-cycle"}}

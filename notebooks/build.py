@@ -13,7 +13,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-from plainfit.errors import PlainfitError
+from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import LESSON, rung
 from plainfit.ladder.notebooks import LANGUAGES
 

@@ -75,7 +75,7 @@ print("validation:", x_valid.shape, x_valid.dtype, "labels", y_valid.shape, y_va
 # 每张图片是一行数，一个像素一个数；标签是 0 到 9 的整数。把一行重新排成正方形，就又是一张图片。
 
 # %%
-from plainfit.plots import sample_sheet
+from plainfit.common.plots import sample_sheet
 
 side = int(x_train.shape[1] ** 0.5)
 images = [row.view(side, side) for row in x_train[:20]]
@@ -162,7 +162,7 @@ sample_sheet(images, [data.classes[label] for label in y_train[:20]], columns=10
 # 最后一个 batch 的损失已经很低。模型学到了什么？把权重的每一列画成图片，就能看到每个类别希望哪里有笔画（红）、哪里没有（蓝）。
 
 # %%
-from plainfit.plots import Picture
+from plainfit.common.plots import Picture
 
 columns = weights.detach().t().view(classes, side, side)
 picture = Picture(figsize=(10, 1.4), layout="constrained")

@@ -20,7 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from mutations import Mutator
-from plainfit.errors import DataError
+from plainfit.common.errors import DataError
 
 SLOWEST = 2.0  # seconds of processor time for one input; the clock's would blame a busy machine
 MOST_MEMORY = 2**30  # bytes of address space that reading may add to the process

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from plainfit.callbacks import Checkpointing
-from plainfit.checkpoint.encoding import from_bytes, to_bytes
-from plainfit.checkpoint.state import capture, restore
-from plainfit.files import write_bytes
+from plainfit.common.files import write_bytes
+from plainfit.training.callbacks import Checkpointing
+from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.training.checkpoint.state import capture, restore
 from trainings import train
 
 RESULT = "result.bin"

@@ -4,8 +4,8 @@ import json
 import re
 from html.parser import HTMLParser
 
-from plainfit.config import RunConfig
-from plainfit.train import train
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 VOID = {"meta", "img", "br", "link"}
 

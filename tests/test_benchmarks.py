@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plainfit.seeding import epoch_order
+from plainfit.common.seeding import epoch_order
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
@@ -19,11 +19,12 @@ N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller 
 def modules(monkeypatch):
     """The runner's modules, which import each other as scripts do."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import data
-    import report
     import results
     import table
     import turns
+
+    import data
+    import report
 
     own = (data, report, results, table, turns)
     yield {module.__name__: module for module in own}

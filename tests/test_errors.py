@@ -2,8 +2,8 @@
 
 import pytest
 
-from plainfit import errors
-from plainfit.errors import ConfigError, near_miss, unknown_name
+from plainfit.common import errors
+from plainfit.common.errors import ConfigError, near_miss, unknown_name
 
 
 def test_every_error_is_in_the_tree_that_the_module_draws():

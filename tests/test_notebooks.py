@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from plainfit.errors import PlainfitError
-from plainfit.history import History
+from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import RUNGS
 from plainfit.ladder.notebooks import LANGUAGES
+from plainfit.training.history import History
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SPEC = importlib.util.spec_from_file_location("build_notebooks", FOLDER / "build.py")

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from plainfit.config import RunConfig
-from plainfit.train import train
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 
 @pytest.mark.soak

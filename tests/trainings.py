@@ -8,8 +8,13 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import plainfit as pf
-from plainfit.callbacks import Averaging, Checkpointing, GradientAccumulation, GradientClipping
-from plainfit.hooks import Callback, Context
+from plainfit.training.callbacks import (
+    Averaging,
+    Checkpointing,
+    GradientAccumulation,
+    GradientClipping,
+)
+from plainfit.training.hooks import Callback, Context
 
 EPOCHS, BS, CLASSES, SAMPLES = 3, 16, 5, 70
 

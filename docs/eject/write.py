@@ -13,9 +13,9 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from plainfit.config import RunConfig
 from plainfit.eject import eject_run
-from plainfit.train import train
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 HERE = Path(__file__).resolve().parent
 RUNGS = ["loop", "optim", "tensors"]

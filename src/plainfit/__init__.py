@@ -13,70 +13,70 @@ The names below load on first use, so that `import plainfit` and `plainfit --hel
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from plainfit.common import __version__ as __version__
 
 _HOMES = {
-    "Callback": "hooks",
-    "CompactCNN": "models",
+    "Callback": "training.hooks",
+    "CompactCNN": "models.networks",
     "DataSplits": "data.splits",
-    "History": "history",
+    "History": "training.history",
     "ImageDataset": "data.loaders",
-    "Lambda": "models",
-    "LogisticRegression": "models",
-    "MLP": "models",
-    "MnistCNN": "models",
-    "PlainfitClassifier": "estimators",
-    "PlainfitError": "errors",
-    "PlainfitRegressor": "estimators",
-    "ResNet": "models",
+    "Lambda": "models.networks",
+    "LogisticRegression": "models.networks",
+    "MLP": "models.networks",
+    "MnistCNN": "models.networks",
+    "PlainfitClassifier": "estimators.estimators",
+    "PlainfitError": "common.errors",
+    "PlainfitRegressor": "estimators.estimators",
+    "ResNet": "models.networks",
     "TensorLoader": "data.loaders",
     "WrappedDataLoader": "data.wrapping",
-    "accuracy": "metrics",
-    "fine_tune": "transfer",
-    "fit": "loop",
+    "accuracy": "training.metrics",
+    "fine_tune": "runs.fine_tuning",
+    "fit": "training.loop",
     "get_data": "data.loaders",
-    "get_model": "build",
-    "lr_find": "rate_search",
-    "loss_batch": "loop",
-    "open_data": "data.sources",
+    "get_model": "models.build",
+    "lr_find": "training.lr_finder",
+    "loss_batch": "training.loop",
+    "open_data": "data.open_data",
     "tune": "tuning.study",
-    "validate": "loop",
+    "validate": "training.loop",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
-    from plainfit.build import get_model as get_model
+    from plainfit.common.errors import PlainfitError as PlainfitError
     from plainfit.data.loaders import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
     from plainfit.data.loaders import get_data as get_data
-    from plainfit.data.sources import open_data as open_data
+    from plainfit.data.open_data import open_data as open_data
     from plainfit.data.splits import DataSplits as DataSplits
     from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
-    from plainfit.errors import PlainfitError as PlainfitError
-    from plainfit.estimators import PlainfitClassifier as PlainfitClassifier
-    from plainfit.estimators import PlainfitRegressor as PlainfitRegressor
-    from plainfit.history import History as History
-    from plainfit.hooks import Callback as Callback
-    from plainfit.loop import fit as fit
-    from plainfit.loop import loss_batch as loss_batch
-    from plainfit.loop import validate as validate
-    from plainfit.metrics import accuracy as accuracy
-    from plainfit.models import MLP as MLP
-    from plainfit.models import CompactCNN as CompactCNN
-    from plainfit.models import Lambda as Lambda
-    from plainfit.models import LogisticRegression as LogisticRegression
-    from plainfit.models import MnistCNN as MnistCNN
-    from plainfit.models import ResNet as ResNet
-    from plainfit.rate_search import lr_find as lr_find
-    from plainfit.transfer import fine_tune as fine_tune
+    from plainfit.estimators.estimators import PlainfitClassifier as PlainfitClassifier
+    from plainfit.estimators.estimators import PlainfitRegressor as PlainfitRegressor
+    from plainfit.models.build import get_model as get_model
+    from plainfit.models.networks import MLP as MLP
+    from plainfit.models.networks import CompactCNN as CompactCNN
+    from plainfit.models.networks import Lambda as Lambda
+    from plainfit.models.networks import LogisticRegression as LogisticRegression
+    from plainfit.models.networks import MnistCNN as MnistCNN
+    from plainfit.models.networks import ResNet as ResNet
+    from plainfit.runs.fine_tuning import fine_tune as fine_tune
+    from plainfit.training.history import History as History
+    from plainfit.training.hooks import Callback as Callback
+    from plainfit.training.loop import fit as fit
+    from plainfit.training.loop import loss_batch as loss_batch
+    from plainfit.training.loop import validate as validate
+    from plainfit.training.lr_finder import lr_find as lr_find
+    from plainfit.training.metrics import accuracy as accuracy
     from plainfit.tuning.study import tune as tune
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module the first time it is used."""
     if name not in _HOMES:
-        from plainfit.errors import near_miss
+        from plainfit.common.errors import near_miss
 
         raise AttributeError(f"plainfit has no {name!r}{near_miss(name, _HOMES)}")
     value = getattr(import_module(f"plainfit.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ from ejecting import run_here
 from plainfit.eject import eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.rungs import lower
-from plainfit.runs import read_record
+from plainfit.runs.folder import read_record
 
 SETTINGS = {
     "logistic": {"model": "logistic"},

@@ -17,8 +17,8 @@ from torch.utils.data import (
 
 import plainfit as pf
 from ejecting import differing, run_here
-from plainfit.errors import EjectError
-from plainfit.weights import save_weights
+from plainfit.common.errors import EjectError
+from plainfit.models.weights import save_weights
 
 
 class Net(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 from test_runs import RUNS, run
 
 from ejecting import differing, names_in, run_here
+from plainfit.common.errors import EjectError
 from plainfit.eject import RUNGS, eject_run, verified
 from plainfit.eject.outcome import outcome_of
-from plainfit.errors import EjectError
-from plainfit.runs import read_record
+from plainfit.runs.folder import read_record
 
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.

@@ -4,6 +4,7 @@ import ast
 
 import pytest
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.imports import Imports
 from plainfit.eject.layout import one_line, wrapped
 from plainfit.eject.lifting import Lifter
@@ -11,8 +12,7 @@ from plainfit.eject.pruning import pruned
 from plainfit.eject.sources import is_liftable
 from plainfit.eject.specialise import Facts, Specialiser
 from plainfit.eject.splicing import Edit, replaced
-from plainfit.errors import EjectError
-from plainfit.schedules import Cosine, OneCycle, WarmupCosine
+from plainfit.training.schedules import Cosine, OneCycle, WarmupCosine
 
 
 def hook(self, context, items):
@@ -183,7 +183,7 @@ def test_pruning():
 
 
 def test_what_is_imported_and_what_is_copied():
-    assert is_liftable("plainfit.models")
+    assert is_liftable("plainfit.models.networks")
     assert is_liftable(__name__)
     for module in ("torch.nn", "math", "collections.abc", "numpy", "safetensors.torch"):
         assert not is_liftable(module), module

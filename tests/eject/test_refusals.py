@@ -17,8 +17,8 @@ from torch.utils.data import (
 
 import plainfit as pf
 from ejecting import run_here
-from plainfit.callbacks import TorchScheduler
-from plainfit.errors import ConfigError, EjectError, PlainfitError
+from plainfit.common.errors import ConfigError, EjectError, PlainfitError
+from plainfit.training.callbacks import TorchScheduler
 
 
 class Net(nn.Module):
@@ -289,7 +289,7 @@ def test_optimizers_and_schedulers(path):
     model = made()
     opt = optim.SGD(model.parameters(), lr=0.1)
     message = refused(path, model, opt=opt, schedule=S.CyclicLR(opt, 0.01, 0.1, 2))
-    assert "use one of plainfit.schedules" in message
+    assert "use one of plainfit.training.schedules" in message
     assert TorchScheduler.__name__ not in message
     model = made()
     opt = optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=0.1)

@@ -4,8 +4,8 @@ import pytest
 
 from eject.running import assert_same
 from eject.scripts import PERCEPTRON, VECTORS, script, sequential
+from plainfit.common.errors import ConfigError, EjectError
 from plainfit.eject.rungs import RUNGS, lower
-from plainfit.errors import ConfigError, EjectError
 
 SGD = "optim.SGD(model.parameters(), lr=0.1)"
 

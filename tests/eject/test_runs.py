@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from ejecting import code_lines, differing, names_in, run_here
-from plainfit.config import RunConfig
+from plainfit.common.errors import ConfigError, EjectError, RunError
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
-from plainfit.errors import ConfigError, EjectError, RunError
-from plainfit.presets import settings_of
-from plainfit.runs import read_record
-from plainfit.train import resume, train
+from plainfit.runs.folder import read_record
+from plainfit.runs.presets import settings_of
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import resume, train
 from trainings import StopAt
 
 RUNS = {

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ejecting import run_here
-from plainfit.config import RunConfig
+from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verified
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.verify import Given, compare, compare_in_float64, run_alone
-from plainfit.errors import EjectError
-from plainfit.runs import read_record
-from plainfit.train import train
+from plainfit.runs.folder import read_record
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 
 @pytest.fixture(scope="module")

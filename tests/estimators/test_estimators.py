@@ -17,9 +17,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
+from plainfit.common.devices import cpu_threads
+from plainfit.common.errors import ConfigError, ModelError, NonFiniteError, RunError
 from plainfit.data.loaders import make_loader
-from plainfit.devices import cpu_threads
-from plainfit.errors import ConfigError, ModelError, NonFiniteError, RunError
 
 DIGITS = load_digits(return_X_y=True)
 IRIS = load_iris(return_X_y=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plainfit.data.sources import open_data
+from plainfit.data.open_data import open_data
 from plainfit.ladder.climb import write_data
 
 

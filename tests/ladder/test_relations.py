@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import tensor
 
-from plainfit import build, loop, models
 from plainfit.ladder import catalog, climb
 from plainfit.ladder.catalog import BITWISE, FLOAT64, RUNGS, select
 from plainfit.ladder.relations import judge
 from plainfit.ladder.runner import Setting, Trace, run_rung
+from plainfit.models import build
+from plainfit.models import networks as models
+from plainfit.training import loop
 
 
 def held(rungs, setting):

@@ -1,4 +1,4 @@
-"""`plainfit.ladder.scratch`: what a module is, the same signatures, and whole trainings."""
+"""`plainfit.ladder.on_scratch`: what a module is, the same signatures, and whole trainings."""
 
 import ast
 import inspect
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn, optim
 from torch.utils import data
 
-import plainfit.scratch
-from plainfit.ladder import scratch
+import plainfit.ladder.scratch
+from plainfit.ladder import on_scratch as scratch
 
 # What we leave out, by name: it chooses an implementation, or is rare.
 LEFT_OUT = {
@@ -56,7 +56,7 @@ def test_signatures_are_torchs(ours, theirs):
 
 
 def test_it_is_short_and_on_tensors_alone():
-    folder = Path(plainfit.scratch.__file__).parent
+    folder = Path(plainfit.ladder.scratch.__file__).parent
     paths = [path for path in folder.glob("*.py") if path.stem != "kernels"]  # eject's alone
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in paths]
     assert sum(map(lines_of_code, paths, trees)) <= 900

@@ -1,4 +1,4 @@
-"""The layers and functions of `plainfit.ladder.scratch` against torch's: values and gradients."""
+"""The layers and functions of `ladder.scratch` against torch: values and gradients."""
 
 from functools import partial
 
@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from plainfit.ladder import scratch
-from plainfit.scratch import losses
+from plainfit.ladder import on_scratch as scratch
+from plainfit.ladder.scratch import losses
 
 quick = settings(deadline=None, max_examples=40, derandomize=True, database=None)
 seeds = st.integers(0, 2**16)

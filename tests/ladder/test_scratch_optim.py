@@ -1,10 +1,10 @@
-"""The optimizers of `plainfit.ladder.scratch` against torch's: the same bits at every step."""
+"""The optimizers of `plainfit.ladder.on_scratch` against torch's: the same bits at every step."""
 
 import pytest
 import torch
 from torch import optim
 
-from plainfit.ladder import scratch
+from plainfit.ladder import on_scratch as scratch
 
 SGD_OPTIONS = [
     {"lr": 0.1},

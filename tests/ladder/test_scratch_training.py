@@ -1,18 +1,18 @@
-"""Programs that run on torch or on `plainfit.ladder.scratch` after a change of one line."""
+"""Programs that run on torch or on `plainfit.ladder.on_scratch` after a change of one line."""
 
 import sys
 
 import pytest
 import torch
 
-from plainfit.ladder import scratch
+from plainfit.ladder import on_scratch as scratch
 
 ON_TORCH = """
 import torch.nn.functional as F
 from torch import nn, optim
 from torch.utils.data import DataLoader, TensorDataset
 """
-ON_SCRATCH = "from plainfit.ladder.scratch import F, nn, optim, DataLoader, TensorDataset"
+ON_SCRATCH = "from plainfit.ladder.on_scratch import F, nn, optim, DataLoader, TensorDataset"
 
 PERCEPTRON = """
 model = nn.Sequential(

@@ -9,7 +9,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import plainfit as pf
-from plainfit.seeding import stream
+from plainfit.common.seeding import stream
 
 EPOCHS, BS, SEED, CLASSES = 3, 16, 5, 5
 OPTIMIZERS = {

@@ -14,9 +14,9 @@ from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from ejecting import differing, run_here
-from plainfit.callbacks import Averaging, GradientAccumulation, GradientClipping
-from plainfit.config import SCHEDULES
-from plainfit.weights import save_weights
+from plainfit.models.weights import save_weights
+from plainfit.runs.settings import SCHEDULES
+from plainfit.training.callbacks import Averaging, GradientAccumulation, GradientClipping
 
 WIDTHS = st.integers(1, 9)
 RATES = st.sampled_from([0.01, 0.1])

@@ -13,7 +13,7 @@ from zoo import CLASSES, ZOO
 
 import plainfit as pf
 from ejecting import differing, names_in, run_here
-from plainfit.weights import save_weights
+from plainfit.models.weights import save_weights
 
 ROOT = Path(__file__).parents[2]
 SEED, BS, SAMPLES = 3, 16, 70

@@ -13,7 +13,7 @@ from plainfit.cli.eject import eject
 from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
 from plainfit.cli.tuning import tune
-from plainfit.errors import PlainfitError, TrainingError
+from plainfit.common.errors import PlainfitError, TrainingError
 
 app = typer.Typer(
     help="Train a PyTorch model in three lines, and see exactly what they do.",

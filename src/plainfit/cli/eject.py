@@ -7,7 +7,7 @@ import typer
 
 from plainfit.cli.running import RunFolder
 from plainfit.cli.shared import Debug, show
-from plainfit.errors import ConfigError
+from plainfit.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from plainfit.eject import Ejected

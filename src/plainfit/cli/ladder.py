@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.config import RunConfig
-from plainfit.errors import ConfigError
+from plainfit.common.errors import ConfigError
+from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
@@ -140,8 +140,8 @@ def repeat(
     from rich.console import Console
     from rich.progress import Progress
 
+    from plainfit.common.progress import on_terminal
     from plainfit.ladder import repeat as repeating
-    from plainfit.progress import on_terminal
 
     bar = Progress(console=Console(stderr=True), transient=True)
     with setting_for(options, epochs=None) as (setting, notes), on_terminal(bar):
@@ -165,7 +165,7 @@ def repeat(
 def open_asked(options: dict[str, Any]) -> "DataSplits":
     """Check the options, before torch loads, and return the data that they name."""
     RunConfig(**options)
-    from plainfit.data.sources import open_data
+    from plainfit.data.open_data import open_data
 
     how = {name: options[name] for name in DATA_OPTIONS if name != "data"}
     return open_data(options["data"], **how)

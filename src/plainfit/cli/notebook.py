@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from plainfit.cli.shared import Debug, show
-from plainfit.errors import ConfigError
+from plainfit.common.errors import ConfigError
 
 
 def notebook(

@@ -18,7 +18,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the runs in a folder: state, epochs, best figures, size."""
-    from plainfit.runs import list_runs
+    from plainfit.runs.folder import list_runs
 
     lines = list_runs(folder)
     if json_:
@@ -86,8 +86,8 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a run's model as a file for elsewhere, checked against the model's own scores."""
-    from plainfit.export import export_run
-    from plainfit.runs import read_run
+    from plainfit.runs.export import export_run
+    from plainfit.runs.folder import read_run
 
     result = export_run(read_run(run), format_, out, force=force)
     if json_:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.config import DATA_FIELDS, FINE_TUNING_FIELDS, RunConfig
-from plainfit.errors import ConfigError
-from plainfit.presets import settings_of
+from plainfit.common.errors import ConfigError
+from plainfit.runs.presets import settings_of
+from plainfit.runs.settings import DATA_FIELDS, FINE_TUNING_FIELDS, RunConfig
 
 if TYPE_CHECKING:
-    from plainfit.train import RunResult
+    from plainfit.runs.train import RunResult
 
 RATE_FIELDS = ("data", "model", "momentum", "batch_size", "optimizer", "seed", "device")
 
@@ -37,9 +37,9 @@ def train(
     config = RunConfig(**options)  # checked before torch loads
     from rich.console import Console
 
-    from plainfit.callbacks import ProgressBar
-    from plainfit.progress import on_terminal
-    from plainfit.train import train as run
+    from plainfit.common.progress import on_terminal
+    from plainfit.runs.train import train as run
+    from plainfit.training.callbacks import ProgressBar
 
     progress = ProgressBar(Console(stderr=True))
     with on_terminal(progress.bar):
@@ -58,9 +58,9 @@ def resume(
     """Go on with a run that was stopped, to the bits that it would have had."""
     from rich.console import Console
 
-    from plainfit.callbacks import ProgressBar
-    from plainfit.progress import on_terminal
-    from plainfit.train import resume as go_on
+    from plainfit.common.progress import on_terminal
+    from plainfit.runs.train import resume as go_on
+    from plainfit.training.callbacks import ProgressBar
 
     progress = ProgressBar(Console(stderr=True))
     with on_terminal(progress.bar):
@@ -82,9 +82,9 @@ def lr_find(
     config = RunConfig(**options)
     import torch.nn.functional as F
 
-    from plainfit.assembly import assemble
-    from plainfit.rate_search import lr_find as search
-    from plainfit.runs import write_whole
+    from plainfit.runs.assembly import assemble
+    from plainfit.runs.folder import write_whole
+    from plainfit.training.lr_finder import lr_find as search
 
     parts = assemble(config)
     found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
@@ -132,8 +132,8 @@ def predict(
     """Print the class probabilities of image files."""
     if augment is not None and not tta:
         raise ConfigError("--augment says what the views of --tta are: add --tta 8")
-    from plainfit.predict import predict_images
-    from plainfit.runs import read_run
+    from plainfit.runs.folder import read_run
+    from plainfit.runs.predict import predict_images
 
     results = predict_images(read_run(run), images, views=tta, augment=augment)
     if json_:
@@ -166,8 +166,8 @@ def data(
     RunConfig(data=source, **options)
     if only is not None and write is None:
         raise ConfigError("--only says which classes are written: add --write FOLDER")
+    from plainfit.data.open_data import open_data
     from plainfit.data.pictures import draw_samples
-    from plainfit.data.sources import open_data
     from plainfit.data.writing import write_folder
 
     splits = open_data(source, **options)
@@ -207,8 +207,8 @@ def augment(
     config = RunConfig(data=source, **options)
     if config.augment == "none":
         raise ConfigError("--augment says what to draw: light, standard, strong, or names")
+    from plainfit.data.open_data import open_data
     from plainfit.data.pictures import draw_augmented
-    from plainfit.data.sources import open_data
 
     path = picture or Path(f"{Path(source).name.split('.')[0]}-augmented.png")
     splits = open_data(source, **{name: options[name] for name in DATA_FIELDS})
@@ -232,9 +232,9 @@ def summary(
     """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
     shape = parse_shape(input_shape)
     groups: list[dict[str, Any]] = []
-    from plainfit.build import get_model
-    from plainfit.runs import read_run
-    from plainfit.summary import count_parameters, summarize
+    from plainfit.models.build import get_model
+    from plainfit.models.summary import count_parameters, summarize
+    from plainfit.runs.folder import read_run
 
     if Path(model).is_dir():
         run = read_run(Path(model))

@@ -7,7 +7,7 @@ import typer
 
 from plainfit.cli.shared import Debug, Json, show, with_options_of
 from plainfit.cli.training import show_result
-from plainfit.config import RunConfig
+from plainfit.runs.settings import RunConfig
 
 OPTIONS = [item.name for item in fields(RunConfig) if item.name not in ("source", "model")]
 
@@ -33,10 +33,10 @@ def fine_tune(
     RunConfig(source=source, **options)  # checked before torch loads
     from rich.console import Console
 
-    from plainfit.callbacks import ProgressBar
-    from plainfit.progress import on_terminal
-    from plainfit.train import train as run
-    from plainfit.transfer.sources import model_name
+    from plainfit.common.progress import on_terminal
+    from plainfit.runs.pretrained import model_name
+    from plainfit.runs.train import train as run
+    from plainfit.training.callbacks import ProgressBar
 
     config = RunConfig(source=source, model=model_name(source, model), **options)
     progress = ProgressBar(Console(stderr=True))

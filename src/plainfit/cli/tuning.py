@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.config import FINE_TUNING_FIELDS, RunConfig, option
-from plainfit.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.runs.settings import FINE_TUNING_FIELDS, RunConfig, option
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 
 if TYPE_CHECKING:

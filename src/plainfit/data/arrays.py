@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plainfit.common.errors import DataError
 from plainfit.data.splits import DataSplits, as_floats, assemble, most_memory
-from plainfit.errors import DataError
 
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plainfit.common.errors import DataError
 from plainfit.data.columns import check_column, scale, spread
 from plainfit.data.ondisk import BLOCK, DiskRows, RowFile
-from plainfit.errors import DataError
 
 
 def is_arrow(path: Path) -> bool:

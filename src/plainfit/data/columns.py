@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plainfit.common.errors import DataError
 from plainfit.data.splits import as_floats
-from plainfit.errors import DataError
 
 
 def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:

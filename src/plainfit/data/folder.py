@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from plainfit.common.errors import DataError
+from plainfit.common.progress import with_bar
 from plainfit.data.cores import on_all_cores
 from plainfit.data.layout import find_images
 from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.splits import DataSplits, Labels, Samples, assemble
-from plainfit.errors import DataError
-from plainfit.progress import with_bar
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder is let near a file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from plainfit.errors import DataError
+from plainfit.common.errors import DataError
 
 IGNORED = {"thumbs.db", "desktop.ini"}
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}

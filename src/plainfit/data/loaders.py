@@ -22,10 +22,10 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from plainfit.augment import Step
+from plainfit.common.seeding import epoch_order, stream
+from plainfit.data.augment import Step
 from plainfit.data.samples import BatchSampler, SampleBatches, SampleLoader
 from plainfit.data.wrapping import AugmentedLoader
-from plainfit.seeding import epoch_order, stream
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:

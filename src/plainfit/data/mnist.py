@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.data.downloads import download
+from plainfit.common.downloads import download
+from plainfit.common.errors import DataError
 from plainfit.data.pickles import read_pickled_arrays
 from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, assemble
-from plainfit.errors import DataError
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
 LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plainfit.common.errors import DataError
 from plainfit.data.arrays import as_labels, as_samples, find_parts, one_shape, read_header
 from plainfit.data.ondisk import RowFile, open_rows
 from plainfit.data.splits import DataSplits, Labels, Samples, assemble
-from plainfit.errors import DataError
 
 TELLING = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from plainfit.common.errors import DataError
 from plainfit.data.lazy import Digest, LazyImages, LazySamples
 from plainfit.data.loaders import bytes_to_floats
-from plainfit.errors import DataError
 
 BLOCK = 2**24  # bytes that are read at once where all rows are gone through
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.errors import DataError
+from plainfit.common.errors import DataError
 
 # The only names a file may mention; they stand for what NumPy's own pickles say of an array.
 RECONSTRUCT, FROM_BUFFER, ENCODE = "_reconstruct", "_frombuffer", "encode"

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from plainfit.augment import Pipeline
+from plainfit.common.errors import DataError
+from plainfit.common.plots import Picture, histograms, sample_sheet
+from plainfit.common.seeding import stream
+from plainfit.data.augment import Pipeline
 from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits, check_images, labels_of
-from plainfit.errors import DataError
-from plainfit.plots import Picture, histograms, sample_sheet
-from plainfit.seeding import stream
 
 MOST_CLASSES, EACH, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 AUGMENTED = 5  # times that a sample is drawn as augmented

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from plainfit.seeding import drawing_from, epoch_order, stream
+from plainfit.common.seeding import drawing_from, epoch_order, stream
 
 
 class BatchSampler(Sampler[tuple[int, int, list[int]]]):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
+from plainfit.common.errors import ConfigError, DataError
+from plainfit.common.seeding import stream
 from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import ImageDataset
-from plainfit.errors import ConfigError, DataError
-from plainfit.seeding import stream
 
 SHARE = 0.15  # of the samples, for validation and again for testing
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may become in memory, or times its own size

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plainfit.common.errors import DataError, near_miss
 from plainfit.data.arrow import is_arrow, map_arrow, stored_rows
 from plainfit.data.columns import check_column, standardise
 from plainfit.data.splits import (
@@ -18,7 +19,6 @@ from plainfit.data.splits import (
     most_memory,
     split_rows,
 )
-from plainfit.errors import DataError, near_miss
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 MOST_CATEGORIES = 1000  # of one column: each becomes an input, so names and dates are refused

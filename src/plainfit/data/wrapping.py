@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from plainfit.augment import Pipeline, Step
-from plainfit.batches import to_device
-from plainfit.errors import ConfigError
-from plainfit.seeding import stream
+from plainfit.common.errors import ConfigError
+from plainfit.common.seeding import stream
+from plainfit.data.augment import Pipeline, Step
+from plainfit.data.batches import to_device
 
 
 class WrappedDataLoader:
@@ -47,7 +47,7 @@ class AugmentedLoader(WrappedDataLoader):
     Args:
         dl: one that says its epoch, such as those of `get_data`.
         augment: names, such as `light` or `rotate=10,mixup`; a function `(xb, generator) -> xb` or
-            `(xb, yb, generator) -> (xb, yb)`, such as those of `plainfit.augment`; or several.
+            `(xb, yb, generator) -> (xb, yb)`, such as those of `plainfit.data.augment`; or several.
         seed: of the generators.
         classes: their number, for names that mix labels.
         device: where batches are moved before; None to leave them where they are.

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from plainfit.common.errors import DataError, unknown_name
+from plainfit.common.progress import with_bar
 from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits, labels_of
-from plainfit.errors import DataError, unknown_name
-from plainfit.progress import with_bar
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:

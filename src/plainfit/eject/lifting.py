@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.imports import Imports
 from plainfit.eject.pruning import pruned
 from plainfit.eject.sources import Source, is_liftable, module_names, place, source_of
 from plainfit.eject.splicing import Edit, replaced
-from plainfit.errors import EjectError
 
 OWN = {"validate"}  # what a script has a definition of its own for
 LITERALS = (bool, int, float, str, bytes, type(None))

@@ -16,13 +16,13 @@ from torch.utils.data import (
     default_collate,
 )
 
+from plainfit.common.errors import EjectError
+from plainfit.common.seeding import drawing_from
 from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import TensorLoader
 from plainfit.data.samples import SampleBatches, SampleLoader
 from plainfit.data.wrapping import AugmentedLoader, WrappedDataLoader
 from plainfit.eject.sources import place
-from plainfit.errors import EjectError
-from plainfit.seeding import drawing_from
 
 
 @dataclass

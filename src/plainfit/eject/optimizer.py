@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import LBFGS
 
-from plainfit.callbacks.rates import LearningRate, TorchScheduler
+from plainfit.common.errors import EjectError
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.errors import EjectError
+from plainfit.training.callbacks.rates import LearningRate, TorchScheduler
 
 CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from plainfit import runs
-from plainfit.checkpoint.folder import newest
-from plainfit.errors import EjectError, RunError
-from plainfit.weights import save_weights
+from plainfit.common.errors import EjectError, RunError
+from plainfit.models.weights import save_weights
+from plainfit.runs import folder as runs
+from plainfit.training.checkpoint.folder import newest
 
 
 @dataclass

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plainfit import runs
-from plainfit.assembly import assemble, loss_function, schedule_of, transformers
-from plainfit.batches import length
-from plainfit.build import Factory, resolve
-from plainfit.callbacks.precision import LossScaling
-from plainfit.callbacks.rates import rates_by
-from plainfit.config import RunConfig
-from plainfit.data.sources import NAMES
-from plainfit.devices import device_of
+from plainfit.common.devices import device_of
+from plainfit.common.errors import EjectError, PlainfitError
+from plainfit.data.batches import length
+from plainfit.data.open_data import NAMES
 from plainfit.eject.outcome import Outcome, as_of, outcome_of, weights_hash
 from plainfit.eject.untouched import check_untouched
-from plainfit.errors import EjectError, PlainfitError
-from plainfit.metrics import accuracy
-from plainfit.record import FitRecord, bit_sums
-from plainfit.transfer.sources import says_its_model
+from plainfit.models.build import Factory, resolve
+from plainfit.runs import folder as runs
+from plainfit.runs.assembly import assemble, loss_function, schedule_of, transformers
+from plainfit.runs.pretrained import says_its_model
+from plainfit.runs.settings import RunConfig
+from plainfit.training.callbacks.precision import LossScaling
+from plainfit.training.callbacks.rates import rates_by
+from plainfit.training.metrics import accuracy
+from plainfit.training.record import FitRecord, bit_sums
 
 
 @dataclass

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from plainfit.common.errors import ConfigError, EjectError, MismatchError, unknown_name
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.rungs import RUNGS, in_float64, lower
 from plainfit.eject.script import Script
 from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
-from plainfit.errors import ConfigError, EjectError, MismatchError, unknown_name
-from plainfit.record import FitRecord
-from plainfit.runs import make_folder, read_record, write_whole
+from plainfit.runs.folder import make_folder, read_record, write_whole
+from plainfit.training.record import FitRecord
 
 STEPS_IN_FLOAT64 = 100
 Say = Callable[[str], None]
@@ -230,7 +230,7 @@ def run_again(recipe: Recipe, changed: str) -> Outcome:
             f"a script is compared under the fingerprint of its training, and this machine has "
             f"another ({changed}); train again here and eject that"
         )
-    from plainfit.train import train
+    from plainfit.runs.train import train
 
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         again = Path(folder) / "run"

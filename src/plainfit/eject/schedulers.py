@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.values import call, expression, named
-from plainfit.errors import EjectError
 
 
 def made(scheduler: LRScheduler, lifter: Lifter) -> str:
@@ -45,7 +45,7 @@ def argument(name: str, kept: dict[str, Any], kind: type) -> Any:
         return groups if any(value != groups[0] for value in groups) else groups[0]
     raise EjectError(
         f"a script must know how a scheduler was made, and {kind.__name__} of torch does not keep "
-        f"its argument {name}; use one of plainfit.schedules, or a function step -> factor"
+        f"its argument {name}; use one of plainfit.training.schedules, or a function step -> factor"
     )
 
 

@@ -5,6 +5,7 @@ import textwrap
 
 from torch import Tensor
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import wrapped
 from plainfit.eject.lifting import Lifter
@@ -12,7 +13,6 @@ from plainfit.eject.optimizer import OptimizerText
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.training import Training
 from plainfit.eject.values import call, constructor, expression, named
-from plainfit.errors import EjectError
 
 PROMISES = {
     "tensors": "the same weights, bit for bit, and losses within 2 units in the last place",

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
-from plainfit.errors import EjectError
+from plainfit.common.errors import EjectError
 
 STANDARD = sysconfig.get_path("stdlib")
 

@@ -5,20 +5,20 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from plainfit import compiling
-from plainfit.callbacks.gradients import parameters_of
-from plainfit.callbacks.precision import DTYPES
+from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.specialise import Facts, Specialiser
 from plainfit.eject.transformers import Part, part_of
 from plainfit.eject.values import expression
-from plainfit.errors import EjectError
-from plainfit.history import HEADINGS, SHAPES, WIDTH, heading_line
-from plainfit.hooks import Callback, Context
-from plainfit.loop import end_epoch, fit, loss_batch, validate
-from plainfit.metrics import is_streaming, metric_name
+from plainfit.training import compiling
+from plainfit.training.callbacks.gradients import parameters_of
+from plainfit.training.callbacks.precision import DTYPES
+from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
+from plainfit.training.hooks import Callback, Context
+from plainfit.training.loop import end_epoch, fit, loss_batch, validate
+from plainfit.training.metrics import is_streaming, metric_name
 
 # Statements of `fit`, and of what it calls, that only keep the library's own state.
 BOOKKEEPING = (

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from plainfit import callbacks as cb
-from plainfit.callbacks.stopping import BestInMemory
+from plainfit.common.errors import EjectError
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.schedulers import made
 from plainfit.eject.values import expression, named
-from plainfit.errors import EjectError
-from plainfit.schedules import Chain, OneCycle, Schedule
+from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.schedules import Chain, OneCycle, Schedule
 
 MOMENTUM = "getattr(self.schedule, 'momentum', lambda step: None)(context.global_step)"
 

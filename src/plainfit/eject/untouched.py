@@ -2,8 +2,8 @@
 
 from torch import nn
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.sources import place
-from plainfit.errors import EjectError
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.lifting import Lifter, is_literal
 from plainfit.eject.sources import place
-from plainfit.errors import EjectError
 
 # Modules that a script names as everybody does, the nearest home of a name first.
 USUAL = (

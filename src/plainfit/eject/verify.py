@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainfit.devices import ISA_VARIABLES
+from plainfit.common.devices import ISA_VARIABLES
+from plainfit.common.errors import EjectError
 from plainfit.eject import alone
 from plainfit.eject.outcome import Outcome
-from plainfit.errors import EjectError
 
 MOST_ULP = 2  # of a loss at rung tensors: its mean is in the order of the CPU's kernel
 MOST_APART = 1e-12  # relative, in float64, at rung math

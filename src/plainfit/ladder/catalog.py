@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from plainfit.errors import ConfigError, near_miss
+from plainfit.common.errors import ConfigError, near_miss
 
 RUNGS_FOLDER = Path(str(files("plainfit.ladder") / "rungs"))
 LESSON = "# --- The lesson ---"

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from plainfit.common.errors import DataError
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
-from plainfit.errors import DataError
 from plainfit.ladder.catalog import BITWISE, CHANGED, FLOAT64, RUNGS, STEPS, Rung
 from plainfit.ladder.relations import Rerun, Verdict, judge
 from plainfit.ladder.runner import (

@@ -4,8 +4,8 @@ import importlib.util
 from importlib.resources import files
 from pathlib import Path
 
-from plainfit.errors import ConfigError, unknown_name
-from plainfit.runs import make_folder, write_whole
+from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.runs.folder import make_folder, write_whole
 
 LANGUAGES = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
 JUPYTER = ("jupyterlab", "notebook")

@@ -4,11 +4,11 @@ import difflib
 from itertools import zip_longest
 from pathlib import Path
 
+from plainfit.common.errors import ConfigError
 from plainfit.data.splits import DataSplits
-from plainfit.errors import ConfigError
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
-from plainfit.runs import make_folder, write_whole
+from plainfit.runs.folder import make_folder, write_whole
 
 
 def unified(before: Rung, after: Rung) -> str:

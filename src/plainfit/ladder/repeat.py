@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from plainfit.errors import PlainfitError
+from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import RUNGS, Rung
 from plainfit.ladder.climb import TUTORIAL_EPOCHS
 from plainfit.ladder.runner import Setting, Trace, run_rung

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from plainfit.batches import to_device
+from plainfit.common.seeding import epoch_order
+from plainfit.data.batches import to_device
 from plainfit.ladder.catalog import Rung
-from plainfit.seeding import epoch_order
 
 Parameters = dict[str, Tensor]
 Swap = Callable[[ast.Module], ast.Module]
-SCRATCH = "plainfit.ladder.scratch"
+SCRATCH = "plainfit.ladder.on_scratch"
 
 
 def unchanged(tree: ast.Module) -> ast.Module:
@@ -246,7 +246,7 @@ def own_traceback(error: BaseException, path: str) -> str:
 
 
 def use_scratch(tree: ast.Module) -> ast.Module:
-    """Let a program import from `plainfit.ladder.scratch` what it imports from torch's parts."""
+    """Let a program import from `plainfit.ladder.on_scratch` what it imports from torch's parts."""
     for at, statement in enumerate(tree.body):
         if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("torch"):
             statement.module = SCRATCH

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plainfit.errors import RunError
+from plainfit.common.errors import RunError
 from plainfit.report.charts import Chart, Line, draw_chart, style_of
 from plainfit.report.findings import parameters_of
 from plainfit.report.reading import (

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import DataSplits
-from plainfit.loop import validate
-from plainfit.metrics import accuracy
+from plainfit.training.loop import validate
+from plainfit.training.metrics import accuracy
 
 MOST_CLASSES = 30  # in the tables of a page; of more, those with the lowest F1
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from plainfit.build import Factory
-from plainfit.config import DATA_FIELDS, RunConfig
-from plainfit.data.sources import open_data
+from plainfit.common.errors import DataError, ModelError, PlainfitError, RunError
+from plainfit.data.open_data import open_data
 from plainfit.data.splits import DataSplits
-from plainfit.errors import DataError, ModelError, PlainfitError, RunError
+from plainfit.models.build import Factory
+from plainfit.models.summary import LayerRow, count_parameters, summarize
 from plainfit.report import evaluation as ev
 from plainfit.report import samples as sm
 from plainfit.report.reading import RunLog
-from plainfit.runs import WEIGHTS, read_run
-from plainfit.summary import LayerRow, count_parameters, summarize
+from plainfit.runs.folder import WEIGHTS, read_run
+from plainfit.runs.settings import DATA_FIELDS, RunConfig
 
 
 @dataclass

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainfit.config import RunConfig, option
 from plainfit.report.charts import Chart, Line, draw_chart, thinned
 from plainfit.report.findings import Findings, find_out
 from plainfit.report.reading import (
@@ -19,6 +18,7 @@ from plainfit.report.reading import (
     read_log,
 )
 from plainfit.report.rendering import render_to
+from plainfit.runs.settings import RunConfig, option
 
 FILE = "report.html"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any, NamedTuple, TypeVar
 
-from plainfit.config import RunConfig
-from plainfit.history import HEADINGS, SHAPES
-from plainfit.plots import NOT_METRICS
-from plainfit.runs import METRICS, STEPS, read_record
+from plainfit.common.plots import NOT_METRICS
+from plainfit.runs.folder import METRICS, STEPS, read_record
+from plainfit.runs.settings import RunConfig
+from plainfit.training.history import HEADINGS, SHAPES
 
 T = TypeVar("T")
 Row = dict[str, Any]

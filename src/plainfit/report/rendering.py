@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plainfit.report.reading import NOTHING
-from plainfit.runs import write_whole
+from plainfit.runs.folder import write_whole
 
 
 def render_to(out: Path, template: str, **values: Any) -> Path:

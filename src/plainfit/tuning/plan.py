@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plainfit.build import known_arguments
-from plainfit.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.models.build import known_arguments
 from plainfit.tuning.space import Spec, parse_space
 
 PRUNERS = ("median", "hyperband", "none")

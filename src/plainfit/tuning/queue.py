@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from plainfit.seeding import seed_at
+from plainfit.common.seeding import seed_at
 from plainfit.tuning import storage as places
 from plainfit.tuning.locks import FileLock, is_held
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from plainfit.callbacks.stopping import figure
-from plainfit.errors import ConfigError
-from plainfit.history import History
-from plainfit.hooks import Callback, Context
+from plainfit.common.errors import ConfigError
+from plainfit.training.callbacks.stopping import figure
+from plainfit.training.history import History
+from plainfit.training.hooks import Callback, Context
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from plainfit.assembly import assemble, check_outputs
-from plainfit.callbacks.stopping import figure
-from plainfit.config import RunConfig
-from plainfit.runs import RECORD, read_record
-from plainfit.train import resume, train
+from plainfit.runs.assembly import assemble, check_outputs
+from plainfit.runs.folder import RECORD, read_record
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import resume, train
+from plainfit.training.callbacks.stopping import figure
 from plainfit.tuning.reporting import PRUNED, Report
 from plainfit.tuning.space import Choices, Spec
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from plainfit.config import FINE_TUNING_FIELDS, RunConfig
-from plainfit.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.runs.settings import FINE_TUNING_FIELDS, RunConfig
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -16,7 +16,7 @@ from optuna.storages import (
 )
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from plainfit.errors import ConfigError, RunError
+from plainfit.common.errors import ConfigError, RunError
 from plainfit.tuning.locks import FileLock
 
 JOURNAL = "study.jsonl"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainfit.callbacks.stopping import is_lower_better
-from plainfit.errors import ConfigError, RunError
+from plainfit.common.errors import ConfigError, RunError
+from plainfit.training.callbacks.stopping import is_lower_better
 from plainfit.tuning.plan import Plan, check
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import parse_space
@@ -131,7 +131,7 @@ def make_place(folder: Path) -> None:
     Raises:
         RunError: if it cannot be made, or holds something else.
     """
-    from plainfit.runs import create_folder
+    from plainfit.runs.folder import create_folder
     from plainfit.tuning.queue import QUEUE
 
     if not (folder / QUEUE).exists():

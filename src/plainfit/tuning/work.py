@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from plainfit.errors import NonFiniteError, PlainfitError
+from plainfit.common.errors import NonFiniteError, PlainfitError
 from plainfit.tuning.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.plan import Plan

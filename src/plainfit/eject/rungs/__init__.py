@@ -4,6 +4,7 @@ Definitions take the place of torch's; how the script uses them stays. The reaso
 docs/decisions/0013-rungs.md.
 """
 
+from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.eject.rungs.catalog import OURS, RUNGS
 from plainfit.eject.rungs.checks import check, pools_to_one
 from plainfit.eject.rungs.float64 import in_float64
@@ -12,7 +13,6 @@ from plainfit.eject.rungs.passes import compact, without
 from plainfit.eject.rungs.placing import without_imports
 from plainfit.eject.rungs.source import Source
 from plainfit.eject.rungs.tidy import tidy
-from plainfit.errors import ConfigError, unknown_name
 
 __all__ = ["RUNGS", "in_float64", "lower"]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from plainfit.common.errors import EjectError
 from plainfit.eject.rungs.catalog import (
     BEFORE_OPTIM,
     ONLY_AT_LAYERS,
@@ -17,7 +18,6 @@ from plainfit.eject.rungs.catalog import (
 from plainfit.eject.rungs.library import Parameter, definitions
 from plainfit.eject.rungs.names import Reference, references
 from plainfit.eject.rungs.source import Source, parents
-from plainfit.errors import EjectError
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The definitions of `plainfit.scratch`: their text, and what they need of each other."""
+"""The definitions of `plainfit.ladder.scratch`: their text, and what they need of each other."""
 
 import ast
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """A function or class of a module of `plainfit.scratch`."""
+    """A function or class of a module of `plainfit.ladder.scratch`."""
 
     module: str
     name: str
@@ -39,7 +39,7 @@ class Definition:
 @cache
 def definitions(module: str) -> dict[str, Definition]:
     """Return the definitions of a module by name."""
-    text = (files("plainfit.scratch") / f"{module}.py").read_text(encoding="utf-8")
+    text = (files("plainfit.ladder.scratch") / f"{module}.py").read_text(encoding="utf-8")
     source = Source(text)
     nodes = {
         node.name: node
@@ -54,9 +54,11 @@ def definitions(module: str) -> dict[str, Definition]:
         origin = getattr(node, "module", None) or ""
         for alias in node.names:
             name = alias.asname or alias.name
-            if origin.startswith("plainfit.scratch."):
+            if origin.startswith("plainfit.ladder.scratch."):
                 origins[name] = (origin.rsplit(".", 1)[1], alias.name)
-            elif origin == "plainfit.scratch":  # our functional and modules: torch's, in a script
+            elif (
+                origin == "plainfit.ladder.scratch"
+            ):  # our functional and modules: torch's, in a script
                 imports[name] = ON_TORCH[name]
             else:
                 imports[name] = f"from {origin} import {name}" if origin else f"import {name}"

@@ -1,0 +1,124 @@
+"""Where a model runs, and what its bits depend on."""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from plainfit.common import __version__
+from plainfit.common.errors import ConfigError, unknown_name
+
+SMALL_STEP = 20e6  # floating-point operations, below which a second thread gains nothing
+# Each of these changes which kernels run, and with them the last bits of a result.
+ISA_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn a device name into a device that is there.
+
+    Args:
+        name: `auto` (the accelerator if there is one, else the CPU), or any name that torch
+            knows: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`...
+
+    Raises:
+        ConfigError: if torch does not know the name, or this machine has no such device.
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["auto", "cpu", *([accelerator.type] if accelerator else [])]
+        raise ConfigError(f"{unknown_name('device', name, there)} (on this machine)") from error
+    if device.type == "meta":
+        raise ConfigError("device 'meta' holds no values: choose cpu or an accelerator")
+    return device
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter; the CPU if it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
+    """Return how many threads of the CPU should train a model: one if its steps are small.
+
+    It is a rule and never a measurement, since the bits depend on the number of threads. In a
+    small step a second thread gains nothing, and every operation waits for it when the machine is
+    busy (docs/decisions/0011-fast.md). The number that torch has (the cores, or OMP_NUM_THREADS)
+    is the most that the rule gives.
+
+    Args:
+        model: called as `model(sample)`, in evaluation mode.
+        sample: a batch of one sample.
+        batch_size: samples in a step. The operations are those of the matrix products and
+            convolutions, times three, as a backward pass takes about two forward ones (Kaplan et
+            al. 2020, arXiv:2001.08361, section 2.1).
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(sample)
+    model.train(was_training)
+    is_small = 3 * counter.get_total_flops() * batch_size < SMALL_STEP
+    return 1 if is_small else torch.get_num_threads()
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads until the block ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """Return what the bits of a run depend on besides its code, seed and data.
+
+    Equal losses are promised between two runs whose fingerprints are equal.
+    """
+    return {
+        "torch": torch.__version__,
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "isa_variables": {name: os.environ[name] for name in ISA_VARIABLES if name in os.environ},
+        "threads": torch.get_num_threads(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "default_dtype": str(torch.get_default_dtype()),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of plainfit and of what it stands on, for `run.json`."""
+    import numpy as np
+
+    return {
+        "plainfit": __version__,
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+    }

@@ -1,0 +1,1 @@
+"""Trainings as scikit-learn has them: fit, predict, score."""

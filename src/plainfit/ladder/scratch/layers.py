@@ -1,0 +1,248 @@
+"""Layers: modules that hold weights or options, and call a function of `F`."""
+
+import math
+
+import torch
+
+from plainfit.ladder.scratch import functional as F
+from plainfit.ladder.scratch import modules as nn
+from plainfit.ladder.scratch.functions import pair
+
+
+def uniform(*shape, fan_in):
+    """Draw initial values between -1 / sqrt(fan_in) and 1 / sqrt(fan_in)."""
+    return nn.Parameter(torch.empty(shape).uniform_(-(fan_in**-0.5), fan_in**-0.5))
+
+
+class Linear(nn.Module):
+    """Every output a weighted sum of all inputs: (..., in_features) -> (..., out_features)."""
+
+    def __init__(self, in_features, out_features, bias=True):
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = uniform(out_features, in_features, fan_in=in_features)
+        self.bias = uniform(out_features, fan_in=in_features) if bias else None
+
+    def forward(self, input):
+        return F.linear(input, self.weight, self.bias)
+
+
+class Conv1d(nn.Module):
+    """Weighted sums of every window of a sequence: (batch, channels, length)."""
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups=1,
+        bias=True,
+    ):
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        window = (in_channels // groups, kernel_size)
+        self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
+        self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
+
+    def forward(self, input):
+        return F.conv1d(
+            input,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+class Conv2d(nn.Module):
+    """The same weighted sums in every window of the image: a linear layer on windows.
+
+    A window's pixels are `dilation` apart, it moves by `stride`, and `groups` of channels do not
+    see each other (Dumoulin and Visin 2016, arXiv:1603.07285, has pictures of all of them).
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups=1,
+        bias=True,
+    ):
+        super().__init__()
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide the channels, got {groups} of {in_channels} and {out_channels}"
+            )
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size = pair(kernel_size)
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        window = (in_channels // groups, *pair(kernel_size))
+        self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
+        self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
+
+    def forward(self, input):
+        return F.conv2d(
+            input,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+class Embedding(nn.Module):
+    """A vector for each number: (...) -> (..., embedding_dim)."""
+
+    def __init__(self, num_embeddings, embedding_dim):
+        super().__init__()
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim).normal_())
+
+    def forward(self, input):
+        return F.embedding(input, self.weight)
+
+
+class BatchNorm1d(nn.Module):
+    """Each channel with mean 0 and variance 1, then a weight and a bias (arXiv:1502.03167).
+
+    Training uses the batch's mean and variance and moves the running ones, which `eval()` uses,
+    towards them by `momentum`; with None they are plain averages of all batches.
+    """
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, input):
+        if self.training:
+            self.num_batches_tracked += 1
+        return F.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=self.training,
+            momentum=self.share() if self.momentum is None else self.momentum,
+            eps=self.eps,
+        )
+
+    def share(self):
+        """Return how much a batch counts in the average of all batches so far."""
+        return 1 / max(1, int(self.num_batches_tracked))
+
+
+class BatchNorm2d(BatchNorm1d):
+    """Batch normalization of images, over all their pixels."""
+
+
+class LayerNorm(nn.Module):
+    """Each sample with mean 0 and variance 1, then weights and biases (arXiv:1607.06450)."""
+
+    def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
+        super().__init__()
+        shape = (
+            normalized_shape if isinstance(normalized_shape, tuple | list) else [normalized_shape]
+        )
+        self.normalized_shape = tuple(shape)
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(shape)) if elementwise_affine else None
+        self.bias = nn.Parameter(torch.zeros(shape)) if elementwise_affine and bias else None
+
+    def forward(self, input):
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, eps=self.eps)
+
+
+class Dropout(nn.Module):
+    """In training, zeros with probability p, and the rest divided by 1 - p: the mean stays.
+
+    Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+
+    def __init__(self, p=0.5):
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"a dropout probability must be between 0 and 1, got {p}")
+        self.p = p
+
+    def forward(self, input):
+        return F.dropout(input, self.p, self.training)
+
+
+class MaxPool2d(nn.Module):
+    """The largest value of every window."""
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, input):
+        return F.max_pool2d(input, self.kernel_size, stride=self.stride, padding=self.padding)
+
+
+class AvgPool2d(nn.Module):
+    """The mean of every window."""
+
+    def __init__(self, kernel_size, stride=None, padding=0):
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.padding = padding
+
+    def forward(self, input):
+        return F.avg_pool2d(input, self.kernel_size, stride=self.stride, padding=self.padding)
+
+
+class AdaptiveAvgPool2d(nn.Module):
+    """The means of a grid of cells that covers the image, such as one for the whole of it."""
+
+    def __init__(self, output_size):
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, input):
+        return F.adaptive_avg_pool2d(input, self.output_size)
+
+
+class Flatten(nn.Module):
+    """Several dimensions as one: (batch, ...) -> (batch, features)."""
+
+    def __init__(self, start_dim=1, end_dim=-1):
+        super().__init__()
+        self.start_dim = start_dim
+        self.end_dim = end_dim
+
+    def forward(self, input):
+        return input.flatten(self.start_dim, self.end_dim)

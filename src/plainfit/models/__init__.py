@@ -1,0 +1,1 @@
+"""Models: networks, building by name, summaries, weights, transfer."""

@@ -1,0 +1,271 @@
+"""Building models and optimizers from names, and recording how, so that it can be done again."""
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from plainfit.common.devices import pick_device
+from plainfit.common.errors import ConfigError, ModelError, near_miss, unknown_name
+from plainfit.models import networks as models
+from plainfit.models import resnet as imagenet
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "logistic": models.LogisticRegression,
+    "mlp": models.MLP,
+    "cnn": models.MnistCNN,
+    "compact": models.CompactCNN,
+    "resnet": models.ResNet,
+    "resnet18": imagenet.resnet18,
+    "resnet34": imagenet.resnet34,
+    "resnet50": imagenet.resnet50,
+}
+# The rates are usual starting points: the tutorial's for SGD with momentum on images, and the
+# default of Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones.
+OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], float]] = {
+    "sgd": (optim.SGD, 0.1),
+    "adam": (optim.Adam, 1e-3),
+    "adamw": (optim.AdamW, 1e-3),
+    "rmsprop": (optim.RMSprop, 1e-3),
+}
+
+
+@dataclass(frozen=True)
+class Factory:
+    """How a model was built: what was called, with what, after which seed."""
+
+    target: str
+    """`module:name` of a class or function that returns a module."""
+    arguments: dict[str, Any]
+    seed: int
+    loaded: bool = False
+    """Whether it was then given weights, so that its training did not begin as it was built."""
+
+    def build(self) -> nn.Module:
+        """Seed the global generator and call the target: equal factories give equal models."""
+        return self.call(resolve(self.target))
+
+    def call(self, target: Callable[..., Any]) -> nn.Module:
+        """Do so with a target that is at hand already."""
+        torch.manual_seed(self.seed)
+        try:
+            model = target(**self.arguments)
+        except Exception as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+            raise ModelError(
+                f"{self.target}({given}) must return a model, and failed with "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(model, nn.Module):
+            raise ModelError(
+                f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
+            )
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record for `run.json`."""
+        return asdict(self)
+
+
+def get_model(
+    model: str | Callable[..., nn.Module] = "cnn",
+    *,
+    optimizer: str = "sgd",
+    lr: float | None = None,
+    momentum: float | None = None,
+    input_shape: Sequence[int] = (1, 28, 28),
+    classes: int = 10,
+    seed: int = 0,
+    device: str = "auto",
+    fused: bool = False,
+    channels_last: bool = False,
+    weight_decay: float | None = None,
+    nesterov: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, optim.Optimizer]:
+    """Build a model and its optimizer.
+
+    Args:
+        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
+            `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
+            those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
+            parameters.
+        optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
+        lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
+        momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default) only.
+        input_shape: of one sample: (channels, height, width), or (features,).
+        classes: the number of outputs.
+        seed: the global generator is seeded with it before the model is built.
+        device: where the model goes once built (on the CPU, so that every device starts from the
+            same values): `auto` is the accelerator if there is one.
+        fused: an optimizer that updates all parameters in one kernel; it changes the bits.
+        channels_last: keep images as (height, width, channels) in memory, which convolutions are
+            faster with on many machines; it changes the bits.
+        weight_decay: of the parameters with two dimensions or more; biases and norms are left. By
+            default torch's: 0.01 of all for `adamw`, else 0.
+        nesterov: look ahead with the momentum (Sutskever et al. 2013), for `sgd`.
+        arguments: for the model, by name; they win over those that are found by themselves.
+
+    Returns:
+        The model, which keeps the record of its making as `plainfit_factory`, and the optimizer.
+
+    Raises:
+        ConfigError: if a name is unknown or a setting does not apply.
+        ModelError: if the model cannot be built.
+    """
+    if isinstance(model, nn.Module):
+        raise ModelError(
+            "get_model builds a model from a name, a class or a function, got one that is built, a "
+            f"{type(model).__name__}; make its optimizer with torch.optim"
+        )
+    target = resolve(model) if isinstance(model, str) else model
+    factory = Factory(
+        f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}",
+        arguments_for(target, input_shape, classes) | known_arguments(target, arguments or {}),
+        seed,
+    )
+    built = to_device(factory.call(target), device, channels_last)
+    built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
+    return built, make_optimizer(
+        optimizer,
+        built,
+        lr=lr,
+        momentum=momentum,
+        fused=fused,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+    )
+
+
+def to_device(model: nn.Module, device: str, channels_last: bool) -> nn.Module:
+    """Move a model to where it is trained, in the layout in which it is; see `get_model`."""
+    model.to(pick_device(device))
+    if channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
+    return model
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """Return the class or function that a built-in name or `MODULE:CALLABLE` stands for."""
+    if name in MODELS:
+        return MODELS[name]
+    module_name, colon, path = name.partition(":")
+    if not colon:
+        raise ConfigError(unknown_name("model", name, [*MODELS, "MODULE:CALLABLE"]))
+    found: Any = import_user_module(module_name)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            raise ModelError(f"{module_name} has no {path!r}{near_miss(part, dir(found))}")
+        found = getattr(found, part)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ModelError(
+            f"{name} must be a class or function that returns a model, got a "
+            f"{type(found).__name__}; wrap it in a function"
+        )
+    target: Callable[..., Any] = found
+    return target
+
+
+def import_user_module(name: str) -> Any:
+    """Import a module, from the current folder too, as `python` itself would."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # whatever the user's file raises is theirs to see in one line
+        raise ModelError(
+            f"the module {name!r} must import, and failed with {type(error).__name__}: {error}; "
+            "give a module as Python imports it: nets.small:Net for nets/small.py"
+        ) from error
+
+
+def arguments_for(
+    target: Callable[..., Any], input_shape: Sequence[int], classes: int
+) -> dict[str, Any]:
+    """Return those of our four arguments that the target names among its parameters."""
+    offered: dict[str, Any] = {
+        "input_shape": list(input_shape),
+        "in_features": math.prod(input_shape),
+        "classes": classes,
+    }
+    parameters = inspect.signature(target).parameters
+    if len(input_shape) == 3:
+        offered["channels"] = input_shape[0]
+    elif target in (models.MnistCNN, models.CompactCNN, models.ResNet):
+        raise ModelError(
+            f"{target.__name__} must be given images, of input_shape (channels, height, width), "
+            f"and these samples have shape {tuple(input_shape)}; give them such a shape, or choose "
+            "the model logistic or mlp"
+        )
+    return {name: value for name, value in offered.items() if name in parameters}
+
+
+def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments for a model that a user gave, after checking that it takes them."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"arguments for a model must be a dict, by name, got {given!r}")
+    parameters = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in given:
+        if name not in parameters and not takes_any:
+            kind = f"argument of {getattr(target, '__qualname__', target)}"
+            raise ConfigError(unknown_name(kind, name, parameters))
+    return dict(given)
+
+
+def make_optimizer(
+    name: str,
+    model: nn.Module,
+    *,
+    lr: float | None = None,
+    momentum: float | None = None,
+    fused: bool = False,
+    weight_decay: float | None = None,
+    nesterov: bool = False,
+    layers: Sequence[tuple[list[torch.Tensor], float]] = (),
+) -> optim.Optimizer:
+    """Return the named optimizer over a model's parameters; see `get_model` for the defaults.
+
+    Where there are `layers`, they are groups of parameters that learn at a multiple of `lr`.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
+    kind, default_lr = OPTIMIZERS[name]
+    options: dict[str, Any] = {"lr": default_lr if lr is None else lr}
+    if "momentum" in inspect.signature(kind).parameters:
+        default_momentum = 0.9 if name == "sgd" else 0.0
+        options["momentum"] = default_momentum if momentum is None else momentum
+    elif momentum is not None:
+        raise ConfigError(f"momentum applies to sgd and rmsprop only, got {momentum} with {name}")
+    if fused:
+        if "fused" not in inspect.signature(kind).parameters:
+            raise ConfigError(f"there is a fused sgd, adam and adamw, got fused with {name}")
+        options["fused"] = True
+    if nesterov:
+        if name != "sgd" or not options["momentum"]:
+            raise ConfigError(f"nesterov applies to sgd with momentum only, got it with {name}")
+        options["nesterov"] = True
+    groups: list[dict[str, Any]] = [
+        {"params": params, "lr": options["lr"] * factor} for params, factor in layers
+    ] or [{"params": list(model.parameters())}]
+    if weight_decay is not None:
+        options["weight_decay"] = weight_decay
+        # Biases and norms are left, as is usual (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
+        groups = [part for group in groups for part in decayed_apart(group)]
+    return kind(groups, **options)
+
+
+def decayed_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a group of parameters as two, those that decay and those that do not."""
+    decayed = [p for p in group["params"] if p.dim() > 1]
+    others = [p for p in group["params"] if p.dim() <= 1]
+    parts = [{**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0}]
+    return [part for part in parts if part["params"]]

@@ -1,0 +1,77 @@
+"""What a model is made of: its layers, the shapes that pass through them, its parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainfit.common.devices import device_of
+from plainfit.common.errors import ModelError
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One layer: a module without modules of its own."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None
+    """Of one sample; None if the layer was not reached or gave no tensor."""
+    parameters: int
+
+
+def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
+    """Pass one sample of zeros through the model and return its layers.
+
+    Raises:
+        ModelError: if the model cannot take a sample of that shape.
+    """
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[module] = tuple(output.shape[1:])
+
+    leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
+    hooks = [module.register_forward_hook(note) for module in leaves.values()]
+    try:
+        try_batch(model, torch.zeros(1, *input_shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        LayerRow(
+            name or type(module).__name__,
+            type(module).__name__,
+            shapes.get(module),
+            count_parameters(module),
+        )
+        for name, module in leaves.items()
+    ]
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of values in the model's parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def try_batch(model: nn.Module, xb: Tensor) -> Any:
+    """Return `model(xb)` in `eval()` mode, without gradients, leaving no trace.
+
+    Raises:
+        ModelError: if the model fails on it.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return model(xb.to(device_of(model)))
+    except Exception as error:  # whatever a model raises is for its user to see in one line
+        raise ModelError(
+            f"the model must take samples of shape {tuple(xb.shape[1:])}, and "
+            f"{type(model).__name__} failed with {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        model.train(was_training)

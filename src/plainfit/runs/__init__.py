@@ -1,0 +1,1 @@
+"""A run: settings, folder, train, resume, predict, export."""

@@ -1,0 +1,270 @@
+"""The kinds of file: how each is written, read again, and used by plain Python."""
+
+import importlib
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from plainfit.common.errors import ConfigError, ModelError, RunError
+from plainfit.common.files import write_bytes
+from plainfit.models.build import Factory
+from plainfit.models.weights import save_weights
+from plainfit.runs.folder import Run
+
+Facts = dict[str, Any]
+FACTS = "plainfit"  # the name that the facts have in a file
+OPSET = 18  # the one that torch's translations are written in: others are converted from it
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TALKATIVE = (
+    "torch.fx.experimental.symbolic_shapes",  # that it knows no line to blame
+    "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
+)
+# Of the largest score. Measured with logistic, mlp, cnn and resnet trained on digits and on MNIST,
+# one thread and two, batches of 1 to 256: torch-export 0; onnx 9.5e-6 in scores up to 29, which is
+# 5e-7 of them: it adds in another order, and rounds at 6e-8.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file."""
+
+    suffix: str
+    write: Callable[[Path, nn.Module, Facts], None]
+    reopen: Callable[[Path, Run], Callable[[Tensor], Any]]
+    tolerance: float
+    """How far its scores may be from the model's, as a share of the largest score."""
+    snippet: str
+
+
+def write_safetensors(path: Path, model: nn.Module, facts: Facts) -> None:
+    """Write the weights alone."""
+    save_weights(path, model, {FACTS: json.dumps(facts)})
+
+
+def reopen_safetensors(path: Path, run: Run) -> nn.Module:
+    """Build the model anew, and give it the weights; all are compared, even those that rest."""
+    from safetensors.torch import load_model
+
+    with torch.random.fork_rng(devices=[]):  # building draws initial values
+        model = Factory(**run.record["model"]).build()
+    load_model(model, path)
+    ours, theirs = run.model.state_dict(), model.state_dict()
+    if differing := [name for name in ours if not torch.equal(ours[name], theirs[name])]:
+        raise RunError(f"other values in {', '.join(differing)}")
+    return model.eval()
+
+
+def write_torch_export(path: Path, model: nn.Module, facts: Facts) -> None:
+    """Write the graph and the weights for `torch.export.load`."""
+    with failing_as_model_error(model, "torch.export"):
+        program = trace(model, facts)
+        # Through memory, because the names in the file are made from the name that it is written
+        # to, which is a temporary one.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={f"{FACTS}.json": json.dumps(facts)})
+    write_bytes(path, content.getvalue())
+
+
+def any_batch_size() -> tuple[dict[int, Any]]:
+    """Return which dimension of the input is not fixed, as torch takes it."""
+    return ({0: Dim("batch")},)
+
+
+def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
+    """Return the model's graph."""
+    x = example(facts)
+    with torch.no_grad(), quiet_torch():
+        program = torch.export.export(model, (x,), dynamic_shapes=any_batch_size())
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names files of this computer
+    return program
+
+
+def example(facts: Facts) -> Tensor:
+    """Return two samples of zeros: torch takes a batch of one for a size that stays."""
+    return torch.zeros(2, *facts["input"]["shape"][1:])
+
+
+def reopen_torch_export(path: Path, run: Run) -> nn.Module:
+    """Read the graph as a module."""
+    with warnings.catch_warnings():
+        # torch 2.10 warns of how it reads the weights itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        module: nn.Module = torch.export.load(path).module()
+    return module
+
+
+def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
+    """Write the graph and the weights as one ONNX file."""
+    with failing_as_model_error(model, "torch.export"):
+        # Given the model itself, torch.onnx quietly fixes a batch size that it cannot leave open.
+        program = trace(model, facts)
+    with failing_as_model_error(model, "torch.onnx.export"), quiet_torch():
+        translated = torch.onnx.export(
+            program,
+            dynamo=True,
+            dynamic_shapes=any_batch_size(),  # for its name
+            input_names=[facts["input"]["name"]],
+            output_names=[facts["output"]["name"]],
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert translated is not None  # it is, with dynamo
+        translated.model.metadata_props[FACTS] = json.dumps(facts)
+        content = translated.model_proto.SerializeToString()
+    write_bytes(path, content)
+
+
+def reopen_onnx(path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+    """Open the file in onnxruntime, on the CPU."""
+    runtime = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors: of a wrong shape we tell ourselves
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda xb: torch.from_numpy(session.run(["scores"], {"x": xb.numpy()})[0])
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Keep from the user what torch tells its own developers; what stops it, it raises."""
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        # When tracing fails, torch prints the graph so far.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            # torch 2.10 to 2.13 calls a function of its own that it has deprecated.
+            warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def check_packages(format: str) -> None:
+    """Check that the packages of a format are installed.
+
+    Raises:
+        ConfigError: if one is not.
+    """
+    for package in ONNX_PACKAGES if format == "onnx" else ():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ConfigError(
+                f"onnx files need the package {package}, which does not import ({error}): "
+                "pip install 'plainfit[onnx]'"
+            ) from error
+
+
+@contextmanager
+def failing_as_model_error(model: nn.Module, tool: str) -> Iterator[None]:
+    """Turn whatever a tool raises of a model into one line."""
+    try:
+        yield
+    except OSError:
+        raise
+    except ImportError as error:  # an older onnxscript lacks what a newer torch imports from it
+        raise ConfigError(
+            f"{tool} must find packages that fit torch {torch.__version__}, and failed with "
+            f"{cause(error)}; pip install --upgrade 'plainfit[onnx]'"
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{tool} must be able to follow {type(model).__name__}.forward for any batch size, and "
+            f"failed with {cause(error)}; use tensor operations only, or export as safetensors"
+        ) from error
+
+
+def cause(error: BaseException) -> str:
+    """Return what an error began with, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+
+
+def make_snippet(format: str, path: Path, facts: Facts) -> str:
+    """Return plain Python that loads and runs a file."""
+    module, _, name = facts["model"]["target"].partition(":")
+    note = ""
+    if module == "plainfit.models.networks":
+        module, note = "models", "  # a copy of plainfit/models.py, which needs torch alone"
+    shape = [2, *facts["input"]["shape"][1:]]
+    return FORMATS[format].snippet.format(
+        path=str(path),
+        shape=", ".join(map(str, shape)),
+        values=facts["input"]["values"],
+        model_import=f"from {module} import {name.partition('.')[0]}{note}",
+        model=name,
+    )
+
+
+SAFETENSORS_SNIPPET = """\
+import json
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_model
+
+{model_import}
+
+path = {path!r}
+with safe_open(path, framework="pt") as file:
+    facts = json.loads(file.metadata()["plainfit"])
+model = {model}(**facts["model"]["arguments"])
+load_model(model, path)
+model.eval()
+x = torch.zeros({shape})  # two samples: {values}
+with torch.no_grad():
+    scores = model(x)
+print([facts["classes"][best] for best in scores.argmax(1)])
+"""
+TORCH_EXPORT_SNIPPET = """\
+import json
+
+import torch
+
+extra = {{"plainfit.json": ""}}
+model = torch.export.load({path!r}, extra_files=extra).module()
+facts = json.loads(extra["plainfit.json"])
+x = torch.zeros({shape})  # two samples: {values}
+with torch.no_grad():
+    scores = model(x)
+print([facts["classes"][best] for best in scores.argmax(1)])
+"""
+ONNX_SNIPPET = """\
+import json
+
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
+facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
+x = np.zeros(({shape}), np.float32)  # two samples: {values}
+(scores,) = session.run(["scores"], {{"x": x}})
+print([facts["classes"][best] for best in scores.argmax(1)])
+"""
+FORMATS = {
+    "safetensors": Format(
+        ".safetensors", write_safetensors, reopen_safetensors, 0.0, SAFETENSORS_SNIPPET
+    ),
+    "torch-export": Format(
+        ".pt2", write_torch_export, reopen_torch_export, TOLERANCE, TORCH_EXPORT_SNIPPET
+    ),
+    "onnx": Format(".onnx", write_onnx, reopen_onnx, TOLERANCE, ONNX_SNIPPET),
+}

@@ -1,0 +1,76 @@
+"""What a run says of new images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.common.seeding import stream
+from plainfit.data.augment import Pipeline
+from plainfit.data.folder import read_all, read_image
+from plainfit.data.loaders import bytes_to_floats
+from plainfit.runs.folder import Run
+
+
+def predict_images(
+    run: Run, paths: Sequence[Path], *, views: int = 0, augment: str | None = None
+) -> list[dict[str, Any]]:
+    """Return, for each image, its path, the likeliest class, and each class's probability.
+
+    An image is read as the training images were: to their size, gray if they were gray.
+
+    Args:
+        run: what predicts.
+        paths: of the images.
+        views: take the mean of the probabilities over so many augmented views of the image, and
+            the image itself. They are the same whatever other images there are.
+        augment: their augmentation by name; that of the training, if it is not said. What mixes
+            labels is left out.
+
+    Raises:
+        RunError: if the run was not trained on images.
+        ConfigError: if there is no augmentation for the views.
+        DataError: if an image cannot be read; all such are named.
+    """
+    shape, classes = run.record["data"]["input_shape"], run.record["data"]["classes"]
+    if len(shape) != 3:
+        raise RunError(
+            f"predict takes images, and {run.folder} was trained on samples of shape {tuple(shape)}"
+        )
+    pixels, bad = read_all(paths, lambda path: read_image(path, tuple(shape)))
+    if bad:
+        named = "; ".join(f"{path} ({why})" for path, why in bad.items())
+        raise DataError(f"every image must be readable, and {len(bad)} are not: {named}")
+    xb = torch.stack([torch.from_numpy(pixels[path]) for path in paths])
+    pipeline = Pipeline(augment or run.record["config"]["augment"]).without_mixing()
+    if views and not pipeline.steps:
+        raise ConfigError(
+            f"views need an augmentation of the image, and {run.folder} was trained with none; say "
+            "which, such as light"
+        )
+    seed, xb = run.record["config"]["seed"], bytes_to_floats(xb)
+    with torch.no_grad():
+        probabilities = (
+            torch.stack(
+                [run.model(views_of(x, views, pipeline, seed)).softmax(1).mean(0) for x in xb]
+            )
+            if views
+            else run.model(xb).softmax(dim=1)
+        )
+    return [
+        {
+            "image": str(path),
+            "class": classes[int(row.argmax())],
+            "probabilities": dict(zip(classes, row.tolist(), strict=True)),
+        }
+        for path, row in zip(paths, probabilities, strict=True)
+    ]
+
+
+def views_of(x: Tensor, views: int, pipeline: Pipeline, seed: int) -> Tensor:
+    """Return an image and so many augmented views of it, shape (1 + views, ...)."""
+    varied, _ = pipeline(x.repeat(views, 1, 1, 1), None, stream(seed, "views"))
+    return torch.cat([x.unsqueeze(0), varied])

@@ -1,0 +1,196 @@
+"""From settings to a run: data, model, `fit`, test, folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plainfit.common.devices import cpu_threads
+from plainfit.common.errors import PlainfitError, RunError, TrainingError
+from plainfit.data.loaders import make_loader
+from plainfit.models.weights import save_weights
+from plainfit.runs import folder as runs
+from plainfit.runs.assembly import (
+    Parts,
+    Say,
+    assemble,
+    check_outputs,
+    describe,
+    find_rate,
+    logs,
+    loss_function,
+    make_record,
+    schedule_of,
+    threads_of,
+    transformers,
+)
+from plainfit.runs.settings import RunConfig
+from plainfit.training import callbacks as cb
+from plainfit.training.history import History
+from plainfit.training.hooks import Callback
+from plainfit.training.loop import fit, validate
+from plainfit.training.metrics import accuracy
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A training that has ended."""
+
+    folder: Path
+    history: History
+    test: dict[str, float] | None
+    """Loss and accuracy on the test set, which is read once, here; None if there is none."""
+    takes_images: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for machines."""
+        return {
+            "run": str(self.folder),
+            "epochs": self.history.to_dicts(),
+            "stopped": self.history.stopped,
+            "test": self.test,
+        }
+
+
+def train(
+    config: RunConfig, *, echo: Say | None = print, callbacks: Sequence[Callback] = ()
+) -> RunResult:
+    """Train as the settings say, and leave a run folder.
+
+    Args:
+        config: the settings.
+        echo: is given each line of the report; None for silence.
+        callbacks: further observers.
+
+    Raises:
+        PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
+            is written then.
+        TrainingError: if the training has to stop.
+        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+    """
+    say = echo or (lambda line: None)
+    parts = assemble(config)
+    check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
+    folder = config.out or runs.default_folder(config.data, config.model)
+    runs.create_folder(folder)
+    say(describe(parts))
+    with cpu_threads(threads_of(parts)):
+        if config.lr == "auto":
+            find_rate(parts, say)
+        if config.source is not None:
+            runs.write_whole(folder / runs.FIRST, lambda path: save_weights(path, parts.model))
+        runs.write_record(folder, make_record(parts))
+        return carry_out(parts, folder, echo, callbacks, resume=False)
+
+
+def resume(
+    folder: Path,
+    *,
+    epochs: int | None = None,
+    echo: Say | None = print,
+    callbacks: Sequence[Callback] = (),
+) -> RunResult:
+    """Go on with a run from its newest valid checkpoint, to the bits that it would have had.
+
+    Args:
+        folder: of the run.
+        epochs: how many in all, to go on with a run that has finished.
+        echo: is given each line of the report; None for silence.
+        callbacks: further observers.
+
+    Raises:
+        RunError: if it is no run, has finished, or its data or model are not what they were.
+    """
+    say = echo or (lambda line: None)
+    record = runs.read_record(folder)
+    config = RunConfig.from_dict(record["config"], out=folder)
+    if record["state"] == "finished" and (epochs or 0) <= config.epochs:
+        raise RunError(
+            f"a run that has finished goes on with more epochs only, and {folder} has finished its "
+            f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
+        )
+    parts = assemble(replace(config, epochs=epochs or config.epochs), folder)
+    if parts.data.fingerprint != record["data"]["fingerprint"]:
+        raise RunError(
+            f"the data must be what {folder} was trained on, and {config.data} has changed since; "
+            "begin a new run with it"
+        )
+    say(describe(parts))
+    lengths = record.get("lengths", [])
+    if parts.config.epochs != config.epochs:  # a schedule is over all epochs, so it is another now
+        done = len(runs.read_metrics(folder))
+        lengths = [*lengths, {"from_epoch": done, "epochs": parts.config.epochs}]
+    first = record.get("first_epochs", config.epochs)
+    runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
+    with cpu_threads(threads_of(parts)):
+        return carry_out(parts, folder, echo, callbacks, resume=True)
+
+
+def carry_out(
+    parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
+) -> RunResult:
+    """Train or go on, then test; write what comes of it."""
+    config, say = parts.config, echo or (lambda line: None)
+    best = cb.BestWeights(folder / runs.BEST)
+    around = [*transformers(config, parts.groups), best, *logs(config, folder), *callbacks]
+    try:
+        with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+            history = fit(
+                config.epochs,
+                parts.model,
+                loss_function(config),
+                parts.opt,
+                parts.train_dl,
+                parts.valid_dl,
+                metrics=[accuracy],
+                callbacks=around,
+                schedule=schedule_of(config, len(parts.train_dl)),
+                checkpoint=cb.Checkpointing(
+                    folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
+                ),
+                resume=resume,
+                precision=config.precision,
+                compile=config.compile,
+                keep_memory=config.keep_memory,
+                echo=echo,
+            )
+    except (KeyboardInterrupt, SystemExit):
+        runs.update_record(folder, state="interrupted")
+        say(f"stopped; everything is saved; go on with: plainfit resume {folder}")
+        raise
+    except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
+        runs.update_record(folder, state="failed")
+        raise stopped_by(error, folder) from error
+    return finish(parts, folder, history, best.best.epoch, say)
+
+
+def stopped_by(error: BaseException, folder: Path) -> TrainingError:
+    """Return the error with what to do next."""
+    what = str(error) if isinstance(error, PlainfitError) else f"{type(error).__name__}: {error}"
+    return TrainingError(f"{what}; what was saved is in {folder}: plainfit resume {folder}")
+
+
+def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) -> RunResult:
+    """Test the model and write weights, curves and the record."""
+    config, data, model = parts.config, parts.data, parts.model
+    test = None
+    if data.test is not None:
+        test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
+        test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
+    runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
+    runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
+    runs.update_record(
+        folder,
+        state="interrupted" if history.unfinished else "finished",
+        stopped=history.stopped,
+        test=test,
+        last=history[-1] if len(history) else None,
+        best=history[best] if best >= 0 else None,
+        config=config.to_dict(),
+        steps=len(history.step_losses),
+    )
+    if history.stopped:
+        say(f"note   stopped early: {history.stopped}")
+    return RunResult(folder, history, test, len(data.input_shape) == 3)

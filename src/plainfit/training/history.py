@@ -1,0 +1,104 @@
+"""What a training returns: its figures, epoch by epoch and step by step."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from plainfit.training.record import FitRecord
+
+WIDTH = 11  # of a column, in characters; wide enough for every heading of our own
+SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
+HEADINGS = {"samples_per_second": "samples/s"}
+
+
+class History:
+    """The figures of a training.
+
+    Attributes:
+        epochs: one dict an epoch: `epoch` (from 0), `train_loss` (mean over the samples while
+            training), `valid_loss` and each metric (mean over the validation samples), `seconds`
+            (training and validation), `samples_per_second` (training alone).
+        step_losses: the training loss of every step, in order, as exact floats.
+        stopped: why the training stopped before its last epoch was over; empty if it did not.
+        steps: steps in an epoch; None where the loader has no length.
+        unfinished: whether it stopped within an epoch, whose row is not there yet.
+        run: what was trained, with references to it: `history.run.eject("train.py")` writes the
+            training as a plain PyTorch script.
+
+    >>> history = History()
+    >>> history.epochs.append({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "seconds": 1.0})
+    >>> print(history)
+          epoch  train_loss  valid_loss     seconds
+              0      0.5000      0.2500        1.00
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, Any]] = []
+        self.step_losses: list[float] = []
+        self.stopped = ""
+        self.unfinished = False
+        self.steps: int | None = None
+        self.run: FitRecord | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle has: the figures, and not model and data behind `run`."""
+        return vars(self) | {"run": None}
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def __getitem__(self, epoch: int) -> dict[str, Any]:
+        return self.epochs[epoch]
+
+    def __repr__(self) -> str:
+        return f"<History of {len(self)} epochs, {len(self.step_losses)} steps>"
+
+    def __str__(self) -> str:
+        if not self.epochs:
+            return "(no epochs yet)"
+        return "\n".join([heading_line(self.epochs[0]), *map(epoch_line, self.epochs)])
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return a copy of the epochs, one dict each; `pandas.DataFrame` takes it as it is."""
+        return [dict(row) for row in self.epochs]
+
+    def plot(self) -> "Figure":
+        """Draw losses and metrics by epoch; a notebook shows the figure, `savefig` writes it."""
+        from plainfit.common.plots import curves
+
+        return curves(self.epochs, self.step_losses, self.steps)
+
+
+def heading_line(row: dict[str, Any]) -> str:
+    """Return the table's heading for such a row."""
+    return " ".join(f"{HEADINGS.get(name, name):>{WIDTH}}" for name in row)
+
+
+def epoch_line(row: dict[str, Any]) -> str:
+    """Return one row of the table, under `heading_line`."""
+    return " ".join(
+        f"{value:>{max(WIDTH, len(HEADINGS.get(name, name)))}{SHAPES.get(name, '.4f')}}"
+        for name, value in row.items()
+    )
+
+
+def read(values: Sequence[Tensor]) -> list[float]:
+    """Return tensors without dimensions, or numbers, as floats; wait for the device once."""
+    scalars = [  # (1,) will do too
+        value
+        if isinstance(value, Tensor) and not value.dim()
+        else torch.as_tensor(value).reshape(())
+        for value in values
+    ]
+    floats: list[float] = torch.stack(scalars).tolist()
+    return floats
+
+
+def weighted_mean(values: list[float], weights: list[int]) -> float:
+    """Return the mean of the values, each counting by its weight, in float64."""
+    return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)

@@ -1,0 +1,167 @@
+"""The learning-rate range test (Smith 2015, arXiv:1506.01186): which rate to start from."""
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from plainfit.common.devices import device_of
+from plainfit.common.errors import ConfigError, TrainingError
+from plainfit.data.batches import Batches, opened, pairs
+from plainfit.training.checkpoint.state import load_model, load_optimizer, model_tensors
+from plainfit.training.loop import LossFunction, check_optimizer, loss_batch
+from plainfit.training.position import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from plainfit.common.plots import Picture
+
+SMOOTHING, DIVERGED = 0.98, 4.0  # of the running mean; times the best loss: fastai's values
+LEFT_OUT = 10  # the first of so many parts: the running mean has to warm up, as in fastai
+
+
+@dataclass(frozen=True)
+class RateSearch:
+    """What `lr_find` found."""
+
+    rates: list[float]
+    losses: list[float]
+    """The smoothed loss at each rate."""
+
+    @property
+    def valley(self) -> float:
+        """The rate in the middle of the longest fall of the loss: what we suggest."""
+        first = len(self.rates) // LEFT_OUT
+        return self.rates[first + valley(self.losses[first:])]
+
+    @property
+    def steep(self) -> float:
+        """The rate at which the loss falls fastest, by the logarithm of the rate."""
+        first = len(self.rates) // LEFT_OUT
+        points = list(zip(map(math.log, self.rates), self.losses, strict=True))[first:]
+        slopes = [(y - x) / (b - a) for (a, x), (b, y) in pairwise(points)]
+        return self.rates[first + slopes.index(min(slopes))]
+
+    def __repr__(self) -> str:
+        return f"<RateSearch: valley {self.valley:.2g}, steep {self.steep:.2g}>"
+
+    def plot(self) -> "Picture":
+        """Draw the loss by rate, and both suggestions."""
+        from plainfit.common.plots import rate_curve
+
+        marks = {"valley": self.valley, "steep": self.steep}
+        return rate_curve(self.rates, self.losses, marks)
+
+
+def valley(losses: list[float]) -> int:
+    """Return the place in the middle of the longest falling subsequence: fastai's rule.
+
+    Of the places it spans (its length, counted back from its end), the middle of the second third.
+
+    >>> valley([3.0, 2.9, 2.5, 2.0, 1.5, 1.2, 1.1, 4.0])
+    2
+    """
+    longest = [1] * len(losses)
+    for end in range(len(losses)):
+        for before in range(end):
+            if losses[end] < losses[before]:
+                longest[end] = max(longest[end], longest[before] + 1)
+    end = longest.index(max(longest))
+    third = longest[end] / 3
+    return end - longest[end] + int(third) + int(third / 2)
+
+
+def lr_find(
+    model: nn.Module,
+    loss_func: LossFunction,
+    opt: Optimizer,
+    train_dl: Batches,
+    *,
+    low: float = 1e-7,
+    high: float = 10.0,
+    steps: int = 100,
+) -> RateSearch:
+    """Train a few steps at ever higher rates, then put everything back as it was.
+
+    Model, optimizer, loader and generators end up bit for bit where they began.
+
+    Args:
+        model: to be trained afterwards.
+        loss_func: as in `fit`.
+        opt: likewise; groups of parameters keep the ratio of their rates.
+        train_dl: likewise; read again from the start if it has fewer batches than `steps`.
+        low: the first rate.
+        high: the last one, unless the loss grows to 4 times its best before.
+        steps: how many rates, in geometric progression.
+
+    Raises:
+        TrainingError: if the loss is not finite within the first tenth of the rates.
+    """
+    if not (0 < low < high and steps >= 2 * LEFT_OUT):
+        raise ConfigError(
+            f"lr_find needs 0 < low < high and at least {2 * LEFT_OUT} steps, got low={low}, "
+            f"high={high}, steps={steps}"
+        )
+    check_optimizer(model, opt)
+    before = snapshot(model, opt, train_dl)
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    base = [group["lr"] for group in opt.param_groups]
+    model.train()
+    try:
+        for step, (xb, yb) in zip(range(steps), endless(train_dl, model), strict=False):
+            rate = low * (high / low) ** (step / (steps - 1))
+            for group, own in zip(opt.param_groups, base, strict=True):
+                group["lr"] = rate * (own / max(base) if max(base) else 1.0)
+            loss = float(loss_batch(model, loss_func, xb, yb, opt)[0])
+            mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+            smooth = mean / (1 - SMOOTHING ** (step + 1))
+            if not math.isfinite(loss) or smooth > DIVERGED * min([smooth, *losses]):
+                break
+            rates.append(rate)
+            losses.append(smooth)
+    finally:
+        put_back(model, opt, train_dl, before)
+    if len(rates) < 2 * LEFT_OUT:
+        raise TrainingError(
+            f"the loss must stay finite for some rates, and left after {len(rates)}: look at the "
+            f"data, or begin lower than {low:g}"
+        )
+    return RateSearch(rates, losses)
+
+
+def endless(dl: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Yield batches on the model's device, beginning again when they end."""
+    count = 1
+    while count:
+        count = 0
+        for count, pair in enumerate(pairs(opened(dl), device_of(model)), 1):  # noqa: B007
+            yield pair
+
+
+def snapshot(model: nn.Module, opt: Optimizer, dl: Any) -> dict[str, Any]:
+    """Return copies of all that a step changes."""
+    return {
+        "model": {k: copy.deepcopy(v) for k, v in model_tensors(model).items()},
+        "training": {name: module.training for name, module in model.named_modules()},
+        "optimizer": copy.deepcopy(opt.state_dict()),
+        "random": random_state(dl),
+        "epoch": getattr(dl, "epoch", None),
+    }
+
+
+def put_back(model: nn.Module, opt: Optimizer, dl: Any, before: dict[str, Any]) -> None:
+    """Undo every step since the snapshot."""
+    load_model(model, before["model"])
+    for name, module in model.named_modules():
+        module.training = before["training"][name]
+    load_optimizer(opt, before["optimizer"])
+    opt.zero_grad()
+    if hasattr(dl, "seek"):
+        dl.seek(before["epoch"], 0)
+    set_random_state(before["random"], dl)

@@ -1,0 +1,431 @@
+"""`fit`, `loss_batch`, `validate`, and the history they return."""
+
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn, optim
+from torch.utils.data import IterableDataset, TensorDataset
+
+import plainfit as pf
+from plainfit.data.batches import batch_size, to_device
+from plainfit.training.history import History
+
+PACKAGE = Path(pf.__file__).parent
+
+
+class Spy(nn.Module):
+    """Notes, at every call, which of plainfit's functions stand above it, and its mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3)
+        self.calls = []
+
+    def forward(self, xb):
+        above, frame = [], sys._getframe()
+        while frame is not None:
+            if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+                above.append(frame.f_code.co_name)
+            frame = frame.f_back
+        self.calls.append((self.training, torch.is_grad_enabled(), above))
+        return self.lin(xb)
+
+
+class Recorder(pf.Callback):
+    def __init__(self, name="", log=None):
+        self.name, self.log = name, [] if log is None else log
+
+    def note(self, hook, context):
+        self.log.append((self.name, hook, context.epoch, context.step))
+        self.context = context
+
+    def on_epoch_start(self, context):
+        self.note("epoch start", context)
+
+    def on_step_end(self, context):
+        self.note("step end", context)
+        assert all(p.grad is None for p in context.model.parameters())
+
+    def on_epoch_end(self, context):
+        self.note("epoch end", context)
+        assert context.history[-1]["epoch"] == context.epoch
+
+
+class Stream(IterableDataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __iter__(self):
+        return iter(zip(self.x, self.y, strict=True))
+
+
+@pytest.fixture
+def data():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 4, generator=g)
+    return x, (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    return model, optim.SGD(model.parameters(), lr=0.1)
+
+
+def batches(x, y, *sizes):
+    return list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
+
+
+def quiet(epochs, model, opt, train_dl, valid_dl=None, loss_func=F.cross_entropy, **options):
+    return pf.fit(epochs, model, loss_func, opt, train_dl, valid_dl, echo=None, **options)
+
+
+# hops
+
+
+def test_two_hops_from_fit_to_the_model(data):
+    model = Spy()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    loaders = pf.get_data(TensorDataset(*data), TensorDataset(*data), 10)
+    pf.fit(2, model, F.cross_entropy, opt, *loaders, metrics=[pf.accuracy], echo=None)
+    train, valid = (True, True, ["loss_batch", "fit"]), (False, False, ["validate", "fit"])
+    assert model.calls == [train, train, valid] * 2
+
+
+def test_fit_puts_the_model_in_train_mode_again_after_each_validation(data, linear):
+    model, opt = linear
+    model.eval()
+    modes = []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    quiet(2, model, opt, batches(*data, 20), batches(*data, 20))
+    assert modes == [True, False, True, False]
+
+
+# loss_batch
+
+
+def test_loss_batch_without_an_optimizer_changes_nothing(data, linear):
+    model, _ = linear
+    weights = [p.clone() for p in model.parameters()]
+    loss, n = pf.loss_batch(model, F.cross_entropy, *data)
+    assert n == 20
+    assert loss.item() == F.cross_entropy(model(data[0]), data[1]).item()
+    assert not loss.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    assert all(map(torch.equal, weights, model.parameters()))
+
+
+def test_loss_batch_with_an_optimizer_takes_one_step_and_clears_the_gradients(data, linear):
+    model, opt = linear
+    grads = torch.autograd.grad(F.cross_entropy(model(data[0]), data[1]), model.parameters())
+    wanted = [p.detach() - 0.1 * g for p, g in zip(model.parameters(), grads, strict=True)]
+    before, _ = pf.loss_batch(model, F.cross_entropy, *data, opt)
+    torch.testing.assert_close([p.detach() for p in model.parameters()], wanted)
+    assert all(p.grad is None for p in model.parameters())
+    after, _ = pf.loss_batch(model, F.cross_entropy, *data)
+    assert after < before
+
+
+# kinds of batches and loaders
+
+
+def test_a_batch_may_be_a_dict_of_inputs(data):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(4, 3)
+
+        def forward(self, xb):
+            return self.lin(xb["a"]) + xb["b"]
+
+    x, y = data
+    model = Net()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    train = [({"a": x[:12], "b": 0}, y[:12]), ({"a": x[12:], "b": 0}, y[12:])]
+    history = quiet(20, model, opt, train, train)
+    assert history[-1]["valid_loss"] < history[0]["train_loss"]
+
+
+def test_a_batch_may_have_a_tuple_of_inputs(data):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bilinear = nn.Bilinear(4, 4, 3)
+
+        def forward(self, xb):
+            return self.bilinear(*xb)
+
+    x, y = data
+    model = Two()
+    train = [((x, x + 1), y)]
+    history = quiet(2, model, optim.SGD(model.parameters(), lr=0.1), train, train)
+    assert history.step_losses[1] < history.step_losses[0]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_batch_that_is_no_pair_is_input_and_target(data, count):
+    parts = tuple(data[0] for _ in range(count))
+    seen = []
+
+    class Auto(nn.Linear):
+        def forward(self, batch):
+            return super().forward(batch if count == 1 else batch[0])
+
+    def loss_func(out, batch):
+        seen.append(batch)
+        return F.mse_loss(out, batch if count == 1 else batch[0])
+
+    model = Auto(4, 4)
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    quiet(1, model, opt, [parts[0] if count == 1 else parts], loss_func=loss_func)
+    assert torch.equal(seen[0] if count == 1 else seen[0][2], data[0])
+
+
+@pytest.mark.parametrize("kind", ["list", "factory", "iterable dataset", "wrapped"])
+def test_every_kind_of_loader_trains_to_the_same_bits(data, linear, kind):
+    model, opt = linear
+    listed = batches(*data, 8, 8, 4)
+    stream = pf.get_data(Stream(*data), Stream(*data), 8)[0]
+    dl = {
+        "list": listed,
+        "factory": lambda: (pair for pair in listed),
+        "iterable dataset": stream,
+        "wrapped": pf.WrappedDataLoader(stream, lambda xb, yb: (xb, yb)),
+    }[kind]
+    recorder = Recorder()
+    history = quiet(3, model, opt, dl, dl, callbacks=[recorder])
+    torch.manual_seed(0)
+    again = nn.Linear(4, 3)
+    opt = optim.SGD(again.parameters(), lr=0.1)
+    assert history.step_losses == quiet(3, again, opt, listed, listed).step_losses
+    assert torch.equal(model.weight, again.weight)
+    assert recorder.context.steps == (3 if kind == "list" else None)
+
+
+def test_a_generator_is_read_once_and_the_error_says_what_to_do(data, linear):
+    model, opt = linear
+    generator = (pair for pair in batches(*data, 10, 10))
+    with pytest.raises(ValueError, match=r"got none in epoch 1; .* pass a function that returns a"):
+        quiet(2, model, opt, generator)
+
+
+def test_empty_loaders_are_refused(data, linear):
+    model, opt = linear
+    with pytest.raises(ValueError, match=r"training loader must give batches, got none from \[\]"):
+        quiet(1, model, opt, [])
+    with pytest.raises(ValueError, match=r"validation loader must give batches, got none from \["):
+        quiet(1, model, opt, batches(*data, 20), [])
+
+
+def test_a_training_set_smaller_than_a_batch_with_drop_last_is_refused(data, linear):
+    model, opt = linear
+    dataset = TensorDataset(*data)
+    train_dl, valid_dl = pf.get_data(dataset, dataset, 64, drop_last=True)
+    with pytest.raises(ValueError, match="training loader must give batches, got none"):
+        quiet(1, model, opt, train_dl, valid_dl)
+
+
+def test_an_optimizer_of_another_model_is_refused(data, linear):
+    _, opt = linear
+    with pytest.raises(ValueError, match=r"it holds none of them; make it from this model"):
+        quiet(1, nn.Linear(4, 3), opt, batches(*data, 20))
+
+
+def test_an_optimizer_of_a_part_of_the_model_is_accepted(data):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3))
+    first = model[0].weight.clone()
+    quiet(1, model, optim.SGD(model[1].parameters(), lr=0.1), batches(*data, 20))
+    assert torch.equal(model[0].weight, first)
+
+
+def test_batch_size_is_the_length_of_the_first_tensor():
+    x = torch.zeros(7, 2)
+    for xb in (x, {"a": x, "b": 1}, (x, x), [x], ({"a": x},), ["a"] * 7):
+        assert batch_size(xb) == 7
+
+
+def test_to_device_keeps_the_shape_of_a_batch():
+    pair = namedtuple("pair", "x y")
+    x = torch.zeros(2)
+    moved = to_device({"a": [x, (x, "text")], "b": pair(x, 3)}, torch.device("meta"))
+    assert moved["a"][0].device.type == moved["a"][1][0].device.type == "meta"
+    assert (moved["a"][1][1], moved["b"].y) == ("text", 3)
+    assert type(moved["b"]) is pair
+    assert moved["b"].x.is_meta
+
+
+# validation
+
+
+def test_without_validation_there_are_no_validation_figures(data, linear):
+    model, opt = linear
+    history = quiet(2, model, opt, batches(*data, 10, 10), metrics=[pf.accuracy])
+    assert list(history[0]) == ["epoch", "train_loss", "seconds", "samples_per_second"]
+
+
+def test_losses_and_metrics_are_weighted_by_the_size_of_the_batch(data, linear):
+    model, _ = linear
+    x, y = data
+    uneven = batches(x, y, 13, 1, 6)
+    result = pf.validate(model, F.cross_entropy, uneven, metrics=[pf.accuracy])
+    with torch.no_grad():
+        hits = (model(x).argmax(1) == y).sum().item()
+        unweighted = sum(F.cross_entropy(model(xb), yb).item() for xb, yb in uneven) / 3
+        whole = F.cross_entropy(model.double()(x.double()), y).item()
+    assert list(result) == ["loss", "accuracy"]
+    assert result["accuracy"] == pytest.approx(hits / 20, abs=1e-7)
+    assert result["loss"] == pytest.approx(whole, abs=1e-6)
+    assert abs(unweighted - whole) > 1e-3
+
+
+def test_the_training_loss_is_weighted_too(data, linear):
+    model, opt = linear
+    history = quiet(1, model, opt, batches(*data, 13, 1, 6))
+    a, b, c = history.step_losses
+    assert history[0]["train_loss"] == pytest.approx((13 * a + b + 6 * c) / 20, rel=1e-12)
+
+
+def test_validation_leaves_the_global_generator_the_weights_and_the_gradients_alone(data):
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    _, valid_dl = pf.get_data(TensorDataset(*data), TensorDataset(*data), 4)
+    state = torch.get_rng_state()
+    result = pf.validate(model, F.cross_entropy, valid_dl, metrics=[pf.accuracy])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert pf.validate(model, F.cross_entropy, valid_dl, metrics=[pf.accuracy]) == result
+
+
+def test_validation_does_not_change_the_training(data):
+    losses = []
+    for valid_dl in (None, batches(*data, 20)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3))
+        opt = optim.SGD(model.parameters(), lr=0.1)
+        losses.append(quiet(3, model, opt, batches(*data, 10, 10), valid_dl).step_losses)
+    assert losses[0] == losses[1]
+
+
+def test_accuracy():
+    out = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
+    assert pf.accuracy(out, torch.tensor([1, 1, 1])).item() == pytest.approx(2 / 3)
+
+
+# callbacks, lines, history
+
+
+def test_callbacks_are_called_in_order_with_the_context(data, linear):
+    model, opt = linear
+    log = []
+    recorders = [Recorder("a", log), Recorder("b", log)]
+    history = quiet(2, model, opt, batches(*data, 10, 10), callbacks=recorders)
+    expected = [
+        (name, hook, epoch, step)
+        for epoch in range(2)
+        for hook, step in [("epoch start", 0), ("step end", 1), ("step end", 2), ("epoch end", 2)]
+        for name in "ab"
+    ]
+    assert log == expected
+    context = recorders[0].context
+    assert (context.model, context.opt, context.history) == (model, opt, history)
+    assert (context.epochs, context.steps) == (2, 2)
+
+
+def test_a_callback_that_overrides_nothing_changes_nothing(data):
+    losses = []
+    for callbacks in ([], [pf.Callback()]):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 3)
+        opt = optim.SGD(model.parameters(), lr=0.1)
+        losses.append(quiet(2, model, opt, batches(*data, 20), callbacks=callbacks).step_losses)
+    assert losses[0] == losses[1]
+
+
+def test_echo_is_given_the_heading_once_and_a_line_an_epoch(data, linear):
+    model, opt = linear
+    lines = []
+    dl = batches(*data, 10, 10)
+    history = pf.fit(
+        3, model, F.cross_entropy, opt, dl, dl, metrics=[pf.accuracy], echo=lines.append
+    )
+    assert len(lines) == 3
+    heading, first = lines[0].split("\n")
+    assert heading.split() == [
+        "epoch", "train_loss", "valid_loss", "accuracy", "seconds", "samples/s",
+    ]  # fmt: skip
+    rows = [first, *lines[1:]]
+    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+    assert [row.split()[2] for row in rows] == [f"{r['valid_loss']:.4f}" for r in history.epochs]
+    assert len({len(line) for line in [heading, *rows]}) == 1
+    assert str(history) == "\n".join(lines)
+
+
+def test_fit_prints_by_default(data, linear, capsys):
+    model, opt = linear
+    history = pf.fit(1, model, F.cross_entropy, opt, batches(*data, 20), None)
+    assert capsys.readouterr().out == f"{history}\n"
+
+
+def test_no_epochs(data, linear):
+    model, opt = linear
+    history = quiet(0, model, opt, batches(*data, 20), batches(*data, 20))
+    assert len(history) == 0
+    assert str(history) == "(no epochs yet)"
+    assert history.step_losses == history.to_dicts() == []
+
+
+def test_the_history_of_a_training(data, linear):
+    model, opt = linear
+    history = quiet(2, model, opt, batches(*data, 10, 10), batches(*data, 20))
+    assert repr(history) == "<History of 2 epochs, 4 steps>"
+    assert len(history) == 2
+    assert history[1]["epoch"] == 1
+    assert history[0]["seconds"] > 0
+    assert history[0]["samples_per_second"] > 0
+    assert all(type(loss) is float for loss in history.step_losses)
+    rows = history.to_dicts()
+    rows[0]["train_loss"] = None
+    assert history[0]["train_loss"] is not None
+
+
+def test_a_long_metric_name_keeps_the_columns_aligned():
+    history = History()
+    history.epochs.append({"epoch": 0, "train_loss": 1.0, "a_metric_with_a_long_name": 0.5})
+    heading, row = str(history).split("\n")
+    assert len(heading) == len(row)
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_plot_draws_a_picture(data, linear, tmp_path, valid):
+    model, opt = linear
+    dl = batches(*data, 10, 10)
+    history = quiet(2, model, opt, dl, dl if valid else None, metrics=[pf.accuracy])
+    figure = history.plot()
+    figure.savefig(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(figure.axes) == (2 if valid else 1)
+    drawn = {line.get_label().split(":")[0]: line for line in figure.axes[0].lines}
+    assert drawn["train, by step"].get_ydata().tolist() == history.step_losses
+    assert ("valid" in drawn) == valid
+
+
+def test_plot_of_an_empty_history(tmp_path):
+    History().plot().savefig(tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_metrics_of_one_name_are_refused_and_numbers_are_taken():
+    model, dl = nn.Linear(4, 3), [(torch.zeros(2, 4), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match="metrics must have different names"):
+        pf.validate(model, F.cross_entropy, dl, metrics=[lambda a, b: a, lambda a, b: b])
+
+    def half(out, yb):
+        return 0.5
+
+    assert pf.validate(model, F.cross_entropy, dl, metrics=[half])["half"] == 0.5

@@ -1,0 +1,272 @@
+"""Metrics over batches of any sizes are those over the whole set."""
+
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import plainfit as pf
+from plainfit.data.batches import batch_size, join
+from plainfit.training.history import read, weighted_mean
+from plainfit.training.metrics import TAKEN, metric_name, named
+
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=8)
+CLASSES = 3
+
+
+class Same(nn.Module):
+    """Its inputs are its outputs, so that a test chooses the predictions."""
+
+    def __init__(self, change=lambda xb: xb):
+        super().__init__()
+        self.change = change
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def forward(self, xb):
+        return self.change(xb)
+
+
+def whole_set(sizes, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    n = sum(sizes)
+    out = torch.randn(n, CLASSES, generator=g, dtype=torch.float64)
+    return out, torch.randint(CLASSES, (n,), generator=g)
+
+
+def split(sizes, *tensors):
+    return list(zip(*(tensor.split(sizes) for tensor in tensors), strict=True))
+
+
+def rmse(out, yb):
+    return (out[:, 0] - yb).square().mean().sqrt()
+
+
+def f1(out, yb):
+    return sklearn.metrics.f1_score(yb, out.argmax(1), average="macro", zero_division=0.0)
+
+
+def hits(out, yb):
+    return (out.argmax(1) == yb).double().mean()
+
+
+def validated(dl, *metrics, model=None, loss_func=F.cross_entropy):
+    return pf.validate(model or Same(), loss_func, dl, metrics=metrics)
+
+
+@given(sizes=SIZES, seed=st.integers(0, 10**6))
+def test_the_loss_and_functions_are_those_of_the_whole_set(sizes, seed):
+    out, y = whole_set(sizes, seed)
+    result = validated(split(sizes, out, y), pf.accuracy, hits, rmse, f1)
+    assert result["loss"] == pytest.approx(F.cross_entropy(out, y).item(), rel=0, abs=1e-12)
+    for metric in (pf.accuracy, hits, rmse, f1):
+        assert result[metric.__name__] == float(metric(out, y))
+    predictions = out.argmax(1).numpy()
+    wanted = sklearn.metrics.accuracy_score(y.numpy(), predictions)
+    assert result["hits"] == pytest.approx(wanted, rel=0, abs=1e-12)
+    squares = sklearn.metrics.mean_squared_error(y.numpy(), out[:, 0].numpy())
+    assert result["rmse"] == pytest.approx(squares**0.5, rel=0, abs=1e-12)
+
+
+def test_means_over_batches_would_be_wrong():
+    sizes = [9, 1, 4]
+    out, y = whole_set(sizes)
+    result = validated(split(sizes, out, y), rmse, f1)
+    for metric in (rmse, f1):
+        mean = sum(float(metric(*pair)) * len(pair[1]) for pair in split(sizes, out, y)) / 14
+        assert abs(mean - result[metric.__name__]) > 1e-3
+
+
+@given(values=st.lists(st.tuples(st.floats(-1e3, 1e3), st.integers(1, 99)), min_size=1))
+def test_weighted_mean(values):
+    numbers, weights = zip(*values, strict=True)
+    wanted = np.average(np.float64(numbers), weights=np.float64(weights))
+    assert weighted_mean(numbers, weights) == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+
+
+# objects
+
+
+class Sum:
+    """An object of one's own, without `to`."""
+
+    def reset(self):
+        self.value = 0.0
+
+    def update(self, out, yb):
+        self.value += out.sum().item()
+
+    def compute(self):
+        return self.value
+
+
+def test_an_object_of_one_s_own():
+    out, y = whole_set([4, 4, 1])
+    result = validated(split([4, 4, 1], out, y), Sum())
+    assert result["Sum"] == pytest.approx(out.sum().item(), abs=1e-12)
+
+
+# outputs of any shape
+
+
+def test_outputs_may_be_a_dict_a_tuple_or_a_named_tuple():
+    Pair = namedtuple("Pair", "scores rest")
+    sizes = [4, 3, 1]
+    out, y = whole_set(sizes)
+    changes = {
+        "dict": (lambda xb: {"scores": xb, "rest": xb * 2}, lambda o: (o["scores"], o["rest"])),
+        "tuple": (lambda xb: (xb, xb * 2), lambda o: o),
+        "nested": (lambda xb: [xb, {"a": (xb * 2,)}], lambda o: (o[0], o[1]["a"][0])),
+        "named tuple": (lambda xb: Pair(xb, xb * 2), lambda o: (o.scores, o.rest)),
+    }
+    for change, parts in changes.values():
+
+        def right(o, yb, parts=parts):
+            scores, rest = parts(o)
+            assert torch.equal(scores, out)
+            return torch.equal(rest, 2 * out) and torch.equal(yb, y)
+
+        result = validated(
+            split(sizes, out, y), right, model=Same(change),
+            loss_func=lambda o, yb, parts=parts: F.cross_entropy(parts(o)[0], yb),
+        )  # fmt: skip
+        assert result["right"] == 1.0
+        assert result["loss"] == pytest.approx(F.cross_entropy(out, y).item(), abs=1e-12)
+
+
+def test_a_batch_that_is_no_pair_is_the_target_too():
+    x = torch.rand(7, 2, dtype=torch.float64)
+    dl = [{"x": part} for part in x.split([4, 3])]
+
+    def distance(out, batch):
+        return (out - batch["x"]).square().mean().sqrt()
+
+    model = Same(lambda xb: xb["x"] ** 2)
+    result = validated(dl, distance, model=model, loss_func=distance)
+    assert result["distance"] == (x**2 - x).square().mean().sqrt().item()
+
+
+def test_a_last_batch_of_one_that_was_squeezed_is_joined():
+    out, _ = whole_set([3, 1])
+    y = torch.rand(4, dtype=torch.float64)
+
+    def distance(out, yb):
+        assert out.shape == yb.shape == (4,)
+        return (out - yb).abs().mean()
+
+    result = validated(
+        split([3, 1], out[:, :1], y), distance, model=Same(lambda xb: xb.squeeze()),
+        loss_func=lambda out, yb: F.l1_loss(out.reshape(-1), yb),
+    )  # fmt: skip
+    assert result["distance"] == pytest.approx(result["loss"], abs=1e-12)
+
+
+def test_texts_are_joined_in_their_order():
+    assert join([["a", "b"], ["c"]]) == ["a", "b", "c"]
+    assert join([["a", "b"], ["c", "d"]]) == ["a", "b", "c", "d"]
+    assert join([("a", "b"), ("c", "d")]) == (["a", "c"], ["b", "d"])  # a tuple has columns
+    assert join([3, 4]) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("outs", "says"),
+    [
+        ([torch.zeros(2, 3), torch.zeros(2, 4)], "Sizes of tensors must match"),
+        ([{"a": torch.zeros(2)}, {"b": torch.zeros(2)}], "could not be joined"),
+        ([(torch.zeros(2),), (torch.zeros(2), torch.zeros(2))], r"zip\(\) argument 2 is longer"),
+        ([torch.zeros(2), {"a": torch.zeros(2)}], "could not be joined"),
+    ],
+)
+def test_batches_that_cannot_be_joined_are_said_to_be(outs, says):
+    outputs = iter(outs)
+    model = Same(lambda xb: next(outputs))
+    dl = [(torch.zeros(2), torch.zeros(2))] * 2
+    with pytest.raises(ValueError, match=says) as caught:
+        validated(dl, hits, model=model, loss_func=lambda out, yb: torch.tensor(0.0))
+    assert "could not be joined" in str(caught.value)
+    assert "use an object with update and compute, as in torchmetrics" in str(caught.value)
+
+
+def test_objects_need_no_joining():
+    dl = [(torch.zeros(2, 3), torch.tensor([0, 1])), (torch.zeros(2, 4), torch.tensor([0, 1]))]
+    assert validated(dl, Sum())["Sum"] == 0.0
+
+
+# sizes and names
+
+
+def test_batch_size_finds_the_first_tensor_wherever_it_is():
+    x = torch.zeros(7, 2)
+    for xb in (
+        x, {"a": 1, "b": x}, (3, x), [torch.tensor(3), x], {"a": {"b": ()}, "c": (x,)},
+        ["text"] * 7, {"texts": ["text"] * 7}, (["text"] * 7, ["more"] * 7),
+    ):  # fmt: skip
+        assert batch_size(xb) == 7, xb
+
+
+def test_losses_of_shape_one_are_read_as_numbers():
+    values = [torch.tensor([0.25]), torch.tensor(0.5), torch.tensor([[0.75]]), 1.0]
+    assert read(values) == [0.25, 0.5, 0.75, 1.0]
+    with pytest.raises(RuntimeError):
+        read([torch.zeros(2)])
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (torch.tensor(0.5), {"m": 0.5}),
+        (torch.tensor([0.5]), {"m": 0.5}),
+        (0.1, {"m": 0.1}),
+        (True, {"m": 1.0}),
+        (np.float64(0.1), {"m": 0.1}),
+        (np.array([0.1, 0.2]), {"m_0": 0.1, "m_1": 0.2}),
+        (torch.tensor([[1, 2], [3, 4]]), {"m_0": 1.0, "m_1": 2.0, "m_2": 3.0, "m_3": 4.0}),
+        ((torch.tensor(0.5), [0.25, 0.75]), {"m_0": 0.5, "m_1_0": 0.25, "m_1_1": 0.75}),
+        ({"a": 0.5, "b": {"c": [1, 2]}}, {"a": 0.5, "c_0": 1.0, "c_1": 2.0}),
+    ],
+)
+def test_values_are_named(value, wanted):
+    result = named("m", value)
+    assert result == wanted
+    assert all(type(number) is float for number in result.values())
+
+
+def test_names_of_functions_and_objects():
+    assert [metric_name(metric) for metric in (f1, Sum(), pf.accuracy)] == ["f1", "Sum", "accuracy"]
+
+
+def called(name, value=0.5):
+    def metric(out, yb):
+        return value
+
+    metric.__name__ = name
+    return metric
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        [hits, hits],
+        [Sum(), Sum()],
+        *([called(name)] for name in TAKEN),
+        [called("f1", [1, 2]), called("f1_0")],  # known only once they are computed
+        [called("a", {"loss": 1.0})],
+    ],
+)
+def test_two_figures_of_one_name_are_refused(metrics):
+    dl = [(torch.zeros(2, CLASSES), torch.tensor([0, 1]))]
+    with pytest.raises(ValueError, match=r"metrics must have different names, none of loss, epoch"):
+        validated(dl, *metrics)
+
+
+def test_every_column_of_the_history_is_taken():
+    model = nn.Linear(2, 2)
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    dl = [(torch.zeros(2, 2), torch.tensor([0, 1]))]
+    history = pf.fit(1, model, F.cross_entropy, opt, dl, dl, echo=None)
+    assert {"loss", *history[0]} == set(TAKEN)

@@ -1,0 +1,361 @@
+"""What makes a training faster: which bits stay, and what is said where something cannot be had."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import plainfit as pf
+from plainfit.common.devices import cpu_threads, threads_for
+from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.models.networks import MLP, LogisticRegression, MnistCNN, ResNet
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
+from plainfit.training.callbacks import (
+    GradientAccumulation,
+    GradientClipping,
+    LossScaling,
+    NonFiniteGuard,
+)
+from plainfit.training.compiling import OneGraph
+from plainfit.training.memory import find_glibc, kept_memory
+from small import batches, fit, network, plain, same, sgd
+
+SINGLE = {"dtype": torch.float32}
+LIKE_A_STEP = """
+import resource, sys
+import torch
+from plainfit.training.memory import kept_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(64, 16, 100, 100)  # 41 MB: more than glibc keeps by itself
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with kept_memory(sys.argv[1] == "keep"):
+    faults()
+    print(faults())
+"""
+
+
+# --- memory ---
+
+
+@pytest.mark.skipif(find_glibc() is None, reason="the C library is not glibc")
+def test_kept_memory_has_no_page_faults():
+    def count(word):
+        command = [sys.executable, "-c", LIKE_A_STEP, word]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert count("give back") > 90_000  # pages of 4 KiB: 10,000 each time
+    assert count("keep") < 100
+
+
+def test_kept_memory_without_glibc_does_nothing(monkeypatch):
+    monkeypatch.setattr("plainfit.training.memory.find_glibc", lambda: None)
+    with kept_memory():
+        assert torch.ones(2).sum() == 2
+
+
+def test_memory_changes_no_bits():
+    models = network(), network()
+    losses = [
+        fit(model, sgd(model), batches(5, 5), keep_memory=keep).step_losses
+        for model, keep in zip(models, (True, False), strict=True)
+    ]
+    assert losses[0] == losses[1]
+    assert same(*models)
+
+
+# --- threads ---
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "small"),
+    [
+        (LogisticRegression(), 64, True),  # 3 million operations
+        (MLP(), 64, False),  # 42 million
+        (MLP(), 16, True),  # 10 million
+        (MnistCNN(), 64, False),  # 90 million
+        (ResNet(), 64, False),
+    ],
+)
+def test_small_steps_get_one_thread(model, batch_size, small):
+    model.train()
+    with cpu_threads(2):
+        found = threads_for(model, torch.zeros(1, 1, 28, 28), batch_size)
+    assert found == (1 if small else 2)
+    assert model.training
+
+
+def test_threads_are_put_back_and_recorded(tmp_path):
+    before = torch.get_num_threads()
+    out = tmp_path / "run"
+    train(RunConfig(model="logistic", epochs=1, threads=2, out=out), echo=None)
+    assert torch.get_num_threads() == before
+    assert json.loads((out / "run.json").read_text())["fingerprint"]["threads"] == 2
+
+
+# --- optimizers and layouts ---
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fused_is_torchs_fused(momentum):
+    model, opt = pf.get_model("mlp", lr=0.1, momentum=momentum, input_shape=(4,), fused=True)
+    other, _ = pf.get_model("mlp", input_shape=(4,))
+    theirs = torch.optim.SGD(other.parameters(), lr=0.1, momentum=momentum, fused=True)
+    dl = batches(8, 8, 3, **SINGLE)
+    assert fit(model, opt, dl).step_losses == plain(other, theirs, dl)
+    assert same(model, other)
+
+
+def test_fused_rmsprop_is_refused():
+    with pytest.raises(ConfigError, match="there is a fused sgd, adam and adamw, got fused with"):
+        pf.get_model("mlp", optimizer="rmsprop", fused=True)
+
+
+def test_channels_last_is_how_the_weights_lie():
+    plain_model, _ = pf.get_model("cnn")
+    model, _ = pf.get_model("cnn", channels_last=True)
+    weight = model.conv2.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert same(model, plain_model)
+    xb = torch.rand(3, 1, 28, 28)
+    assert torch.allclose(model(xb), plain_model(xb), atol=1e-6)
+
+
+# --- precision ---
+
+
+def amp_loop(model, opt, dl, dtype, scaler=None, max_norm=None, epochs=2):
+    """Mixed precision as torch's documentation writes it."""
+    losses = []
+    for _ in range(epochs):
+        for xb, yb in dl:
+            with torch.autocast("cpu", dtype=dtype):
+                loss = F.cross_entropy(model(xb), yb)
+            (scaler.scale(loss) if scaler else loss).backward()
+            if scaler:
+                scaler.unscale_(opt)
+            if max_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+            scaler.step(opt) if scaler else opt.step()
+            if scaler:
+                scaler.update()
+            opt.zero_grad()
+            losses.append(loss.item())
+    return losses
+
+
+def test_bf16_is_torchs_autocast():
+    ours, theirs, full = (network(torch.float32) for _ in range(3))
+    dl = batches(8, 8, 3, **SINGLE)
+    losses = fit(ours, sgd(ours), dl, precision="bf16").step_losses
+    assert losses == amp_loop(theirs, sgd(theirs), dl, torch.bfloat16)
+    assert same(ours, theirs)
+    assert losses != fit(full, sgd(full), dl).step_losses  # so it did something
+
+
+def test_fp16_is_torchs_scaler_with_clipping():
+    ours, theirs = network(torch.float32), network(torch.float32)
+    dl = batches(8, 8, 3, **SINGLE)
+    options = {"precision": "fp16", "callbacks": [GradientClipping(0.5)]}
+    losses = fit(ours, sgd(ours, momentum=0.9), dl, **options).step_losses
+    scaler = torch.amp.GradScaler("cpu")
+    opt = sgd(theirs, momentum=0.9)
+    assert losses == amp_loop(theirs, opt, dl, torch.float16, scaler, max_norm=0.5)
+    assert same(ours, theirs)
+
+
+def test_a_scale_that_overflows_leaves_the_step_out_and_halves():
+    ours, theirs = network(torch.float32), network(torch.float32)
+    dl = batches(8, 8, **SINGLE)
+    scaling = LossScaling()
+    scaling.scale = 2.0**140  # beyond float32
+    fit(ours, sgd(ours), dl, epochs=1, callbacks=[scaling])
+    assert same(ours, theirs)
+    assert scaling.scale == 2.0**138
+
+
+def test_a_scale_that_holds_doubles_and_is_kept(monkeypatch):
+    monkeypatch.setattr("plainfit.training.callbacks.precision.GROWTH_STEPS", 3)
+    scaling, model = LossScaling(), network()
+    fit(model, sgd(model), batches(5, 5), callbacks=[scaling])
+    assert (scaling.scale, scaling.good_steps) == (2.0**17, 1)
+    again = LossScaling()
+    again.load_state_dict(scaling.state_dict())
+    assert (again.scale, again.good_steps) == (2.0**17, 1)
+
+
+def test_validation_is_in_the_same_precision():
+    seen = []
+    model = network(torch.float32)
+
+    def loss_func(out, yb):
+        seen.append((torch.is_grad_enabled(), out.dtype))
+        return F.cross_entropy(out, yb)
+
+    dl = batches(8, **SINGLE)
+    fit(model, sgd(model), dl, dl, loss_func=loss_func, epochs=1, precision="bf16")
+    assert seen == [(True, torch.bfloat16), (False, torch.bfloat16)]
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_an_unknown_precision_is_named():
+    model = network()
+    with pytest.raises(ConfigError, match=r"'fp61'.*did you mean.*fp16"):
+        fit(model, sgd(model), batches(5), precision="fp61")
+
+
+# --- compile ---
+
+
+@pytest.fixture
+def compiler():
+    """A compiler that has compiled nothing yet; torch itself uses what it has deprecated."""
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+    torch._dynamo.reset()
+
+
+def train_compiled(model, dl, epochs=12, **options):
+    lines = []
+    opt = sgd(model)
+    history = pf.fit(
+        epochs, model, F.cross_entropy, opt, dl, None, compile=True, echo=lines.append, **options
+    )
+    return history.step_losses, [line for line in lines if line.startswith("note")]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_losses_are_near_and_the_cost_is_said():
+    ours, theirs = network(), network()
+    dl = batches(8, 8, 3)
+    losses, notes = train_compiled(ours, dl)
+    expected = plain(theirs, sgd(theirs), dl, epochs=12)
+    assert losses == pytest.approx(expected, abs=1e-12)  # in float64
+    (note,) = notes
+    assert note.startswith("note   compiled in ")
+    assert " ms instead of " in note
+
+
+class Shared(nn.Module):
+    """What one graph could get wrong: batch norm, a weight or a gradient for two, no gradient."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.second.weight = self.first.weight
+        self.head.weight.requires_grad_(False)
+        self.norm = nn.BatchNorm1d(4)
+        self.one, self.other = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.double()
+
+    def forward(self, xb):
+        return self.head(self.norm(self.second(self.first(xb).tanh()))) + self.one + self.other
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize(
+    "callbacks",
+    [lambda: [GradientClipping(0.1)], lambda: [GradientAccumulation(3)]],
+    ids=["clipping", "accumulation"],
+)
+def test_compiled_gradients_are_autograds(callbacks):
+    ours, theirs = Shared(), Shared()
+    dl = batches(8, 8, 8, 3)
+    options = {"callbacks": callbacks(), "schedule": "one-cycle"}
+    losses, (note,) = train_compiled(ours, dl, epochs=8, **options)
+    assert note.startswith("note   compiled in ")
+    options = {"callbacks": callbacks(), "schedule": "one-cycle", "echo": None}
+    expected = pf.fit(8, theirs, F.cross_entropy, sgd(theirs), dl, None, **options)
+    assert losses == pytest.approx(expected.step_losses, abs=1e-12)
+    for name, value in theirs.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], value, rtol=0, atol=1e-9), name
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_compiled_training_resumes_with_its_bits(tmp_path):
+    dl = batches(8, 8, 8, 3)
+    whole, stopped = Shared(), Shared()
+    losses, _ = train_compiled(whole, dl, epochs=6)
+    train_compiled(stopped, dl, epochs=4, checkpoint=tmp_path)
+    resumed, _ = train_compiled(stopped, dl, epochs=6, checkpoint=tmp_path, resume=True)
+    assert resumed == losses
+    assert same(whole, stopped)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("compiler")
+def test_a_layer_that_is_thawed_is_trained_by_the_graph():
+    model = network(torch.float32)
+    first = next(model.parameters()).requires_grad_(False)
+    before = first.clone()
+    graph, opt = OneGraph(model, F.cross_entropy), sgd(model)
+    for is_trained in (False, True):
+        first.requires_grad_(is_trained)
+        for xb, yb in batches(8, 8, **SINGLE):
+            graph(xb, yb).backward()
+            opt.step()
+            opt.zero_grad()
+        assert torch.equal(first, before) == (not is_trained)
+
+
+class Breaks(nn.Module):
+    """Decides by a value, which no graph can."""
+
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(4, 3).double()
+
+    def forward(self, xb):
+        out = self.lin(xb)
+        return out * 2 if float(out.detach().sum()) > 0 else out
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_model_that_breaks_the_graph_goes_on_without():
+    torch.manual_seed(0)
+    ours = Breaks()
+    torch.manual_seed(0)
+    theirs = Breaks()
+    dl = batches(8, 8)
+    losses, notes = train_compiled(ours, dl)
+    assert losses == plain(theirs, sgd(theirs), dl, epochs=12)
+    (note,) = notes
+    assert note.startswith("note   not compiled, goes on without: ")
+
+
+@pytest.mark.usefixtures("compiler")
+def test_a_missing_compiler_goes_on_without(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+    ours, theirs = network(), network()
+    dl = batches(7, 7)
+    losses, notes = train_compiled(ours, dl)
+    assert losses == plain(theirs, sgd(theirs), dl, epochs=12)
+    (note,) = notes
+    assert note.startswith("note   not compiled, goes on without: ")
+
+
+# --- the guard that does not hold up an accelerator ---
+
+
+def test_a_guard_that_looks_seldom_names_the_step():
+    model = network()
+    dl = batches(5, 5, 5, 5, 5)
+    dl[2][0][1, 0] = float("nan")
+    options = {"check_finite": False, "callbacks": [NonFiniteGuard(every=4)]}
+    with pytest.raises(NonFiniteError, match=r"is nan in epoch 0, step 2; seen after step 3,"):
+        fit(model, sgd(model), dl, **options)

@@ -1,0 +1,360 @@
+"""Searches for settings: what is tried, what counts, what is refused."""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import plainfit as pf
+from killing import ended, forked
+from pages import Page, quiet
+from plainfit.common.errors import ConfigError, NonFiniteError, RunError
+from plainfit.tuning.runs import RunTraining
+from plainfit.tuning.space import Choices, Range, kinds_of_setting, parse, parse_space
+
+pytest.importorskip("optuna", reason="Optuna is not installed")
+from plainfit.tuning import storage  # it needs Optuna
+
+SHORT = {"model": "logistic", "epochs": 3}
+
+
+def bowl(x, kind="round"):
+    """A training that takes no time: the lower the nearer to 0.3."""
+    return (x - 0.3) ** 2 + (kind != "round")
+
+
+def search(folder, train=bowl, space=None, **options):
+    options = {"folder": folder, "trials": 12, "monitor": "loss", "echo": None, **options}
+    return pf.tune(space or {"x": (0.0, 1.0), "kind": ["square", "round"]}, train, **options)
+
+
+def tried(study):
+    return [(t.number, t.state, t.settings, t.value) for t in study.trials]
+
+
+def runs_in(folder, space, monitor="valid_loss", **options):
+    fixed = SHORT | options.pop("fixed", {})
+    return pf.tune(
+        space, RunTraining(monitor), folder=folder, fixed=fixed, monitor=monitor,
+        **{"trials": 4, "echo": None, **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted"),
+    [
+        ("lr", "log:1e-3..1", Range(0.001, 1.0, log=True)),
+        ("lr", "1..5", Range(1.0, 5.0)),
+        ("lr", "auto,0.1,1", Choices(("auto", 0.1, 1.0))),
+        ("batch_size", "log:16..256", Range(16, 256, log=True)),
+        ("momentum", "0..0.95", Range(0.0, 0.95)),
+        ("clip", "none,1,5", Choices((None, 1.0, 5.0))),
+        ("augment", "none,warp", Choices(("none", "warp"))),
+        ("nesterov", "true, false", Choices((True, False))),
+        ("model_args", ["width=8, blocks=0", "w=1"], Choices(("width=8, blocks=0", "w=1"))),
+    ],
+)  # fmt: skip
+def test_what_is_searched_has_the_type_of_its_setting(name, text, wanted):
+    found = parse(name, text, kinds_of_setting(name))
+    assert found == wanted
+    assert list(map(type, found.samples)) == list(map(type, wanted.samples))
+    assert parse(name, found.plain(), kinds_of_setting(name)) == found
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "a search must be over one setting at least"),
+        ({"lrr": "1..2"}, "unknown setting to search 'lrr': .* did you mean 'lr'"),
+        ({"seed": "1..2"}, "seed is not searched: it must be the same in all trials"),
+        ({"lr": "1..0.1"}, "A..B with A below B, and that of lr is 1..0.1"),
+        ({"lr": "log:1"}, "A..B with A below B, and that of lr is log:1"),
+        ({"lr": "a..b"}, "A..B with A below B, and that of lr is a..b"),
+        ({"lr": "0..inf"}, "A..B with A below B"),
+        ({"lr": "log:0..1"}, "a log range must begin above 0"),
+        ({"epochs": "0.5..2"}, "epochs takes whole numbers, and its range is 0.5..2"),
+        ({"model": "1..2"}, "model takes no numbers: give choices"),
+        ({"epochs": "1,many"}, "of epochs must be of type int, got 'many'"),
+        ({"epochs": [1, 2.5]}, "of epochs must be of type int, got 2.5"),
+        ({"model": ""}, "of model must be of type str, got ''"),
+        ({"model": []}, "one at least, all different"),
+        ({"model": "mlp,mlp"}, "one at least, all different"),
+        ({"model": 3}, "that of model is 3"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(space, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_space(space, kinds_of_setting)
+
+
+def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
+    study = search(tmp_path / "s", trials=40, echo=print)
+    assert study.best.value == min(bowl(**trial.settings) for trial in study.trials) < 0.01
+    assert (
+        len(re.findall(r"^trial +\d+ complete loss", capsys.readouterr().out, re.MULTILINE)) == 40
+    )
+    assert str(study).splitlines()[1].split()[0] == str(study.best.number)
+    high = search(tmp_path / "h", monitor="accuracy")
+    assert high.best.value == max(bowl(**trial.settings) for trial in high.trials)
+
+
+def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path):
+    whole = search(tmp_path / "whole")
+    for trials in (5, 12):
+        parts = search(tmp_path / "parts", trials=trials)
+        assert len(parts.trials) == trials
+    assert tried(parts) == tried(whole)
+    assert tried(search(tmp_path / "parts", trials=3)) == tried(whole)  # and none is added
+    assert tried(search(tmp_path / "other", seed=1))[0] != tried(whole)[0]
+
+
+def test_a_trial_is_the_run_that_its_settings_make(tmp_path):
+    study = runs_in(tmp_path / "s", {"lr": "log:0.01..1", "momentum": [0.0, 0.9]}, pruner="none")
+    best = study.best
+    alone = quiet(tmp_path / "alone", **best.settings)
+    record = json.loads((alone / "run.json").read_text())
+    assert best.value == record["last"]["valid_loss"] == min(t.value for t in study.trials)
+    for name in ("model.safetensors", "best.safetensors", "steps.csv"):
+        assert (best.folder / name).read_bytes() == (alone / name).read_bytes(), name
+    assert best.figures == [
+        json.loads(line)["valid_loss"]
+        for line in (alone / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path):
+    space = {"lr": [1e-6, 0.3, 0.4, 0.5, 0.2, 0.25]}
+    study = runs_in(tmp_path / "s", space, trials=10)
+    pruned = [trial for trial in study.trials if trial.state == "pruned"]
+    assert pruned
+    assert study.count("complete") + len(pruned) == 10
+    for trial in pruned:
+        record = json.loads((trial.folder / "run.json").read_text())
+        assert record["stopped"].startswith("pruned")
+        assert len(trial.figures) < 3
+        done = [other.figures for other in study.trials[: trial.number] if other.value is not None]
+        step = len(trial.figures) - 1
+        assert trial.figures[step] > sorted(figures[step] for figures in done)[len(done) // 2 - 1]
+    unpruned = runs_in(tmp_path / "n", {"lr": [1e-6, 0.3]}, trials=8, pruner="none")
+    assert unpruned.count("complete") == 8
+
+
+def test_the_mean_of_the_seeds_counts(tmp_path):
+    study = runs_in(tmp_path / "s", {"lr": [0.05, 0.2]}, trials=1, seeds=3, seed=4)
+    (trial,) = study.trials
+    values = []
+    for seed in (4, 5, 6):
+        alone = quiet(tmp_path / str(seed), **trial.settings, seed=seed)
+        values.append(json.loads((alone / "run.json").read_text())["last"]["valid_loss"])
+    assert trial.values == values
+    assert trial.value == pytest.approx(sum(values) / 3, rel=1e-15)
+    names = sorted(path.name for path in (tmp_path / "s").glob("0*"))
+    assert names == ["0000", "0000-seed-5", "0000-seed-6"]
+
+
+def test_the_best_settings_are_repeated_with_seeds_that_the_search_has_not_seen(tmp_path, capsys):
+    calls = []
+
+    def noisy(x, seed):
+        calls.append(seed)
+        return x + seed
+
+    space = {"x": (0.0, 1.0)}
+    study = search(tmp_path / "s", noisy, space, trials=3, seeds=2, repeat=3)
+    assert calls == [0, 1] * 3 + [2, 3, 4]
+    assert study.repeated == [study.best.settings["x"] + seed for seed in (2, 3, 4)]
+    assert search(tmp_path / "s", noisy, space, trials=3, seeds=2, repeat=3) == study
+    assert len(calls) == 9  # nothing is done twice
+    more = search(tmp_path / "s", noisy, space, trials=3, seeds=2, repeat=4)
+    assert (more.repeated[:3], calls[9:]) == (study.repeated, [5])
+
+
+def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path):
+    def fragile(x):
+        if x > 0.6:
+            raise NonFiniteError("the loss is nan")
+        if x < 0.2:
+            raise MemoryError("too large")
+        return x if x < 0.55 else float("nan")
+
+    with pytest.raises(MemoryError):  # nothing works yet: say so at once
+        search(tmp_path / "first", lambda x: fragile(0), {"x": (0.0, 1.0)})
+    study = search(tmp_path / "s", fragile, {"x": (0.0, 1.0)}, trials=30)
+    by_state = {state: [t.settings["x"] for t in study.trials if t.state == state]
+                for state in ("complete", "diverged", "failed")}  # fmt: skip
+    assert sum(map(len, by_state.values())) == 30
+    assert min(by_state["diverged"]) >= 0.55
+    assert max(by_state["failed"]) < 0.2
+    assert {t.note for t in study.trials if t.state == "failed"} == {"MemoryError: too large"}
+
+
+def test_a_run_that_diverges_does_not_end_the_search(tmp_path):
+    study = runs_in(tmp_path / "s", {"lr": [1e38]}, trials=2)
+    assert [trial.state for trial in study.trials] == ["diverged", "diverged"]
+    assert "the loss must be finite" in study.trials[0].note
+
+
+def test_the_time_limit_stops_within_a_training_and_the_study_goes_on(tmp_path):
+    space, fixed = {"lr": "log:0.01..1"}, {"epochs": 40, "batch_size": 16}
+    options = {"trials": 1, "fixed": fixed, "pruner": "none"}
+    began = time.monotonic()
+    study = runs_in(tmp_path / "s", space, time_limit=0.3, **options)
+    assert time.monotonic() - began < 5
+    assert (study.trials[0].state, len(study.trials)) == ("waiting", 1)
+    assert len(study.trials[0].figures) < 40
+    assert tried(runs_in(tmp_path / "s", space, **options)) == tried(
+        runs_in(tmp_path / "whole", space, **options)
+    )
+
+
+def test_ctrl_c_leaves_a_trial_to_go_on_with(tmp_path):
+    calls = []
+
+    def interrupted(x):
+        calls.append(x)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return x
+
+    space = {"x": (0.0, 1.0)}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path / "s", interrupted, space, trials=4)
+    study = search(tmp_path / "s", interrupted, space, trials=4)
+    assert calls[2] == calls[3] == study.trials[2].settings["x"]
+    assert study.count("complete") == len(study.trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"x": (0.0, 2.0)}}, "search x=0.0..1.0, and search x=0.0..2.0 was asked"),
+        ({"space": {"x": (0.0, 1.0), "kind": ["round"]}}, "no search kind, and search kind=round"),
+        ({"fixed": {"kind": "round"}}, "with no kind, and kind=round was asked"),
+        ({"monitor": "error"}, "monitor=loss, and monitor=error"),
+        ({"seed": 2}, "seed=0, and seed=2"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
+    space = changes.pop("space", {"x": (0.0, 1.0)})
+    search(tmp_path / "s", space={"x": (0.0, 1.0)}, trials=1)
+    before = (tmp_path / "s" / "study.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=message):
+        search(tmp_path / "s", space=space, trials=2, **changes)
+    assert (tmp_path / "s" / "study.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"space": {"y": (0, 1)}}, "unknown argument of bowl 'y'"),
+        ({"space": {"kind": ["a"]}}, "missing a required argument: 'x'"),
+        ({"fixed": {"x": 1}}, "x is searched and fixed"),
+        ({"pruner": "medium"}, "did you mean 'median'"),
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"seeds": 2}, "train must have a parameter seed"),
+        ({"repeat": 1}, "train must have a parameter seed"),
+        ({"time_limit": 0}, "a time limit must be a positive number"),
+    ],
+)
+def test_what_tune_cannot_do_is_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        search(tmp_path / "s", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_must_return_a_figure_and_a_folder_must_be_free(tmp_path):
+    with pytest.raises(ConfigError, match="a History or a number, got str"):
+        search(tmp_path / "s", lambda x: "good", {"x": (0.0, 1.0)})
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="must be new or empty"):
+        search(tmp_path)
+    (tmp_path / "s" / "study.jsonl").write_text("what\nis\nthis\n")
+    with pytest.raises(RunError, match="must be a study's journal"):
+        search(tmp_path / "s")
+
+
+def test_a_history_counts_by_its_last_epoch_and_prunes_by_the_callback(tmp_path):
+    data = pf.open_data("digits")
+    train_dl, valid_dl = pf.get_data(data.train, data.valid, bs=256)
+
+    def train(lr, report, folder, seed):
+        model, opt = pf.get_model("logistic", lr=lr, input_shape=data.input_shape, seed=seed)
+        return pf.fit(
+            3, model, torch.nn.functional.cross_entropy, opt, train_dl, valid_dl,
+            callbacks=[report], checkpoint=folder, resume=True, echo=None,
+        )  # fmt: skip
+
+    seen = []
+    study = search(
+        tmp_path / "s", train, {"lr": [0.1, 0.2, 1e-7]}, trials=16, monitor="valid_loss",
+        watch=lambda study: seen.append(sum(len(trial.figures) for trial in study.trials)),
+    )  # fmt: skip
+    assert all(t.value == t.figures[2] for t in study.trials if t.state == "complete")
+    assert study.count("pruned")
+    assert seen == sorted(seen)
+    assert seen[-1] == sum(len(trial.figures) for trial in study.trials)
+    assert len(list((tmp_path / "s" / "0000").glob("*.safetensors"))) == 2
+
+
+def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
+    search(tmp_path / "s", trials=3)
+    journal = tmp_path / "s" / "study.jsonl"
+    whole = search(tmp_path / "whole", trials=5)
+    last = journal.read_bytes().splitlines(keepends=True)[-1]
+    journal.write_bytes(journal.read_bytes() + last[: len(last) // 2])
+    assert tried(search(tmp_path / "s", trials=5)) == tried(whole)
+    for line in journal.read_text().splitlines():
+        json.loads(line)
+
+
+def test_the_page_shows_every_trial_and_loads_nothing(tmp_path):
+    study = search(tmp_path / "<s>", trials=20)
+    page = Page(tmp_path / "<s>" / "study.html")
+    assert [row[0] for row in page.tables["Trials"][1:]] == [str(t.number) for t in study.ranked()]
+    shares = {row[0]: float(row[1]) for row in page.tables["Importance"]}
+    assert set(shares) == {"x", "kind"}
+    assert shares["kind"] > 0.5 > shares["x"]  # a whole unit against at most 0.49
+    assert sum(shares.values()) == pytest.approx(1.0, abs=2e-3)
+    assert page.headings()[1:] == [
+        "History", "Importance", "Parallel coordinates", "Slices", "Trials", "Search",
+    ]  # fmt: skip
+    assert len(page.all("circle")) == 3 * 20  # in the history and in two slices
+    assert len(page.all("polyline")) == 20 + 1  # and the best so far
+    assert not page.all("script") + page.all("link") + page.all("img")
+    assert "http" not in page.source.replace("http-equiv", "")
+
+
+def test_in_a_database_a_trial_that_gives_no_sign_of_life_is_begun_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "BEAT", 1)
+    monkeypatch.setattr(storage, "SILENCE", 2)
+    url, space = f"sqlite:///{tmp_path / 'study.db'}", {"x": (0.0, 1.0)}
+
+    def killed(x):
+        time.sleep(0.2)  # the first sign of life is given
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    options = {"trials": 3, "storage": url}
+    child = forked(lambda: search(tmp_path / "s", killed, space, **options), tmp_path / "error.txt")
+    assert ended(child) == -signal.SIGKILL
+    time.sleep(3.1)
+    study = search(tmp_path / "s", space=space, **options)
+    assert [trial.state for trial in study.trials] == ["complete"] * 3
+    assert study.trials[0].folder.name == "0000"
+    assert not (tmp_path / "s" / "study.jsonl").exists()
+    with pytest.raises(ConfigError, match=r"and search x=0\.0\.\.3\.0 was"):
+        search(tmp_path / "s", space={"x": (0.0, 3.0)}, **options)
+
+
+def test_the_lines_of_the_docs_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    docs = (Path(__file__).parents[2] / "docs" / "tuning.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", docs, re.MULTILINE | re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    assert names["study"].best.value < 1
+    assert (names["study"].folder / "study.html").exists()
