@@ -14,7 +14,7 @@ from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, VECTORS, scrip
 from plainfit.eject.rungs import in_float64, lower
 from plainfit.eject.rungs.catalog import ELEMENTARY
 from plainfit.eject.rungs.names import references
-from plainfit.eject.rungs.source import Source
+from plainfit.eject.source import Source
 
 SCRIPTS = {
     **{f"layer-{name}": text for name, text in LAYERS.items()},

@@ -11,7 +11,7 @@ from plainfit.eject.rungs.float64 import in_float64
 from plainfit.eject.rungs.inline import inlined
 from plainfit.eject.rungs.passes import compact, without
 from plainfit.eject.rungs.placing import without_imports
-from plainfit.eject.rungs.source import Source
+from plainfit.eject.source import Source
 from plainfit.eject.rungs.tidy import tidy
 
 __all__ = ["RUNGS", "in_float64", "lower"]

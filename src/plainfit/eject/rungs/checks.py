@@ -17,7 +17,7 @@ from plainfit.eject.rungs.catalog import (
 )
 from plainfit.eject.rungs.library import Parameter, definitions
 from plainfit.eject.rungs.names import Reference, references
-from plainfit.eject.rungs.source import Source, parents
+from plainfit.eject.source import Source, parents
 
 
 @dataclass(frozen=True)

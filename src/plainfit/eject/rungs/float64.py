@@ -3,7 +3,7 @@
 import ast
 
 from plainfit.eject.rungs.names import references
-from plainfit.eject.rungs.source import Edit, Source, edited
+from plainfit.eject.source import Edit, Source, edited
 
 SWITCH = """
 torch.set_default_dtype(torch.float64)  # sums in another order round differently, by 1e-16 here

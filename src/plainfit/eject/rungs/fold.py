@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from plainfit.eject.rungs.library import definitions, maker
-from plainfit.eject.rungs.source import Edit, Source, blocks, edited, listed
+from plainfit.eject.source import Edit, Source, blocks, edited, listed
 
 
 def simplified(text: str, outside: set[str]) -> str:

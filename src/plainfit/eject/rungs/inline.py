@@ -12,7 +12,7 @@ from plainfit.eject.rungs.fold import constant, simplified
 from plainfit.eject.rungs.library import maker
 from plainfit.eject.rungs.names import bound
 from plainfit.eject.rungs.options import defaults_of, with_constants
-from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed
+from plainfit.eject.source import Edit, Source, attributes, edited, listed
 
 Definition = ast.ClassDef | ast.FunctionDef
 INPUT = "\0"

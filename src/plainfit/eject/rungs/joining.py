@@ -6,7 +6,7 @@ import textwrap
 from plainfit.eject.rungs.library import maker
 from plainfit.eject.rungs.names import bound
 from plainfit.eject.rungs.options import defaults_of
-from plainfit.eject.rungs.source import Edit, Source, edited
+from plainfit.eject.source import Edit, Source, edited
 
 PLAIN = (ast.Name, ast.Attribute, ast.Constant)
 

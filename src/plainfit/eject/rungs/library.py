@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from plainfit.eject.rungs.source import Source, blocks, edited
+from plainfit.eject.source import Source, blocks, edited
 
 MAKERS = ("__init__", "__new__")
 Nodes = dict[str, ast.ClassDef | ast.FunctionDef]

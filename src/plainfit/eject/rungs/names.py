@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plainfit.eject.rungs.source import Source
+from plainfit.eject.source import Source
 
 SHORT = {  # the beginnings by which we know torch's names, the longest first
     "torch.nn.functional.": "F.",

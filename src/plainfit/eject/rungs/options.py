@@ -3,7 +3,7 @@
 import ast
 
 from plainfit.eject.rungs.library import maker
-from plainfit.eject.rungs.source import Edit, Source, attributes, edited, listed, strings
+from plainfit.eject.source import Edit, Source, attributes, edited, listed, strings
 
 
 def without_options(text: str, passed: set[str]) -> str:

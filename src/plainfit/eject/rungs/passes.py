@@ -12,7 +12,7 @@ from plainfit.eject.rungs.names import Reference, bound, references
 from plainfit.eject.rungs.options import of_methods, with_known_pairs, without_none, without_options
 from plainfit.eject.rungs.placing import placed, with_imports, without_imports
 from plainfit.eject.rungs.pruning import pruned
-from plainfit.eject.rungs.source import Edit, Source, attributes, edited, strings
+from plainfit.eject.source import Edit, Source, attributes, edited, strings
 from plainfit.eject.rungs.uses import uses_of
 
 Key = tuple[str, str]

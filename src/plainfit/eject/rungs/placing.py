@@ -4,7 +4,7 @@ import ast
 import sys
 
 from plainfit.eject.rungs.names import short
-from plainfit.eject.rungs.source import Edit, Source, edited
+from plainfit.eject.source import Edit, Source, edited
 
 
 def placed(text: str, texts: dict[str, str], needs: dict[str, set[str]]) -> str:

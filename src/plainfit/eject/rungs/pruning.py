@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from plainfit.eject.rungs.source import Source, attributes, edited, strings
+from plainfit.eject.source import Source, attributes, edited, strings
 
 KEPT = {"forward", "__init__", "__new__", "__setattr__", "__call__", "__iter__"}
 NEEDS = {"__len__": "len", "__deepcopy__": "deepcopy"}

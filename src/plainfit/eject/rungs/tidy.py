@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from plainfit.eject.rungs.source import WIDTH
+from plainfit.eject.source import WIDTH
 
 
 def tidy(text: str) -> str:
