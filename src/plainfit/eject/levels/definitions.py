@@ -9,13 +9,13 @@ from plainfit.eject.source import Source, names_in
 
 PACKAGE = "plainfit.ladder.scratch"
 HOMES = {  # which modules have the definitions for what of torch
-    "optim": ("optimizers", "averages"),
-    "layers": ("layers", "activations"),
+    "optim": ("optimizers",),
+    "layers": ("layers",),
     "nn": ("modules",),
-    "init": ("initial",),
-    "utils": ("averages",),
-    "tensors": ("losses", "kernels", "functions"),
-    "math": ("losses", "sums", "functions"),
+    "init": ("modules",),
+    "utils": ("optimizers",),
+    "tensors": ("functions",),
+    "math": ("sums", "functions"),
 }
 ON_TORCH = {"F": "import torch.nn.functional as F", "nn": "from torch import nn"}
 """What a pasted definition imports in place of our own `functional` and `modules`."""
@@ -111,5 +111,5 @@ def signature(node: Node, nodes: dict[str, Node]) -> Signature:
         return signature(bases[0], nodes) if bases else Signature((), frozenset())
     args = function.args
     positional = tuple(arg.arg for arg in args.args[isinstance(node, ast.ClassDef) :])
-    names = frozenset([*positional, *(arg.arg for arg in args.kwonlyargs)])
-    return Signature(positional, names, args.vararg is not None)
+    parameters = frozenset([*positional, *(arg.arg for arg in args.kwonlyargs)])
+    return Signature(positional, parameters, args.vararg is not None)
