@@ -28,6 +28,8 @@ class Report(Callback):
         changed: called after each epoch.
     """
 
+    observer = True
+
     def __init__(
         self,
         monitor: str,
