@@ -58,7 +58,8 @@ class LoopText:
         self.data = data
         self.lifter = lifter
         self.callbacks = by_name(recipe.callbacks)
-        self.metrics = [metric for metric in recipe.metrics if not is_streaming(metric)]
+        is_validated = recipe.valid_dl is not None
+        self.metrics = [m for m in recipe.metrics if is_validated and not is_streaming(m)]
         recipe.notes += [type(c).__name__ for c in recipe.callbacks if is_users_observer(c)]
         recipe.notes += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         loss = expression(recipe.loss_func, lifter)
@@ -74,7 +75,7 @@ class LoopText:
             "parameters": self.parameters(),
             "stops": recipe.stop is not None,
             "train_heading": "\n".join(data.train_heading()),
-            "validates": recipe.valid_dl is not None,
+            "validates": is_validated,
             **self.forward(name),
             **self.averaging(),
             **self.rates(),
