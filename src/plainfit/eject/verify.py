@@ -1,5 +1,6 @@
 """Running a script, and comparing what it gives with the training that it was made from."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES
 from plainfit.common.errors import EjectError
 from plainfit.eject import alone
@@ -25,7 +27,7 @@ MOST_APART = 1e-12  # relative, in float64, at rung math
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     holds: bool
     text: str
@@ -33,20 +35,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Given:
-    """What a script gave, and on what."""
+    """What a script gave, and the fingerprint of the process that ran it."""
 
     losses: list[float]
     weights: dict[str, Tensor]
-    torch: str
-    cpu_capability: str
+    fingerprint: dict[str, Any]
 
-    def differs_from(self, fingerprint: dict[str, Any]) -> str:
-        """Say what this machine has otherwise than a recorded one; nothing, if it is equal."""
-        mine = {"torch": self.torch, "cpu_capability": self.cpu_capability}
+    def differs_from(self, recorded: dict[str, Any]) -> str:
+        """Return what differs from a recorded fingerprint; empty if nothing does."""
         return "; ".join(
-            f"{name} was {fingerprint[name]}, is {value}"
-            for name, value in mine.items()
-            if fingerprint[name] != value
+            f"{name} was {recorded[name]}, is {value}"
+            for name, value in self.fingerprint.items()
+            if name in recorded and recorded[name] != value  # an older run has fewer facts
         )
 
 
@@ -56,10 +56,10 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
     Args:
         script: its path.
         fingerprint: of the recorded training; its variables are set.
-        steps: stop after so many.
+        steps: stop after this many.
 
     Raises:
-        EjectError: if it fails.
+        EjectError: if the script fails.
     """
     from safetensors.torch import load_file
 
@@ -67,10 +67,9 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
     environment |= fingerprint["isa_variables"]
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
-        program = Path(alone.__file__).read_text(encoding="utf-8")
         arguments = [str(script.resolve()), str(report), str(steps or 0)]
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
+            [sys.executable, "-c", program(), *arguments],
             capture_output=True, text=True, cwd=folder, env=environment, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -78,7 +77,14 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
             raise EjectError(f"{script} must run by itself, and failed: {last}")
         found = json.loads(report.read_text())
         tensors = load_file(weights) if weights.exists() else {}
-    return Given(found["losses"], tensors, found["torch"], found["cpu_capability"])
+    return Given(found["losses"], tensors, found["fingerprint"])
+
+
+def program() -> str:
+    """Return the program that runs a script: `alone`, and the function it takes from `devices`."""
+    facts = inspect.getsource(devices.fingerprint)
+    own = Path(alone.__file__).read_text(encoding="utf-8")
+    return f"import os\nfrom typing import Any\n\nimport torch\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
 
 
 def compare(
