@@ -5,7 +5,7 @@ import io
 
 import torch
 
-from plainfit.eject.rungs import lower
+from plainfit.eject.levels.lower import lower
 
 
 def run(text):

@@ -11,9 +11,10 @@ import torch
 from eject.modules import MODULES
 from eject.running import assert_same, run
 from eject.scripts import LAYERS, LOSSES, OPTIMIZERS, PERCEPTRON, VECTORS, script
-from plainfit.eject.rungs import in_float64, lower
-from plainfit.eject.rungs.catalog import ELEMENTARY
-from plainfit.eject.rungs.names import references
+from plainfit.eject.levels.float64 import in_float64
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.torch_names import ELEMENTARY
+from plainfit.eject.levels.torch_names import references
 from plainfit.eject.source import Source
 
 SCRIPTS = {

@@ -168,12 +168,12 @@ def test_a_built_model_that_does_not_keep_its_arguments(path):
 
 
 def verified(path, model, loss=F.cross_entropy, **options):
-    """Train, and eject at both rungs; the scripts give the training's losses."""
+    """Train, and eject at both levels; the scripts give the training's losses."""
     opt = options.pop("opt", None) or optim.SGD(model.parameters(), lr=0.1)
     loaders = pf.get_data(*sets(), 8)
     history = pf.fit(3, model, loss, opt, *loaders, echo=None, **options)
-    for rung in ("data", "loop"):
-        history.run.eject(path, rung=rung, echo=None, force=True)
+    for level in ("data", "loop"):
+        history.run.eject(path, level=level, echo=None, force=True)
         assert run_here(path)[0] == history.step_losses
     return path.read_text()
 
@@ -265,8 +265,8 @@ def test_of_several_limits_the_first_rung_that_works_is_named(path):
     opt = optim.SGD(model.parameters(), lr=0.1, fused=True)
     train_dl, valid_dl = DataLoader(sets()[0], 8), pf.get_data(*sets(), 8)[1]
     history = pf.fit(1, model, F.cross_entropy, opt, train_dl, valid_dl, echo=None)
-    with pytest.raises(EjectError, match=r"stock DataLoader.*the lowest rung that works is loop"):
-        history.run.eject(path, rung="optim", echo=None)
+    with pytest.raises(EjectError, match=r"stock DataLoader.*the lowest level that works is loop"):
+        history.run.eject(path, level="optim", echo=None)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -277,8 +277,8 @@ def test_what_needs_an_optimizer_of_torch(fused, path):
     loaders = pf.get_data(*sets(), 8)
     history = pf.fit(1, model, F.cross_entropy, opt, *loaders, schedule=schedule, echo=None)
     reason = "a fused SGD" if fused else "a scheduler of torch"
-    with pytest.raises(EjectError, match=f"{reason}.*the lowest rung that works is data"):
-        history.run.eject(path, rung="optim", echo=None)
+    with pytest.raises(EjectError, match=f"{reason}.*the lowest level that works is data"):
+        history.run.eject(path, level="optim", echo=None)
 
 
 def test_optimizers_and_schedulers(path):
@@ -350,10 +350,10 @@ def test_files_are_never_written_over_unasked(path):
     history.run.eject(path, echo=None, force=True)
     assert path.read_text() == before
     with pytest.raises(ConfigError, match="did you mean 'layers'"):
-        history.run.eject(path, rung="layer", echo=None)
+        history.run.eject(path, level="layer", echo=None)
 
 
 def test_lowest_says_the_rung():
     error = EjectError("compile is PyTorch's own work", "loop")
     assert error.lowest == "loop"
-    assert str(error) == "compile is PyTorch's own work; the lowest rung that works is loop"
+    assert str(error) == "compile is PyTorch's own work; the lowest level that works is loop"

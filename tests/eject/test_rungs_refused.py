@@ -5,7 +5,8 @@ import pytest
 from eject.running import assert_same
 from eject.scripts import PERCEPTRON, VECTORS, script, sequential
 from plainfit.common.errors import ConfigError, EjectError
-from plainfit.eject.rungs import RUNGS, lower
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.torch_names import LEVELS
 
 SGD = "optim.SGD(model.parameters(), lr=0.1)"
 

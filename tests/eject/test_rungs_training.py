@@ -4,8 +4,9 @@ import pytest
 
 from eject.running import assert_same, run
 from eject.scripts import MLP, PERCEPTRON, VECTORS, script
-from plainfit.eject.rungs import in_float64, lower
-from plainfit.eject.rungs.float64 import SWITCH
+from plainfit.eject.levels.float64 import in_float64
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.float64 import SWITCH
 
 ADAMW = "optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)"
 MOMENTUM = "optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)"

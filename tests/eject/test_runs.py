@@ -78,10 +78,10 @@ def test_every_setting(name, tmp_path):
     eject_run(folder, script)
     assert_same(folder, script)
     if name in ONLY_LOOP:
-        with pytest.raises(EjectError, match="the lowest rung that works is loop"):
-            eject_run(folder, script, rung="data", force=True)
+        with pytest.raises(EjectError, match="the lowest level that works is loop"):
+            eject_run(folder, script, level="data", force=True)
         return
-    eject_run(folder, script, rung="data", force=True)
+    eject_run(folder, script, level="data", force=True)
     assert_same(folder, script)
     assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
 
@@ -107,8 +107,8 @@ def test_stopped_within_an_epoch(tmp_path):
     stop = StopAt(26)  # a time limit would stop at some step or other
     result = train(RunConfig(**settings, seed=3, out=folder), echo=None, callbacks=[stop])
     assert result.history.unfinished
-    for rung in ("loop", "data"):
-        eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
+    for level in ("loop", "data"):
+        eject_run(folder, tmp_path / "train.py", level=level, force=True)
         assert_same(folder, tmp_path / "train.py")
 
 
@@ -152,10 +152,10 @@ def test_a_run_that_never_trained_is_refused(tmp_path):
     assert not (tmp_path / "train.py").exists()
 
 
-def test_all_rungs_and_their_diffs(tmp_path):
+def test_all_levels_and_their_diffs(tmp_path):
     run(tmp_path / "run", model="logistic", epochs=1)
     done, _ = eject_all(tmp_path / "run", tmp_path / "all")
-    assert [item.rung for item in done][:2] == ["loop", "data"]
+    assert [item.level for item in done][:2] == ["loop", "data"]
     with pytest.raises(ConfigError, match=r"1_loop\.py is there already"):
         eject_all(tmp_path / "run", tmp_path / "all")
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
@@ -199,7 +199,7 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
     Path("parts.py").write_text(PARTS)
     Path("own_nets.py").write_text(NETS)
     run(tmp_path / "run", model="own_nets:Small")
-    script = eject_run(tmp_path / "run", tmp_path / "train.py", rung="data").path
+    script = eject_run(tmp_path / "run", tmp_path / "train.py", level="data").path
     text = script.read_text()
     assert "    # why it is small\n" in text
     assert "*layers(in_features, classes))  # all of it\n" in text
@@ -214,10 +214,10 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
 def test_mnist_in_few_lines(mnist_folder, tmp_path):
     folder = tmp_path / "run"
     run(folder, data="mnist", data_dir=mnist_folder, model="cnn", epochs=1, batch_size=256)
-    for rung in ("loop", "data"):
-        ejected = eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
+    for level in ("loop", "data"):
+        ejected = eject_run(folder, tmp_path / "train.py", level=level, force=True)
         assert_same(folder, ejected.path)
         assert code_lines(ejected.path) <= 90
         assert not Path(tmp_path / "train-data.safetensors").exists()
-    eject_run(folder, tmp_path / "train.py", rung="tensors", force=True)
+    eject_run(folder, tmp_path / "train.py", level="tensors", force=True)
     assert code_lines(tmp_path / "train.py") <= 160

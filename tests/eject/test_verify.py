@@ -175,12 +175,12 @@ def test_exit_codes(folder, tmp_path):
 
     done = plainfit("--verify", "--steps", "3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("script train.py: rung loop, ")
+    assert done.stdout.startswith("script train.py: level loop, ")
     assert "verify holds: the losses of the first 3 steps are equal" in done.stdout
     before = (tmp_path / "train.py").read_text()
     for words, message in (
         ([], "error: train.py is there already; --force writes over it"),
-        (["--rung", "lop"], "did you mean 'loop'?"),
+        (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must be there"),
         (["-o", "."], "a script is a file, and . is a folder"),
         (["--steps", "3"], "add --verify"),

@@ -45,12 +45,12 @@ def trained(name, sets):
     return history, model
 
 
-@pytest.mark.parametrize("rung", ["loop", "data"])
+@pytest.mark.parametrize("level", ["loop", "data"])
 @pytest.mark.parametrize("name", ZOO)
-def test_zoo(name, rung, sets, tmp_path):
+def test_zoo(name, level, sets, tmp_path):
     history, model = trained(name, sets)
     script = tmp_path / "train.py"
-    history.run.eject(script, rung=rung, echo=None)
+    history.run.eject(script, level=level, echo=None)
     losses, weights = run_here(script)
     assert len(losses) in (8, 10)
     assert losses == history.step_losses
@@ -58,15 +58,15 @@ def test_zoo(name, rung, sets, tmp_path):
     assert differing(weights, load_file(tmp_path / "run.safetensors")) == []
     names = names_in(script)
     assert not {n for n in names if n.startswith("plainfit")}
-    if rung == "data":
+    if level == "data":
         assert not names & {"DataLoader", "TensorDataset", "TensorLoader", "WrappedDataLoader"}
 
 
 def test_the_scripts_are_as_ruff_has_them(sets, tmp_path):
     for number, name in enumerate(ZOO):
         history, _ = trained(name, sets)
-        for rung in ("loop", "data"):
-            history.run.eject(tmp_path / f"t{number}_{rung}.py", rung=rung, echo=None)
+        for level in ("loop", "data"):
+            history.run.eject(tmp_path / f"t{number}_{level}.py", level=level, echo=None)
     config = ["--config", str(ROOT / "pyproject.toml")]
     # The zoo's own classes have few docstrings, and a script prints.
     for command in (["check", "--ignore", "T20,D1,B905", *config], ["format", "--diff", *config]):

@@ -17,7 +17,7 @@ DIFFERS = 1  # exit code where a script gives something else
 
 def eject(
     run: RunFolder,
-    rung: Annotated[
+    level: Annotated[
         str, typer.Option(help="How far down: loop, data, optim, layers, tensors or math.")
     ] = "loop",
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the script.")] = Path(
@@ -25,7 +25,7 @@ def eject(
     ),
     all_: Annotated[
         Path | None,
-        typer.Option("--all", help="Write every rung and the diffs into a folder.", metavar="DIR"),
+        typer.Option("--all", help="Write every level and the diffs into a folder.", metavar="DIR"),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run it, and compare losses and weights with the run.")
@@ -33,9 +33,6 @@ def eject(
     steps: Annotated[
         int | None, typer.Option(min=1, help="Compare the first so many steps only.")
     ] = None,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Put in what is always the same; layers at their use.")
-    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files there.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -46,9 +43,9 @@ def eject(
 
     reason = ""
     if all_ is not None:
-        done, reason = eject_all(run, all_, inline=inline, force=force)
+        done, reason = eject_all(run, all_, force=force)
     else:
-        done = [eject_run(run, out, rung=rung, inline=inline, force=force)]
+        done = [eject_run(run, out, level=level, force=force)]
     held = [report(ejected, verify, steps) for ejected in done]
     if reason:
         show(f"note   {reason}")
@@ -58,7 +55,7 @@ def eject(
 def report(ejected: "Ejected", verify: bool, steps: int | None) -> bool:
     """Say what was written and, if that is asked, whether it gives what the run gave."""
     lines = len(ejected.path.read_text(encoding="utf-8").splitlines())
-    show(f"script {ejected.path}: rung {ejected.rung}, {lines} lines")
+    show(f"script {ejected.path}: level {ejected.level}, {lines} lines")
     if not verify:
         return True
     from plainfit.eject import verified

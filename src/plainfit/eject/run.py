@@ -11,9 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, EjectError, MismatchError, unknown_name
+from plainfit.eject.levels.float64 import in_float64
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.torch_names import LEVELS
 from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
-from plainfit.eject.rungs import RUNGS, in_float64, lower
 from plainfit.eject.script import Script
 from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
 from plainfit.runs.folder import make_folder, read_record, write_whole
@@ -28,44 +30,39 @@ class Ejected:
     """A script that was written."""
 
     recipe: Recipe
-    rung: str
+    level: str
     path: Path
 
 
-def eject_run(
-    folder: Path, path: Path, *, rung: str = "loop", inline: bool = False, force: bool = False
-) -> Ejected:
+def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = False) -> Ejected:
     """Write a run as a plain PyTorch script.
 
     Args:
         folder: of the run.
         path: of the script; tensors that are in no file are written beside it.
-        rung: how far down: one of `RUNGS`.
-        inline: write its definitions for the calls there are: arguments that are always the same
-            are put in, and layers of one expression stand where the model calls them.
+        level: how far down: one of `LEVELS`.
         force: write over files there.
 
     Raises:
         EjectError: if the run cannot become such a script.
-        ConfigError: if there is no such rung, or a file is in the way.
+        ConfigError: if there is no such level, or a file is in the way.
     """
-    check(path, rung, force)
-    return write(from_folder(folder), path, rung, force, inline=inline)
+    check(path, level, force)
+    return write(from_folder(folder), path, level, force)
 
 
 def eject_fit(
     call: FitRecord,
     path: Path,
     *,
-    rung: str,
-    inline: bool,
+    level: str,
     verify: bool,
     force: bool,
     echo: Say | None,
 ) -> Path:
     """Write a call of `fit` as a script; see `FitRecord.eject`."""
-    check(path, rung, force)
-    ejected = write(from_fit(call), path, rung, force, inline=inline)
+    check(path, level, force)
+    ejected = write(from_fit(call), path, level, force)
     verdict = verified(ejected) if verify else None
     if echo:
         echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
@@ -74,13 +71,11 @@ def eject_fit(
     return path
 
 
-def eject_all(
-    folder: Path, into: Path, *, inline: bool = False, force: bool = False
-) -> tuple[list[Ejected], str]:
-    """Write a run at every rung, and the diffs from each rung to the next.
+def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
+    """Write a run at every level, and the diffs from each level to the next.
 
     Returns:
-        What was written, and why the rungs below it were not, if there are some.
+        What was written, and why the levels below it were not, if there are some.
 
     Raises:
         EjectError: if the run cannot become a script at all.
@@ -88,22 +83,22 @@ def eject_all(
     """
     recipe = from_folder(folder)
     make_folder(into)
-    paths = {rung: into / f"{number}_{rung}.py" for number, rung in enumerate(RUNGS, 1)}
+    paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # one for all
     for path in (*paths.values(), beside):
         check(path, "loop", force)
     done: list[Ejected] = []
     reason = ""
-    for rung, path in paths.items():
+    for level, path in paths.items():
         try:
-            done.append(write(fresh(recipe), path, rung, True, beside=beside, inline=inline))
+            done.append(write(fresh(recipe), path, level, True, beside=beside))
         except EjectError as error:
             if not done:
                 raise
-            reason = f"no rung {rung}: {error}"
+            reason = f"no level {level}: {error}"
             break
     for before, after in pairwise(done):
-        write_diff(before.path, after.path, into / f"{before.rung}_to_{after.rung}.diff")
+        write_diff(before.path, after.path, into / f"{before.level}_to_{after.level}.diff")
     return done, reason
 
 
@@ -112,7 +107,7 @@ def write_diff(before: Path, after: Path, path: Path) -> None:
     old, new = (item.read_text(encoding="utf-8").splitlines() for item in (before, after))
     lines = difflib.unified_diff(old, new, before.name, after.name, lineterm="")
     text = "\n".join([*lines, ""])
-    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def fresh(recipe: Recipe) -> Recipe:
@@ -120,14 +115,14 @@ def fresh(recipe: Recipe) -> Recipe:
     return replace(recipe, notes=[])
 
 
-def check(path: Path, rung: str, force: bool) -> None:
+def check(path: Path, level: str, force: bool) -> None:
     """Check what was asked before anything is read.
 
     Raises:
-        ConfigError: if there is no such rung, or a file is in the way.
+        ConfigError: if there is no such level, or a file is in the way.
     """
-    if rung not in RUNGS:
-        raise ConfigError(unknown_name("rung", rung, RUNGS))
+    if level not in LEVELS:
+        raise ConfigError(unknown_name("level", level, LEVELS))
     if path.is_dir():
         raise ConfigError(
             f"a script is a file, and {path} is a folder; add a name, such as train.py"
@@ -146,26 +141,25 @@ def check(path: Path, rung: str, force: bool) -> None:
 def write(
     recipe: Recipe,
     path: Path,
-    rung: str,
+    level: str,
     force: bool,
     *,
     beside: Path | None = None,
-    inline: bool = False,
 ) -> Ejected:
     """Write the script of a recipe, and the tensors that it reads beside it."""
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
-    script = Script(recipe, rung, beside.name)
+    script = Script(recipe, level, beside.name)
     whole = script.text()
-    check_rung(script.limits, rung)
-    text = lower(whole, rung, inline=inline)
+    check_level(script.limits, level)
+    text = lower(whole, level)
     if tensors := script.beside():
         from safetensors.torch import save_file
 
         if beside.exists() and not force:
             raise ConfigError(f"{beside} is there already; --force writes over it")
-        write_whole(beside, lambda scratch: save_file(unshared(tensors), scratch))
-    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
-    return Ejected(recipe, rung, path)
+        write_whole(beside, lambda temporary: save_file(unshared(tensors), temporary))
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return Ejected(recipe, level, path)
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,19 +173,19 @@ def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def check_rung(limits: list[EjectError], rung: str) -> None:
-    """Check that a rung has all that the training used.
+def check_level(limits: list[EjectError], level: str) -> None:
+    """Check that a level has all that the training used.
 
     Args:
-        limits: of what it used, each with the lowest rung that has it.
-        rung: one of `RUNGS`.
+        limits: of what it used, each with the lowest level that has it.
+        level: one of `LEVELS`.
 
     Raises:
-        EjectError: the one that stops at the highest rung, if that is above this one.
+        EjectError: the one that stops at the highest level, if that is above this one.
     """
-    depth = {limit: RUNGS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
+    depth = {limit: LEVELS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
     first = min(limits, key=lambda limit: depth[limit], default=None)
-    if first and RUNGS.index(rung) > depth[first]:
+    if first and LEVELS.index(level) > depth[first]:
         raise first
 
 
@@ -200,13 +194,13 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
 
     Where this machine's bits are others than the recorded ones, a fresh run is compared instead.
     """
-    recipe, rung = ejected.recipe, ejected.rung
-    if rung == "math":
+    recipe, level = ejected.recipe, ejected.level
+    if level == "math":
         return verified_in_float64(ejected)
     given = run_alone(ejected.path, recipe.fingerprint, steps)
     changed = given.differs_from(recipe.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
-    verdict = compare(given, outcome, rung, steps, recipe.steps)
+    verdict = compare(given, outcome, level, steps, recipe.steps)
     if changed:
         note = f"this machine gives other bits ({changed}), so a fresh run was compared: "
         return Verdict(verdict.holds, note + verdict.text)
@@ -214,7 +208,7 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
 
 
 def verified_in_float64(ejected: Ejected) -> Verdict:
-    """Compare the script with that of rung data, both in double precision."""
+    """Compare the script with that of level data, both in double precision."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(fresh(ejected.recipe), Path(folder) / "upper.py", "data", force=True).path

@@ -1,17 +1,14 @@
-"""A program's text and its tree: where each node stands, and edits by position."""
+"""Python text with its tree, and edits by position."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 Edit = tuple[int, int, str]
-"""Start and end, as indices of the text, and what takes their place."""
-
-WIDTH = 100
-"""The longest line, as in the layout of ruff that we use."""
+"""Start and end, as indices of the text, and the text to put there."""
 
 
 class Source:
-    """A text with the tree of its statements."""
+    """A text and the tree of its statements."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -22,13 +19,12 @@ class Source:
             self.starts.append(self.starts[-1] + len(line) + 1)
 
     def at(self, line: int, column: int) -> int:
-        """Return the index in the text of a position; ast counts columns in bytes of UTF-8."""
+        """Return the index of a position in the text; ast counts columns in bytes of UTF-8."""
         row = self.lines[line - 1]
         within = column if row.isascii() else len(row.encode()[:column].decode())
         return self.starts[line - 1] + within
 
     def span(self, node: ast.AST) -> tuple[int, int]:
-        """Return where a node starts and ends."""
         place = ast.fix_missing_locations(node)
         start = self.at(place.lineno, place.col_offset)  # type: ignore[attr-defined]
         return start, self.at(place.end_lineno, place.end_col_offset)  # type: ignore[attr-defined]
@@ -43,19 +39,20 @@ class Source:
         decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
         return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
-    def block(self, statements: list[ast.stmt]) -> str:
-        """Return whole lines: those of neighbouring statements."""
-        first, last = self.first_line(statements[0]), statements[-1].end_lineno
-        return "\n".join(self.lines[first - 1 : last]) + "\n"
-
     def line_span(self, statements: list[ast.stmt]) -> tuple[int, int]:
-        """Return where the lines of neighbouring statements start and end."""
+        """Return where the lines of consecutive statements start and end."""
         last = statements[-1].end_lineno or 0
-        return self.starts[self.first_line(statements[0]) - 1], self.starts[last]
+        end = min(self.starts[last], len(self.text))  # the last line may lack its newline
+        return self.starts[self.first_line(statements[0]) - 1], end
+
+    def block(self, statements: list[ast.stmt]) -> str:
+        """Return the lines of consecutive statements."""
+        start, end = self.line_span(statements)
+        return self.text[start:end]
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text after edits that do not overlap."""
+    """Return the text after edits, which must not overlap."""
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
@@ -66,32 +63,29 @@ def parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
     return {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
 
 
-def attributes(tree: ast.AST) -> set[str]:
-    """Return the names of all attributes in a tree."""
-    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+def names_in(tree: ast.AST) -> set[str]:
+    """Return the variables that a tree names."""
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
-def strings(tree: ast.AST) -> set[str]:
-    """Return what a tree says in strings, and the names of keywords in calls of `dict`."""
-    said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    of_dict = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "dict"]
-    keywords = {keyword.arg for call in of_dict for keyword in call.keywords}
-    return {each for each in said | keywords if isinstance(each, str)}
+def bound(tree: ast.AST) -> set[str]:
+    """Return every name that a tree assigns, defines, imports or takes as an argument."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
+    return names
 
 
-def blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Yield the lists of statements that a node consists of."""
-    for name in ("body", "orelse"):
-        block = getattr(node, name, None)
-        if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
-            yield block
-
-
-def listed(opening: str, parts: list[str], closing: str, column: int) -> str:
-    """Return `opening(parts)closing` on a line, or with each part on its own where it is long."""
-    line = f"{opening}({', '.join(parts)}){closing}"
-    if len(line) <= WIDTH:
-        return line
-    lines = "".join(f"{' ' * (column + 4)}{part},\n" for part in parts)
-    return f"{opening}(\n{lines}{' ' * column}){closing}"
+def import_block(tree: ast.Module) -> list[ast.stmt]:
+    """Return the first imports at the top of a module, up to another statement."""
+    is_import = [isinstance(node, ast.Import | ast.ImportFrom) for node in tree.body]
+    start = is_import.index(True) if any(is_import) else 0
+    end = is_import.index(False, start) if False in is_import[start:] else len(is_import)
+    return tree.body[start:end]

@@ -75,8 +75,7 @@ class FitRecord:
         self,
         path: str | Path = "train.py",
         *,
-        rung: str = "loop",
-        inline: bool = False,
+        level: str = "loop",
         verify: bool = False,
         force: bool = False,
         echo: Callable[[str], None] | None = print,
@@ -85,8 +84,7 @@ class FitRecord:
 
         Args:
             path: of the script.
-            rung: how far down: `loop`, `data`, `optim`, `layers`, `tensors` or `math`.
-            inline: write its definitions for the calls there are, layers where they are used.
+            level: how far down: `loop`, `data`, `optim`, `layers`, `tensors` or `math`.
             verify: run it, and compare every step's loss and the weights with this training.
             force: write over a file there.
             echo: is told what was found; None for silence.
@@ -96,7 +94,7 @@ class FitRecord:
         """
         # Looked up by name: what this layer is part of does not depend on the one above.
         written: Path = import_module("plainfit.eject").eject_fit(
-            self, Path(path), rung=rung, inline=inline, verify=verify, force=force, echo=echo
+            self, Path(path), level=level, verify=verify, force=force, echo=echo
         )
         return written
 
