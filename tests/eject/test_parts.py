@@ -14,12 +14,13 @@ from plainfit.eject.values import call
 from plainfit.training.schedules import Cosine, OneCycle, WarmupCosine
 
 TEXTS = [
-    "", "plain", "it's", 'a "quoted" one', "both ' and \"", "a\nb", "\\", "end\\", '"""', "é\u202e", "\udc80",
+    "", "plain", "it's", 'a "quoted" one', "both ' and \"", "a\nb", "\\", "end\\", '"""',
+    "é\u202e", "\udc80",
     "{x}", "# no comment", "'; import os; '", "%s", "{% raw %}",
 ]  # fmt: skip
 VALUES = [
-    None, True, 3, -1.5, float("inf"), float("-inf"), b"a'b", (), (1,), [], ["a", (2, 3)], set(), {1},
-    {}, {"it's": [1.0, None]}, numpy.float64(0.1), Path("a b/c'd"),
+    None, True, 3, -1.5, float("inf"), float("-inf"), b"a'b", (), (1,), [],
+    ["a", (2, 3)], set(), {1}, {}, {"it's": [1.0, None]}, numpy.float64(0.1), Path("a b/c'd"),
 ]  # fmt: skip
 
 

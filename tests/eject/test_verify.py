@@ -18,7 +18,6 @@ from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
-
 # Settings of runs that have all that a mutation can break. They are SGD without clipping where a
 # factor of the gradients must show: Adam and a clipped norm divide it away.
 RUNS = {
@@ -83,14 +82,14 @@ def test_plainfit_cannot_be_imported(script, folder):
         run_alone(script.path, read_record(folder)["fingerprint"])
 
 
-# What goes wrong in a script, by run, and what the verdict names first. Each changes the mathematics
-# by far more than rounding, whatever the processor.
+# What goes wrong in a script, by run, and what the verdict names first. Each mutation changes the
+# mathematics by far more than rounding, whatever the processor.
 MUTATIONS = {
     "rate": ("sgd", "LR = 0.1", "LR = 0.101", "the loss of step 2"),
     "seed": ("sgd", "SEED = 0", "SEED = 1", "the loss of step 0"),
     "draw order": ("sgd", '"order", epoch', '"order", epoch + 1', "the loss of step 0"),
     "batch size": ("sgd", "BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
-    "schedule off by one": ("sgd", "factor = schedule(step)", "factor = schedule(step + 1)", "step 2"),
+    "schedule off by one": ("sgd", "schedule(step)", "schedule(step + 1)", "the loss of step 2"),
     "accumulation": ("sgd", "ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
     "not a mean": ("sgd", "grad.div_(total)", "grad.div_(2 * total)", "the loss of step 2"),
     "average": ("sgd", "AVERAGE = 0.9", "AVERAGE = 0.5", "the weights are not: "),

@@ -78,12 +78,12 @@ class Served:
     """What a batch passes through: functions, and loaders that augment."""
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung."""
+        """Yield why it stops above the lowest level."""
         if self.is_stock:
             yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
         if any(getattr(func, "mixes_labels", False) for func in self.funcs):
             yield EjectError(
-                "mixed labels are class probabilities, and the loss of rung tensors takes labels",
+                "mixed labels are class probabilities, and the loss of level tensors takes labels",
                 "layers",
             )
 
@@ -91,10 +91,10 @@ class Served:
 class DataText:
     """The lines of a script that are about data."""
 
-    def __init__(self, recipe: Recipe, lifter: Lifter, rung: str) -> None:
+    def __init__(self, recipe: Recipe, lifter: Lifter, level: str) -> None:
         self.recipe = recipe
         self.lifter = lifter
-        self.by_index = rung != "loop"
+        self.by_index = level != "loop"
         self.train = served(recipe.train_dl)
         self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
         self.tensors: dict[str, Tensor] = {}
@@ -120,7 +120,7 @@ class DataText:
             )
 
     def limits(self) -> list[EjectError]:
-        """Return why the loaders stop above the lowest rung, if they do."""
+        """Return why the loaders stop above the lowest level, if they do."""
         return [limit for server in (self.train, self.valid) if server for limit in server.limits()]
 
     def gives_images(self) -> bool:

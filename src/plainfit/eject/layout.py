@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import Any
 
-from plainfit.eject.source import WIDTH
-
+WIDTH = 100
 SCALARS = (bool, int, float, str, bytes, type(None))
 OPENING, CLOSING = "([{", ")]}"
 
@@ -39,7 +38,7 @@ def literal(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{', '.join(f'{literal(k)}: {literal(v)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple | set) and value:
-        start, end = {list: "[]", tuple: "()", set: "{}"}[type(value)]
+        start, end = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}[type(value)]
         comma = "," if len(value) == 1 and isinstance(value, tuple) else ""
         return f"{start}{', '.join(map(literal, value))}{comma}{end}"
     return repr(value)

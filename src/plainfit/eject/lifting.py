@@ -132,7 +132,7 @@ class Lifter:
         self.definitions[name] = text
 
     def take_unbound(self, name: str, source: ModuleText) -> str:
-        """Take a name that a module's text does not bind: a lazy one of our package, for example."""
+        """Take a name that a module's text does not bind, such as a lazy one of our package."""
         thing = getattr(source.module, name, None)
         if isinstance(thing, type | FunctionType):
             return self.lift(thing)

@@ -1,4 +1,4 @@
-"""The loop of a script: the facts about a training that `templates/loop.py.jinja` is filled with."""
+"""The loop of a script: the facts that fill in `templates/loop.py.jinja`."""
 
 from collections.abc import Callable
 from functools import cache
@@ -89,7 +89,7 @@ class LoopText:
         if "unfreezing" in self.callbacks:
             limits.append(
                 EjectError(
-                    "frozen layers need torch.nn's `eval` and `requires_grad_`, and rung tensors "
+                    "frozen layers need torch.nn's `eval` and `requires_grad_`, and level tensors "
                     "has modules of its own",
                     "layers",
                 )
@@ -97,7 +97,7 @@ class LoopText:
         if "scheduler" in self.callbacks:
             limits.append(
                 EjectError(
-                    "a scheduler of torch takes an optimizer of torch, and rung optim has its own",
+                    "a scheduler of torch takes an optimizer of torch, and level optim has its own",
                     "data",
                 )
             )
@@ -111,7 +111,7 @@ class LoopText:
             lines += ["GROUPS = [  # of layers, from the input to the head", *groups, "]"]
             lines.append(f"HEAD_EPOCHS = {unfreezing.epochs}  # epochs that train the head alone")
         if accumulation := found.get("accumulation"):
-            lines.append(f"ACCUMULATE = {accumulation.batches}  # batches whose gradients are summed")
+            lines.append(f"ACCUMULATE = {accumulation.batches}  # batches for one step")
             lines.append(f"STEPS = {self.recipe.steps}  # in an epoch")
         if clipping := found.get("clipping"):
             lines.append(f"CLIP = {clipping.max_norm!r}  # the largest norm of the gradients")
@@ -119,7 +119,7 @@ class LoopText:
             lines.append(f"AVERAGE = {found['averaging'].decay!r}  # the decay of the average")
         if "scaling" in found:
             lines.append(f"FIRST_SCALE = {FIRST_SCALE}  # of the loss, as in torch.amp.GradScaler")
-            lines.append(f"GROWTH_STEPS = {GROWTH_STEPS}  # without overflow, then the scale doubles")
+            lines.append(f"GROWTH_STEPS = {GROWTH_STEPS}  # after which the scale doubles")
         if self.recipe.stop is not None:
             lines.append(f"STOP = {self.recipe.stop}  # the step after which the training stopped")
         return lines
@@ -179,10 +179,7 @@ class LoopText:
 
     def rates(self) -> dict[str, Any]:
         """Return the schedule of the learning rate, and what it moves in the optimizer."""
-        facts = dict.fromkeys(
-            ("base_rate", "later_schedules", "momentum", "momentum_test", "schedule", "schedule_name"),
-            "",
-        )
+        facts = {"schedule": "", "later_schedules": "", "momentum": ""}
         if "rates" not in self.callbacks:
             return facts
         schedule, groups = self.callbacks["rates"].schedule, self.recipe.groups

@@ -44,7 +44,7 @@ class OptimizerText:
         }
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung, if it does."""
+        """Yield why it stops above the lowest level, if it does."""
         kind = type(self.recipe.opt)
         if kind is LBFGS:
             yield EjectError(
@@ -53,7 +53,7 @@ class OptimizerText:
             )
         if any(group.get("fused") for group in self.recipe.groups):
             yield EjectError(
-                f"a fused {kind.__name__} rounds in its own way, and no rung below", "data"
+                f"a fused {kind.__name__} rounds in its own way, and no level below", "data"
             )
 
     def settings(self) -> list[str]:

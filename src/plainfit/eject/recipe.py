@@ -85,11 +85,11 @@ class Recipe:
     """What is left out, for the header."""
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung, for each option that does."""
+        """Yield why it stops above the lowest level, for each option that does."""
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
         for name in (name for name, is_used in used.items() if is_used):
-            yield EjectError(f"{name} is PyTorch's own work, and rung data has none of it", "loop")
+            yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
         if self.fingerprint["world_size"] != 1:
             yield EjectError("a script trains in one process, and this training had several")
 

@@ -2,6 +2,7 @@
 
 import dis
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,19 +34,19 @@ MACHINE = {
 
 
 class Script:
-    """A script at rung `loop` or `data`."""
+    """A script at level `loop` or `data`."""
 
-    def __init__(self, recipe: Recipe, rung: str, data: str) -> None:
+    def __init__(self, recipe: Recipe, level: str, data: str) -> None:
         self.recipe = recipe
         self.data_name = data
         self.lifter = Lifter()
         for statement in ("import torch", "from torch import nn"):
             self.lifter.imports.add(statement)
         self.lifter.imports.add("from safetensors.torch import save_model")
-        self.data = DataText(recipe, self.lifter, rung)
-        self.rung = rung
+        self.data = DataText(recipe, self.lifter, level)
+        self.level = level
         self.limits: list[EjectError] = []
-        """Why there is no script at lower rungs, each with the lowest that there is."""
+        """Why there is no script at lower levels, each with the lowest that there is."""
 
     def text(self) -> str:
         """Return the script: its sections in the order in which each needs the ones before."""
@@ -95,7 +96,7 @@ class Script:
         """Return the statements that set what the bits depend on, where it is not the default."""
         lines = []
         for name, (default, statement) in MACHINE.items():
-            value = self.recipe.fingerprint.get(name, default)
+            value: Any = self.recipe.fingerprint.get(name, default)
             if value != default:
                 is_dtype = name == "default_dtype"
                 lines.append(statement.format(dtype_text(value) if is_dtype else literal(value)))
@@ -105,13 +106,13 @@ class Script:
         """Return the script's docstring."""
         recipe, on = self.recipe, self.recipe.fingerprint
         threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
-        promise = PROMISES.get(self.rung, "the same losses and weights, bit for bit")
+        promise = PROMISES.get(self.level, "the same losses and weights, bit for bit")
         text = (
-            f"{recipe.origin} (`{recipe.command}`) in plain PyTorch, at rung {self.rung} of "
+            f"{recipe.origin} (`{recipe.command}`) in plain PyTorch, at level {self.level} of "
             f"`plainfit eject`. On torch {on['torch']} ({on['device']}, {on['cpu_capability']}, "
             f"{threads}) it gives {promise}"
         )
-        if recipe.outcome.sha256 and self.rung != "math":
+        if recipe.outcome.sha256 and self.level != "math":
             text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
         notes = f" Left out, as they only observe: {', '.join(recipe.notes)}." * bool(recipe.notes)
         return docstring(f"Train {recipe.name}.", f"{text}.{notes}")

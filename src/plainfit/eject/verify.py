@@ -21,8 +21,8 @@ from plainfit.common.errors import EjectError
 from plainfit.eject import alone
 from plainfit.eject.outcome import Outcome
 
-MOST_ULP = 2  # of a loss at rung tensors: its mean is in the order of the CPU's kernel
-MOST_APART = 1e-12  # relative, in float64, at rung math
+MOST_ULP = 2  # of a loss at level tensors: its mean is in the order of the CPU's kernel
+MOST_APART = 1e-12  # relative, in float64, at level math
 
 
 @dataclass(frozen=True)
@@ -84,19 +84,20 @@ def program() -> str:
     """Return the program that runs a script: `alone`, and the function it takes from `devices`."""
     facts = inspect.getsource(devices.fingerprint)
     own = Path(alone.__file__).read_text(encoding="utf-8")
-    return f"import os\nfrom typing import Any\n\nimport torch\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
+    imports = "import os\nfrom typing import Any\n\nimport torch"
+    return f"{imports}\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
 
 
 def compare(
-    script: Given, run: Outcome, rung: str, steps: int | None, per_epoch: int | None
+    script: Given, run: Outcome, level: str, steps: int | None, per_epoch: int | None
 ) -> Verdict:
-    """Compare a script's losses and weights with those of the training, as its rung promises."""
+    """Compare a script's losses and weights with those of the training, as its level promises."""
     losses = run.losses[:steps]
     if len(script.losses) != len(losses):
         return Verdict(
             False, f"the run took {len(losses)} steps, and the script {len(script.losses)}"
         )
-    near = at_most_ulp(MOST_ULP) if rung == "tensors" else equal
+    near = at_most_ulp(MOST_ULP) if level == "tensors" else equal
     for step, (ours, theirs) in enumerate(zip(script.losses, losses, strict=True)):
         if not near(ours, theirs):
             where = f" (epoch {step // per_epoch})" if per_epoch else ""
@@ -153,6 +154,6 @@ def compare_in_float64(upper: Given, lower: Given) -> Verdict:
     )
     return Verdict(
         apart <= MOST_APART,
-        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of rung data "
+        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of level data "
         f"(at most {MOST_APART:g} is promised)",
     )
