@@ -1,23 +1,34 @@
-"""The data in a script: how it is read, and in which order its batches come."""
+"""The data in a script: how it is read, and the order in which its batches come."""
 
 import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from plainfit.common.errors import EjectError
-from plainfit.common.seeding import seed_at, stream
-from plainfit.data.loaders import ImageDataset
+from plainfit.common.seeding import drawing_from, stream
+from plainfit.data.lazy import LazySamples
+from plainfit.data.loaders import ImageDataset, TensorLoader
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
+from plainfit.data.samples import SampleBatches, SampleLoader
 from plainfit.data.splits import draw_parts
-from plainfit.data.wrapping import AugmentedLoader
-from plainfit.eject.inlining import inline
-from plainfit.eject.lifting import Lifter
-from plainfit.eject.loaders import served, tensors_of
+from plainfit.data.wrapping import AugmentedLoader, WrappedDataLoader
+from plainfit.eject.layout import literal
+from plainfit.eject.lifting import Lifter, place
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
 from plainfit.training.record import generator_of
@@ -49,13 +60,41 @@ x_valid, y_valid = images[split["valid"]], labels[split["valid"]]
 """
 
 
+@dataclass
+class Served:
+    """A loader, in the terms of a script."""
+
+    dataset: Any
+    batch_size: int
+    shuffle: bool
+    seed: int
+    drop_last: bool
+    is_stock: bool = False
+    """Whether it is a `DataLoader` that the user made."""
+    sampler: Any = None
+    """One of the user's own."""
+    collate_fn: Any = default_collate
+    funcs: list[Any] = field(default_factory=list)
+    """What a batch passes through: functions, and loaders that augment."""
+
+    def limits(self) -> Iterator[EjectError]:
+        """Yield why it stops above the lowest level."""
+        if self.is_stock:
+            yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
+        if any(getattr(func, "mixes_labels", False) for func in self.funcs):
+            yield EjectError(
+                "mixed labels are class probabilities, and the loss of level tensors takes labels",
+                "layers",
+            )
+
+
 class DataText:
     """The lines of a script that are about data."""
 
-    def __init__(self, recipe: Recipe, lifter: Lifter, rung: str) -> None:
+    def __init__(self, recipe: Recipe, lifter: Lifter, level: str) -> None:
         self.recipe = recipe
         self.lifter = lifter
-        self.by_index = rung != "loop"
+        self.by_index = level != "loop"
         self.train = served(recipe.train_dl)
         self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
         self.tensors: dict[str, Tensor] = {}
@@ -67,7 +106,7 @@ class DataText:
     def prepare(self) -> None:
         """Lift what the reading of batches needs."""
         if not self.train.is_stock:
-            inline(stream, seed_at, self.lifter)
+            self.lifter.lift(stream)
         for server in (self.train, self.valid):
             for func in server.funcs if server else []:
                 if not isinstance(func, AugmentedLoader):
@@ -81,7 +120,7 @@ class DataText:
             )
 
     def limits(self) -> list[EjectError]:
-        """Return why the loaders stop above the lowest rung, if they do."""
+        """Return why the loaders stop above the lowest level, if they do."""
         return [limit for server in (self.train, self.valid) if server for limit in server.limits()]
 
     def gives_images(self) -> bool:
@@ -91,10 +130,15 @@ class DataText:
 
     def settings(self) -> list[str]:
         """Return the constants that say where the data is."""
+        lines = []
+        if self.draws_order() and self.train.seed != self.recipe.seed:
+            lines.append(f"ORDER_SEED = {self.train.seed}  # of the order of samples")
+        if self.recipe.device != "cpu":
+            lines.append(f"DEVICE = {literal(self.recipe.device)}")
         if self.recipe.data and self.recipe.data[0] != "digits":
             self.lifter.imports.add("from pathlib import Path")
-            return [f'DATA = Path("{self.recipe.data[1].as_posix()}")']
-        return []
+            lines.append(f"DATA = {literal(self.recipe.data[1])}")
+        return lines
 
     def reading(self, beside: str) -> list[str]:
         """Return the lines that read the data.
@@ -116,7 +160,7 @@ class DataText:
         """Return the line that reads the tensors beside the script."""
         self.lifter.imports.add("from pathlib import Path")
         self.lifter.imports.add("from safetensors.torch import load_file")
-        return [f'data = load_file(Path(__file__).with_name("{name}"))']
+        return [f"data = load_file(Path(__file__).with_name({literal(name)}))"]
 
     def from_idx(self, folder: Path) -> list[str]:
         """Return the lines that read MNIST or Fashion-MNIST."""
@@ -207,6 +251,10 @@ class DataText:
                 options[name] = expression(given, self.lifter)
         return call(named(type(sampler), self.lifter), [], options)
 
+    def draws_order(self) -> bool:
+        """Return whether the order of samples is drawn from a stream of our own."""
+        return self.train.shuffle and not self.train.is_stock
+
     def train_heading(self) -> list[str]:
         """Return the lines that begin the loop over an epoch's batches."""
         if self.train.is_stock:
@@ -283,3 +331,112 @@ def loader(part: str) -> str:
     """Return the statement that makes a loader of whole batches: its rows are its samples."""
     arguments = "batch_size=None, sampler=rows, generator=torch.Generator()"
     return f"{part}_dl = DataLoader({part}_ds, {arguments})"
+
+
+def served(dl: Any) -> Served:
+    """Return what a loader does.
+
+    Raises:
+        EjectError: if that is not known.
+    """
+    match dl:
+        case WrappedDataLoader():
+            inner = served(dl.dl)
+            inner.funcs.append(dl if isinstance(dl, AugmentedLoader) else dl.func)
+            return inner
+        case TensorLoader(dataset=dataset):
+            return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
+        case SampleLoader(sampler=order, dataset=SampleBatches(dataset=dataset)):
+            return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
+        case DataLoader(sampler=order, dataset=dataset) if is_plain(dl):
+            # Workers are left out: they change no bits, and the script's data is in memory.
+            shuffle = is_usual(order) and isinstance(order, RandomSampler)
+            own, size = None if is_usual(order) else order, dl.batch_size or 1
+            return Served(dataset, size, shuffle, 0, dl.drop_last, True, own, dl.collate_fn)
+        case [*batches] if is_even(batches):
+            x, y = (torch.cat(part) for part in zip(*batches, strict=True))
+            return Served(TensorDataset(x, y), len(batches[0][0]), False, 0, False)
+    raise EjectError(
+        f"a script must know the order of the batches, and this {type(dl).__name__} does not tell "
+        "it; serve the data by plainfit.get_data, by a DataLoader without a batch_sampler or "
+        "persistent workers, or by a list of pairs of tensors, all of one size but the last"
+    )
+
+
+def is_plain(dl: Any) -> bool:
+    """Return whether a `DataLoader` has only options that a script can repeat."""
+    own = dl.generator
+    same = own is getattr(dl.sampler, "generator", own) if is_usual(dl.sampler) else own is None
+    return (
+        type(dl) is DataLoader
+        and dl.batch_size is not None
+        and type(dl.batch_sampler) is BatchSampler
+        and dl.batch_sampler.sampler is dl.sampler
+        # What a collate_fn is given is then what it was given: pairs of tensors.
+        and (dl.collate_fn is default_collate or isinstance(dl.dataset, TensorDataset))
+        and same
+        and not dl.persistent_workers
+    )
+
+
+def is_usual(order: Any) -> bool:
+    """Return whether a sampler is what `shuffle` makes: all rows, in order or not."""
+    return (
+        type(order) in (RandomSampler, SequentialSampler)
+        and not getattr(order, "replacement", False)
+        and len(order) == len(order.data_source)
+    )
+
+
+def is_even(batches: list[Any]) -> bool:
+    """Return whether batches are pairs of tensors that are cut from two: of one size and kind."""
+    if not all(
+        isinstance(batch, tuple | list)
+        and len(batch) == 2
+        and all(isinstance(part, Tensor) and part.dim() for part in batch)
+        for batch in batches
+    ):
+        return False
+    kinds = {tuple((part.dtype, part.shape[1:]) for part in batch) for batch in batches}
+    *sizes, last = [len(x) for x, _ in batches]
+    return len(kinds) == 1 and len({*sizes}) <= 1 and last <= min(sizes, default=last)
+
+
+def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
+    """Return a data set's inputs and targets as tensors.
+
+    Raises:
+        EjectError: if it has others, or reading it twice gives two things.
+    """
+    if isinstance(dataset, TensorDataset):
+        if len(dataset.tensors) != 2:
+            raise EjectError(
+                "a script reads inputs and targets, and the data set has "
+                f"{len(dataset.tensors)} tensors"
+            )
+        return [tensor.cpu().contiguous() for tensor in dataset.tensors]
+    if isinstance(dataset, LazySamples):
+        raise EjectError(
+            "a script's data must fit into memory, and these are read from disk as they are used; "
+            "train with a larger --memory-budget"
+        )
+    first, again = (read_all(dataset, seed) for seed in (0, 1))
+    for one, other in zip(first, again, strict=True):
+        if not torch.equal(one, other):
+            raise EjectError(
+                f"{place(type(dataset))}: data must be the same whenever they are read, and this "
+                "data set gives other values the second time; move what draws random numbers into "
+                "the training (an augmentation of batches)"
+            )
+    return first
+
+
+def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
+    """Return all samples of a data set, stacked."""
+    with drawing_from(seed, "eject"):
+        count = len(dataset)  # type: ignore[arg-type]
+        samples = [dataset[row] for row in range(count)]
+    batch = default_collate(samples)
+    if not (isinstance(batch, list | tuple) and len(batch) == 2):
+        raise EjectError("a script reads inputs and targets, and the data set gives other samples")
+    return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]

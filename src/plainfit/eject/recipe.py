@@ -14,8 +14,8 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import length
 from plainfit.data.open_data import NAMES
+from plainfit.eject.lifting import place
 from plainfit.eject.outcome import Outcome, as_of, outcome_of, weights_hash
-from plainfit.eject.untouched import check_untouched
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
 from plainfit.runs.assembly import assemble, loss_function, schedule_of, transformers
@@ -25,6 +25,8 @@ from plainfit.training.callbacks.precision import LossScaling
 from plainfit.training.callbacks.rates import rates_by
 from plainfit.training.metrics import accuracy
 from plainfit.training.record import FitRecord, bit_sums
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass
@@ -83,11 +85,11 @@ class Recipe:
     """What is left out, for the header."""
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung, for each option that does."""
+        """Yield why it stops above the lowest level, for each option that does."""
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
         for name in (name for name, is_used in used.items() if is_used):
-            yield EjectError(f"{name} is PyTorch's own work, and rung data has none of it", "loop")
+            yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
         if self.fingerprint["world_size"] != 1:
             yield EjectError("a script trains in one process, and this training had several")
 
@@ -292,3 +294,49 @@ def command_of(config: RunConfig) -> str:
         else:
             words.append(f"--{option} {shlex.quote(str(value))}")
     return " ".join(words)
+
+
+def check_untouched(model: nn.Module, fresh: nn.Module | None) -> None:
+    """Check that a model is what a fresh build gives: no hooks, patches or layers came later.
+
+    Args:
+        model: that was trained.
+        fresh: the same, built anew; None where nobody knows how.
+
+    Raises:
+        EjectError: if it is not, with the name of the layer.
+    """
+    own, others = dict(model.named_modules()), dict(fresh.named_modules()) if fresh else {}
+    if fresh is not None and own.keys() != others.keys():
+        name = min(own.keys() ^ others.keys())
+        raise changed(model, f"the layer {name!r} is in one of them only")
+    for name, module in own.items():
+        other = others.get(name)
+        if hasattr(module, "parametrizations") and not hasattr(other, "parametrizations"):
+            raise changed(model, f"{name or 'it'} has parametrizations")
+        if other is not None and type(module) is not type(other):
+            kinds = f"{type(module).__name__}, and was built as {type(other).__name__}"
+            raise changed(model, f"{name or 'it'} is a {kinds}")
+        if "forward" in vars(module) and (other is None or "forward" not in vars(other)):
+            raise changed(model, f"the forward of {name or 'it'} was replaced")
+        for kind in HOOKS:
+            if len(getattr(module, kind)) > (len(getattr(other, kind)) if other else 0):
+                raise changed(model, f"{name or 'it'} has {kind.strip('_').replace('_', ' ')}")
+    check_tensors(model, fresh)
+
+
+def check_tensors(model: nn.Module, fresh: nn.Module | None) -> None:
+    """Check that parameters and buffers have the names and shapes of a fresh build."""
+    if fresh is None:
+        return
+    shapes = [{n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (model, fresh)]
+    if differing := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+        raise changed(model, f"{differing[0]} has another shape or type, or is in one only")
+
+
+def changed(model: nn.Module, how: str) -> EjectError:
+    """Return the error that says what was changed."""
+    return EjectError(
+        f"{place(type(model))}: a script builds the model as its class does, and this one was "
+        f"changed afterwards: {how}; do it in the class, or in a function given to get_model"
+    )

@@ -1,5 +1,6 @@
 """Running a script, and comparing what it gives with the training that it was made from."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -14,18 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES
 from plainfit.common.errors import EjectError
 from plainfit.eject import alone
 from plainfit.eject.outcome import Outcome
 
-MOST_ULP = 2  # of a loss at rung tensors: its mean is in the order of the CPU's kernel
-MOST_APART = 1e-12  # relative, in float64, at rung math
+MOST_ULP = 2  # of a loss at level tensors: its mean is in the order of the CPU's kernel
+MOST_APART = 1e-12  # relative, in float64, at level math
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     holds: bool
     text: str
@@ -33,20 +35,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Given:
-    """What a script gave, and on what."""
+    """What a script gave, and the fingerprint of the process that ran it."""
 
     losses: list[float]
     weights: dict[str, Tensor]
-    torch: str
-    cpu_capability: str
+    fingerprint: dict[str, Any]
 
-    def differs_from(self, fingerprint: dict[str, Any]) -> str:
-        """Say what this machine has otherwise than a recorded one; nothing, if it is equal."""
-        mine = {"torch": self.torch, "cpu_capability": self.cpu_capability}
+    def differs_from(self, recorded: dict[str, Any]) -> str:
+        """Return what differs from a recorded fingerprint; empty if nothing does."""
         return "; ".join(
-            f"{name} was {fingerprint[name]}, is {value}"
-            for name, value in mine.items()
-            if fingerprint[name] != value
+            f"{name} was {recorded[name]}, is {value}"
+            for name, value in self.fingerprint.items()
+            if name in recorded and recorded[name] != value  # an older run has fewer facts
         )
 
 
@@ -56,10 +56,10 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
     Args:
         script: its path.
         fingerprint: of the recorded training; its variables are set.
-        steps: stop after so many.
+        steps: stop after this many.
 
     Raises:
-        EjectError: if it fails.
+        EjectError: if the script fails.
     """
     from safetensors.torch import load_file
 
@@ -67,10 +67,9 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
     environment |= fingerprint["isa_variables"]
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
-        program = Path(alone.__file__).read_text(encoding="utf-8")
         arguments = [str(script.resolve()), str(report), str(steps or 0)]
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
+            [sys.executable, "-c", program(), *arguments],
             capture_output=True, text=True, cwd=folder, env=environment, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -78,19 +77,27 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
             raise EjectError(f"{script} must run by itself, and failed: {last}")
         found = json.loads(report.read_text())
         tensors = load_file(weights) if weights.exists() else {}
-    return Given(found["losses"], tensors, found["torch"], found["cpu_capability"])
+    return Given(found["losses"], tensors, found["fingerprint"])
+
+
+def program() -> str:
+    """Return the program that runs a script: `alone`, and the function it takes from `devices`."""
+    facts = inspect.getsource(devices.fingerprint)
+    own = Path(alone.__file__).read_text(encoding="utf-8")
+    imports = "import os\nfrom typing import Any\n\nimport torch"
+    return f"{imports}\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
 
 
 def compare(
-    script: Given, run: Outcome, rung: str, steps: int | None, per_epoch: int | None
+    script: Given, run: Outcome, level: str, steps: int | None, per_epoch: int | None
 ) -> Verdict:
-    """Compare a script's losses and weights with those of the training, as its rung promises."""
+    """Compare a script's losses and weights with those of the training, as its level promises."""
     losses = run.losses[:steps]
     if len(script.losses) != len(losses):
         return Verdict(
             False, f"the run took {len(losses)} steps, and the script {len(script.losses)}"
         )
-    near = at_most_ulp(MOST_ULP) if rung == "tensors" else equal
+    near = at_most_ulp(MOST_ULP) if level == "tensors" else equal
     for step, (ours, theirs) in enumerate(zip(script.losses, losses, strict=True)):
         if not near(ours, theirs):
             where = f" (epoch {step // per_epoch})" if per_epoch else ""
@@ -147,6 +154,6 @@ def compare_in_float64(upper: Given, lower: Given) -> Verdict:
     )
     return Verdict(
         apart <= MOST_APART,
-        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of rung data "
+        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of level data "
         f"(at most {MOST_APART:g} is promised)",
     )

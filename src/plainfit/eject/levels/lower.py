@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from plainfit.common.errors import ConfigError, EjectError, unknown_name
-from plainfit.eject.imports import Imports
+from plainfit.eject.layout import Imports
 from plainfit.eject.levels.definitions import Definition, Key, definitions
 from plainfit.eject.levels.float64 import in_float64
 from plainfit.eject.levels.refusals import check, is_default, pools_to_one
