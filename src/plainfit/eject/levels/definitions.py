@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from plainfit.eject.lifting import shortened
 from plainfit.eject.source import Source, names_in
 
 PACKAGE = "plainfit.ladder.scratch"
@@ -63,7 +64,7 @@ class Definition:
 def definitions(module: str) -> dict[str, Definition]:
     """Return the definitions of a module by name."""
     text = (files(PACKAGE) / f"{module}.py").read_text(encoding="utf-8")
-    source = Source(text)
+    source = Source(shortened(text, ()))
     nodes = [node for node in source.tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     needs = {node.name: (module, node.name) for node in nodes}
     imports: dict[str, str] = {}

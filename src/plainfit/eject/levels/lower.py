@@ -1,14 +1,15 @@
 """From a script to a lower level: names of torch out, definitions of `ladder.scratch` in."""
 
 import ast
-from collections import Counter
 from collections.abc import Iterable, Iterator
+
+import torch
 
 from plainfit.common.errors import ConfigError, EjectError, unknown_name
 from plainfit.eject.layout import Imports
 from plainfit.eject.levels.definitions import Definition, Key, definitions
 from plainfit.eject.levels.float64 import in_float64
-from plainfit.eject.levels.refusals import check, is_default, pools_to_one
+from plainfit.eject.levels.refusals import OWN_METHODS, check, is_default, pools_to_one
 from plainfit.eject.levels.torch_names import (
     LEVELS,
     STEPS,
@@ -20,11 +21,11 @@ from plainfit.eject.levels.torch_names import (
     short,
     written_out,
 )
+from plainfit.eject.lifting import shortened
 from plainfit.eject.source import Edit, Source, bound, edited, import_block, names_in
 
 IN_DEFINITIONS = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"}
 """What these names stand for in a pasted definition."""
-CALLED_BY_TORCH = {"forward"}
 CALLED_BY = {"save_model": "state_dict", "load_model": "load_state_dict"}
 """The methods of a module that functions of safetensors call."""
 
@@ -112,7 +113,7 @@ class Program:
         return self.paste(definition, ref.name.rpartition(".")[2])
 
     def paste(self, definition: Definition, name: str) -> str:
-        """Add a definition and those that it needs; return its name, `name` unless that is taken."""
+        """Add a definition and those it needs; return its name, which `name` is unless taken."""
         key = definition.module, definition.name
         if key in self.names:
             return self.names[key]
@@ -215,22 +216,47 @@ def renamed(text: str, names: dict[str, str]) -> str:
 
 
 def used(texts: dict[str, str], user: str) -> dict[str, str]:
-    """Return the definitions that a program uses, without the methods that nothing names."""
+    """Return the definitions that a program uses, without the methods that it does not call.
+
+    A method counts as called where any attribute or string has its name. In the result, each
+    definition comes after those that it needs.
+    """
+    classes, parts = {}, dict[tuple[str, str], ast.AST]()
+    for name, text in texts.items():
+        node = ast.parse(text).body[0]
+        methods = [each for each in getattr(node, "body", []) if isinstance(each, ast.FunctionDef)]
+        if isinstance(node, ast.ClassDef):
+            classes[name] = {each.name for each in methods}
+            parts |= {(name, each.name): each for each in methods if not only_passes_on(each)}
+            node.body = [each for each in node.body if each not in methods]
+        parts[name, ""] = node
     tree = ast.parse(user)
-    while True:
-        reached = ordered(texts, [name for name in texts if name in names_in(tree)])
-        program = "\n".join([user, *(texts[name] for name in reached)])
-        said = Counter(words(ast.parse(program)))
-        shorter = {name: without_methods(texts[name], said) for name in reached}
-        if shorter == texts:
-            return texts
-        texts = shorter
+    named, called = names_in(tree), {"", "forward", *words(tree)}  # torch itself calls `forward`
+    needs: dict[str, set[str]] = {}
+    while found := [
+        (name, method)
+        for name, method in parts
+        if name in named and (method in called or method.startswith("__"))
+    ]:
+        for name, method in found:
+            part = parts.pop((name, method))
+            needs.setdefault(name, set()).update(names_in(part))
+            named |= names_in(part)
+            called |= {*words(part)}
+            classes.get(name, set()).discard(method)
+    return {name: shortened(texts[name], classes.get(name, ())) for name in ordered(needs)}
+
+
+def only_passes_on(method: ast.FunctionDef) -> bool:
+    """Return whether a method only calls the one it overrides, with its own arguments."""
+    arguments = ", ".join(arg.arg for arg in method.args.args[1:])
+    return ast.unparse(method.body) == f"super().{method.name}({arguments})"  # type: ignore[arg-type]
 
 
 def words(tree: ast.AST) -> Iterator[str]:
     """Yield what may name a method: attributes, strings, and what safetensors calls."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute) and not is_tensor(node.value):
             yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
@@ -238,33 +264,26 @@ def words(tree: ast.AST) -> Iterator[str]:
             yield CALLED_BY[node.id]
 
 
-def without_methods(text: str, said: Counter[str]) -> str:
-    """Return a class without the methods that only they themselves name."""
-    source = Source(text)
-    edits: list[Edit] = []
-    node = source.tree.body[0]
-    for method in node.body if isinstance(node, ast.ClassDef) else []:
-        if isinstance(method, ast.FunctionDef):
-            name, own = method.name, Counter(words(method))
-            if name[:2] != "__" and name != "forward" and said[name] <= own[name]:
-                start, end = source.line_span([method])
-                edits.append((len(text[:start].rstrip()) + 1, end, ""))
-    return edited(text, edits)
+def is_tensor(node: ast.expr) -> bool:
+    """Return whether an expression is clearly no module, as in `(a == b).float()`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return hasattr(torch.Tensor, node.func.attr) and node.func.attr not in OWN_METHODS
+    return isinstance(node, ast.BinOp | ast.Compare)
 
 
-def ordered(texts: dict[str, str], wanted: Iterable[str]) -> list[str]:
-    """Return the names of the definitions that some need, each after those that it needs."""
+def ordered(needs: dict[str, set[str]]) -> list[str]:
+    """Return the names, each after those that it needs."""
     order: dict[str, None] = {}
     seen: set[str] = set()
 
     def visit(name: str) -> None:
-        if name in texts and name not in seen:
+        if name in needs and name not in seen:
             seen.add(name)
-            for need in sorted(names_in(ast.parse(texts[name]))):
+            for need in sorted(needs[name]):
                 visit(need)
             order[name] = None
 
-    for name in wanted:
+    for name in needs:
         visit(name)
     return list(order)
 

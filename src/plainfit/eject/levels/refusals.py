@@ -1,4 +1,4 @@
-"""What of a script a level cannot have: the first line, the reason, and the lowest level with it."""
+"""What a level cannot have of a script: the first line, and the lowest level that has it."""
 
 import ast
 from collections.abc import Iterator
@@ -173,6 +173,9 @@ def _of_modules(source: Source) -> Iterator[Obstacle]:
         )
         if is_only_of_modules and name not in OWN_METHODS:
             yield Obstacle(node.lineno, f"the method `{name}` of a module", "layers")
-        if name == "register_buffer" and isinstance(call, ast.Call):
-            if len(call.args) > 2 or any(each.arg == "persistent" for each in call.keywords):
-                yield Obstacle(node.lineno, "a buffer with `persistent=False`", "layers")
+        if name == "register_buffer" and isinstance(call, ast.Call) and _is_transient(call):
+            yield Obstacle(node.lineno, "a buffer with `persistent=False`", "layers")
+
+
+def _is_transient(call: ast.Call) -> bool:
+    return len(call.args) > 2 or any(keyword.arg == "persistent" for keyword in call.keywords)
