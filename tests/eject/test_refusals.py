@@ -122,7 +122,7 @@ def test_an_optimizer_that_was_used_before(path):
 
 def test_lambdas_and_what_has_no_text(path):
     pair = [lambda a, b: (a**2).mean(), lambda a, b: a.mean()]
-    assert "its line has 2 that it may be; define it with def" in refused(
+    assert "this line has 2 that match; define it with def" in refused(
         path, made(), loss=pair[0]
     )
     names = {"nn": nn, "__name__": "typed_in"}

@@ -147,7 +147,7 @@ class LoopText:
                 self.lifter.imports.add(need)
             else:
                 self.lifter.lift(need)
-        return text.splitlines()
+        return text.strip().splitlines()
 
     def forward(self, loss_func: str) -> dict[str, Any]:
         """Return how the loss of a batch is computed, and in which autocast."""
