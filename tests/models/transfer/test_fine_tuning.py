@@ -18,9 +18,9 @@ from ejecting import differing, run_here
 from killing import WHEN, die_at, ended, forked
 from plainfit.common.errors import ConfigError, EjectError, ModelError
 from plainfit.eject.run import eject_run
-from plainfit.models.weights import load_body, read_weights
 from plainfit.models.resnet import resnet18, resnet50
 from plainfit.models.transfer import find_head, layer_groups, layer_rates
+from plainfit.models.weights import load_body, read_weights
 from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
