@@ -195,7 +195,7 @@ def test_unknown_names_come_with_a_suggestion(settings, says):
 
 
 def test_an_image_model_needs_images():
-    with pytest.raises(ModelError, match=r"MnistCNN must be given images, .* shape \(30,\); give"):
+    with pytest.raises(ModelError, match=r"MnistCNN must be given images, .* shape \(30,\); resh"):
         pf.get_model("cnn", input_shape=(30,))
     model, _ = pf.get_model("mlp", input_shape=(30,), device="cpu")
     assert model(torch.rand(2, 30)).shape == (2, 10)

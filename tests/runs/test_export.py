@@ -111,8 +111,20 @@ def listing(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", [*BUILT_IN, "Small"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        *((name, "safetensors") for name in (*BUILT_IN, "Small")),
+        ("Small", "torch-export"),
+        pytest.param("Small", "onnx", marks=with_onnx),
+        pytest.param("cnn", "onnx", marks=with_onnx),
+        *(pytest.param(name, "torch-export", marks=pytest.mark.soak) for name in BUILT_IN),
+        *(
+            pytest.param(name, "onnx", marks=[with_onnx, pytest.mark.soak])
+            for name in ("logistic", "mlp", "resnet")
+        ),
+    ],
+)
 def test_the_file_gives_the_scores_of_the_model(get_run, name, format, capfd):
     run = get_run(name)
     state = torch.get_rng_state()
@@ -136,8 +148,17 @@ def test_the_file_gives_the_scores_of_the_model(get_run, name, format, capfd):
     assert not list(run.folder.glob(".*"))
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["cnn", "Small"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("cnn", "safetensors"),
+        ("Small", "torch-export"),
+        pytest.param("Small", "onnx", marks=with_onnx),
+        pytest.param("Small", "safetensors", marks=pytest.mark.soak),
+        pytest.param("cnn", "torch-export", marks=pytest.mark.soak),
+        pytest.param("cnn", "onnx", marks=[with_onnx, pytest.mark.soak]),
+    ],
+)
 def test_the_snippet_runs_where_there_is_no_plainfit(folder, get_run, tmp_path, name, format):
     run = get_run(name)
     result = export_run(run, format, tmp_path / f"it's{formats.FORMATS[format].suffix}")

@@ -118,14 +118,8 @@ def fine_tune(
 def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Module:
     """Return a copy of a model with a new last layer.
 
-    Args:
-        model: built by `get_model`, or with a linear layer or a convolution as its last layer.
-        xb: a batch that the model accepts.
-        classes: the number of the new layer's outputs.
-        seed: of the initial values; it seeds torch's global generator, as in `get_model`.
-
-    Raises:
-        ModelError: if there is no such layer.
+    The model was built by `get_model`, or its last layer is linear or a convolution. The seed is
+    set in torch's global generator, as in `get_model`.
     """
     factory = getattr(model, "plainfit_factory", None)
     if isinstance(factory, Factory):
@@ -153,15 +147,7 @@ def is_run(source: str) -> bool:
 
 
 def model_name(source: str, model: str | None) -> str:
-    """Return the name of a source's architecture.
-
-    Args:
-        source: as for `new_model`.
-        model: the name that the user gave, for a file of weights.
-
-    Raises:
-        ConfigError: if the source is unknown, or `model` is missing or superfluous.
-    """
+    """Return the name of a source's architecture; the user gives it for a file of weights."""
     if is_weights_only(source):
         if source.startswith(HUB) and not HUB_NAME.fullmatch(source):
             raise unknown_source(source)

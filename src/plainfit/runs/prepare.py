@@ -51,13 +51,8 @@ class Parts:
 def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
-    Args:
-        config: the settings.
-        run: the run to continue or to repeat, if any: its data must not have changed, and a
-            fine-tuning starts from the weights that it started from.
-
-    Raises:
-        PlainfitError: if the data cannot be used or has changed, or the model cannot be built.
+    If a `run` is to be continued or repeated, its data must not have changed, and a fine-tuning
+    starts from the weights that it started from.
     """
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
@@ -110,7 +105,6 @@ def build(
 
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
-    """Return the options of `make_optimizer`."""
     names = ("momentum", "nesterov", "weight_decay", "fused")
     return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
 
@@ -125,15 +119,9 @@ def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
 
 
 def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> list[Callback]:
-    """Return the callbacks that change the training.
-
-    Args:
-        config: the settings.
-        groups: the names of the layers from the input to the head, for a fine-tuning.
-    """
-    unfreezing = cb.Unfreezing(groups, config.freeze_epochs, config.gradual) if groups else None
+    """Return the callbacks that change the training; `groups` of layers are for a fine-tuning."""
     return [
-        *([unfreezing] if unfreezing else []),
+        *([cb.Unfreezing(groups, config.freeze_epochs, config.gradual)] if groups else []),
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
