@@ -20,8 +20,8 @@ from torch.utils.data import TensorDataset
 import plainfit as pf
 from killing import NaiveCheckpointing, ended, finish, forked, orphans, train_to_file, warm_up
 from plainfit.common.errors import NonFiniteError
+from plainfit.training import checkpoints as files
 from plainfit.training.callbacks import Checkpointing
-from plainfit.training.checkpoint import folder as files
 from plainfit.training.hooks import Callback
 from trainings import BS, Net, Noisy, StopAt, differences, images, train
 

@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler as torch_s
 from plainfit.common.errors import ConfigError
 from plainfit.training import schedules as s
 from plainfit.training.callbacks import GradientAccumulation, TorchScheduler
-from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.training.checkpoints import from_bytes, to_bytes
 from small import Rates, batches, fit, network, plain, same, sgd
 
 EPOCHS = 6

@@ -23,14 +23,14 @@ from plainfit.training.callbacks import (
     NonFiniteGuard,
 )
 from plainfit.training.compiling import OneGraph
-from plainfit.training.memory import find_glibc, kept_memory
+from plainfit.training.session import find_glibc, kept_memory
 from small import batches, fit, network, plain, same, sgd
 
 SINGLE = {"dtype": torch.float32}
 LIKE_A_STEP = """
 import resource, sys
 import torch
-from plainfit.training.memory import kept_memory
+from plainfit.training.session import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -58,7 +58,7 @@ def test_kept_memory_has_no_page_faults():
 
 
 def test_kept_memory_without_glibc_does_nothing(monkeypatch):
-    monkeypatch.setattr("plainfit.training.memory.find_glibc", lambda: None)
+    monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: None)
     with kept_memory():
         assert torch.ones(2).sum() == 2
 
@@ -185,7 +185,7 @@ def test_a_scale_that_overflows_leaves_the_step_out_and_halves():
 
 
 def test_a_scale_that_holds_doubles_and_is_kept(monkeypatch):
-    monkeypatch.setattr("plainfit.training.callbacks.precision.GROWTH_STEPS", 3)
+    monkeypatch.setattr("plainfit.training.callbacks.optimization.GROWTH_STEPS", 3)
     scaling, model = LossScaling(), network()
     fit(model, sgd(model), batches(5, 5), callbacks=[scaling])
     assert (scaling.scale, scaling.good_steps) == (2.0**17, 1)

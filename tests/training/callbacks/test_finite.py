@@ -135,7 +135,7 @@ def test_gradients_show_in_the_next_step():
 
 
 def test_gradients_of_an_epoch_s_last_step_show_before_it_is_saved(tmp_path):
-    from plainfit.training.checkpoint import folder as files
+    from plainfit.training import checkpoints as files
 
     model = network()
     bad_gradient(model, 4)
