@@ -62,7 +62,7 @@ def test_values_in_the_data_are_named_with_epoch_and_step(place, value):
     assert text == (
         f"the loss must be finite, and is {'nan' if is_nan else 'inf'} in epoch 0, step 2 "
         f"(batch 2 of that epoch, from 0); the {place} of the batch hold NaN or infinite values: "
-        "mend the data"
+        "fix the data"
     )
 
 
