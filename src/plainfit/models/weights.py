@@ -11,9 +11,8 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.downloads import download
 from plainfit.common.errors import DownloadError, ModelError
-from plainfit.common.files import write_bytes
+from plainfit.common.files import download, write_bytes
 
 # Trained on ImageNet; the hex digits begin the file's SHA-256:
 # https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py

@@ -27,7 +27,7 @@ from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
 from plainfit.runs.folder import open_run
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
-from plainfit.training.callbacks.unfreezing import Unfreezing
+from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle

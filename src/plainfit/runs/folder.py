@@ -1,7 +1,6 @@
 """The run folder: what a training leaves behind, each file written whole or not at all."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.runs.settings import RunConfig
+from plainfit.training.history import best_epoch
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
@@ -41,7 +41,9 @@ def create_folder(folder: Path) -> None:
     """Make a new run folder, or take one whose process was killed before it wrote a record."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(path.name != FIRST and not files.is_scratch(path) for path in folder.iterdir())
+        taken = any(
+            path.name != FIRST and not files.is_temporary(path) for path in folder.iterdir()
+        )
     except OSError as error:
         raise RunError(
             f"the run folder {folder} must be writable ({error.strerror}); choose another"
@@ -53,7 +55,7 @@ def create_folder(folder: Path) -> None:
         )
     if not os.access(folder, os.W_OK):
         raise RunError(f"the run folder {folder} must be writable; choose another")
-    files.remove_scratch(folder)
+    files.remove_temporary(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -127,8 +129,8 @@ class Run:
     @property
     def best(self) -> Row | None:
         """The row of the epoch with the lowest validation loss; None before the first."""
-        rows = [row for row in self.epochs if not math.isnan(row.get("valid_loss", math.nan))]
-        return min(rows, key=lambda row: float(row["valid_loss"]), default=None)
+        best = best_epoch(self.epochs)
+        return None if best is None else self.epochs[best]
 
     @cached_property
     def steps(self) -> list[Step]:

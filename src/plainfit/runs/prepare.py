@@ -24,10 +24,10 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.hooks import Callback
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.schedules import Schedule, named_schedule
-from plainfit.training.trackers import make_tracker
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
@@ -136,10 +136,11 @@ def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
 
 
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
-    """Return the callbacks that write logs, and those that stop a training."""
+    """Return the callbacks that write files, and those that stop a training."""
     settings = {name: value for name, value in config.to_dict().items() if value is not None}
     tracked = folder / "tracked"
     return [
+        cb.BestWeights(folder / runs.BEST),
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
         *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),

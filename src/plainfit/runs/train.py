@@ -117,8 +117,7 @@ def run_fit(
 ) -> RunResult:
     """Train or continue, then test and write the results."""
     config, say = parts.config, echo or (lambda line: None)
-    best = cb.BestWeights(folder / runs.BEST)
-    added = [*transformers(config, parts.groups), best, *observers(config, folder), *callbacks]
+    added = [*transformers(config, parts.groups), *observers(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
             history = fit(
@@ -152,10 +151,10 @@ def run_fit(
         raise TrainingError(
             f"{what}; what was saved is in {folder}: plainfit resume {folder}"
         ) from error
-    return finish(parts, folder, history, best.best.epoch, say)
+    return finish(parts, folder, history, say)
 
 
-def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) -> RunResult:
+def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     """Test the model and write weights, curves and the record."""
     config, data, model = parts.config, parts.data, parts.model
     test = None
@@ -170,7 +169,7 @@ def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) ->
         stopped=history.stopped,
         test=test,
         last=history[-1] if len(history) else None,
-        best=history[best] if best >= 0 else None,
+        best=history.best(),
         config=config.to_dict(),
         steps=len(history.step_losses),
     )
