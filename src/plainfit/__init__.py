@@ -30,7 +30,7 @@ _HOMES = {
     "PlainfitRegressor": "estimators.estimators",
     "ResNet": "models.networks",
     "TensorLoader": "data.loaders",
-    "WrappedDataLoader": "data.wrapping",
+    "WrappedDataLoader": "data.loaders",
     "accuracy": "training.metrics",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from plainfit.common.errors import PlainfitError as PlainfitError
     from plainfit.data.loaders import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
+    from plainfit.data.loaders import WrappedDataLoader as WrappedDataLoader
     from plainfit.data.loaders import get_data as get_data
     from plainfit.data.open_data import open_data as open_data
     from plainfit.data.splits import DataSplits as DataSplits
-    from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
     from plainfit.estimators.estimators import PlainfitClassifier as PlainfitClassifier
     from plainfit.estimators.estimators import PlainfitRegressor as PlainfitRegressor
     from plainfit.models.build import get_model as get_model

@@ -12,8 +12,8 @@ import torch
 
 from plainfit.common import __version__
 from plainfit.common.errors import ConfigError, RunError, unknown_name
-from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
 from plainfit.runs import folder as runs
 from plainfit.runs.export.check import compare, reopen_data, take_samples
