@@ -49,7 +49,7 @@ _HOMES = {
     "TorchScheduler": "training.callbacks.optimization",
     "Tracking": "training.callbacks.tracking",
     "Unfreezing": "training.callbacks.optimization",
-    "WrappedDataLoader": "data.wrapping",
+    "WrappedDataLoader": "data.loaders",
     "accuracy": "training.metrics",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
@@ -68,10 +68,10 @@ if TYPE_CHECKING:
     from plainfit.common.errors import PlainfitError as PlainfitError
     from plainfit.data.loaders import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
+    from plainfit.data.loaders import WrappedDataLoader as WrappedDataLoader
     from plainfit.data.loaders import get_data as get_data
     from plainfit.data.open_data import open_data as open_data
     from plainfit.data.splits import DataSplits as DataSplits
-    from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
     from plainfit.estimators import PlainfitClassifier as PlainfitClassifier
     from plainfit.estimators import PlainfitRegressor as PlainfitRegressor
     from plainfit.models.build import get_model as get_model

@@ -11,10 +11,9 @@ from torch.utils.data import default_collate
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import seed_at, stream
-from plainfit.data.loaders import ImageDataset
+from plainfit.data.loaders import AugmentedLoader, ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.splits import draw_parts
-from plainfit.data.wrapping import AugmentedLoader
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.loaders import served, tensors_of

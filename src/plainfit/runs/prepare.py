@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of, fingerprint, threads_for, versions
 from plainfit.common.errors import ModelError
 from plainfit.data.augment import named_steps
-from plainfit.data.loaders import Loader, get_data, resident
+from plainfit.data.loaders import AugmentedLoader, Loader, get_data, resident
 from plainfit.data.splits import DataSplits, check_images
-from plainfit.data.wrapping import AugmentedLoader
 from plainfit.models.build import get_model, make_optimizer, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
