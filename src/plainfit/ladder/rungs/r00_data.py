@@ -41,9 +41,9 @@ def download(name, header):
 
 
 if args.data:
-    arrays = np.load(args.data)
-    x_train, y_train = arrays["x_train"], arrays["y_train"]
-    x_valid, y_valid = arrays["x_valid"], arrays["y_valid"]
+    with np.load(args.data) as arrays:
+        x_train, y_train = arrays["x_train"], arrays["y_train"]
+        x_valid, y_valid = arrays["x_valid"], arrays["y_valid"]
 else:
     images, labels = download(IMAGES, 16).reshape(-1, 28, 28), download(LABELS, 8).astype(int)
     x_train, x_valid = images[:50000], images[50000:]
