@@ -21,17 +21,22 @@ from torch.utils.data import (
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import drawing_from
-from plainfit.data.lazy import LazySamples
-from plainfit.data.loaders import ImageDataset, TensorLoader
+from plainfit.data.loaders import (
+    AugmentedLoader,
+    ImageDataset,
+    SampleBatches,
+    SampleLoader,
+    TensorLoader,
+    WrappedDataLoader,
+)
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
-from plainfit.data.samples import SampleBatches, SampleLoader
+from plainfit.data.ondisk import LazySamples
 from plainfit.data.splits import draw_parts
-from plainfit.data.wrapping import AugmentedLoader, WrappedDataLoader
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.record import generator_of
+from plainfit.training.fit_call import generator_of
 
 
 @dataclass

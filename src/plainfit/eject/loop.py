@@ -14,12 +14,16 @@ from plainfit.eject.optimizer import scheduler_text
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
-from plainfit.training.callbacks.averaging import plain_mean
-from plainfit.training.callbacks.gradients import parameters_of
-from plainfit.training.callbacks.precision import DTYPES, FIRST_SCALE, GROWTH_STEPS
+from plainfit.training.callbacks.optimization import (
+    FIRST_SCALE,
+    GROWTH_STEPS,
+    freeze,
+    frozen_groups,
+    parameters_of,
+    plain_mean,
+)
 from plainfit.training.callbacks.stopping import BestInMemory
-from plainfit.training.callbacks.unfreezing import freeze, frozen_groups
-from plainfit.training.compiling import PLAIN_STEPS, OneGraph, gradients_in_graph
+from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.metrics import is_streaming, metric_name
 from plainfit.training.schedules import Chain, OneCycle, Schedule
