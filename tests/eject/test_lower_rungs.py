@@ -8,7 +8,7 @@ from test_runs import RUNS, run
 from ejecting import differing, names_in, run_here
 from plainfit.common.errors import EjectError
 from plainfit.eject import RUNGS, eject_run, verified
-from plainfit.eject.outcome import outcome_of
+from plainfit.eject.verify import outcome_of
 from plainfit.runs.folder import read_record
 
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"

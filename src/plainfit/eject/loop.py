@@ -10,7 +10,7 @@ from plainfit.common.seeding import stream
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
-from plainfit.eject.optimizer import scheduler_text
+from plainfit.eject.optimizer import OptimizerText, scheduler_text
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
@@ -98,7 +98,6 @@ class LoopText:
         }
 
     def limits(self) -> list[EjectError]:
-        """Return what the callbacks limit the level to."""
         limits = []
         if "unfreezing" in self.callbacks:
             limits.append(
@@ -117,29 +116,12 @@ class LoopText:
             )
         return limits
 
-    def settings(self) -> list[str]:
-        """Return the constants of the loop."""
-        found, lines = self.callbacks, []
-        if unfreezing := found.get("unfreezing"):
-            groups = [f"    {literal(names)}," for names in unfreezing.groups]
-            lines += ["GROUPS = [  # of layers, from the input to the head", *groups, "]"]
-            lines.append(f"HEAD_EPOCHS = {unfreezing.epochs}  # epochs that train the head alone")
-        if accumulation := found.get("accumulation"):
-            lines.append(f"ACCUMULATE = {accumulation.batches}  # batches for one step")
-            lines.append(f"STEPS = {self.recipe.steps}  # in an epoch")
-        if clipping := found.get("clipping"):
-            lines.append(f"CLIP = {clipping.max_norm!r}  # the largest norm of the gradients")
-        if self.facts["average_decay"] is not None:
-            lines.append(f"AVERAGE = {found['averaging'].decay!r}  # the decay of the average")
-        if "scaling" in found:
-            lines.append(f"FIRST_SCALE = {FIRST_SCALE}  # of the loss, as in torch.amp.GradScaler")
-            lines.append(f"GROWTH_STEPS = {GROWTH_STEPS}  # after which the scale doubles")
-        if self.recipe.stop is not None:
-            lines.append(f"STOP = {self.recipe.stop}  # the step after which the training stopped")
-        return lines
+    def settings(self, optimizer: OptimizerText) -> list[str]:
+        facts = {"data": self.data, "optimizer": optimizer, "recipe": self.recipe}
+        scales = {"first_scale": FIRST_SCALE, "growth_steps": GROWTH_STEPS}
+        return rendered("settings.py.jinja", {**self.facts, **facts, **scales})
 
     def validation(self) -> list[str]:
-        """Return the functions that validate the model."""
         joined = "torch.cat(outputs), torch.cat(targets)"
         metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
@@ -239,7 +221,6 @@ class LoopText:
         }
 
     def parameters(self) -> str:
-        """Return an expression for the optimizer's parameters."""
         own, mine = list(self.recipe.model.parameters()), parameters_of(self.recipe.opt)
         if len(own) == len(mine) and all(a is b for a, b in zip(own, mine, strict=True)):
             return "model.parameters()"
