@@ -77,8 +77,9 @@ class Program:
     def replace(self, step: str) -> None:
         """Put definitions in place of the names of torch that a level no longer uses."""
         source = Source(self.user)
-        known = imported(source.tree)
-        refs = [ref for ref in references(source) if is_replaced(ref.name, step)]
+        names = imported(source.tree).items()
+        known = {name: full for name, full in names if short(full) not in self.replaced}
+        refs = [ref for ref in references(source, known) if is_replaced(ref.name, step)]
         self.replaced |= {ref.name for ref in refs}
         nodes = {ref.node for ref in refs}
         functions = (ast.FunctionDef, ast.Lambda)
@@ -162,7 +163,10 @@ class Program:
             if name not in used_names:
                 continue
             if kept.get(name, full) != full or name in self.bound - kept.keys():
-                raise EjectError(f"a script at a lower level needs the name {name} for {full}")
+                raise EjectError(
+                    f"below level data a script needs the name {name!r} for {full}, and it has "
+                    "another thing by that name; rename it"
+                )
             imports.add(import_of(alias, module))
         return edited(text, [(*source.line_span(old), "\n".join([*imports.lines(), ""]))])
 

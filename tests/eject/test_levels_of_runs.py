@@ -1,4 +1,4 @@
-"""Runs at the rungs below `data`: the bits of the run, or what the rung promises instead."""
+"""Runs at the levels below `data`: the bits of the run, or what the level promises instead."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from test_runs import RUNS, run
 
 from ejecting import differing, names_in, run_here
 from plainfit.common.errors import EjectError
-from plainfit.eject import RUNGS, eject_run, verified
+from plainfit.eject import LEVELS, eject_run, verified
 from plainfit.eject.outcome import outcome_of
 from plainfit.runs.folder import read_record
 
@@ -22,17 +22,17 @@ def test_every_setting_at_every_rung(name, tmp_path):
     folder, script = tmp_path / "run", tmp_path / "train.py"
     run(folder, **RUNS[name])
     outcome = outcome_of(folder, read_record(folder))
-    for rung in ("optim", "layers"):
-        eject_run(folder, script, rung=rung, force=True)
+    for level in ("optim", "layers"):
+        eject_run(folder, script, level=level, force=True)
         losses, weights = run_here(script)
         assert losses == outcome.losses
         assert differing(weights, outcome.weights) == []
         assert not names_in(script) & {"optim", "DataLoader", "plainfit"}
     if name in AT_LAYERS:
-        with pytest.raises(EjectError, match=r"the lowest rung that works.* is '?layers"):
-            eject_run(folder, script, rung="tensors", force=True)
+        with pytest.raises(EjectError, match=r"the lowest level that works.* is '?layers"):
+            eject_run(folder, script, level="tensors", force=True)
         return
-    eject_run(folder, script, rung="tensors", force=True)
+    eject_run(folder, script, level="tensors", force=True)
     losses, weights = run_here(script)
     assert losses == outcome.losses
     assert differing(weights, outcome.weights) == []
@@ -40,9 +40,9 @@ def test_every_setting_at_every_rung(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", IN_FLOAT64)
-def test_rung_math_agrees_in_float64(name, tmp_path):
+def test_level_math_agrees_in_float64(name, tmp_path):
     run(tmp_path / "run", **RUNS[name])
-    verdict = verified(eject_run(tmp_path / "run", tmp_path / "math.txt.py", rung="math"))
+    verdict = verified(eject_run(tmp_path / "run", tmp_path / "math.txt.py", level="math"))
     assert verdict.holds, verdict.text
 
 
@@ -62,7 +62,7 @@ def test_runs_on_mnist_hold_at_every_rung(name, tmp_path):
     if not MNIST.is_dir():
         pytest.skip("real MNIST is not in ../shared/data/mnist")
     run(tmp_path / "run", data="mnist", data_dir=MNIST, epochs=1, **PAIRS[name])
-    for rung in RUNGS:
-        verdict = verified(eject_run(tmp_path / "run", tmp_path / f"at_{rung}.py", rung=rung))
-        print(f"{name} on MNIST, rung {rung}: {verdict.text}")
+    for level in LEVELS:
+        verdict = verified(eject_run(tmp_path / "run", tmp_path / f"at_{level}.py", level=level))
+        print(f"{name} on MNIST, level {level}: {verdict.text}")
         assert verdict.holds
