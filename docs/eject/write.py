@@ -2,8 +2,7 @@
 
     python docs/eject/write.py [--data-dir MNIST] [--into FOLDER]
 
-`make test` writes them anew and compares them with these, the header apart, whose hash and
-fingerprint are this machine's.
+`make test` compares them with new ones, the header apart, which has a hash and a fingerprint.
 """
 
 import argparse
@@ -19,6 +18,7 @@ from plainfit.runs.train import train
 
 HERE = Path(__file__).resolve().parent
 LEVELS = ["loop", "optim", "tensors"]
+SETTINGS = {"data": "mnist", "model": "cnn", "epochs": 2}
 
 
 def main() -> None:
@@ -28,15 +28,14 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=HERE)
     args = parser.parse_args()
     data_dir, into, texts = args.data_dir.resolve(), args.into.resolve(), {}
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
+    with tempfile.TemporaryDirectory() as temporary:
+        os.chdir(temporary)
         run = Path("runs/cnn")
-        settings = {"data": "mnist", "data_dir": data_dir, "model": "cnn", "epochs": 2}
-        train(RunConfig(**settings, out=run), echo=None)
+        train(RunConfig(**SETTINGS, data_dir=data_dir, out=run), echo=None)
         for level in LEVELS:
             path = Path(f"{level}.py")
             eject_run(run, path, level=level)
-            # Where the data is is this machine's own.
+            # The path of the data differs between machines.
             texts[level] = path.read_text(encoding="utf-8").replace(str(data_dir), "mnist")
             (into / path.name).write_text(texts[level], encoding="utf-8")
         os.chdir(HERE)

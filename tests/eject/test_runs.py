@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from ejecting import code_lines, differing, names_in, run_here
+from ejecting import differing, names_in, run_here
 from plainfit.common.errors import ConfigError, EjectError, RunError
 from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
 from plainfit.runs.folder import read_record
-from plainfit.runs.presets import settings_of
-from plainfit.runs.settings import RunConfig
+from plainfit.runs.settings import RunConfig, preset
 from plainfit.runs.train import resume, train
 from trainings import StopAt
 
+RESNET = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
 RUNS = {
     "sgd": {"model": "logistic"},
     "one-cycle, clipping": {"model": "mlp", "schedule": "one-cycle", "clip": 1.0, "lr": 0.05},
-    "adamw, cosine, batch norm": {"model": "resnet", "optimizer": "adamw", "schedule": "cosine"},
-    "average": {"model": "resnet", "average": 0.9},
+    "adamw, cosine, batch norm": {**RESNET, "optimizer": "adamw", "schedule": "cosine"},
+    "average": {**RESNET, "average": 0.9},
     "accumulation with all": {
         "model": "mlp", "accumulate": 3, "clip": 0.5, "average": 0.99, "schedule": "warmup-cosine",
     },
@@ -52,13 +52,14 @@ RUNS = {
 ONLY_LOOP = {
     "bf16": {"model": "cnn", "precision": "bf16"},
     "fp16": {"model": "cnn", "precision": "fp16", "clip": 1.0},
-    "preset": {**settings_of("fastest"), "epochs": 2},
-    "channels last": {"model": "resnet", "channels_last": True},
+    "preset": {**preset("fastest"), "epochs": 2, "batch_size": 256},
+    "channels last": {**RESNET, "channels_last": True},
 }
 
 
 def run(folder, **settings):
-    config = RunConfig(**{"epochs": 2, "seed": 3, "out": folder, **settings})
+    """Train for two epochs of five steps, where the settings do not say otherwise."""
+    config = RunConfig(**{"epochs": 2, "batch_size": 256, "seed": 3, "out": folder, **settings})
     return train(config, echo=None)
 
 
@@ -103,9 +104,10 @@ def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):
 
 def test_stopped_within_an_epoch(tmp_path):
     folder = tmp_path / "run"
-    settings = {"model": "resnet", "epochs": 200, "schedule": "one-cycle", "time_limit": 3600.0}
-    stop = StopAt(26)  # a time limit would stop at some step or other
-    result = train(RunConfig(**settings, seed=3, out=folder), echo=None, callbacks=[stop])
+    settings = {"epochs": 200, "batch_size": 256, "schedule": "one-cycle", "time_limit": 3600.0}
+    stop = StopAt(7)  # a time limit would stop at some step or other
+    config = RunConfig(**RESNET, **settings, seed=3, out=folder)
+    result = train(config, echo=None, callbacks=[stop])
     assert result.history.unfinished
     for level in ("loop", "data"):
         eject_run(folder, tmp_path / "train.py", level=level, force=True)
@@ -122,7 +124,10 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
     assert_same(folder, tmp_path / "train.py")
 
 
-@pytest.mark.parametrize("average", [[], ["--average", "0.9", "--schedule", "one-cycle"]])
+@pytest.mark.parametrize(
+    "average",
+    [pytest.param([], marks=pytest.mark.soak), ["--average", "0.9", "--schedule", "one-cycle"]],
+)
 def test_killed_and_resumed(tmp_path, average):
     folder, script = tmp_path / "run", tmp_path / "train.py"
     settings = ["--model", "mlp", "--epochs", "40", "--checkpoint-every", "7", *average]
@@ -211,13 +216,19 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
         eject_run(tmp_path / "run", tmp_path / "other.py")
 
 
-def test_mnist_in_few_lines(mnist_folder, tmp_path):
+@pytest.mark.parametrize("level", ["loop", "data"])
+def test_the_script_reads_mnist_by_itself(mnist_folder, tmp_path, level):
     folder = tmp_path / "run"
-    run(folder, data="mnist", data_dir=mnist_folder, model="cnn", epochs=1, batch_size=256)
-    for level in ("loop", "data"):
-        ejected = eject_run(folder, tmp_path / "train.py", level=level, force=True)
-        assert_same(folder, ejected.path)
-        assert code_lines(ejected.path) <= 90
-        assert not Path(tmp_path / "train-data.safetensors").exists()
-    eject_run(folder, tmp_path / "train.py", level="tensors", force=True)
-    assert code_lines(tmp_path / "train.py") <= 160
+    settings = {"data": "mnist", "data_dir": mnist_folder, "model": "logistic"}
+    config = RunConfig(**settings, batch_size=256, epochs=1, out=folder)
+    train(config, echo=None, callbacks=[StopAt(3)])
+    assert_same(folder, eject_run(folder, tmp_path / "train.py", level=level).path)
+    assert not Path(tmp_path / "train-data.safetensors").exists()
+
+
+def test_a_path_and_a_name_are_data_in_a_script(tmp_path):
+    """The run's folder is in the docstring, and ends it in no way; the script's is a literal."""
+    into = tmp_path / '"""\\ it\'s "so"'
+    into.mkdir()
+    run(into / "run", model="logistic", epochs=1)
+    assert_same(into / "run", eject_run(into / "run", into / "tr'a\"in.py").path)

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -165,17 +163,43 @@ def test_float64_is_relative():
     assert not compare_in_float64(upper, Given([100.0 + 1e-9], {}, {})).holds
 
 
-def test_exit_codes(folder, tmp_path):
-    def plainfit(*words):
-        command = [sys.executable, "-m", "plainfit", "eject", str(folder), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert "Traceback" not in done.stderr
-        return done
+def test_every_fact_of_the_fingerprint_is_compared(script, folder):
+    recorded = read_record(folder)["fingerprint"]
+    given = run_alone(script.path, recorded, 1)
+    assert given.fingerprint == recorded
+    for name in recorded:
+        assert given.differs_from({**recorded, name: "other"}).startswith(f"{name} was other, is ")
+    assert given.differs_from({"torch": torch.__version__}) == ""  # of an older version
 
-    done = plainfit("--verify", "--steps", "3")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("script train.py: level loop, ")
-    assert "verify holds: the losses of the first 3 steps are equal" in done.stdout
+
+@pytest.fixture
+def machine():
+    """What the bits depend on, put back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    cudnn.benchmark, cudnn.allow_tf32 = before[:2]
+    torch.set_float32_matmul_precision(before[2])
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_script_sets_all_that_the_fingerprint_has(machine, folder, tmp_path):
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("high")
+    train(RunConfig(model="logistic", epochs=1, batch_size=256, out=tmp_path / "run"), echo=None)
+    ejected = eject_run(tmp_path / "run", tmp_path / "train.py")
+    recorded = read_record(tmp_path / "run")["fingerprint"]
+    assert recorded != read_record(folder)["fingerprint"]
+    assert run_alone(ejected.path, recorded, 1).fingerprint == recorded
+
+
+def test_exit_codes(folder, plainfit, tmp_path):
+    code, out, err = plainfit("eject", folder, "--verify", "--steps", "3")
+    assert code == 0, err
+    assert out.startswith("script train.py: level loop, ")
+    assert "verify holds: the losses of the first 3 steps are equal" in out
     before = (tmp_path / "train.py").read_text()
     for words, message in (
         ([], "error: train.py is there already; --force writes over it"),
@@ -184,7 +208,7 @@ def test_exit_codes(folder, tmp_path):
         (["-o", "."], "a script is a file, and . is a folder"),
         (["--steps", "3"], "add --verify"),
     ):
-        done = plainfit(*words)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert message in done.stderr
+        code, _, err = plainfit("eject", folder, *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
     assert (tmp_path / "train.py").read_text() == before

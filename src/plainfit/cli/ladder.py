@@ -1,5 +1,7 @@
-"""The ladder on the command line: run it, read it, copy from it."""
+"""The ladder on the command line: run it, read it, copy from it; and its notebook."""
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,6 @@ from plainfit.common.errors import ConfigError
 from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
-    from plainfit.data.splits import DataSplits
     from plainfit.ladder.climb import Comparison
     from plainfit.ladder.runner import Setting
 
@@ -127,18 +128,9 @@ def copy(
     from plainfit.ladder.programs import copy_rung
 
     rung = find_rung(name)
-    program, arrays = copy_rung(rung, open_from(options), folder, replace=force)
+    program, arrays = copy_rung(rung, RunConfig(**options).open_data(), folder, replace=force)
     show(f"copied {program} and {arrays}")
     show(f"next   python {program} --data {arrays}")
-
-
-def open_from(options: dict[str, Any]) -> "DataSplits":
-    """Check the options, before torch loads, and open the data."""
-    RunConfig(**options)
-    from plainfit.data.open_data import open_data
-
-    how = {name: options[name] for name in DATA_OPTIONS if name != "data"}
-    return open_data(options["data"], **how)
 
 
 @contextmanager
@@ -146,7 +138,7 @@ def setting_for(
     options: dict[str, Any], epochs: int | None
 ) -> Iterator[tuple["Setting", list[str]]]:
     """Yield what all rungs share, and lines to print about it."""
-    data, seed = open_from(options), options.get("seed", 0)
+    data, seed = RunConfig(**options).open_data(), options.get("seed", 0)
     from plainfit.ladder.climb import usual_epochs, write_data
     from plainfit.ladder.runner import Setting
 
@@ -200,3 +192,28 @@ def show_highlighted(text: str, language: str) -> None:
         console.print(Syntax(text, language, background_color="default"), soft_wrap=True)
     else:
         show(text.rstrip("\n"))
+
+
+def notebook(
+    folder: Annotated[Path, typer.Argument(help="Folder to copy to.", metavar="DIR")] = Path(),
+    lang: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open it in Jupyter, or only copy it.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing copy.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Copy the tutorial as a notebook, and open it in Jupyter."""
+    from plainfit.ladder.programs import copy_notebook, jupyter
+
+    path, copied = copy_notebook(lang, folder, replace=force)
+    show(f"copied {path}" if copied else f"{path} exists already and is kept")
+    if not open_:
+        return
+    module = jupyter()
+    if module is None:
+        raise ConfigError(
+            "Jupyter is not installed; to open the notebook, "
+            f"pip install 'plainfit[notebook]', then jupyter lab {path}"
+        )
+    raise typer.Exit(subprocess.run([sys.executable, "-m", module, str(path)]).returncode)

@@ -10,8 +10,11 @@ import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import PurePath
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 WIDTH = 100
 SCALARS = (bool, int, float, str, bytes, type(None))
@@ -57,8 +60,21 @@ def escaped(line: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
-def indented(lines: Iterable[str], by: int = 4) -> list[str]:
-    return [" " * by + line if line else line for line in lines]
+@cache
+def templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("plainfit.eject"),
+        autoescape=False,  # the text is Python; strings go through `literal`
+        undefined=StrictUndefined,
+        line_statement_prefix="%",
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def rendered(template: str, facts: dict[str, Any]) -> list[str]:
+    """Return the lines of a template that is filled in."""
+    return templates().get_template(template).render(facts).strip().splitlines()
 
 
 class Imports:

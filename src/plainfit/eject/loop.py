@@ -1,26 +1,29 @@
 """The loop of a script: the facts that fill in `templates/loop.py.jinja`."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit.common.errors import EjectError
+from plainfit.common.seeding import stream
 from plainfit.eject.data import DataText
-from plainfit.eject.layout import literal
-from plainfit.eject.lifting import Lifter, module_names, place
+from plainfit.eject.layout import literal, rendered
+from plainfit.eject.lifting import Lifter, place
 from plainfit.eject.optimizer import scheduler_text
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
-from plainfit.training.callbacks.averaging import plain_mean
-from plainfit.training.callbacks.gradients import parameters_of
-from plainfit.training.callbacks.precision import DTYPES, FIRST_SCALE, GROWTH_STEPS
+from plainfit.training.callbacks.optimization import (
+    FIRST_SCALE,
+    GROWTH_STEPS,
+    freeze,
+    frozen_groups,
+    parameters_of,
+    plain_mean,
+)
 from plainfit.training.callbacks.stopping import BestInMemory
-from plainfit.training.callbacks.unfreezing import freeze, frozen_groups
-from plainfit.training.compiling import PLAIN_STEPS, OneGraph, gradients_in_graph
+from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.metrics import is_streaming, metric_name
 from plainfit.training.schedules import Chain, OneCycle, Schedule
@@ -38,15 +41,26 @@ TRANSFORMERS = {
     "unfreezing": cb.Unfreezing,
 }
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
-# What the template uses: an import, or a definition of ours that is copied.
+# What the text of a script may name: an import, or a definition of ours that is copied.
 NEEDS: dict[str, str | Callable[..., Any]] = {
     "AveragedModel": "from torch.optim.swa_utils import AveragedModel",
+    "DataLoader": "from torch.utils.data import DataLoader",
     "OneGraph": OneGraph,
+    "Path": "from pathlib import Path",
+    "Tensor": "from torch import Tensor",
+    "TensorDataset": "from torch.utils.data import TensorDataset",
     "freeze": freeze,
     "frozen_groups": frozen_groups,
     "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
+    "gzip": "import gzip",
+    "load_digits": "from sklearn.datasets import load_digits",
+    "load_file": "from safetensors.torch import load_file",
+    "nn": "from torch import nn",
     "plain_mean": plain_mean,
+    "save_model": "from safetensors.torch import save_model",
+    "stream": stream,
     "time": "import time",
+    "torch": "import torch",
 }
 
 
@@ -74,8 +88,8 @@ class LoopText:
             "loss_func": name,
             "parameters": self.parameters(),
             "stops": recipe.stop is not None,
-            "train_heading": "\n".join(data.train_heading()),
             "validates": is_validated,
+            **data.batches(),
             **self.forward(name),
             **self.averaging(),
             **self.rates(),
@@ -129,25 +143,11 @@ class LoopText:
         joined = "torch.cat(outputs), torch.cat(targets)"
         metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
-        heading = "\n".join(self.data.valid_heading()) if self.facts["validates"] else ""
-        return self.rendered(
-            "validate.py.jinja", metrics=metrics, returns=returns, valid_heading=heading
-        )
+        return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
 
     def lines(self) -> list[str]:
         """Return the loop, with what comes right before and after it."""
-        return self.rendered("loop.py.jinja")
-
-    def rendered(self, template: str, **more: Any) -> list[str]:
-        """Fill in a template, and make what its text names part of the script."""
-        text = templates().get_template(template).render(self.facts | more)
-        for name in sorted(module_names(compile(text, template, "exec")) & NEEDS.keys()):
-            need = NEEDS[name]
-            if isinstance(need, str):
-                self.lifter.imports.add(need)
-            else:
-                self.lifter.lift(need)
-        return text.splitlines()
+        return rendered("loop.py.jinja", self.facts)
 
     def forward(self, loss_func: str) -> dict[str, Any]:
         """Return how the loss of a batch is computed, and in which autocast."""
@@ -244,18 +244,6 @@ class LoopText:
         if len(own) == len(mine) and all(a is b for a, b in zip(own, mine, strict=True)):
             return "model.parameters()"
         return '[p for group in opt.param_groups for p in group["params"]]'
-
-
-@cache
-def templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("plainfit.eject"),
-        autoescape=False,  # the text is Python; strings go through `literal`
-        undefined=StrictUndefined,
-        line_statement_prefix="%",
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def by_name(callbacks: list[Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.script import Script
 from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
 from plainfit.runs.folder import make_folder, read_record, write_whole
-from plainfit.training.record import FitRecord
+from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100
 Say = Callable[[str], None]
@@ -52,7 +52,7 @@ def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = Fa
 
 
 def eject_fit(
-    call: FitRecord,
+    call: FitCall,
     path: Path,
     *,
     level: str,
@@ -60,7 +60,7 @@ def eject_fit(
     force: bool,
     echo: Say | None,
 ) -> Path:
-    """Write a call of `fit` as a script; see `FitRecord.eject`."""
+    """Write a call of `fit` as a script; see `FitCall.eject`."""
     check(path, level, force)
     ejected = write(from_fit(call), path, level, force)
     verdict = verified(ejected) if verify else None

@@ -10,8 +10,8 @@ from torch import Tensor
 from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import docstring, literal, spaced, wrapped
-from plainfit.eject.lifting import Lifter
-from plainfit.eject.loop import LoopText
+from plainfit.eject.lifting import Lifter, module_names
+from plainfit.eject.loop import NEEDS, LoopText
 from plainfit.eject.optimizer import OptimizerText
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, constructor, expression, named
@@ -40,9 +40,6 @@ class Script:
         self.recipe = recipe
         self.data_name = data
         self.lifter = Lifter()
-        for statement in ("import torch", "from torch import nn"):
-            self.lifter.imports.add(statement)
-        self.lifter.imports.add("from safetensors.torch import save_model")
         self.data = DataText(recipe, self.lifter, level)
         self.level = level
         self.limits: list[EjectError] = []
@@ -62,7 +59,6 @@ class Script:
         for part in (self.recipe, self.data, optimizer, training):
             self.limits += part.limits()
         validation, loop = training.validation(), training.lines()
-        to_train = self.lifted(to_read, to_build)
         settings = [
             f"SEED = {self.recipe.seed}",
             f"EPOCHS = {self.recipe.epochs}",
@@ -72,7 +68,8 @@ class Script:
             *self.data.settings(),
         ]
         ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
-        self.check_names("\n".join(line for block in ours for line in block))
+        self.take_needed("\n".join(line for block in ours for line in block))
+        to_train = self.lifted(to_read, to_build)
         settings, machine, reading, validation, model, loop = map(all_wrapped, ours)
         blocks = [
             settings,
@@ -150,13 +147,19 @@ class Script:
         state = {} if generator is None else {"generator": generator}
         return {**self.data.tensors, **first, **state}
 
-    def check_names(self, text: str) -> None:
-        """Check that the script assigns to no name of a definition that is the user's.
+    def take_needed(self, text: str) -> None:
+        """Make what our own text names part of the script, and check what it assigns to.
 
         Raises:
-            EjectError: if it does.
+            EjectError: if it assigns to the name of a definition that is the user's.
         """
         code = compile(text, "script", "exec")
+        for name in sorted(module_names(code) & NEEDS.keys()):
+            need = NEEDS[name]
+            if isinstance(need, str):
+                self.lifter.imports.add(need)
+            else:
+                self.lifter.lift(need)
         assigned = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}
         for name in sorted(assigned & self.lifter.definitions.keys()):
             home = self.lifter.homes[name]

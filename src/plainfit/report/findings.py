@@ -5,16 +5,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from plainfit.common.errors import DataError, ModelError, PlainfitError, RunError
-from plainfit.data.open_data import open_data
+from plainfit.common.errors import ModelError, PlainfitError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.models.summary import LayerRow, count_parameters, summarize
 from plainfit.report import evaluation as ev
 from plainfit.report import samples as sm
 from plainfit.report.reading import RunLog
-from plainfit.runs.folder import WEIGHTS, read_run
-from plainfit.runs.settings import DATA_FIELDS, RunConfig
+from plainfit.runs.folder import WEIGHTS, open_run
 
 
 @dataclass
@@ -69,7 +67,7 @@ def find_out(log: RunLog) -> Findings:
 def rebuild(log: RunLog) -> tuple[nn.Module, bool]:
     """Return the model, and whether it has the weights that the run ended with."""
     if (log.folder / WEIGHTS).exists():
-        return read_run(log.folder).model, True
+        return open_run(log.folder).model, True
     with torch.random.fork_rng(devices=[]):  # building draws initial values
         return Factory(**log.record["model"]).build().eval(), False
 
@@ -89,14 +87,7 @@ def reopen(log: RunLog) -> DataSplits:
         DataError: if that cannot be done, or it is not what it was.
         ConfigError: if the settings are those of another version.
     """
-    config = RunConfig.from_dict(log.record["config"])
-    data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
-    if data.fingerprint != log.record["data"]["fingerprint"]:
-        raise DataError(
-            f"the data must be what the run was trained on, and {config.data} has changed since; "
-            "put back what it was"
-        )
-    return data
+    return open_run(log.folder).open_data()
 
 
 def predict(model: nn.Module, data: DataSplits, batch_size: int) -> Predictions:

@@ -1,6 +1,5 @@
 """The page about one run."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from plainfit.report.reading import (
     read_log,
 )
 from plainfit.report.rendering import render_to
-from plainfit.runs.settings import RunConfig, option
+from plainfit.runs.settings import RunConfig
 
 FILE = "report.html"
 
@@ -62,7 +61,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         epochs=table_of(log.epochs),
         found=found,
         settings=settings(log.record["config"]),
-        command=command_line(log.record["config"]),
+        command=RunConfig.from_dict(log.record["config"]).command(),
         machine=facts(log.record.get("versions", {}) | log.record.get("fingerprint", {})),
         about=about(log),
     )
@@ -149,20 +148,6 @@ def settings(config: dict[str, Any]) -> list[tuple[str, str, bool]]:
     """Return each setting, its value, and whether it is another than the default."""
     usual = RunConfig().to_dict()
     return [(name, plain_text(v), v != usual.get(name)) for name, v in config.items()]
-
-
-def command_line(config: dict[str, Any]) -> str:
-    """Return the command that trains the same again, in a new folder.
-
-    >>> command_line({"data": "my data", "epochs": 3, "skip_bad": True, "seed": 0, "out": "runs/1"})
-    "plainfit train --data 'my data' --epochs 3 --skip-bad"
-    """
-    usual, words = RunConfig().to_dict(), ["plainfit", "train"]
-    for name, value in config.items():
-        if name == "out" or value == usual.get(name):
-            continue
-        words += [option(name)] if value is True else [option(name), str(value)]
-    return shlex.join(words)
 
 
 def about(log: RunLog) -> list[tuple[str, str]]:

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
 from plainfit.report.evaluation import Evaluation
 

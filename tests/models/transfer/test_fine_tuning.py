@@ -18,11 +18,10 @@ from ejecting import differing, run_here
 from killing import WHEN, die_at, ended, forked
 from plainfit.common.errors import ConfigError, EjectError, ModelError
 from plainfit.eject.run import eject_run
-from plainfit.models.body_weights import load_body
 from plainfit.models.resnet import resnet18, resnet50
-from plainfit.models.transfer import find_head
-from plainfit.runs.fine_tuning import fine_tune, layer_groups, layer_rates
-from plainfit.runs.pretrained import model_name, new_model, read_weights
+from plainfit.models.transfer import find_head, layer_groups, layer_rates
+from plainfit.models.weights import load_body, read_weights
+from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback
@@ -245,9 +244,9 @@ def test_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, missing
     ("arguments", "message"),
     [
         (["nowhere"], "a source must be a run folder"),
-        (["nowhere.pt", "--model", "resnet18"], "must be there, and nowhere.pt is not"),
+        (["nowhere.pt", "--model", "resnet18"], "must exist, and nowhere.pt does not"),
         (["resnet18", "--lr", "auto"], "a rate for each group"),
-        (["resnet18", "--freeze-epochs", "11"], "at most --epochs"),
+        (["resnet18", "--freeze-epochs", "11"], "at most the number of epochs, 10, got 11"),
     ],
 )
 def test_bad_sources_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, arguments, message):

@@ -22,7 +22,7 @@ if args.data and not args.data.is_file():
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FOLDER = Path("data")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-SHA256 = {  # of the unpacked files: what was downloaded is MNIST, or the program stops
+SHA256 = {  # of the unpacked files
     IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
 }
@@ -41,11 +41,12 @@ def download(name, header):
 
 
 if args.data:
-    arrays = np.load(args.data)
-    x_train, y_train = arrays["x_train"], arrays["y_train"]
-    x_valid, y_valid = arrays["x_valid"], arrays["y_valid"]
+    with np.load(args.data) as arrays:
+        x_train, y_train = arrays["x_train"], arrays["y_train"]
+        x_valid, y_valid = arrays["x_valid"], arrays["y_valid"]
 else:
-    images, labels = download(IMAGES, 16).reshape(-1, 28, 28), download(LABELS, 8).astype(int)
+    images = download(IMAGES, 16).reshape(-1, 28, 28)
+    labels = download(LABELS, 8).astype(np.int64)
     x_train, x_valid = images[:50000], images[50000:]
     y_train, y_valid = labels[:50000], labels[50000:]
 

@@ -21,9 +21,9 @@ args = parser.parse_args()
 if not args.data.is_file():
     parser.error(f"no such file: {args.data}; `plainfit ladder copy 01 .` makes one")
 
-arrays = np.load(args.data)
-x_train, y_train = torch.tensor(arrays["x_train"]), torch.tensor(arrays["y_train"])
-x_valid, y_valid = torch.tensor(arrays["x_valid"]), torch.tensor(arrays["y_valid"])
+with np.load(args.data) as arrays:
+    x_train, y_train = torch.tensor(arrays["x_train"]), torch.tensor(arrays["y_train"])
+    x_valid, y_valid = torch.tensor(arrays["x_valid"]), torch.tensor(arrays["y_valid"])
 x_train, x_valid = x_train.flatten(1) / 256, x_valid.flatten(1) / 256  # bytes to 0 ... 1, in rows
 torch.manual_seed(args.seed)
 # --- The lesson ---
