@@ -461,10 +461,14 @@ def test_files_are_never_written_over_unasked(path):
                      *pf.get_data(*sets(), 8), echo=None)  # fmt: skip
     history.run.eject(path, echo=None)
     before = path.read_text()
-    with pytest.raises(ConfigError, match="is there already; --force writes over it"):
+    with pytest.raises(
+        ConfigError, match="force must be set to overwrite .*train.py, which exists"
+    ):
         history.run.eject(path, echo=None)
     path.unlink()
-    with pytest.raises(ConfigError, match=r"train-data\.safetensors is there already"):
+    with pytest.raises(
+        ConfigError, match=r"force must be set to overwrite .*train-data\.safetensors"
+    ):
         history.run.eject(path, echo=None)
     assert not path.exists()
     history.run.eject(path, echo=None, force=True)

@@ -161,7 +161,7 @@ def test_all_levels_and_their_diffs(tmp_path):
     run(tmp_path / "run", model="logistic", epochs=1)
     done, _ = eject_all(tmp_path / "run", tmp_path / "all")
     assert [item.level for item in done][:2] == ["loop", "data"]
-    with pytest.raises(ConfigError, match=r"1_loop\.py is there already"):
+    with pytest.raises(ConfigError, match=r"overwrite .*1_loop\.py, which exists"):
         eject_all(tmp_path / "run", tmp_path / "all")
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
     assert "-    for xb, yb in train_dl:" in diff

@@ -201,7 +201,7 @@ def test_exit_codes(folder, plainfit, tmp_path):
     assert "verify holds: the losses of the first 3 steps are equal" in out
     before = (tmp_path / "train.py").read_text()
     for words, message in (
-        ([], "error: train.py is there already; --force writes over it"),
+        ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must be there"),
         (["-o", "."], "a script is a file, and . is a folder"),

@@ -47,24 +47,18 @@ def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = Fa
         folder: of the run.
         path: of the script; tensors that are in no file are written beside it.
         level: how far down: one of `LEVELS`.
-        force: write over files there.
+        force: overwrite existing files.
 
     Raises:
         EjectError: if the run cannot become such a script.
-        ConfigError: if there is no such level, or a file is in the way.
+        ConfigError: if there is no such level, or a file exists already.
     """
     check(path, level, force)
     return write(from_folder(folder), path, level, force)
 
 
 def eject_fit(
-    call: FitCall,
-    path: Path,
-    *,
-    level: str,
-    verify: bool,
-    force: bool,
-    echo: Say | None,
+    call: FitCall, path: Path, *, level: str, verify: bool, force: bool, echo: Say | None
 ) -> Path:
     """Write a call of `fit` as a script; see `FitCall.eject`."""
     check(path, level, force)
@@ -81,16 +75,16 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
     """Write a run at every level, and the diffs from each level to the next.
 
     Returns:
-        What was written, and why the levels below it were not, if there are some.
+        The scripts, and the reason why there are none at lower levels, or "".
 
     Raises:
-        EjectError: if the run cannot become a script at all.
-        ConfigError: if a file is in the way.
+        EjectError: if the run cannot become a script at any level.
+        ConfigError: if a file exists already.
     """
     recipe = from_folder(folder)
     make_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
-    beside = into / "data.safetensors"  # one for all
+    beside = into / "data.safetensors"  # for all levels
     for path in (*paths.values(), beside):
         check(path, "loop", force)
     done: list[Ejected] = []
@@ -109,10 +103,12 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
 
 
 def write_diff(before: Path, after: Path, path: Path) -> None:
-    """Write what changes from one script to another."""
     old, new = (item.read_text(encoding="utf-8").splitlines() for item in (before, after))
     lines = difflib.unified_diff(old, new, before.name, after.name, lineterm="")
-    text = "\n".join([*lines, ""])
+    write_text(path, "\n".join([*lines, ""]))
+
+
+def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -122,54 +118,52 @@ def fresh(recipe: Recipe) -> Recipe:
 
 
 def check(path: Path, level: str, force: bool) -> None:
-    """Check what was asked before anything is read.
+    """Check the level and the path before anything is read.
 
     Raises:
-        ConfigError: if there is no such level, or a file is in the way.
+        ConfigError: if there is no such level, or a script cannot be at the path.
     """
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
     if path.is_dir():
         raise ConfigError(
-            f"a script is a file, and {path} is a folder; add a name, such as train.py"
+            f"a script must be a file, and {path} is a folder; add a name, such as train.py"
         )
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already; --force writes over it")
+    check_free(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
             f"a script must not hide a module that it may import, and {path.name} hides "
             f"{path.stem}; choose another name, such as train.py"
         )
     if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} must be there; make it first")
+        raise ConfigError(f"the folder {path.parent} must exist; create it first")
+
+
+def check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise ConfigError(f"must be set to overwrite {path}, which exists", "force")
 
 
 def write(
-    recipe: Recipe,
-    path: Path,
-    level: str,
-    force: bool,
-    *,
-    beside: Path | None = None,
+    recipe: Recipe, path: Path, level: str, force: bool, *, beside: Path | None = None
 ) -> Ejected:
-    """Write the script of a recipe, and the tensors that it reads beside it."""
+    """Write the script of a recipe, and the tensors that it loads beside it."""
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, level, beside.name)
-    whole = script.text()
+    text = script.text()
     check_level(script.limits, level)
-    text = lower(whole, level)
+    text = lower(text, level)
     if tensors := script.beside():
         from safetensors.torch import save_file
 
-        if beside.exists() and not force:
-            raise ConfigError(f"{beside} is there already; --force writes over it")
+        check_free(beside, force)
         write_whole(beside, lambda temporary: save_file(unshared(tensors), temporary))
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return Ejected(recipe, level, path)
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as a safetensors file takes them: contiguous, each in memory of its own."""
+    """Return contiguous tensors that share no memory, as safetensors needs them."""
     held: set[int] = set()
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -180,14 +174,11 @@ def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_level(limits: list[EjectError], level: str) -> None:
-    """Check that a level has all that the training used.
+    """Raise the limit that stops at the highest level, if that is above `level`.
 
     Args:
-        limits: of what it used, each with the lowest level that has it.
+        limits: the parts of the training that some level lacks, each with the lowest that has it.
         level: one of `LEVELS`.
-
-    Raises:
-        EjectError: the one that stops at the highest level, if that is above this one.
     """
     depth = {limit: LEVELS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
     first = min(limits, key=lambda limit: depth[limit], default=None)
@@ -196,9 +187,9 @@ def check_level(limits: list[EjectError], level: str) -> None:
 
 
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
-    """Run a script by itself, and compare every step's loss and the weights with the run.
+    """Run a script in a process of its own; compare every step's loss and the weights with the run.
 
-    Where this machine's bits are others than the recorded ones, a fresh run is compared instead.
+    On a machine with another fingerprint than the recorded one, the run is trained again first.
     """
     recipe, level = ejected.recipe, ejected.level
     if level == "math":
@@ -208,27 +199,27 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     outcome = run_again(recipe, changed) if changed else recipe.outcome
     verdict = compare(given, outcome, level, steps, recipe.steps)
     if changed:
-        note = f"this machine gives other bits ({changed}), so a fresh run was compared: "
+        note = f"this machine gives other bits ({changed}), so a new run was compared: "
         return Verdict(verdict.holds, note + verdict.text)
     return verdict
 
 
 def verified_in_float64(ejected: Ejected) -> Verdict:
-    """Compare the script with that of level data, both in double precision."""
+    """Compare the script with that of level data, both in float64."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(fresh(ejected.recipe), Path(folder) / "upper.py", "data", force=True).path
-        upper.write_text(in_float64(upper.read_text(encoding="utf-8")), encoding="utf-8")
+        write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
         pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 
 
 def run_again(recipe: Recipe, changed: str) -> Outcome:
-    """Train with the recorded settings on this machine, and return what that gives."""
+    """Train again with the recorded settings on this machine."""
     if recipe.config is None or recipe.stop is not None:
         raise EjectError(
-            f"a script is compared under the fingerprint of its training, and this machine has "
-            f"another ({changed}); train again here and eject that"
+            "a script must be compared under the fingerprint of its training, and this machine "
+            f"has another ({changed}); train again here and eject that"
         )
     from plainfit.runs.train import train
 

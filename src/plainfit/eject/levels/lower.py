@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import torch
 
@@ -77,30 +78,33 @@ class Program:
     def replace(self, step: str) -> None:
         """Put definitions in place of the names of torch that a level no longer uses."""
         source = Source(self.user)
-        known = imported(source.tree)
-        refs = [ref for ref in references(source) if is_replaced(ref.name, step)]
+        names = imported(source.tree).items()
+        known = {name: full for name, full in names if short(full) not in self.replaced}
+        refs = [ref for ref in references(source, known) if is_replaced(ref.name, step)]
         self.replaced |= {ref.name for ref in refs}
         nodes = {ref.node for ref in refs}
         functions = (ast.FunctionDef, ast.Lambda)
         scopes = [each for each in ast.walk(source.tree) if isinstance(each, functions)]
         self.taken = set().union(*(bound(each) for each in scopes if nodes & {*ast.walk(each)}))
-        self.user = self.without(source, known, step)
+        self.user = self.without(source, refs, step)
         done: set[str] = set()
-        while names := self.pasted.keys() - done:  # a definition may bring others
-            for name in sorted(names):
-                self.pasted[name] = self.without(Source(self.pasted[name]), IN_DEFINITIONS, step)
-            done |= names
+        while new := self.pasted.keys() - done:  # a definition may bring others
+            for name in sorted(new):
+                self.pasted[name] = self.without(*in_definition(self.pasted[name]), step)
+            done |= new
 
-    def without(self, source: Source, known: dict[str, str], step: str) -> str:
+    def without(self, source: Source, refs: list[Reference], step: str) -> str:
         """Return a text without the names of torch that a level no longer uses."""
+        refs = [ref for ref in refs if is_replaced(ref.name, step)]
+        if not refs:
+            return source.text
         calls = {node.func: node for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
         edits: list[Edit] = []
-        for ref in references(source, known):
-            if is_replaced(ref.name, step):
-                call = calls.get(ref.node)
-                edits.append((*source.span(ref.node), self.name_for(ref, call, step)))
-                keywords = call.keywords if call else []
-                edits += [left_out(source, each) for each in keywords if is_default(each)]
+        for ref in refs:
+            call = calls.get(ref.node)
+            edits.append((*source.span(ref.node), self.name_for(ref, call, step)))
+            keywords = call.keywords if call else []
+            edits += [left_out(source, each) for each in keywords if is_default(each)]
         return edited(source.text, edits)
 
     def name_for(self, ref: Reference, call: ast.Call | None, step: str) -> str:
@@ -162,9 +166,19 @@ class Program:
             if name not in used_names:
                 continue
             if kept.get(name, full) != full or name in self.bound - kept.keys():
-                raise EjectError(f"a script at a lower level needs the name {name} for {full}")
+                raise EjectError(
+                    f"below level data a script needs the name {name!r} for {full}, and it has "
+                    "another thing by that name; rename it"
+                )
             imports.add(import_of(alias, module))
         return edited(text, [(*source.line_span(old), "\n".join([*imports.lines(), ""]))])
+
+
+@lru_cache(1000)
+def in_definition(text: str) -> tuple[Source, list[Reference]]:
+    """Return a definition, and the names of torch in it."""
+    source = Source(text)
+    return source, references(source, IN_DEFINITIONS)
 
 
 def bound_at_top(tree: ast.Module) -> set[str]:
@@ -221,15 +235,16 @@ def used(texts: dict[str, str], user: str) -> dict[str, str]:
     A method counts as called where any attribute or string has its name. In the result, each
     definition comes after those that it needs.
     """
-    classes, parts = {}, dict[tuple[str, str], ast.AST]()
+    classes, parts = {}, dict[tuple[str, str], list[ast.stmt]]()
     for name, text in texts.items():
-        node = ast.parse(text).body[0]
-        methods = [each for each in getattr(node, "body", []) if isinstance(each, ast.FunctionDef)]
+        node = in_definition(text)[0].tree.body[0]
+        parts[name, ""] = [node]
         if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
             classes[name] = {each.name for each in methods}
-            parts |= {(name, each.name): each for each in methods if not only_passes_on(each)}
-            node.body = [each for each in node.body if each not in methods]
-        parts[name, ""] = node
+            parts |= {(name, each.name): [each] for each in methods if not only_passes_on(each)}
+            rest = [each for each in node.body if each not in methods]
+            parts[name, ""] = [*map(ast.Expr, node.bases), *rest]
     tree = ast.parse(user)
     named, called = names_in(tree), {"", "forward", *words(tree)}  # torch itself calls `forward`
     needs: dict[str, set[str]] = {}
@@ -239,7 +254,7 @@ def used(texts: dict[str, str], user: str) -> dict[str, str]:
         if name in named and (method in called or method.startswith("__"))
     ]:
         for name, method in found:
-            part = parts.pop((name, method))
+            part = ast.Module(parts.pop((name, method)), [])
             needs.setdefault(name, set()).update(names_in(part))
             named |= names_in(part)
             called |= {*words(part)}
