@@ -12,8 +12,8 @@ import pytest
 from ejecting import differing, names_in, run_here
 from plainfit.common.errors import ConfigError, EjectError, RunError
 from plainfit.eject import eject_all, eject_run
-from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
+from plainfit.eject.verify import outcome_of
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig, preset
 from plainfit.runs.train import resume, train

@@ -10,8 +10,7 @@ import torch
 from ejecting import run_here
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verified
-from plainfit.eject.outcome import outcome_of
-from plainfit.eject.verify import Given, compare, compare_in_float64, run_alone
+from plainfit.eject.verify import Outcome, compare, compare_in_float64, outcome_of, run_alone
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
@@ -57,7 +56,7 @@ def script(scripts, tmp_path):
 
 def verdict_here(script, folder):
     losses, weights = run_here(script)
-    given = Given(losses, weights, {})
+    given = Outcome(losses, weights)
     return compare(given, outcome_of(folder, read_record(folder)), "loop", None, 20)
 
 
@@ -144,23 +143,23 @@ def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
 
 
 def test_nan_is_nan_and_ulps_are_counted():
-    given = Given([1.0, float("nan")], {}, {})
+    given = Outcome([1.0, float("nan")], {})
     run = type("Run", (), {"losses": [1.0, float("nan")], "weights": {}})()
     assert compare(given, run, "loop", None, None).holds
     next_up = 1.0 + 2**-23
-    near = Given([next_up], {}, {})
+    near = Outcome([next_up], {})
     run.losses = [1.0]
     verdict = compare(near, run, "tensors", None, None)
     assert verdict.holds
     assert "1 losses are equal within 2 ulp" in verdict.text
     assert not compare(near, run, "layers", None, None).holds
-    assert not compare(Given([1.0 + 3 * 2**-23], {}, {}), run, "tensors", None, None).holds
+    assert not compare(Outcome([1.0 + 3 * 2**-23], {}), run, "tensors", None, None).holds
 
 
 def test_float64_is_relative():
-    upper, lower = Given([100.0], {}, {}), Given([100.0 + 1e-11], {}, {})
+    upper, lower = Outcome([100.0], {}), Outcome([100.0 + 1e-11], {})
     assert compare_in_float64(upper, lower).holds
-    assert not compare_in_float64(upper, Given([100.0 + 1e-9], {}, {})).holds
+    assert not compare_in_float64(upper, Outcome([100.0 + 1e-9], {})).holds
 
 
 def test_every_fact_of_the_fingerprint_is_compared(script, folder):

@@ -41,7 +41,7 @@ from plainfit.training.fit_call import generator_of
 
 @dataclass
 class Served:
-    """A loader, in the terms of a script."""
+    """What a script needs to know of a loader."""
 
     dataset: Any
     batch_size: int
@@ -49,15 +49,14 @@ class Served:
     seed: int
     drop_last: bool
     is_stock: bool = False
-    """Whether it is a `DataLoader` that the user made."""
+    """True for a `DataLoader` of the user's."""
     sampler: Any = None
-    """One of the user's own."""
+    """Of the user's, where shuffle does not say it all."""
     collate_fn: Any = default_collate
     funcs: list[Any] = field(default_factory=list)
-    """What a batch passes through: functions, and loaders that augment."""
+    """Functions and augmenting loaders that a batch passes through."""
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest level."""
         if self.is_stock:
             yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
         if any(getattr(func, "mixes_labels", False) for func in self.funcs):
@@ -105,16 +104,6 @@ class DataText:
         first = self.train.dataset[0][0]
         return isinstance(first, Tensor) and first.dim() == 3 and not self.funcs
 
-    def settings(self) -> list[str]:
-        lines = []
-        if self.draws_order and self.train.seed != self.recipe.seed:
-            lines.append(f"ORDER_SEED = {self.train.seed}  # of the order of samples")
-        if self.recipe.device != "cpu":
-            lines.append(f"DEVICE = {literal(self.recipe.device)}")
-        if self.recipe.data and self.recipe.data[0] != "digits":
-            lines.append(f"DATA = {literal(self.recipe.data[1])}")
-        return lines
-
     def reading(self, beside: str) -> list[str]:
         """Return the lines that read the data.
 
@@ -128,7 +117,7 @@ class DataText:
             "beside": literal(beside) if self.recipe.initial or not name else "",
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
-            "split_seed": self.recipe.config.split_seed if self.recipe.config else 0,
+            "split_seed": literal(self.recipe.config.split_seed) if self.recipe.config else 0,
             "read": f"gzip.decompress({read})" if packed else read,
             "images": TRAIN_X,
             "labels": TRAIN_Y,
@@ -212,7 +201,6 @@ class DataText:
         }
 
     def valid_size(self) -> str:
-        """Return the size of a validation batch."""
         if self.valid is None:
             return ""
         times, rest = divmod(self.valid.batch_size, self.train.batch_size)
@@ -221,7 +209,6 @@ class DataText:
         return "BATCH_SIZE" if times == 1 else f"{times} * BATCH_SIZE"
 
     def batch(self, loader: Served, epoch: str) -> list[str]:
-        """Return the lines that move and change a batch."""
         lines: list[str] = []
         moved = [] if self.recipe.device == "cpu" else ["xb, yb = xb.to(DEVICE), yb.to(DEVICE)"]
         for func in loader.funcs:
@@ -248,10 +235,10 @@ class DataText:
 
 
 def served(dl: Any) -> Served:
-    """Return what a loader does.
+    """Return what a script needs to know of a loader.
 
     Raises:
-        EjectError: if that is not known.
+        EjectError: if the loader does not tell the order of its batches.
     """
     match dl:
         case WrappedDataLoader():
@@ -286,7 +273,7 @@ def is_plain(dl: Any) -> bool:
         and dl.batch_size is not None
         and type(dl.batch_sampler) is BatchSampler
         and dl.batch_sampler.sampler is dl.sampler
-        # What a collate_fn is given is then what it was given: pairs of tensors.
+        # A collate_fn gets pairs of tensors in the script, so it must have got them before.
         and (dl.collate_fn is default_collate or isinstance(dl.dataset, TensorDataset))
         and same
         and not dl.persistent_workers
@@ -303,7 +290,7 @@ def is_usual(order: Any) -> bool:
 
 
 def is_even(batches: list[Any]) -> bool:
-    """Return whether batches are pairs of tensors that are cut from two: of one size and kind."""
+    """Return whether batches are pairs of tensors of one kind, and of one size but the last."""
     if not all(
         isinstance(batch, tuple | list)
         and len(batch) == 2
@@ -317,15 +304,15 @@ def is_even(batches: list[Any]) -> bool:
 
 
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
-    """Return a data set's inputs and targets as tensors.
+    """Return the inputs and targets of a dataset.
 
     Raises:
-        EjectError: if it has others, or reading it twice gives two things.
+        EjectError: if its samples are no pairs, or differ when they are read again.
     """
     if isinstance(dataset, TensorDataset):
         if len(dataset.tensors) != 2:
             raise EjectError(
-                "a script reads inputs and targets, and the data set has "
+                "a script reads inputs and targets, and the dataset has "
                 f"{len(dataset.tensors)} tensors"
             )
         return [tensor.cpu().contiguous() for tensor in dataset.tensors]
@@ -338,19 +325,18 @@ def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
     for one, other in zip(first, again, strict=True):
         if not torch.equal(one, other):
             raise EjectError(
-                f"{place(type(dataset))}: data must be the same whenever they are read, and this "
-                "data set gives other values the second time; move what draws random numbers into "
-                "the training (an augmentation of batches)"
+                f"{place(type(dataset))}: samples must be the same whenever they are read, and "
+                "this dataset gives other values the second time; draw random numbers in an "
+                "augmentation of batches instead"
             )
     return first
 
 
 def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
-    """Return all samples of a data set, stacked."""
     with drawing_from(seed, "eject"):
         count = len(dataset)  # type: ignore[arg-type]
         samples = [dataset[row] for row in range(count)]
     batch = default_collate(samples)
     if not (isinstance(batch, list | tuple) and len(batch) == 2):
-        raise EjectError("a script reads inputs and targets, and the data set gives other samples")
+        raise EjectError("a script reads inputs and targets, and the dataset gives other samples")
     return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]

@@ -62,7 +62,7 @@ def escaped(line: str) -> str:
 
 @cache
 def templates() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("plainfit.eject"),
         autoescape=False,  # the text is Python; strings go through `literal`
         undefined=StrictUndefined,
@@ -70,10 +70,11 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["literal"] = literal
+    return environment
 
 
 def rendered(template: str, facts: dict[str, Any]) -> list[str]:
-    """Return the lines of a template that is filled in."""
     return templates().get_template(template).render(facts).strip().splitlines()
 
 
@@ -179,7 +180,6 @@ def last_bracket(text: str) -> tuple[int, int] | None:
 
 
 def at_commas(text: str) -> list[str]:
-    """Return the items between the outermost commas of a text."""
     items, depth, start = [], 0, 0
     for at, char in code_only(text):
         depth += (char in OPENING) - (char in CLOSING)

@@ -10,7 +10,7 @@ from plainfit.common.seeding import stream
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
-from plainfit.eject.optimizer import scheduler_text
+from plainfit.eject.optimizer import OptimizerText, scheduler_text
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
@@ -39,6 +39,17 @@ TRANSFORMERS = {
     "scaling": cb.LossScaling,
     "scheduler": cb.TorchScheduler,
     "unfreezing": cb.Unfreezing,
+}
+LIMITS = {  # why a callback limits how far down a script can go, and the lowest level
+    "scheduler": (
+        "a scheduler of torch takes an optimizer of torch, and level optim has its own",
+        "data",
+    ),
+    "unfreezing": (
+        "frozen layers need torch.nn's `eval` and `requires_grad_`, and level tensors has modules "
+        "of its own",
+        "layers",
+    ),
 }
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
 # What the text of a script may name: an import, or a definition of ours that is copied.
@@ -88,58 +99,25 @@ class LoopText:
             "loss_func": name,
             "parameters": self.parameters(),
             "stops": recipe.stop is not None,
+            "valid_model": self.valid_model(),
             "validates": is_validated,
             **data.batches(),
             **self.forward(name),
-            **self.averaging(),
             **self.rates(),
             **self.scheduler(),
             **self.table(),
         }
 
     def limits(self) -> list[EjectError]:
-        """Return what the callbacks limit the level to."""
-        limits = []
-        if "unfreezing" in self.callbacks:
-            limits.append(
-                EjectError(
-                    "frozen layers need torch.nn's `eval` and `requires_grad_`, and level tensors "
-                    "has modules of its own",
-                    "layers",
-                )
-            )
-        if "scheduler" in self.callbacks:
-            limits.append(
-                EjectError(
-                    "a scheduler of torch takes an optimizer of torch, and level optim has its own",
-                    "data",
-                )
-            )
-        return limits
+        found = self.callbacks.keys() & LIMITS.keys()
+        return [EjectError(*LIMITS[name]) for name in sorted(found)]
 
-    def settings(self) -> list[str]:
-        """Return the constants of the loop."""
-        found, lines = self.callbacks, []
-        if unfreezing := found.get("unfreezing"):
-            groups = [f"    {literal(names)}," for names in unfreezing.groups]
-            lines += ["GROUPS = [  # of layers, from the input to the head", *groups, "]"]
-            lines.append(f"HEAD_EPOCHS = {unfreezing.epochs}  # epochs that train the head alone")
-        if accumulation := found.get("accumulation"):
-            lines.append(f"ACCUMULATE = {accumulation.batches}  # batches for one step")
-            lines.append(f"STEPS = {self.recipe.steps}  # in an epoch")
-        if clipping := found.get("clipping"):
-            lines.append(f"CLIP = {clipping.max_norm!r}  # the largest norm of the gradients")
-        if self.facts["average_decay"] is not None:
-            lines.append(f"AVERAGE = {found['averaging'].decay!r}  # the decay of the average")
-        if "scaling" in found:
-            lines.append(f"FIRST_SCALE = {FIRST_SCALE}  # of the loss, as in torch.amp.GradScaler")
-            lines.append(f"GROWTH_STEPS = {GROWTH_STEPS}  # after which the scale doubles")
-        if self.recipe.stop is not None:
-            lines.append(f"STOP = {self.recipe.stop}  # the step after which the training stopped")
-        return lines
+    def settings(self, optimizer: OptimizerText) -> list[str]:
+        facts = {"data": self.data, "optimizer": optimizer, "recipe": self.recipe}
+        scales = {"first_scale": FIRST_SCALE, "growth_steps": GROWTH_STEPS}
+        return rendered("settings.py.jinja", {**self.facts, **facts, **scales})
 
     def validation(self) -> list[str]:
-        """Return the functions that validate the model."""
         joined = "torch.cat(outputs), torch.cat(targets)"
         metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
@@ -161,21 +139,13 @@ class LoopText:
             autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
         return {"forward": loss, "autocast": autocast}
 
-    def averaging(self) -> dict[str, Any]:
-        """Return the rule of the average, and which model is validated."""
+    def valid_model(self) -> str:
+        """Return the model that is validated and saved: the average, once there is one."""
         averaging = self.callbacks.get("averaging")
-        facts = {"average_decay": None, "average_rule": "", "average_start": 0}
         if averaging is None:
-            return {**facts, "valid_model": "model"}
-        decay, start = averaging.decay, averaging.start
-        # A training that was stopped early may have no average yet.
-        is_always_averaged = start == 0 and self.recipe.stop is None
-        return {
-            "average_decay": decay,
-            "average_rule": "plain_mean" if decay is None else "get_ema_multi_avg_fn(AVERAGE)",
-            "average_start": start,
-            "valid_model": "averaged.module" if is_always_averaged else "valid_model",
-        }
+            return "model"
+        is_always_averaged = averaging.start == 0 and self.recipe.stop is None
+        return "averaged.module" if is_always_averaged else "valid_model"
 
     def rates(self) -> dict[str, Any]:
         """Return the schedule of the learning rate, and what it moves in the optimizer."""
@@ -202,18 +172,17 @@ class LoopText:
             "base_rate": "LR" if len(rates) == 1 else own_rate,
         }
 
-    def scheduler(self) -> dict[str, Any]:
-        """Return how a scheduler of torch was made, and when it steps."""
-        callback = self.callbacks.get("scheduler")
+    def scheduler(self) -> dict[str, str]:
+        """Return how a scheduler of torch was made, and what it is stepped with."""
         loss = "train_loss" if self.recipe.valid_dl is None else "valid_loss"
-        if callback is None:
-            return {"monitored": loss, "plateau_loss": "", "scheduler_by": ""}
-        is_plateau = isinstance(callback.scheduler, ReduceLROnPlateau)
+        if "scheduler" not in self.callbacks:
+            return {"monitored": loss}
+        scheduler = self.callbacks["scheduler"].scheduler
+        is_plateau = isinstance(scheduler, ReduceLROnPlateau)
         return {
             "monitored": loss,
-            "plateau_loss": loss if is_plateau else "",
-            "scheduler": scheduler_text(callback.scheduler, self.lifter),
-            "scheduler_by": callback.by,
+            "new_scheduler": scheduler_text(scheduler, self.lifter),
+            "scheduler_steps_with": loss if is_plateau else "",
         }
 
     def table(self) -> dict[str, Any]:
@@ -239,7 +208,6 @@ class LoopText:
         }
 
     def parameters(self) -> str:
-        """Return an expression for the optimizer's parameters."""
         own, mine = list(self.recipe.model.parameters()), parameters_of(self.recipe.opt)
         if len(own) == len(mine) and all(a is b for a, b in zip(own, mine, strict=True)):
             return "model.parameters()"

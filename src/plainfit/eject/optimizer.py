@@ -21,7 +21,7 @@ CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 
 
 class OptimizerText:
-    """The lines of a script that are about the optimizer."""
+    """The statement that makes the optimizer, and its constants."""
 
     def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
         self.recipe = recipe
@@ -33,7 +33,7 @@ class OptimizerText:
         self.shared = {k: v for k, v in shared if all(k in g and g[k] == v for g in self.groups)}
 
     def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
-        """Return the options of a group that are not the class's defaults."""
+        """Return the options of a group that differ from the defaults of the class."""
         kinds = LearningRate | TorchScheduler
         scheduled = any(isinstance(c, kinds) for c in self.recipe.callbacks)
         own = {**group, "lr": group.get("initial_lr", group["lr"]) if scheduled else group["lr"]}
@@ -44,7 +44,6 @@ class OptimizerText:
         }
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest level, if it does."""
         kind = type(self.recipe.opt)
         if kind is LBFGS:
             yield EjectError(
@@ -53,15 +52,13 @@ class OptimizerText:
             )
         if any(group.get("fused") for group in self.recipe.groups):
             yield EjectError(
-                f"a fused {kind.__name__} rounds in its own way, and no level below", "data"
+                f"a fused {kind.__name__} rounds differently from the levels below", "data"
             )
 
-    def settings(self) -> list[str]:
-        """Return the usual options as constants."""
-        return [f"{CONSTANTS[k]} = {v!r}" for k, v in self.shared.items() if k in CONSTANTS]
+    def constants(self) -> dict[str, Any]:
+        return {CONSTANTS[k]: v for k, v in self.shared.items() if k in CONSTANTS}
 
     def lines(self) -> list[str]:
-        """Return the statement that makes the optimizer."""
         options = {
             name: CONSTANTS.get(name) or expression(value, self.lifter)
             for name, value in self.shared.items()
@@ -85,7 +82,7 @@ class OptimizerText:
         return [*lines, "    ],", *rest.splitlines(), ")"]
 
     def defaults(self, own: dict[str, Any]) -> dict[str, str]:
-        """Return what other groups set and this one leaves at its default."""
+        """Return the defaults of options that other groups set."""
         others = {name for group in self.groups for name in group} - own.keys() - {*self.shared}
         parameters = inspect.signature(type(self.recipe.opt)).parameters
         return {name: expression(parameters[name].default, self.lifter) for name in sorted(others)}
@@ -148,7 +145,7 @@ def layers_text(params: list[Tensor], model: nn.Module) -> str:
 
 
 def same(some: list[Tensor], others: list[Tensor]) -> bool:
-    """Return whether two lists hold the very same tensors, in the same order."""
+    """Return whether two lists hold the same tensor objects in the same order."""
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 

@@ -14,10 +14,16 @@ from plainfit.common.errors import ConfigError, EjectError, MismatchError, unkno
 from plainfit.eject.levels.float64 import in_float64
 from plainfit.eject.levels.lower import lower
 from plainfit.eject.levels.torch_names import LEVELS
-from plainfit.eject.outcome import Outcome, outcome_of
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.script import Script
-from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
+from plainfit.eject.verify import (
+    Outcome,
+    Verdict,
+    compare,
+    compare_in_float64,
+    outcome_of,
+    run_alone,
+)
 from plainfit.runs.folder import make_folder, read_record, write_whole
 from plainfit.training.fit_call import FitCall
 

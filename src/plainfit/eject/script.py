@@ -59,14 +59,7 @@ class Script:
         for part in (self.recipe, self.data, optimizer, training):
             self.limits += part.limits()
         validation, loop = training.validation(), training.lines()
-        settings = [
-            f"SEED = {self.recipe.seed}",
-            f"EPOCHS = {self.recipe.epochs}",
-            f"BATCH_SIZE = {self.data.train.batch_size}",
-            *optimizer.settings(),
-            *training.settings(),
-            *self.data.settings(),
-        ]
+        settings = training.settings(optimizer)
         ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
         self.take_needed("\n".join(line for block in ours for line in block))
         to_train = self.lifted(to_read, to_build)
@@ -85,7 +78,6 @@ class Script:
         return "\n".join([*self.header(), "", *imports, "", *spaced(blocks), ""])
 
     def lifted(self, *before: dict[str, str]) -> dict[str, str]:
-        """Return the definitions that came since some others."""
         known = {name for group in before for name in group}
         return {name: text for name, text in self.lifter.definitions.items() if name not in known}
 
@@ -100,7 +92,6 @@ class Script:
         return lines
 
     def header(self) -> list[str]:
-        """Return the script's docstring."""
         recipe, on = self.recipe, self.recipe.fingerprint
         threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
         promise = PROMISES.get(self.level, "the same losses and weights, bit for bit")

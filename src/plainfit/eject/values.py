@@ -48,7 +48,6 @@ def expression(value: Any, lifter: Lifter) -> str:
 
 
 def named(value: Any, lifter: Lifter) -> str:
-    """Return the name of a class or function."""
     name = getattr(value, "__name__", "")
     for module, short, statement in USUAL:
         if getattr(module, name, None) is value:
