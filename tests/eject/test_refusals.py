@@ -462,7 +462,7 @@ def test_files_are_never_written_over_unasked(path):
     history.run.eject(path, echo=None)
     before = path.read_text()
     with pytest.raises(
-        ConfigError, match="force must be set to overwrite .*train.py, which exists"
+        ConfigError, match=r"force must be set to overwrite .*train\.py, which exists"
     ):
         history.run.eject(path, echo=None)
     path.unlink()
