@@ -94,7 +94,9 @@ MUTATIONS = {
         "sgd", "model.load_state_dict(averaged.module", "dict(averaged.module", "weights are not"
     ),
     "momentum": ("sgd", "MOMENTUM = 0.9", "MOMENTUM = 0.8", "the loss of step 4"),
-    "weight decay": ("sgd", "WEIGHT_DECAY = 0.01", "WEIGHT_DECAY = 0.1", "the loss of step 2"),
+    "weight decay": (
+        "sgd", '"weight_decay": 0.01', '"weight_decay": 1.0', "the loss of step 2"
+    ),
     "a missing mode": ("sgd", "model.train()", "model.eval()", "the loss of step 0"),
     "no bias": (
         "sgd", "self.fc = nn.Linear(inputs, classes)",
