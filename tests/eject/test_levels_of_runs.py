@@ -6,7 +6,7 @@ from test_runs import RUNS, run
 from ejecting import code_lines, differing, names_in, run_here
 from plainfit.common.errors import EjectError
 from plainfit.eject import LEVELS, eject_run, verified
-from plainfit.eject.outcome import outcome_of
+from plainfit.eject.verify import outcome_of
 from plainfit.runs.folder import read_record
 
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
