@@ -38,7 +38,7 @@ def test_results_are_in_order_whoever_works(n):
         squares = list(results)
     assert [square for square, _ in squares] == [i * i for i in range(n)]
     workers = {pid for _, pid in squares}
-    if n < 2 * folder.CHUNK:
+    if n < 2 * folder.FEW:
         assert workers <= {here}
     else:
         assert here not in workers
