@@ -97,7 +97,7 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("a class missing from training", npz(x_train=np.ones((60, 4)), y_train=LABELS,
      x_valid=np.ones((4, 4)), y_valid=np.array([0, 1, 2, 7])), "--data data.npz",
      "missing from it: '7'"),
-    ("table without target", text("t.csv", "a,b\n1,2\n"), "--data t.csv", "said with --target"),
+    ("table without target", text("t.csv", "a,b\n1,2\n"), "--data t.csv", "named with target"),
     ("target not there", text("t.csv", CSV), "--data t.csv --target targt", "you mean 'target'"),
     ("NaN in a table", text("t.csv", CSV + ",3,1\n"), "--data t.csv",
      "column 'a' has 1 missing, the first in data row 41"),

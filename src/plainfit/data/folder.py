@@ -33,7 +33,8 @@ SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less t
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size and none was given
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 IGNORED = {"thumbs.db", "desktop.ini"}
-CHUNK = 32  # images that a worker process decodes before it sends the results
+FEW = 32  # images for which a worker process is not worth starting
+CHUNK = 128  # images at most that a worker process decodes before it sends the results
 P = TypeVar("P", str, Path)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -284,7 +285,7 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
     Raises:
         ChildProcessError: if a process is killed.
     """
-    count = min(cores(), len(items) // CHUNK)
+    count = min(cores(), len(items) // FEW)
     if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes
         yield map(call, items)
         return
@@ -292,18 +293,19 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
         with ThreadPoolExecutor(count) as threads:
             yield threads.map(call, items)
         return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), start_worker, (call,))
+    context = multiprocessing.get_context("fork")
+    stop = context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(count, context, start_worker, (call, stop))
     try:
         with signals_blocked():
-            results = pool.map(call_in_worker, items, chunksize=CHUNK)
+            chunk = min(CHUNK, max(1, len(items) // (4 * count)))
+            results = pool.map(call_in_worker, items, chunksize=chunk)
         yield results
     except BrokenProcessPool as error:
         raise ChildProcessError("a worker process was killed; is memory short?") from error
-    except BaseException:  # Ctrl-C: do not wait for images that are being decoded
-        for process in pool._processes.values():
-            process.kill()
-        raise
     finally:
+        # Killing workers would not do: the executor would wait for the rest of a half-sent result.
+        stop.value = 1
         pool.shutdown(cancel_futures=True)
 
 
@@ -312,10 +314,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def start_worker(call: Callable[[Any], Any]) -> None:
+def start_worker(call: Callable[[Any], Any], stop: Any) -> None:
     """Prepare a worker process: its function is inherited, as a closure cannot be pickled."""
-    global worker_call
-    worker_call = call
+    global worker_call, worker_stop
+    worker_call, worker_stop = call, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -323,10 +325,11 @@ def start_worker(call: Callable[[Any], Any]) -> None:
 
 
 def call_in_worker(item: Any) -> Any:
-    return worker_call(item)
+    return None if worker_stop.value else worker_call(item)
 
 
 worker_call: Callable[[Any], Any]
+worker_stop: Any
 
 
 def open_image(path: str | Path) -> Image.Image:
