@@ -18,6 +18,9 @@ class Callback:
     few that change the training (clipping, accumulation, averaging) say so.
     """
 
+    observer: bool = False
+    """True for a callback that changes nothing of the training: eject leaves it out."""
+
     def on_fit_start(self, context: "Context") -> None:
         """Before the first epoch; after `load_state_dict`, where a training is resumed."""
 

@@ -30,6 +30,8 @@ class Checkpointing(Callback):
         monitor: what makes an epoch the best, a column of the history; see `Best`.
     """
 
+    observer = True
+
     def __init__(
         self,
         folder: str | Path,
@@ -90,9 +92,8 @@ class Checkpointing(Callback):
         self.last = time.perf_counter()
 
     def on_fit_start(self, context: Context) -> None:
-        """Begin again, in another training."""
+        self.best.start(context)
         if context.global_step == 0:
-            self.best.forget()
             self.best_step = -1
 
     def on_step_end(self, context: Context) -> None:
@@ -131,11 +132,10 @@ class Checkpointing(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return which checkpoint is the best."""
-        return {"best": self.best.state_dict(), "best_step": self.best_step}
+        return {"best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take it back."""
-        self.best.load_state_dict(state["best"])
         self.best_step = state["best_step"]
 
 
@@ -147,14 +147,14 @@ class BestWeights(Callback):
         monitor: what makes an epoch the best, a column of the history; see `Best`.
     """
 
+    observer = True
+
     def __init__(self, path: str | Path, monitor: str | None = None) -> None:
         self.path = Path(path)
         self.best = Best(monitor)
 
     def on_fit_start(self, context: Context) -> None:
-        """Begin again, in another training."""
-        if context.global_step == 0:
-            self.best.forget()
+        self.best.start(context)
 
     def on_epoch_end(self, context: Context) -> None:
         """Write, if this epoch is the best so far."""
@@ -168,11 +168,3 @@ class BestWeights(Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best figure and its epoch."""
-        return self.best.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.best.load_state_dict(state)

@@ -28,6 +28,8 @@ class NonFiniteGuard(Callback):
         NonFiniteError: with the epoch, the step and the batch, and where the value comes from.
     """
 
+    observer = True
+
     def __init__(self, every: int = 1) -> None:
         self.every = every
         self.before: list[Tensor] = []

@@ -18,6 +18,8 @@ class EpochLog(Callback):
     resumed training leaves the file of one that was never stopped.
     """
 
+    observer = True
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.written = 0

@@ -15,6 +15,8 @@ REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes 0.
 class ProgressBar(Callback):
     """A bar for the current epoch; `with on_terminal(progress.bar)` shows it."""
 
+    observer = True
+
     def __init__(self, console: "Console") -> None:
         from rich.progress import (
             BarColumn,

@@ -22,6 +22,8 @@ class Statistics(Callback):
         every: look at every so many steps.
     """
 
+    observer = True
+
     columns: tuple[str, ...]
 
     def __init__(self, every: int = 1) -> None:

@@ -6,78 +6,37 @@ from typing import Any
 
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, near_miss
+from plainfit.common.errors import ConfigError
+from plainfit.training.history import best_epoch
 from plainfit.training.hooks import Callback, Context
-
-DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # names of what is better when lower
-
-
-def is_lower_better(name: str) -> bool:
-    """Return whether a figure of that name is a loss or an error.
-
-    >>> is_lower_better("valid_loss"), is_lower_better("accuracy")
-    (True, False)
-    """
-    return any(word in name.lower() for word in DOWN)
-
-
-def figure(row: dict[str, Any], name: str) -> float:
-    """Return what is monitored from a row of the history.
-
-    Raises:
-        ConfigError: if the history has no such column.
-    """
-    if name not in row:
-        raise ConfigError(
-            f"what is monitored must be a column of the history ({', '.join(row)}), got "
-            f"{name!r}{near_miss(name, row)}"
-        )
-    return float(row[name])
 
 
 class Best:
-    """The best figure so far.
+    """The best epoch of a training so far, by `best_epoch`.
 
     Args:
-        monitor: a column of the history; the validation loss where there is one, by default.
-        lower_is_better: by default, so for losses and errors and not for the rest.
+        monitor: a column of the history; by default the validation loss, or the training loss
+            without validation.
+        lower_is_better: by default True for losses and errors, by the name of the column.
     """
 
     def __init__(self, monitor: str | None = None, lower_is_better: bool | None = None) -> None:
         self.monitor = monitor
-        self.lower_is_better = lower_is_better
-        self.value = math.nan
-        self.epoch = -1
+        self.mode = {None: None, True: "min", False: "max"}[lower_is_better]
+        self.epoch: int | None = None
 
-    def forget(self) -> None:
-        """Begin again, for another training."""
-        self.value, self.epoch = math.nan, -1
+    def start(self, context: Context) -> None:
+        """Find the best epoch of a resumed training."""
+        self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
-        """Take in the last epoch's figure; return whether it is the best so far.
-
-        Raises:
-            ConfigError: if the history has no such column.
-        """
-        row = context.history[-1]
-        name = self.monitor or ("valid_loss" if "valid_loss" in row else "train_loss")
-        value, lower = figure(row, name), self.lower_is_better
-        if lower is None:
-            lower = is_lower_better(name)
-        is_best = not math.isnan(value) and (
-            math.isnan(self.value) or (value < self.value if lower else value > self.value)
-        )
+        """Return whether the last epoch is the best so far."""
+        rows = context.history.epochs
+        rivals = [*([] if self.epoch is None else [rows[self.epoch]]), rows[-1]]
+        is_best = best_epoch(rivals, self.monitor, self.mode) == len(rivals) - 1
         if is_best:
-            self.value, self.epoch = value, context.epoch
+            self.epoch = len(rows) - 1
         return is_best
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the figure and its epoch."""
-        return {"value": self.value, "epoch": self.epoch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.value, self.epoch = state["value"], state["epoch"]
 
 
 class EarlyStopping(Callback):
@@ -96,34 +55,23 @@ class EarlyStopping(Callback):
             raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
         self.patience = patience
         self.best = Best(monitor, lower_is_better)
-        self.waited = 0
 
     def on_fit_start(self, context: Context) -> None:
-        """Stop again, where a training is resumed that had stopped here; else count from 0."""
-        if context.global_step == 0:
-            self.best.forget()
-            self.waited = 0
+        """Stop again, where a training is resumed that had stopped here."""
+        self.best.start(context)
         self.check(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        """Count the epochs since the best one."""
-        self.waited = 0 if self.best.improved(context) else self.waited + 1
+        self.best.improved(context)
         self.check(context)
 
     def check(self, context: Context) -> None:
-        """Stop, if it has been long enough."""
-        if self.waited >= self.patience:
+        """Stop if too many epochs have passed since the best one."""
+        best = -1 if self.best.epoch is None else self.best.epoch
+        waited = len(context.history) - 1 - best
+        if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
-            context.stop = f"no better {self.best.monitor or loss} for {self.waited} epochs"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best figure, and how long ago it was."""
-        return {"best": self.best.state_dict(), "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.best.load_state_dict(state["best"])
-        self.waited = state["waited"]
+            context.stop = f"no better {self.best.monitor or loss} for {waited} epochs"
 
 
 class BestInMemory(Callback):
@@ -132,6 +80,9 @@ class BestInMemory(Callback):
     def __init__(self) -> None:
         self.best = Best()
         self.weights: dict[str, Tensor] = {}
+
+    def on_fit_start(self, context: Context) -> None:
+        self.best.start(context)
 
     def on_epoch_end(self, context: Context) -> None:
         """Copy them, if this epoch is the best so far."""

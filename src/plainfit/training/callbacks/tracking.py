@@ -22,6 +22,8 @@ class Tracking(Callback):
         settings: of the training, for the tracker to keep.
     """
 
+    observer = True
+
     def __init__(
         self,
         tracker: str | Tracker,
