@@ -45,7 +45,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Make one HTML page of a run: curves, scores, mistakes, settings. It needs no network."""
-    from plainfit.report import write_report
+    from plainfit.report.page import write_report
 
     show(f"report {write_report(run, out)}")
 
@@ -57,19 +57,18 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs: a table here, curves together on an HTML page."""
-    from plainfit.report import comparison_rows, write_comparison
-    from plainfit.report.comparison import cell_text
-    from plainfit.report.reading import heading_text
+    from plainfit.report.comparison import Comparison, cell_text
+    from plainfit.report.rendering import header_text
 
-    rows = comparison_rows(run_folders)
-    page = write_comparison(run_folders, out)
+    comparison = Comparison(run_folders)
+    rows, page = comparison.rows, comparison.write(out)
     if json_:
         show_json({"runs": rows, "page": str(page)})
         return
     width = max(len(str(row["run"])) for row in rows)
     for name in rows[0]:  # a line for each figure, a column for each run
         cells = [cell_text(name, row[name]) for row in rows]
-        show(f"{heading_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
+        show(f"{header_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
     show(f"page {page}")
 
 
