@@ -25,9 +25,9 @@ _HOMES = {
     "LogisticRegression": "models.networks",
     "MLP": "models.networks",
     "MnistCNN": "models.networks",
-    "PlainfitClassifier": "estimators.estimators",
+    "PlainfitClassifier": "estimators",
     "PlainfitError": "common.errors",
-    "PlainfitRegressor": "estimators.estimators",
+    "PlainfitRegressor": "estimators",
     "ResNet": "models.networks",
     "TensorLoader": "data.loaders",
     "WrappedDataLoader": "data.wrapping",
@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from plainfit.data.open_data import open_data as open_data
     from plainfit.data.splits import DataSplits as DataSplits
     from plainfit.data.wrapping import WrappedDataLoader as WrappedDataLoader
-    from plainfit.estimators.estimators import PlainfitClassifier as PlainfitClassifier
-    from plainfit.estimators.estimators import PlainfitRegressor as PlainfitRegressor
+    from plainfit.estimators import PlainfitClassifier as PlainfitClassifier
+    from plainfit.estimators import PlainfitRegressor as PlainfitRegressor
     from plainfit.models.build import get_model as get_model
     from plainfit.models.networks import MLP as MLP
     from plainfit.models.networks import CompactCNN as CompactCNN

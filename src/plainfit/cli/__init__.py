@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from plainfit.cli import ladder, running, training, transfer
+from plainfit.cli import ladder, runs, training
 from plainfit.cli.eject import eject
-from plainfit.cli.notebook import notebook
 from plainfit.cli.shared import show
 from plainfit.cli.tuning import tune
-from plainfit.common.errors import PlainfitError, TrainingError
+from plainfit.common.errors import ConfigError, PlainfitError, TrainingError
+from plainfit.runs.settings import option
 
 app = typer.Typer(
     help="Train a PyTorch model in three lines, and see exactly what they do.",
@@ -23,23 +23,23 @@ app = typer.Typer(
 )
 for command in (
     training.train,
-    transfer.fine_tune,
+    training.fine_tune,
     training.resume,
     training.lr_find,
     tune,
-    training.predict,
+    runs.predict,
     training.data,
     training.augment,
-    training.summary,
-    running.runs,
-    running.report,
-    running.compare,
-    running.export,
+    runs.summary,
+    runs.runs,
+    runs.report,
+    runs.compare,
+    runs.export,
     eject,
+    ladder.notebook,
 ):
     app.command()(command)
 app.add_typer(ladder.app)
-app.command()(notebook)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
 
 
@@ -50,23 +50,32 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (PlainfitError, TyperException) as error:
         code = FAILED if isinstance(error, TrainingError) else BAD_INPUT
-        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        message = message_of(error)
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if message:  # none where there were no arguments, and the help has been shown
+        if message:  # empty where there were no arguments, and the help has been shown
             print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def message_of(error: PlainfitError | TyperException) -> str:
+    """Return an error's message, with a setting's name written as its option."""
+    if isinstance(error, TyperException):
+        return error.format_message()
+    text = str(error)
+    if isinstance(error, ConfigError) and error.field is not None:
+        text = option(error.field) + text.removeprefix(error.field)
+    return text
+
+
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning as one line, without the code that it comes from."""
+    """Print a warning as one line, without its source code."""
     print("warning:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
 
 
 def version_asked(asked: bool) -> None:
-    """Print the version and stop, if that was asked."""
     if asked:
         from plainfit import __version__
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plainfit.cli.running import RunFolder
-from plainfit.cli.shared import Debug, show
+from plainfit.cli.shared import Debug, RunFolder, show
 from plainfit.common.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
-"""The ladder on the command line: run it, read it, copy from it, repeat it."""
+"""The ladder on the command line: run it, read it, copy from it, repeat it; and the notebook."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,12 +165,8 @@ def repeat(
 
 
 def open_asked(options: dict[str, Any]) -> "DataSplits":
-    """Check the options, before torch loads, and return the data that they name."""
-    RunConfig(**options)
-    from plainfit.data.open_data import open_data
-
-    how = {name: options[name] for name in DATA_OPTIONS if name != "data"}
-    return open_data(options["data"], **how)
+    """Check the options before torch loads, and open the data that they name."""
+    return RunConfig(**options).open_data()
 
 
 @contextmanager
@@ -241,3 +239,28 @@ def show_highlighted(text: str, language: str) -> None:
         console.print(Syntax(text, language, background_color="default"), soft_wrap=True)
     else:
         show(text.rstrip("\n"))
+
+
+def notebook(
+    folder: Annotated[Path, typer.Argument(help="Where to copy it.", metavar="DIR")] = Path(),
+    lang: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open it in Jupyter, or only copy it.")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing copy.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Copy the tutorial as a notebook, and open it in Jupyter."""
+    from plainfit.ladder.notebooks import copy_notebook, jupyter
+
+    path, copied = copy_notebook(lang, folder, replace=force)
+    show(f"copied {path}" if copied else f"{path} exists and is kept; --force overwrites it")
+    if not open_:
+        return
+    module = jupyter()
+    if module is None:
+        raise ConfigError(
+            "opening a notebook needs Jupyter, which is not installed: "
+            f"pip install 'plainfit[notebook]', then: jupyter lab {path}"
+        )
+    raise typer.Exit(subprocess.run([sys.executable, "-m", module, str(path)]).returncode)

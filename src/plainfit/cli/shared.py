@@ -1,27 +1,34 @@
-"""What the commands share: options, and how they print."""
+"""Shared by the commands: options made from settings, and printing."""
 
 import inspect
 import json
 from collections.abc import Callable, Collection
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from plainfit.runs.settings import RunConfig, option
 
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def show(text: str = "") -> None:
-    """Print a line as it is: never wrapped, never coloured, safe to pipe."""
+    """Print a line unchanged: never wrapped or coloured, safe to pipe."""
     print(text)  # noqa: T201
 
 
 def show_json(value: Any) -> None:
-    """Print a value as JSON."""
     show(json.dumps(value, indent=2))
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Return whether an option is on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], Any]:
@@ -35,11 +42,11 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
             if item.name not in names:
                 continue
             kind, text = get_args(hints[item.name])
-            if kind == float | str | None:  # a number or a word: RunConfig tells them apart
+            if kind == float | str | None:  # RunConfig tells a number from a word
                 kind = str | None
             shown = item.default is not None and item.default is not False
             name = option(item.name)
-            if item.default is True:  # what is on by itself can be turned off
+            if item.default is True:  # what is on by default can be turned off
                 name += f"/--no-{name[2:]}"
             setting = typer.Option(name, help=text, show_default=shown)
             extra.append(

@@ -1,26 +1,26 @@
 """Search for settings: `tune`."""
 
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
+from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.runs.settings import FINE_TUNING_FIELDS, RunConfig, option
+from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 
 if TYPE_CHECKING:
     from plainfit.tuning.results import StudyResult
 
-# Settings of a run that a study has under the same names, and those of another command.
-LEFT_OUT = ("out", "time_limit", *FINE_TUNING_FIELDS)
-FIGURES = ("valid_loss", "accuracy", "train_loss")
+# Options that a study has under the same names, and those of another command.
+LEFT_OUT = ("out", "time_limit", *names_of(TransferSettings))
+MONITORS = ("valid_loss", "accuracy", "train_loss")
 
 
-@with_options_of([item.name for item in fields(RunConfig) if item.name not in LEFT_OUT])
+@with_options_of(names_of(RunConfig, without=LEFT_OUT))
 def tune(
     context: typer.Context,
     *,
@@ -31,25 +31,28 @@ def tune(
         ),
     ] = None,
     space: Annotated[
-        Path | None, typer.Option(help="A TOML file with further ones: NAME = WHAT.")
+        Path | None, typer.Option(help="A TOML file with more of them: NAME = WHAT.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="How many in all.")] = 50,
+    trials: Annotated[int, typer.Option(min=1, help="Number of trials in all.")] = 50,
     monitor: Annotated[
-        str, typer.Option(help="What counts after the last epoch: valid_loss or accuracy.")
+        str,
+        typer.Option(
+            help="What to optimize: valid_loss, accuracy or train_loss of the last epoch."
+        ),
     ] = "valid_loss",
     pruner: Annotated[
-        str, typer.Option(help="What stops trials early: median, hyperband or none.")
+        str, typer.Option(help="How to stop trials early: median, hyperband or none.")
     ] = "median",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings a trial; their mean counts.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per trial; their mean counts.")] = 1,
     repeat: Annotated[
-        int, typer.Option(min=0, help="Train with the best settings and so many further seeds.")
+        int, typer.Option(min=0, help="Train with the best settings and N more seeds.")
     ] = 0,
     time_limit: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds; the same command goes on.")
+        float | None, typer.Option(help="Stop after N seconds; the same command continues.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the study, new or one to go on with (default: studies/TIME)."),
+        typer.Option(help="Folder of the study, new or to continue (default: studies/TIME)."),
     ] = None,
     storage: Annotated[
         str | None, typer.Option(help="URL of a database, for several machines.", metavar="URL")
@@ -58,10 +61,10 @@ def tune(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Search for settings: many runs, the hopeless ones stopped early. Optuna chooses what to try.
+    """Search for settings: many runs, poor ones stopped early. Optuna chooses what to try.
 
-    The same command goes on with a study, and so does plainfit tune --out FOLDER; several processes
-    share its trials.
+    The same command continues a study, as does plainfit tune --out FOLDER; several processes share
+    its trials.
     """
     plan = {**options, "monitor": monitor, "pruner": pruner, "seeds": seeds, "trials": trials}
     given = {name for name in plan if is_given(context, name)}
@@ -70,16 +73,16 @@ def tune(
         from plainfit.tuning.study import read_study
 
         known = read_study(out, storage)
-    if known is not None:  # what is not given is as it was
+    if known is not None:  # options that are not given stay as they were
         before = {**known["fixed"], **known}
         plan |= {name: before[name] for name in plan.keys() & before.keys() - given}
         searches = searches or known["space"]
     own = {name: plan.pop(name) for name in ("monitor", "pruner", "seeds", "trials", "seed")}
-    if own["monitor"] not in FIGURES:
-        raise ConfigError(unknown_name("figure", own["monitor"], FIGURES))
+    if own["monitor"] not in MONITORS:
+        raise ConfigError(unknown_name("metric", own["monitor"], MONITORS))
     specs = parse_space(searches, kinds_of_setting)
     for name in specs.keys() & given:
-        raise ConfigError(f"a setting is searched or given, and {option(name)} is both")
+        raise ConfigError("must be either searched or given, and is both", field=name)
     fixed = checked_runs(plan, specs)
 
     from rich.console import Console
@@ -108,18 +111,8 @@ def tune(
     show_study(study, json_)
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Return whether an option stands on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, Any]:
-    """Return the settings of every run that are not searched; those that are, checked one by one.
-
-    Raises:
-        ConfigError: if one is out of range.
-    """
+    """Return the settings that every run shares, after checking the searched ones too."""
     base = RunConfig.from_dict(settings)
     for name, spec in specs.items():
         for value in spec.samples:
@@ -130,7 +123,7 @@ def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, 
 
 
 def show_study(study: "StudyResult", json_: bool) -> None:
-    """Print what a study has come to, and what to do next."""
+    """Print the result of a study, and what to do next."""
     if json_:
         show_json(study.to_dict())
         return
@@ -144,4 +137,4 @@ def show_study(study: "StudyResult", json_: bool) -> None:
         show(f"next   plainfit report {study.best.folder}")
         show(f"       plainfit eject {study.best.folder} --verify")
     show(f"page   {study.folder / 'study.html'}")
-    show(f"study  {study.folder}; go on with: plainfit tune --out {study.folder} --trials N")
+    show(f"study  {study.folder}; continue with: plainfit tune --out {study.folder} --trials N")

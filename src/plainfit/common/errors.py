@@ -24,7 +24,17 @@ class PlainfitError(Exception):
 
 
 class ConfigError(PlainfitError, ValueError):
-    """A setting or a name is unknown or out of range."""
+    """A setting or a name is unknown or out of range.
+
+    Args:
+        message: what is wrong; after the name of the field, if there is one.
+        field: the setting that is wrong, as `RunConfig` and `get_model` call it. The command line
+            shows it as an option.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message if field is None else f"{field} {message}")
+        self.field = field
 
 
 class DataError(PlainfitError, ValueError):

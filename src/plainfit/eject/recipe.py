@@ -1,6 +1,5 @@
 """A training that happened, in the terms of a script: read from a run folder or from `fit`."""
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,7 @@ from plainfit.eject.outcome import Outcome, as_of, outcome_of, weights_hash
 from plainfit.eject.untouched import check_untouched
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
-from plainfit.runs.assembly import assemble, loss_function, schedule_of, transformers
-from plainfit.runs.pretrained import says_its_model
+from plainfit.runs.prepare import loss_function, prepare, schedule_of, transformers
 from plainfit.runs.settings import RunConfig
 from plainfit.training.callbacks.precision import LossScaling
 from plainfit.training.callbacks.rates import rates_by
@@ -102,21 +100,16 @@ def from_folder(folder: Path) -> Recipe:
 
     Raises:
         RunError: if it is none, or nothing was trained yet.
-        EjectError: if its data are not what they were.
+        DataError: if its data has changed.
     """
-    record = runs.read_record(folder)
-    config = RunConfig.from_dict(record["config"])
+    run = runs.open_run(folder)
+    record, config = run.record, run.config
     outcome = outcome_of(folder, record)
-    parts = assemble(config, folder)
-    if parts.data.fingerprint != record["data"]["fingerprint"]:
-        raise EjectError(
-            f"the data must be what {folder} was trained on, and {config.data} has changed since; "
-            "put them back"
-        )
+    parts = prepare(config, run)
     outcome = as_of(parts.model, outcome, record["model"]["target"])
     steps = len(parts.train_dl)
     epochs, stop = end_of(len(outcome.losses), steps)
-    factory = Factory(**record["model"])
+    factory = run.factory
     rates = rates_by(schedule_of(config, steps), parts.opt, config.epochs, steps)
     lengths = {0: record.get("first_epochs", config.epochs)}
     lengths |= {p["from_epoch"] * steps: p["epochs"] for p in record.get("lengths", [])}
@@ -126,7 +119,7 @@ def from_folder(folder: Path) -> Recipe:
     return Recipe(
         name=f"{type(parts.model).__name__} on {parts.data.name}",
         origin=f"The run {folder}",
-        command=command_of(config),
+        command=config.command(),
         model=parts.model,
         target=resolve(factory.target),
         arguments=factory.arguments,
@@ -274,21 +267,3 @@ def data_folder(config: RunConfig) -> Path:
     from plainfit.data.mnist import cache_folder
 
     return Path(config.data_dir or cache_folder() / config.data).absolute()
-
-
-def command_of(config: RunConfig) -> str:
-    """Return the command line that makes a run with these settings."""
-    default = RunConfig().to_dict()
-    words, implied = ["plainfit train"], {"out", "data_dir", "source"}
-    if config.source is not None:
-        words = ["plainfit fine-tune", shlex.quote(config.source)]
-        implied |= {"model"} if says_its_model(config.source) else set()
-    for name, value in config.to_dict().items():
-        if value == default[name] or name in implied:
-            continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            words.append(f"--{option} {shlex.quote(str(value))}")
-    return " ".join(words)

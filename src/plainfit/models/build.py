@@ -1,10 +1,11 @@
-"""Building models and optimizers from names, and recording how, so that it can be done again."""
+"""Building models and optimizers from names, with a record of how, to repeat it."""
 
 import importlib
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,23 @@ from torch import nn, optim
 
 from plainfit.common.devices import pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss, unknown_name
-from plainfit.models import networks as models
-from plainfit.models import resnet as imagenet
+from plainfit.models import networks, resnet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "logistic": models.LogisticRegression,
-    "mlp": models.MLP,
-    "cnn": models.MnistCNN,
-    "compact": models.CompactCNN,
-    "resnet": models.ResNet,
-    "resnet18": imagenet.resnet18,
-    "resnet34": imagenet.resnet34,
-    "resnet50": imagenet.resnet50,
+    "logistic": networks.LogisticRegression,
+    "mlp": networks.MLP,
+    "cnn": networks.MnistCNN,
+    "compact": networks.CompactCNN,
+    "resnet": networks.ResNet,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+}
+# Modules of runs that an older plainfit wrote, and where their content is now.
+MOVED = {
+    "plainfit.models": "plainfit.models.networks",
+    "plainfit.imagenet": "plainfit.models.resnet",
+    "plainfit.transfer.sources": "plainfit.models.weights",
 }
 # The rates are usual starting points: the tutorial's for SGD with momentum on images, and the
 # default of Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones.
@@ -39,24 +45,30 @@ OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], float]] = {
 
 @dataclass(frozen=True)
 class Factory:
-    """How a model was built: what was called, with what, after which seed."""
+    """How a model was built: the callable, its arguments, and the seed set before the call."""
 
     target: str
     """`module:name` of a class or function that returns a module."""
     arguments: dict[str, Any]
     seed: int
     loaded: bool = False
-    """Whether it was then given weights, so that its training did not begin as it was built."""
+    """Whether weights were loaded after that, so that the seed does not give the initial values."""
 
     def build(self) -> nn.Module:
         """Seed the global generator and call the target: equal factories give equal models."""
         return self.call(resolve(self.target))
 
+    def build_quietly(self) -> nn.Module:
+        """Build, and leave the global generator as it was, to load weights afterwards."""
+        with torch.random.fork_rng(devices=[]):
+            return self.build()
+
     def call(self, target: Callable[..., Any]) -> nn.Module:
-        """Do so with a target that is at hand already."""
+        """Build with a target that is already imported."""
         torch.manual_seed(self.seed)
         try:
-            model = target(**self.arguments)
+            with current_folder_on_path():
+                model = target(**self.arguments)
         except Exception as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
             raise ModelError(
@@ -70,7 +82,6 @@ class Factory:
         return model
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record for `run.json`."""
         return asdict(self)
 
 
@@ -105,16 +116,17 @@ def get_model(
         seed: the global generator is seeded with it before the model is built.
         device: where the model goes once built (on the CPU, so that every device starts from the
             same values): `auto` is the accelerator if there is one.
-        fused: an optimizer that updates all parameters in one kernel; it changes the bits.
-        channels_last: keep images as (height, width, channels) in memory, which convolutions are
-            faster with on many machines; it changes the bits.
-        weight_decay: of the parameters with two dimensions or more; biases and norms are left. By
+        fused: use an optimizer that updates all parameters in one kernel; it changes the bits.
+        channels_last: keep images as (height, width, channels) in memory, which makes convolutions
+            faster on many machines; it changes the bits.
+        weight_decay: of the parameters with two or more dimensions, not of biases and norms. By
             default torch's: 0.01 of all for `adamw`, else 0.
-        nesterov: look ahead with the momentum (Sutskever et al. 2013), for `sgd`.
-        arguments: for the model, by name; they win over those that are found by themselves.
+        nesterov: use Nesterov momentum (Sutskever et al. 2013), for `sgd`.
+        arguments: for the model, by name; they override the four above.
 
     Returns:
-        The model, which keeps the record of its making as `plainfit_factory`, and the optimizer.
+        The model, which keeps the record of its construction as `plainfit_factory`, and the
+        optimizer.
 
     Raises:
         ConfigError: if a name is unknown or a setting does not apply.
@@ -122,12 +134,12 @@ def get_model(
     """
     if isinstance(model, nn.Module):
         raise ModelError(
-            "get_model builds a model from a name, a class or a function, got one that is built, a "
+            "get_model builds a model from a name, a class or a function, got a built "
             f"{type(model).__name__}; make its optimizer with torch.optim"
         )
     target = resolve(model) if isinstance(model, str) else model
     factory = Factory(
-        f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}",
+        target_name(target),
         arguments_for(target, input_shape, classes) | known_arguments(target, arguments or {}),
         seed,
     )
@@ -144,8 +156,17 @@ def get_model(
     )
 
 
+def target_name(target: Any) -> str:
+    """Return `module:name` of a class or function.
+
+    >>> target_name(nn.Linear)
+    'torch.nn.modules.linear:Linear'
+    """
+    return f"{getattr(target, '__module__', '?')}:{getattr(target, '__qualname__', repr(target))}"
+
+
 def to_device(model: nn.Module, device: str, channels_last: bool) -> nn.Module:
-    """Move a model to where it is trained, in the layout in which it is; see `get_model`."""
+    """Move a model to a device and a memory layout; see `get_model`."""
     model.to(pick_device(device))
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
@@ -159,6 +180,7 @@ def resolve(name: str) -> Callable[..., Any]:
     module_name, colon, path = name.partition(":")
     if not colon:
         raise ConfigError(unknown_name("model", name, [*MODELS, "MODULE:CALLABLE"]))
+    module_name = MOVED.get(module_name, module_name)
     found: Any = import_user_module(module_name)
     for part in path.split("."):
         if not hasattr(found, part):
@@ -173,14 +195,23 @@ def resolve(name: str) -> Callable[..., Any]:
     return target
 
 
-def import_user_module(name: str) -> Any:
-    """Import a module, from the current folder too, as `python` itself would."""
+@contextmanager
+def current_folder_on_path() -> Iterator[None]:
+    """Let the user's modules import from the current folder, as `python` itself does."""
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
-    except Exception as error:  # whatever the user's file raises is theirs to see in one line
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(here)
+
+
+def import_user_module(name: str) -> Any:
+    try:
+        with current_folder_on_path():
+            return importlib.import_module(name)
+    except Exception as error:  # whatever the user's file raises is shown in one line
         raise ModelError(
             f"the module {name!r} must import, and failed with {type(error).__name__}: {error}; "
             "give a module as Python imports it: nets.small:Net for nets/small.py"
@@ -190,7 +221,7 @@ def import_user_module(name: str) -> Any:
 def arguments_for(
     target: Callable[..., Any], input_shape: Sequence[int], classes: int
 ) -> dict[str, Any]:
-    """Return those of our four arguments that the target names among its parameters."""
+    """Return those of the four arguments of `get_model` that the target has as parameters."""
     offered: dict[str, Any] = {
         "input_shape": list(input_shape),
         "in_features": math.prod(input_shape),
@@ -199,17 +230,17 @@ def arguments_for(
     parameters = inspect.signature(target).parameters
     if len(input_shape) == 3:
         offered["channels"] = input_shape[0]
-    elif target in (models.MnistCNN, models.CompactCNN, models.ResNet):
+    elif target in (networks.MnistCNN, networks.CompactCNN, networks.ResNet):
         raise ModelError(
             f"{target.__name__} must be given images, of input_shape (channels, height, width), "
-            f"and these samples have shape {tuple(input_shape)}; give them such a shape, or choose "
-            "the model logistic or mlp"
+            f"and these samples have shape {tuple(input_shape)}; reshape them, or choose the model "
+            "logistic or mlp"
         )
     return {name: value for name, value in offered.items() if name in parameters}
 
 
 def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments for a model that a user gave, after checking that it takes them."""
+    """Return a user's arguments for a model, after checking that it has such parameters."""
     if not isinstance(given, Mapping):
         raise ConfigError(f"arguments for a model must be a dict, by name, got {given!r}")
     parameters = inspect.signature(target).parameters
@@ -234,7 +265,7 @@ def make_optimizer(
 ) -> optim.Optimizer:
     """Return the named optimizer over a model's parameters; see `get_model` for the defaults.
 
-    Where there are `layers`, they are groups of parameters that learn at a multiple of `lr`.
+    `layers` are groups of parameters, each with the factor of `lr` that it learns at.
     """
     if name not in OPTIMIZERS:
         raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
@@ -244,27 +275,28 @@ def make_optimizer(
         default_momentum = 0.9 if name == "sgd" else 0.0
         options["momentum"] = default_momentum if momentum is None else momentum
     elif momentum is not None:
-        raise ConfigError(f"momentum applies to sgd and rmsprop only, got {momentum} with {name}")
+        raise ConfigError(
+            f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
+        )
     if fused:
         if "fused" not in inspect.signature(kind).parameters:
-            raise ConfigError(f"there is a fused sgd, adam and adamw, got fused with {name}")
+            raise ConfigError(f"applies to sgd, adam and adamw only, got {name}", field="fused")
         options["fused"] = True
     if nesterov:
         if name != "sgd" or not options["momentum"]:
-            raise ConfigError(f"nesterov applies to sgd with momentum only, got it with {name}")
+            raise ConfigError(f"applies to sgd with momentum only, got {name}", field="nesterov")
         options["nesterov"] = True
     groups: list[dict[str, Any]] = [
         {"params": params, "lr": options["lr"] * factor} for params, factor in layers
     ] or [{"params": list(model.parameters())}]
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
-        # Biases and norms are left, as is usual (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
-        groups = [part for group in groups for part in decayed_apart(group)]
+        # Biases and norms do not decay (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
+        groups = [part for group in groups for part in split_by_decay(group)]
     return kind(groups, **options)
 
 
-def decayed_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a group of parameters as two, those that decay and those that do not."""
+def split_by_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
     decayed = [p for p in group["params"] if p.dim() > 1]
     others = [p for p in group["params"] if p.dim() <= 1]
     parts = [{**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0}]

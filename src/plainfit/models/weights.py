@@ -1,17 +1,201 @@
-"""A model's weights as a safetensors file."""
+"""A model's weights: files, downloads, and the layers before a new head."""
 
+import hashlib
+import os
+import pickle
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from urllib.request import urlopen
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from plainfit.common.downloads import download
+from plainfit.common.errors import DownloadError, ModelError
 from plainfit.common.files import write_bytes
+
+# Trained on ImageNet; the hex digits begin the file's SHA-256:
+# https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
+PUBLISHED = {
+    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
+    "resnet50": "https://download.pytorch.org/models/resnet50-11ad3fa6.pth",
+}
+HUB = "hf:"
+COUNTS = "num_batches_tracked"  # which checkpoints from before torch 0.4.1 do not have
+MAX_NAMES = 6
 
 
 def save_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
-    """Write parameters and buffers, tied ones once; `write_whole` makes it safe."""
+    """Write parameters and buffers, tied ones once; pass the path that `write_whole` gives."""
     from safetensors.torch import save_model
 
     save_model(model, str(path), metadata)
     data = path.read_bytes()
-    path.unlink()  # it is readable by its owner only: write it as any other file is written
+    path.unlink()  # save_model makes it readable by its owner only
     write_bytes(path, data)
+
+
+def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> None:
+    """Load weights into all layers but the head.
+
+    Where the first convolution takes one channel and its weights are for several, they are summed:
+    its output for a gray image then is that for the same image in every channel.
+
+    Args:
+        model: with the head for the new classes.
+        weights: by the model's own names.
+        head: the name of the layer that is not loaded.
+
+    Raises:
+        ModelError: if the model has no layers before the head, or one of them is missing in the
+            weights or has another shape.
+    """
+    own = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{head}.")}
+    if not own:
+        raise ModelError(
+            f"fine-tuning keeps the layers before the head, and {type(model).__name__} has none: "
+            "train it from scratch"
+        )
+    given = {n: t for n, t in weights.items() if not n.startswith(f"{head}.")}
+    stem = next((name for name, tensor in own.items() if tensor.dim() == 4), None)
+    if stem in given and own[stem].shape[1] == 1 and given[stem].dim() == 4:
+        given[stem] = given[stem].sum(1, keepdim=True)
+    loaded = [n for n, t in own.items() if n in given and given[n].shape == t.shape]
+    skipped = [
+        f"{name} {tuple(tensor.shape)}" + (f" for {tuple(own[name].shape)}" if name in own else "")
+        for name, tensor in given.items()
+        if name not in loaded
+    ]
+    missing = [name for name in own if name not in given and not name.endswith(COUNTS)]
+    if skipped or missing or not loaded:
+        raise ModelError(
+            f"the weights must fit the body of {type(model).__name__}: {listed('loaded', loaded)}; "
+            f"{listed('skipped', skipped)}; {listed('missing', missing)}; name the architecture "
+            "they were trained in with model and model_args"
+        )
+    with torch.no_grad():
+        for name in loaded:
+            own[name].copy_(given[name])
+
+
+def listed(what: str, names: list[str]) -> str:
+    """Return the number of tensors and the first names.
+
+    >>> listed("missing", ["fc.weight", "fc.bias"])
+    '2 missing (fc.weight, fc.bias)'
+    """
+    more = ", ..." if len(names) > MAX_NAMES else ""
+    return f"{len(names)} {what}" + (f" ({', '.join(names[:MAX_NAMES])}{more})" if names else "")
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """Read weights by name from a file, a URL or a published checkpoint; on the CPU.
+
+    Raises:
+        ModelError: if the file is missing or damaged, or holds more than tensors.
+        DownloadError: if the download fails, or does not have the right SHA-256.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        path = downloaded(PUBLISHED.get(source, source))
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise ModelError(f"the file of weights must exist, and {source} does not") from error
+        why = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelError(
+            f"{source} must be a whole file of weights, as safetensors or torch.save(state_dict) "
+            f"write it, with tensors only: {why}"
+        ) from error
+    found = found.get("state_dict", found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise ModelError(f"{source} must hold a state_dict, tensors by name, and does not")
+    return dict(found)
+
+
+def downloaded(source: str) -> Path:
+    """Return the path of a file, downloaded and checked against its SHA-256 if it is a URL."""
+    if source.startswith(HUB):
+        url, wanted = on_hub(source), ""
+        name = source.removeprefix(HUB).replace("/", "--") + ".safetensors"
+    elif "://" in source:
+        url, name = source, source.rpartition("/")[2]
+        wanted = Path(name).stem.rpartition("-")[2]
+        if len(wanted) < 8 or not set(wanted) <= set("0123456789abcdef"):
+            raise DownloadError(
+                "the name of a download must end with 8 or more hex digits of its SHA-256, such as "
+                f"resnet18-f37072fd.pth, got {name}; or download it yourself and give its path"
+            )
+    else:
+        return Path(source)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name  # where torchvision looks, too
+    if not path.exists():
+        wanted = wanted or hub_hash(on_hub(source, "raw"))
+        download(
+            [url],
+            path,
+            lambda got: True if sha256_of(got).startswith(wanted) else None,
+            place="the variable TORCH_HOME",
+            otherwise="download it elsewhere, and give its path",
+        )
+    return path
+
+
+def on_hub(source: str, kind: str = "resolve") -> str:
+    """Return the URL of a repository's weights on the Hub or, for `raw`, of their pointer."""
+    home = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"{home}/{source.removeprefix(HUB)}/{kind}/main/model.safetensors"
+
+
+def hub_hash(url: str) -> str:
+    """Return the SHA-256 in the Git LFS pointer of a large file on the Hub.
+
+    The format: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    try:
+        with urlopen(url, timeout=30) as answer:
+            pointer = answer.read(1024).decode()
+        return str(re.findall(r"^oid sha256:([0-9a-f]{64})$", pointer, re.MULTILINE)[0])
+    except (OSError, ValueError, IndexError) as error:
+        raise DownloadError(
+            f"{url} must exist, public, with a SHA-256 ({error}); download the weights elsewhere, "
+            "and give their path"
+        ) from error
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def timm_model(
+    name: str, classes: int | None = 1000, channels: int = 3, pretrained: bool = False
+) -> nn.Module:
+    """Return a model of timm; `classes=None` keeps the number that its weights have.
+
+    Raises:
+        ModelError: if timm cannot be imported, or has no such model.
+    """
+    try:
+        import timm
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise ModelError(
+            f"timm:NAME needs timm and torchvision, and importing them failed ({error}): "
+            "pip install 'plainfit[timm]'"
+        ) from error
+    options = {} if classes is None else {"num_classes": classes}
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, in_chans=channels, **options
+        )
+    except Exception as error:  # timm, its hub and the network have errors of their own
+        raise ModelError(
+            f"timm must have {name!r}, with weights: {type(error).__name__}: {error}"
+        ) from error
+    return model

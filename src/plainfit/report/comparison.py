@@ -107,7 +107,7 @@ class Comparison:
 
     def differing_settings(self) -> dict[str, Any]:
         """Return a table of the settings that differ, with a row for each run."""
-        configs = [log.record["config"] for log in self.logs]
+        configs = [log.settings for log in self.logs]
         columns = {
             name: [plain_text(config.get(name)) for config in configs]
             for name in unique(configs)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plainfit.common.errors import PlainfitError, RunError
+from plainfit.common.errors import PlainfitError
 from plainfit.models.summary import LayerRow, summarize
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, thinned
 from plainfit.report.predictions import Predictions, predict
-from plainfit.report.reading import Row, RunLog, read_log
+from plainfit.report.reading import RunLog, read_log
 from plainfit.report.rendering import (
     Card,
     duration,
@@ -19,7 +19,7 @@ from plainfit.report.rendering import (
     render_to,
     value_text,
 )
-from plainfit.runs.folder import WEIGHTS
+from plainfit.runs.folder import Row
 from plainfit.runs.settings import RunConfig
 
 FILE = "report.html"
@@ -46,18 +46,18 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         out or folder / FILE,
         "run.html.jinja",
         title=log.name,
-        record=log.record,
-        notes=log.notes,
+        subtitle=f"{log.settings['model']} on {log.settings['data']}",
         cards=cards(log),
         results=results(log),
         charts=charts(log),
         epochs=table_of(log.epochs),
         found=find_out(log),
         parameters=log.parameters,
-        settings=settings(log.record["config"]),
-        command=command_line(log.record["config"]),
+        settings=settings(log.settings),
         machine=facts(log.record.get("versions", {}) | log.record.get("fingerprint", {})),
         about=about(log),
+        record=log.record,
+        notes=log.notes,  # last: reading the logs adds to it
     )
 
 
@@ -67,25 +67,25 @@ class Findings:
 
     layers: list[LayerRow] = field(default_factory=list)
     predictions: Predictions | None = None
+    command: str = ""
     no_layers: str = ""
     no_predictions: str = ""
+    no_command: str = ""
 
 
 def find_out(log: RunLog) -> Findings:
     found = Findings()
     try:
-        found.layers = summarize(log.model, log.record["data"]["input_shape"])
+        found.command = log.config.command()
+    except PlainfitError as error:
+        found.no_command = str(error)
+    try:
+        found.layers = summarize(log.built_model, log.record["data"]["input_shape"])
     except PlainfitError as error:
         found.no_layers = found.no_predictions = str(error)
         return found
     try:
-        if not (log.folder / WEIGHTS).exists():
-            raise RunError(
-                f"the run has no {WEIGHTS} yet, which is written when it finishes; its state is "
-                f"{log.record['state']}"
-            )
-        batch_size = log.record["config"]["batch_size"]
-        found.predictions = predict(log.model, log.open_data(), batch_size)
+        found.predictions = predict(log.model, log.open_data(), log.settings["batch_size"])
     except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
         found.no_predictions = str(error)
     return found
@@ -102,7 +102,7 @@ def cards(log: RunLog) -> list[Card]:
         if row:
             value = value_text(column, row.get(column))
             made.append(Card(f"{name}, {which} epoch", value, f"epoch {row['epoch']}"))
-    done = f"{len(log.epochs)} of {log.record['config']['epochs']}"
+    done = f"{len(log.epochs)} of {log.settings['epochs']}"
     speed = f"{log.speed:,.0f} samples/s" if log.speed else ""
     made.append(Card("epochs", done, log.record.get("stopped") or ""))
     made.append(Card("time", duration(log.seconds), speed))
@@ -161,19 +161,6 @@ def settings(config: dict[str, Any]) -> list[tuple[str, str, bool]]:
     """Return each setting, its value, and whether that differs from the default."""
     defaults = RunConfig().to_dict()
     return [(name, plain_text(v), v != defaults.get(name)) for name, v in config.items()]
-
-
-def command_line(config: dict[str, Any]) -> str:
-    import shlex
-
-    from plainfit.runs.settings import option
-
-    usual, words = RunConfig().to_dict(), ["plainfit", "train"]
-    for name, value in config.items():
-        if name == "out" or value == usual.get(name):
-            continue
-        words += [option(name)] if value is True else [option(name), str(value)]
-    return shlex.join(words)
 
 
 def about(log: RunLog) -> list[tuple[str, str]]:

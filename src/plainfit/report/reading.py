@@ -1,51 +1,32 @@
-"""A run in any state, as a page needs it: what cannot be read is left out and noted."""
+"""A run in any state, with what pages derive from it."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from statistics import harmonic_mean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
-import torch
 from torch import nn
 
-from plainfit.common.errors import DataError, ModelError, RunError
+from plainfit.common.errors import ModelError, RunError
 from plainfit.common.plots import NOT_METRICS
-from plainfit.data.open_data import open_data
-from plainfit.data.splits import DataSplits
-from plainfit.models.build import Factory
 from plainfit.models.summary import count_parameters
-from plainfit.runs.folder import METRICS, STEPS, WEIGHTS, read_record, read_run
-from plainfit.runs.settings import DATA_FIELDS, RunConfig
+from plainfit.runs.folder import WEIGHTS, Row, Run, read_record
+from plainfit.runs.settings import RunConfig
 from plainfit.training.history import best_epoch
 
-T = TypeVar("T")
-Row = dict[str, Any]
 
-
-class Step(NamedTuple):
-    """A line of `steps.csv`."""
-
-    loss: float
-    lr: float
-
-
-@dataclass
-class RunLog:
-    """The record of a run and the rows of its logs."""
-
-    folder: Path
-    record: dict[str, Any]
-    epochs: list[Row]
-    steps: list[Step]
-    notes: list[str]
-    """What could not be read."""
+class RunLog(Run):
+    """A run, and the values that a page derives from its record and its logs."""
 
     @property
     def name(self) -> str:
         return self.folder.resolve().name
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings as they were recorded, even those of another version."""
+        return RunConfig().to_dict() | self.record["config"]
 
     @property
     def metrics(self) -> list[str]:
@@ -73,12 +54,11 @@ class RunLog:
         return harmonic_mean(rates) if rates else None
 
     @cached_property
-    def model(self) -> nn.Module:
-        """The model, with the weights that the run ended with, if it did."""
+    def built_model(self) -> nn.Module:
+        """The trained model, or an untrained one if the run has no weights yet."""
         if (self.folder / WEIGHTS).exists():
-            return read_run(self.folder).model
-        with torch.random.fork_rng(devices=[]):  # initial values are random numbers
-            return Factory(**self.record["model"]).build().eval()
+            return self.model
+        return self.factory.build_quietly().eval()
 
     @cached_property
     def parameters(self) -> int | None:
@@ -86,68 +66,18 @@ class RunLog:
         if "parameters" in self.record:
             return int(self.record["parameters"])
         try:
-            return count_parameters(self.model)
+            return count_parameters(self.built_model)
         except (ModelError, RunError):
             return None
 
-    def open_data(self) -> DataSplits:
-        """Open the data of the run again.
-
-        Raises:
-            DataError: if it cannot be opened, or has changed.
-            ConfigError: if the settings are those of another version.
-        """
-        config = RunConfig.from_dict(self.record["config"])
-        data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
-        if data.fingerprint != self.record["data"]["fingerprint"]:
-            raise DataError(
-                f"the data must be what the run was trained on, and {config.data} has changed "
-                "since; restore it"
-            )
-        return data
-
 
 def read_log(folder: Path) -> RunLog:
-    """Read a run folder, finished or not.
+    """Open a run folder, finished or not.
 
     Raises:
         RunError: if it is not a run folder.
     """
-    record, notes = read_record(folder), list[str]()
-    record["config"] = RunConfig().to_dict() | record["config"]  # an older run lacks newer settings
-    epochs = read_lines(folder / METRICS, parse_epoch, notes)
-    steps = read_lines(folder / STEPS, parse_step, notes, header=True)
-    return RunLog(folder, record, epochs, steps, notes)
-
-
-def read_lines(
-    path: Path, parse: Callable[[str], T], notes: list[str], *, header: bool = False
-) -> list[T]:
-    """Return the lines of a log, without those that a crash cut off; note how many."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[header:]
-    except OSError:
-        return []
-    good = []
-    for line in lines:
-        try:
-            good.append(parse(line))
-        except (ValueError, KeyError, TypeError, IndexError):
-            continue
-    if bad := len(lines) - len(good):
-        notes.append(f"{bad} of the {len(lines)} lines of {path.name} cannot be read: left out.")
-    return good
-
-
-def parse_epoch(line: str) -> Row:
-    row = {name: float(value) for name, value in json.loads(line).items()}
-    return {**row, "epoch": int(row["epoch"]), "seconds": row["seconds"],
-            "samples_per_second": row["samples_per_second"]}  # fmt: skip
-
-
-def parse_step(line: str) -> Step:
-    cells = line.split(",")  # step, epoch, loss, lr
-    return Step(float(cells[2]), float(cells[3]))
+    return RunLog(folder, read_record(folder))
 
 
 def labels_for(logs: Sequence[RunLog]) -> list[str]:

@@ -1,7 +1,10 @@
-"""Transfer learning: a trained body, a new head, and a slower rate for what is known already."""
+"""Transfer learning: a trained body, a new head, and lower rates for the first layers."""
 
 import copy
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +13,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of, pick_device
-from plainfit.common.errors import ModelError
+from plainfit.common.errors import ConfigError, ModelError, near_miss
 from plainfit.data.batches import Batches, length, pairs
-from plainfit.models.build import Factory, make_optimizer
-from plainfit.models.transfer import find_head, layer_groups, layer_rates, parameter_groups
-from plainfit.runs.pretrained import new_model, with_new_head
+from plainfit.models.build import (
+    Factory,
+    arguments_for,
+    known_arguments,
+    make_optimizer,
+    resolve,
+    target_name,
+)
+from plainfit.models.transfer import find_head, layer_groups, parameter_groups
+from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
+from plainfit.runs.folder import open_run
+from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.unfreezing import Unfreezing
 from plainfit.training.history import History
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle
 
-__all__ = [
-    "PhaseCycles",
-    "fine_tune",
-    "layer_groups",
-    "layer_rates",
-    "new_head",
-    "new_model",
-    "parameter_groups",
-]
+HUB_NAME = re.compile(HUB + r"[\w.-]+/[\w.-]+")
+TIMM = "timm:"
 
 
 class PhaseCycles(Chain):
-    """A one-cycle while the head is trained alone, then one for all: each phase from the start.
+    """A one-cycle while the head is trained alone, then another for all layers.
 
     Args:
-        steps: of both.
-        head: how many train the head alone; 0 or all of them for one cycle.
+        steps: in all.
+        head: how many of them train the head alone; 0 or all of them for a single cycle.
     """
 
     def __init__(self, steps: int, head: int) -> None:
@@ -66,30 +71,30 @@ def fine_tune(
 ) -> tuple[nn.Module, History]:
     """Give a trained model a new head and train it: the head alone at first, then all of it.
 
-    It is one call of `fit` with the callback `Unfreezing`, an optimizer with a learning rate for
+    This is one call of `fit` with the callback `Unfreezing`, an optimizer with a learning rate for
     each group of layers, and a one-cycle for each phase.
 
     Args:
-        model_or_run: a trained model, which is left as it is, or a source as `new_model` takes it
-            that says its architecture itself, such as a run folder.
-        train_dl: as `fit` takes it.
-        valid_dl: likewise; the layers are found with its first batch.
+        model_or_run: a trained model, which is not changed, or a source for `new_model` that names
+            its architecture itself, such as a run folder.
+        train_dl: as for `fit`.
+        valid_dl: as for `fit`; its first batch is used to find the layers.
         epochs: in all.
         classes: the number of the new head's outputs.
-        loss_func: as `fit` takes it.
-        optimizer: as `get_model` takes it.
-        lr: of the head; its default is that of `get_model`.
+        loss_func: as for `fit`.
+        optimizer: as for `get_model`.
+        lr: of the head; by default that of `get_model`.
         freeze_epochs: how many of the epochs train the head alone.
-        gradual: thaw one more group of layers in each epoch, instead of all at once.
+        gradual: unfreeze one more group of layers in each epoch, instead of all at once.
         lr_ratio: how many times slower the first layers learn than the head.
         seed: of the new head.
-        options: more for `fit`, such as `metrics`, `checkpoint`, `resume`, `schedule`.
+        options: passed to `fit`, such as `metrics`, `checkpoint`, `resume`, `schedule`.
 
     Returns:
         The new model and its history.
 
     Raises:
-        ModelError: if the model has no head that can be made anew, or no body.
+        ModelError: if the model has no head that can be replaced, or no body.
         PlainfitError: if the source cannot be read.
     """
     xb, _ = next(pairs(valid_dl, torch.device("cpu")))
@@ -111,14 +116,13 @@ def fine_tune(
 
 
 def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Module:
-    """Return a copy of a model with a new last layer, its initial values drawn after the seed.
+    """Return a copy of a model with a new last layer.
 
     Args:
-        model: of which `get_model` knows how it was built, or with a linear layer or a convolution
-            as the last one.
-        xb: a batch that it takes.
+        model: built by `get_model`, or with a linear layer or a convolution as its last layer.
+        xb: a batch that the model accepts.
         classes: the number of the new layer's outputs.
-        seed: of torch's global generator, as `get_model` seeds it.
+        seed: of the initial values; it seeds torch's global generator, as in `get_model`.
 
     Raises:
         ModelError: if there is no such layer.
@@ -141,3 +145,118 @@ def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Mo
         new = type(old)(old.in_channels, classes, *shape, bias=bias)
     copied.set_submodule(head, new.to(device_of(model)))
     return copied
+
+
+def is_run(source: str) -> bool:
+    """Return whether a source is a run folder; `./resnet18` is one of a published name."""
+    return source not in PUBLISHED and Path(source).is_dir()
+
+
+def model_name(source: str, model: str | None) -> str:
+    """Return the name of a source's architecture.
+
+    Args:
+        source: as for `new_model`.
+        model: the name that the user gave, for a file of weights.
+
+    Raises:
+        ConfigError: if the source is unknown, or `model` is missing or superfluous.
+    """
+    if is_weights_only(source):
+        if source.startswith(HUB) and not HUB_NAME.fullmatch(source):
+            raise unknown_source(source)
+        if model is None:
+            raise ConfigError(
+                f"must name the architecture of {source}, such as resnet18, since a file of "
+                "weights does not",
+                field="model",
+            )
+        return model
+    if model is not None:
+        raise ConfigError(
+            f"is for files of weights, and {source} names its own: leave it out", field="model"
+        )
+    if is_run(source):
+        return open_run(Path(source)).config.model
+    if source in PUBLISHED or source.startswith(TIMM):
+        return source.removeprefix(TIMM)
+    raise unknown_source(source)
+
+
+def unknown_source(source: str) -> ConfigError:
+    return ConfigError(
+        f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
+        f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
+        f"{near_miss(source, PUBLISHED)}"
+    )
+
+
+def new_model(
+    source: str | Path,
+    model: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    seed: int = 0,
+) -> nn.Module:
+    """Return a model with a source's body and a new head, on the CPU.
+
+    Args:
+        source: a run folder; a file of weights, or the URL of one whose name ends with the
+            beginning of its SHA-256; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`;
+            `hf:OWNER/NAME`, whose `model.safetensors` is downloaded.
+        model: the architecture, for a file, URL or `hf:`; as for `get_model`.
+        arguments: of the architecture, by name.
+        input_shape: of one new sample.
+        classes: the number of the new head's outputs.
+        seed: of the new head.
+
+    Raises:
+        PlainfitError: if the source cannot be read or does not fit.
+    """
+    source = str(source)
+    name = model_name(source, model)
+    if is_run(source):
+        run = open_run(Path(source))
+        factory, weights = run.factory, run.model.state_dict()
+    elif source.startswith(TIMM):
+        factory = Factory(target_name(timm_model), {"name": name, "channels": 3}, seed)
+        weights = timm_model(name, classes=None, pretrained=True).state_dict()
+    else:
+        target = resolve(name)
+        factory = Factory(target_name(target), known_arguments(target, arguments or {}), seed)
+        weights = read_weights(source)
+    return with_new_head(factory, weights, input_shape, classes, seed)
+
+
+def with_new_head(
+    factory: Factory,
+    weights: dict[str, Tensor],
+    input_shape: Sequence[int],
+    classes: int,
+    seed: int,
+) -> nn.Module:
+    """Build a factory's model for other classes, with these weights in its body."""
+    target = resolve(factory.target)
+    if "classes" not in inspect.signature(target).parameters:
+        raise ModelError(
+            f"{factory.target} must have a parameter `classes`, which makes the new head; add it, "
+            "or give plainfit.fine_tune the built model"
+        )
+    found = arguments_for(target, input_shape, classes)
+    factory = replace(factory, arguments=factory.arguments | found, seed=seed, loaded=True)
+    model = factory.call(target)
+    load_body(model, weights, find_head(model, torch.zeros(1, *input_shape), classes))
+    model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model leaves it
+    return model
+
+
+def begun_model(factory: Factory, path: Path) -> nn.Module:
+    """Build the model of a fine-tuning with the weights that it started from."""
+    from safetensors.torch import load_model
+
+    model = factory.build()
+    load_model(model, str(path))
+    model.plainfit_factory = factory  # type: ignore[assignment]
+    return model

@@ -1,28 +1,34 @@
-"""The run folder: what a training leaves behind, written whole or not at all."""
+"""The run folder: what a training leaves behind, each file written whole or not at all."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, RunError
+from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
+from plainfit.runs.settings import RunConfig
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
-FIRST = "first.safetensors"  # what a fine-tuning began with
+FIRST = "first.safetensors"  # the weights that a fine-tuning started from
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
+
+T = TypeVar("T")
+Row = dict[str, Any]
 
 
 def default_folder(data: str, model: str) -> Path:
-    """Return `runs/TIME-DATA-MODEL`, with a number behind it if that is taken."""
+    """Return `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
     folder, number = base, 2
@@ -32,7 +38,7 @@ def default_folder(data: str, model: str) -> Path:
 
 
 def create_folder(folder: Path) -> None:
-    """Make a new run folder, or take one that a process left behind which was killed at once.
+    """Make a new run folder, or take one whose process was killed before it wrote a record.
 
     Raises:
         RunError: if it exists and has other files, or cannot be made.
@@ -42,20 +48,20 @@ def create_folder(folder: Path) -> None:
         taken = any(path.name != FIRST and not files.is_scratch(path) for path in folder.iterdir())
     except OSError as error:
         raise RunError(
-            f"the run folder {folder} must be writable ({error.strerror}); choose another by --out"
+            f"the run folder {folder} must be writable ({error.strerror}); choose another"
         ) from error
     if taken:
-        go_on = f"plainfit resume {folder}, or " if (folder / RECORD).exists() else ""
+        continue_it = f"plainfit resume {folder}, or " if (folder / RECORD).exists() else ""
         raise RunError(
-            f"the run folder must be new or empty, and {folder} is not; {go_on}choose another"
+            f"the run folder must be new or empty, and {folder} is not; {continue_it}choose another"
         )
     if not os.access(folder, os.W_OK):
-        raise RunError(f"the run folder {folder} must be writable; choose another with --out")
+        raise RunError(f"the run folder {folder} must be writable; choose another")
     files.remove_scratch(folder)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to copy files into, if it is not there.
+    """Make a folder to copy files into, unless it exists.
 
     Raises:
         ConfigError: if it cannot be made.
@@ -67,7 +73,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
     Raises:
         RunError: if that fails.
@@ -79,7 +85,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Write `run.json`."""
     text = json.dumps(record, indent=2) + "\n"
     write_whole(folder / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
 
@@ -88,7 +93,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read `run.json`.
 
     Raises:
-        RunError: if there is none, or it is damaged.
+        RunError: if it is missing or damaged.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -101,8 +106,126 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def update_record(folder: Path, **changes: Any) -> None:
-    """Write `run.json` with these entries changed."""
     write_record(folder, read_record(folder) | changes)
+
+
+class Step(NamedTuple):
+    """A step in `steps.csv`."""
+
+    loss: float
+    lr: float
+
+
+@dataclass
+class Run:
+    """A run folder in any state; each part is read when it is first used.
+
+    Lines of the logs that a crash cut off are left out, and counted in `notes`.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    """The content of `run.json`."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be read so far."""
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings; a run of an older plainfit has the defaults of newer settings."""
+        return RunConfig.from_dict(self.record["config"])
+
+    @cached_property
+    def factory(self) -> Factory:
+        return Factory(**self.record["model"])
+
+    @cached_property
+    def epochs(self) -> list[Row]:
+        """The rows of `metrics.jsonl`, an epoch each."""
+        return self._lines(METRICS, parse_epoch)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Loss and learning rate of each step."""
+        return self._lines(STEPS, parse_step, header=True)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The trained model: on the CPU, in `eval()` mode.
+
+        Raises:
+            RunError: if the run did not finish, or its weights are damaged.
+            ModelError: if the model can no longer be built.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_model
+
+        path = self.folder / WEIGHTS
+        if not path.exists():
+            raise RunError(
+                f"{self.folder} must hold {WEIGHTS}, which is written when the run finishes, and "
+                f"its state is {self.record['state']}: plainfit resume {self.folder}"
+            )
+        model = self.factory.build_quietly()
+        try:
+            load_model(model, str(path))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(
+                f"{path} must hold the weights of {self.factory.target}: {error}"
+            ) from error
+        return model.eval()
+
+    def open_data(self) -> DataSplits:
+        """Open the data that the run was trained on.
+
+        Raises:
+            DataError: if it has changed since.
+            PlainfitError: if it can no longer be opened.
+        """
+        data = self.config.open_data()
+        if data.fingerprint != self.record["data"]["fingerprint"]:
+            raise DataError(
+                f"the data must be what {self.folder} was trained on, and {self.config.data} has "
+                "changed since; restore it, or train a new run"
+            )
+        return data
+
+    def _lines(self, name: str, parse: Callable[[str], T], *, header: bool = False) -> list[T]:
+        try:
+            text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return []
+        good = []
+        lines = text.splitlines()[header:]
+        for line in lines:
+            try:
+                good.append(parse(line))
+            except (ValueError, KeyError, TypeError, IndexError):
+                continue
+        if bad := len(lines) - len(good):
+            self.notes.append(
+                f"{bad} of the {len(lines)} lines of {name} cannot be read: left out."
+            )
+        return good
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run folder, finished or not.
+
+    Raises:
+        RunError: if it is not a run folder, or its record is damaged.
+    """
+    return Run(folder, read_record(folder))
+
+
+def parse_epoch(line: str) -> Row:
+    row = {name: float(value) for name, value in json.loads(line).items()}
+    return {**row, "epoch": int(row["epoch"]), "seconds": row["seconds"],
+            "samples_per_second": row["samples_per_second"]}  # fmt: skip
+
+
+def parse_step(line: str) -> Step:
+    cells = line.split(",")  # step, epoch, loss, lr
+    return Step(float(cells[2]), float(cells[3]))
 
 
 @dataclass(frozen=True)
@@ -112,78 +235,34 @@ class RunLine:
     name: str
     state: str
     epochs: int
-    """Epochs that are over."""
+    """Epochs done."""
     of: int
-    """Epochs that were asked for."""
-    best: dict[str, Any]
+    """Epochs asked for."""
+    best: Row
     """The row of the epoch with the lowest validation loss; empty before the first one."""
     bytes: int
     """The size of all files in the folder."""
 
 
 def list_runs(parent: Path) -> list[RunLine]:
-    """Return the runs in a folder, by name, so the oldest first where we named them.
+    """Return the runs in a folder, sorted by name.
 
     Raises:
         RunError: if there is no such folder.
     """
     if not parent.is_dir():
-        raise RunError(f"runs are listed from a folder, and there is none called {parent}")
+        raise RunError(f"the folder of runs must exist, and {parent} does not")
     lines = []
     for folder in sorted(path.parent for path in parent.glob(f"*/{RECORD}")):
         try:
-            record = read_record(folder)
+            run = open_run(folder)
         except RunError:
             lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
             continue
-        rows = read_metrics(folder)
-        best = min(rows, key=lambda row: float(row["valid_loss"]), default={})
+        losses = [row.get("valid_loss", math.nan) for row in run.epochs]
+        best = min(range(len(losses)), key=lambda i: (math.isnan(losses[i]), losses[i]), default=-1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        of = record["config"]["epochs"]
-        lines.append(RunLine(folder.name, record["state"], len(rows), of, best, size))
+        of = run.record["config"]["epochs"]
+        row = run.epochs[best] if best >= 0 else {}
+        lines.append(RunLine(folder.name, run.record["state"], len(run.epochs), of, row, size))
     return lines
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of `metrics.jsonl`; a last line that was cut off is left out."""
-    rows = []
-    with suppress(OSError, ValueError):
-        for line in (folder / METRICS).read_text(encoding="utf-8").splitlines():
-            rows.append(json.loads(line))
-    return rows
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, read back."""
-
-    folder: Path
-    record: dict[str, Any]
-    model: nn.Module
-    """On the CPU, in `eval()` mode, with the weights that the run ended with."""
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run folder and rebuild its model.
-
-    Raises:
-        RunError: if it is no run folder, did not finish, or is damaged.
-        ModelError: if the model can no longer be built.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_model
-
-    record = read_record(folder)
-    factory = Factory(**record["model"])
-    if not (folder / WEIGHTS).exists():
-        raise RunError(f"{folder} must hold {WEIGHTS}, and does not: the run did not finish")
-    with torch.random.fork_rng(devices=[]):  # building draws initial values
-        model = factory.build()
-    try:
-        load_model(model, str(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise RunError(
-            f"{folder / WEIGHTS} must hold the weights of {factory.target}: {error}"
-        ) from error
-    return Run(folder, record, model.eval())

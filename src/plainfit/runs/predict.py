@@ -1,4 +1,4 @@
-"""What a run says of new images."""
+"""Class probabilities of new images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,17 +18,17 @@ from plainfit.runs.folder import Run
 def predict_images(
     run: Run, paths: Sequence[Path], *, views: int = 0, augment: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return, for each image, its path, the likeliest class, and each class's probability.
+    """Return each image's path, likeliest class and probability of every class.
 
-    An image is read as the training images were: to their size, gray if they were gray.
+    An image is read as the training images were: resized, and in gray if they were gray.
 
     Args:
-        run: what predicts.
+        run: the run whose model predicts.
         paths: of the images.
-        views: take the mean of the probabilities over so many augmented views of the image, and
-            the image itself. They are the same whatever other images there are.
-        augment: their augmentation by name; that of the training, if it is not said. What mixes
-            labels is left out.
+        views: average the probabilities over the image itself and N augmented views of it; the
+            views of an image do not depend on the other images.
+        augment: the augmentation of the views, by name; by default that of the training. What
+            mixes labels is left out.
 
     Raises:
         RunError: if the run was not trained on images.
@@ -44,14 +44,15 @@ def predict_images(
     if bad:
         named = "; ".join(f"{path} ({why})" for path, why in bad.items())
         raise DataError(f"every image must be readable, and {len(bad)} are not: {named}")
-    xb = torch.stack([torch.from_numpy(pixels[path]) for path in paths])
-    pipeline = Pipeline(augment or run.record["config"]["augment"]).without_mixing()
+    xb = bytes_to_floats(torch.stack([torch.from_numpy(pixels[path]) for path in paths]))
+    seed = run.config.seed
+    pipeline = Pipeline(augment or run.config.augment).without_mixing()
     if views and not pipeline.steps:
         raise ConfigError(
-            f"views need an augmentation of the image, and {run.folder} was trained with none; say "
-            "which, such as light"
+            "must name an augmentation of the views, such as light, since "
+            f"{run.folder} was trained without one",
+            field="augment",
         )
-    seed, xb = run.record["config"]["seed"], bytes_to_floats(xb)
     with torch.no_grad():
         probabilities = (
             torch.stack(
@@ -71,6 +72,6 @@ def predict_images(
 
 
 def views_of(x: Tensor, views: int, pipeline: Pipeline, seed: int) -> Tensor:
-    """Return an image and so many augmented views of it, shape (1 + views, ...)."""
+    """Return an image and N augmented views of it, shape (1 + N, ...)."""
     varied, _ = pipeline(x.repeat(views, 1, 1, 1), None, stream(seed, "views"))
     return torch.cat([x.unsqueeze(0), varied])

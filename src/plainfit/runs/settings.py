@@ -1,32 +1,48 @@
-"""The settings of a run: one typed field each, which becomes an option of `plainfit train`."""
+"""The settings of a run: one typed field each, which becomes an option of the command line.
+
+Nothing here imports torch, so that a mistake on the command line is found before it loads.
+"""
 
 import ast
 import math
+import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from plainfit.common.errors import ConfigError, unknown_name
 
-# Checked before torch loads; `training` has what they stand for.
+if TYPE_CHECKING:
+    from plainfit.data.splits import DataSplits
+
+# What these names stand for is in `training`.
 SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 PRECISIONS = ("fp32", "bf16", "fp16")
+WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
-# The fields that say how data is read: the keyword arguments of `open_data`.
-DATA_FIELDS = ("data_dir", "target", "image_size", "skip_bad", "memory_budget", "split_seed")
 
-# The fields that only a fine-tuning has: no options of `plainfit train` and `plainfit tune`.
-FINE_TUNING_FIELDS = ("source", "freeze_epochs", "gradual", "lr_ratio")
+class Settings:
+    """A base on which the `__post_init__` of every group of settings can call `super()`."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
+        """Raise a ConfigError unless the field is None or passes the test."""
+        value = getattr(self, name)
+        if value is not None and not test(value):
+            raise ConfigError(f"must be {requirement}, got {value}", field=name)
+
+    def check_at_least(self, low: int, *names: str) -> None:
+        for name in names:
+            self.check(name, lambda value: value >= low, f"at least {low}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything that a run depends on besides the machine.
-
-    Raises:
-        ConfigError: if a value is out of range. Names are checked where they are looked up.
-    """
+class DataSettings(Settings):
+    """Which data to train on, and how to read it."""
 
     data: Annotated[
         str,
@@ -40,11 +56,33 @@ class RunConfig:
     image_size: Annotated[
         int | None, "Resize the images of a folder to this many pixels a side."
     ] = None
-    skip_bad: Annotated[bool, "Leave out unreadable images and count them."] = False
+    skip_bad: Annotated[bool, "Skip unreadable images and count them."] = False
     memory_budget: Annotated[
         int, "MiB of data to hold in memory, and on the accelerator; more stays on disk."
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(0, "memory_budget", "split_seed")
+        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
+
+    def open_data(self) -> "DataSplits":
+        """Open the data that the settings name.
+
+        Raises:
+            PlainfitError: if it is unknown, cannot be read or cannot be trained on.
+        """
+        from plainfit.data.open_data import open_data
+
+        names = [item.name for item in fields(DataSettings) if item.name != "data"]
+        return open_data(self.data, **{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """Which model to build, from which seed, and where it goes."""
+
     model: Annotated[
         str,
         "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
@@ -53,136 +91,17 @@ class RunConfig:
     model_args: Annotated[
         str | None, "Arguments for the model, as in a call: width=32, blocks=(2, 2)."
     ] = None
-    epochs: Annotated[int, "Passes over the training data."] = 10
-    lr: Annotated[
-        float | str | None,
-        "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: try some.",
-    ] = None
-    momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
-        None
-    )
-    schedule: Annotated[
-        str | None,
-        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
-    ] = None
-    batch_size: Annotated[int, "Samples in a training batch."] = 64
-    accumulate: Annotated[int, "Take a step every so many batches, on their mean gradient."] = 1
-    clip: Annotated[float | None, "Scale gradients down to this norm."] = None
-    average: Annotated[
-        float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
-    ] = None
-    patience: Annotated[
-        int | None, "Stop when the validation loss has not improved for so many epochs."
-    ] = None
-    time_limit: Annotated[float | None, "Stop after so many seconds; resume goes on."] = None
-    checkpoint_every: Annotated[
-        int | None, "Write a checkpoint every so many steps too (always: each epoch, each minute)."
-    ] = None
-    track: Annotated[str | None, "Send figures to tensorboard, mlflow, wandb or trackio."] = None
-    detect_anomaly: Annotated[
-        bool, "Name the operation whose gradient is NaN; slow, to find a fault."
-    ] = False
-    overfit_one_batch: Annotated[
-        bool, "Train on the first batch alone: a check that the model can learn."
-    ] = False
-    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
-    weight_decay: Annotated[
-        float | None, "Decay of the weights, and not of biases and norms (default: torch's own)."
-    ] = None
-    nesterov: Annotated[bool, "Momentum that looks ahead, for sgd."] = False
-    label_smoothing: Annotated[
-        float, "Train towards labels that are wrong with this probability: 0 to below 1."
-    ] = 0.0
-    augment: Annotated[
-        str,
-        "Vary the training images: none, light, standard, strong, or names with ranges, such as "
-        "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
-    ] = "none"
-    fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
-        False
-    )
     channels_last: Annotated[
         bool, "Keep images as height, width, channels: often faster; other rounding."
     ] = False
-    precision: Annotated[
-        str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
-    ] = "fp32"
-    compile: Annotated[
-        bool, "Compile the model: seconds at the start, faster steps; other rounding."
-    ] = False
-    keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
-    threads: Annotated[
-        int | None, "Threads of the CPU (default: one for small steps, else all cores)."
-    ] = None
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
-    source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
-    freeze_epochs: Annotated[int, "Train the new head alone for so many of the epochs."] = 1
-    gradual: Annotated[bool, "Then thaw one more group of layers in each epoch."] = False
-    lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
-        100.0
-    )
-    out: Annotated[
-        Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
-    ] = None
 
     def __post_init__(self) -> None:
-        at_least = {
-            "epochs": 1, "batch_size": 1, "seed": 0, "split_seed": 0, "memory_budget": 0,
-            "accumulate": 1, "patience": 1, "checkpoint_every": 1, "threads": 1,
-            "freeze_epochs": 0, "lr_ratio": 1,
-        }  # fmt: skip
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{option(name)} must be at least {least}, got {value}")
+        super().__post_init__()
+        self.check_at_least(0, "seed")
+        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
         _ = self.model_arguments  # raises
-        if self.seed >= 2**63:
-            raise ConfigError(f"--seed must be below 2**63, got {self.seed}")
-        if self.image_size is not None and not 1 <= self.image_size <= 5000:
-            raise ConfigError(f"--image-size must be 1 to 5000, got {self.image_size}")
-        if self.lr is not None and self.lr != "auto" and not is_positive(self.lr):
-            raise ConfigError(f"--lr must be a positive number or auto, got {self.lr}")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
-        if self.source is not None:
-            self.check_fine_tuning()
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"--weight-decay must be at least 0, got {self.weight_decay}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(
-                f"--label-smoothing must be at least 0 and below 1, got {self.label_smoothing}"
-            )
-        for name in ("clip", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and not is_positive(value):
-                raise ConfigError(f"{option(name)} must be a positive number, got {value}")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
-        if self.track is not None and self.track not in TRACKERS:
-            raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
-        if self.precision not in PRECISIONS:
-            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
-        if self.average is not None and not 0 <= self.average < 1:
-            raise ConfigError(f"--average must be at least 0 and below 1, got {self.average}")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise ConfigError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
-
-    def check_fine_tuning(self) -> None:
-        """Check what only a fine-tuning has."""
-        if self.lr == "auto":
-            raise ConfigError("a fine-tuning has a rate for each group of layers: --lr NUMBER")
-        if self.freeze_epochs > self.epochs:
-            raise ConfigError(
-                f"--freeze-epochs must be at most --epochs, {self.epochs}, got {self.freeze_epochs}"
-            )
-        if not math.isfinite(self.lr_ratio):
-            raise ConfigError(f"--lr-ratio must be finite, got {self.lr_ratio}")
-
-    @property
-    def rate(self) -> float | None:
-        """The learning rate as a number; None for the default, or to be found."""
-        return self.lr if isinstance(self.lr, float | int) else None
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -199,16 +118,160 @@ class RunConfig:
             return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         except (SyntaxError, ValueError, AssertionError) as error:
             raise ConfigError(
-                "--model-args must be names with values, as in a call, such as "
-                f"'width=32, blocks=(2, 2)', got {self.model_args!r}"
+                "must be names with values, as in a call, such as 'width=32, blocks=(2, 2)', got "
+                f"{self.model_args!r}",
+                field="model_args",
             ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings(Settings):
+    """How a step changes the parameters."""
+
+    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    lr: Annotated[
+        float | str | None,
+        "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
+    ] = None
+    momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
+        None
+    )
+    nesterov: Annotated[bool, "Nesterov momentum, for sgd."] = False
+    weight_decay: Annotated[
+        float | None, "Decay of weights, but not of biases and norms (default: torch's own)."
+    ] = None
+    fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
+        False
+    )
+    schedule: Annotated[
+        str | None,
+        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
+    ] = None
+    accumulate: Annotated[int, "Take a step every N batches, on their mean gradient."] = 1
+    clip: Annotated[float | None, "Scale gradients down to this norm."] = None
+    average: Annotated[
+        float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
+        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
+            object.__setattr__(self, "lr", float(self.lr))
+        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
+        for name in ("momentum", "average"):
+            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        self.check_at_least(1, "accumulate")
+        self.check("clip", is_positive, "a positive number")
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
+
+    @property
+    def rate(self) -> float | None:
+        """The learning rate as a number; None for the default, or if it is to be searched for."""
+        return self.lr if isinstance(self.lr, float | int) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """How long to train, on which batches, and what to write."""
+
+    epochs: Annotated[int, "Passes over the training data."] = 10
+    batch_size: Annotated[int, "Samples in a training batch."] = 64
+    augment: Annotated[
+        str,
+        "Vary the training images: none, light, standard, strong, or names with ranges, such as "
+        "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
+    ] = "none"
+    label_smoothing: Annotated[
+        float, "Train towards labels that are wrong with this probability: 0 to below 1."
+    ] = 0.0
+    patience: Annotated[
+        int | None, "Stop when the validation loss has not improved for N epochs."
+    ] = None
+    time_limit: Annotated[float | None, "Stop after N seconds; resume continues."] = None
+    checkpoint_every: Annotated[
+        int | None, "Write a checkpoint every N steps too (always: each epoch, each minute)."
+    ] = None
+    track: Annotated[str | None, "Send metrics to tensorboard, mlflow, wandb or trackio."] = None
+    precision: Annotated[
+        str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
+    ] = "fp32"
+    compile: Annotated[
+        bool, "Compile the model: seconds at the start, faster steps; other rounding."
+    ] = False
+    threads: Annotated[
+        int | None, "Threads of the CPU (default: one for small steps, else all cores)."
+    ] = None
+    keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
+    detect_anomaly: Annotated[
+        bool, "Name the operation whose gradient is NaN; slow, for debugging."
+    ] = False
+    overfit_one_batch: Annotated[
+        bool, "Train on the first batch alone: a check that the model can learn."
+    ] = False
+    out: Annotated[
+        Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
+    ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
+        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
+        self.check("time_limit", is_positive, "a positive number")
+        if self.track is not None and self.track not in TRACKERS:
+            raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
+        if self.precision not in PRECISIONS:
+            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferSettings(Settings):
+    """What only a fine-tuning has: no options of `plainfit train` and `plainfit tune`."""
+
+    source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
+    freeze_epochs: Annotated[int, "Train the new head alone for the first N epochs."] = 1
+    gradual: Annotated[bool, "Then unfreeze one more group of layers in each epoch."] = False
+    lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
+        100.0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_at_least(0, "freeze_epochs")
+        self.check_at_least(1, "lr_ratio")
+        self.check("lr_ratio", math.isfinite, "finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSettings, DataSettings):
+    """All that a run depends on besides the machine; the groups are docs/decisions/0022.
+
+    Raises:
+        ConfigError: if a value is out of range. Names are checked where they are looked up.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source is not None:
+            if self.lr == "auto":
+                raise ConfigError(
+                    "must be a number, since a fine-tuning has a rate for each group of layers, "
+                    "got auto",
+                    field="lr",
+                )
+            self.check(
+                "freeze_epochs",
+                lambda epochs: epochs <= self.epochs,
+                f"at most the number of epochs, {self.epochs}",
+            )
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:
-        """Return the settings that `to_dict` gave, with some changed.
+        """Return the settings that `to_dict` gave, with some changed; missing ones get defaults.
 
         Raises:
-            ConfigError: if a setting is not known, such as one of a newer plainfit.
+            ConfigError: if a setting is unknown, such as one of a newer plainfit.
         """
         known = {item.name for item in fields(cls)}
         if unknown := record.keys() - known:
@@ -226,6 +289,55 @@ class RunConfig:
             for name, value in asdict(self).items()
         }
 
+    def command(self) -> str:
+        """Return the command line that trains the same again, in a new folder.
+
+        >>> RunConfig(data="my data", epochs=3, keep_memory=False, out=Path("runs/1")).command()
+        "plainfit train --data 'my data' --epochs 3 --no-keep-memory"
+        """
+        words, implied = ["plainfit", "train"], {"out", "source"}
+        if self.source is not None:
+            words = ["plainfit", "fine-tune", self.source]
+            implied |= set() if is_weights_only(self.source) else {"model"}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value == item.default or item.name in implied:
+                continue
+            if value is False:
+                words.append(f"--no-{option(item.name)[2:]}")
+            else:
+                words += [option(item.name)] if value is True else [option(item.name), str(value)]
+        return shlex.join(words)
+
+
+def names_of(*groups: type[Settings], without: tuple[str, ...] = ()) -> list[str]:
+    """Return the names of the fields in these groups of settings.
+
+    >>> names_of(TransferSettings, without=("source",))
+    ['freeze_epochs', 'gradual', 'lr_ratio']
+    """
+    names = [item.name for group in groups for item in fields(group)]  # type: ignore[arg-type]
+    return [name for name in names if name not in without]
+
+
+def option(name: str) -> str:
+    """Return a field's name as it is written on the command line.
+
+    >>> option("batch_size")
+    '--batch-size'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def is_weights_only(source: str) -> bool:
+    """Return whether a source of a fine-tuning is a file that does not name its architecture.
+
+    >>> is_weights_only("net.pt"), is_weights_only("hf:me/net"), is_weights_only("resnet18")
+    (True, True, False)
+    """
+    is_file = source.endswith(WEIGHT_FILES) and not Path(source).is_dir()
+    return is_file or source.startswith("hf:")
+
 
 def is_positive(number: str | float) -> bool:
     """Return whether a number, or the text of one, is above 0 and finite.
@@ -239,10 +351,32 @@ def is_positive(number: str | float) -> bool:
         return False
 
 
-def option(name: str) -> str:
-    """Return a field's name as it is written on the command line.
+_FAST: dict[str, Any] = {
+    "model": "compact",
+    "lr": 0.2,
+    "schedule": "one-cycle",
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "label_smoothing": 0.1,
+    "channels_last": True,
+    "precision": "bf16",
+}
+# Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.
+PRESETS: dict[str, dict[str, Any]] = {
+    "fastest": _FAST | {"model_args": "width=16, blocks=0", "epochs": 1},
+    "fast": _FAST
+    | {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
+    "accurate": _FAST
+    | {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
+}
 
-    >>> option("batch_size")
-    '--batch-size'
+
+def preset(name: str) -> dict[str, Any]:
+    """Return the settings of a preset; see `plainfit train --preset`.
+
+    Raises:
+        ConfigError: if there is no preset of that name.
     """
-    return "--" + name.replace("_", "-")
+    if name not in PRESETS:
+        raise ConfigError(unknown_name("preset", name, PRESETS))
+    return dict(PRESETS[name])

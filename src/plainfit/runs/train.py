@@ -1,4 +1,4 @@
-"""From settings to a run: data, model, `fit`, test, folder."""
+"""From settings to a run: `fit` with everything around it, and a run folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ from plainfit.common.errors import PlainfitError, RunError, TrainingError
 from plainfit.data.loaders import make_loader
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
-from plainfit.runs.assembly import (
+from plainfit.runs.prepare import (
     Parts,
     Say,
-    assemble,
     check_outputs,
     describe,
     find_rate,
-    logs,
     loss_function,
     make_record,
+    observers,
+    prepare,
     schedule_of,
     threads_of,
     transformers,
@@ -41,11 +41,11 @@ class RunResult:
     folder: Path
     history: History
     test: dict[str, float] | None
-    """Loss and accuracy on the test set, which is read once, here; None if there is none."""
+    """Loss and accuracy on the test set, which is used once, here; None without a test set."""
     takes_images: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result for machines."""
+        """Return what `--json` prints."""
         return {
             "run": str(self.folder),
             "epochs": self.history.to_dicts(),
@@ -57,11 +57,11 @@ class RunResult:
 def train(
     config: RunConfig, *, echo: Say | None = print, callbacks: Sequence[Callback] = ()
 ) -> RunResult:
-    """Train as the settings say, and leave a run folder.
+    """Train with these settings, and leave a run folder.
 
     Args:
         config: the settings.
-        echo: is given each line of the report; None for silence.
+        echo: called with each line of the report; None for silence.
         callbacks: further observers.
 
     Raises:
@@ -71,7 +71,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, when everything is saved.
     """
     say = echo or (lambda line: None)
-    parts = assemble(config)
+    parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
@@ -82,7 +82,7 @@ def train(
         if config.source is not None:
             runs.write_whole(folder / runs.FIRST, lambda path: save_weights(path, parts.model))
         runs.write_record(folder, make_record(parts))
-        return carry_out(parts, folder, echo, callbacks, resume=False)
+        return run_fit(parts, folder, echo, callbacks, resume=False)
 
 
 def resume(
@@ -92,49 +92,44 @@ def resume(
     echo: Say | None = print,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
-    """Go on with a run from its newest valid checkpoint, to the bits that it would have had.
+    """Continue a run from its newest valid checkpoint, to the bits of an unbroken run.
 
     Args:
         folder: of the run.
-        epochs: how many in all, to go on with a run that has finished.
-        echo: is given each line of the report; None for silence.
+        epochs: how many in all, to continue a run that has finished.
+        echo: called with each line of the report; None for silence.
         callbacks: further observers.
 
     Raises:
-        RunError: if it is no run, has finished, or its data or model are not what they were.
+        RunError: if the folder is not a run, or the run has finished.
+        DataError: if the data has changed.
     """
     say = echo or (lambda line: None)
-    record = runs.read_record(folder)
-    config = RunConfig.from_dict(record["config"], out=folder)
+    run = runs.open_run(folder)
+    record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
         raise RunError(
-            f"a run that has finished goes on with more epochs only, and {folder} has finished its "
+            f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
         )
-    parts = assemble(replace(config, epochs=epochs or config.epochs), folder)
-    if parts.data.fingerprint != record["data"]["fingerprint"]:
-        raise RunError(
-            f"the data must be what {folder} was trained on, and {config.data} has changed since; "
-            "begin a new run with it"
-        )
+    parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
     lengths = record.get("lengths", [])
-    if parts.config.epochs != config.epochs:  # a schedule is over all epochs, so it is another now
-        done = len(runs.read_metrics(folder))
-        lengths = [*lengths, {"from_epoch": done, "epochs": parts.config.epochs}]
+    if parts.config.epochs != config.epochs:  # a schedule spans all epochs, so it changes here
+        lengths = [*lengths, {"from_epoch": len(run.epochs), "epochs": parts.config.epochs}]
     first = record.get("first_epochs", config.epochs)
     runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
     with cpu_threads(threads_of(parts)):
-        return carry_out(parts, folder, echo, callbacks, resume=True)
+        return run_fit(parts, folder, echo, callbacks, resume=True)
 
 
-def carry_out(
+def run_fit(
     parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
 ) -> RunResult:
-    """Train or go on, then test; write what comes of it."""
+    """Train or continue, then test and write the results."""
     config, say = parts.config, echo or (lambda line: None)
     best = cb.BestWeights(folder / runs.BEST)
-    around = [*transformers(config, parts.groups), best, *logs(config, folder), *callbacks]
+    added = [*transformers(config, parts.groups), best, *observers(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
             history = fit(
@@ -145,7 +140,7 @@ def carry_out(
                 parts.train_dl,
                 parts.valid_dl,
                 metrics=[accuracy],
-                callbacks=around,
+                callbacks=added,
                 schedule=schedule_of(config, len(parts.train_dl)),
                 checkpoint=cb.Checkpointing(
                     folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
@@ -158,18 +153,17 @@ def carry_out(
             )
     except (KeyboardInterrupt, SystemExit):
         runs.update_record(folder, state="interrupted")
-        say(f"stopped; everything is saved; go on with: plainfit resume {folder}")
+        say(f"stopped; everything is saved; continue with: plainfit resume {folder}")
         raise
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
         runs.update_record(folder, state="failed")
-        raise stopped_by(error, folder) from error
+        what = str(error)
+        if not isinstance(error, PlainfitError):
+            what = f"{type(error).__name__}: {error}"
+        raise TrainingError(
+            f"{what}; what was saved is in {folder}: plainfit resume {folder}"
+        ) from error
     return finish(parts, folder, history, say)
-
-
-def stopped_by(error: BaseException, folder: Path) -> TrainingError:
-    """Return the error with what to do next."""
-    what = str(error) if isinstance(error, PlainfitError) else f"{type(error).__name__}: {error}"
-    return TrainingError(f"{what}; what was saved is in {folder}: plainfit resume {folder}")
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:

@@ -10,7 +10,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.runs.settings import FINE_TUNING_FIELDS, RunConfig
+from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -20,7 +20,7 @@ ALL_KINDS = (NoneType, bool, int, float, str)
 # fine-tuning, which a search does not do.
 NOT_SEARCHED = (
     "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "seed", "out",
-    "time_limit", *FINE_TUNING_FIELDS,
+    "time_limit", *names_of(TransferSettings),
 )  # fmt: skip
 RANGE = re.compile(r"(log:)?(.*?)\.\.(.*)")
 EXAMPLES = "log:1e-3..1, 16..64 or mlp,cnn"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
-from plainfit.runs.assembly import assemble, check_outputs
 from plainfit.runs.folder import RECORD, read_record
+from plainfit.runs.prepare import check_outputs, prepare
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.history import History, monitored
@@ -134,5 +134,5 @@ def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
     tries = [{name: v} for name, spec in space.items() if isinstance(spec, Choices)
              for v in spec.samples[1:]]  # fmt: skip
     for changes in [{}, *tries]:
-        parts = assemble(RunConfig.from_dict(fixed | first | changes))
+        parts = prepare(RunConfig.from_dict(fixed | first | changes))
         check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))

@@ -11,7 +11,8 @@ from ejecting import differing
 from plainfit.cli import app
 from plainfit.common.errors import ConfigError, DataError, DownloadError
 from plainfit.models.resnet import resnet18
-from plainfit.runs.pretrained import PUBLISHED, model_name, new_model, read_weights
+from plainfit.models.weights import PUBLISHED, read_weights
+from plainfit.runs.fine_tuning import model_name, new_model
 
 CONTENT = save({"fc.bias": torch.arange(3.0)})
 DIGITS = hashlib.sha256(CONTENT).hexdigest()

@@ -18,11 +18,10 @@ from ejecting import differing, run_here
 from killing import WHEN, die_at, ended, forked
 from plainfit.common.errors import ConfigError, EjectError, ModelError
 from plainfit.eject.run import eject_run
-from plainfit.models.body_weights import load_body
+from plainfit.models.weights import load_body, read_weights
 from plainfit.models.resnet import resnet18, resnet50
-from plainfit.models.transfer import find_head
-from plainfit.runs.fine_tuning import fine_tune, layer_groups, layer_rates
-from plainfit.runs.pretrained import model_name, new_model, read_weights
+from plainfit.models.transfer import find_head, layer_groups, layer_rates
+from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback

@@ -1,20 +1,20 @@
-"""scikit-learn's estimators: arrays and data frames in, `fit`, `predict`, `score`.
+"""Estimators for scikit-learn: arrays and data frames in, `fit`, `predict`, `score`.
 
-They make the tutorial's three lines out of their parameters, and nothing else: `get_data`,
-`get_model`, `fit` (docs/decisions/0017-scikit-learn.md).
+They turn their parameters into the tutorial's three lines: `get_data`, `get_model`, `fit`
+(docs/decisions/0017-scikit-learn.md).
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from contextlib import suppress
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -23,28 +23,30 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from plainfit.common.devices import cpu_threads, device_of, threads_for
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import CheckpointError, ConfigError, RunError
+from plainfit.common.files import write_bytes
 from plainfit.data.loaders import ImageDataset, make_loader, resident
-from plainfit.estimators.saving import InFile
-from plainfit.models.build import get_model
-from plainfit.runs.assembly import check_outputs, transformers
-from plainfit.runs.settings import RunConfig
+from plainfit.models.build import Factory, get_model, resolve, target_name
+from plainfit.runs.folder import write_whole
+from plainfit.runs.prepare import check_outputs, optimizer_options, transformers
+from plainfit.runs.settings import RunConfig, names_of
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.checkpoint.encoding import from_bytes, pack, to_bytes
+from plainfit.training.history import History
 from plainfit.training.loop import LossFunction, fit
 from plainfit.training.metrics import Metric, accuracy
 
-OF_MODEL = ("optimizer", "momentum", "weight_decay", "device")  # settings that get_model takes
-CHECKS = {"dtype": [np.float32, np.uint8], "order": "C", "allow_nd": True}  # of scikit-learn, for X
+CHECKS = {"dtype": [np.float32, np.uint8], "order": "C", "allow_nd": True}  # scikit-learn's, for X
 
 
-class PlainfitEstimator(InFile):
-    """What classifier and regressor share: parameters, training, a file to keep them in.
+class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """The base of classifier and regressor: parameters, training, saving and loading.
 
-    After `fit` there are `model_`, the module, on its device and in `eval()` mode; `history_`,
-    what `plainfit.fit` returned, which refers to the training data while it is there (copies and
-    pickles leave that out); `input_shape_`, of one sample as the model takes it; `n_features_in_`
-    and, from a data frame, `feature_names_in_`.
+    `fit` sets `model_`, the module, on its device and in `eval()` mode; `history_`, what
+    `plainfit.fit` returned, which refers to the training data (copies and pickles do not);
+    `input_shape_`, of one sample as the model takes it; `n_features_in_` and, from a data frame,
+    `feature_names_in_`.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class PlainfitEstimator(InFile):
                 module, as for `plainfit.get_model`. Its parameter `classes` receives the number of
                 classes or of targets.
             model_args: arguments for the model, by name.
-            input_shape: of one sample, for flat rows of `X` and a model that takes something
-                else: `(1, 8, 8)` for images in a pipeline.
+            input_shape: of one sample, to reshape the flat rows of `X` for the model: `(1, 8, 8)`
+                for images in a pipeline.
             loss: `(model(xb), yb) -> mean loss`. A classifier's is the cross-entropy by default,
                 of scores of shape (batch, classes) and labels, int64 of shape (batch,); a
                 regressor's the mean squared error, of float32 of shape (batch, targets) both.
@@ -86,17 +88,17 @@ class PlainfitEstimator(InFile):
             optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
             lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
             momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default).
-            weight_decay: of weights, and not of biases and norms; by default torch's own.
+            weight_decay: of weights, not of biases and norms; by default torch's own.
             schedule: the learning rate by step, by name, such as `one-cycle`.
             clip: scale gradients down to this norm.
-            patience: hold out a part of the data, stop when the loss on it has not improved for so
-                many epochs, and go back to the weights of the best one.
-            validation_fraction: how much of the data to hold out for that; of each class as much.
+            patience: hold out a part of the data, stop when the loss on it has not improved for N
+                epochs, and restore the weights of the best one.
+            validation_fraction: the share of the data to hold out for that, of each class alike.
             threads: of the CPU while training; by default one for small steps, else all.
             device: `auto` (an accelerator if there is one), `cpu`, `cuda`, ...
-            random_state: the seed of initial values, dropout, the order of samples and what is
-                held out; None for another one each time, or a `RandomState` to draw it from.
-            verbose: print a line an epoch.
+            random_state: the seed of initial values, dropout, the order of samples and the split;
+                None for another one each time, or a `RandomState` to draw it from.
+            verbose: print a line for each epoch.
         """
         self.model = model
         self.model_args = model_args
@@ -118,24 +120,22 @@ class PlainfitEstimator(InFile):
         self.verbose = verbose
 
     def _settings(self) -> RunConfig:
-        """Return the parameters as the settings of `plainfit train`, which checks them."""
+        """Return the parameters as a RunConfig, which checks them."""
         given = self.get_params(deep=False)
-        shared = {item.name for item in fields(RunConfig)} & given.keys() - {"model", "model_args"}
+        shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args"}
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
         if given["lr"] == "auto":
-            raise ConfigError("lr must be a number here, got 'auto'; plainfit.lr_find suggests one")
-        try:
-            return RunConfig(seed=int(seed), **{name: given[name] for name in shared})
-        except ConfigError as error:  # it names options of the command
-            text = re.sub(r"--([a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
-            raise ConfigError(text) from error
+            raise ConfigError(
+                "must be a number here, got 'auto'; plainfit.lr_find suggests one", field="lr"
+            )
+        return RunConfig(seed=int(seed), **{name: given[name] for name in shared})
 
     def _train(
         self, x: Tensor, y: Tensor, outputs: int, loss: LossFunction, metrics: Sequence[Metric]
     ) -> Self:
-        """Train on samples and targets: the three lines."""
+        """Train on samples and targets with the three lines."""
         config, best = self._settings(), BestInMemory()
         train_ds, valid_dl = self._parts(x, y, config)
         stopping = [] if config.patience is None else [EarlyStopping(config.patience), best]
@@ -145,9 +145,10 @@ class PlainfitEstimator(InFile):
                 arguments=self.model_args,
                 input_shape=x.shape[1:],
                 classes=outputs,
-                lr=config.rate,
+                optimizer=config.optimizer,
                 seed=config.seed,
-                **{name: getattr(config, name) for name in OF_MODEL},
+                device=config.device,
+                **optimizer_options(config),
             )
             device = device_of(model)
             sample = train_ds[:1][0].to(device)
@@ -174,7 +175,7 @@ class PlainfitEstimator(InFile):
         return self
 
     def _parts(self, x: Tensor, y: Tensor, config: RunConfig) -> tuple[TensorDataset, Any]:
-        """Return what is trained on, and a loader of what is held out to see when to stop."""
+        """Return the training set, and a loader of the samples held out for early stopping."""
         if config.patience is None:
             return dataset(x, y), None
         try:
@@ -190,7 +191,7 @@ class PlainfitEstimator(InFile):
         return dataset(x[train], y[train]), held_out
 
     def _samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803  # scikit-learn's name for it
-        """Return samples in the shape that the model takes: bytes for images of bytes."""
+        """Return samples in the model's shape: uint8 for images of bytes, else float32."""
         x = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         if self.input_shape is not None:
             try:
@@ -203,7 +204,7 @@ class PlainfitEstimator(InFile):
         return x if x.dim() == 4 else x.float()
 
     def _outputs(self, X: Any) -> Tensor:  # noqa: N803
-        """Return what the model gives for samples: float32 on the CPU, a row for each."""
+        """Return the model's outputs: float32 on the CPU, a row for each sample."""
         check_is_fitted(self)
         x = self._samples(validate_data(self, X, reset=False, **CHECKS))
         if tuple(x.shape[1:]) != self.input_shape_:
@@ -216,9 +217,67 @@ class PlainfitEstimator(InFile):
         with torch.no_grad():
             return torch.cat([self.model_(xb.to(device)).float().cpu() for xb, _ in batches])
 
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file: its weights, the rest as JSON.
+
+        Raises:
+            ConfigError: if a parameter is an object, or a function or class without a name.
+            RunError: if the file cannot be written.
+        """
+        check_is_fitted(self)
+        params = {name: plain(value) for name, value in self.get_params(deep=False).items()}
+        named = {name: target for name in params if (target := name_of(name, params[name]))}
+        fitted = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        model, history = fitted.pop("model_"), fitted.pop("history_")
+        arrays = {name: value for name, value in fitted.items() if isinstance(value, np.ndarray)}
+        state = {
+            "estimator": type(self).__name__,
+            "params": params | dict.fromkeys(named),
+            "named": named,
+            "fitted": {name: fitted[name] for name in fitted.keys() - arrays.keys()},
+            "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
+            "epochs": history.epochs,
+            "factory": model.plainfit_factory.to_dict(),
+            "weights": model.state_dict(),
+        }
+        content = to_bytes(state)
+        write_whole(Path(path), lambda temporary: write_bytes(temporary, content))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read back what `save` wrote; the model is built on the CPU. No pickle is loaded.
+
+        Raises:
+            RunError: if the file cannot be read, or holds something else.
+            ModelError: if the model can no longer be built.
+        """
+        try:
+            state = from_bytes(Path(path).read_bytes())
+        except (OSError, CheckpointError) as error:
+            raise RunError(
+                f"{path} must be a file that an estimator's `save` wrote ({error})"
+            ) from error
+        if (found := state.get("estimator", "checkpoint")) != cls.__name__:
+            raise RunError(f"{path} must hold a {cls.__name__}, and holds a {found}")
+        named = {name: resolve(target) for name, target in state["named"].items()}
+        estimator = cls(**state["params"] | named)
+        factory, history = Factory(**state["factory"]), History()
+        model = factory.build_quietly()
+        try:
+            model.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise RunError(f"{path} must hold the weights of {factory.target}: {error}") from error
+        model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
+        history.epochs = state["epochs"]
+        arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
+        for name, value in {**state["fitted"], **arrays, "history_": history}.items():
+            setattr(estimator, name, value)
+        estimator.model_ = model.eval()
+        return estimator
+
 
 class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[misc]
-    """A classifier of scikit-learn that trains a PyTorch model.
+    """A scikit-learn classifier that trains a PyTorch model.
 
     >>> from sklearn.datasets import load_iris
     >>> from sklearn.pipeline import make_pipeline
@@ -230,17 +289,17 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
     """
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
-        """Train anew.
+        """Train from scratch.
 
         Args:
-            X: an array or a data frame of numbers, shape (samples, features) or that of samples as
-                the model takes them, such as (samples, channels, height, width). It is used as
-                float32; bytes (uint8) that are images are divided by 256, as everywhere here.
+            X: an array or a data frame of numbers, shape (samples, features) or that of the
+                model's input, such as (samples, channels, height, width). It is used as float32;
+                images of bytes (uint8) are divided by 256.
             y: labels, of any type, shape (samples,); `classes_` has them in order.
 
         Raises:
-            ValueError: if scikit-learn's checks fail, or a parameter is not possible.
-            ModelError: if the model cannot be built, or does not take the data.
+            ValueError: if scikit-learn's checks fail, or a parameter is out of range.
+            ModelError: if the model cannot be built, or does not accept the data.
             NonFiniteError: if a loss is not finite.
         """
         X, y = validate_data(self, X, y, **CHECKS)  # noqa: N806
@@ -255,15 +314,14 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
 
     def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
         """Return the likeliest class of each sample: shape (samples,)."""
-        likeliest = self._outputs(X).argmax(dim=1).numpy()  # says so first if it is not fitted
+        likeliest = self._outputs(X).argmax(dim=1).numpy()  # raises if it is not fitted
         return np.asarray(self.classes_[likeliest])
 
 
 class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc]
-    """A regressor of scikit-learn that trains a PyTorch model, for one target or several.
+    """A scikit-learn regressor that trains a PyTorch model, for one target or several.
 
-    Targets of a usual size train best: a `TransformedTargetRegressor` with a `StandardScaler` makes
-    them so.
+    Standardised targets train best: use a `TransformedTargetRegressor` with a `StandardScaler`.
 
     >>> X = np.linspace(-1, 1, 200).reshape(-1, 1)
     >>> PlainfitRegressor(epochs=30).fit(X, X[:, 0]).predict([[0.5]]).round(1)
@@ -271,7 +329,7 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
     """
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
-        """Train anew.
+        """Train from scratch.
 
         Args:
             X: as for `PlainfitClassifier`.
@@ -296,5 +354,29 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
 
 
 def dataset(x: Tensor, y: Tensor) -> TensorDataset:
-    """Return samples with their targets: bytes are images, as everywhere in plainfit."""
     return (ImageDataset if x.dtype == torch.uint8 else TensorDataset)(x, y)
+
+
+def plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def name_of(parameter: str, value: Any) -> str | None:
+    """Return `module:name` of a function or class, None for a value that JSON can hold.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    if callable(value):
+        name = target_name(value)
+        if "<" not in name and hasattr(value, "__qualname__"):
+            return name
+    else:
+        with suppress(CheckpointError):
+            pack(value, parameter, {}, {})
+            return None
+    raise ConfigError(
+        f"must be numbers and strings, or a class or function at the top of a module, to be saved, "
+        f"got {value!r}",
+        field=parameter,
+    )

@@ -1,4 +1,4 @@
-"""The parts of a run, made from its settings and checked before anything is written."""
+"""From settings to what `fit` takes, checked before anything is written."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,29 +15,27 @@ from plainfit.common.devices import device_of, fingerprint, threads_for, version
 from plainfit.common.errors import ModelError
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import Loader, get_data, resident
-from plainfit.data.open_data import open_data
 from plainfit.data.splits import DataSplits, check_images
 from plainfit.data.wrapping import AugmentedLoader
-from plainfit.models.build import Factory, get_model, make_optimizer, to_device
+from plainfit.models.build import get_model, make_optimizer, to_device
 from plainfit.models.summary import count_parameters, try_batch
+from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.runs import folder as runs
-from plainfit.runs.fine_tuning import PhaseCycles, layer_groups, parameter_groups
-from plainfit.runs.pretrained import begun_model, new_model, says_its_model
-from plainfit.runs.settings import DATA_FIELDS, RunConfig
+from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
+from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
 from plainfit.training.hooks import Callback
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.trackers import make_tracker
 
-MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
-Layers = Sequence[tuple[list[Tensor], float]]
 
 
 @dataclass
 class Parts:
-    """What a run is made of."""
+    """What a run trains."""
 
     config: RunConfig
     data: DataSplits
@@ -47,24 +45,28 @@ class Parts:
     valid_dl: Loader
     workers: int
     groups: list[list[str]] = field(default_factory=list)
-    """The names of the layers from the input to the head, where it is a fine-tuning."""
+    """The names of the layers from the input to the head, for a fine-tuning."""
 
 
-def assemble(config: RunConfig, folder: Path | None = None) -> Parts:
+def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
     Args:
         config: the settings.
-        folder: of a run that is there, for the weights that a fine-tuning began with.
+        run: the run to continue or to repeat, if any: its data must not have changed, and a
+            fine-tuning starts from the weights that it started from.
+
+    Raises:
+        PlainfitError: if the data cannot be used or has changed, or the model cannot be built.
     """
     if config.track is not None:
-        make_tracker(config.track, Path())  # is its package there?
-    data = open_data(config.data, **{name: getattr(config, name) for name in DATA_FIELDS})
+        make_tracker(config.track, Path())  # raises where its package is missing
+    data = config.open_data() if run is None else run.open_data()
     is_augmented = bool(named_steps(config.augment))  # checks the names
     if is_augmented:
         check_images(data)
-    model, opt, groups = build(config, data, folder)
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    model, opt, groups = build(config, data, run)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
     device, budget = device_of(model), config.memory_budget
     train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
     train_dl, valid_dl = get_data(
@@ -78,68 +80,52 @@ def assemble(config: RunConfig, folder: Path | None = None) -> Parts:
 
 
 def build(
-    config: RunConfig, data: DataSplits, folder: Path | None
+    config: RunConfig, data: DataSplits, run: runs.Run | None
 ) -> tuple[nn.Module, Optimizer, list[list[str]]]:
-    """Return the model, its optimizer, and its groups of layers for a fine-tuning."""
+    """Return the model, its optimizer and, for a fine-tuning, its groups of layers."""
+    shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
+    arguments = config.model_arguments
     if config.source is None:
         model, opt = get_model(
             config.model,
             optimizer=config.optimizer,
-            lr=config.rate,
-            momentum=config.momentum,
-            input_shape=data.input_shape,
-            classes=len(data.classes),
             seed=config.seed,
             device=config.device,
-            fused=config.fused,
             channels_last=config.channels_last,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-            arguments=config.model_arguments,
+            arguments=arguments,
+            **shape,
+            **optimizer_options(config),
         )
         return model, opt, []
-    if folder is None:
-        model = new_model(
-            config.source,
-            None if says_its_model(config.source) else config.model,
-            config.model_arguments,
-            input_shape=data.input_shape,
-            classes=len(data.classes),
-            seed=config.seed,
-        )
+    if run is None:
+        name = config.model if is_weights_only(config.source) else None
+        model = new_model(config.source, name, arguments, seed=config.seed, **shape)
     else:
-        model = begun_model(Factory(**runs.read_record(folder)["model"]), folder / runs.FIRST)
+        model = begun_model(run.factory, run.folder / runs.FIRST)
     to_device(model, config.device, config.channels_last)
     groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
     layers = parameter_groups(model, groups, config.lr_ratio)
-    return model, optimizer_by(config, model, layers), groups
+    opt = make_optimizer(config.optimizer, model, layers=layers, **optimizer_options(config))
+    return model, opt, groups
 
 
-def optimizer_by(config: RunConfig, model: nn.Module, layers: Layers = ()) -> Optimizer:
-    """Return the optimizer of the settings over a model's parameters."""
-    return make_optimizer(
-        config.optimizer,
-        model,
-        lr=config.rate,
-        momentum=config.momentum,
-        fused=config.fused,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
-        layers=layers,
-    )
+def optimizer_options(config: RunConfig) -> dict[str, Any]:
+    """Return the options of `make_optimizer`."""
+    names = ("momentum", "nesterov", "weight_decay", "fused")
+    return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
 
 
 def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
-    """Return the schedule of the settings over all epochs of so many steps; None for a constant."""
-    if config.schedule is None:
-        if config.source is None:
-            return None
+    """Return the schedule over all epochs of `steps` steps each; None for a constant rate."""
+    if config.schedule is not None:
+        return named_schedule(config.schedule, config.epochs * steps)
+    if config.source is not None:
         return PhaseCycles(config.epochs * steps, config.freeze_epochs * steps)
-    return named_schedule(config.schedule, config.epochs * steps)
+    return None
 
 
 def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> list[Callback]:
-    """Return the callbacks that change the training as the settings say.
+    """Return the callbacks that change the training.
 
     Args:
         config: the settings.
@@ -156,63 +142,57 @@ def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> lis
 
 
 def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
-    """Return the cross-entropy, towards smoothed labels where that is asked for."""
     if not config.label_smoothing:
         return F.cross_entropy
     return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
 
 
-def logs(config: RunConfig, folder: Path) -> list[Callback]:
-    """Return the callbacks that watch, and those that stop."""
+def observers(config: RunConfig, folder: Path) -> list[Callback]:
+    """Return the callbacks that write logs, and those that stop a training."""
+    settings = {name: value for name, value in config.to_dict().items() if value is not None}
+    tracked = folder / "tracked"
     return [
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
-        *([tracking(config, folder)] if config.track is not None else []),
+        *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),
         *([cb.EarlyStopping(config.patience)] if config.patience is not None else []),
         *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
     ]
 
 
-def tracking(config: RunConfig, folder: Path) -> Callback:
-    """Return the callback that sends figures to a tracker, with the settings."""
-    assert config.track is not None
-    settings = {name: value for name, value in config.to_dict().items() if value is not None}
-    return cb.Tracking(config.track, folder / "tracked", settings)
-
-
 def find_rate(parts: Parts, say: Say) -> None:
-    """Look for a learning rate, and make the optimizer with it."""
+    """Search for a learning rate, and make the optimizer with it."""
     search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
-    rate = float(f"{search.valley:.2g}")  # two digits say all that such a search knows
+    rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
-    parts.config = replace(parts.config, lr=rate)
-    parts.opt = optimizer_by(parts.config, parts.model)
+    parts.config = config = replace(parts.config, lr=rate)
+    parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
 
 
 def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
-    """Check, before anything is written, that the model takes the data and scores every class."""
+    """Check that the model takes the data and gives a score for every class."""
     xb, yb = next(iter(dl))
     out = try_batch(model, xb)
     if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(
             f"the model must give one score for each of the {classes} {what}, shape "
-            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; a parameter `classes` of "
-            "your class or function receives their number"
+            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; give your class or function "
+            "a parameter `classes`, which receives their number"
         )
 
 
 def threads_of(parts: Parts) -> int:
-    """Return how many threads train: as the settings say, or by the rule for the work of a step."""
+    """Return the number of threads: the setting, or the rule for a step of this size."""
     if parts.config.threads is not None:
         return parts.config.threads
-    x, _ = parts.data.valid[0]  # of the loader, even one batch would start its workers again
+    x, _ = parts.data.valid[0]  # a batch of the loader would start its workers again
     sample = x.unsqueeze(0).to(device_of(parts.model))
     return threads_for(parts.model, sample, parts.config.batch_size)
 
 
 def make_record(parts: Parts) -> dict[str, Any]:
-    """Return `run.json` as it stands when training starts."""
+    """Return the content of `run.json` at the start of a training."""
     config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
     options = {name: value for name, value in opt.defaults.items() if name != "params"}
     layers = rates_of(parts)
@@ -220,6 +200,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "state": "started",
         "config": config.to_dict(),
         "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
+        "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
         "loss": "torch.nn.functional:cross_entropy",
@@ -243,7 +224,7 @@ def rates_of(parts: Parts) -> list[dict[str, Any]]:
 
 
 def describe(parts: Parts) -> str:
-    """Return what is trained on what: a line for each of data, notes, model, groups of layers."""
+    """Return a line each for data, notes, model and groups of layers."""
     data, model = parts.data, parts.model
     counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
     shape = "x".join(map(str, data.input_shape))

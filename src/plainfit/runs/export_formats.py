@@ -1,4 +1,4 @@
-"""The kinds of file: how each is written, read again, and used by plain Python."""
+"""The formats of an export: how to write a file, read it back, and use it from plain Python."""
 
 import importlib
 import io
@@ -18,17 +18,16 @@ from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
 from plainfit.common.files import write_bytes
-from plainfit.models.build import Factory
 from plainfit.models.weights import save_weights
 from plainfit.runs.folder import Run
 
 Facts = dict[str, Any]
-FACTS = "plainfit"  # the name that the facts have in a file
-OPSET = 18  # the one that torch's translations are written in: others are converted from it
+FACTS = "plainfit"  # the name of the facts in a file
+OPSET = 18  # the one that torch translates to; it converts others from this one
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-TALKATIVE = (
-    "torch.fx.experimental.symbolic_shapes",  # that it knows no line to blame
-    "torch.onnx._internal.exporter._registration",  # that torchvision is not installed
+NOISY_LOGGERS = (
+    "torch.fx.experimental.symbolic_shapes",  # no line of code to point at
+    "torch.onnx._internal.exporter._registration",  # torchvision is not installed
 )
 # Of the largest score. Measured with logistic, mlp, cnn and resnet trained on digits and on MNIST,
 # one thread and two, batches of 1 to 256: torch-export 0; onnx 9.5e-6 in scores up to 29, which is
@@ -38,79 +37,65 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file."""
-
     suffix: str
     write: Callable[[Path, nn.Module, Facts], None]
     reopen: Callable[[Path, Run], Callable[[Tensor], Any]]
     tolerance: float
-    """How far its scores may be from the model's, as a share of the largest score."""
+    """The largest difference from the model's scores, as a share of the largest score."""
     snippet: str
 
 
 def write_safetensors(path: Path, model: nn.Module, facts: Facts) -> None:
-    """Write the weights alone."""
     save_weights(path, model, {FACTS: json.dumps(facts)})
 
 
 def reopen_safetensors(path: Path, run: Run) -> nn.Module:
-    """Build the model anew, and give it the weights; all are compared, even those that rest."""
+    """Load the weights into a new model; compare all, even those that no score depends on."""
     from safetensors.torch import load_model
 
-    with torch.random.fork_rng(devices=[]):  # building draws initial values
-        model = Factory(**run.record["model"]).build()
+    model = run.factory.build_quietly()
     load_model(model, path)
     ours, theirs = run.model.state_dict(), model.state_dict()
     if differing := [name for name in ours if not torch.equal(ours[name], theirs[name])]:
-        raise RunError(f"other values in {', '.join(differing)}")
+        raise RunError(f"{', '.join(differing)} must equal the model's")
     return model.eval()
 
 
 def write_torch_export(path: Path, model: nn.Module, facts: Facts) -> None:
-    """Write the graph and the weights for `torch.export.load`."""
     with failing_as_model_error(model, "torch.export"):
         program = trace(model, facts)
-        # Through memory, because the names in the file are made from the name that it is written
-        # to, which is a temporary one.
+        # Through memory, because names in the file come from the name of the file, a temporary one.
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={f"{FACTS}.json": json.dumps(facts)})
     write_bytes(path, content.getvalue())
 
 
 def any_batch_size() -> tuple[dict[int, Any]]:
-    """Return which dimension of the input is not fixed, as torch takes it."""
+    """Return `dynamic_shapes`: the first dimension of the input is free."""
     return ({0: Dim("batch")},)
 
 
 def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
-    """Return the model's graph."""
-    x = example(facts)
+    x = torch.zeros(2, *facts["input"]["shape"][1:])  # torch fixes the size of a batch of one
     with torch.no_grad(), quiet_torch():
         program = torch.export.export(model, (x,), dynamic_shapes=any_batch_size())
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # names files of this computer
+            node.meta.pop("stack_trace", None)  # it has paths of this machine
     return program
 
 
-def example(facts: Facts) -> Tensor:
-    """Return two samples of zeros: torch takes a batch of one for a size that stays."""
-    return torch.zeros(2, *facts["input"]["shape"][1:])
-
-
 def reopen_torch_export(path: Path, run: Run) -> nn.Module:
-    """Read the graph as a module."""
     with warnings.catch_warnings():
-        # torch 2.10 warns of how it reads the weights itself.
+        # torch 2.10 warns about its own way of reading the weights.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         module: nn.Module = torch.export.load(path).module()
     return module
 
 
 def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
-    """Write the graph and the weights as one ONNX file."""
     with failing_as_model_error(model, "torch.export"):
-        # Given the model itself, torch.onnx quietly fixes a batch size that it cannot leave open.
+        # Given the model itself, torch.onnx silently fixes a batch size that it cannot trace.
         program = trace(model, facts)
     with failing_as_model_error(model, "torch.onnx.export"), quiet_torch():
         translated = torch.onnx.export(
@@ -122,32 +107,31 @@ def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
             opset_version=OPSET,
             verbose=False,
         )
-        assert translated is not None  # it is, with dynamo
+        assert translated is not None  # with dynamo
         translated.model.metadata_props[FACTS] = json.dumps(facts)
         content = translated.model_proto.SerializeToString()
     write_bytes(path, content)
 
 
 def reopen_onnx(path: Path, run: Run) -> Callable[[Tensor], Tensor]:
-    """Open the file in onnxruntime, on the CPU."""
     runtime = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors: of a wrong shape we tell ourselves
+    options.log_severity_level = 3  # errors only: a wrong shape is reported by `compare`
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda xb: torch.from_numpy(session.run(["scores"], {"x": xb.numpy()})[0])
 
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Keep from the user what torch tells its own developers; what stops it, it raises."""
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    """Silence torch's warnings to its own developers; errors are still raised."""
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        # When tracing fails, torch prints the graph so far.
+        # If tracing fails, torch prints the graph so far.
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            # torch 2.10 to 2.13 calls a function of its own that it has deprecated.
+            # torch 2.10 to 2.13 calls a deprecated function of its own.
             warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
             yield
     finally:
@@ -156,29 +140,24 @@ def quiet_torch() -> Iterator[None]:
 
 
 def check_packages(format: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Raises:
-        ConfigError: if one is not.
-    """
     for package in ONNX_PACKAGES if format == "onnx" else ():
         try:
             importlib.import_module(package)
         except ImportError as error:
             raise ConfigError(
-                f"onnx files need the package {package}, which does not import ({error}): "
+                f"onnx files need the package {package}, which cannot be imported ({error}): "
                 "pip install 'plainfit[onnx]'"
             ) from error
 
 
 @contextmanager
 def failing_as_model_error(model: nn.Module, tool: str) -> Iterator[None]:
-    """Turn whatever a tool raises of a model into one line."""
+    """Turn any error of a tool into one line."""
     try:
         yield
     except OSError:
         raise
-    except ImportError as error:  # an older onnxscript lacks what a newer torch imports from it
+    except ImportError as error:  # an older onnxscript lacks names that a newer torch imports
         raise ConfigError(
             f"{tool} must find packages that fit torch {torch.__version__}, and failed with "
             f"{cause(error)}; pip install --upgrade 'plainfit[onnx]'"
@@ -191,7 +170,7 @@ def failing_as_model_error(model: nn.Module, tool: str) -> Iterator[None]:
 
 
 def cause(error: BaseException) -> str:
-    """Return what an error began with, on one line."""
+    """Return the first cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
@@ -199,11 +178,13 @@ def cause(error: BaseException) -> str:
 
 
 def make_snippet(format: str, path: Path, facts: Facts) -> str:
-    """Return plain Python that loads and runs a file."""
     module, _, name = facts["model"]["target"].partition(":")
     note = ""
     if module == "plainfit.models.networks":
-        module, note = "models", "  # a copy of plainfit/models.py, which needs torch alone"
+        module, note = (
+            "networks",
+            "  # a copy of plainfit/models/networks.py",
+        )
     shape = [2, *facts["input"]["shape"][1:]]
     return FORMATS[format].snippet.format(
         path=str(path),

@@ -1,0 +1,171 @@
+"""Commands that take a run: `predict`, `summary`, `runs`, `report`, `compare`, `export`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from plainfit.cli.shared import Debug, Json, RunFolder, show, show_json
+from plainfit.common.errors import ConfigError
+
+
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WebP or BMP files.")],
+    tta: Annotated[
+        int, typer.Option(min=0, help="Average over N augmented views of an image too.")
+    ] = 0,
+    augment: Annotated[
+        str | None, typer.Option(help="Of the views (default: that of the training).")
+    ] = None,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the class probabilities of image files."""
+    if augment is not None and not tta:
+        raise ConfigError("--augment is for the views of --tta: add --tta 8")
+    from plainfit.runs.folder import open_run
+    from plainfit.runs.predict import predict_images
+
+    results = predict_images(open_run(run), images, views=tta, augment=augment)
+    if json_:
+        show_json(results)
+        return
+    for result in results:
+        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+        likeliest = ", ".join(f"{name} {probability:.4f}" for name, probability in ranked[:5])
+        show(f"{result['image']}: {likeliest}{', ...' if len(ranked) > 5 else ''}")
+
+
+def summary(
+    model: Annotated[str, typer.Argument(help="A built-in name, MODULE:CALLABLE or a run folder.")],
+    input_shape: Annotated[
+        str, typer.Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
+    ] = "1,28,28",
+    classes: Annotated[int, typer.Option(min=1, help="Number of outputs, for a name.")] = 10,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
+    shape = parse_shape(input_shape)
+    groups: list[dict[str, Any]] = []
+    from plainfit.models.build import MODELS, get_model
+    from plainfit.models.summary import count_parameters, summarize
+    from plainfit.runs.folder import open_run
+
+    if model not in MODELS and Path(model).is_dir():
+        run = open_run(Path(model))
+        built, shape = run.model, run.record["data"]["input_shape"]
+        groups = run.record.get("layers", [])
+    else:
+        built, _ = get_model(model, input_shape=shape, classes=classes, device="cpu")
+    rows = summarize(built, shape)
+    total = count_parameters(built)
+    if json_:
+        show_json({"layers": [vars(row) for row in rows], "parameters": total, "groups": groups})
+        return
+    width = max(len("layer"), *(len(row.name) for row in rows))
+    show(f"{'layer':{width}}  {'kind':20}{'output':16}{'parameters':>12}")
+    show(f"{'(input)':{width}}  {'':20}{'x'.join(map(str, shape)):16}")
+    for row in rows:
+        output = "x".join(map(str, row.output_shape)) if row.output_shape else "-"
+        show(f"{row.name:{width}}  {row.kind:20}{output:16}{row.parameters:12,}")
+    show(f"{'all':{width}}  {'':36}{total:12,}")
+    for group in groups:  # of a fine-tuning
+        show(f"rate {group['lr']:.2g}: {', '.join(group['layers'])}")
+
+
+def parse_shape(text: str) -> list[int]:
+    sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
+    if len(sizes) not in (1, 3) or min(sizes) < 1:
+        raise typer.BadParameter(
+            f"--input-shape must be like 1,28,28 (channels, height, width) or 30; got {text!r}"
+        )
+    return sizes
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.", metavar="DIR")] = Path(
+        "runs"
+    ),
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the runs in a folder: state, epochs, best metrics, size."""
+    from plainfit.runs.folder import list_runs
+
+    lines = list_runs(folder)
+    if json_:
+        show_json([vars(line) for line in lines])
+        return
+    if not lines:
+        show(f"no runs in {folder} yet; plainfit train makes one")
+        return
+    width = max(len(line.name) for line in lines)
+    show(f"{'run':{width}}  {'state':12}{'epochs':>8}{'valid loss':>12}{'accuracy':>10}{'MB':>8}")
+    for line in lines:
+        loss, accuracy = line.best.get("valid_loss"), line.best.get("accuracy")
+        values = f"{line.epochs:>4}/{line.of:<3}"
+        values += f"{'-' if loss is None else format(loss, '.4f'):>12}"
+        values += f"{'-' if accuracy is None else format(accuracy, '.4f'):>10}"
+        show(f"{line.name:{width}}  {line.state:12}{values}{line.bytes / 1e6:8.1f}")
+
+
+def report(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it (default: report.html in the run).")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write one HTML page about a run: curves, scores, mistakes, settings; it works offline."""
+    from plainfit.report.page import write_report
+
+    show(f"report {write_report(run, out)}")
+
+
+def compare(
+    run_folders: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("comparison.html"),
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare runs: print a table, and draw their curves on an HTML page."""
+    from plainfit.report.comparison import Comparison, cell_text
+    from plainfit.report.rendering import header_text
+
+    comparison = Comparison(run_folders)
+    rows, page = comparison.rows, comparison.write(out)
+    if json_:
+        show_json({"runs": rows, "page": str(page)})
+        return
+    width = max(len(str(row["run"])) for row in rows)
+    for name in rows[0]:  # a line for each value, a column for each run
+        cells = [cell_text(name, row[name]) for row in rows]
+        show(f"{header_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
+    show(f"page {page}")
+
+
+def export(
+    run: RunFolder,
+    format_: Annotated[
+        str, typer.Option("--format", help="safetensors, torch-export or onnx.")
+    ] = "safetensors",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it (default: export.* in the run).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    json_: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's model as a file that works without plainfit, checked by its scores."""
+    from plainfit.runs.export import export_run
+    from plainfit.runs.folder import open_run
+
+    result = export_run(open_run(run), format_, out, force=force)
+    if json_:
+        show_json(result.to_dict())
+        return
+    show(str(result))
+    show()
+    show(result.snippet.rstrip())

@@ -1,1 +1,0 @@
-"""Trainings as scikit-learn has them: fit, predict, score."""

@@ -1,0 +1,246 @@
+"""A run's model as a file that runs without plainfit, written once its scores are checked.
+
+Every file holds the same facts as JSON, under the name `plainfit`: the classes, the shape and
+preprocessing of the input, and how the model was built.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainfit.common import __version__
+from plainfit.common.errors import ConfigError, PlainfitError, RunError, unknown_name
+from plainfit.data.lazy import LazyImages
+from plainfit.data.loaders import ImageDataset, bytes_to_floats, make_loader
+from plainfit.data.splits import DataSplits
+from plainfit.runs import folder as runs
+from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
+from plainfit.runs.folder import Run
+
+SIZES = (1, 2, 64)  # a library may have a kernel of its own for a batch of one
+MAX_SAMPLES = 4 * SIZES[-1]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported file, and how its scores compare with the model's."""
+
+    path: Path
+    format: str
+    bytes: int
+    difference: float
+    """The largest difference between a score of the file and the model's."""
+    tolerance: float
+    """The largest that is allowed: the format's tolerance, times the largest score (at least 1)."""
+    checked_on: str
+    facts: Facts
+    snippet: str
+    """Plain Python that loads and runs the file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return asdict(self) | {"path": str(self.path)}
+
+    def __str__(self) -> str:
+        x, scores = self.facts["input"], self.facts["output"]
+        return "\n".join(
+            [
+                f"file   {self.path}: {self.format}, {self.bytes:,} bytes",
+                f"input  {x['name']}: {x['dtype']} {in_brackets(x['shape'])}, {x['values']}",
+                f"output {scores['name']}: {in_brackets(scores['shape'])}, {scores['values']}",
+                f"check  {self.checked_on}: scores differ by at most {self.difference:.1e} "
+                f"({self.tolerance:.1e} is allowed)",
+            ]
+        )
+
+
+def in_brackets(shape: list[Any]) -> str:
+    """
+    >>> in_brackets(["batch", 1, 8, 8])
+    '(batch, 1, 8, 8)'
+    """
+    return f"({', '.join(map(str, shape))})"
+
+
+def export_run(
+    run: Run, format: str, out: Path | None = None, *, force: bool = False
+) -> ExportResult:
+    """Write a run's model as a file, after checking that it gives the model's scores.
+
+    The file is read back and compared on the run's validation set, or on random bytes where that
+    can no longer be opened. It takes float32 of shape (batch, channels, height, width) or
+    (batch, features), for any batch size, and gives scores of shape (batch, classes).
+
+    Args:
+        run: from `plainfit.runs.folder.open_run`.
+        format: `safetensors` (the weights alone), `torch-export` (a `.pt2` file for
+            `torch.export.load`) or `onnx` (needs `plainfit[onnx]`).
+        out: path of the file; by default `export` in the run folder, with the format's suffix.
+        force: overwrite an existing file.
+
+    Raises:
+        ConfigError: if the format or the path cannot be used, or a package is missing.
+        ModelError: if the model cannot be traced.
+        RunError: if the file cannot be written, or differs from the model; an existing file is
+            kept then.
+    """
+    if format not in FORMATS:
+        raise ConfigError(unknown_name("format", format, FORMATS))
+    kind = FORMATS[format]
+    path = run.folder / f"export{kind.suffix}" if out is None else out
+    check_path(path, run, format, force)
+    check_packages(format)
+    data, xb, checked_on = samples_of(run)
+    facts = facts_of(run, data)
+    found: list[float] = []
+
+    def write(temporary: Path) -> None:
+        kind.write(temporary, run.model, facts)
+        try:
+            call = kind.reopen(temporary, run)
+        except Exception as error:  # each library has errors of its own
+            raise RunError(
+                f"the {format} file must load again, and failed with {cause(error)}; nothing was "
+                "written"
+            ) from error
+        found.extend(compare(format, run.model, call, xb, kind.tolerance))
+
+    runs.write_whole(path, write)
+    size, snippet = path.stat().st_size, make_snippet(format, path, facts)
+    return ExportResult(path, format, size, found[0], found[1], checked_on, facts, snippet)
+
+
+def check_path(path: Path, run: Run, format: str, force: bool) -> None:
+    suffix = FORMATS[format].suffix
+    if path.suffix != suffix:
+        raise ConfigError(f"a {format} file must be called NAME{suffix}, got {path.name}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} must exist, and does not; make it first")
+    if path.is_dir():
+        raise ConfigError(f"{path} must be a file, and is a folder; choose another name")
+    if path.resolve() in [(run.folder / name).resolve() for name in (runs.WEIGHTS, runs.BEST)]:
+        raise ConfigError(f"{path} must not be the run's own file of weights; choose another name")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} must be a new file, and exists; use force to overwrite it")
+
+
+def facts_of(run: Run, data: DataSplits | None) -> Facts:
+    record = run.record["data"]
+    shape, classes = record["input_shape"], record["classes"]
+    values = "numbers as in the training data"
+    if record["features"]:
+        values = "the columns in `features`, standardised as in training"
+    elif data is not None and isinstance(data.valid, ImageDataset | LazyImages):
+        values = "the bytes of images divided by 256, in [0, 1)"
+    elif data is None:
+        values += "; the bytes of images divided by 256, in [0, 1)"
+    return {
+        "plainfit": __version__,
+        "torch": str(torch.__version__),
+        "model": run.record["model"],
+        "classes": classes,
+        "features": record["features"],
+        "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
+        "output": {
+            "name": "scores",
+            "shape": ["batch", len(classes)],
+            "values": "one score a class, before softmax",
+        },
+    }
+
+
+def samples_of(run: Run) -> tuple[DataSplits | None, Tensor, str]:
+    """Return the data, if it opens; float32 samples, shape (samples, ...); what they are."""
+    sizes = f"in batches of {', '.join(map(str, SIZES[:-1]))} and {SIZES[-1]}"
+    data = None
+    try:
+        data = run.open_data()
+        loader = make_loader(data.valid, SIZES[-1], False)
+        xb = torch.cat([batch[0] for batch in islice(loader, MAX_SAMPLES // SIZES[-1])])
+        return data, xb, f"{len(xb)} validation samples of {data.name}, {sizes}"
+    except PlainfitError as error:  # reading may fail too, where an image has disappeared
+        why = str(error)
+    shape, generator = run.record["data"]["input_shape"], torch.Generator().manual_seed(0)
+    xb = torch.randint(256, (MAX_SAMPLES, *shape), dtype=torch.uint8, generator=generator)
+    because = f"because the validation set cannot be opened ({why})"
+    return data, bytes_to_floats(xb), f"{MAX_SAMPLES} samples of random bytes, {sizes}, {because}"
+
+
+def batches(xb: Tensor) -> list[Tensor]:
+    """Return batches of each of the sizes; too few samples are repeated."""
+    xb = xb[torch.arange(max(SIZES[-1], len(xb))) % len(xb)]
+    return [*(xb[:size] for size in SIZES[:-1]), *xb.split(SIZES[-1])]
+
+
+def compare(
+    format: str,
+    model: nn.Module,
+    call: Callable[[Tensor], Any],
+    xb: Tensor,
+    tolerance: float,
+) -> tuple[float, float]:
+    """Return the largest difference of scores, and the largest that is allowed.
+
+    Args:
+        format: for messages.
+        model: in `eval()` mode, on the CPU.
+        call: the model in the file.
+        xb: float32 samples, shape (samples, ...).
+        tolerance: as a share of the largest score.
+
+    Raises:
+        RunError: if the scores differ by more, or the best class differs although the model's two
+            best are further apart than that.
+    """
+    pairs = [score(format, model, call, part) for part in batches(xb)]
+    most = max(float(ours.abs().max()) for ours, _ in pairs)
+    allowed = tolerance * max(1.0, most)
+    difference = torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max().item()
+    others = sum(other_classes(ours, theirs, allowed) for ours, theirs in pairs)
+    if not difference <= allowed or others:  # NaN is neither
+        raise RunError(
+            f"the scores of the {format} file must be within {allowed:.1e} of the model's, and "
+            f"differ by {difference:.1e}, and name another class for {others} samples; nothing was "
+            "written"
+        )
+    return difference, allowed
+
+
+def score(
+    format: str, model: nn.Module, call: Callable[[Tensor], Any], xb: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of the model and of the file, both with the same random numbers."""
+    found = []
+    for what in (model, call):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found.append(what(xb))
+        except Exception as error:  # each library has errors of its own
+            raise RunError(
+                f"the model and the {format} file must take batches of {len(xb)}, and one failed "
+                f"with {cause(error)}; nothing was written"
+            ) from error
+    ours, theirs = found
+    if not ours.isfinite().all():
+        raise RunError(
+            "the model's scores must be finite to be compared, and are not; nothing was written"
+        )
+    if theirs.shape != ours.shape or ours.shape[:1] != (len(xb),):
+        raise RunError(
+            f"the model and the {format} file must give one row of scores a sample, and for "
+            f"{len(xb)} gave shapes {tuple(ours.shape)} and {tuple(theirs.shape)}; nothing was "
+            "written"
+        )
+    return ours, theirs
+
+
+def other_classes(ours: Tensor, theirs: Tensor, allowed: float) -> int:
+    """Count the samples whose best class differs, although the model's is clearly best."""
+    best = ours.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > allowed
+    return int(((ours.argmax(1) != theirs.argmax(1)) & clear).sum())
