@@ -62,6 +62,8 @@ class Axis:
     log: bool = False
     whole: bool = False
     choices: Sequence[str] = ()
+    longest: int = MAX_LABEL
+    """Characters of a choice; longer ones are cut."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def draw_parallel(
         for place, axis in enumerate(axes):
             x = SIDE + (WIDE - 2 * SIDE) * place / max(1, len(axes) - 1)
             column = add_axes(figure, x - 0.1, x + 0.1)
-            set_axis(column, "x", Axis("", choices=(axis.label,)))
+            set_axis(column, "x", Axis("", choices=(axis.label,), longest=2 * MAX_LABEL))
             column.tick_params(axis="x", pad=12)
             set_axis(column, "y", axis)
             column.spines["left"].set(visible=True, gid="axis")
@@ -189,10 +191,10 @@ def add_axes(figure: Figure, left: float, right: float) -> Axes:
 def set_axis(axes: Axes, which: str, axis: Axis) -> None:
     """Set scale, limits, ticks and label of the x or the y axis."""
     drawn = getattr(axes, f"{which}axis")
-    drawn.set_label_text(axis.label if which == "x" else "")
+    drawn.set_label_text(label_text(axis.label) if which == "x" else "")
     if axis.choices:
         axes.set(**{f"{which}lim": (-0.3, len(axis.choices) - 0.7)})
-        drawn.set_ticks(range(len(axis.choices)), labels=[*map(label_text, axis.choices)])
+        drawn.set_ticks(range(len(axis.choices)), labels=[label_text(name, axis.longest) for name in axis.choices])
         return
     if axis.log:
         axes.set(**{f"{which}scale": "log"})
@@ -274,10 +276,10 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def label_text(text: str) -> str:
-    """Return the label of a choice: short, and fit for XML."""
+def label_text(text: str, longest: int = 2 * MAX_LABEL) -> str:
+    """Return a text that is short, and that fonts and XML can hold."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= MAX_LABEL else text[: MAX_LABEL - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def spans_much(values: Sequence[float]) -> bool:

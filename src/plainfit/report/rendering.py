@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,23 @@ def render_to(out: Path, template: str, **values: Any) -> Path:
     Raises:
         RunError: if the file cannot be written.
     """
-    environment = Environment(
+    page = environment().get_template(template).render(**values)
+    # The name of a file can hold bytes that are not text; they become question marks.
+    write_whole(out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+    return out
+
+
+@cache
+def environment() -> Environment:
+    templates = Environment(
         loader=PackageLoader("plainfit.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["share"] = share_text
-    page = environment.get_template(template).render(**values)
-    # The name of a file can hold bytes that are not text; they become question marks.
-    write_whole(out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
-    return out
+    templates.filters["share"] = share_text
+    return templates
 
 
 def share_text(value: float) -> str:
