@@ -58,8 +58,9 @@ def test_an_axis_has_round_numbers_a_range_or_choices():
 
 def test_parallel_coordinates_have_a_line_for_each_row_the_best_on_top():
     axes = [Axis("lr", (0, 4)), Axis("model", choices=["mlp", "cnn"]), Axis("loss", (0.1, 1), True)]
-    chart = draw_parallel("", axes, [[1, 0, 1.0], [4, 1, 0.1]], ["worst", "best"], "two trials")
-    found = re.findall(r'd="M60 (.*?)L360 (.*?)L660 (.*?)"><title>(.*?)</title>', chart.svg)
+    svg = draw_parallel(axes, [[1, 0, 1.0], [4, 1, 0.1]], ["worst", "best"], "two trials")
+    line = r'd="M60 (.*?)L360 (.*?)L660 (.*?)"><title>(.*?)</title>'
+    found = re.findall(line, svg)
     assert [text for *_, text in found] == ["worst", "best"]
     assert [(float(first), float(last)) for first, _, last, _ in found] == [(134.5, 10), (10, 176)]
 

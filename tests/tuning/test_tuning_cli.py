@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections import Counter
 
@@ -26,7 +25,7 @@ def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit
     code, printed, _ = plainfit("tune", "--epochs", 1, *search, "--repeat", 2)
     assert code == 0
     assert len(re.findall(r"^trial +\d+ (?:complete|pruned) ", printed, re.MULTILINE)) == 3
-    number = re.search(r"^best   trial (\d+): valid_loss 0\.\d{4} with ", printed, re.MULTILINE)[1]
+    number = re.search(r"^best   trial (\d+): valid_loss \d\.\d{4} with ", printed, re.MULTILINE)[1]
     assert re.search(
         r"^repeat valid_loss \d\.\d{4} ± \d\.\d{4} .* 2 further", printed, re.MULTILINE
     )
@@ -71,7 +70,7 @@ def test_the_short_command_goes_on_with_the_study_as_it_was(tmp_path, plainfit):
 
 def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
     out = tmp_path / "study"
-    command = ["tune", *SHORT, *LR, "--trials", "6", "--pruner", "none", "--threads", "1"]
+    command = ["tune", *SHORT, *LR, "--trials", "4", "--pruner", "none", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", ["plainfit", *command, "--out", str(out)])
     children = [forked(main, tmp_path / f"error-{number}.txt") for number in range(2)]
     assert [ended(child) for child in children] == [0, 0]
@@ -81,10 +80,10 @@ def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
         if '"worker":' in line
     ]
     workers = Counter(attribute["worker"] for attribute in trials)
-    assert (len(workers), workers.total()) == (2, 6)
+    assert (len(workers), workers.total()) == (2, 4)
     study = json.loads(plainfit("tune", "--out", out, "--json")[1])
-    assert [trial["state"] for trial in study["trials"]] == ["complete"] * 6
-    assert len({trial["settings"]["lr"] for trial in study["trials"]}) == 6
+    assert [trial["state"] for trial in study["trials"]] == ["complete"] * 4
+    assert len({trial["settings"]["lr"] for trial in study["trials"]}) == 4
 
 
 @pytest.mark.parametrize(
@@ -99,9 +98,9 @@ def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
         (["--search", "schedule=linear,cosin"], "unknown schedule 'cosin'.* 'cosine'"),
         (["--search", "momentum=0.5,0.9", "--search", "optimizer=sgd,adam"], "momentum applies to"),
         ([*LR, *LR], "a setting must be searched once, and lr is named twice"),
-        ([*LR, "--lr", "0.1"], "a setting is searched or given, and --lr is both"),
+        ([*LR, "--lr", "0.1"], "--lr must be either searched or given"),
         ([*LR, "--space", "none.toml"], "none.toml must be a TOML file"),
-        ([*LR, "--monitor", "valid-loss"], "unknown figure 'valid-loss'.* 'valid_loss'"),
+        ([*LR, "--monitor", "valid-loss"], "unknown metric 'valid-loss'.* 'valid_loss'"),
         ([*LR, "--pruner", "medium"], "unknown pruner 'medium'.* 'median'"),
         ([*LR, "--data", "digit"], "digit"),
         ([*LR, "--storage", "postgre://x"], "--storage must be the URL of an existing database"),
@@ -117,15 +116,9 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_optuna_it_says_what_to_install(tmp_path):
-    code = (
-        "import sys; sys.modules['optuna'] = None; sys.argv = ['plainfit', 'tune', '--search', "
-        "'lr=0.1..1', '--model', 'logistic', '--out', 'study']; "
-        "from plainfit.cli import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "pip install 'plainfit[tune]'" in done.stderr
+def test_without_optuna_it_says_what_to_install(tmp_path, plainfit, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, printed, error = plainfit("tune", *SHORT, "--search", "lr=0.1..1", "--out", "study")
+    assert (code, printed, error.count("\n")) == (2, "", 1), error
+    assert "pip install 'plainfit[tune]'" in error
     assert list(tmp_path.iterdir()) == []

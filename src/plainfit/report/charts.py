@@ -62,8 +62,6 @@ class Axis:
     log: bool = False
     whole: bool = False
     choices: Sequence[str] = ()
-    longest: int = MAX_LABEL
-    """Characters of a choice; longer ones are cut."""
 
 
 @dataclass(frozen=True)
@@ -111,12 +109,11 @@ def draw_chart(
         for place, one in enumerate(series):
             line, marks, points = f"line-{place}", f"marks-{place}", one.points()
             styles |= dict.fromkeys((line, marks), line_style(one.color))
+            order = 3 - place / len(series)  # the first on top
             if not one.texts:
-                axes.plot(one.xs, one.ys, gid=line, zorder=3 - place / len(series))
+                axes.plot(one.xs, one.ys, gid=line, zorder=order)
             if points and one.has_marks and (one.texts or len(one.xs) <= MAX_MARKS):
-                axes.plot(
-                    *zip(*points, strict=True), "o", gid=marks, zorder=3 - place / len(series)
-                )
+                axes.plot(*zip(*points, strict=True), "o", gid=marks, zorder=order)
                 texts[marks] = one.texts or [
                     f"{one.name} {number_text(y)} at {number_text(x)}" for x, y in points
                 ]
@@ -130,12 +127,8 @@ def draw_chart(
 
 
 def draw_parallel(
-    title: str,
-    axes: Sequence[Axis],
-    rows: Sequence[Sequence[float]],
-    texts: Sequence[str],
-    summary: str,
-) -> Chart:
+    axes: Sequence[Axis], rows: Sequence[Sequence[float]], texts: Sequence[str], summary: str
+) -> Markup:
     """Draw parallel coordinates: a line for each row, the best last, so that it is on top.
 
     Args:
@@ -150,14 +143,14 @@ def draw_parallel(
         for place, axis in enumerate(axes):
             x = SIDE + (WIDE - 2 * SIDE) * place / max(1, len(axes) - 1)
             column = add_axes(figure, x - 0.1, x + 0.1)
-            set_axis(column, "x", Axis("", choices=(axis.label,), longest=2 * MAX_LABEL))
-            column.tick_params(axis="x", pad=12)
+            column.set_xticks([])
+            column.set_xlabel(label_text(axis.label, 2 * MAX_LABEL), labelpad=12)
             set_axis(column, "y", axis)
             column.spines["left"].set(visible=True, gid="axis")
             columns.append(column)
         for place, (row, text) in enumerate(zip(rows, texts, strict=True), 1):
             pairs = zip(columns, row, strict=True)
-            points = [column.transData.transform((0.0, value)) for column, value in pairs]
+            points = [column.transData.transform((0.5, value)) for column, value in pairs]
             line = f"line-{place}"
             part = round(100 * place / len(rows))  # from the worst to the best
             styles[line] = f"stroke:color-mix(in srgb,var(--c0) {part}%,var(--wrong))"
@@ -167,7 +160,7 @@ def draw_parallel(
             xs, ys = zip(*points, strict=True)
             crossing = Line2D(xs, ys, gid=line, transform=IdentityTransform(), zorder=-1)
             figure.add_artist(crossing)
-        return Chart(title, to_svg(figure, summary, styles, tooltips))
+        return to_svg(figure, summary, styles, tooltips)
 
 
 def line_style(color: int) -> str:
@@ -191,10 +184,12 @@ def add_axes(figure: Figure, left: float, right: float) -> Axes:
 def set_axis(axes: Axes, which: str, axis: Axis) -> None:
     """Set scale, limits, ticks and label of the x or the y axis."""
     drawn = getattr(axes, f"{which}axis")
-    drawn.set_label_text(label_text(axis.label) if which == "x" else "")
+    if which == "x":
+        drawn.set_label_text(label_text(axis.label, 4 * MAX_LABEL))
     if axis.choices:
         axes.set(**{f"{which}lim": (-0.3, len(axis.choices) - 0.7)})
-        drawn.set_ticks(range(len(axis.choices)), labels=[label_text(name, axis.longest) for name in axis.choices])
+        labels = [label_text(name, MAX_LABEL) for name in axis.choices]
+        drawn.set_ticks(range(len(labels)), labels=labels)
         return
     if axis.log:
         axes.set(**{f"{which}scale": "log"})
@@ -276,7 +271,7 @@ def number_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def label_text(text: str, longest: int = 2 * MAX_LABEL) -> str:
+def label_text(text: str, longest: int) -> str:
     """Return a text that is short, and that fonts and XML can hold."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,34 +41,15 @@ class Evaluation:
     """Loss and accuracy over the whole part."""
 
 
-@dataclass(frozen=True)
-class ClassScore:
+class ClassScore(NamedTuple):
     """How well a class is told from the others; NaN stands for 0 of 0."""
 
-    label: int
-    name: str
     precision: float
     recall: float
     f1: float
     support: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The number of samples of a true class with a predicted class."""
-
-    count: int
-    percent: int
-    """How strong the colour is: the root of the share of the row, so that few errors show too."""
-    kind: str
-    """`right`, `wrong`, or `mixed` for classes taken together."""
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    uri: str
-    is_small: bool
-    """Whether to show its pixels as squares."""
+    name: str
+    label: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +64,10 @@ class Sample:
     """The probability of the predicted class."""
     true_probability: float
     loss: float
-    picture: Thumbnail | None
+    picture: str
+    """A PNG as a data URI; empty if the sample is not an image."""
+    is_small: bool
+    """Whether to show the pixels of the picture as squares."""
     values: list[float]
     """The first features, if there is no picture."""
 
@@ -97,7 +82,7 @@ class Predictions:
     mean: ClassScore
     classes: int
     """The number of all classes, of which `scores` may be the worst."""
-    confusion: list[tuple[str, list[Cell]]]
+    confusion: list[tuple[str, list[int]]]
     columns: list[str]
     wrong: list[Sample]
     some: list[Sample]
@@ -128,14 +113,14 @@ def predict(model: nn.Module, data: DataSplits, batch_size: int) -> Predictions:
     scores = class_scores(evaluation, data.classes)
     shown = classes_shown(scores)
     n = len(evaluation.losses)
-    count = min(MAX_SAMPLES, n)
-    hardest = evaluation.losses.argsort(descending=True, stable=True)[:count].tolist()
-    spaced = [i * (n - 1) // max(1, count - 1) for i in range(count)]
+    shown_samples = min(MAX_SAMPLES, n)
+    hardest = evaluation.losses.argsort(descending=True, stable=True)[:shown_samples].tolist()
+    spaced = [i * (n - 1) // max(1, shown_samples - 1) for i in range(shown_samples)]
     return Predictions(
         part={"valid": "validation set", "test": "test set"}[evaluation.part],
         metrics=evaluation.metrics,
         scores=shown,
-        mean=mean_scores(scores),
+        mean=ClassScore(*np.nanmean([score[:3] for score in scores], axis=0), n, "mean", -1),
         classes=len(scores),
         confusion=confusion_rows(evaluation, shown, len(scores)),
         columns=column_names(data),
@@ -155,24 +140,14 @@ def evaluate(model: nn.Module, data: DataSplits, batch_size: int) -> Evaluation:
 
 
 def class_scores(evaluation: Evaluation, classes: Sequence[str]) -> list[ClassScore]:
-    precision, recall, f1, support = precision_recall_fscore_support(
+    columns = precision_recall_fscore_support(
         evaluation.labels.numpy(),
         evaluation.predicted.numpy(),
         labels=range(len(classes)),
         zero_division=np.nan,
     )
-    rows = zip(range(len(classes)), classes, precision, recall, f1, support, strict=True)
-    return [
-        ClassScore(label, name, float(p), float(r), float(f), int(n))
-        for label, name, p, r, f, n in rows
-    ]
-
-
-def mean_scores(scores: Sequence[ClassScore]) -> ClassScore:
-    """Return the unweighted mean over the classes, and the sum of the support."""
-    table = [(score.precision, score.recall, score.f1) for score in scores]
-    precision, recall, f1 = np.nanmean(table, axis=0).tolist()
-    return ClassScore(-1, "mean", precision, recall, f1, sum(score.support for score in scores))
+    table = zip(*(column.tolist() for column in columns), classes, count(), strict=False)
+    return [ClassScore(*row) for row in table]
 
 
 def classes_shown(scores: Sequence[ClassScore]) -> list[ClassScore]:
@@ -186,8 +161,8 @@ def classes_shown(scores: Sequence[ClassScore]) -> list[ClassScore]:
 
 def confusion_rows(
     evaluation: Evaluation, shown: Sequence[ClassScore], classes: int
-) -> list[tuple[str, list[Cell]]]:
-    """Return a row for each true class: its name, and a cell for each predicted class.
+) -> list[tuple[str, list[int]]]:
+    """Return a row for each true class: its name, and a count for each predicted class.
 
     If not all classes are shown, the last row and the last column hold all others.
     """
@@ -202,17 +177,7 @@ def confusion_rows(
         places[evaluation.predicted].numpy(),
         labels=range(len(names)),
     ).tolist()
-    rows = []
-    for true, (name, line) in enumerate(zip(names, counts, strict=True)):
-        whole = sum(line) or 1
-        kinds = ["wrong"] * len(line)
-        kinds[true] = "mixed" if true == others else "right"
-        cells = [
-            Cell(count, round(100 * math.sqrt(count / whole)), kind)
-            for count, kind in zip(line, kinds, strict=True)
-        ]
-        rows.append((name, cells))
-    return rows
+    return list(zip(names, counts, strict=True))
 
 
 def describe_samples(evaluation: Evaluation, data: DataSplits, rows: Sequence[int]) -> list[Sample]:
@@ -221,12 +186,12 @@ def describe_samples(evaluation: Evaluation, data: DataSplits, rows: Sequence[in
     for row in rows:
         true, predicted = int(evaluation.labels[row]), int(evaluation.predicted[row])
         loss, x = max(0.0, float(evaluation.losses[row])), dataset[row][0]  # never -0.0
-        picture = thumbnail(x, dataset)
+        picture, is_small = thumbnail(x, dataset)
         values = [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist()
         samples.append(
             Sample(
                 row, data.classes[true], data.classes[predicted], true == predicted,
-                float(evaluation.confidence[row]), math.exp(-loss), loss, picture, values,
+                float(evaluation.confidence[row]), math.exp(-loss), loss, picture, is_small, values,
             )
         )  # fmt: skip
     return samples
@@ -240,10 +205,10 @@ def column_names(data: DataSplits) -> list[str]:
     return [data.features[i] if data.features else f"feature {i}" for i in shown]
 
 
-def thumbnail(x: Tensor, dataset: Dataset[Any]) -> Thumbnail | None:
-    """Return an image as PNG within the page; None if the sample is not an image."""
+def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:
+    """Return `Sample.picture` and `Sample.is_small`."""
     if x.dim() != 3 or x.shape[0] not in (1, 3):
-        return None
+        return "", False
     if isinstance(dataset, ImageDataset | LazyImages):
         x = x * 256
     else:  # floats in any range: scale from the darkest to the lightest of this sample
@@ -255,4 +220,4 @@ def thumbnail(x: Tensor, dataset: Dataset[Any]) -> Thumbnail | None:
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     image.save(png, format="PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-    return Thumbnail(uri, is_small)
+    return uri, is_small

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from markupsafe import Markup
 
 from plainfit.report.charts import (
     Axis,
@@ -103,7 +104,7 @@ def slice_of(study: StudyResult, shown: list[TrialResult], name: str, spec: Spec
                       summary=summary_of(study, name, shown))  # fmt: skip
 
 
-def parallel(study: StudyResult, space: dict[str, Spec]) -> Chart | None:
+def parallel(study: StudyResult, space: dict[str, Spec]) -> Markup | None:
     """Draw the complete trials across an axis for each setting and one for the value."""
     ranked = [
         (t, t.value) for t in study.ranked() if t.value is not None and math.isfinite(t.value)
@@ -121,7 +122,7 @@ def parallel(study: StudyResult, space: dict[str, Spec]) -> Chart | None:
     ]
     texts = [tooltip(study, trial) for trial, _ in reversed(ranked)]
     summary = f"{len(ranked)} complete trials; {texts[-1]}"
-    return draw_parallel("parallel coordinates", axes, rows, texts, summary)
+    return draw_parallel(axes, rows, texts, summary)
 
 
 def points_of(study: StudyResult, trials: list[tuple[float, TrialResult]]) -> list[Series]:
