@@ -18,7 +18,8 @@ SHORT = ["--model", "logistic", "--epochs", "2", "--batch-size", "256"]
 LR = ["--search", "lr=log:1e-3..1"]
 
 
-def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit):
+@pytest.mark.parametrize("verify", [[], pytest.param(["--verify"], marks=pytest.mark.soak)])
+def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit, verify):
     out = tmp_path / "study"
     (tmp_path / "space.toml").write_text('model = ["logistic", "mlp"]\nbatch-size = "32..128"\n')
     search = [*LR, "--space", tmp_path / "space.toml", "--trials", 3, "--out", out]
@@ -32,7 +33,7 @@ def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit
     best = out / f"{int(number):04d}"
     assert f"next   plainfit report {best}\n" in printed
     assert plainfit("runs", out)[1].count(" finished ") == 5
-    assert plainfit("eject", best, "-o", tmp_path / "train.py", "--verify")[0] == 0
+    assert plainfit("eject", best, "-o", tmp_path / "train.py", *verify)[0] == 0
     assert plainfit("resume", best, "--epochs", 2)[0] == 0
     settings = json.loads((best / "run.json").read_text())["config"]
     options = [

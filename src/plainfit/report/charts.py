@@ -29,10 +29,10 @@ COLORS = 8  # --c0 to --c7 of the style sheet; further lines are dashed
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MAX_MARKS, MAX_POINTS, MAX_TICKS, MAX_LABEL = 40, 400, 6, 10
 LOG_RATIO = 30  # largest to smallest value, above which an axis may be logarithmic
-SETTINGS: dict[str, Any] = {
-    "svg.fonttype": "none", "path.simplify": False, "text.parse_math": False, "font.size": 11,
-}  # fmt: skip
-STYLE = ["default", SETTINGS]  # whatever a user's matplotlibrc says
+STYLE: list[str | dict[str, Any]] = [
+    "default",  # whatever a user's matplotlibrc says
+    {"svg.fonttype": "none", "path.simplify": False, "text.parse_math": False, "font.size": 11},
+]
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,9 @@ class Predictions:
     part: str
     metrics: dict[str, float]
     scores: list[ClassScore]
-    mean: ClassScore
+    mean: list[float]
+    """Precision, recall and F1, each the mean over all classes."""
+    samples: int
     classes: int
     """The number of all classes, of which `scores` may be the worst."""
     confusion: list[tuple[str, list[int]]]
@@ -120,7 +122,8 @@ def predict(model: nn.Module, data: DataSplits, batch_size: int) -> Predictions:
         part={"valid": "validation set", "test": "test set"}[evaluation.part],
         metrics=evaluation.metrics,
         scores=shown,
-        mean=ClassScore(*np.nanmean([score[:3] for score in scores], axis=0), n, "mean", -1),
+        mean=np.nanmean([score[:3] for score in scores], axis=0).tolist(),
+        samples=n,
         classes=len(scores),
         confusion=confusion_rows(evaluation, shown, len(scores)),
         columns=column_names(data),

@@ -26,7 +26,7 @@ class RunLog(Run):
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The settings as they were recorded, even those of another version."""
-        return RunConfig().to_dict() | self.record["config"]
+        return {**RunConfig().to_dict(), **self.record["config"]}
 
     @property
     def metrics(self) -> list[str]:
@@ -72,11 +72,7 @@ class RunLog(Run):
 
 
 def read_log(folder: Path) -> RunLog:
-    """Open a run folder, finished or not.
-
-    Raises:
-        RunError: if it is not a run folder.
-    """
+    """Open a run folder, finished or not."""
     return RunLog(folder, read_record(folder))
 
 

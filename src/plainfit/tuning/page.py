@@ -26,11 +26,7 @@ MIN_TRIALS = 10  # complete, to estimate the importance of settings
 
 
 def write_page(study: StudyResult, optuna_study: optuna.Study, config: StudyConfig) -> Path:
-    """Write `study.html` in the study's folder, and return its path.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    """Write `study.html` in the study's folder, and return its path."""
     ranked = study.ranked()
     others = [trial for trial in study.trials if trial.value is None]
     searched = {f"{name} (searched)": str(spec) for name, spec in config.space.items()}

@@ -105,11 +105,7 @@ class StudyConfig:
         return vars(self) | {"space": {name: spec.plain() for name, spec in self.space.items()}}
 
     def check_against(self, stored: Mapping[str, Any], folder: Path) -> None:
-        """Check that a study in a folder is this one.
-
-        Raises:
-            ConfigError: if it searches something else, or in another way.
-        """
+        """Check that a study in a folder is this one."""
         before = flat({**stored, "space": parse_space(stored["space"])})
         now = flat(vars(self))
         for name in now | before:
@@ -158,9 +154,6 @@ def parse(name: str, spec: Any, kinds: Collection[type] = ALL_KINDS) -> Spec:
     (Range(low=0.001, high=1.0, log=True), Range(low=8, high=64, log=False))
     >>> parse("model", "mlp, cnn"), parse("clip", [None, 1.0])
     (Choices(values=('mlp', 'cnn')), Choices(values=(None, 1.0)))
-
-    Raises:
-        ConfigError: if it is neither a range nor choices of these types.
     """
     if isinstance(spec, Range | Choices):
         return spec
@@ -178,11 +171,7 @@ def parse(name: str, spec: Any, kinds: Collection[type] = ALL_KINDS) -> Spec:
 
 
 def parse_range(name: str, text: str, kinds: Collection[type]) -> Range:
-    """Parse `A..B` or `log:A..B`.
-
-    Raises:
-        ConfigError: if the setting takes no numbers, or A is not below B.
-    """
+    """Parse `A..B` or `log:A..B`."""
     if not {int, float} & set(kinds):
         raise ConfigError(
             f"{name} must have choices, such as {name}=a,b: it takes no numbers; got {text}"
@@ -213,11 +202,7 @@ def number(text: str) -> int | float | None:
 
 
 def value_of(name: str, text: str, kinds: Collection[type]) -> Any:
-    """Return a choice as a value of the first type that fits.
-
-    Raises:
-        ConfigError: if none fits.
-    """
+    """Return a choice as a value of the first type that fits."""
     text = text.strip()
     if NoneType in kinds and text == "none":
         return None
@@ -235,11 +220,7 @@ def value_of(name: str, text: str, kinds: Collection[type]) -> Any:
 
 
 def checked_choices(name: str, values: Sequence[Any], kinds: Collection[type]) -> Choices:
-    """Return values as choices.
-
-    Raises:
-        ConfigError: if there is no value, or two are equal, or one has another type.
-    """
+    """Return values as choices."""
     for value in values:
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             wanted = ", ".join(kind.__name__ for kind in kinds)
@@ -270,11 +251,7 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
 
 
 def read_searches(texts: Sequence[str], file: Path | None) -> dict[str, Any]:
-    """Return the search space of the command line: a TOML file, and each `NAME=WHAT`.
-
-    Raises:
-        ConfigError: if the file cannot be read, or a text is malformed, or a name occurs twice.
-    """
+    """Return the search space of the command line: a TOML file, and each `NAME=WHAT`."""
     found: dict[str, Any] = {}
     if file is not None:
         try:

@@ -105,11 +105,7 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    """Check the arguments of `tune`.
-
-    Raises:
-        ConfigError: if a number or a name is wrong, or `train` does not take the settings.
-    """
+    """Check the arguments of `tune`."""
     for name, value, least in (
         ("trials", trials, 1),
         ("seeds", config.seeds, 1),
@@ -169,11 +165,7 @@ def require_optuna() -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create the study's folder, if it does not exist.
-
-    Raises:
-        RunError: if it cannot be created, or holds something else.
-    """
+    """Create the study's folder, if it does not exist."""
     from plainfit.tuning.storage import QUEUE
 
     if not (folder / QUEUE).exists():

@@ -125,11 +125,7 @@ class RunTraining:
 
 
 def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
-    """Check data and models of a study before it starts: each choice, with the first of the others.
-
-    Raises:
-        PlainfitError: if a run cannot be made of them.
-    """
+    """Check data and models before a study starts: each choice, with the first of the others."""
     first = {name: spec.samples[0] for name, spec in space.items()}
     tries = [{name: v} for name, spec in space.items() if isinstance(spec, Choices)
              for v in spec.samples[1:]]  # fmt: skip
