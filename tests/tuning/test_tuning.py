@@ -95,7 +95,15 @@ def test_a_space_that_cannot_be_searched_is_refused(space, message):
         parse_space(space, kinds_of_setting)
 
 
-def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
+@pytest.fixture
+def no_importance(monkeypatch):
+    """Leave out the slowest part of the page of a long study."""
+    from plainfit.tuning import page
+
+    monkeypatch.setattr(page, "importance", lambda *_: [])
+
+
+def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys, no_importance):
     study = search(tmp_path / "s", trials=20, echo=print)
     assert study.best.value == min(bowl(**trial.settings) for trial in study.trials) < 0.05
     assert (
@@ -106,7 +114,7 @@ def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
     assert high.best.value == max(bowl(**trial.settings) for trial in high.trials)
 
 
-def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path):
+def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path, no_importance):
     whole = search(tmp_path / "whole")
     for count in (5, 12):
         parts = search(tmp_path / "parts", trials=count)
@@ -182,7 +190,7 @@ def test_the_best_settings_are_repeated_with_seeds_that_the_search_has_not_seen(
     assert (more.repeated[:3], calls[9:]) == (study.repeated, [5])
 
 
-def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path):
+def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path, no_importance):
     def fragile(x):
         if x > 0.6:
             raise NonFiniteError("the loss is nan")
