@@ -272,6 +272,7 @@ def test_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, missing
     ("arguments", "message"),
     [
         (["nowhere"], "a source must be a run folder"),
+        (["nowhere", "--model", "cnn"], "a source must be a run folder"),
         (["nowhere.pt", "--model", "resnet18"], "must exist, and nowhere.pt does not"),
         (["resnet18", "--lr", "auto"], "a rate for each group"),
         (["resnet18", "--freeze-epochs", "11"], "at most the number of epochs, 10, got 11"),
