@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -31,10 +32,22 @@ def mnist_folder():
     return folder
 
 
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """A finished run of two epochs on the digits; copy the folder to change it."""
+    from plainfit.runs.settings import RunConfig
+    from plainfit.runs.train import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(RunConfig(model="logistic", epochs=2, out=folder), echo=None)
+    return folder
+
+
 @pytest.fixture
 def plainfit(monkeypatch, capsys, tmp_path):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
@@ -42,7 +55,10 @@ def plainfit(monkeypatch, capsys, tmp_path):
             main()
         return end.value.code, *capsys.readouterr()
 
-    return run
+    yield run
+    for name, module in list(sys.modules.items()):  # those of the user's folder
+        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture

@@ -24,9 +24,8 @@ from fuzzing import Format
 from mutations import mend_png
 from plainfit.data.folder import ImageFiles
 from plainfit.data.loaders import ImageDataset
-from plainfit.data.mnist import gunzip, parse_idx
+from plainfit.data.mnist import gunzip, parse_idx, read_pickled_arrays
 from plainfit.data.open_data import open_data
-from plainfit.data.pickles import read_pickled_arrays
 from plainfit.data.splits import DataSplits, labels_of
 
 GZIP, ZIP = b"\x1f\x8b", b"PK"

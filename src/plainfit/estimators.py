@@ -32,7 +32,7 @@ from plainfit.runs.prepare import check_outputs, optimizer_options, transformers
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
-from plainfit.training.checkpoint.encoding import from_bytes, pack, to_bytes
+from plainfit.training.checkpoints import from_bytes, pack, to_bytes
 from plainfit.training.history import History
 from plainfit.training.loop import LossFunction, fit
 from plainfit.training.metrics import Metric, accuracy

@@ -2,7 +2,6 @@
 
 import gzip
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,7 +71,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("negative rate", NOTHING, "--lr=-1", "--lr must be a positive number or auto, got -1"),
     ("rate not finite", NOTHING, "--lr nan", "--lr must be a positive number or auto, got nan"),
     ("momentum of 1", NOTHING, "--momentum 1", "--momentum must be at least 0 and below 1"),
-    ("momentum with adam", NOTHING, "--optimizer adam --momentum 0.9", "sgd and rmsprop only"),
+    ("momentum with adam", NOTHING, "--optimizer adam --momentum 0.9",
+     "--momentum applies to sgd and rmsprop"),
     ("empty batches", NOTHING, "--batch-size 0", "--batch-size must be at least 1, got 0"),
     ("negative seed", NOTHING, "--seed=-1", "--seed must be at least 0, got -1"),
     ("model not a module", NOTHING, "--model nosuch:Net", "the module 'nosuch' must import"),
@@ -115,6 +115,16 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("cut pickle", binary("m.pkl.gz", gzip.compress(b"\x80")[:-9]), "--data m.pkl.gz", "too soon"),
     ("pickle of something else", binary("m.pkl", pickle.dumps([])), "--data m.pkl", "x_train"),
     ("no mnist offline", images(), "--data mnist --data-dir mnist", "has a wrong file"),
+    ("unknown preset", NOTHING, "--preset fats", "unknown preset 'fats': choose from fastest"),
+    ("unknown argument", NOTHING, "--model-args widht=3", "unknown argument of ResNet 'widht'"),
+    ("positional argument", NOTHING, "--model-args 3", "--model-args must be names with values"),
+    ("unknown augmentation", NOTHING, "--augment warpp", "unknown augmentation 'warpp': choose"),
+    ("no strength", NOTHING, "--augment warp=x", "the range of warp is a strength, above 0"),
+    ("nesterov with adam", NOTHING, "--optimizer adam --nesterov", "--nesterov applies to sgd"),
+    ("nesterov alone", NOTHING, "--momentum 0 --nesterov", "--nesterov applies to sgd with mom"),
+    ("fused rmsprop", NOTHING, "--optimizer rmsprop --fused", "--fused applies to sgd, adam and"),
+    ("augmented table", text("t.csv", CSV), "--data t.csv --model mlp --augment warp",
+     "varies images, and the samples of"),
     ("run folder taken", text("taken/x.txt", "x"), "--out taken", "must be new or empty"),
     ("run folder not writable", text("file", "x"), "--out file/run", "must be writable"),
 ]  # fmt: skip
@@ -124,21 +134,20 @@ assert len(CASES) >= 30
 @pytest.mark.parametrize(
     ("prepare", "arguments", "says"), [pytest.param(*case[1:], id=case[0]) for case in CASES]
 )
-def test_bad_input_is_one_clear_line(tmp_path, prepare, arguments, says):
+def test_bad_input_is_one_clear_line(plainfit, tmp_path, monkeypatch, prepare, arguments, says):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "taken").mkdir()
     prepare(tmp_path)
-    if "mnist " in arguments:  # a file that is there with the wrong content: no network is asked
+    if "mnist " in arguments:  # a file with the wrong content: no network is asked
         (tmp_path / "mnist").mkdir()
         (tmp_path / "mnist" / "train-images-idx3-ubyte").write_bytes(b"wrong")
         says = "must have the SHA-256"
     before = sorted(tmp_path.rglob("*"))
-    command = [sys.executable, "-B", "-m", "plainfit", "train", *arguments.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr + done.stdout
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: ")
-    assert says in done.stderr
+    code, out, err = plainfit("train", *arguments.split())
+    assert (code, out) == (2, ""), err
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert says in err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -154,18 +163,16 @@ def test_bad_input_is_one_clear_line(tmp_path, prepare, arguments, says):
         ("tran", "did you mean 'train'?"),
     ],
 )
-def test_other_commands_too(tmp_path, arguments, says):
-    command = [sys.executable, "-m", "plainfit", *arguments.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr + done.stdout
-    assert done.stderr.count("\n") == 1
-    assert says.lower() in done.stderr.lower()
+def test_other_commands_too(plainfit, tmp_path, arguments, says):
+    code, out, err = plainfit(*arguments.split())
+    assert code == 2, err + out
+    assert err.count("\n") == 1
+    assert says.lower() in err.lower()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    command = [sys.executable, "-m", "plainfit", "train", "--model", "cnnn", "--debug"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" in done.stderr
-    assert "unknown model 'cnnn'" in done.stderr.splitlines()[-1]
+def test_debug_shows_the_traceback(plainfit):
+    code, _, err = plainfit("train", "--model", "cnnn", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+    assert "unknown model 'cnnn'" in err.splitlines()[-1]

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageOps
 
 from plainfit import PlainfitError, get_data, open_data
-from plainfit.data import cores, folder
-from plainfit.data.layout import find_images
+from plainfit.data import folder
+from plainfit.data.folder import find_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on
 SIZE = (13, 9)
@@ -23,8 +23,8 @@ FORMATS = {
 
 @pytest.fixture(params=[1, 3], ids=["here", "3 processes"], autouse=True)
 def processes(request, monkeypatch):
-    monkeypatch.setattr(cores, "cores", lambda: request.param)
-    monkeypatch.setattr(cores, "BLOCK", 4)
+    monkeypatch.setattr(folder, "cores", lambda: request.param)
+    monkeypatch.setattr(folder, "CHUNK", 4)
 
 
 def save(path, mode, size=SIZE, seed=0, orientation=None):
@@ -126,7 +126,7 @@ def test_each_file_is_read_once_where_all_are_alike(tmp_path, monkeypatch):
     for i in range(10):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
     opened = []
-    monkeypatch.setattr(cores, "cores", lambda: 1)
+    monkeypatch.setattr(folder, "cores", lambda: 1)
     monkeypatch.setattr(
         folder, "open_image", lambda p, f=folder.open_image: opened.append(p) or f(p)
     )

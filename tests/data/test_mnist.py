@@ -150,7 +150,9 @@ def test_when_all_mirrors_fail_each_is_named_and_nothing_is_left(tmp_path, serve
     assert f"{server.url}missing/{FILE}.gz (HTTP 404)" in message
     assert f"{server.url}wrong/{FILE}.gz (wrong SHA-256)" in message
     assert f"http://127.0.0.1:9/{FILE}.gz (ConnectionError)" in message
-    assert f"offline, put the file into {tmp_path}, or pass --data-dir" in message
+    assert (
+        f"offline, put the file into {tmp_path}, or set data_dir to a folder that has it" in message
+    )
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
 
@@ -165,9 +167,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, server):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, server):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(
-        DataError, match=r"must be writable .* --data-dir or the variable PLAINFIT_"
-    ):
+    with pytest.raises(DataError, match=r"must be writable .*data_dir or the variable PLAINFIT_"):
         find_or_download(fake_set(server, "any"), FILE, tmp_path / "file" / "folder")
     assert server.asked == []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from plainfit.common.errors import DataError
-from plainfit.data.pickles import read_pickled_arrays
+from plainfit.data.mnist import read_pickled_arrays
 
 
 def read(content: bytes):

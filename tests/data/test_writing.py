@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from plainfit import open_data
 from plainfit.cli import app
-from plainfit.data.writing import write_folder
+from plainfit.data.pictures import write_folder
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, refused)
     (tmp_path / "file").touch()
     assert "must be writable" in refused("digits", "--write", "file/new")
     (tmp_path / "there").mkdir()
-    assert "--write must name a new folder" in refused("digits", "--write", "there")
+    assert "images must be written to a new folder" in refused("digits", "--write", "there")
     (tmp_path / "table.csv").write_text("a,b,label\n" + "1,2,x\n2,1,y\n" * 20)
-    assert "--write takes images of bytes" in refused(
+    assert "only images of bytes in gray or in colour can be written" in refused(
         "table.csv", "--target", "label", "--write", "new"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "table.csv", "there"]

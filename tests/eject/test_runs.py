@@ -15,8 +15,7 @@ from plainfit.eject import eject_all, eject_run
 from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
 from plainfit.runs.folder import read_record
-from plainfit.runs.presets import settings_of
-from plainfit.runs.settings import RunConfig
+from plainfit.runs.settings import RunConfig, preset
 from plainfit.runs.train import resume, train
 from trainings import StopAt
 
@@ -52,7 +51,7 @@ RUNS = {
 ONLY_LOOP = {
     "bf16": {"model": "cnn", "precision": "bf16"},
     "fp16": {"model": "cnn", "precision": "fp16", "clip": 1.0},
-    "preset": {**settings_of("fastest"), "epochs": 2},
+    "preset": {**preset("fastest"), "epochs": 2},
     "channels last": {"model": "resnet", "channels_last": True},
 }
 

@@ -207,8 +207,8 @@ def test_what_cannot_be_saved_or_loaded(tmp_path):
         with pytest.raises(ConfigError) as refused:
             fitted.save(path)
         assert str(refused.value) == (
-            f"to be saved, {name} must be made of numbers and texts, or be a class or function at "
-            f"the top of a module, got {value!r}"
+            f"{name} must be numbers and strings, or a class or function at the top of a module, "
+            f"to be saved, got {value!r}"
         )
         assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="must be a file that an estimator's `save` wrote"):
@@ -233,10 +233,10 @@ def test_what_cannot_be_saved_or_loaded(tmp_path):
         ({"lr": "auto"}, ConfigError, "lr must be a number here.*plainfit.lr_find"),
         ({"model_args": {"hiden": (8,)}}, ConfigError, "unknown argument.*did you mean 'hidden'"),
         ({"model_args": [8]}, ConfigError, r"must be a dict, by name, got \[8\]"),
-        ({"model": "cnn"}, ModelError, r"given images, of input_shape .*\(4,\); give them such a"),
+        ({"model": "cnn"}, ModelError, r"given images, of input_shape .*\(4,\); reshape them"),
         ({"input_shape": (1, 2, 3)}, ValueError, r"the 4 values of a row of X, got \(1, 2, 3\)"),
         ({"input_shape": 4}, ValueError, "must be a shape.* the 4 values of a row of X, got 4"),
-        ({"model": nn.Linear(4, 3)}, ModelError, "got one that is built, a Linear"),
+        ({"model": nn.Linear(4, 3)}, ModelError, "got a built Linear"),
         ({"model": lambda: nn.Linear(4, 2)}, ModelError, "one score for each of the 3 classes"),
         ({"optimizer": "sgd", "lr": 1e30}, NonFiniteError, "the loss must be finite"),
         ({"validation_fraction": 2.0, "patience": 1}, ValueError, "test_size.*Got 2.0"),

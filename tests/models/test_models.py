@@ -9,11 +9,7 @@ from torch import nn, optim
 import plainfit as pf
 from plainfit.common.errors import ConfigError, ModelError
 from plainfit.models.build import Factory, arguments_for, make_optimizer, resolve
-
-
-def same(model, other):
-    ours, theirs = model.state_dict(), other.state_dict()
-    return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
+from small import same
 
 
 @pytest.fixture
@@ -199,7 +195,7 @@ def test_unknown_names_come_with_a_suggestion(settings, says):
 
 
 def test_an_image_model_needs_images():
-    with pytest.raises(ModelError, match=r"MnistCNN must be given images, .* shape \(30,\); give"):
+    with pytest.raises(ModelError, match=r"MnistCNN must be given images, .* shape \(30,\); resh"):
         pf.get_model("cnn", input_shape=(30,))
     model, _ = pf.get_model("mlp", input_shape=(30,), device="cpu")
     assert model(torch.rand(2, 30)).shape == (2, 10)
@@ -258,3 +254,45 @@ def test_a_callable_that_gives_no_model(name, says):
 def test_a_module_that_is_not_there():
     with pytest.raises(ModelError, match=r"'no_such_module' must import, .*ModuleNotFoundError"):
         resolve("no_such_module:Net")
+
+
+def test_weight_decay_leaves_biases_and_norms():
+    model, opt = pf.get_model("compact", weight_decay=0.1, nesterov=True, lr=0.1, device="cpu")
+    other, _ = pf.get_model("compact", device="cpu")
+    groups = [
+        {"params": [p for p in other.parameters() if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in other.parameters() if p.dim() <= 1]},
+    ]
+    theirs = optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    for net, by in ((model, opt), (other, theirs)):
+        for _ in range(3):
+            net(torch.ones(4, 1, 28, 28)).square().mean().backward()
+            by.step()
+            by.zero_grad()
+    assert same(model, other)
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0]
+
+
+def test_without_it_the_optimizer_keeps_its_own_decay():
+    assert [
+        pf.get_model("mlp", optimizer=name, device="cpu")[1].param_groups[0]["weight_decay"]
+        for name in ("sgd", "adamw")
+    ] == [0, 0.01]
+
+
+def test_arguments_reach_the_model():
+    model, _ = pf.get_model("resnet", arguments={"width": 8, "blocks": (1, 2)}, device="cpu")
+    assert model.plainfit_factory.arguments["width"] == 8
+    assert model.conv1.out_channels == 8
+    assert len(model.layer2) == 2
+
+    def anything(**options):
+        return nn.Linear(options["inputs"], 2)
+
+    assert pf.get_model(anything, arguments={"inputs": 3}, device="cpu")[0].in_features == 3
+
+
+@pytest.mark.parametrize("side", [4, 5, 8, 19, 20, 21, 28, 32])
+def test_the_compact_model_takes_small_and_odd_images(side):
+    model, _ = pf.get_model("compact", input_shape=(3, side, side + 1), device="cpu")
+    assert model(torch.zeros(2, 3, side, side + 1)).shape == (2, 10)

@@ -17,9 +17,9 @@ from torch import nn
 
 import plainfit.models.networks
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.runs.export import check, export_run, formats
-from plainfit.runs.export.check import compare
-from plainfit.runs.folder import read_run
+from plainfit.runs import export_formats as formats
+from plainfit.runs.export import batches, compare, export_run, samples_of
+from plainfit.runs.folder import open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
@@ -87,12 +87,12 @@ def get_run(folder, tmp_path):
 
     def copied(name, **model):
         out = tmp_path / f"run-{name}"
-        shutil.copytree(folder / name, out)
+        shutil.copytree(folder / name, out, dirs_exist_ok=True)
         if model:
             record = json.loads((out / "run.json").read_text())
             record["model"] |= model
             (out / "run.json").write_text(json.dumps(record))
-        return read_run(out)
+        return open_run(out)
 
     return copied
 
@@ -111,8 +111,20 @@ def listing(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", [*BUILT_IN, "Small"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        *((name, "safetensors") for name in (*BUILT_IN, "Small")),
+        ("Small", "torch-export"),
+        pytest.param("Small", "onnx", marks=with_onnx),
+        pytest.param("cnn", "onnx", marks=with_onnx),
+        *(pytest.param(name, "torch-export", marks=pytest.mark.soak) for name in BUILT_IN),
+        *(
+            pytest.param(name, "onnx", marks=[with_onnx, pytest.mark.soak])
+            for name in ("logistic", "mlp", "resnet")
+        ),
+    ],
+)
 def test_the_file_gives_the_scores_of_the_model(get_run, name, format, capfd):
     run = get_run(name)
     state = torch.get_rng_state()
@@ -136,13 +148,22 @@ def test_the_file_gives_the_scores_of_the_model(get_run, name, format, capfd):
     assert not list(run.folder.glob(".*"))
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("name", ["cnn", "Small"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("cnn", "safetensors"),
+        ("Small", "torch-export"),
+        pytest.param("Small", "onnx", marks=with_onnx),
+        pytest.param("Small", "safetensors", marks=pytest.mark.soak),
+        pytest.param("cnn", "torch-export", marks=pytest.mark.soak),
+        pytest.param("cnn", "onnx", marks=[with_onnx, pytest.mark.soak]),
+    ],
+)
 def test_the_snippet_runs_where_there_is_no_plainfit(folder, get_run, tmp_path, name, format):
     run = get_run(name)
     result = export_run(run, format, tmp_path / f"it's{formats.FORMATS[format].suffix}")
     assert len(result.snippet.splitlines()) < 20
-    shutil.copy(plainfit.models.networks.__file__, tmp_path / "models.py")
+    shutil.copy(plainfit.models.networks.__file__, tmp_path / "networks.py")
     shutil.copy(folder / "nets.py", tmp_path)
     with torch.no_grad():
         best = run.model(torch.zeros(2, 1, 8, 8)).argmax(1)
@@ -227,7 +248,7 @@ def test_a_file_that_differs_is_not_put_in_place(get_run, monkeypatch, format, t
     kind = formats.FORMATS[format]
 
     def write_other(path, model, facts):
-        other = read_run(run.folder).model
+        other = open_run(run.folder).model
         with torch.no_grad():
             other.out.bias[3] += 0.01
         kind.write(path, other, facts)
@@ -236,7 +257,7 @@ def test_a_file_that_differs_is_not_put_in_place(get_run, monkeypatch, format, t
         (run.folder / f"export{kind.suffix}").write_text("mine")
     before = listing(run.folder)
     monkeypatch.setitem(formats.FORMATS, format, dataclasses.replace(kind, write=write_other))
-    expected = "other values in out.bias" if format == "safetensors" else "differ by 1.0e-02"
+    expected = "out.bias must equal the model's" if format == "safetensors" else "differ by 1.0e-02"
     with pytest.raises(RunError, match=expected) as caught:
         export_run(run, format, force=there_before)
     assert "\n" not in str(caught.value)
@@ -262,14 +283,14 @@ def test_weights_that_no_score_depends_on_are_compared_too(get_run, monkeypatch)
     kind = formats.FORMATS["safetensors"]
 
     def write_other(path, model, facts):
-        other = read_run(run.folder).model
+        other = open_run(run.folder).model
         with torch.no_grad():
             other.spare.bias.add_(1)
         kind.write(path, other, facts)
 
     other = dataclasses.replace(kind, write=write_other)
     monkeypatch.setitem(formats.FORMATS, "safetensors", other)
-    with pytest.raises(RunError, match=r"other values in spare\.bias"):
+    with pytest.raises(RunError, match=r"spare\.bias must equal the model's"):
         export_run(run, "safetensors")
 
 
@@ -302,10 +323,10 @@ def test_scores_that_are_not_finite_never_pass(value):
 
 
 def test_few_samples_are_repeated():
-    parts = check.batches(torch.arange(3.0)[:, None])
+    parts = batches(torch.arange(3.0)[:, None])
     assert [len(part) for part in parts] == [1, 2, 64]
     assert parts[2][:5, 0].tolist() == [0, 1, 2, 0, 1]
-    assert [len(part) for part in check.batches(torch.zeros(100, 1))] == [1, 2, 64, 36]
+    assert [len(part) for part in batches(torch.zeros(100, 1))] == [1, 2, 64, 36]
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
@@ -336,7 +357,7 @@ def test_a_table_that_is_gone_is_replaced_by_random_bytes(tmp_path):
     rows = [f"{i % 7},{i % 3},{'ab'[i % 2]},{'yes' if i % 7 > 3 else 'no'}" for i in range(84)]
     table.write_text("\n".join(["width,height,kind,label", *rows]))
     config = RunConfig(data=str(table), model="mlp", epochs=1, out=tmp_path / "run")
-    run = read_run(train(config, echo=None).folder)
+    run = open_run(train(config, echo=None).folder)
     result = export_run(run, "torch-export")
     assert result.checked_on.startswith("12 validation samples of ")
     assert result.facts["features"] == ["width", "height", "kind=a", "kind=b"]
@@ -345,28 +366,29 @@ def test_a_table_that_is_gone_is_replaced_by_random_bytes(tmp_path):
     result = export_run(run, "safetensors")
     assert result.checked_on.startswith(
         "256 samples of random bytes, in batches of 1, 2 and 64, because the validation set cannot "
-        "be read again ("
+        "be opened ("
     )
     assert str(table) in str(result)
 
 
-def test_data_of_another_shape_is_replaced_by_random_bytes(get_run):
-    run = get_run("logistic")
-    run.record["config"]["data"] = "nowhere"
-    data, problem = check.reopen_data(run)
-    assert data is None
-    assert "unknown data 'nowhere'" in problem
-    run.record["config"]["data"] = "digits"
-    run.record["data"]["input_shape"] = [64]
-    data, problem = check.reopen_data(run)
-    assert (data, problem) == (None, "the samples of digits have shape (1, 8, 8) now")
+def test_data_that_cannot_be_opened_is_replaced_by_random_bytes(get_run):
+    for changes, says in (
+        ({"data": "nowhere"}, "unknown data 'nowhere'"),
+        ({"split_seed": 1}, "digits has changed since"),
+    ):
+        run = get_run("logistic")
+        run.record["config"] |= changes
+        data, xb, description = samples_of(run)
+        assert data is None
+        assert xb.shape == (256, 1, 8, 8)
+        assert says in description
 
 
 def test_what_is_there_is_kept_unless_forced(get_run, tmp_path):
     run = get_run("logistic")
     out = tmp_path / "mine.safetensors"
     out.write_text("mine")
-    with pytest.raises(ConfigError, match="is there already; --force replaces it"):
+    with pytest.raises(ConfigError, match="exists; use force to overwrite it"):
         export_run(run, "safetensors", out)
     assert out.read_text() == "mine"
     export_run(run, "safetensors", out, force=True)
@@ -379,7 +401,7 @@ def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
     for format, out, message in (
         ("tflite", None, "unknown format 'tflite': choose from safetensors, torch-export, onnx"),
         ("torch-export", tmp_path / "a.onnx", "must be called NAME.pt2, got a.onnx"),
-        ("torch-export", tmp_path / "no" / "a.pt2", "must be there, and is not"),
+        ("torch-export", tmp_path / "no" / "a.pt2", "must exist, and does not"),
         ("onnx", tmp_path / "folder.onnx", "must be a file, and is a folder"),
         ("safetensors", run.folder / "model.safetensors", "must not be the run's own"),
     ):

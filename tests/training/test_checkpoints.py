@@ -14,9 +14,9 @@ from torch import nn, optim
 
 import plainfit as pf
 from plainfit.common.errors import CheckpointError, RunError
+from plainfit.training import checkpoints as files
 from plainfit.training.callbacks import Checkpointing, EarlyStopping, GradientAccumulation
-from plainfit.training.checkpoint import folder as files
-from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.training.checkpoints import from_bytes, to_bytes
 from trainings import Net, StopAt, differences, loaders, outcome, train
 
 

@@ -170,8 +170,7 @@ def data(
     if only is not None and write is None:
         raise ConfigError("--only chooses the classes to write: add --write FOLDER")
     from plainfit.data.open_data import open_data
-    from plainfit.data.pictures import draw_samples
-    from plainfit.data.writing import write_folder
+    from plainfit.data.pictures import draw_samples, write_folder
 
     splits = config.open_data()
     if write is not None:

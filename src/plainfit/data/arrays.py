@@ -1,11 +1,13 @@
-"""Arrays: scikit-learn's digits, and .npz files."""
+"""Arrays: .npz files, and folders of .npy files that are read into memory or mapped."""
 
 import math
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,58 +15,99 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError
-from plainfit.data.splits import DataSplits, as_floats, assemble, most_memory
+from plainfit.data.ondisk import open_rows
+from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits, most_memory
 
 PART_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
-
-
-def read_digits(split_seed: int = 0) -> DataSplits:
-    """Return the UCI handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels.
-
-    Their gray values 0 to 16 are stretched to bytes, 0 to 255, so that they are images like any
-    other. Source: https://archive.ics.uci.edu/dataset/80 (the test part), CC BY 4.0.
-    """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    return assemble(
-        "digits",
-        {"train": (images, digits.target)},
-        input_shape=(1, 8, 8),
-        split_seed=split_seed,
-        classes=tuple("0123456789"),
-    )
+USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
 def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
-    """Return the arrays of a .npz file; nothing pickled in it is ever loaded.
+    """Return the arrays of a .npz file; pickled objects in it are refused.
 
-    It holds `x` and `y`, or `x_train`, `y_train` and perhaps `x_valid`, `y_valid`, `x_test`,
-    `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
-    (samples, channels, height, width) are images; other numbers become float32 as they are.
+    It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
+    and `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
+    (samples, channels, height, width) are images; other numbers become float32.
 
     Raises:
         DataError: if the file cannot be read or holds something else.
     """
-    arrays = read_arrays(path)
-    parts, shapes = {}, {}
+    arrays = read_zipped_arrays(path)
+    parts: dict[str, tuple[Samples, Labels]] = {}
     for part, (x, y) in find_parts(path, "a .npz file", list(arrays)).items():
-        samples = as_samples(str(path), x, arrays[x])
-        parts[part], shapes[part] = (samples, as_labels(path, y, arrays[y])), samples.shape[1:]
-    return assemble(str(path), parts, input_shape=one_shape(path, shapes), split_seed=split_seed)
+        parts[part] = (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
+    shape = common_shape(path, {part: x.shape[1:] for part, (x, _) in parts.items()})  # type: ignore[union-attr]
+    return make_splits(str(path), parts, input_shape=shape, split_seed=split_seed)
+
+
+def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
+    """Return the arrays of a folder: `x.npy` and `y.npy`, or `x_train.npy`, `y_train.npy`, ...
+
+    They are the same as those of a .npz file (see `read_npz`).
+
+    Args:
+        root: the folder.
+        split_seed: seed of the stratified split, for parts without arrays.
+        memory_budget: MiB; samples that take more are mapped and read as they are used.
+
+    Raises:
+        DataError: if a file cannot be read or holds something else.
+    """
+    paths = {path.stem: path for path in sorted(root.glob("*.npy"))}
+    found = find_parts(root, "a folder of .npy files", list(paths))
+    mapped = {name: map_array(paths[name]) for pair in found.values() for name in pair}
+    fits = sum(size_in_memory(mapped[x]) for x, _ in found.values()) <= memory_budget * 2**20
+    parts: dict[str, tuple[Samples, Labels]] = {}
+    shapes = {}
+    for part, (x, y) in found.items():
+        decode = partial(as_samples, str(root), x)
+        samples: Samples
+        if fits:
+            samples = decode(np.array(mapped[x]))
+            shapes[part] = samples.shape[1:]
+        elif mapped[x].flags.c_contiguous:
+            samples = open_rows(str(paths[x]), mapped[x], decode)
+            shapes[part] = samples.read(samples.at[:1]).shape[1:]
+        else:
+            raise DataError(
+                f"{paths[x]}: arrays read from disk must be in C order, got Fortran order; save "
+                "np.ascontiguousarray(x), or raise memory_budget"
+            )
+        parts[part] = (samples, as_labels(root, y, np.array(mapped[y])))
+    return make_splits(
+        str(root),
+        parts,
+        input_shape=common_shape(root, shapes),
+        split_seed=split_seed,
+        notes=[] if fits else [f"larger than {memory_budget} MiB: read from disk as it is used"],
+    )
+
+
+def map_array(path: Path) -> np.memmap[Any, Any]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy's, about headers of Python 2
+            return np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # damaged headers fail in many ways
+        raise DataError(
+            f"{path}: the .npy file cannot be read ({error}); save an array of numbers, or of text "
+            "of a fixed width, with np.save"
+        ) from error
+
+
+def size_in_memory(array: NDArray[Any]) -> int:
+    """Return the bytes that samples take: one per value for images, else four."""
+    return array.size * (1 if array.dtype == np.uint8 and array.ndim in (3, 4) else 4)
 
 
 def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the names of the samples and of the labels, for each part that there is."""
-    pairs = (
-        {"train": [("x", "y")]}
-        if "x" in names and "y" in names
-        else {
-            part: [(f"x_{name}", f"y_{name}") for name in called]
-            for part, called in PART_NAMES.items()
-        }
-    )
+    """Return the names of the samples and the labels of each part that is present."""
+    pairs = {
+        part: [(f"x_{name}", f"y_{name}") for name in part_names]
+        for part, part_names in PART_NAMES.items()
+    }
+    if "x" in names and "y" in names:
+        pairs = {"train": [("x", "y")]}
     found = {}
     for part, candidates in pairs.items():
         for x, y in candidates:
@@ -72,76 +115,69 @@ def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[s
                 found[part] = (x, y)
             elif x in names or y in names:
                 raise DataError(
-                    f"{path}: {x} and {y} must be there together, and one is missing; it holds "
+                    f"{path}: {x} and {y} must come together, and one is missing; it holds "
                     f"{', '.join(names)}"
                 )
     if "train" not in found:
         raise DataError(
-            f"{path}: {what} must hold x and y, or x_train and y_train, and holds "
+            f"{path}: {what} must hold x and y, or x_train and y_train; it holds "
             f"{', '.join(names) or 'nothing'}"
         )
     return found
 
 
-def one_shape(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """Return the shape of a sample, which is the same in all parts."""
+def common_shape(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+    """Return the shape of a sample, which must be the same in all parts."""
     different = {tuple(shape) for shape in shapes.values()}
     if len(different) > 1:
         raise DataError(f"{path}: samples must have one shape, got {sorted(different)}")
     return different.pop()
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def read_zipped_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a .npz file, by name in lower case.
 
-    `np.load` does the same, but makes room for as many numbers as the file claims to have.
+    `np.load` does the same, but allocates as many numbers as the file claims to hold.
     """
     try:
         with warnings.catch_warnings(), zipfile.ZipFile(path) as file:
-            warnings.simplefilter("ignore")  # NumPy's, of how Python 2 wrote
+            warnings.simplefilter("ignore")  # NumPy's, about headers of Python 2
             members = [member for member in file.infolist() if member.filename.endswith(".npy")]
             unpacked = sum(member.file_size for member in members)
             if unpacked > most_memory(path):
                 raise ValueError(f"it claims to unpack to {unpacked} bytes")
             return {
-                member.filename.removesuffix(".npy").lower(): read_npy(file, member)
+                member.filename.removesuffix(".npy").lower(): parse_npy(file.read(member))
                 for member in members
             }
-    except Exception as error:  # zip files and headers fail in many ways when they are damaged
+    except Exception as error:  # damaged zip files and headers fail in many ways
         raise DataError(
             f"{path}: the .npz file cannot be read ({error or type(error).__name__})"
         ) from error
 
 
-def read_npy(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    """Return one array, after checking that it is no larger than its member of the zip file."""
-    with file.open(member) as content:
-        shape, _, dtype = read_header(content)
-        if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise ValueError(f"an array of shape {shape} has {member.file_size} bytes")
-        content.seek(0)
-        array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
-        return array
-
-
-def read_header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Return the shape of a .npy file's array, whether it is in Fortran order, and its dtype."""
-    npy = np.lib.format
-    first = npy.read_magic(content) == (1, 0)
-    header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-    return header(content)
+def parse_npy(content: bytes) -> NDArray[Any]:
+    """Return the array in a .npy file without a copy, so that it cannot be larger than the file."""
+    file, npy = BytesIO(content), np.lib.format
+    is_first = npy.read_magic(file) == (1, 0)
+    read_header = npy.read_array_header_1_0 if is_first else npy.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a shape must not be negative, got {shape}")
+    values = np.frombuffer(content, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if is_fortran else "C")
 
 
 def as_samples(
     path: str, name: str, array: NDArray[Any], rows: NDArray[np.int64] | None = None
 ) -> Tensor:
-    """Return an array as uint8 images or float32 values, after checking that it is that.
+    """Return an array as uint8 images or float32 values, after checking it.
 
     Args:
         path: of the file, for messages.
         name: of the array, for messages.
         array: all samples, or some of them.
-        rows: which ones, where those are not 0, 1, ...
+        rows: their row numbers, unless they are 0, 1, ...
     """
     if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
         raise DataError(
@@ -153,7 +189,7 @@ def as_samples(
     if array.ndim == 3 and array.dtype == np.uint8:
         array = array[:, None]
     if array.ndim == 4 and array.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     return torch.from_numpy(as_floats(path, name, array, rows))
 
 
@@ -162,7 +198,7 @@ def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.ndim != 1:
         raise DataError(
-            f"{path}: {name} must have one label a sample, got shape {labels.shape}; of one-hot "
-            "rows take argmax(1)"
+            f"{path}: {name} must have one label per sample, got shape {labels.shape}; take "
+            "argmax(1) of one-hot rows"
         )
     return labels

@@ -1,4 +1,4 @@
-"""What a loader gives: pairs, on the device, counted by their samples."""
+"""Batches of any loader: as pairs `(xb, yb)` on a device, counted by their samples."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
@@ -10,7 +10,7 @@ Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 
 def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
-    """Yield `(xb, yb)` on the device; a batch that is no pair is both."""
+    """Yield `(xb, yb)` on the device; a batch that is not a pair is its own target."""
     for batch in opened(dl):
         is_pair = isinstance(batch, tuple | list) and len(batch) == 2
         xb, yb = batch if is_pair else (batch, batch)
@@ -19,14 +19,14 @@ def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
 
 
 def opened(dl: Batches) -> Iterable[Any]:
-    """Return a loader, or what a function that makes one returns."""
+    """Return a loader, or the result of a function that makes one."""
     made: Iterable[Any] = dl() if callable(dl) else dl
     return made
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Return a tensor, or a dict, list or tuple of them, on the device; the rest as it is."""
-    if isinstance(batch, Tensor) and batch.device == device:  # each step comes here twice
+    """Move a tensor, or a dict, list or tuple of tensors, to the device; return the rest as it is."""
+    if isinstance(batch, Tensor) and batch.device == device:  # the usual case, first
         return batch
     if hasattr(batch, "to"):  # tensors, packed sequences, the batches of other libraries
         return batch.to(device)
@@ -39,7 +39,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def length(dl: Batches) -> int | None:
-    """Return the number of batches in a loader, or None where it cannot say."""
+    """Return the number of batches in a loader, or None if it is unknown."""
     try:
         return len(dl) if isinstance(dl, Sized) else None
     except TypeError:  # a DataLoader over a stream, a wrapper around a generator
@@ -47,11 +47,8 @@ def length(dl: Batches) -> int | None:
 
 
 def batch_size(xb: Any) -> int:
-    """Return the number of samples in a batch's inputs: the length of the first tensor in it.
-
-    A batch without tensors, such as a list of texts, is as long as it says.
-    """
-    if isinstance(xb, Tensor) and xb.dim():  # each step comes here
+    """Return the number of samples in a batch: the length of its first tensor, else its own."""
+    if isinstance(xb, Tensor) and xb.dim():  # the usual case, first
         return xb.size(0)
     first = next((tensor for tensor in tensors_in(xb) if tensor.dim()), None)
     if first is not None:
@@ -62,12 +59,11 @@ def batch_size(xb: Any) -> int:
 
 
 def is_nested(parts: tuple[Any, ...] | list[Any]) -> bool:
-    """Return whether the parts of a batch are batches again, and not samples such as texts."""
+    """Return whether the parts of a batch are batches themselves, not samples such as texts."""
     return bool(parts) and isinstance(parts[0], Tensor | Mapping | tuple | list)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a batch."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
@@ -79,13 +75,13 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def join(values: list[Any]) -> Any:
-    """Return tensors, or dicts, lists or tuples of them, joined along their first dimension."""
+    """Join tensors, or dicts, lists or tuples of tensors, along their first dimension."""
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
     if isinstance(first, Mapping):
         return {key: join([value[key] for value in values]) for key in first}
-    if isinstance(first, list) and not is_nested(first):  # samples themselves, such as texts
+    if isinstance(first, list) and not is_nested(first):  # samples, such as texts
         return [sample for value in values for sample in value]
     if isinstance(first, tuple | list):
         joined = [join(list(parts)) for parts in zip(*values, strict=True)]
@@ -94,10 +90,10 @@ def join(values: list[Any]) -> Any:
 
 
 def no_batches(train_dl: Batches, epoch: int) -> str:
-    """Say why an epoch had no batches: usually a generator that was read in the epoch before."""
+    """Explain why an epoch had no batches: usually the loader is a generator that was used up."""
     if epoch:
         return (
             f"the training loader must give batches in every epoch, got none in epoch {epoch}; "
-            "a generator can be read once only: pass a function that returns a new one"
+            "a generator can be read only once: pass a function that returns a new one"
         )
     return f"the training loader must give batches, got none from {train_dl!r}"

@@ -1,12 +1,18 @@
 """A folder of images: `train/CLASS/*`, `valid/CLASS/*`, `test/CLASS/*`, or just `CLASS/*`."""
 
 import hashlib
+import multiprocessing
 import os
+import signal
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,19 +22,21 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError
 from plainfit.common.progress import with_bar
-from plainfit.data.cores import on_all_cores
-from plainfit.data.layout import find_images
-from plainfit.data.lazy import LazyImages
-from plainfit.data.loaders import bytes_to_floats
-from plainfit.data.splits import DataSplits, Labels, Samples, assemble
+from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
+from plainfit.data.ondisk import Digest, LazyImages
+from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder is let near a file
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder gets to see a file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
-SMALL = 2**16  # bytes; such a file is decoded from memory, which takes a tenth less time
-DEFAULT_SIZE = 64  # pixels a side, where the images differ in size and none was asked for
+SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
+DEFAULT_SIZE = 64  # pixels per side, where images differ in size and none was given
+PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+IGNORED = {"thumbs.db", "desktop.ini"}
+CHUNK = 32  # images that a worker process decodes before it sends the results
 P = TypeVar("P", str, Path)
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class ImageFiles(LazyImages):
@@ -49,15 +57,16 @@ class ImageFiles(LazyImages):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return these samples, turned to floats all at once."""
         pixels = np.stack([read_image(self.paths[row], self.shape) for row in rows])
         xb = bytes_to_floats(torch.from_numpy(pixels))
         return list(zip(xb, self.labels[rows], strict=True))
 
     def rows(self, rows: Tensor) -> "ImageFiles":
-        """Return the same with these rows only."""
         paths = [self.paths[row] for row in rows.tolist()]
         return ImageFiles(paths, self.labels[rows], self.shape, self.content_hash)
+
+    def hash_into(self, digest: Digest) -> None:
+        digest.update(self.content_hash.encode())
 
 
 class Header(NamedTuple):
@@ -68,17 +77,16 @@ class Header(NamedTuple):
     gray: bool
 
 
-class Plan(NamedTuple):
-    """What is kept of every image."""
+class Storage(NamedTuple):
+    """How all images are stored: the pixels in memory, or their SHA-256 if they do not fit."""
 
     shape: tuple[int, int, int]
     """Channels, height, width."""
     fits: bool
-    """Whether the pixels are, since all fit in memory; else their SHA-256."""
 
 
 class BadImageError(Exception):
-    """An image that cannot be used, and why in a few words."""
+    """An image that cannot be used; the message says why in a few words."""
 
 
 def read_folder(
@@ -93,9 +101,9 @@ def read_folder(
 
     Args:
         root: the folder; hidden files are ignored.
-        split_seed: seed of the stratified split, where there are no `valid` and `test` folders.
-        image_size: pixels a side to fit every image to (scaled, then cropped to the middle); by
-            default their own size, if they share one, else 64.
+        split_seed: seed of the stratified split, if there are no `valid` and `test` folders.
+        image_size: pixels per side to fit every image to (scaled, then cropped to the centre); by
+            default their own size if they share one, else 64.
         skip_bad: leave out images that cannot be read, and count them.
         memory_budget: MiB; images that take more are read from disk as they are used.
 
@@ -104,44 +112,87 @@ def read_folder(
     """
     files = find_images(root)
     paths = [path for *_, path in files]
-    plan, loaded, bad, notes = load(paths, image_size, memory_budget * 2**20)
+    storage, loaded, bad, notes = load(paths, image_size, memory_budget * 2**20)
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
         )
         raise DataError(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
-            f"{named}; mend or remove them, or pass --skip-bad"
+            f"{named}; repair or remove them, or set skip_bad"
         )
     if bad:
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
-    if not plan.fits:
-        notes.append(f"more than {memory_budget} MiB of images: read from disk as they are used")
+    if not storage.fits:
+        notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
     number = {label: i for i, label in enumerate(sorted({label for _, label, _ in files}))}
     parts: dict[str, tuple[Samples, Labels]] = {}
     for part in sorted({part for part, *_ in files}):
         kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
-        parts[part] = (pack([path for path, _ in kept], labels, plan, loaded), labels)
-    return assemble(
-        str(root), parts, input_shape=plan.shape, split_seed=split_seed, classes=list(number),
+        parts[part] = (pack([path for path, _ in kept], labels, storage, loaded), labels)
+    return make_splits(
+        str(root), parts, input_shape=storage.shape, split_seed=split_seed, classes=list(number),
         notes=notes,
     )  # fmt: skip
 
 
-def load(
-    paths: Sequence[str], asked: int | None, budget: int
-) -> tuple[Plan, dict[str, bytes], dict[str, str], list[str]]:
-    """Return the plan, what it keeps of each image, why others are bad, and notes.
+def find_images(root: Path) -> list[tuple[str, str, str]]:
+    """Return (part, class, path) of every file in the class folders, sorted by name."""
+    folders = subfolders(root)
+    if any(PARTS.get(folder.name.lower()) == "train" for folder in folders):
+        classes = [
+            (PARTS[folder.name.lower()], label)
+            for folder in folders
+            if folder.name.lower() in PARTS
+            for label in subfolders(folder)
+        ]
+    else:
+        classes = [("train", label) for label in folders]
+    if not classes:
+        idx = any(path.name.startswith("train-images-idx3") for path in root.iterdir())
+        raise DataError(
+            f"{root} must have a folder of images for each class, and it has no folders; "
+            + ("it holds IDX files: open mnist with data_dir set to this folder" if idx else
+               "lay it out as CLASS/*.png or train/CLASS/*.png")
+        )  # fmt: skip
+    found = []
+    for part, folder in classes:
+        files = list(files_under(folder))
+        if not files:
+            raise DataError(f"{folder} must hold images of class {folder.name!r}, and it is empty")
+        found += [(part, folder.name, path) for path in files]
+    return found
 
-    The plan follows from all headers. As long as they are like the first one, each file is decoded
-    when its header is read; what the plan then still lacks takes a second reading.
+
+def subfolders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
+
+
+def files_under(folder: Path | str) -> Iterator[str]:
+    """Yield the path of every file in a folder and its subfolders, sorted by name in each."""
+    with os.scandir(folder) as entries:
+        in_order = sorted(entries, key=lambda entry: entry.name)
+    for entry in in_order:
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_under(entry.path)
+        elif entry.is_file() and entry.name[0] != "." and entry.name.lower() not in IGNORED:
+            yield entry.path
+
+
+def load(
+    paths: Sequence[str], size: int | None, budget: int
+) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
+    """Return the storage, what it keeps of each image, why others are bad, and notes.
+
+    The storage depends on all headers. As long as the headers are like the first one, each file is
+    decoded when its header is read; the rest is read a second time.
     """
     first = next(iter(read_all(paths[:1], read_header)[0].values()), None)
-    guess, _ = choose_plan([first] if first else [], len(paths), asked, budget)
+    guess, _ = choose_storage([first] if first else [], len(paths), size, budget)
 
     def kind(header: Header | None) -> object:
-        return header.gray if header and asked else header
+        return header.gray if header and size else header
 
     kinds = {kind(first)}
 
@@ -151,59 +202,60 @@ def load(
             kinds.add(kind(header))
             try:
                 return header, content_of(image, guess) if len(kinds) == 1 else None
-            except BadImageError:  # which the second reading says
+            except BadImageError:  # raised again by the second reading
                 return header, None
 
     def read(path: str) -> bytes:
         with open_image(path) as image:
-            return content_of(image, plan)
+            return content_of(image, storage)
 
     looked, bad = read_all(paths, look)
-    plan, notes = choose_plan([header for header, _ in looked.values()], len(looked), asked, budget)
-    loaded = {path: kept for path, (_, kept) in looked.items() if kept and plan == guess}
+    headers = [header for header, _ in looked.values()]
+    storage, notes = choose_storage(headers, len(looked), size, budget)
+    loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
-    return plan, loaded | rest, bad | undecodable, notes
+    return storage, loaded | rest, bad | undecodable, notes
 
 
-def pack(
-    paths: Sequence[str], labels: Tensor, plan: Plan, loaded: dict[str, bytes]
-) -> Tensor | ImageFiles:
-    """Return the images as one tensor if their pixels were kept, else as files to read."""
-    if not plan.fits:
-        hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
-        return ImageFiles(paths, labels, plan.shape, hashed)
-    images = torch.empty((len(paths), *plan.shape), dtype=torch.uint8)
-    for pixels, path in zip(images.flatten(1).numpy(), paths, strict=True):
-        pixels[:] = np.frombuffer(loaded.pop(path), np.uint8)  # freed as we go: never held twice
-    return images
-
-
-def choose_plan(
-    headers: Sequence[Header], count: int, asked: int | None, budget: int
-) -> tuple[Plan, list[str]]:
-    """Return what to keep of so many images, and a note if their size was our choice.
+def choose_storage(
+    headers: Sequence[Header], count: int, size: int | None, budget: int
+) -> tuple[Storage, list[str]]:
+    """Return how to store images, and a note if their size was our choice.
 
     Args:
         headers: of all images, or of one that stands for them.
         count: the number of images.
-        asked: pixels a side, if the user said.
+        size: pixels per side, if given by the user.
         budget: bytes.
     """
     sizes, notes = {header.size for header in headers}, []
-    if asked is not None:
-        sizes = {(asked, asked)}
+    if size is not None:
+        sizes = {(size, size)}
     elif len(sizes) != 1:
         sizes = {(DEFAULT_SIZE, DEFAULT_SIZE)}
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
-        notes = [f"images differ in size: fitted to {fitted} (--image-size changes it)"]
+        notes = [f"images differ in size: fitted to {fitted} (set image_size to change it)"]
     width, height = sizes.pop()
     channels = 1 if headers and all(header.gray for header in headers) else 3
     fits = count * channels * height * width <= budget
-    return Plan((channels, height, width), fits), notes
+    return Storage((channels, height, width), fits), notes
+
+
+def pack(
+    paths: Sequence[str], labels: Tensor, storage: Storage, loaded: dict[str, bytes]
+) -> Tensor | ImageFiles:
+    """Return the images as one tensor if their pixels were kept, else as files to read."""
+    if not storage.fits:
+        hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
+        return ImageFiles(paths, labels, storage.shape, hashed)
+    images = torch.empty((len(paths), *storage.shape), dtype=torch.uint8)
+    for pixels, path in zip(images.flatten(1).numpy(), paths, strict=True):
+        pixels[:] = np.frombuffer(loaded.pop(path), np.uint8)  # freed at once: never held twice
+    return images
 
 
 def read_all(paths: Sequence[P], read: Callable[[P], T]) -> tuple[dict[P, T], dict[P, str]]:
-    """Call `read` on every path, on all cores; return what it gave, and why it failed, by path."""
+    """Call `read` on every path, on all cores; return the results, and why others failed."""
 
     def attempt(path: P) -> T | BadImageError:
         try:
@@ -211,9 +263,9 @@ def read_all(paths: Sequence[P], read: Callable[[P], T]) -> tuple[dict[P, T], di
         except BadImageError as error:
             return error
 
-    # Filters of warnings belong to the whole process; those that are forked inherit them.
+    # Warning filters belong to the whole process; forked processes inherit them.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of damage that it reads past
+        warnings.simplefilter("ignore")  # Pillow's, about damage that it can skip
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with on_all_cores(attempt, paths) as got:
             results = dict(zip(paths, with_bar(got, "reading images", len(paths)), strict=True))
@@ -221,11 +273,67 @@ def read_all(paths: Sequence[P], read: Callable[[P], T]) -> tuple[dict[P, T], di
     return good, {path: str(got) for path, got in results.items() if isinstance(got, BadImageError)}
 
 
+@contextmanager
+def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
+    """Give an iterator over `call(item)` for each item, in order.
+
+    Pillow runs much Python code, so threads would wait for each other. On Linux processes are
+    forked, so that `call` may be a closure; they end with the block, and with this process. Forking
+    is not safe on other systems, which use threads. A few items are handled in this process.
+
+    Raises:
+        ChildProcessError: if a process is killed.
+    """
+    count = min(cores(), len(items) // CHUNK)
+    if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes
+        yield map(call, items)
+        return
+    if sys.platform != "linux":
+        with ThreadPoolExecutor(count) as threads:
+            yield threads.map(call, items)
+        return
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), start_worker, (call,))
+    try:
+        with signals_blocked():
+            results = pool.map(call_in_worker, items, chunksize=CHUNK)
+        yield results
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a worker process was killed; is memory short?") from error
+    except BaseException:  # Ctrl-C: do not wait for images that are being decoded
+        for process in pool._processes.values():
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def start_worker(call: Callable[[Any], Any]) -> None:
+    """Prepare a worker process: its function is inherited, as a closure cannot be pickled."""
+    global worker_call
+    worker_call = call
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    end_with_parent()
+
+
+def call_in_worker(item: Any) -> Any:
+    return worker_call(item)
+
+
+worker_call: Callable[[Any], Any]
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Open an image file without decoding it yet.
 
     Raises:
-        BadImageError: if it is in no format that we read, or too large.
+        BadImageError: if its format is not one of `FORMATS`, or it is too large.
     """
     if not str(path).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp or .bmp file")
@@ -244,20 +352,18 @@ def open_image(path: str | Path) -> Image.Image:
         raise BadImageError("larger than 25 megapixels")
     if image.mode.startswith(("I", "F")):
         image.close()
-        raise BadImageError("16 bits or more a pixel; save it with 8")
+        raise BadImageError("16 bits or more per pixel; save it with 8")
     return image
 
 
 def read_header(path: str) -> Header:
-    """Return the size of an image and whether it is gray, from its first bytes."""
     with open_image(path) as image:
         return header_of(image)
 
 
 def header_of(image: Image.Image) -> Header:
-    """Return the size of an open image and whether it is gray."""
     try:
-        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 lie on their side
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 are on their side
     except Exception as error:
         raise BadImageError("damaged") from error
     width, height = image.size
@@ -268,21 +374,20 @@ def header_of(image: Image.Image) -> Header:
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image as bytes of shape (channels, height, width), turned upright.
 
-    An image of another size is scaled (bilinear, antialiased) until it covers that one, and
-    cropped to its middle.
+    An image of another size is scaled (bilinear, antialiased) until it covers that size, and
+    cropped to its centre.
     """
     with open_image(path) as image:
         return np.frombuffer(bytearray(pixels_of(image, shape)), np.uint8).reshape(shape)
 
 
-def content_of(image: Image.Image, plan: Plan) -> bytes:
-    """Return what the plan keeps of an open image: its pixels or their SHA-256."""
-    pixels = pixels_of(image, plan.shape)
-    return pixels if plan.fits else hashlib.sha256(pixels).digest()
+def content_of(image: Image.Image, storage: Storage) -> bytes:
+    pixels = pixels_of(image, storage.shape)
+    return pixels if storage.fits else hashlib.sha256(pixels).digest()
 
 
 def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
-    """Return the pixels of an open image: see `read_image`."""
+    """Return the pixels of an open image as `read_image` describes them."""
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     try:

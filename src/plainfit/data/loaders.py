@@ -1,16 +1,20 @@
-"""Serving batches: the tutorial's `get_data`, faster, with an order that has an address.
+"""Serving batches: the tutorial's `get_data`, with an order that depends on seed and epoch only.
 
-The order of an epoch is one `torch.randperm` from a generator that is a function of the seed and
-the epoch. By hand it is
+The order of an epoch is one `torch.randperm`. By hand it is
 
     order = torch.randperm(len(x), generator=stream(seed, "order", epoch))
     for rows in order.split(bs):
         xb, yb = x[rows], y[rows]
 
-whatever the loader, the number of workers, or what was drawn elsewhere.
+with any loader and any number of workers, whatever else draws random numbers.
 """
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,13 +23,15 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    Sampler,
     TensorDataset,
+    default_collate,
 )
 
-from plainfit.common.seeding import epoch_order, stream
-from plainfit.data.augment import Step
-from plainfit.data.samples import BatchSampler, SampleBatches, SampleLoader
-from plainfit.data.wrapping import AugmentedLoader
+from plainfit.common.errors import ConfigError
+from plainfit.common.seeding import drawing_from, epoch_order, stream
+from plainfit.data.augment import Pipeline, Step
+from plainfit.data.batches import to_device
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:
@@ -37,7 +43,7 @@ def bytes_to_floats(xb: Tensor) -> Tensor:
 
 
 class ImageDataset(TensorDataset):
-    """Images kept as bytes, four times smaller than floats; floats in [0, 1) when read.
+    """Images stored as bytes, in a quarter of the memory of floats; floats in [0, 1) when read.
 
     Args:
         images: uint8, shape (samples, channels, height, width).
@@ -63,7 +69,7 @@ class ImageDataset(TensorDataset):
 
 @runtime_checkable
 class Gathers(Protocol):
-    """A data set that makes its own batches, such as `plainfit.data.ondisk.DiskRows`."""
+    """A dataset that builds its own batches, such as `plainfit.data.ondisk.DiskRows`."""
 
     def __len__(self) -> int: ...
 
@@ -72,16 +78,16 @@ class Gathers(Protocol):
 
 
 class TensorLoader:
-    """Batches of a data set that gives many rows at once: one gather a batch, no collating.
+    """Batches of a dataset that reads many rows at once: one gather per batch, no collating.
 
-    Iterating to the end moves on to the next `epoch`; looking at a few batches does not, so it
+    Iterating to the end moves on to the next `epoch`; reading only a few batches does not, so it
     changes nothing.
 
     Args:
         dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has
             `gather(rows)`.
-        batch_size: samples in a batch; the last one may have fewer.
-        shuffle: a new order each epoch, a function of the seed and the epoch alone.
+        batch_size: samples in a batch; the last batch may have fewer.
+        shuffle: use a new order each epoch, a function of the seed and the epoch alone.
         seed: of the order.
         drop_last: leave out a last batch that is not full.
     """
@@ -108,7 +114,7 @@ class TensorLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def seek(self, epoch: int, step: int) -> None:
-        """Make the next iteration begin at that batch of that epoch."""
+        """Start the next iteration at that batch of that epoch."""
         self.epoch, self.first = epoch, step
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
@@ -125,8 +131,8 @@ class TensorLoader:
 def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]:
     """Return the batch of these rows.
 
-    Rows are gathered, never sliced: a slice is a view at another memory offset, for which F.linear
-    may round differently than for a copy of the same values.
+    Rows are gathered, never sliced: a slice is a view at another memory offset, where F.linear may
+    round differently than for a copy of the same values.
     """
     if not isinstance(dataset, TensorDataset):
         return dataset.gather(rows)
@@ -134,21 +140,196 @@ def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]
     return (bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest)
 
 
-def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
-    """Return a data set with its tensors on a device, so that no batch has to be moved.
+class BatchSampler(Sampler[tuple[int, int, list[int]]]):
+    """The same order for a stock `DataLoader`, as (epoch, step, rows) for each batch."""
+
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.first = 0
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+        epoch, first = self.epoch, self.first
+        self.first = 0
+        order = epoch_order(self.n, self.seed, epoch, self.shuffle)
+        batches = order.split(self.batch_size)[: len(self)]
+        for step in range(first, len(batches)):
+            # Validation draws the same random numbers in every epoch, so that epochs compare.
+            yield (epoch if self.shuffle else 0), step, batches[step].tolist()
+
+
+class SampleBatches(Dataset[Any]):
+    """The batches of a dataset, each read with random numbers that depend on (seed, epoch, step).
+
+    So random samples are the same with any number of workers, and after a resume.
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, address: tuple[int, int, list[int]]) -> Any:
+        epoch, step, rows = address
+        with drawing_from(self.seed, "samples", epoch, step):
+            if hasattr(self.dataset, "__getitems__"):  # reads many at once
+                return default_collate(self.dataset.__getitems__(rows))
+            return default_collate([self.dataset[row] for row in rows])
+
+
+class SampleLoader(DataLoader[Any]):
+    """A stock `DataLoader` over these batches; read to its end, it moves on to the next epoch.
+
+    The loader moves on, not the sampler, because workers read the sampler ahead of the batches.
+    """
+
+    sampler: BatchSampler
+
+    @property
+    def epoch(self) -> int:
+        return self.sampler.epoch
+
+    @property
+    def first(self) -> int:
+        return self.sampler.first
+
+    def seek(self, epoch: int, step: int) -> None:
+        self.sampler.epoch, self.sampler.first = epoch, step
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        epoch = self.sampler.epoch
+        self.generator = stream(self.sampler.seed, "workers", epoch)
+        self.worker_init_fn = end_with_parent if self.num_workers else None
+        with signals_blocked():
+            batches = super().__iter__()
+        try:
+            yield from batches
+        finally:
+            # After an exception torch would end its workers at garbage collection only, and then
+            # wait 5 seconds for each.
+            if self.num_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
+        self.sampler.epoch = epoch + 1
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM; processes started meanwhile never receive them.
+
+    A terminal sends both to all processes, but workers are ended by the main process.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(*_: object) -> None:
+    """End this worker process when its parent ends, however early and by whatever signal."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class WrappedDataLoader:
+    """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
+
+    >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
+    ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
+    >>> len(dl), next(iter(dl))[0].shape
+    (1, torch.Size([2, 1, 28, 28]))
+    """
+
+    def __init__(self, dl: Iterable[Any], func: Callable[..., Any]) -> None:
+        self.dl = dl
+        self.func = func
+
+    def __len__(self) -> int:
+        return len(self.dl)  # type: ignore[arg-type]  # a loader without a length raises here
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass on the position of the inner loader, if it has one."""
+        if name in ("epoch", "first", "seek", "mixes_labels"):
+            return getattr(self.dl, name)
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.dl:
+            yield self.func(*batch)
+
+
+class AugmentedLoader(WrappedDataLoader):
+    """A loader whose batches are augmented, with random numbers that depend on (seed, epoch, step).
+
+    So a resumed training sees the same batches. By hand, the generator of a step is
+    `stream(seed, "augment", epoch, step)`, and each function draws from it in turn.
 
     Args:
-        dataset: is returned as it is unless it holds its samples in memory.
-        device: of the model.
-        budget: the most MiB of memory there to use for it; a larger data set stays where it is.
+        dl: a loader that has an `epoch`, such as those of `get_data`.
+        augment: names, such as `light` or `rotate=10,mixup`; a function `(xb, generator) -> xb` or
+            `(xb, yb, generator) -> (xb, yb)`, such as those of `plainfit.data.augment`; or several
+            functions.
+        seed: of the generators.
+        classes: the number of classes, for names that mix labels.
+        device: move batches there first; None leaves them where they are.
+
+    Raises:
+        ConfigError: if a name is unknown, or the loader has no `epoch`.
     """
-    if type(dataset) not in (TensorDataset, ImageDataset):
-        return dataset
-    assert isinstance(dataset, TensorDataset)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in dataset.tensors)
-    if size > budget * 2**20:
-        return dataset
-    return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))
+
+    def __init__(
+        self,
+        dl: Any,
+        augment: str | Step | Sequence[Step],
+        seed: int = 0,
+        *,
+        classes: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        if not hasattr(dl, "seek"):
+            raise ConfigError(
+                "a loader to augment must have an epoch to draw random numbers for, and a "
+                f"{type(dl).__name__} has none; serve a dataset with a length by plainfit.get_data"
+            )
+        self.dl: Any = dl
+        self.func: Pipeline = Pipeline(augment, classes)
+        self.seed = seed
+        self.device = device
+        self.only_images = isinstance(augment, str)
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether the targets become probabilities."""
+        return any(self.func.mixing)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self.dl.epoch
+        for step, (xb, yb) in enumerate(self.dl, self.dl.first):
+            if self.only_images and xb.dim() != 4:
+                raise ConfigError(
+                    "an augmentation by name requires images of shape (channels, height, width), "
+                    f"got samples of shape {tuple(xb.shape[1:])}; leave it out"
+                )
+            if self.device is not None:
+                xb, yb = to_device(xb, self.device), to_device(yb, self.device)
+            yield self.func(xb, yb, stream(self.seed, "augment", epoch, step))
 
 
 Loader = TensorLoader | DataLoader[Any] | AugmentedLoader
@@ -164,34 +345,33 @@ def get_data(
     num_workers: int = 0,
     augment: str | Step | Sequence[Step] | None = None,
 ) -> tuple[Loader, Loader]:
-    """Return the training loader, shuffled, and the validation loader, at twice the batch size.
+    """Return the training loader, shuffled, and the validation loader, with twice the batch size.
 
     Args:
-        train_ds: any data set of `(x, y)` samples. A `TensorDataset` or `ImageDataset` is served
-            from memory by a `TensorLoader`, anything else by a stock `DataLoader` with the same
-            order of samples.
+        train_ds: any dataset of `(x, y)` samples. A `TensorDataset` or `ImageDataset` is served
+            from memory by a `TensorLoader`, any other by a stock `DataLoader` in the same order.
         valid_ds: likewise.
         bs: samples in a training batch.
-        seed: the order of the training samples is a function of it and of the epoch.
+        seed: the order of the training samples is a function of the seed and the epoch.
         drop_last: leave out a last training batch that is not full.
         num_workers: processes that read samples, where a `DataLoader` serves them.
         augment: varies the training batches; see `AugmentedLoader`.
 
     Raises:
-        ValueError: if `bs` is less than 1, or a data set is empty.
-        ConfigError: if `augment` is not known, or cannot be used with this data.
+        ValueError: if `bs` is less than 1, or a dataset is empty.
+        ConfigError: if `augment` is unknown, or cannot be used with this data.
     """
     train_dl: Loader
     train_dl = make_loader(
         train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers
     )
     if augment is not None:
-        train_dl = AugmentedLoader(train_dl, augment, seed, classes=classes_of(train_ds))
+        train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train_ds))
     return train_dl, make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers)
 
 
-def classes_of(dataset: Any) -> int | None:
-    """Return how many classes the labels of a data set count up to; None where none are known."""
+def count_classes(dataset: Any) -> int | None:
+    """Return the largest label plus 1, or None if the labels are not known."""
     is_tensors = isinstance(dataset, TensorDataset)
     labels = dataset.tensors[-1] if is_tensors else getattr(dataset, "labels", None)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
@@ -208,10 +388,10 @@ def make_loader(
     drop_last: bool = False,
     num_workers: int = 0,
 ) -> Loader:
-    """Return the fastest loader for a data set; see `get_data`."""
+    """Return the fastest loader for a dataset; see `get_data`."""
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
-    if isinstance(dataset, IterableDataset):  # it has an order of its own, and perhaps no length
+    if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
         return DataLoader(
             dataset,
             batch_size=batch_size,
@@ -219,10 +399,10 @@ def make_loader(
             num_workers=num_workers,
             generator=stream(seed, "workers"),
         )
-    n = len(dataset)  # type: ignore[arg-type]  # every map-style data set has a length
+    n = len(dataset)  # type: ignore[arg-type]  # every map-style dataset has a length
     if n == 0:
-        raise ValueError("a data set must have at least one sample, got none")
-    # A subclass may read its rows in its own way, so of tensors only these two may be gathered.
+        raise ValueError("a dataset must have at least one sample, got none")
+    # Other subclasses of TensorDataset may override how rows are read, so they are not gathered.
     if type(dataset) in (TensorDataset, ImageDataset) or isinstance(dataset, Gathers):
         assert isinstance(dataset, TensorDataset | Gathers)
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
@@ -232,3 +412,20 @@ def make_loader(
         sampler=BatchSampler(n, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
         num_workers=num_workers,
     )
+
+
+def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
+    """Return a dataset with its tensors on a device, so that batches need not be moved.
+
+    Args:
+        dataset: returned unchanged unless it holds its samples in memory.
+        device: of the model.
+        budget: the most MiB to use there; a larger dataset stays where it is.
+    """
+    if type(dataset) not in (TensorDataset, ImageDataset):
+        return dataset
+    assert isinstance(dataset, TensorDataset)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in dataset.tensors)
+    if size > budget * 2**20:
+        return dataset
+    return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))

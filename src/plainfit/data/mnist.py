@@ -1,10 +1,20 @@
-"""MNIST and Fashion-MNIST: four IDX files each, found on disk or downloaded, checked by hash."""
+"""MNIST and Fashion-MNIST: IDX files, found or downloaded, or the tutorial's pickle.
+
+Files are checked by hash. A pickle is a program, and `pickle.load` runs it. `read_pickled_arrays`
+accepts only the instructions and names with which NumPy describes its arrays, and the names stand
+for code in this module (docs/decisions/0021-restricted-unpickler.md).
+"""
 
 import hashlib
 import math
 import os
+import pickle
+import pickletools
+import re
+import warnings
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +23,61 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.common.downloads import download
 from plainfit.common.errors import DataError
-from plainfit.data.pickles import read_pickled_arrays
-from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, assemble
+from plainfit.common.files import download
+from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
 LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused
 IDX_UINT8 = 8  # the type code of unsigned bytes (yann.lecun.org/exdb/mnist, "file format")
+MOST_INSTRUCTIONS = 100_000  # of a pickle; six arrays need a few hundred
+INSTRUCTIONS = set(
+    [
+        "PROTO",
+        "FRAME",
+        "MEMOIZE",
+        "BINPUT",
+        "LONG_BINPUT",
+        "BINGET",
+        "LONG_BINGET",
+        "GLOBAL",
+        "STACK_GLOBAL",
+        "REDUCE",
+        "BUILD",
+        "NONE",
+        "NEWTRUE",
+        "NEWFALSE",
+        "EMPTY_TUPLE",
+        "TUPLE1",
+        "TUPLE2",
+        "TUPLE3",
+        "MARK",
+        "TUPLE",
+        "EMPTY_LIST",
+        "APPEND",
+        "APPENDS",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+        "STOP",
+    ]
+)
+DEEPEST = 8  # levels of tuples and lists in a pickle; the tutorial's file has two
 
 
 @dataclass(frozen=True)
 class IdxSet:
-    """Where the four files of a set can be had, what they must hash to, and its class names.
-
-    A hash is the SHA-256 of the compressed file or of its content; either will do.
-    """
+    """The mirrors, SHA-256 hashes (of the compressed file or its content) and class names of a set."""
 
     mirrors: tuple[str, ...]
     hashes: dict[str, str]
@@ -72,16 +121,16 @@ IDX_SETS = {
 
 
 def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
-    """Return MNIST or Fashion-MNIST in the tutorial's split, the test images apart.
+    """Return MNIST or Fashion-MNIST in the tutorial's split, and the test images.
 
     Args:
         name: `mnist` or `fashion-mnist`.
-        data_dir: where the files are, or are to go; by default a folder of the name in
-            `PLAINFIT_DATA` or in the platform's cache folder.
+        data_dir: the folder of the files; by default one of that name in `PLAINFIT_DATA` or in the
+            platform's cache folder. Missing files are downloaded into it.
 
     Raises:
-        DataError: if a file that is there has the wrong hash.
-        DownloadError: if a file is missing and no mirror gave it.
+        DataError: if a file has the wrong hash.
+        DownloadError: if a file is missing and cannot be downloaded.
     """
     folder = Path(data_dir or cache_folder() / name)
     idx_set = IDX_SETS[name]
@@ -95,39 +144,38 @@ def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
         "test": (as_pictures(arrays[TEST_X]), arrays[TEST_Y].astype(np.int64)),
     }
     shape = tuple(images.shape[1:])
-    return assemble(name, parts, input_shape=shape, split_seed=0, classes=idx_set.classes)
+    return make_splits(name, parts, input_shape=shape, split_seed=0, classes=idx_set.classes)
 
 
 def as_pictures(array: NDArray[np.uint8]) -> Tensor:
-    """Return (samples, height, width) bytes as (samples, 1, height, width)."""
     return torch.from_numpy(array.copy()).unsqueeze(1)
 
 
 def cache_folder() -> Path:
-    """Return `PLAINFIT_DATA`, or else the folder where this platform keeps caches."""
+    """Return `PLAINFIT_DATA`, or else the platform's cache folder."""
     import pooch
 
     return Path(os.environ.get("PLAINFIT_DATA") or pooch.os_cache("plainfit"))
 
 
 def find_or_download(idx_set: IdxSet, name: str, folder: Path) -> bytes:
-    """Return the content of one file, checked by hash; download it if it is not there."""
+    """Return the content of one file, checked by hash; download it if it is missing."""
     wanted = idx_set.hashes[name]
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
             content = checked_content(path, wanted)
             if content is None:
                 raise DataError(
-                    f"{path} must have the SHA-256 {wanted}, and has another: it is damaged or "
-                    "not this file; delete it to download it again"
+                    f"{path} must have the SHA-256 {wanted}, and has another one: it is damaged or "
+                    "another file; delete it to download it again"
                 )
             return content
     return download(
         [f"{mirror}{name}.gz" for mirror in idx_set.mirrors],
         folder / f"{name}.gz",
         lambda path: checked_content(path, wanted),
-        place="--data-dir or the variable PLAINFIT_DATA",
-        otherwise=f"put the file into {folder}, or pass --data-dir with a folder that has it",
+        place="data_dir or the variable PLAINFIT_DATA",
+        otherwise=f"put the file into {folder}, or set data_dir to a folder that has it",
     )
 
 
@@ -142,12 +190,11 @@ def checked_content(path: Path, wanted: str) -> bytes | None:
 
 
 def sha256(content: bytes) -> str:
-    """Return the hash as hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
 def gunzip(raw: bytes, name: str) -> bytes:
-    """Decompress, refusing what is damaged or unpacks to more than `LARGEST_FILE` bytes."""
+    """Decompress; refuse a file that is damaged or unpacks to more than `LARGEST_FILE` bytes."""
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)  # 16: with gzip's header
     try:
         content = unpacker.decompress(raw, LARGEST_FILE)
@@ -160,11 +207,7 @@ def gunzip(raw: bytes, name: str) -> bytes:
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Return the array in an IDX file of unsigned bytes.
-
-    Raises:
-        DataError: if the content is not exactly that.
-    """
+    """Return the array in an IDX file of unsigned bytes."""
     dimensions = content[3] if len(content) >= 4 else 0
     start = 4 + 4 * dimensions
     if content[:3] != bytes([0, 0, IDX_UINT8]) or not 1 <= dimensions <= 4 or len(content) < start:
@@ -183,9 +226,9 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def read_mnist_pickle(path: Path) -> DataSplits:
-    """Return the tutorial's `mnist.pkl.gz`: three pairs of arrays, read without running it.
+    """Return the tutorial's `mnist.pkl.gz`: three pairs of arrays.
 
-    Pixels that are bytes divided by 256, as there, are turned back into those bytes: the same
+    Pixels that are bytes divided by 256, as in that file, are turned back into bytes: the same
     images as from the IDX files, bit for bit.
     """
     raw = path.read_bytes()
@@ -210,11 +253,11 @@ def read_mnist_pickle(path: Path) -> DataSplits:
     if len({x.shape[1:] for x, _ in parts.values()}) > 1:
         raise DataError(f"{path.name}: the rows of all three parts must have one length")
     shape = tuple(parts["train"][0].shape[1:])
-    return assemble(str(path), parts, input_shape=shape, split_seed=0)
+    return make_splits(str(path), parts, input_shape=shape, split_seed=0)
 
 
 def holds_bytes(rows: NDArray[Any]) -> bool:
-    """Tell whether rows are square images of bytes divided by 256."""
+    """Return whether rows are square images of bytes divided by 256."""
     if rows.dtype.kind != "f" or rows.ndim != 2 or math.isqrt(rows.shape[1]) ** 2 != rows.shape[1]:
         return False
     with np.errstate(over="ignore"):
@@ -223,6 +266,139 @@ def holds_bytes(rows: NDArray[Any]) -> bool:
 
 
 def unflatten(rows: NDArray[Any]) -> Tensor:
-    """Return such rows as one-channel images of bytes."""
     side = math.isqrt(rows.shape[1])
     return torch.from_numpy((rows * 256).astype(np.uint8)).view(-1, 1, side, side)
+
+
+def read_pickled_arrays(content: bytes, name: str) -> Any:
+    """Return the tuples and lists of NumPy arrays in a pickle, as tuples.
+
+    Args:
+        content: the pickle, decompressed.
+        name: of the file, for messages.
+
+    Raises:
+        DataError: if the pickle is damaged, or holds anything but arrays in tuples and lists.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd escapes in text, which is then refused
+            check_instructions(content)
+        return to_arrays(ArrayUnpickler(BytesIO(content), encoding="bytes").load(), {}, 0)
+    except RefusedError as error:
+        why = str(error)
+    except (pickle.UnpicklingError, ArithmeticError, AttributeError, EOFError, LookupError,
+            TypeError, ValueError) as error:  # fmt: skip
+        why = f"is damaged ({type(error).__name__}: {error})"
+    raise DataError(
+        f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one {why}; "
+        "nothing of it was run"
+    )
+
+
+class RefusedError(Exception):
+    """The pickle holds something other than arrays."""
+
+
+def check_instructions(content: bytes) -> None:
+    """Check that a pickle only builds tuples, lists, numbers and text, and calls known names.
+
+    The unpickler trusts a file further than it should: it allocates as many memo entries as an
+    index says, hashes keys of any depth, and gives out cached extensions without `find_class`.
+    """
+    argument: Any
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
+        if opcode.name not in INSTRUCTIONS:
+            raise RefusedError(f"has the instruction {opcode.name} at byte {position}")
+        if count == MOST_INSTRUCTIONS:
+            raise RefusedError(f"has more than {MOST_INSTRUCTIONS} instructions")
+        if opcode.name == "LONG_BINPUT" and argument > MOST_INSTRUCTIONS:
+            raise RefusedError(f"has the memo index {argument} at byte {position}")
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Loads arrays as `PickledArray`; finds no names but those that NumPy writes."""
+
+    def __init__(self, file: BytesIO, *, encoding: str) -> None:
+        super().__init__(file, encoding=encoding)
+        self.encoded: dict[str, bytes] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        found: dict[str, Any] = {
+            "numpy.ndarray": None,  # only an argument of _reconstruct
+            "numpy.dtype": PickledDtype,
+            "numpy.core.multiarray._reconstruct": PickledArray,
+            "numpy._core.multiarray._reconstruct": PickledArray,
+            "numpy.core.numeric._frombuffer": from_buffer,
+            "numpy._core.numeric._frombuffer": from_buffer,
+            "_codecs.encode": self.encode,
+            "__builtin__.bytes": bytes_of_nothing,
+        }
+        if f"{module}.{name}" not in found:
+            raise RefusedError(f"names {f'{module}.{name}'[:80]!r}")
+        return found[f"{module}.{name}"]
+
+    def encode(self, text: str, encoding: str) -> bytes:
+        """Return the bytes of an array that protocol 2 writes as text; once, if arrays share it."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise RefusedError("encodes something other than the bytes of an array")
+        if text not in self.encoded:
+            self.encoded[text] = text.encode("latin-1")
+        return self.encoded[text]
+
+
+def bytes_of_nothing() -> bytes:
+    """Stand in for `bytes`, as which protocol 2 writes the bytes of an empty array."""
+    return b""
+
+
+class PickledDtype:
+    """Stands in for `numpy.dtype`."""
+
+    def __init__(self, code: str | bytes, *_: object) -> None:
+        text = code.decode("ascii") if isinstance(code, bytes) else code
+        if not re.fullmatch("[fiub][1-9][0-9]?", text):
+            raise RefusedError(f"describes an array of {text[:80]!r}")
+        self.dtype = np.dtype(text)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in (">", b">"):
+            self.dtype = self.dtype.newbyteorder(">")
+
+
+class PickledArray:
+    """Stands in for an array made by `numpy._core.multiarray._reconstruct`."""
+
+    array: NDArray[Any] | None = None
+
+    def __init__(self, *_: object) -> None:
+        """Ignore the arguments: the state has all that matters."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        if not isinstance(dtype, PickledDtype):
+            raise RefusedError("describes an array without a dtype")
+        if len(shape) > 64 or not all(type(size) is int and 0 <= size < 2**63 for size in shape):
+            raise ValueError("the shape of an array must be a few whole numbers")
+        order: Any = "F" if is_fortran else "C"
+        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
+
+
+def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+    """Stand in for `numpy._core.numeric._frombuffer`."""
+    made = PickledArray()
+    made.__setstate__((1, shape, dtype, order == "F", data))
+    return made
+
+
+def to_arrays(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """Return tuples of arrays; convert each part once, however often the file refers to it."""
+    if depth > DEEPEST:
+        raise RefusedError(f"nests more than {DEEPEST} levels deep")
+    if isinstance(value, PickledArray) and value.array is not None:
+        return value.array
+    if not isinstance(value, tuple | list):
+        raise RefusedError(f"holds a {type(value).__name__} where an array should be")
+    if id(value) not in done:
+        done[id(value)] = tuple(to_arrays(item, done, depth + 1) for item in value)
+    return done[id(value)]

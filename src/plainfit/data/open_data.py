@@ -1,9 +1,12 @@
-"""`open_data`: from a name or a path to data sets."""
+"""`open_data`: from a name or a path to datasets."""
 
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from plainfit.common.errors import DataError, unknown_name
-from plainfit.data.splits import DataSplits
+from plainfit.data.splits import DataSplits, make_splits
 
 NAMES = ("digits", "mnist", "fashion-mnist")
 TABLES = (".csv", ".parquet", ".arrow", ".feather")
@@ -20,19 +23,20 @@ def open_data(
     skip_bad: bool = False,
     memory_budget: int = 2048,
 ) -> DataSplits:
-    """Read a data set and return its training, validation and test parts.
+    """Read a dataset and return its training, validation and test parts.
 
     Args:
-        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of
-            `.npy` files, a `.npz`, `.csv`, `.parquet`, `.arrow` or `.feather` file, or the
-            tutorial's `mnist.pkl.gz`.
-        data_dir: where the files of `mnist` or `fashion-mnist` are or go.
+        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of `.npy`
+            files, a `.npz`, `.csv`, `.parquet`, `.arrow` or `.feather` file, or the tutorial's
+            `mnist.pkl.gz`. A `Path` is always a path; a str that is a name is that name, so write
+            `./digits` for a folder called so.
+        data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table.
-        split_seed: seed of the split of data that comes without one.
-        image_size: pixels a side to fit the images of a folder to.
+        split_seed: seed of the split, for data without one.
+        image_size: pixels per side to fit the images of a folder to.
         skip_bad: leave out images of a folder that cannot be read.
-        memory_budget: MiB of a folder or of an Arrow table to hold in memory; more is read from
-            disk as it is used.
+        memory_budget: MiB that a folder or an Arrow table may take in memory; larger data is read
+            from disk as it is used, and then only the kernel's page cache grows.
 
     Raises:
         DataError: if there is no such data, or it cannot be trained on.
@@ -41,21 +45,21 @@ def open_data(
     {'train': 1259, 'valid': 269, 'test': 269}
     """
     from plainfit.data import arrays, mnist
-    from plainfit.data.npy import is_npy_folder, read_npy_folder
 
     if source == "digits":
-        return arrays.read_digits(split_seed)
-    if source in NAMES:
-        return mnist.read_idx_set(str(source), data_dir)
+        return read_digits(split_seed)
+    if isinstance(source, str) and source in NAMES:
+        return mnist.read_idx_set(source, data_dir)
     path = Path(source)
     if not path.exists():
-        if path.suffix or len(path.parts) > 1:
-            raise DataError(f"the data must be there, and there is no file or folder {path}")
-        raise DataError(unknown_name("data", str(source), [*NAMES, "a path"]))
+        if isinstance(source, str) and not path.suffix and len(path.parts) < 2:
+            raise DataError(unknown_name("data", source, [*NAMES, "a path"]))
+        name = f"; for the data of that name pass the str {str(path)!r}" * (str(path) in NAMES)
+        raise DataError(f"the data must exist, and there is no file or folder {path}{name}")
     name = path.name.lower()
     try:
-        if path.is_dir() and is_npy_folder(path):
-            return read_npy_folder(path, split_seed, memory_budget)
+        if path.is_dir() and any((path / file).is_file() for file in arrays.USUAL_FILES):
+            return arrays.read_npy_folder(path, split_seed, memory_budget)
         if path.is_dir():
             from plainfit.data.folder import read_folder
 
@@ -77,3 +81,22 @@ def open_data(
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
     raise DataError(f"{path} must be a folder or one of {', '.join(FILES)}")
+
+
+def read_digits(split_seed: int = 0) -> DataSplits:
+    """Return the UCI handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels.
+
+    Gray values 0 to 16 are scaled to bytes, 0 to 255.
+    Source: https://archive.ics.uci.edu/dataset/80 (the test part), CC BY 4.0.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
+    return make_splits(
+        "digits",
+        {"train": (images, digits.target)},
+        input_shape=(1, 8, 8),
+        split_seed=split_seed,
+        classes=tuple("0123456789"),
+    )

@@ -1,36 +1,38 @@
-"""A picture of a data set: some samples of each class, or the spread of a table's columns."""
+"""Pictures of a dataset: a sheet of samples or histograms of columns, or a folder of image files."""
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, unknown_name
 from plainfit.common.plots import Picture, histograms, sample_sheet
+from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
-from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits, check_images, labels_of
 
-MOST_CLASSES, EACH, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
-AUGMENTED = 5  # times that a sample is drawn as augmented
+MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
+VARIANTS = 5  # augmented versions of each sample
 
 
 def draw_samples(data: DataSplits, path: Path) -> None:
-    """Draw training samples into a picture file: the first few of each class, a column a class.
-
-    Raises:
-        DataError: if the file cannot be written.
-    """
+    """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if isinstance(train, ImageDataset | LazyImages) and data.input_shape[0] in (1, 3):
+    if is_images(data):
         shown = range(min(MOST_CLASSES, len(data.classes)))
-        rows = [(labels == label).nonzero().flatten()[:EACH].tolist() for label in shown]
+        rows = [
+            (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
+        ]
         picks = [
             (of_class[line], data.classes[label])
-            for line in range(EACH)
+            for line in range(SAMPLES_PER_CLASS)
             for label, of_class in zip(shown, rows, strict=True)
             if line < len(of_class)
         ]
@@ -38,45 +40,39 @@ def draw_samples(data: DataSplits, path: Path) -> None:
         figure = sample_sheet(images, [name for _, name in picks], columns=len(shown))
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
-        names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
-        shown_names = list(names)[:MOST_COLUMNS]
-        figure = histograms({name: xb[:, i].tolist() for i, name in enumerate(shown_names)})
+        names = list(data.features or [f"feature {i}" for i in range(xb.shape[1])])
+        figure = histograms(
+            {name: xb[:, i].tolist() for i, name in enumerate(names[:MOST_COLUMNS])}
+        )
     save(figure, path)
 
 
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
-    """Draw a training sample of each class, and below it what augmentation makes of it.
-
-    Args:
-        data: images.
-        augment: by name.
-        seed: of the random numbers.
-        path: of the picture.
-
-    Raises:
-        ConfigError: if the data are no images, or there is no such augmentation.
-        DataError: if the file cannot be written.
-    """
+    """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
     pipeline, labels = Pipeline(augment, len(data.classes)), labels_of(data.train)
     firsts = [(labels == label).nonzero().flatten()[:1] for label in range(len(data.classes))]
     rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
-    sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(AUGMENTED)]
-    images = [shown(x) for xb, _ in sheets for x in xb]
+    sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
+    images = [as_drawn(x) for xb, _ in sheets for x in xb]
     names = [label_text(y, data.classes) for _, yb in sheets for y in yb]
     save(sample_sheet(images, names, columns=len(rows)), path)
 
 
-def shown(x: torch.Tensor) -> Any:
-    """Return an image as it is drawn: in colours, or the first channel in gray."""
-    x = x.clamp(0, 1) if x.shape[0] == 3 else x[0].clamp(0, 1)
-    return (x.permute(1, 2, 0) if x.dim() == 3 else x).numpy()
+def is_images(data: DataSplits) -> bool:
+    return isinstance(data.train, ImageDataset | LazyImages) and data.input_shape[0] in (1, 3)
+
+
+def as_drawn(x: torch.Tensor) -> Any:
+    """Return an image as it is drawn: in colour, or the first channel in gray."""
+    x = x.clamp(0, 1)
+    return (x.permute(1, 2, 0) if x.shape[0] == 3 else x[0]).numpy()
 
 
 def label_text(y: torch.Tensor, classes: Sequence[str]) -> str:
-    """Return the name of a label, or the likeliest two of mixed ones with their shares."""
+    """Return the name of a label, or the two likeliest of mixed labels with their shares."""
     if y.dim() == 0:
         return classes[int(y)]
     top = y.topk(min(2, len(y)))
@@ -85,14 +81,57 @@ def label_text(y: torch.Tensor, classes: Sequence[str]) -> str:
 
 
 def save(figure: Picture, path: Path) -> None:
-    """Write a picture.
-
-    Raises:
-        DataError: if the file cannot be written.
-    """
     try:
         figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
+    except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
         raise DataError(
             f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
         ) from error
+
+
+def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
+    """Write images as `PART/CLASS/ROW.png` into a new folder, completely or not at all.
+
+    Args:
+        data: images of bytes, in gray or in colour; a file's name is its row in its part.
+        folder: must not exist; `open_data` reads it.
+        only: names of classes; all of them by default.
+
+    Raises:
+        DataError: if the samples are no such images, a class is unknown or cannot name a folder,
+            or the folder exists or cannot be written.
+    """
+    if not is_images(data):
+        raise DataError(
+            "only images of bytes in gray or in colour can be written, and the samples of "
+            f"{data.name} are numbers of shape {tuple(data.input_shape)}"
+        )
+    for name in only or data.classes:
+        if name not in data.classes:
+            raise DataError(unknown_name("class", name, data.classes))
+        if not name or name[0] in "._" or any(mark in name for mark in "/\\"):
+            raise DataError(
+                f"a class must have a name that a folder can have, got {name!r}; choose the other "
+                "classes with only"
+            )
+    if os.path.lexists(folder):
+        raise DataError(f"images must be written to a new folder, and {folder} exists; remove it")
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}.tmp")
+    try:
+        write_files(data, temporary, set(only or data.classes))
+        temporary.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder} must be writable ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_files(data: DataSplits, root: Path, classes: set[str]) -> None:
+    for part, samples in data.parts().items():
+        labels = labels_of(samples).tolist()
+        rows = [row for row, label in enumerate(labels) if data.classes[label] in classes]
+        for row in with_bar(rows, f"writing {part}", len(rows)):
+            path = root / part / data.classes[labels[row]] / f"{row:06}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = (samples[row][0] * 256).byte().permute(1, 2, 0).squeeze(-1)
+            Image.fromarray(pixels.numpy()).save(path)

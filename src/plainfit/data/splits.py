@@ -1,4 +1,4 @@
-"""What every source of data becomes: training, validation and test sets with named classes."""
+"""`DataSplits`, what every source of data becomes, and the splitting and labelling behind it."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,12 @@ from torch.utils.data import Dataset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError
 from plainfit.common.seeding import stream
-from plainfit.data.lazy import LazySamples
 from plainfit.data.loaders import ImageDataset
+from plainfit.data.ondisk import LazySamples
 
-SHARE = 0.15  # of the samples, for validation and again for testing
-LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may become in memory, or times its own size
-MOST_CLASSES = 10_000  # more than that is a column of identifiers or of measurements
-
+SHARE = 0.15  # of the samples, for validation and for testing each
+LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
+MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 
 Samples = Tensor | LazySamples
 Labels = Sequence[Any] | NDArray[Any] | Tensor
@@ -29,7 +28,7 @@ Labels = Sequence[Any] | NDArray[Any] | Tensor
 
 @dataclass(frozen=True)
 class DataSplits:
-    """The data sets of a source, and what there is to know of them."""
+    """The datasets of a source, and what is known about them."""
 
     name: str
     train: Dataset[Any]
@@ -38,23 +37,23 @@ class DataSplits:
     classes: tuple[str, ...]
     """The name of each label, in order."""
     input_shape: tuple[int, ...]
-    """The shape of one sample, (channels, height, width) for images and (features,) else."""
+    """The shape of one sample: (channels, height, width) for images, else usually (features,)."""
     features: tuple[str, ...] = ()
     """The name of each column, for a table."""
     notes: tuple[str, ...] = ()
-    """What a user should know of how the data was read."""
+    """What the user should know about how the data was read."""
 
     def parts(self) -> dict[str, Dataset[Any]]:
-        """Return the data sets that there are, by name."""
+        """Return the datasets by name: `train`, `valid` and, if there is one, `test`."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}
         return {name: part for name, part in parts.items() if part is not None}
 
     def counts(self) -> dict[str, int]:
-        """Return the number of samples of each part."""
+        """Return the number of samples in each part."""
         return {name: len(labels_of(part)) for name, part in self.parts().items()}
 
     def class_counts(self) -> dict[str, list[int]]:
-        """Return, for each part, the number of samples of each class."""
+        """Return the number of samples of each class in each part."""
         return {
             name: torch.bincount(labels_of(part), minlength=len(self.classes)).tolist()
             for name, part in self.parts().items()
@@ -62,7 +61,7 @@ class DataSplits:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 over every value and label, as hex digits; computed when first read."""
+        """The SHA-256 of every value and label, as hex digits; computed when first read."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(name.encode())
@@ -88,27 +87,23 @@ class DataSplits:
 
 
 def check_images(data: DataSplits) -> None:
-    """Check that there is something to augment.
-
-    Raises:
-        ConfigError: if the samples are no images.
-    """
+    """Check that the samples are images, which can be augmented."""
     if len(data.input_shape) != 3:
         raise ConfigError(
-            f"--augment varies images, and the samples of {data.name} have shape "
+            f"augment requires images, and the samples of {data.name} have shape "
             f"{tuple(data.input_shape)}; leave it out"
         )
 
 
 def labels_of(part: Dataset[Any]) -> Tensor:
-    """Return the labels of a data set that one of our readers made."""
+    """Return the labels of a dataset in a `DataSplits`."""
     if isinstance(part, TensorDataset):
         return part.tensors[-1]
     assert isinstance(part, LazySamples)
     return part.labels
 
 
-def assemble(
+def make_splits(
     name: str,
     parts: Mapping[str, tuple[Samples, Labels]],
     *,
@@ -118,20 +113,20 @@ def assemble(
     features: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> DataSplits:
-    """Check samples and labels, split what comes unsplit, and make the data sets.
+    """Check samples and labels, split off the parts that are missing, and make the datasets.
 
     Args:
         name: of the source, for messages.
-        parts: samples and labels by part: `train`, and perhaps `valid` and `test`. If there is
-            only `train`, the two others are taken from it; if only `valid` is missing, that one.
+        parts: samples and labels by part: `train`, with or without `valid` and `test`. A missing
+            `valid` is split off `train`, and so is a missing `test` if both are missing.
         input_shape: of one sample.
-        split_seed: seed of such a split.
-        classes: names for labels 0, 1, ...; without them, labels are named by their own values.
+        split_seed: seed of the split.
+        classes: names for labels 0, 1, ...; by default, labels are named by their own values.
         features: the name of each column, for a table.
         notes: for the user.
 
     Raises:
-        DataError: if the samples and labels do not match, or a class is missing from training.
+        DataError: if samples and labels do not match, or a class is missing from training.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -173,18 +168,15 @@ def most_memory(path: Path) -> int:
 def as_floats(
     name: str, what: str, values: NDArray[Any], rows: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """Return numbers as writable float32 in C order, after checking that they fit.
+    """Return numbers as writable float32 in C order, after checking that they are finite.
 
     Args:
         name: of the source, for messages.
-        what: the values are, for messages.
+        what: names the values in messages.
         values: any numbers, shape (rows, ...).
-        rows: their row numbers, where those are not 0, 1, ...
-
-    Raises:
-        DataError: if one is not finite, or too large for float32.
+        rows: their row numbers, unless they are 0, 1, ...
     """
-    with np.errstate(over="ignore"):  # becomes infinite, and is found below
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, and is found below
         floats = np.require(values, np.float32, ["C", "W"])
     finite = np.isfinite(floats)
     if not finite.all():
@@ -197,12 +189,11 @@ def as_floats(
 
 
 def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]:
-    """Return the data set of some rows, in the form that its samples call for."""
     if isinstance(samples, LazySamples):
         part = samples.rows(rows)
         part.labels = labels[rows]
         return part
-    if len(rows) < len(labels):  # else no copy
+    if len(rows) < len(labels):  # else not copied
         samples, labels = samples[rows], labels[rows]
     is_images = samples.dtype == torch.uint8 and samples.dim() == 4
     return ImageDataset(samples, labels) if is_images else TensorDataset(samples, labels)
@@ -214,10 +205,10 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
     for part, values in arrays.items():
         if values.ndim != 1:
             raise DataError(
-                f"{name}: labels must be one value a sample, got shape {values.shape} in {part}"
+                f"{name}: labels must be one value per sample, got shape {values.shape} in {part}"
             )
         if values.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):  # what is no int64 becomes another number
+            with np.errstate(invalid="ignore"):  # out-of-range values become other numbers
                 arrays[part] = values.astype(np.int64)
             if not (arrays[part] == values).all():
                 raise DataError(
@@ -239,16 +230,13 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
     try:
         classes = [str(value) for value in distinct.tolist()]
         "".join(classes).encode()
-    except (ValueError, SystemError) as error:  # NumPy's text can hold what is no character
-        raise DataError(f"{name}: names of classes must be valid text ({error})") from error
+    except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
+        raise DataError(f"{name}: class names must be valid text ({error})") from error
     return classes, encoded
 
 
 def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
-    """Return, for each part that is to be, the part its rows come from and which they are.
-
-    What is missing is taken from `train`.
-    """
+    """Return (source part, rows) of each part; parts that are missing are drawn from `train`."""
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
     drawn = draw_parts(encoded["train"], missing, seed)
@@ -256,9 +244,9 @@ def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str,
 
 
 def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Tensor]:
-    """Return each part's rows, drawn by a seed from every class alike; `train` has the rest.
+    """Draw the rows of each part, stratified: a class of three or more samples is in every part.
 
-    So that a class of three or more samples is in every part (stratified).
+    `train` has the rest.
     """
     taken = torch.zeros(len(labels), dtype=torch.bool)
     rows = {}
@@ -277,21 +265,19 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
 
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> None:
-    """Check that there is something to tell apart, and that training sees every class."""
+    """Check that there are two classes or more, and that training sees every class."""
     if len(classes) < 2:
         raise DataError(
-            f"{name}: there must be at least two classes to tell apart, got {len(classes)}"
+            f"{name}: there must be at least two classes, got {len(classes)}"
             + (f" ({classes[0]!r})" if classes else "")
         )
     for part, labels in parts.items():
         if len(labels) == 0:
             raise DataError(
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
-                "give at least two of each class"
+                "provide at least two of each class"
             )
     absent = (parts["train"].bincount(minlength=len(classes)) == 0).nonzero().flatten().tolist()
     if absent:
         names = ", ".join(repr(classes[label]) for label in absent)
-        raise DataError(
-            f"{name}: every class must be in the training set; missing from it: {names}"
-        )
+        raise DataError(f"{name}: every class must be in the training set; missing: {names}")

@@ -1,43 +1,50 @@
-"""Tables: .csv, .parquet, .arrow and .feather files with a column to predict."""
+"""Tables: .csv, .parquet, .arrow and .feather files with a column to predict.
 
+An Arrow table is mapped. If its features do not fit in memory, they are written row by row to a
+temporary file first: an Arrow file stores column after column, so that reading random rows from it
+would read most of it for every batch.
+"""
+
+import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss
-from plainfit.data.arrow import is_arrow, map_arrow, stored_rows
-from plainfit.data.columns import check_column, standardise
+from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import (
     DataSplits,
     Samples,
-    assemble,
+    as_floats,
     encode_labels,
+    make_splits,
     most_memory,
     split_rows,
 )
 
 USUAL_TARGETS = ("target", "label", "class", "y")
-MOST_CATEGORIES = 1000  # of one column: each becomes an input, so names and dates are refused
+MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
 
 
 def read_table(
     path: Path, target: str | None = None, split_seed: int = 0, memory_budget: int = 2048
 ) -> DataSplits:
-    """Return the rows of a table, as float32 features and classes.
+    """Return the rows of a table as float32 features and classes.
 
-    Numbers are standardised by the mean and standard deviation of the training rows. Text columns
-    become one 0/1 feature a category found in the training rows.
+    Numbers are standardised by the mean and standard deviation of the training rows. A text column
+    becomes one 0/1 feature for each category in the training rows.
 
     Args:
         path: the file.
         target: the column to predict; by default one called target, label, class or y.
         split_seed: seed of the stratified split.
-        memory_budget: MiB; an Arrow table whose features take more is not held in memory: see
-            `plainfit.data.arrow`.
+        memory_budget: MiB; the features of an Arrow table that take more are read from disk.
 
     Raises:
         DataError: if the file cannot be read, a value is missing, or there is no such column.
@@ -52,17 +59,15 @@ def read_table(
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     samples: Samples
-    features: tuple[str, ...]
+    notes: list[str] = []
     if is_arrow(path) and 4 * len(labels) * len(columns) > memory_budget * 2**20:
-        features = tuple(columns)
-        notes = [f"more than {memory_budget} MiB: read from disk as it is used"]
-        columns.clear()
-        samples = stored_rows(path, features, train_rows)
+        samples, features = write_rows(path, columns, train_rows), tuple(columns)
+        notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
     else:
         made = make_features(path, columns, train_rows)
-        features, notes = tuple(made), []
         samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
-    return assemble(
+        features = tuple(made)
+    return make_splits(
         str(path),
         {"train": (samples, encoded["train"])},
         input_shape=(len(features),),
@@ -73,25 +78,8 @@ def read_table(
     )
 
 
-def make_features(
-    path: Path, columns: dict[str, Any], train_rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """Return the features that the columns become, by name."""
-    values = {name: check_column(path, name, column) for name, column in columns.items()}
-    categories = find_categories(path, values, train_rows)
-    features: dict[str, NDArray[Any]] = {}
-    for name, column in values.items():
-        if name in categories:
-            features |= encode_text(name, column, categories[name])
-        else:
-            features[name] = standardise(path, name, column, train_rows)
-    if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
-        raise DataError(f"{path}: a column must not be called like another's category, such as a=b")
-    return features
-
-
 def read_columns(path: Path) -> dict[str, Any]:
-    """Return the columns of a file, by name, as pyarrow read them."""
+    """Return the columns of a file, by name, as pyarrow reads them."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -119,28 +107,104 @@ def read_columns(path: Path) -> dict[str, Any]:
     return dict(zip(names, table.columns, strict=True))
 
 
-def find_target(path: Path, names: list[str], asked: str | None) -> str:
-    """Return the column to predict."""
+def is_arrow(path: Path) -> bool:
+    return path.suffix.lower() in (".arrow", ".feather")
+
+
+def map_arrow(path: Path) -> Any:
+    """Return the `pyarrow.Table` of an Arrow IPC file; its values stay in the file."""
+    import pyarrow
+    import pyarrow.ipc
+
+    with pyarrow.memory_map(str(path)) as source:
+        content = source.read_buffer()
+    try:
+        table = pyarrow.ipc.open_file(content).read_all()
+    except pyarrow.ArrowInvalid as error:
+        raise OSError(f"{error}; write it with pyarrow.ipc.new_file") from error
+    mapped = range(content.address, content.address + content.size + 1)
+    chunks = [chunk for column in table.columns for chunk in column.chunks]
+    buffers = [buffer for chunk in chunks for buffer in chunk.buffers()]
+    if any(buffer and buffer.size and buffer.address not in mapped for buffer in buffers):
+        raise OSError("it is compressed; write it with compression='uncompressed'")
+    return table
+
+
+def find_target(path: Path, names: list[str], target: str | None) -> str:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
-    if asked is None and len(usual) == 1:
+    if target is None and len(usual) == 1:
         return usual[0]
-    if asked in names:
-        return str(asked)
-    if asked is None:
+    if target in names:
+        return str(target)
+    if target is None:
         raise DataError(
-            f"{path}: which column to predict must be said with --target; the columns are "
+            f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
     raise DataError(
-        f"{path} has no column {asked!r}: choose --target from {', '.join(names)}"
-        f"{near_miss(asked, names)}"
+        f"{path} has no column {target!r}: choose target from {', '.join(names)}"
+        f"{near_miss(target, names)}"
     )
 
 
+def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
+    """Return a column without missing values as float64, integers or objects (text)."""
+    import pyarrow.types as kinds
+
+    kind = column.type
+    if kinds.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    missing = column.is_null(nan_is_null=kinds.is_floating(kind)).to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{path}: no value may be missing, and column {name!r} has "
+            f"{int(missing.sum())} missing, the first in data row {int(missing.argmax()) + 1}; "
+            "fill them in or remove the rows"
+        )
+    if kinds.is_string(kind) or kinds.is_large_string(kind):
+        return np.array(column.to_pylist(), dtype=object)  # not as wide as the longest cell
+    if kinds.is_boolean(kind) or kinds.is_integer(kind):
+        whole = np.uint64 if kinds.is_uint64(kind) else np.int64
+        return np.asarray(column.to_numpy()).astype(whole)
+    if kinds.is_floating(kind) or kinds.is_decimal(kind):
+        numbers = np.asarray(column.to_numpy()).astype(np.float64)
+        if np.isfinite(numbers).all():
+            return numbers
+        raise DataError(
+            f"{path}: numbers must be finite, and column {name!r} has an infinite one in data row "
+            f"{int((~np.isfinite(numbers)).argmax()) + 1}"
+        )
+    raise DataError(
+        f"{path}: columns must be numbers, text or true/false, and {name!r} is {kind}; "
+        "convert or remove it"
+    )
+
+
+def make_features(
+    path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the features made of the columns, by name."""
+    values = {name: check_column(path, name, column) for name, column in columns.items()}
+    categories = find_categories(path, values, train_rows)
+    features: dict[str, NDArray[Any]] = {}
+    for name, column in values.items():
+        if name in categories:
+            numbers = {category: number for number, category in enumerate(categories[name])}
+            codes = np.array([numbers.get(value, -1) for value in column.tolist()])
+            features |= {f"{name}={text}": codes == number for text, number in numbers.items()}
+        else:
+            features[name] = standardise(path, name, column, *mean_and_std(column[train_rows]))
+    if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
+        raise DataError(
+            f"{path}: a column must not have the name of another column's category, such as a=b"
+        )
+    return features
+
+
 def find_categories(
-    path: Path, values: dict[str, NDArray[Any]], train_rows: NDArray[np.int64]
+    path: Path, values: Mapping[str, NDArray[Any]], train_rows: NDArray[np.int64]
 ) -> dict[str, list[str]]:
-    """Return the different texts in the training rows of each text column, sorted."""
+    """Return the distinct texts in the training rows of each text column, sorted."""
     found = {
         name: sorted(set(column[train_rows].tolist()))
         for name, column in values.items()
@@ -156,13 +220,66 @@ def find_categories(
     if 4 * inputs * len(train_rows) > most_memory(path):
         raise DataError(
             f"{path}: the text columns have {inputs} categories, too many for a table of "
-            f"{len(train_rows)} training rows: remove those that only name the rows"
+            f"{len(train_rows)} training rows; remove columns that only name the rows"
         )
     return found
 
 
-def encode_text(name: str, values: NDArray[Any], categories: list[str]) -> dict[str, NDArray[Any]]:
-    """Return the true/false features that a text column becomes, by name."""
-    numbers = {category: number for number, category in enumerate(categories)}
-    codes = np.array([numbers.get(value, -1) for value in values.tolist()])
-    return {f"{name}={category}": codes == number for category, number in numbers.items()}
+def mean_and_std(train: NDArray[Any]) -> tuple[float, float]:
+    """Return the mean and standard deviation of training values; the latter is 1 instead of 0."""
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes NaN, and is refused
+        deviation = train.std()
+        std = (deviation if deviation > 0 else 1.0) if np.isfinite(deviation) else np.nan
+        return float(train.mean()), float(std)
+
+
+def standardise(
+    path: Path, name: str, values: NDArray[Any], mean: float, std: float, first: int = 0
+) -> NDArray[np.float32]:
+    """Return (values - mean) / std; `first` is the table row of the first value, for messages."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = (values - mean) / std
+    rows = np.arange(first, first + len(values))
+    return as_floats(str(path), f"column {name!r}, standardised,", scaled, rows)
+
+
+def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]) -> DiskRows:
+    """Write the columns, standardised, row by row to a temporary file beside the table, and map it.
+
+    The file has no name and disappears with the process.
+
+    Raises:
+        DataError: if a value is missing or not a number, or the file cannot be written.
+    """
+    stats = {}
+    for name, column in columns.items():
+        values = check_column(path, name, column)
+        if values.dtype == object:
+            raise DataError(
+                f"{path}: columns of a table read from disk must be numbers, and {name!r} is text; "
+                "convert it to numbers, or raise memory_budget"
+            )
+        stats[name] = mean_and_std(values[train_rows])
+    count, step = len(values), max(1, BLOCK // (8 * len(columns)))
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            for first in range(0, count, step):
+                block = np.empty((min(step, count - first), len(columns)), np.float32)
+                for at, (name, column) in enumerate(columns.items()):
+                    values = check_column(path, name, column.slice(first, step))
+                    block[:, at] = standardise(path, name, values, *stats[name], first)
+                file.write(block.data)
+            file.flush()
+            array = np.memmap(file, np.float32, "r", shape=(count, len(columns)))
+    except OSError as error:
+        raise DataError(
+            f"{path}: a table read from disk needs {4 * count * len(columns)} bytes for a "
+            f"temporary file in {path.parent} ({error.strerror or error}); free some space, or "
+            "raise memory_budget"
+        ) from error
+    return DiskRows(str(path), array, as_tensor, torch.arange(count))
+
+
+def as_tensor(block: NDArray[Any], rows: NDArray[np.int64]) -> Tensor:
+    """Decode rows that were checked when they were written."""
+    return torch.from_numpy(block)

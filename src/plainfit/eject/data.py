@@ -11,16 +11,15 @@ from torch.utils.data import default_collate
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import seed_at, stream
-from plainfit.data.loaders import ImageDataset
+from plainfit.data.loaders import AugmentedLoader, ImageDataset
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.splits import draw_parts
-from plainfit.data.wrapping import AugmentedLoader
 from plainfit.eject.inlining import inline
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.record import generator_of
+from plainfit.training.fit_call import generator_of
 
 NAMES = ("x_train", "y_train", "x_valid", "y_valid")
 READ_IDX = f'''

@@ -18,10 +18,14 @@ from torch.utils.data import (
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import drawing_from
-from plainfit.data.lazy import LazySamples
-from plainfit.data.loaders import TensorLoader
-from plainfit.data.samples import SampleBatches, SampleLoader
-from plainfit.data.wrapping import AugmentedLoader, WrappedDataLoader
+from plainfit.data.loaders import (
+    AugmentedLoader,
+    SampleBatches,
+    SampleLoader,
+    TensorLoader,
+    WrappedDataLoader,
+)
+from plainfit.data.ondisk import LazySamples
 from plainfit.eject.sources import place
 
 

@@ -157,8 +157,7 @@ def get_model(
 
 
 def target_name(target: Any) -> str:
-    """Return `module:name` of a class or function.
-
+    """
     >>> target_name(nn.Linear)
     'torch.nn.modules.linear:Linear'
     """
@@ -221,7 +220,7 @@ def import_user_module(name: str) -> Any:
 def arguments_for(
     target: Callable[..., Any], input_shape: Sequence[int], classes: int
 ) -> dict[str, Any]:
-    """Return those of the four arguments of `get_model` that the target has as parameters."""
+    """Return those of `get_model`'s four arguments that the target has as parameters."""
     offered: dict[str, Any] = {
         "input_shape": list(input_shape),
         "in_features": math.prod(input_shape),

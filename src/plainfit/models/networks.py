@@ -25,7 +25,6 @@ class Lambda(nn.Module):
         self.func = func
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return `func(xb)`."""
         return self.func(xb)
 
 
@@ -37,7 +36,6 @@ class LogisticRegression(nn.Module):
         self.lin = nn.Linear(in_features, classes)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         return self.lin(xb.flatten(1))
 
 
@@ -58,7 +56,6 @@ class MLP(nn.Module):
         self.out = nn.Linear(sizes[-1], classes)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         xb = xb.flatten(1)
         for layer in self.hidden:
             xb = self.dropout(F.relu(layer(xb)))
@@ -91,7 +88,7 @@ class MnistCNN(nn.Module):
     """The tutorial's three stride-2 convolutions, for images of any size.
 
     The tutorial's listing applies `conv2` twice and `conv3` never; here each is used once.
-    Its fixed `avg_pool2d(xb, 4)` is an adaptive one, so that any height and width will do.
+    Its fixed `avg_pool2d(xb, 4)` is adaptive here, for any height and width.
     """
 
     def __init__(self, channels: int = 1, classes: int = 10) -> None:
@@ -103,7 +100,6 @@ class MnistCNN(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         xb = as_images(xb, self.channels)
         xb = F.relu(self.conv1(xb))
         xb = F.relu(self.conv2(xb))
@@ -112,7 +108,7 @@ class MnistCNN(nn.Module):
 
 
 def downsampling(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """Return what gives a block's input the shape of its output; None where it has it already."""
+    """Return what projects a block's input to the shape of its output; None if they are equal."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(
@@ -132,7 +128,6 @@ class BasicBlock(nn.Module):
         self.downsample = downsampling(inputs, outputs, stride)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return images of `outputs` channels, `stride` times smaller."""
         shortcut = xb if self.downsample is None else self.downsample(xb)
         xb = F.relu(self.bn1(self.conv1(xb)))
         return F.relu(self.bn2(self.conv2(xb)) + shortcut)
@@ -166,7 +161,6 @@ class CompactCNN(nn.Module):
         self.fc = nn.Linear(4 * width * math.prod(left), classes)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         xb = as_images(xb, self.channels)
         xb = F.relu(self.bn1(self.conv1(xb)))
         xb = self.blocks(F.relu(self.bn2(F.max_pool2d(self.conv2(xb), 2))))
@@ -204,7 +198,6 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         xb = as_images(xb, self.channels)
         xb = F.relu(self.bn1(self.conv1(xb)))
         for stage in range(self.stages):

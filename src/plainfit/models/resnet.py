@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 for images of everyday things, with torchvision's parameter names."""
+"""ResNet-18, 34 and 50 for photographs, with torchvision's parameter names."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from plainfit.models.networks import BasicBlock, downsampling
 
-# Of ImageNet's red, green and blue from 0 to 1, which the published weights were trained with:
+# Of ImageNet's red, green and blue from 0 to 1, as in the training of the published weights:
 # https://docs.pytorch.org/vision/stable/models/generated/torchvision.models.resnet18.html
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,7 +29,6 @@ class Bottleneck(nn.Module):
         self.downsample = downsampling(inputs, outputs, stride)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return images of `outputs` channels, `stride` times smaller."""
         shortcut = xb if self.downsample is None else self.downsample(xb)
         xb = F.relu(self.bn1(self.conv1(xb)))
         xb = F.relu(self.bn2(self.conv2(xb)))
@@ -40,8 +39,7 @@ class ImageNetResNet(nn.Module):
     """The residual networks of He et al. 2015 (arXiv:1512.03385, table 1).
 
     Images are (batch, 3 or 1, height, width) from 0 to 1. They are normalised here, as the
-    published weights expect it, and a gray one is repeated three times before, so that the body
-    sees what it would see of the gray image saved in color.
+    published weights expect; a gray one is repeated three times first.
 
     Args:
         depth: 18, 34 or 50 layers.
@@ -66,7 +64,6 @@ class ImageNetResNet(nn.Module):
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, xb: Tensor) -> Tensor:
-        """Return one score a class."""
         mean = torch.tensor(MEAN, dtype=xb.dtype, device=xb.device).view(3, 1, 1)
         std = torch.tensor(STD, dtype=xb.dtype, device=xb.device).view(3, 1, 1)
         xb = (xb.expand(-1, 3, -1, -1) - mean) / std
@@ -77,15 +74,12 @@ class ImageNetResNet(nn.Module):
 
 
 def resnet18(classes: int = 1000) -> ImageNetResNet:
-    """Return a ResNet-18."""
     return ImageNetResNet(18, classes)
 
 
 def resnet34(classes: int = 1000) -> ImageNetResNet:
-    """Return a ResNet-34."""
     return ImageNetResNet(34, classes)
 
 
 def resnet50(classes: int = 1000) -> ImageNetResNet:
-    """Return a ResNet-50."""
     return ImageNetResNet(50, classes)

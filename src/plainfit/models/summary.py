@@ -1,4 +1,4 @@
-"""What a model is made of: its layers, the shapes that pass through them, its parameters."""
+"""A model's layers, their output shapes, its number of parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from plainfit.common.errors import ModelError
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer: a module without modules of its own."""
+    """A layer: a module without submodules."""
 
     name: str
     kind: str
     output_shape: tuple[int, ...] | None
-    """Of one sample; None if the layer was not reached or gave no tensor."""
+    """Of one sample; None if the layer was not called or did not return a tensor."""
     parameters: int
 
 
@@ -30,12 +30,12 @@ def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
     """
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
-    def note(module: nn.Module, _: Any, output: Any) -> None:
+    def keep_shape(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor):
             shapes[module] = tuple(output.shape[1:])
 
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
-    hooks = [module.register_forward_hook(note) for module in leaves.values()]
+    hooks = [module.register_forward_hook(keep_shape) for module in leaves.values()]
     try:
         try_batch(model, torch.zeros(1, *input_shape))
     finally:
@@ -53,12 +53,11 @@ def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of values in the model's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def try_batch(model: nn.Module, xb: Tensor) -> Any:
-    """Return `model(xb)` in `eval()` mode, without gradients, leaving no trace.
+    """Return `model(xb)` in `eval()` mode, without gradients or other side effects.
 
     Raises:
         ModelError: if the model fails on it.
@@ -68,7 +67,7 @@ def try_batch(model: nn.Module, xb: Tensor) -> Any:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             return model(xb.to(device_of(model)))
-    except Exception as error:  # whatever a model raises is for its user to see in one line
+    except Exception as error:  # whatever a model raises is shown in one line
         raise ModelError(
             f"the model must take samples of shape {tuple(xb.shape[1:])}, and "
             f"{type(model).__name__} failed with {type(error).__name__}: {error}"

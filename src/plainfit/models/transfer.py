@@ -1,4 +1,4 @@
-"""What a model is made of, from the input to the head, and what each part learns at."""
+"""A model's layers from the input to the head, and the learning rate of each group."""
 
 from collections.abc import Sequence
 from operator import attrgetter
@@ -8,19 +8,11 @@ from torch import Tensor, nn
 from plainfit.common.errors import ModelError
 from plainfit.models.summary import count_parameters, try_batch
 
-MOST = 0.9  # a layer with a larger share of the parameters is looked into
+MAX_SHARE = 0.9  # a layer with a larger share of the parameters is split into its layers
 
 
 def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
-    """Return the names of the layers with parameters in the order in which they are called.
-
-    Args:
-        model: any.
-        xb: a batch that it takes.
-
-    Raises:
-        ModelError: if the model fails on it.
-    """
+    """Return the names of the layers with parameters in the order in which `xb` reaches them."""
     order: dict[str, None] = {}
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
@@ -36,10 +28,10 @@ def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
 
 
 def find_head(model: nn.Module, xb: Tensor, classes: int | None = None) -> str:
-    """Return the name of the layer that gives the scores: the last one called that has parameters.
+    """Return the name of the layer that gives the scores: the last one called with parameters.
 
     Raises:
-        ModelError: if that is no linear layer or convolution, or gives other than `classes` scores.
+        ModelError: if that is not linear or a convolution, or does not give `classes` scores.
     """
     last = (layers_in_order(model, xb) or [""])[-1]
     head = model.get_submodule(last)
@@ -58,12 +50,12 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
     """Return the names of the model's layers in groups, from the input to the head.
 
     A group is a layer with parameters, such as a stage of a ResNet, with the norms right after it.
-    Layers are looked into where the head is inside, or most of the model's parameters. Parameters
-    outside of all layers belong to the first group.
+    A layer that contains the head, or most of the model's parameters, is split. Parameters outside
+    of all layers belong to the first group.
 
     Args:
         model: any.
-        xb: a batch that it takes.
+        xb: a batch that it accepts.
 
     Raises:
         ModelError: if there is no head, or nothing before it.
@@ -77,7 +69,7 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
     }
     groups: list[list[str]] = []
     for part in sorted(parts, key=lambda part: first[part]):
-        if groups and is_norm(model.get_submodule(part)):
+        if groups and "Norm" in type(model.get_submodule(part)).__name__:
             groups[-1].append(part)
         else:
             groups.append([part])
@@ -92,19 +84,14 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
 
 
 def parts_of(model: nn.Module, name: str, head: str) -> list[str]:
-    """Return the names of the layers with parameters in a layer, itself if they are not needed."""
+    """Return the names of the parts that a layer is split into; its own if it is not split."""
     module = model.get_submodule(name)
     size = count_parameters(module)
     inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
     has_head = name in ("", head[: len(name)]) and name != head
-    if not inner or not (has_head or size > MOST * count_parameters(model)):
+    if not inner or not (has_head or size > MAX_SHARE * count_parameters(model)):
         return [name] if size else []
     return [part for child in inner for part in parts_of(model, child, head)]
-
-
-def is_norm(module: nn.Module) -> bool:
-    """Return whether a layer only scales what the one before it gives."""
-    return "Norm" in type(module).__name__
 
 
 def layer_rates(lr: float, groups: int, ratio: float) -> list[float]:
@@ -122,7 +109,7 @@ def layer_rates(lr: float, groups: int, ratio: float) -> list[float]:
 def parameter_groups(
     model: nn.Module, groups: Sequence[Sequence[str]], ratio: float
 ) -> list[tuple[list[Tensor], float]]:
-    """Return the parameters of each group of layers, and their rate where the head's is 1.
+    """Return each group's parameters with their rate, as a factor of the head's.
 
     A parameter that several groups share belongs to the first.
     """
@@ -130,12 +117,10 @@ def parameter_groups(
     result = []
     for names, rate in zip(groups, layer_rates(1.0, len(groups), ratio), strict=True):
         parts = [attrgetter(name)(model) for name in names]
-        params = [p for part in parts for p in parameters_of(part) if id(p) not in taken]
+        found = [
+            p for part in parts for p in ([part] if isinstance(part, Tensor) else part.parameters())
+        ]
+        params = [p for p in found if id(p) not in taken]
         taken |= {id(parameter) for parameter in params}
         result.append((params, rate))
     return result
-
-
-def parameters_of(part: nn.Module | Tensor) -> list[Tensor]:
-    """Return a layer's parameters, or the one that is given."""
-    return [part] if isinstance(part, Tensor) else list(part.parameters())

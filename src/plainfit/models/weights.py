@@ -11,9 +11,8 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.downloads import download
 from plainfit.common.errors import DownloadError, ModelError
-from plainfit.common.files import write_bytes
+from plainfit.common.files import download, write_bytes
 
 # Trained on ImageNet; the hex digits begin the file's SHA-256:
 # https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
@@ -42,15 +41,6 @@ def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> Non
 
     Where the first convolution takes one channel and its weights are for several, they are summed:
     its output for a gray image then is that for the same image in every channel.
-
-    Args:
-        model: with the head for the new classes.
-        weights: by the model's own names.
-        head: the name of the layer that is not loaded.
-
-    Raises:
-        ModelError: if the model has no layers before the head, or one of them is missing in the
-            weights or has another shape.
     """
     own = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{head}.")}
     if not own:
@@ -81,8 +71,7 @@ def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> Non
 
 
 def listed(what: str, names: list[str]) -> str:
-    """Return the number of tensors and the first names.
-
+    """
     >>> listed("missing", ["fc.weight", "fc.bias"])
     '2 missing (fc.weight, fc.bias)'
     """
@@ -91,12 +80,7 @@ def listed(what: str, names: list[str]) -> str:
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """Read weights by name from a file, a URL or a published checkpoint; on the CPU.
-
-    Raises:
-        ModelError: if the file is missing or damaged, or holds more than tensors.
-        DownloadError: if the download fails, or does not have the right SHA-256.
-    """
+    """Read weights by name from a file, a URL or a published checkpoint; on the CPU."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -177,11 +161,7 @@ def sha256_of(path: Path) -> str:
 def timm_model(
     name: str, classes: int | None = 1000, channels: int = 3, pretrained: bool = False
 ) -> nn.Module:
-    """Return a model of timm; `classes=None` keeps the number that its weights have.
-
-    Raises:
-        ModelError: if timm cannot be imported, or has no such model.
-    """
+    """Return a model of timm; `classes=None` keeps the number that its weights have."""
     try:
         import timm
     except (ImportError, RuntimeError, AttributeError) as error:

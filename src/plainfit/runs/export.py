@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from plainfit.common import __version__
 from plainfit.common.errors import ConfigError, PlainfitError, RunError, unknown_name
-from plainfit.data.lazy import LazyImages
 from plainfit.data.loaders import ImageDataset, bytes_to_floats, make_loader
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet

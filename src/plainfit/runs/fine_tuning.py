@@ -27,7 +27,7 @@ from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
 from plainfit.runs.folder import open_run
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
-from plainfit.training.callbacks.unfreezing import Unfreezing
+from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle
@@ -118,14 +118,8 @@ def fine_tune(
 def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Module:
     """Return a copy of a model with a new last layer.
 
-    Args:
-        model: built by `get_model`, or with a linear layer or a convolution as its last layer.
-        xb: a batch that the model accepts.
-        classes: the number of the new layer's outputs.
-        seed: of the initial values; it seeds torch's global generator, as in `get_model`.
-
-    Raises:
-        ModelError: if there is no such layer.
+    The model was built by `get_model`, or its last layer is linear or a convolution. The seed is
+    set in torch's global generator, as in `get_model`.
     """
     factory = getattr(model, "plainfit_factory", None)
     if isinstance(factory, Factory):
@@ -153,18 +147,8 @@ def is_run(source: str) -> bool:
 
 
 def model_name(source: str, model: str | None) -> str:
-    """Return the name of a source's architecture.
-
-    Args:
-        source: as for `new_model`.
-        model: the name that the user gave, for a file of weights.
-
-    Raises:
-        ConfigError: if the source is unknown, or `model` is missing or superfluous.
-    """
-    if is_weights_only(source):
-        if source.startswith(HUB) and not HUB_NAME.fullmatch(source):
-            raise unknown_source(source)
+    """Return the name of a source's architecture; the user gives it for a file of weights."""
+    if is_weights_only(source) and (HUB_NAME.fullmatch(source) or not source.startswith(HUB)):
         if model is None:
             raise ConfigError(
                 f"must name the architecture of {source}, such as resnet18, since a file of "
@@ -172,23 +156,17 @@ def model_name(source: str, model: str | None) -> str:
                 field="model",
             )
         return model
+    if not (is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
+        raise ConfigError(
+            f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
+            f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
+            f"{near_miss(source, PUBLISHED)}"
+        )
     if model is not None:
         raise ConfigError(
             f"is for files of weights, and {source} names its own: leave it out", field="model"
         )
-    if is_run(source):
-        return open_run(Path(source)).config.model
-    if source in PUBLISHED or source.startswith(TIMM):
-        return source.removeprefix(TIMM)
-    raise unknown_source(source)
-
-
-def unknown_source(source: str) -> ConfigError:
-    return ConfigError(
-        f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
-        f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
-        f"{near_miss(source, PUBLISHED)}"
-    )
+    return open_run(Path(source)).config.model if is_run(source) else source.removeprefix(TIMM)
 
 
 def new_model(

@@ -1,7 +1,6 @@
 """The run folder: what a training leaves behind, each file written whole or not at all."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.runs.settings import RunConfig
+from plainfit.training.history import best_epoch
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
@@ -38,14 +38,12 @@ def default_folder(data: str, model: str) -> Path:
 
 
 def create_folder(folder: Path) -> None:
-    """Make a new run folder, or take one whose process was killed before it wrote a record.
-
-    Raises:
-        RunError: if it exists and has other files, or cannot be made.
-    """
+    """Make a new run folder, or take one whose process was killed before it wrote a record."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(path.name != FIRST and not files.is_scratch(path) for path in folder.iterdir())
+        taken = any(
+            path.name != FIRST and not files.is_temporary(path) for path in folder.iterdir()
+        )
     except OSError as error:
         raise RunError(
             f"the run folder {folder} must be writable ({error.strerror}); choose another"
@@ -57,15 +55,11 @@ def create_folder(folder: Path) -> None:
         )
     if not os.access(folder, os.W_OK):
         raise RunError(f"the run folder {folder} must be writable; choose another")
-    files.remove_scratch(folder)
+    files.remove_temporary(folder)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to copy files into, unless it exists.
-
-    Raises:
-        ConfigError: if it cannot be made.
-    """
+    """Make a folder to copy files into, unless it exists."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,11 +67,7 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
-
-    Raises:
-        RunError: if that fails.
-    """
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
     try:
         files.write_whole(path, write)
     except OSError as error:
@@ -90,11 +80,6 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read `run.json`.
-
-    Raises:
-        RunError: if it is missing or damaged.
-    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if not {"state", "config", "data", "model"} <= record.keys():
@@ -110,8 +95,6 @@ def update_record(folder: Path, **changes: Any) -> None:
 
 
 class Step(NamedTuple):
-    """A step in `steps.csv`."""
-
     loss: float
     lr: float
 
@@ -142,6 +125,12 @@ class Run:
     def epochs(self) -> list[Row]:
         """The rows of `metrics.jsonl`, an epoch each."""
         return self._lines(METRICS, parse_epoch)
+
+    @property
+    def best(self) -> Row | None:
+        """The row of the epoch with the lowest validation loss; None before the first."""
+        best = best_epoch(self.epochs)
+        return None if best is None else self.epochs[best]
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -245,11 +234,6 @@ class RunLine:
 
 
 def list_runs(parent: Path) -> list[RunLine]:
-    """Return the runs in a folder, sorted by name.
-
-    Raises:
-        RunError: if there is no such folder.
-    """
     if not parent.is_dir():
         raise RunError(f"the folder of runs must exist, and {parent} does not")
     lines = []
@@ -259,10 +243,7 @@ def list_runs(parent: Path) -> list[RunLine]:
         except RunError:
             lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
             continue
-        losses = [row.get("valid_loss", math.nan) for row in run.epochs]
-        best = min(range(len(losses)), key=lambda i: (math.isnan(losses[i]), losses[i]), default=-1)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        of = run.record["config"]["epochs"]
-        row = run.epochs[best] if best >= 0 else {}
-        lines.append(RunLine(folder.name, run.record["state"], len(run.epochs), of, row, size))
+        done, of = len(run.epochs), run.record["config"]["epochs"]
+        lines.append(RunLine(folder.name, run.record["state"], done, of, run.best or {}, size))
     return lines

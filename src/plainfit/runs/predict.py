@@ -29,11 +29,6 @@ def predict_images(
             views of an image do not depend on the other images.
         augment: the augmentation of the views, by name; by default that of the training. What
             mixes labels is left out.
-
-    Raises:
-        RunError: if the run was not trained on images.
-        ConfigError: if there is no augmentation for the views.
-        DataError: if an image cannot be read; all such are named.
     """
     shape, classes = run.record["data"]["input_shape"], run.record["data"]["classes"]
     if len(shape) != 3:

@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of, fingerprint, threads_for, versions
 from plainfit.common.errors import ModelError
 from plainfit.data.augment import named_steps
-from plainfit.data.loaders import Loader, get_data, resident
+from plainfit.data.loaders import AugmentedLoader, Loader, get_data, resident
 from plainfit.data.splits import DataSplits, check_images
-from plainfit.data.wrapping import AugmentedLoader
 from plainfit.models.build import get_model, make_optimizer, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
@@ -24,10 +23,10 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.hooks import Callback
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.schedules import Schedule, named_schedule
-from plainfit.training.trackers import make_tracker
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
@@ -51,13 +50,8 @@ class Parts:
 def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
-    Args:
-        config: the settings.
-        run: the run to continue or to repeat, if any: its data must not have changed, and a
-            fine-tuning starts from the weights that it started from.
-
-    Raises:
-        PlainfitError: if the data cannot be used or has changed, or the model cannot be built.
+    If a `run` is to be continued or repeated, its data must not have changed, and a fine-tuning
+    starts from the weights that it started from.
     """
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
@@ -110,7 +104,6 @@ def build(
 
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
-    """Return the options of `make_optimizer`."""
     names = ("momentum", "nesterov", "weight_decay", "fused")
     return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
 
@@ -125,15 +118,9 @@ def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
 
 
 def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> list[Callback]:
-    """Return the callbacks that change the training.
-
-    Args:
-        config: the settings.
-        groups: the names of the layers from the input to the head, for a fine-tuning.
-    """
-    unfreezing = cb.Unfreezing(groups, config.freeze_epochs, config.gradual) if groups else None
+    """Return the callbacks that change the training; `groups` of layers are for a fine-tuning."""
     return [
-        *([unfreezing] if unfreezing else []),
+        *([cb.Unfreezing(groups, config.freeze_epochs, config.gradual)] if groups else []),
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
         *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
@@ -148,10 +135,11 @@ def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
 
 
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
-    """Return the callbacks that write logs, and those that stop a training."""
+    """Return the callbacks that write files, and those that stop a training."""
     settings = {name: value for name, value in config.to_dict().items() if value is not None}
     tracked = folder / "tracked"
     return [
+        cb.BestWeights(folder / runs.BEST),
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
         *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),

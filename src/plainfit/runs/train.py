@@ -59,10 +59,7 @@ def train(
 ) -> RunResult:
     """Train with these settings, and leave a run folder.
 
-    Args:
-        config: the settings.
-        echo: called with each line of the report; None for silence.
-        callbacks: further observers.
+    `echo` is called with each line of the report.
 
     Raises:
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
@@ -94,15 +91,7 @@ def resume(
 ) -> RunResult:
     """Continue a run from its newest valid checkpoint, to the bits of an unbroken run.
 
-    Args:
-        folder: of the run.
-        epochs: how many in all, to continue a run that has finished.
-        echo: called with each line of the report; None for silence.
-        callbacks: further observers.
-
-    Raises:
-        RunError: if the folder is not a run, or the run has finished.
-        DataError: if the data has changed.
+    A finished run continues to a larger number of `epochs` in all.
     """
     say = echo or (lambda line: None)
     run = runs.open_run(folder)
@@ -128,8 +117,7 @@ def run_fit(
 ) -> RunResult:
     """Train or continue, then test and write the results."""
     config, say = parts.config, echo or (lambda line: None)
-    best = cb.BestWeights(folder / runs.BEST)
-    added = [*transformers(config, parts.groups), best, *observers(config, folder), *callbacks]
+    added = [*transformers(config, parts.groups), *observers(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
             history = fit(

@@ -12,7 +12,7 @@ from plainfit.common.errors import ConfigError, near_miss
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from plainfit.training.record import FitRecord
+    from plainfit.training.fit_call import FitCall
 
 WIDTH = 11  # of a column, in characters; wide enough for every heading of our own
 SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
@@ -47,7 +47,7 @@ class History:
         self.stopped = ""
         self.unfinished = False
         self.steps: int | None = None
-        self.run: FitRecord | None = None
+        self.run: FitCall | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle has: the figures, and not model and data behind `run`."""

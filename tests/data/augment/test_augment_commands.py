@@ -12,7 +12,7 @@ from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.open_data import open_data
-from plainfit.runs.folder import read_run
+from plainfit.runs.folder import open_run
 from plainfit.runs.predict import predict_images
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
@@ -62,7 +62,7 @@ def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path)
     paths = [tmp_path / f"{row}.png" for row in range(3)]
     for path, image in zip(paths, images[:3], strict=True):
         Image.fromarray(image[0].numpy()).save(path)
-    run = read_run(tmp_path / "run")
+    run = open_run(tmp_path / "run")
     (*_, alone), many = predict_images(run, paths[2:], views=6), predict_images(run, paths, views=6)
     assert many[2] == alone
     x = bytes_to_floats(images[2:3])

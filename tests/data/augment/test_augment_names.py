@@ -103,15 +103,24 @@ def test_a_pipeline_of_functions():
         ("rotat=3", "unknown augmentation 'rotat': choose from none, light, standard, strong, h"),
         ("light,,mixup", "unknown augmentation '': choose from none, light"),
         ("light=2", "light is a set of augmentations without a range, got 'light=2'"),
-        ("warp=much", "the range of warp is a strength, above 0, got 'much'"),
-        ("warp=inf", "the range of warp is a strength, above 0, got 'inf'"),
-        ("warp=nan", "the range of warp is a strength, above 0, got 'nan'"),
-        ("rotate=-1", "the range of rotate is degrees, above 0 and at most 180, got '-1'"),
-        ("rotate=", "the range of rotate is degrees, above 0 and at most 180, got ''"),
-        ("pad-and-crop=1.5", "the range of pad-and-crop is a whole number of pixels, above 0 and"),
-        ("horizontal-flip=2", "the range of horizontal-flip is a probability, above 0 and at most"),
-        ("perspective=0.5", "the range of perspective is a fraction of the side, above 0 and at"),
-        ("mixup=0", "the range of mixup is the alpha of Beta(alpha, alpha), above 0, got '0'"),
+        ("warp=much", "the range of warp must be a strength, above 0, got 'much'"),
+        ("warp=inf", "the range of warp must be a strength, above 0, got 'inf'"),
+        ("warp=nan", "the range of warp must be a strength, above 0, got 'nan'"),
+        ("rotate=-1", "the range of rotate must be degrees, above 0 and at most 180, got '-1'"),
+        ("rotate=", "the range of rotate must be degrees, above 0 and at most 180, got ''"),
+        (
+            "pad-and-crop=1.5",
+            "the range of pad-and-crop must be a whole number of pixels, above 0 and",
+        ),
+        (
+            "horizontal-flip=2",
+            "the range of horizontal-flip must be a probability, above 0 and at most",
+        ),
+        (
+            "perspective=0.5",
+            "the range of perspective must be a fraction of the side, above 0 and at",
+        ),
+        ("mixup=0", "the range of mixup must be the alpha of Beta(alpha, alpha), above 0, got '0'"),
     ],
 )
 def test_what_cannot_be_used_is_said(name, message):

@@ -10,7 +10,7 @@ import plainfit as pf
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline, mixup, warp
-from plainfit.data.wrapping import AugmentedLoader
+from plainfit.data.loaders import AugmentedLoader
 from plainfit.training.callbacks import Checkpointing
 from small import same
 from trainings import StopAt
@@ -107,11 +107,13 @@ def test_what_cannot_be_augmented_is_said():
     x, y = images(8, 1, 8, 8), torch.arange(8) % 3
     rows = TensorDataset(x.flatten(1), y)
     train_dl, _ = pf.get_data(rows, rows, 4, augment="rotate")
-    with pytest.raises(ConfigError, match=r"varies images, .* have shape \(64,\); leave it out"):
+    with pytest.raises(
+        ConfigError, match=r"requires images .* got samples of shape \(64,\); leave it out"
+    ):
         next(iter(train_dl))
-    with pytest.raises(ConfigError, match="a DataLoader does not say its epoch; serve a data set"):
+    with pytest.raises(ConfigError, match="a DataLoader has none; serve a dataset"):
         AugmentedLoader(DataLoader(rows), "rotate")
-    with pytest.raises(ConfigError, match="a DataLoader does not say its epoch"):
+    with pytest.raises(ConfigError, match="a DataLoader has none"):
         pf.get_data(Endless(), rows, 4, augment="rotate")
     with pytest.raises(ConfigError, match=r"unknown augmentation 'rotat'.*did you mean 'rotate'"):
         pf.get_data(rows, rows, 4, augment="rotat")

@@ -179,7 +179,7 @@ def test_a_model_with_a_fault_does_not():
 
 
 def test_the_batch_survives_a_checkpoint():
-    from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+    from plainfit.training.checkpoints import from_bytes, to_bytes
 
     model, first = network(), OverfitOneBatch()
     fit(model, sgd(model), batches(5, 5), callbacks=[first])

@@ -1,23 +1,26 @@
-"""Augmentation of whole batches: `(xb, generator) -> xb`, each image with numbers of its own.
+"""Augmentation of whole batches: `(xb, generator) -> xb`, with random numbers for each image.
 
-`xb` has shape (batch, channels, height, width): uint8, or floats from 0 to 1 (as `plainfit.data`
-has them, bytes over 256). A function gives back the dtype it was given, on the device of `xb`; the
+`xb` has shape (batch, channels, height, width): uint8, or floats from 0 to 1 (bytes over 256, as
+`plainfit.data` serves them). A function returns the dtype it was given, on the device of `xb`; the
 generator is on the CPU. Functions that mix labels are `(xb, yb, generator) -> (xb, yb)`.
 """
 
-from plainfit.data.augment.colour import brightness, contrast, noise, normalise, saturation
-from plainfit.data.augment.geometry import (
+from plainfit.data.augment.images import (
     affine,
+    brightness,
+    contrast,
     elastic,
     horizontal_flip,
+    noise,
+    normalise,
     pad_and_crop,
     perspective,
+    saturation,
     vertical_flip,
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.names import Step, mixes_labels, named_steps
-from plainfit.data.augment.pipeline import Pipeline
+from plainfit.data.augment.names import Pipeline, Step, mixes_labels, named_steps
 from plainfit.data.augment.trivial import trivial_augment
 
 __all__ = [

@@ -1,19 +1,19 @@
-"""Augmentation by taking parts away or from another image; labels are mixed as the images are."""
+"""Augmentation that erases part of an image, or mixes samples and their labels."""
 
 import torch
 from torch import Generator, Tensor
 
 from plainfit.common.errors import ConfigError
-from plainfit.data.augment.pixels import blended, chosen, like, to_floats, uniform
+from plainfit.data.augment.images import blended, chosen, like, to_floats, uniform
 
 
 def random_erasing(
     xb: Tensor, generator: Generator, fraction: float = 0.33, *, p: float = 0.5
 ) -> Tensor:
-    """Make a rectangle of an image 0, with probability p (Zhong 2020, "Random erasing").
+    """Set a rectangle of each image to 0 with probability p (Zhong 2020, "Random erasing").
 
-    Its area is 2 % to `fraction` of the image, its height 0.3 to 3.3 times its width (or as far as
-    the image goes), its place anywhere within.
+    Its area is 2 % to `fraction` of the image, its height 0.3 to 3.3 times its width (at most the
+    image's), and its position is uniform.
     """
     n, _, height, width = xb.shape
     is_chosen = chosen(xb, p, generator)
@@ -23,7 +23,7 @@ def random_erasing(
     wide = (area / shape).sqrt().round().clamp(1, width)
     top = ((height - high + 1) * uniform(n, 0, 1, generator)).floor()
     left = ((width - wide + 1) * uniform(n, 0, 1, generator)).floor()
-    bottom = top + high * is_chosen.cpu()  # no rows where it is not
+    bottom = top + high * is_chosen.cpu()  # no rows where it is not chosen
     kept = 1 - rectangles(xb, top, bottom, left, left + wide)
     return xb * kept.to(xb.dtype)  # faster than masked_fill
 
@@ -31,15 +31,15 @@ def random_erasing(
 def mixup(
     xb: Tensor, yb: Tensor, generator: Generator, alpha: float = 0.2, classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mix each sample with another of the batch, pixels and labels (Zhang 2018, "mixup").
+    """Mix each sample with another one of the batch, pixels and labels (Zhang 2018, "mixup").
 
     Args:
         xb: shape (batch, ...).
-        yb: labels, which become probabilities, shape (batch, classes), as
-            `torch.nn.functional.cross_entropy` takes them; or floats, which are mixed as they are.
+        yb: labels, which become probabilities of shape (batch, classes), as
+            `torch.nn.functional.cross_entropy` takes them; or floats, which are mixed directly.
         generator: on the CPU.
-        alpha: the share of a sample is drawn from Beta(alpha, alpha).
-        classes: their number, needed where `yb` are labels.
+        alpha: the share of each sample is drawn from Beta(alpha, alpha).
+        classes: the number of classes, required if `yb` are labels.
     """
     share, other = beta(len(xb), alpha, generator), torch.randperm(len(xb), generator=generator)
     yb = probabilities(yb, classes)
@@ -50,16 +50,16 @@ def mixup(
 def cutmix(
     xb: Tensor, yb: Tensor, generator: Generator, alpha: float = 1.0, classes: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Put a rectangle of another image of the batch into each one (Yun 2019, "CutMix").
+    """Paste a rectangle of another image of the batch into each image (Yun 2019, "CutMix").
 
-    Labels are mixed by the area that is left of each. The rectangle has the proportions of the
-    image, its middle is anywhere, and what is outside of the image is cut off.
+    Labels are mixed in proportion to the areas. The rectangle has the proportions of the image, its
+    centre is uniform, and it is clipped to the image.
 
     Args:
         xb: shape (batch, channels, height, width).
         yb: as for `mixup`.
         generator: on the CPU.
-        alpha: the area that is left is drawn from Beta(alpha, alpha).
+        alpha: the share of the area kept is drawn from Beta(alpha, alpha).
         classes: as for `mixup`.
     """
     n, _, height, width = xb.shape
@@ -76,10 +76,10 @@ def cutmix(
 
 
 def beta(n: int, alpha: float, generator: Generator) -> Tensor:
-    """Return n numbers from Beta(alpha, alpha).
+    """Draw n numbers from Beta(alpha, alpha).
 
-    By Student's t with 2 alpha degrees of freedom, polar (Bailey 1994, "Polar generation of random
-    variates with the t-distribution"): t / sqrt(2 alpha + t**2) is twice such a number, less 1.
+    Uses Student's t with 2 alpha degrees of freedom, in polar form (Bailey 1994, "Polar generation
+    of random variates with the t-distribution"): t / sqrt(2 alpha + t**2) is 2 beta - 1.
     """
     u, v = torch.rand(2, n, generator=generator, dtype=torch.float64)
     t = (u.pow(-1 / alpha) - 1).sqrt() * (2 * torch.pi * v).cos()
@@ -88,31 +88,25 @@ def beta(n: int, alpha: float, generator: Generator) -> Tensor:
 
 
 def probabilities(yb: Tensor, classes: int | None) -> Tensor:
-    """Return labels as probabilities, shape (batch, classes); floats stay as they are.
-
-    Raises:
-        ConfigError: if the number of classes is needed and not known.
-    """
     if yb.is_floating_point():
         return yb
     if classes is None:
         raise ConfigError(
-            "mixing labels needs the number of classes: partial(mixup, classes=10), or "
+            "mixing labels requires the number of classes: pass partial(mixup, classes=10), or "
             "AugmentedLoader(..., classes=10)"
         )
     return torch.eye(classes, device=yb.device)[yb]
 
 
 def mixed(values: Tensor, other: Tensor, share: Tensor) -> Tensor:
-    """Return each row with its share, and with the rest of another row."""
     weight = share.view(-1, *[1] * (values.dim() - 1)).to(values.device, values.dtype)
     return blended(values.index_select(0, other.to(values.device)), values, weight)
 
 
 def rectangles(xb: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return 1 for pixels inside, else 0, shape (batch, 1, height, width); ends are outside.
+    """Return floats, 1 inside and 0 outside, shape (batch, 1, height, width); ends are outside.
 
-    Floats, as their product is faster than that of truth values.
+    The product of floats is faster than that of bools.
     """
     height, width = xb.shape[2:]
     y = torch.arange(height).view(1, 1, -1, 1)

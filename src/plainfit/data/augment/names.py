@@ -1,19 +1,24 @@
-"""Augmentations by name: what `--augment` and `augment=` take."""
+"""Augmentations by name, as the setting `augment` takes them, and several in a row."""
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from torch import Generator
+
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.data.augment.colour import brightness, contrast, noise, saturation
-from plainfit.data.augment.geometry import (
+from plainfit.data.augment.images import (
     affine,
+    brightness,
+    contrast,
     elastic,
     horizontal_flip,
+    noise,
     pad_and_crop,
     perspective,
+    saturation,
     vertical_flip,
     warp,
 )
@@ -25,15 +30,14 @@ Step = Callable[..., Any]
 
 
 class Named(NamedTuple):
-    """An augmentation of one range."""
+    """An augmentation with one parameter, its range."""
 
     function: Step
     parameter: str
-    """What the range is called."""
     unit: str
     most: float
     default: float | None = None
-    """The range, where the function's own default is another."""
+    """The range, where it differs from the function's own default."""
 
 
 NAMES = {
@@ -56,7 +60,7 @@ NAMES = {
     "mixup": Named(mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
     "cutmix": Named(cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
 }
-# None of these mirrors images: whether a mirrored one is of the same class, only the user knows.
+# None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
     "none": "",
     "light": "rotate=7,scale=0.1,translate=0.05",
@@ -66,20 +70,19 @@ SETS = {
 
 
 def named_steps(text: str, classes: int | None = None) -> list[Step]:
-    """Return the augmentations of a list such as `light`, or `rotate=10,mixup`, in its order.
+    """Return the augmentations named in a list such as `light` or `rotate=10,mixup`, in order.
 
-    Neighbours among rotate, scale, shear and translate become one call of `affine`, which
-    resamples once.
+    Adjacent rotate, scale, shear and translate become one call of `affine`, which resamples once.
 
     Args:
-        text: names, each perhaps with `=` and its range, with commas between.
-        classes: their number, for those that mix labels.
+        text: comma-separated names, each with or without `=RANGE`.
+        classes: the number of classes, for augmentations that mix labels.
 
     >>> named_steps("rotate=10,scale=0.1,horizontal-flip")[0].keywords
     {'degrees': 10.0, 'scale': 0.1}
 
     Raises:
-        ConfigError: if there is no such augmentation, or its range is no number that it takes.
+        ConfigError: if a name is unknown, or its range is not a number in bounds.
     """
     steps: list[Step] = []
     for item in text.split(","):
@@ -104,21 +107,16 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
 
 
 def mixes_labels(step: Step) -> bool:
-    """Return whether an augmentation takes the labels too: whether it has a parameter `yb`."""
+    """Return whether an augmentation takes labels too: whether it has a parameter `yb`."""
     return "yb" in inspect.signature(step).parameters
 
 
 def is_open(step: Step, parameter: str) -> bool:
-    """Return whether a step is a call of `affine` that does not say this parameter yet."""
+    """Return whether a step is a call of `affine` that does not set this parameter yet."""
     return isinstance(step, partial) and step.func is affine and parameter not in step.keywords
 
 
 def range_of(name: str, given: str) -> float:
-    """Return the number that is given as the range of an augmentation.
-
-    Raises:
-        ConfigError: if it is none, or out of bounds.
-    """
     _, _, unit, most, _ = NAMES[name]
     try:
         value: float = int(given) if name == "pad-and-crop" else float(given)
@@ -126,5 +124,34 @@ def range_of(name: str, given: str) -> float:
         value = math.nan
     if not (0 < value <= most and value < math.inf):
         bound = "" if most == math.inf else f" and at most {most:g}"
-        raise ConfigError(f"the range of {name} is {unit}, above 0{bound}, got {given!r}")
+        raise ConfigError(f"the range of {name} must be {unit}, above 0{bound}, got {given!r}")
     return value
+
+
+class Pipeline:
+    """Augmentations applied in turn, all drawing from one generator.
+
+    Args:
+        augment: names such as `rotate=10,mixup`, a function, or several functions.
+        classes: the number of classes, for names that mix labels.
+    """
+
+    def __init__(self, augment: str | Step | Sequence[Step], classes: int | None = None) -> None:
+        if isinstance(augment, str):
+            augment = named_steps(augment, classes)
+        self.steps: list[Step] = [augment] if callable(augment) else list(augment)
+        self.mixing = [mixes_labels(step) for step in self.steps]
+
+    def __call__(self, xb: Any, yb: Any, generator: Generator) -> tuple[Any, Any]:
+        """Return the augmented batch."""
+        for step, mixes in zip(self.steps, self.mixing, strict=True):
+            if mixes:
+                xb, yb = step(xb, yb, generator)
+            else:
+                xb = step(xb, generator)
+        return xb, yb
+
+    def without_mixing(self) -> "Pipeline":
+        """Return the same without the augmentations that mix labels."""
+        pairs = zip(self.steps, self.mixing, strict=True)
+        return Pipeline([step for step, mixes in pairs if not mixes])

@@ -1,4 +1,4 @@
-"""TrivialAugment: one operation an image, any of fourteen, of any strength."""
+"""TrivialAugment: one of fourteen operations per image, of any strength."""
 
 import math
 
@@ -6,25 +6,31 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from plainfit.data.augment.colour import gray, mean_gray
-from plainfit.data.augment.geometry import resample
-from plainfit.data.augment.pixels import blended, each, like, to_floats
+from plainfit.data.augment.images import (
+    blended,
+    each,
+    gray,
+    like,
+    mean_gray,
+    resample,
+    to_floats,
+)
 
 WHITE = 255 / 256  # the brightest byte as a float
 LEVELS = 30
 
 
 def trivial_augment(xb: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
-    """Do one of 14 operations to each image, at one of 31 levels (Müller & Hutter 2021, "wide").
+    """Apply one of 14 operations to each image, at one of 31 levels (Müller & Hutter 2021, "wide").
 
-    Nothing; shear or move (up to 32 pixels) along x or y; rotate; brightness, colour, contrast,
-    sharpness; posterize; solarize; stretch or equalize the histogram of each channel. The values
-    are those of Pillow's operations, the resampling is bilinear.
+    The operations: none; shear or translate (up to 32 pixels) along x or y; rotate; brightness,
+    colour, contrast, sharpness; posterize; solarize; stretch or equalize the histogram of each
+    channel. The values are those of Pillow's operations; resampling is bilinear.
 
     Args:
         xb: shape (batch, channels, height, width).
         generator: on the CPU.
-        strength: multiplies the levels; 0.3 is about the narrower ranges of the paper.
+        strength: multiplies the levels; 0.3 gives about the narrower ranges of the paper.
     """
     n = len(xb)
     kind = torch.randint(14, (n,), generator=generator)
@@ -43,7 +49,7 @@ def trivial_augment(xb: Tensor, generator: Generator, strength: float = 1.0) -> 
 
 
 def shifted(x: Tensor, kind: Tensor, signed: Tensor, rows: Tensor) -> Tensor:
-    """Return these images sheared or moved along x or y, or rotated: kinds 0 to 4."""
+    """Shear, translate or rotate these images: kinds 0 to 4."""
     height, width = x.shape[2:]
     lean_x, lean_y, right, down, turn = (
         torch.where(kind[rows] == number, signed[rows] * most, 0.0)
@@ -56,22 +62,18 @@ def shifted(x: Tensor, kind: Tensor, signed: Tensor, rows: Tensor) -> Tensor:
 
 
 def brighter(x: Tensor, signed: Tensor) -> Tensor:
-    """Multiply by 1 - 0.99 to 1 + 0.99."""
     return x * (1 + 0.99 * signed)
 
 
 def more_colour(x: Tensor, signed: Tensor) -> Tensor:
-    """Move away from gray, or towards it."""
     return blended(gray(x), x, 1 + 0.99 * signed)
 
 
 def more_contrast(x: Tensor, signed: Tensor) -> Tensor:
-    """Move away from the mean gray, or towards it."""
     return blended(mean_gray(x), x, 1 + 0.99 * signed)
 
 
 def sharper(x: Tensor, signed: Tensor) -> Tensor:
-    """Move away from the smoothed image, or towards it; the border stays as it is."""
     kernel = torch.ones(3, 3).index_put((torch.tensor(1), torch.tensor(1)), torch.tensor(5.0)) / 13
     channels = x.shape[1]
     smooth = x.clone()
@@ -87,18 +89,16 @@ def posterized(x: Tensor, level: Tensor) -> Tensor:
 
 
 def solarized(x: Tensor, level: Tensor) -> Tensor:
-    """Invert the values from a threshold on."""
     return torch.where(x >= WHITE * (1 - level), WHITE - x, x)
 
 
 def stretched(x: Tensor, level: Tensor) -> Tensor:
-    """Let the values of each channel go from black to white."""
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     return torch.where(high > low, (x - low) / (high - low) * WHITE, x)
 
 
 def equalized(x: Tensor, level: Tensor) -> Tensor:
-    """Let each value of a channel be as frequent as any other, as far as that can be."""
+    """Equalize the histogram of each channel, as Pillow does."""
     values = (x * 256).round().clamp(0, 255).long().flatten(2)
     counts = torch.zeros(*values.shape[:2], 256, dtype=torch.int64, device=x.device)
     counts.scatter_add_(2, values, torch.ones_like(values))

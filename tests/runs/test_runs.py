@@ -1,0 +1,154 @@
+"""Run folders read back: whole, cut off, changed, or written by an older plainfit."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import plainfit as pf
+from plainfit.common.errors import DataError, RunError
+from plainfit.models.build import MOVED, Factory, resolve
+from plainfit.models.weights import save_weights
+from plainfit.runs.export import export_run
+from plainfit.runs.folder import list_runs, open_run
+from plainfit.runs.predict import predict_images
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import resume
+from small import same
+
+OLD_RECORD = Path(__file__).with_name("run_0.1.0.json")
+
+
+@pytest.fixture
+def copied(trained_run, tmp_path):
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
+def change_config(folder, **changes):
+    """Change settings in a record; None removes one."""
+    path = folder / "run.json"
+    record = json.loads(path.read_text())
+    record["config"] |= changes
+    for name in [name for name, value in changes.items() if value is None]:
+        del record["config"][name]
+    path.write_text(json.dumps(record))
+
+
+def test_a_run_is_read_back(trained_run):
+    run = open_run(trained_run)
+    assert run.config == RunConfig(model="logistic", epochs=2, out=trained_run)
+    assert [row["epoch"] for row in run.epochs] == [0, 1]
+    assert run.epochs[-1] == run.record["last"]
+    assert len(run.steps) == run.record["steps"] == 40
+    assert {step.lr for step in run.steps} == {0.1}
+    assert run.notes == []
+    weights = load_file(trained_run / "model.safetensors")
+    assert run.model.state_dict().keys() == weights.keys()
+    assert all(torch.equal(run.model.state_dict()[name], weights[name]) for name in weights)
+    assert not run.model.training
+    assert run.open_data().fingerprint == run.record["data"]["fingerprint"]
+
+
+def test_lines_that_were_cut_off_are_counted(copied):
+    for name in ("metrics.jsonl", "steps.csv"):
+        path = copied / name
+        path.write_text(path.read_text()[:-15])
+    run = open_run(copied)
+    assert (len(run.epochs), len(run.steps)) == (1, 39)
+    assert run.notes == [
+        "1 of the 2 lines of metrics.jsonl cannot be read: left out.",
+        "1 of the 40 lines of steps.csv cannot be read: left out.",
+    ]
+
+
+def test_no_run_and_damaged_runs(copied, tmp_path):
+    with pytest.raises(RunError, match=r"must be a run folder with a run.json, and has none"):
+        open_run(tmp_path)
+    (copied / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(RunError, match=r"must hold the weights of plainfit\.models\.networks:Log"):
+        _ = open_run(copied).model
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(RunError, match=r"must hold model.safetensors, .*: plainfit resume "):
+        _ = open_run(copied).model
+    (copied / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="has a damaged one"):
+        open_run(copied)
+    assert [line.state for line in list_runs(tmp_path)] == ["damaged"]
+
+
+def test_data_that_has_changed(copied):
+    change_config(copied, split_seed=1)
+    with pytest.raises(DataError, match=r"must be what .*run was trained on, and digits has chan"):
+        open_run(copied).open_data()
+    with pytest.raises(DataError, match="has changed since"):
+        resume(copied, epochs=3, echo=None)
+
+
+def test_the_best_epoch_is_never_one_whose_loss_is_nan(copied):
+    rows = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["valid_loss"] = float("nan")
+    (copied / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (line,) = list_runs(copied.parent)
+    assert line.best == rows[1]
+
+
+def test_a_run_from_before_a_setting_has_its_default(copied, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "digit.png")
+    given = predict_images(open_run(copied), [tmp_path / "digit.png"], views=2, augment="light")
+    change_config(copied, augment=None, seed=None, split_seed=None, keep_memory=None)
+    run = open_run(copied)
+    assert predict_images(run, [tmp_path / "digit.png"], views=2, augment="light") == given
+    assert len(predict_images(run, [tmp_path / "digit.png"])) == 1
+    assert export_run(run, "safetensors").difference == 0
+    assert len(resume(copied, epochs=3, echo=None).history) == 3
+
+
+def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    shutil.copy(OLD_RECORD, folder / "run.json")
+    run = open_run(folder)
+    model = run.factory.build()
+    assert same(model, pf.get_model("cnn", input_shape=(1, 8, 8), device="cpu")[0])
+    save_weights(folder / "model.safetensors", model)
+    assert same(run.model, model)
+    assert run.open_data().counts() == run.record["data"]["counts"]
+    assert run.config.command() == "plainfit train --model cnn --epochs 1"
+    assert plainfit("summary", folder)[0] == 0
+    assert plainfit("runs", tmp_path)[0] == 0
+    assert plainfit("report", folder)[0] == 0
+
+
+@pytest.mark.parametrize("old", MOVED)
+def test_names_of_models_that_have_moved(old):
+    name = {"plainfit.models": "MnistCNN", "plainfit.imagenet": "resnet18"}.get(old, "timm_model")
+    assert resolve(f"{old}:{name}").__module__ == MOVED[old]
+
+
+def test_importing_a_users_module_leaves_the_path_as_it_is(tmp_path, monkeypatch):
+    """Also where the module imports another one, and that only when the model is built."""
+    (tmp_path / "their_sizes.py").write_text("WIDTH = 3\n")
+    (tmp_path / "their_nets.py").write_text(
+        "from torch import nn\n"
+        "def small(in_features, classes):\n"
+        "    from their_sizes import WIDTH\n"
+        "    layers = nn.Linear(in_features, WIDTH), nn.Linear(WIDTH, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    model, _ = pf.get_model("their_nets:small", device="cpu")
+    assert sys.path == before
+    del sys.modules["their_sizes"]
+    assert same(model.plainfit_factory.build(), model)
+    assert sys.path == before
+    with pytest.raises(pf.PlainfitError, match="must import"):
+        Factory("their_nothing:small", {}, 0).build()
+    assert sys.path == before
+    for name in ("their_sizes", "their_nets"):
+        del sys.modules[name]
