@@ -1,18 +1,18 @@
 """Every error that plainfit raises on purpose.
 
     PlainfitError
-    ├── ConfigError (ValueError)     a setting or a name that we do not know or cannot accept
+    ├── ConfigError (ValueError)     a setting or a name that is unknown or out of range
     ├── DataError (ValueError)       data that cannot be trained on
-    │   └── DownloadError            data that could not be fetched
+    │   └── DownloadError            a download that failed
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
     ├── EjectError                   a run that cannot become a script at the asked level
     │   └── MismatchError            a script that gives something else than its run
     ├── RunError                     a run folder that cannot be written or read
-    │   └── CheckpointError          a checkpoint that is damaged or of another training
+    │   └── CheckpointError          a damaged checkpoint, or one of another training
     └── TrainingError                a training that had to stop; the command line exits with 1
         └── NonFiniteError           a loss or a gradient that is NaN or infinite
 
-A message states what must hold, what was received and what to do about it, on one line.
+A message is one line: what must hold, what was received, and what to do about it.
 """
 
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ class DataError(PlainfitError, ValueError):
 
 
 class DownloadError(DataError):
-    """No mirror gave the file with the right hash."""
+    """No mirror had the file with the right hash."""
 
 
 class ModelError(PlainfitError, ValueError):
@@ -70,11 +70,11 @@ class RunError(PlainfitError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint is damaged, or does not fit the training that is to go on."""
+    """A checkpoint is damaged, or does not fit the training that is to continue."""
 
 
 class TrainingError(PlainfitError):
-    """A training had to stop; what was saved before stays."""
+    """A training had to stop; what was saved before is kept."""
 
 
 class NonFiniteError(TrainingError, ArithmeticError):
@@ -82,7 +82,7 @@ class NonFiniteError(TrainingError, ArithmeticError):
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'cnn'?` when one of `known` is close to `name`, else nothing.
+    """Return `; did you mean 'cnn'?` if a known name is close, else the empty string.
 
     >>> near_miss("resnett", ["cnn", "resnet"])
     "; did you mean 'resnet'?"
@@ -95,7 +95,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that `name` is no `kind` we know, list what is known, and suggest the nearest.
+    """Return a message for an unknown name, with the known ones and the nearest of them.
 
     >>> unknown_name("optimizer", "adm", ["sgd", "adam"])
     "unknown optimizer 'adm': choose from sgd, adam; did you mean 'adam'?"

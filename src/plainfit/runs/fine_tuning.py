@@ -148,9 +148,7 @@ def is_run(source: str) -> bool:
 
 def model_name(source: str, model: str | None) -> str:
     """Return the name of a source's architecture; the user gives it for a file of weights."""
-    if is_weights_only(source):
-        if source.startswith(HUB) and not HUB_NAME.fullmatch(source):
-            raise unknown_source(source)
+    if is_weights_only(source) and (HUB_NAME.fullmatch(source) or not source.startswith(HUB)):
         if model is None:
             raise ConfigError(
                 f"must name the architecture of {source}, such as resnet18, since a file of "
@@ -158,23 +156,17 @@ def model_name(source: str, model: str | None) -> str:
                 field="model",
             )
         return model
+    if not (is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
+        raise ConfigError(
+            f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
+            f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
+            f"{near_miss(source, PUBLISHED)}"
+        )
     if model is not None:
         raise ConfigError(
             f"is for files of weights, and {source} names its own: leave it out", field="model"
         )
-    if is_run(source):
-        return open_run(Path(source)).config.model
-    if source in PUBLISHED or source.startswith(TIMM):
-        return source.removeprefix(TIMM)
-    raise unknown_source(source)
-
-
-def unknown_source(source: str) -> ConfigError:
-    return ConfigError(
-        f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
-        f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
-        f"{near_miss(source, PUBLISHED)}"
-    )
+    return open_run(Path(source)).config.model if is_run(source) else source.removeprefix(TIMM)
 
 
 def new_model(
