@@ -1,6 +1,5 @@
 """The README's code and commands, run as they are written; its tree against the real one."""
 
-import os
 import re
 import shlex
 from pathlib import Path
@@ -58,7 +57,7 @@ def test_the_commands_run_in_order(in_tmp, plainfit):
         name, *arguments = shlex.split(SHORTER.get(command, command))
         code, _, err = plainfit(*arguments)
         assert (name, code) == ("plainfit", 0), f"{command}\n{err}"
-    assert set(os.listdir()) == LEFT_BY_COMMANDS
+    assert {path.name for path in in_tmp.iterdir()} == LEFT_BY_COMMANDS
 
 
 def test_the_tree_names_every_room_and_fits_on_a_screen():
