@@ -13,7 +13,7 @@ from turns import STEPS, Share, percent, ratio, take_turns
 import plainfit as pf
 from plainfit.common.devices import cpu_threads
 from plainfit.common.progress import on_terminal
-from plainfit.training.callbacks import progress
+from plainfit.training.callbacks import observers
 
 TIMES, EPOCHS = 20, 11  # of which the first warms up
 TEXT = """\
@@ -35,12 +35,12 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
             "no bar again": training(epochs, None),
             "bar": training(epochs, console),
         }
-        refresh = progress.REFRESH
-        progress.REFRESH *= len(ways)  # its clock does not stop while the others have their turns
+        refresh = observers.REFRESH
+        observers.REFRESH *= len(ways)  # its clock does not stop while the others have their turns
         try:
             seconds = take_turns(ways, lambda: shuffled(dataset), times)
         finally:
-            progress.REFRESH = refresh
+            observers.REFRESH = refresh
     rows = []
     for name, mine in seconds.items():
         middle, low, high = ratio(mine, seconds["no bar"])
@@ -64,7 +64,7 @@ def training(epochs: int, console: Console | None) -> Callable[[Share], None]:
         pf.fit(epochs, model, F.cross_entropy, opt, loader, None, callbacks=callbacks, echo=None)
 
     def with_bar(loader: Share) -> None:
-        bar = progress.ProgressBar(console)
+        bar = observers.ProgressBar(console)
         with on_terminal(bar.bar):
             fit(loader, bar)
 

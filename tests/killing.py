@@ -15,8 +15,8 @@ import torch
 
 from plainfit.common.files import write_bytes
 from plainfit.training.callbacks import Checkpointing
-from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
-from plainfit.training.checkpoint.state import capture, restore
+from plainfit.training.checkpoints import from_bytes, to_bytes
+from plainfit.training.state import capture, restore
 from trainings import train
 
 RESULT = "result.bin"

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from turns import take_turns
 
 from plainfit.data import augment
-from plainfit.training.memory import kept_memory
+from plainfit.training.session import kept_memory
 
 SHAPES = {"1x28x28": (1, 28, 28), "3x32x32": (3, 32, 32)}
 BATCH, BATCHES = 128, 10  # in a turn

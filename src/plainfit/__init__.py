@@ -16,28 +16,47 @@ from typing import TYPE_CHECKING, Any
 from plainfit.common import __version__ as __version__
 
 _HOMES = {
+    "ActivationStatistics": "training.callbacks.observers",
+    "Averaging": "training.callbacks.optimization",
+    "BestWeights": "training.callbacks.checkpointing",
     "Callback": "training.hooks",
+    "Checkpointing": "training.callbacks.checkpointing",
     "CompactCNN": "models.networks",
     "DataSplits": "data.splits",
+    "EarlyStopping": "training.callbacks.stopping",
+    "GradientAccumulation": "training.callbacks.optimization",
+    "GradientClipping": "training.callbacks.optimization",
+    "GradientStatistics": "training.callbacks.observers",
     "History": "training.history",
     "ImageDataset": "data.loaders",
+    "JsonLinesLog": "training.callbacks.observers",
     "Lambda": "models.networks",
+    "LearningRate": "training.callbacks.optimization",
     "LogisticRegression": "models.networks",
+    "LossScaling": "training.callbacks.optimization",
     "MLP": "models.networks",
     "MnistCNN": "models.networks",
+    "NonFiniteGuard": "training.callbacks.stopping",
+    "OverfitOneBatch": "training.callbacks.stopping",
     "PlainfitClassifier": "estimators.estimators",
     "PlainfitError": "common.errors",
     "PlainfitRegressor": "estimators.estimators",
+    "ProgressBar": "training.callbacks.observers",
     "ResNet": "models.networks",
+    "StepLog": "training.callbacks.observers",
     "TensorLoader": "data.loaders",
+    "TimeLimit": "training.callbacks.stopping",
+    "TorchScheduler": "training.callbacks.optimization",
+    "Tracking": "training.callbacks.tracking",
+    "Unfreezing": "training.callbacks.optimization",
     "WrappedDataLoader": "data.wrapping",
     "accuracy": "training.metrics",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
     "get_data": "data.loaders",
     "get_model": "models.build",
-    "lr_find": "training.lr_finder",
     "loss_batch": "training.loop",
+    "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
     "tune": "tuning.study",
     "validate": "training.loop",
@@ -63,6 +82,27 @@ if TYPE_CHECKING:
     from plainfit.models.networks import MnistCNN as MnistCNN
     from plainfit.models.networks import ResNet as ResNet
     from plainfit.runs.fine_tuning import fine_tune as fine_tune
+    from plainfit.training.callbacks.checkpointing import BestWeights as BestWeights
+    from plainfit.training.callbacks.checkpointing import Checkpointing as Checkpointing
+    from plainfit.training.callbacks.observers import ActivationStatistics as ActivationStatistics
+    from plainfit.training.callbacks.observers import GradientStatistics as GradientStatistics
+    from plainfit.training.callbacks.observers import JsonLinesLog as JsonLinesLog
+    from plainfit.training.callbacks.observers import ProgressBar as ProgressBar
+    from plainfit.training.callbacks.observers import StepLog as StepLog
+    from plainfit.training.callbacks.optimization import Averaging as Averaging
+    from plainfit.training.callbacks.optimization import (
+        GradientAccumulation as GradientAccumulation,
+    )
+    from plainfit.training.callbacks.optimization import GradientClipping as GradientClipping
+    from plainfit.training.callbacks.optimization import LearningRate as LearningRate
+    from plainfit.training.callbacks.optimization import LossScaling as LossScaling
+    from plainfit.training.callbacks.optimization import TorchScheduler as TorchScheduler
+    from plainfit.training.callbacks.optimization import Unfreezing as Unfreezing
+    from plainfit.training.callbacks.stopping import EarlyStopping as EarlyStopping
+    from plainfit.training.callbacks.stopping import NonFiniteGuard as NonFiniteGuard
+    from plainfit.training.callbacks.stopping import OverfitOneBatch as OverfitOneBatch
+    from plainfit.training.callbacks.stopping import TimeLimit as TimeLimit
+    from plainfit.training.callbacks.tracking import Tracking as Tracking
     from plainfit.training.history import History as History
     from plainfit.training.hooks import Callback as Callback
     from plainfit.training.loop import fit as fit

@@ -14,9 +14,9 @@ from torch import nn, optim
 
 import plainfit as pf
 from plainfit.common.errors import CheckpointError, RunError
-from plainfit.training.callbacks import Checkpointing, EarlyStopping
-from plainfit.training.checkpoint import folder as files
-from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.training import checkpoints as files
+from plainfit.training.callbacks import Checkpointing, EarlyStopping, GradientAccumulation
+from plainfit.training.checkpoints import from_bytes, to_bytes
 from trainings import Net, StopAt, differences, loaders, outcome, train
 
 
@@ -255,12 +255,12 @@ def test_another_model_is_refused_and_left_as_it_was(tmp_path, model, message):
 
 
 def test_another_optimizer_or_missing_callbacks_are_refused(tmp_path):
-    fit_with(tmp_path, nn.Linear(3, 2), callbacks=[EarlyStopping(3)])
+    fit_with(tmp_path, nn.Linear(3, 2), callbacks=[GradientAccumulation(2)])
     model = nn.Linear(3, 2)
     opt = optim.SGD([{"params": [p]} for p in model.parameters()], lr=0.1)
     with pytest.raises(CheckpointError, match=r"groups of \[2\] parameters, got \[1, 1\]"):
         fit_with(tmp_path, model, opt, resume=True)
-    with pytest.raises(CheckpointError, match="these are missing: EarlyStopping"):
+    with pytest.raises(CheckpointError, match="these are missing: GradientAccumulation"):
         fit_with(tmp_path, nn.Linear(3, 2), resume=True)
 
 

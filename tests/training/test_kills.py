@@ -63,9 +63,9 @@ def run_many(tmp_path, reference, count, inside_saves):
 @pytest.mark.enable_socket
 @pytest.mark.parametrize("inside_saves", [False, True], ids=["any time", "inside saves"])
 def test_killed_at_random(tmp_path, reference, inside_saves):
-    kills, unequal = run_many(tmp_path, reference, 6, inside_saves)
+    kills, unequal = run_many(tmp_path, reference, 3, inside_saves)
     assert unequal == []
-    assert kills > 3
+    assert kills > 1
 
 
 @pytest.mark.soak
@@ -77,11 +77,11 @@ def test_killed_200_times_at_random(tmp_path, reference, inside_saves):
     assert kills > 200
 
 
-def killed_at_every_call(tmp_path, reference, calls, **options):
+def killed_at_every_call(tmp_path, reference, calls, moments=WHEN, **options):
     """Kill at each of these calls, at each moment of it; return the cases that differ or fail."""
     whole, _ = reference("momentum", "memory")
     wrong, points = [], 0
-    for call, when in ((call, when) for call in calls for when in WHEN):
+    for call, when in ((call, when) for call in calls for when in moments):
         folder = tmp_path / f"{call}-{when}"
         folder.mkdir()
         if not killed_at(folder, call, when, **options):  # there are no more calls
@@ -98,9 +98,10 @@ def killed_at_every_call(tmp_path, reference, calls, **options):
     return points, wrong
 
 
-def test_killed_at_every_call_of_two_saves(tmp_path, reference):
-    # The third save is the first that also removes an older checkpoint.
-    assert killed_at_every_call(tmp_path, reference, range(1, 16)) == (45, [])
+def test_killed_at_every_call_of_three_saves(tmp_path, reference):
+    # The third save is the first that also removes an older checkpoint. Half of a call that is no
+    # write is before it, and after a call is before the next one: the soak test has all moments.
+    assert killed_at_every_call(tmp_path, reference, range(1, 16), ["half"]) == (15, [])
 
 
 @pytest.mark.soak
@@ -111,6 +112,7 @@ def test_killed_at_every_call_of_a_whole_training(tmp_path, reference):
 
 
 def test_the_naive_way_fails_the_same_test(tmp_path, reference):
-    _, wrong = killed_at_every_call(tmp_path, reference, range(1, 5), kind=NaiveCheckpointing)
+    calls, moments = range(1, 5), ["half"]
+    _, wrong = killed_at_every_call(tmp_path, reference, calls, moments, kind=NaiveCheckpointing)
     assert wrong
     assert any("half" in text for text in wrong)

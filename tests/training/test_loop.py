@@ -2,6 +2,8 @@
 
 import sys
 from collections import namedtuple
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from torch import nn, optim
 from torch.utils.data import IterableDataset, TensorDataset
 
 import plainfit as pf
+import small
+from plainfit.common.errors import ConfigError
 from plainfit.data.batches import batch_size, to_device
 from plainfit.training.history import History
 
@@ -429,3 +433,84 @@ def test_metrics_of_one_name_are_refused_and_numbers_are_taken():
         return 0.5
 
     assert pf.validate(model, F.cross_entropy, dl, metrics=[half])["half"] == 0.5
+
+
+# --- mixed labels: only the loss's own errors are blamed on the loss ---
+
+
+class Mixed(list):
+    """Batches of which `fit` is told that their labels are mixed."""
+
+    mixes_labels = True
+
+
+def fails(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+class LossThatFails(nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.forward = fails(error)
+
+
+def weighted(out, yb, *, fail):
+    return fail(out, yb)
+
+
+MIXED_ERRORS = [RuntimeError, ValueError, TypeError, IndexError]
+
+
+@pytest.mark.parametrize("kind", MIXED_ERRORS)
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        fails,
+        LossThatFails,
+        lambda error: partial(weighted, fail=fails(error)),
+        lambda error: lambda out, yb: fails(error)(out),
+    ],
+    ids=["function", "module", "partial", "lambda"],
+)
+def test_an_error_of_the_loss_is_explained_where_labels_are_mixed(kind, validates, loss):
+    failing, model = loss(kind("mine")), small.network()
+    calls = []
+
+    def first_good(out, yb):
+        calls.append(1)
+        return F.cross_entropy(out, yb) if len(calls) == 1 else failing(out, yb)
+
+    what = "validation, whose labels are not mixed," if validates else "first step"
+    with pytest.raises(ConfigError, match=f"the {what} failed with {kind.__name__}: mine"):
+        small.fit(model, small.sgd(model), Mixed(small.batches(5)), small.batches(5),
+            loss_func=first_good if validates else failing)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        *product(["model", "backward", "optimizer", "callback"], MIXED_ERRORS),
+        *product(["model", "backward", "loss"], [torch.OutOfMemoryError]),
+    ],
+)
+def test_other_errors_are_raised_as_they_are(error, where, monkeypatch):
+    class Fail(pf.Callback):
+        on_batch_start = fails(error("mine")) if where == "callback" else pf.Callback.on_batch_start
+
+    model = small.network()
+    opt, loss_func = small.sgd(model), F.cross_entropy
+    if where == "model":
+        monkeypatch.setattr(model, "forward", fails(error("mine")))
+    if where == "backward":
+        monkeypatch.setattr(torch.Tensor, "backward", fails(error("mine")))
+    if where == "optimizer":
+        monkeypatch.setattr(opt, "step", fails(error("mine")))
+    if where == "loss":
+        loss_func = fails(error("mine"))
+    with pytest.raises(error, match=r"^mine$") as caught:
+        small.fit(model, opt, Mixed(small.batches(5)), loss_func=loss_func, callbacks=[Fail()])
+    assert type(caught.value) is error

@@ -1,6 +1,7 @@
 """Schedules and schedulers of torch, applied by `fit`."""
 
 import warnings
+from contextlib import suppress
 
 import pytest
 from torch import optim
@@ -9,7 +10,8 @@ from torch.optim import lr_scheduler as torch_s
 from plainfit.common.errors import ConfigError
 from plainfit.training import schedules as s
 from plainfit.training.callbacks import GradientAccumulation, TorchScheduler
-from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+from plainfit.training.checkpoints import from_bytes, to_bytes
+from plainfit.training.hooks import Callback
 from small import Rates, batches, fit, network, plain, same, sgd
 
 EPOCHS = 6
@@ -93,7 +95,7 @@ def test_one_step_or_none_is_enough_for_every_name(name, epochs):
     ("schedule", "says"),
     [
         ("cosin", "unknown schedule 'cosin': .*; did you mean 'cosine'?"),
-        (0.5, "must be a function step -> factor, a name or a scheduler of torch, got 0.5"),
+        (0.5, "must be a function step -> factor, a name or a torch scheduler, got 0.5"),
         (s.OneCycle, "must be a function step -> factor, .*, got <class .*OneCycle'>"),
     ],
 )
@@ -223,3 +225,48 @@ def test_a_scheduler_goes_on_from_a_checkpoint_s_bytes(name, at):
     with warnings.catch_warnings():  # the new optimizer has taken no step of its own yet
         warnings.simplefilter("ignore")
         assert rates_of(at) == whole
+
+
+OWN = {
+    optim.SGD: {"lr": 0.2, "momentum": 0.5},
+    optim.AdamW: {"lr": 0.2, "betas": (0.7, 0.99)},
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("ends", ["finished", "stopped", "failed"])
+def test_after_a_schedule_the_optimizer_has_its_own_rate_and_momentum(kind, ends):
+    class End(Callback):
+        def on_step_end(self, context):
+            if context.global_step == 3 and ends == "stopped":
+                context.stop = "the test"
+            if context.global_step == 3 and ends == "failed":
+                raise RuntimeError("the test")
+
+    model, own = network(), OWN[kind]
+    opt = kind(model.parameters(), **own)
+    before = {name: value for name, value in opt.param_groups[0].items() if name != "params"}
+    with suppress(RuntimeError):
+        fit(model, opt, batches(5, 5, 5), schedule="one-cycle", callbacks=[End()])
+    after = {name: value for name, value in opt.param_groups[0].items() if name != "params"}
+    assert after == before
+    assert own.items() <= after.items()
+
+
+def test_the_next_training_uses_the_rate_that_was_set_in_between():
+    model, rates = network(), Rates()
+    opt = sgd(model, lr=0.2, momentum=0.9)
+    fit(model, opt, batches(10, 10), schedule="one-cycle")
+    opt.param_groups[0].update(lr=0.01, momentum=0.5)
+    fit(model, opt, batches(10, 10), schedule="constant", callbacks=[rates])
+    assert rates.lr == [[0.01]] * 4
+    assert rates.momentum == [[0.5]] * 4
+
+
+def test_a_schedule_of_torch_made_before_leaves_no_rate_behind():
+    model, rates = network(), Rates()
+    opt = sgd(model, lr=0.2)
+    torch_s.StepLR(opt, 2)  # which notes an initial rate in the optimizer
+    opt.param_groups[0]["lr"] = 0.01
+    fit(model, opt, batches(10, 10), schedule="constant", callbacks=[rates])
+    assert rates.lr == [[0.01]] * 4

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 
 import pytest
 import torch
@@ -23,14 +24,21 @@ from plainfit.training.callbacks import (
     NonFiniteGuard,
 )
 from plainfit.training.compiling import OneGraph
-from plainfit.training.memory import find_glibc, kept_memory
+from plainfit.training.session import (
+    KEPT,
+    M_MMAP_THRESHOLD,
+    MIB,
+    USUAL,
+    find_glibc,
+    kept_memory,
+)
 from small import batches, fit, network, plain, same, sgd
 
 SINGLE = {"dtype": torch.float32}
 LIKE_A_STEP = """
 import resource, sys
 import torch
-from plainfit.training.memory import kept_memory
+from plainfit.training.session import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -58,9 +66,41 @@ def test_kept_memory_has_no_page_faults():
 
 
 def test_kept_memory_without_glibc_does_nothing(monkeypatch):
-    monkeypatch.setattr("plainfit.training.memory.find_glibc", lambda: None)
+    monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: None)
     with kept_memory():
         assert torch.ones(2).sum() == 2
+
+
+class OldGlibc:
+    """mallopt as glibc 2.34 and older have it: no mmap threshold over 32 MiB."""
+
+    def __init__(self, most=32 * MIB):
+        self.most, self.options, self.trims = most, {}, 0
+
+    def mallopt(self, parameter, value):
+        if parameter == M_MMAP_THRESHOLD and value > self.most:
+            return 0
+        self.options[parameter] = value
+        return 1
+
+    def malloc_trim(self, pad):
+        self.trims += 1
+
+
+def test_kept_memory_sets_the_largest_threshold_that_is_accepted(monkeypatch):
+    glibc = OldGlibc()
+    monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: glibc)
+    with kept_memory():
+        assert glibc.options == {M_MMAP_THRESHOLD: 32 * MIB, **KEPT}
+    assert (glibc.options, glibc.trims) == (USUAL, 1)
+
+
+def test_kept_memory_does_nothing_where_no_threshold_is_accepted(monkeypatch):
+    glibc = OldGlibc(most=MIB)
+    monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: glibc)
+    with kept_memory():
+        assert glibc.options == {}
+    assert (glibc.options, glibc.trims) == ({}, 0)
 
 
 def test_memory_changes_no_bits():
@@ -185,7 +225,7 @@ def test_a_scale_that_overflows_leaves_the_step_out_and_halves():
 
 
 def test_a_scale_that_holds_doubles_and_is_kept(monkeypatch):
-    monkeypatch.setattr("plainfit.training.callbacks.precision.GROWTH_STEPS", 3)
+    monkeypatch.setattr("plainfit.training.callbacks.optimization.GROWTH_STEPS", 3)
     scaling, model = LossScaling(), network()
     fit(model, sgd(model), batches(5, 5), callbacks=[scaling])
     assert (scaling.scale, scaling.good_steps) == (2.0**17, 1)
@@ -294,6 +334,24 @@ def test_a_compiled_training_resumes_with_its_bits(tmp_path):
     resumed, _ = train_compiled(stopped, dl, epochs=6, checkpoint=tmp_path, resume=True)
     assert resumed == losses
     assert same(whole, stopped)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("ends", ["finished", "failed"])
+def test_the_settings_of_the_compiler_are_as_before_afterwards(monkeypatch, before, ends):
+    class Look(pf.Callback):
+        def on_epoch_start(self, context):
+            seen.append(torch._dynamo.config.trace_autograd_ops)
+            if ends == "failed":
+                raise RuntimeError("the test")
+
+    seen = []
+    monkeypatch.setattr("torch._dynamo.config.trace_autograd_ops", before)
+    model = network()
+    with suppress(RuntimeError):  # the first steps are not compiled, so this needs no compiler
+        fit(model, sgd(model), batches(5), epochs=1, compile=True, callbacks=[Look()])
+    assert seen == [True]
+    assert torch._dynamo.config.trace_autograd_ops is before
 
 
 @pytest.mark.soak

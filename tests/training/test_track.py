@@ -8,7 +8,7 @@ import torch
 
 from plainfit.common.errors import ConfigError
 from plainfit.training.callbacks import Tracking
-from plainfit.training.trackers import Tracker, make_tracker
+from plainfit.training.callbacks.tracking import Tracker, make_tracker
 from trainings import StopAt, differences, train
 
 

@@ -1,34 +1,39 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Files that are there whole or not at all, written or downloaded, whenever the process stops."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
-CHUNK = 2**24  # bytes handed over at once
+from plainfit.common.errors import DataError, DownloadError
+
+CHUNK = 2**24  # bytes per write
+T = TypeVar("T")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then put it in place in one step.
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
 
-    The file reaches the disk before its name does, and the name before this returns.
+    The content reaches the disk before the name does, and the name before this returns.
 
     Raises:
-        OSError: if that fails; the temporary file is gone, and what was at `path` is still there.
+        OSError: if that fails; the temporary file is gone, and `path` is as it was.
     """
-    scratch = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
     try:
-        write(scratch)
-        sync(scratch)
-        os.replace(scratch, path)  # noqa: PTH105  # counted by the tests, call by call
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, path)  # noqa: PTH105  # counted by the tests, call by call
         sync(path.parent)
     finally:
         with suppress(OSError):
-            scratch.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes to a new file, a chunk at a time."""
+    """Write bytes to a new file, in chunks."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         rest = memoryview(data)
@@ -49,13 +54,75 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def is_scratch(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Return whether a file is a temporary one of `write_whole`, by its name."""
     return path.match(".*-*.tmp*")
 
 
-def remove_scratch(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder."""
-    for path in filter(is_scratch, folder.iterdir()):
+    for path in filter(is_temporary, folder.iterdir()):
         with suppress(OSError):
             path.unlink()
+
+
+def download(
+    urls: Sequence[str],
+    path: Path,
+    check: Callable[[Path], T | None],
+    *,
+    place: str,
+    otherwise: str,
+) -> T:
+    """Fetch a file from the first URL whose file passes the check; return the check's result.
+
+    Args:
+        urls: tried in this order.
+        path: the file's place; it appears there only after the check.
+        check: called with the fetched file; returns None if its SHA-256 is wrong.
+        place: how the user chooses another folder, for the message.
+        otherwise: what the user can do offline, for the message.
+
+    Raises:
+        DataError: if the folder cannot be written to.
+        DownloadError: if no URL gave the file.
+    """
+    import pooch
+
+    from plainfit.common.progress import DownloadBar, on_terminal
+
+    pooch.get_logger().setLevel("ERROR")  # the bar shows the rest
+    tried = []
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
+            for url in urls:
+                bar = DownloadBar(url)
+                with on_terminal(bar.bar):
+                    fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
+                    try:
+                        name = pooch.retrieve(url, None, path.name, temporary, downloader=fetch)
+                    except (OSError, ValueError) as error:  # requests' errors are OSErrors
+                        tried.append(f"{url} ({short_reason(error)})")
+                        continue
+                got = Path(name)
+                checked = check(got)
+                if checked is not None:
+                    got.replace(path)  # within one folder, so all or nothing
+                    return checked
+                tried.append(f"{url} (wrong SHA-256)")
+                got.unlink()
+    except OSError as error:
+        raise DataError(
+            f"the folder {path.parent} must be writable ({error.strerror}); choose another with "
+            f"{place}"
+        ) from error
+    raise DownloadError(
+        f"{path.name} could not be downloaded; tried {', '.join(tried)}; offline, {otherwise}"
+    )
+
+
+def short_reason(error: Exception) -> str:
+    """Name a network error without its chain of wrapped ones."""
+    response = getattr(error, "response", None)
+    return f"HTTP {response.status_code}" if response is not None else type(error).__name__

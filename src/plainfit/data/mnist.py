@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.common.downloads import download
 from plainfit.common.errors import DataError
+from plainfit.common.files import download
 from plainfit.data.pickles import read_pickled_arrays
 from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, assemble
 

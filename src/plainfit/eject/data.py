@@ -20,7 +20,7 @@ from plainfit.eject.lifting import Lifter
 from plainfit.eject.loaders import served, tensors_of
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.record import generator_of
+from plainfit.training.fit_call import generator_of
 
 NAMES = ("x_train", "y_train", "x_valid", "y_valid")
 READ_IDX = f'''

@@ -11,7 +11,7 @@ from plainfit.common.errors import EjectError
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.callbacks.rates import LearningRate, TorchScheduler
+from plainfit.training.callbacks.optimization import LearningRate, TorchScheduler
 
 CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from plainfit.common.errors import EjectError, RunError
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
-from plainfit.training.checkpoint.folder import newest
+from plainfit.training.checkpoints import newest
 
 
 @dataclass

@@ -21,10 +21,9 @@ from plainfit.runs import folder as runs
 from plainfit.runs.assembly import assemble, loss_function, schedule_of, transformers
 from plainfit.runs.pretrained import says_its_model
 from plainfit.runs.settings import RunConfig
-from plainfit.training.callbacks.precision import LossScaling
-from plainfit.training.callbacks.rates import rates_by
+from plainfit.training.callbacks.optimization import LossScaling, rates_by
+from plainfit.training.fit_call import FitCall, bit_sums
 from plainfit.training.metrics import accuracy
-from plainfit.training.record import FitRecord, bit_sums
 
 
 @dataclass
@@ -153,7 +152,7 @@ def from_folder(folder: Path) -> Recipe:
     )
 
 
-def from_fit(call: FitRecord) -> Recipe:
+def from_fit(call: FitCall) -> Recipe:
     """Read what a call of `fit` left.
 
     Raises:
@@ -209,7 +208,7 @@ def end_of(done: int, steps: int) -> tuple[int, int | None]:
     return (whole + 1, done) if rest else (whole, None)
 
 
-def begin_as_recorded(recipe: Recipe, call: FitRecord) -> None:
+def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
     """Find out how the script gets to the weights and the generator that the training began with.
 
     Raises:

@@ -17,7 +17,7 @@ from plainfit.eject.rungs import RUNGS, in_float64, lower
 from plainfit.eject.script import Script
 from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
 from plainfit.runs.folder import make_folder, read_record, write_whole
-from plainfit.training.record import FitRecord
+from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100
 Say = Callable[[str], None]
@@ -54,7 +54,7 @@ def eject_run(
 
 
 def eject_fit(
-    call: FitRecord,
+    call: FitCall,
     path: Path,
     *,
     rung: str,
@@ -63,7 +63,7 @@ def eject_fit(
     force: bool,
     echo: Say | None,
 ) -> Path:
-    """Write a call of `fit` as a script; see `FitRecord.eject`."""
+    """Write a call of `fit` as a script; see `FitCall.eject`."""
     check(path, rung, force)
     ejected = write(from_fit(call), path, rung, force, inline=inline)
     verdict = verified(ejected) if verify else None

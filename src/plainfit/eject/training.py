@@ -13,8 +13,8 @@ from plainfit.eject.specialise import Facts, Specialiser
 from plainfit.eject.transformers import Part, part_of
 from plainfit.eject.values import expression
 from plainfit.training import compiling
-from plainfit.training.callbacks.gradients import parameters_of
-from plainfit.training.callbacks.precision import DTYPES
+from plainfit.training.callbacks.optimization import parameters_of
+from plainfit.training.compiling import DTYPES
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.loop import end_epoch, fit, loss_batch, validate

@@ -13,7 +13,7 @@ from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import write_bytes
 from plainfit.models.build import Factory, resolve
 from plainfit.runs.folder import write_whole
-from plainfit.training.checkpoint.encoding import from_bytes, pack, to_bytes
+from plainfit.training.checkpoints import from_bytes, pack, to_bytes
 from plainfit.training.history import History
 
 

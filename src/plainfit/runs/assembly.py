@@ -25,10 +25,10 @@ from plainfit.runs.fine_tuning import PhaseCycles, layer_groups, parameter_group
 from plainfit.runs.pretrained import begun_model, new_model, says_its_model
 from plainfit.runs.settings import DATA_FIELDS, RunConfig
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.hooks import Callback
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.schedules import Schedule, named_schedule
-from plainfit.training.trackers import make_tracker
 
 MOST_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]

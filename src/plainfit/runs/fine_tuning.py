@@ -15,7 +15,7 @@ from plainfit.data.batches import Batches, length, pairs
 from plainfit.models.build import Factory, make_optimizer
 from plainfit.models.transfer import find_head, layer_groups, layer_rates, parameter_groups
 from plainfit.runs.pretrained import new_model, with_new_head
-from plainfit.training.callbacks.unfreezing import Unfreezing
+from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle

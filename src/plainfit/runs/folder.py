@@ -39,7 +39,9 @@ def create_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(path.name != FIRST and not files.is_scratch(path) for path in folder.iterdir())
+        taken = any(
+            path.name != FIRST and not files.is_temporary(path) for path in folder.iterdir()
+        )
     except OSError as error:
         raise RunError(
             f"the run folder {folder} must be writable ({error.strerror}); choose another by --out"
@@ -51,7 +53,7 @@ def create_folder(folder: Path) -> None:
         )
     if not os.access(folder, os.W_OK):
         raise RunError(f"the run folder {folder} must be writable; choose another with --out")
-    files.remove_scratch(folder)
+    files.remove_temporary(folder)
 
 
 def make_folder(folder: Path) -> None:

@@ -14,8 +14,8 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.downloads import download
 from plainfit.common.errors import ConfigError, DownloadError, ModelError, near_miss
+from plainfit.common.files import download
 from plainfit.models.body_weights import load_body
 from plainfit.models.build import Factory, arguments_for, known_arguments, resolve
 from plainfit.models.transfer import find_head

@@ -163,7 +163,7 @@ def carry_out(
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
         runs.update_record(folder, state="failed")
         raise stopped_by(error, folder) from error
-    return finish(parts, folder, history, best.best.epoch, say)
+    return finish(parts, folder, history, say)
 
 
 def stopped_by(error: BaseException, folder: Path) -> TrainingError:
@@ -172,7 +172,7 @@ def stopped_by(error: BaseException, folder: Path) -> TrainingError:
     return TrainingError(f"{what}; what was saved is in {folder}: plainfit resume {folder}")
 
 
-def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) -> RunResult:
+def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     """Test the model and write weights, curves and the record."""
     config, data, model = parts.config, parts.data, parts.model
     test = None
@@ -187,7 +187,7 @@ def finish(parts: Parts, folder: Path, history: History, best: int, say: Say) ->
         stopped=history.stopped,
         test=test,
         last=history[-1] if len(history) else None,
-        best=history[best] if best >= 0 else None,
+        best=history.best(),
         config=config.to_dict(),
         steps=len(history.step_losses),
     )

@@ -1,7 +1,8 @@
-"""`fit(compile=True)`: forward pass, loss and gradients as one compiled graph."""
+"""How `fit` computes a loss other than by `loss_func(model(xb), yb)`: autocast, one graph."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -10,11 +11,73 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
-from plainfit.training.callbacks.finite import NonFiniteGuard
+from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, overriding
 
+LossFunction = Callable[[Any, Any], Tensor]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN_STEPS = 10  # steps before compiling, to know what it gains
 TIMED_STEPS = 20  # steps after it that are timed for the same purpose
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context manager for forward pass and loss.
+
+    Args:
+        precision: `fp32`: as the model is; `bf16` or `fp16`: matrix products and convolutions in
+            that type, and what needs more (sums, norms, losses) in float32. Weights, gradients and
+            the optimizer stay in float32.
+        device: of the model.
+
+    Raises:
+        ConfigError: if there is no such precision.
+    """
+    if precision != "fp32" and precision not in DTYPES:
+        raise ConfigError(unknown_name("precision", precision, ["fp32", *DTYPES]))
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+@contextmanager
+def loss_computation(
+    model: nn.Module,
+    loss_func: LossFunction,
+    precision: str,
+    compile: bool,
+    context: Context,
+    echo: Callable[[str], None] | None,
+) -> Iterator[LossFunction | None]:
+    """Yield the function `(xb, yb) -> loss` for `loss_batch`; None for `loss_func(model(xb), yb)`.
+
+    At the end, the settings of torch's compiler are as before. The arguments are those of `fit`.
+    """
+    if not compile and precision == "fp32":
+        yield None
+        return
+    cast = autocast(precision, device_of(model))
+
+    def plain(xb: Any, yb: Any) -> Tensor:
+        return loss_func(model(xb), yb)
+
+    def within(compute: LossFunction) -> LossFunction:
+        def loss(xb: Any, yb: Any) -> Tensor:
+            with cast:
+                return compute(xb, yb)
+
+        return compute if precision == "fp32" else loss
+
+    if not compile:
+        yield within(plain)
+        return
+    settings = torch._dynamo.config
+    before = getattr(settings, "trace_autograd_ops", None)
+    try:
+        yield within(CompiledLoss(model, loss_func, context, echo))
+    finally:
+        if before is not None:
+            settings.trace_autograd_ops = before
 
 
 class OneGraph:
@@ -79,20 +142,14 @@ def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | Non
 
 
 class CompiledLoss:
-    """`OneGraph` after a few steps without, which says what that gave.
+    """`OneGraph` after a few steps without it; reports what compiling cost and gained.
 
-    The first 10 steps of a training run as they are, always, so that a resumed training has the
-    bits of one that was never stopped. Where compiling fails (no C++ compiler, or Python in the
-    model that breaks the graph), one line says so and the model runs as it is.
+    The first 10 steps of a training are never compiled, so that a resumed training has the same
+    bits as one that was never stopped. If compiling fails (no C++ compiler, or Python in the model
+    that breaks the graph), one line says so and the model runs as it is.
 
     On CUDA the graph is captured and replayed (`mode="reduce-overhead"`), without the cost of
     starting each kernel from Python.
-
-    Args:
-        model: the module; it is not changed.
-        loss_func: `(model(xb), yb) -> mean loss`.
-        context: of the training.
-        echo: is given the line.
     """
 
     def __init__(
@@ -111,7 +168,6 @@ class CompiledLoss:
         self.calls: dict[bool, list[float]] = {False: [], True: []}
 
     def __call__(self, xb: Any, yb: Any) -> Tensor:
-        """Return `loss_func(model(xb), yb)`."""
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
         times = self.calls[use_compiled]
         if len(times) < TIMED_STEPS:
@@ -133,7 +189,7 @@ class CompiledLoss:
         return loss
 
     def report(self) -> None:
-        """Say what compiling cost and gained, by the time from one step to the next."""
+        """Print what compiling cost and gained, by the time from one step to the next."""
         after = median_gap(self.calls[True][1:])
         before = median_gap(self.calls[False][1:])
         instead = f" instead of {before * 1e3:.2f}" if before else ""
@@ -146,8 +202,8 @@ class CompiledLoss:
 def gradients_in_graph(callbacks: Sequence[Callback]) -> bool:
     """Return whether gradients can be computed in the graph.
 
-    They can where no callback may change the loss before (the guard only looks), and where torch
-    is 2.11 or newer: its compiler does not take `torch.autograd.grad` before.
+    They can if no callback may change the loss first (the guard only looks), with torch 2.11 or
+    newer: the compiler of older ones does not support `torch.autograd.grad`.
     """
     others = [c for c in callbacks if not isinstance(c, NonFiniteGuard)]
     knows_gradients = hasattr(torch._dynamo.config, "trace_autograd_ops")
@@ -155,6 +211,5 @@ def gradients_in_graph(callbacks: Sequence[Callback]) -> bool:
 
 
 def median_gap(times: list[float]) -> float:
-    """Return the median of the differences between neighbours; 0 where there are none."""
     gaps = sorted(later - before for before, later in pairwise(times))
     return gaps[len(gaps) // 2] if gaps else 0.0

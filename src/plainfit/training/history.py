@@ -1,19 +1,23 @@
 """What a training returns: its figures, epoch by epoch and step by step."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from plainfit.common.errors import ConfigError, near_miss
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from plainfit.training.record import FitRecord
+    from plainfit.training.fit_call import FitCall
 
 WIDTH = 11  # of a column, in characters; wide enough for every heading of our own
 SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
 HEADINGS = {"samples_per_second": "samples/s"}
+DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # in the names of what is minimized
 
 
 class History:
@@ -43,7 +47,7 @@ class History:
         self.stopped = ""
         self.unfinished = False
         self.steps: int | None = None
-        self.run: FitRecord | None = None
+        self.run: FitCall | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle has: the figures, and not model and data behind `run`."""
@@ -67,11 +71,68 @@ class History:
         """Return a copy of the epochs, one dict each; `pandas.DataFrame` takes it as it is."""
         return [dict(row) for row in self.epochs]
 
+    def best(self, monitor: str | None = None, mode: str | None = None) -> dict[str, Any] | None:
+        """Return the row of the best epoch, as `best_epoch` finds it; None without one."""
+        index = best_epoch(self.epochs, monitor, mode)
+        return None if index is None else self.epochs[index]
+
     def plot(self) -> "Figure":
         """Draw losses and metrics by epoch; a notebook shows the figure, `savefig` writes it."""
         from plainfit.common.plots import curves
 
         return curves(self.epochs, self.step_losses, self.steps)
+
+
+def best_epoch(
+    rows: Sequence[Mapping[str, Any]], monitor: str | None = None, mode: str | None = None
+) -> int | None:
+    """Return the index of the best row of a history, the first one among equals.
+
+    Args:
+        rows: one mapping an epoch, as in `History.epochs`.
+        monitor: the column to compare; by default `valid_loss`, or `train_loss` without validation.
+        mode: `min` or `max`; by default `min` for losses and errors, by the name of the column.
+
+    Returns:
+        The index; None if no row has a finite value.
+
+    Raises:
+        ConfigError: if a row has no such column.
+
+    >>> best_epoch([{"valid_loss": math.nan}, {"valid_loss": 0.5}, {"valid_loss": 0.7}])
+    1
+    """
+    if monitor is None:
+        monitor = "valid_loss" if rows and "valid_loss" in rows[0] else "train_loss"
+    if mode not in (None, "min", "max"):
+        raise ConfigError(f"mode must be 'min' or 'max', got {mode!r}")
+    sign = -1.0 if (mode or ("min" if is_lower_better(monitor) else "max")) == "max" else 1.0
+    values = [sign * monitored(row, monitor) for row in rows]
+    finite = [index for index, value in enumerate(values) if math.isfinite(value)]
+    return min(finite, key=values.__getitem__, default=None)
+
+
+def is_lower_better(name: str) -> bool:
+    """Return whether a column holds a loss or an error, by its name.
+
+    >>> is_lower_better("valid_loss"), is_lower_better("accuracy")
+    (True, False)
+    """
+    return any(word in name.lower() for word in DOWN)
+
+
+def monitored(row: Mapping[str, Any], name: str) -> float:
+    """Return the value of a column in a row of the history.
+
+    Raises:
+        ConfigError: if there is no such column.
+    """
+    if name not in row:
+        raise ConfigError(
+            f"what is monitored must be a column of the history ({', '.join(row)}), got "
+            f"{name!r}{near_miss(name, row)}"
+        )
+    return float(row[name])
 
 
 def heading_line(row: dict[str, Any]) -> str:

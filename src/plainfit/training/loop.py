@@ -1,7 +1,7 @@
 """The loop: `fit -> loss_batch -> model(xb)`, the tutorial's functions and no more hops.
 
-This module is named for what it holds because a module `plainfit.fit` would hide the function
-`plainfit.fit` (docs/decisions/0002-lazy-package.md).
+The module is not called `fit`, as that would hide the function `plainfit.fit`
+(docs/decisions/0002-lazy-package.md).
 """
 
 import time
@@ -17,22 +17,18 @@ from torch.optim.lr_scheduler import LRScheduler
 from plainfit.common.devices import device_of
 from plainfit.data.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.training.callbacks.checkpointing import Checkpointing
-from plainfit.training.callbacks.finite import NonFiniteGuard
-from plainfit.training.callbacks.precision import LossScaling, autocast, within
-from plainfit.training.callbacks.rates import rates_by
-from plainfit.training.callbacks.tracking import Tracking
-from plainfit.training.compiling import CompiledLoss
+from plainfit.training.callbacks.optimization import LossScaling, rates_by
+from plainfit.training.callbacks.stopping import NonFiniteGuard
+from plainfit.training.callbacks.tracking import Tracker, Tracking
+from plainfit.training.compiling import LossFunction as LossFunction
+from plainfit.training.compiling import autocast, loss_computation
+from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
-from plainfit.training.memory import kept_memory
 from plainfit.training.metrics import Metric, WholeSet
-from plainfit.training.position import rest_of_epoch
-from plainfit.training.record import FitRecord
 from plainfit.training.schedules import Factor
-from plainfit.training.session import LeaveValidation, UntilStopped, mixed_labels_explained, session
-from plainfit.training.trackers import Tracker
-
-LossFunction = Callable[[Any, Any], Tensor]
+from plainfit.training.session import kept_memory, session
+from plainfit.training.state import rest_of_epoch
 
 
 def loss_batch(
@@ -42,25 +38,28 @@ def loss_batch(
     yb: Any,
     opt: Optimizer | None = None,
     context: Context | None = None,
+    compute_loss: LossFunction | None = None,
 ) -> tuple[Tensor, int]:
-    """Compute the loss of a batch and, if there is an optimizer, take a step.
+    """Compute the loss of a batch and, with an optimizer, take a step.
 
     Args:
         model: called as `model(xb)`.
         loss_func: called as `loss_func(model(xb), yb)`; returns the mean over the batch.
         xb: the inputs: a tensor with the batch as its first dimension, or a dict or tuple of them.
         yb: the targets, likewise.
-        opt: with it, the model is trained on the batch; without, nothing changes.
-        context: with it, the hooks of its callbacks are called.
+        opt: trains the model on the batch; without it, nothing changes.
+        context: has its callbacks called.
+        compute_loss: called as `compute_loss(xb, yb)` in place of `loss_func(model(xb), yb)`, of
+            which it is another implementation (compiled, or in lower precision).
 
     Returns:
         The loss (detached, without dimensions, on the model's device: reading it with `float()`
-        waits for the device, so `fit` reads once an epoch) and the number of samples.
+        waits for the device, so `fit` reads once per epoch) and the number of samples.
     """
-    if isinstance(opt, LBFGS):  # the one optimizer of torch that evaluates the loss itself
-        return _step_by_closure(model, loss_func, xb, yb, opt, context), batch_size(xb)
     watch = context or NoHooks()
-    loss = loss_func(model(xb), yb)
+    if isinstance(opt, LBFGS):
+        return _step_by_closure(model, loss_func, xb, yb, opt, watch, compute_loss), batch_size(xb)
+    loss = compute_loss(xb, yb) if compute_loss else loss_func(model(xb), yb)
     detached = loss.detach()
     if opt is not None:
         watch.loss, watch.take_step = loss, True
@@ -81,16 +80,15 @@ def _step_by_closure(
     xb: Any,
     yb: Any,
     opt: LBFGS,
-    context: Context | None,
+    watch: Context | NoHooks,
+    compute_loss: LossFunction | None,
 ) -> Tensor:
-    """Take a step of an optimizer that calls the model several times; return the first loss."""
-
-    watch = context or NoHooks()
+    """Take a step of LBFGS, which evaluates the loss several times; return the first loss."""
     losses: list[Tensor] = []
 
     def closure() -> Tensor:
         opt.zero_grad()
-        watch.loss = loss_func(model(xb), yb)
+        watch.loss = compute_loss(xb, yb) if compute_loss else loss_func(model(xb), yb)
         losses.append(watch.loss.detach())
         watch.call("on_loss")
         watch.loss.backward()
@@ -109,22 +107,24 @@ def validate(
     valid_dl: Batches,
     *,
     metrics: Sequence[Metric] = (),
+    context: Context | None = None,
 ) -> dict[str, float]:
     """Return the mean loss (`loss`) and the metrics (by name) over a loader's samples.
 
-    The losses of batches count by their size, and a metric is computed once over the whole set, so
-    unequal batches distort nothing. The model is put in `eval()` mode, no gradients are kept, and
-    no random number is drawn.
+    Each batch's loss counts by the size of the batch, and each metric is computed once over the
+    whole set, so unequal batches distort nothing. The model is put in `eval()` mode, no gradients
+    are kept, and no random numbers are drawn.
 
     Args:
         model: called as `model(xb)`.
         loss_func: `(model(xb), yb) -> mean loss`.
-        valid_dl: as `fit` takes it.
+        valid_dl: as for `fit`.
         metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
             objects with `reset`, `update` and `compute`, such as those of torchmetrics.
+        context: of a training; once it is to stop, the validation ends with an empty result.
 
     Raises:
-        ValueError: if the loader is empty, or two metrics have one name.
+        ValueError: if the loader is empty, or two metrics have the same name.
     """
     device = device_of(model)
     whole = WholeSet(metrics, device)
@@ -132,6 +132,8 @@ def validate(
     model.eval()
     with torch.no_grad():
         for xb, yb in pairs(valid_dl, device):
+            if context is not None and context.stop:
+                return {}
             out = model(xb)
             losses.append(loss_func(out, yb))
             sizes.append(batch_size(xb))
@@ -161,35 +163,35 @@ def fit(
     keep_memory: bool = True,
     echo: Callable[[str], None] | None = print,
 ) -> History:
-    """Train a model for some epochs, validating after each, and return the history.
+    """Train a model for some epochs, validate after each, and return the history.
 
     Args:
         epochs: passes over the training data.
-        model: any module; batches are moved to its device, the model itself is left where it is.
+        model: any module; batches are moved to its device, the model itself is not moved.
         loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`.
         opt: any `torch.optim` optimizer over the model's parameters.
         train_dl: any iterable of `(xb, yb)`, or a function that returns a fresh one each epoch.
-            A batch that is no pair is passed whole: `loss_func(model(batch), batch)`.
+            A batch that is not a pair is passed whole: `loss_func(model(batch), batch)`.
         valid_dl: likewise; None to train without validation.
-        metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or objects of
-            torchmetrics; computed over the whole validation set.
+        metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
+            objects; computed over the whole validation set.
         callbacks: called at each hook in this order.
         schedule: the learning rate by step: a function `step -> factor` (see
-            `plainfit.training.schedules`), the name of one, such as `one-cycle`, or a scheduler
-            of torch.
-        checkpoint: a folder to keep checkpoints in: after each epoch, and each minute within one.
-        resume: go on from the newest valid checkpoint there, if there is one; the bits are those
-            of a training that was never stopped.
+            `plainfit.training.schedules`), the name of one, such as `one-cycle`, or a torch
+            scheduler.
+        checkpoint: a folder for checkpoints, written after each epoch and every minute within it.
+        resume: continue from the newest valid checkpoint in that folder, if there is one; the
+            result has the same bits as a training that was never stopped.
         track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
             another folder, pass the callback `Tracking`), or a `Tracker`.
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
-            which this would hold up, within 100 steps.
+            where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
-            costs seconds at the start, pays in long trainings, and changes the bits.
-        keep_memory: let the process keep freed memory until `fit` returns, where the C library is
-            glibc: fewer page faults, the same bits.
-        echo: is given the table's heading and then each epoch's line; None for silence.
+            takes seconds at the start, pays off in long trainings, and changes the bits.
+        keep_memory: with glibc, let the process keep freed memory until `fit` returns: fewer page
+            faults, the same bits.
+        echo: called with the table's header and each epoch's line; None for no output.
 
     Raises:
         ValueError: if the optimizer has none of the model's parameters, or a loader is empty.
@@ -199,36 +201,35 @@ def fit(
     """
     check_optimizer(model, opt)
     steps, device = length(train_dl), device_of(model)
-    keeper = Checkpointing.at(checkpoint)
-    guard = [NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []
     cast = autocast(precision, device)
-    scaling = [LossScaling()] if precision == "fp16" else []
-    rates = rates_by(schedule, opt, epochs, steps)
-    tracking = [Tracking(track)] if track is not None else []
-    everyone = [*guard, *scaling, *rates, *callbacks, *tracking, *([keeper] if keeper else [])]
+    keeper = Checkpointing.at(checkpoint)
+    everyone = [
+        *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
+        *([LossScaling()] if precision == "fp16" else []),
+        *rates_by(schedule, opt, epochs, steps),
+        *callbacks,
+        *([] if track is None else [Tracking(track)]),
+        *([] if keeper is None else [keeper]),
+    ]
     context = Context(model, opt, train_dl, everyone, epochs, steps)
-    given = (epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone)
-    context.history.run = FitRecord(*given, precision, compile)
-    context.history.run.losses = context.history.step_losses
-    step_model, step_loss = model, loss_func
-    if compile:
-        step_model, step_loss = nn.Identity(), CompiledLoss(model, loss_func, context, echo)
-    if precision != "fp32":
-        step_model, step_loss = nn.Identity(), within(cast, step_model, step_loss)
-    if keeper:
-        keeper.begin(context, resume)
-        if echo is not None and context.global_step:
-            echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
-    with kept_memory(keep_memory), mixed_labels_explained(context), session(context):
+    given = FitCall(
+        epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
+        context.history.step_losses,
+    )  # fmt: skip
+    context.history.run = given
+    if keeper is not None:
+        keeper.begin(context, resume, echo)
+    computation = loss_computation(model, loss_func, precision, compile, context, echo)
+    with kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
         while context.goes_on():
-            context.began = time.perf_counter() - context.seconds
             batches = rest_of_epoch(context)
             model.train()
             if context.step == 0:
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                loss, n = loss_batch(step_model, step_loss, context.xb, context.yb, opt, context)
+                xb, yb = context.xb, context.yb  # which a callback may have replaced
+                loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:
@@ -240,12 +241,11 @@ def fit(
             context.read_losses()
             trained = time.perf_counter() - context.began
             if valid_dl is not None:
-                try:
-                    dl = UntilStopped(valid_dl, context)
-                    with cast:
-                        valid_model = context.valid_model
-                        context.result = validate(valid_model, loss_func, dl, metrics=metrics)
-                except LeaveValidation:
+                with cast:
+                    context.result = validate(
+                        context.valid_model, loss_func, valid_dl, metrics=metrics, context=context
+                    )
+                if not context.result:  # stopped within the validation
                     break
                 context.call("on_validate_end")
             end_epoch(context, trained, echo)
@@ -253,12 +253,12 @@ def fit(
 
 
 def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | None) -> None:
-    """Add the epoch's row to the history, show it, and move on to the next epoch.
+    """Add the epoch's row to the history, print it, and move on to the next epoch.
 
     Args:
-        context: of the training; `context.result` has the figures of the validation, if any.
-        trained: seconds spent on the epoch's steps.
-        echo: as in `fit`.
+        context: of the training; `context.result` holds the values of the validation, if any.
+        trained: seconds that the epoch's steps took.
+        echo: as for `fit`.
     """
     losses = context.history.step_losses[-len(context.sizes) :]
     row = {"epoch": context.epoch, "train_loss": weighted_mean(losses, context.sizes)}
@@ -275,7 +275,7 @@ def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | No
 
 
 def check_optimizer(model: nn.Module, opt: Optimizer) -> None:
-    """Catch an optimizer that was made for another model: it would train nothing, silently."""
+    """Refuse an optimizer that was made for another model: it would silently train nothing."""
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(p) in mine for group in opt.param_groups for p in group["params"]):
         raise ValueError(

@@ -13,9 +13,15 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, opened, pairs
-from plainfit.training.checkpoint.state import load_model, load_optimizer, model_tensors
-from plainfit.training.loop import LossFunction, check_optimizer, loss_batch
-from plainfit.training.position import random_state, set_random_state
+from plainfit.training.compiling import LossFunction
+from plainfit.training.loop import check_optimizer, loss_batch
+from plainfit.training.state import (
+    load_model,
+    load_optimizer,
+    model_tensors,
+    random_state,
+    set_random_state,
+)
 
 if TYPE_CHECKING:
     from plainfit.common.plots import Picture

@@ -1,49 +1,33 @@
-"""From the first hook to the last, whatever happens in between: Ctrl-C, SIGTERM, an exception."""
+"""What holds while `fit` runs: the hooks around it, Ctrl-C and SIGTERM, errors, memory."""
 
+import ctypes
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
+import torch
+
 from plainfit.common.errors import ConfigError, PlainfitError
-from plainfit.data.batches import Batches, opened
 from plainfit.training.hooks import Context
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
-class LeaveValidation(Exception):  # noqa: N818  # not an error
-    """Raised within a validation pass that is to be left; `fit` catches it."""
-
-
-class UntilStopped:
-    """A validation loader that is left as soon as the training is to stop."""
-
-    def __init__(self, dl: Batches, context: Context) -> None:
-        self.dl = dl
-        self.context = context
-
-    def __repr__(self) -> str:
-        return repr(self.dl)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in opened(self.dl):
-            if self.context.stop:
-                raise LeaveValidation
-            yield batch
-
-
 @contextmanager
-def session(context: Context) -> Iterator[None]:
+def session(context: Context, loss_func: Any) -> Iterator[None]:
     """Call the hooks around a training; make Ctrl-C and SIGTERM a stop after the current step.
 
     Raises:
-        KeyboardInterrupt: after such a stop by Ctrl-C, once everything is saved. Not in a
-            notebook or at a prompt, where control returns with the history so far.
+        KeyboardInterrupt: after a stop by Ctrl-C, once everything is saved. Not in a notebook or
+            at a prompt, where control returns with the history so far.
         SystemExit: likewise after SIGTERM, with the code 143.
+        ConfigError: in place of an error that the loss raises because labels are mixed.
     """
     with signals_stop(context) as received:
         try:
@@ -58,34 +42,12 @@ def session(context: Context) -> Iterator[None]:
         except BaseException as error:
             context.exception = error
             context.call("on_exception")
+            explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:
         raise SystemExit(128 + signal.SIGTERM)
     if signal.SIGINT in received and not is_interactive():
         raise KeyboardInterrupt
-
-
-@contextmanager
-def mixed_labels_explained(context: Context) -> Iterator[None]:
-    """Say what a loss must take where labels are mixed, if the first step or validation fails.
-
-    Raises:
-        ConfigError: then.
-    """
-    try:
-        yield
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        mixes = getattr(context.train_dl, "mixes_labels", False)
-        validates = context.epoch == 0 and context.step == context.steps
-        if not mixes or isinstance(error, PlainfitError) or (context.global_step and not validates):
-            raise
-        failed = "the validation, whose labels are not mixed," if validates else "the first step"
-        raise ConfigError(
-            "where labels are mixed, the loss must take class probabilities, shape (batch, "
-            "classes), and labels, as torch.nn.functional.cross_entropy does, and "
-            f"{failed} failed with {type(error).__name__}: {error}; use that, or leave mixup and "
-            "cutmix out"
-        ) from error
 
 
 @contextmanager
@@ -99,11 +61,11 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
         received.append(number)
         context.stop = SIGNALS[signal.Signals(number)]
 
-    if threading.current_thread() is not threading.main_thread():  # signals go to the main one
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield received
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    # A handler that is not Python's own belongs to the surrounding program: it stays in charge.
+    # A handler that is not Python's own belongs to the surrounding program, and stays.
     ours = [n for n, old in before.items() if old in (signal.SIG_DFL, signal.default_int_handler)]
     for number in ours:
         signal.signal(number, ask_to_stop)
@@ -115,5 +77,89 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
 
 
 def is_interactive() -> bool:
-    """Return whether someone sits at a prompt or a notebook, who wants control back."""
+    """Return whether this is a notebook or a prompt, to which control returns."""
     return hasattr(sys, "ps1") or "ipykernel" in sys.modules
+
+
+def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any) -> None:
+    """Say what a loss must accept where labels are mixed, if it failed in its first call.
+
+    Raises:
+        ConfigError: then.
+    """
+    of_validation = context.epoch == 0 and context.step == context.steps
+    if (
+        not getattr(context.train_dl, "mixes_labels", False)
+        or not (context.global_step == 0 or of_validation)
+        or not isinstance(error, RuntimeError | ValueError | TypeError | IndexError)
+        or isinstance(error, PlainfitError | torch.OutOfMemoryError)
+        or not is_raised_in(error, loss_func)
+    ):
+        return
+    failed = "the validation, whose labels are not mixed," if of_validation else "the first step"
+    raise ConfigError(
+        "where labels are mixed, the loss must take class probabilities, shape (batch, "
+        "classes), and labels, as torch.nn.functional.cross_entropy does, and "
+        f"{failed} failed with {type(error).__name__}: {error}; use that, or leave mixup and "
+        "cutmix out"
+    ) from error
+
+
+def is_raised_in(error: BaseException, function: Any) -> bool:
+    """Return whether an error passed through a call of a function or a callable object."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    own = code or getattr(type(function).__call__, "__code__", None)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_code is own and (code is not None or frame.f_locals.get("self") is function)
+        for frame in frames
+    )
+
+
+# Memory. glibc returns large freed blocks to the system, and the kernel clears their pages before
+# they are used again: hundreds of page faults per step, which can double its time. The bits are
+# the same either way. docs/decisions/0011-fast.md has the numbers, and why `fit` does this.
+
+# Parameters of mallopt(3), with their numbers from <malloc.h>.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+MIB = 2**20
+# glibc 2.34 and older accept no mmap threshold over HEAP_MAX_SIZE / 2, which is 32 MiB.
+MMAP_THRESHOLDS = (1024 * MIB, 32 * MIB)
+KEPT = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 16 * MIB}
+# The largest values that glibc sets by itself (DEFAULT_MMAP_THRESHOLD_MAX, and twice that), as it
+# does once a program has freed a block of that size; and its default padding.
+USUAL = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * MIB, M_TOP_PAD: 128 * 1024}
+
+
+@contextmanager
+def kept_memory(keep: bool = True) -> Iterator[None]:
+    """Let the process keep what it frees until the block ends; then give it back.
+
+    The setting applies to the whole process. Nothing happens where the C library is not glibc
+    (macOS, Windows, Alpine) or accepts no larger mmap threshold. After the block, glibc has the
+    thresholds that its own rule ends at.
+    """
+    glibc = find_glibc() if keep else None
+    # Setting one threshold freezes the others, so this one, which may be rejected, goes first.
+    if glibc is None or not any(glibc.mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_THRESHOLDS):
+        yield
+        return
+    for parameter, value in KEPT.items():
+        glibc.mallopt(parameter, value)
+    try:
+        yield
+    finally:
+        for parameter, value in USUAL.items():
+            glibc.mallopt(parameter, value)
+        glibc.malloc_trim(0)
+
+
+def find_glibc() -> ctypes.CDLL | None:
+    """Return the C library of this process, if it is glibc."""
+    try:
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no such library
+        return None
+    return library if hasattr(library, "gnu_get_libc_version") else None

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
-from plainfit.training.callbacks.stopping import figure
-from plainfit.training.history import History
+from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Report(Callback):
 
     def on_epoch_end(self, context: Context) -> None:
         """Tell the epoch's figure."""
-        value = figure(context.history[-1], self.monitor)
+        value = monitored(context.history[-1], self.monitor)
         if self.trial is not None and context.epoch not in self.told:
             self.trial.report(value, context.epoch)
         self.changed()
@@ -84,7 +83,7 @@ def value_of(result: Any, monitor: str) -> float:
         ConfigError: if it is neither.
     """
     if isinstance(result, History):
-        return figure(result[-1], monitor) if len(result) else math.nan
+        return monitored(result[-1], monitor) if len(result) else math.nan
     try:
         return float(result)
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from plainfit.runs.assembly import assemble, check_outputs
 from plainfit.runs.folder import RECORD, read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
-from plainfit.training.callbacks.stopping import figure
+from plainfit.training.history import monitored
 from plainfit.tuning.reporting import PRUNED, Report
 from plainfit.tuning.space import Choices, Spec
 
@@ -34,7 +34,7 @@ class RunTraining:
             resume(folder, echo=None, callbacks=[report])
         record = read_record(folder)
         report.pruned = record["stopped"] == PRUNED
-        return figure(record["last"], self.monitor) if record["last"] else math.nan
+        return monitored(record["last"], self.monitor) if record["last"] else math.nan
 
 
 def try_all(fixed: dict[str, Any], specs: dict[str, Spec]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import ConfigError, RunError
-from plainfit.training.callbacks.stopping import is_lower_better
+from plainfit.training.history import is_lower_better
 from plainfit.tuning.plan import Plan, check
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import parse_space

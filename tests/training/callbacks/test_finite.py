@@ -62,7 +62,7 @@ def test_values_in_the_data_are_named_with_epoch_and_step(place, value):
     assert text == (
         f"the loss must be finite, and is {'nan' if is_nan else 'inf'} in epoch 0, step 2 "
         f"(batch 2 of that epoch, from 0); the {place} of the batch hold NaN or infinite values: "
-        "mend the data"
+        "fix the data"
     )
 
 
@@ -135,7 +135,7 @@ def test_gradients_show_in_the_next_step():
 
 
 def test_gradients_of_an_epoch_s_last_step_show_before_it_is_saved(tmp_path):
-    from plainfit.training.checkpoint import folder as files
+    from plainfit.training import checkpoints as files
 
     model = network()
     bad_gradient(model, 4)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import plainfit as pf
+from plainfit.common.errors import ConfigError
+from plainfit.training import callbacks
 from plainfit.training.callbacks import (
     ActivationStatistics,
     Averaging,
@@ -227,3 +229,40 @@ def test_a_callback_of_one_training_begins_anew_in_the_next(make, tmp_path):
     assert history.step_losses == wanted.step_losses
     assert history.stopped == wanted.stopped
     assert same(model, again)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("on_epoch_begin", "on_epoch_start"),
+        ("on_train_begin", None),
+        ("on_step_ends", "on_step_end"),
+        ("on_bacth_start", "on_batch_start"),
+    ],
+)
+def test_a_misspelt_hook_is_an_error_at_the_start(name, meant):
+    misspelt = type("Watch", (Callback,), {name: lambda self, context: None})
+    with pytest.raises(ConfigError, match="a hook must be one of on_fit_start, ") as caught:
+        run(Recorder(), misspelt())
+    assert f"got Watch.{name}" in str(caught.value)
+    if meant:
+        assert str(caught.value).endswith(f"did you mean {meant!r}?")
+
+
+def test_other_names_are_no_hooks():
+    class Watch(Callback):
+        on_terminal = True
+
+        def once(self):
+            pass
+
+    run(Watch())
+
+
+def test_which_callbacks_are_observers():
+    observers = {name for name in callbacks.__all__ if getattr(callbacks, name).observer}
+    assert observers == {
+        "ActivationStatistics", "BestWeights", "Checkpointing", "GradientStatistics",
+        "JsonLinesLog", "NonFiniteGuard", "ProgressBar", "StepLog", "Tracking",
+    }  # fmt: skip
+    assert not Callback.observer

@@ -219,7 +219,7 @@ def test_the_bar_shows_epoch_and_steps():
 
 
 def test_epochs_that_follow_at_once_share_a_drawing(monkeypatch):
-    monkeypatch.setattr("plainfit.training.callbacks.progress.REFRESH", 3600)
+    monkeypatch.setattr("plainfit.training.callbacks.observers.REFRESH", 3600)
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     progress = ProgressBar(console)
     with on_terminal(progress.bar):

@@ -69,8 +69,8 @@ def test_figures_are_numpy_s(every):
         np.testing.assert_allclose(rows, wanted, rtol=1e-5)
     assert list(feel.to_dict()) == [name for name, _ in model.named_parameters()]
     steps = list(range(0, 8, every))
-    assert look.steps == dict.fromkeys(look.figures, steps)
-    assert feel.steps == dict.fromkeys(feel.figures, steps)
+    assert look.steps == dict.fromkeys(look.values, steps)
+    assert feel.steps == dict.fromkeys(feel.values, steps)
 
 
 @pytest.mark.parametrize("averaged", [False, True])

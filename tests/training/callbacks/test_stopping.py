@@ -16,8 +16,7 @@ from plainfit.training.callbacks import (
     OverfitOneBatch,
     TimeLimit,
 )
-from plainfit.training.callbacks.stopping import Best
-from plainfit.training.hooks import Callback
+from plainfit.training.hooks import Callback, Context
 from small import batches, fit, network, plain, same, sgd
 
 
@@ -47,7 +46,7 @@ def epochs_of(values, patience, name="loss", **options):
         ([3, 4, 2.9, 5, 1], 1, 2),
         ([math.nan, math.nan, 1], 2, 2),  # NaN is never the best
         ([math.nan, 3, math.nan, 2, 9, 9], 2, 6),
-        ([math.inf, 2, 1], 1, 3),
+        ([math.inf, 2, 1], 2, 3),  # nor is infinity
     ],
 )
 def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
@@ -99,22 +98,16 @@ def test_messages():
             TimeLimit(seconds)
 
 
-def test_the_state_of_early_stopping_goes_on():
-    whole, first, second = (EarlyStopping(3) for _ in range(3))
+def test_early_stopping_goes_on_from_the_history():
+    early, rows = EarlyStopping(3), [3.0, 2.0, 4.0, 4.0]
     model = network()
-    values = [3, 2, 4, 4, 4, 0]
-    dl = batches(5, 5)
-
-    class Move(Callback):  # hands the state over in the middle of the waiting
-        def on_epoch_end(self, context):
-            if context.epoch == 3:
-                second.load_state_dict(first.state_dict())
-
-    fit(model, sgd(model), dl, dl, epochs=4, callbacks=[Figures("loss", values), first, Move()])
-    fit(model, sgd(model), dl, dl, epochs=4, callbacks=[Figures("loss", values), whole])
-    assert second.state_dict() == whole.state_dict() == {
-        "best": {"value": 2, "epoch": 1}, "waited": 2,
-    }  # fmt: skip
+    context = Context(model, sgd(model), batches(5), [early], 9, 1)
+    context.history.epochs += [{"valid_loss": value} for value in rows]
+    context.call("on_fit_start")
+    assert (early.best.epoch, context.stop) == (1, "")
+    context.history.epochs.append({"valid_loss": math.nan})
+    context.call("on_epoch_end")
+    assert context.stop == "no better validation loss for 3 epochs"
 
 
 def test_after_it_has_stopped_one_training_it_waits_anew_in_the_next():
@@ -123,14 +116,6 @@ def test_after_it_has_stopped_one_training_it_waits_anew_in_the_next():
         model = network()
         figures = Figures("loss", [3, 4, 5])
         assert len(fit(model, sgd(model), dl, dl, epochs=3, callbacks=[figures, early])) == 2
-
-
-def test_best_forgets():
-    best = Best()
-    best.load_state_dict({"value": 1.0, "epoch": 3})
-    best.forget()
-    assert math.isnan(best.value)
-    assert best.epoch == -1
 
 
 # the clock
@@ -194,7 +179,7 @@ def test_a_model_with_a_fault_does_not():
 
 
 def test_the_batch_survives_a_checkpoint():
-    from plainfit.training.checkpoint.encoding import from_bytes, to_bytes
+    from plainfit.training.checkpoints import from_bytes, to_bytes
 
     model, first = network(), OverfitOneBatch()
     fit(model, sgd(model), batches(5, 5), callbacks=[first])

@@ -1,34 +1,37 @@
-"""Keeping a training's state, and its best weights, on disk."""
+"""A training's state, and its best weights, on disk."""
 
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
-from plainfit.common.files import remove_scratch, write_whole
+from plainfit.common.files import remove_temporary, write_whole
 from plainfit.models.weights import save_weights
-from plainfit.training.callbacks.finite import broken_parameter
-from plainfit.training.callbacks.stopping import Best
-from plainfit.training.checkpoint import folder as files
-from plainfit.training.checkpoint.state import capture, restore
+from plainfit.training import checkpoints
+from plainfit.training.callbacks.stopping import Best, broken_parameter
 from plainfit.training.hooks import Callback, Context
+from plainfit.training.state import capture, restore
 
 
 class Checkpointing(Callback):
-    """Write the training's whole state after each epoch, now and then within it, and on a stop.
+    """Write the training's whole state after each epoch, at intervals within it, and on a stop.
 
-    `fit(..., checkpoint=FOLDER)` makes one. If you make it, pass it to `fit` as `checkpoint`.
+    `fit(..., checkpoint=FOLDER)` makes one. To set its options, pass one as `checkpoint`.
 
-    A write that fails (a full disk) is a warning and tried again; the last good one stays.
+    If a write fails (a full disk), a warning says so and it is tried again later; the last valid
+    checkpoint stays.
 
     Args:
-        folder: for the checkpoints; made if it is not there.
-        every_steps: write after so many steps too; None for none.
-        every_seconds: write within an epoch when so much time has passed since the last one.
-        keep: how many of the newest to keep, at least 2; the best epoch's is kept besides.
-        monitor: what makes an epoch the best, a column of the history; see `Best`.
+        folder: for the checkpoints; created if it does not exist.
+        every_steps: also write every `every_steps` steps; None for never.
+        every_seconds: write within an epoch when this much time has passed since the last one.
+        keep: how many of the newest to keep, at least 2; the best epoch's is also kept.
+        monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
     """
+
+    observer = True
 
     def __init__(
         self,
@@ -53,18 +56,19 @@ class Checkpointing(Callback):
 
     @classmethod
     def at(cls, given: "str | Path | Checkpointing | None") -> Self | None:
-        """Return what `fit` was given as `checkpoint`, as an object of this class."""
         if given is None or isinstance(given, cls):
             return given
         assert not isinstance(given, Checkpointing)
         return cls(given)
 
-    def begin(self, context: Context, resume: bool) -> None:
-        """Make the folder, and go on from the newest valid checkpoint if that is asked.
+    def begin(
+        self, context: Context, resume: bool, echo: Callable[[str], None] | None = None
+    ) -> None:
+        """Create the folder, and continue from its newest valid checkpoint if `resume` is set.
 
         Raises:
-            RunError: if the folder has checkpoints and `resume` is not set, or has damaged ones
-                only, or cannot be made.
+            RunError: if the folder has checkpoints and `resume` is not set, or only damaged ones,
+                or cannot be created.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,53 +76,50 @@ class Checkpointing(Callback):
             raise RunError(
                 f"the checkpoint folder {self.folder} must be writable ({error.strerror})"
             ) from error
-        there = files.listed(self.folder)
+        there = checkpoints.listed(self.folder)
         if there and not resume:
             raise RunError(
                 f"the checkpoint folder must have none yet, and {self.folder} has {len(there)}; "
-                "pass resume=True to go on from the newest, or choose another folder"
+                "pass resume=True to continue from the newest, or choose another folder"
             )
-        remove_scratch(self.folder)
-        found = files.newest(self.folder, lambda text: warnings.warn(text, RuntimeWarning, 4))
+        remove_temporary(self.folder)
+        found = checkpoints.newest(self.folder, lambda text: warnings.warn(text, RuntimeWarning, 4))
         if found is not None:
             restore(context, found[1])
         elif there:
             raise CheckpointError(
                 f"{self.folder} must hold a valid checkpoint, and all {len(there)} are damaged; "
-                "choose another folder to begin anew"
+                "choose another folder to start again"
             )
         self.last = time.perf_counter()
+        if echo is not None and context.global_step:
+            echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
 
     def on_fit_start(self, context: Context) -> None:
-        """Begin again, in another training."""
+        self.best.start(context)
         if context.global_step == 0:
-            self.best.forget()
             self.best_step = -1
 
     def on_step_end(self, context: Context) -> None:
-        """Write, if it is time."""
         by_step = self.every_steps is not None and context.global_step % self.every_steps == 0
         if by_step or time.perf_counter() - self.last > self.every_seconds:
             self.save(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        """Write, and note whether this is the best epoch."""
         if self.best.improved(context):
             self.best_step = context.global_step
         self.save(context, at_end_of_epoch=True)
 
     def on_stop(self, context: Context) -> None:
-        """Write, so that nothing is lost."""
         self.save(context)
 
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
-        """Write a checkpoint, then remove older ones; warn if that fails."""
         self.last = time.perf_counter()
         if broken_parameter(context):
-            return  # the loss of the next step will say so; the last good one must stay
+            return  # the next step's loss will raise an error; the last valid one must stay
         state = capture(context, at_end_of_epoch=at_end_of_epoch)
         try:
-            files.save(self.folder, context.global_step, state)
+            checkpoints.save(self.folder, context.global_step, state)
         except (OSError, CheckpointError) as error:
             warnings.warn(
                 f"no checkpoint could be written to {self.folder} ({error}); training goes on, "
@@ -127,15 +128,12 @@ class Checkpointing(Callback):
                 stacklevel=2,
             )
             return
-        files.prune(self.folder, self.keep, self.best_step)
+        checkpoints.prune(self.folder, self.keep, self.best_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which checkpoint is the best."""
-        return {"best": self.best.state_dict(), "best_step": self.best_step}
+        return {"best_step": self.best_step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
-        self.best.load_state_dict(state["best"])
         self.best_step = state["best_step"]
 
 
@@ -144,20 +142,19 @@ class BestWeights(Callback):
 
     Args:
         path: of the file.
-        monitor: what makes an epoch the best, a column of the history; see `Best`.
+        monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
     """
+
+    observer = True
 
     def __init__(self, path: str | Path, monitor: str | None = None) -> None:
         self.path = Path(path)
         self.best = Best(monitor)
 
     def on_fit_start(self, context: Context) -> None:
-        """Begin again, in another training."""
-        if context.global_step == 0:
-            self.best.forget()
+        self.best.start(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        """Write, if this epoch is the best so far."""
         if not self.best.improved(context):
             return
         try:
@@ -168,11 +165,3 @@ class BestWeights(Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best figure and its epoch."""
-        return self.best.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.best.load_state_dict(state)

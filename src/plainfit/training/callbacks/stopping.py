@@ -1,92 +1,51 @@
-"""When to stop, and whether the model can learn at all."""
+"""When to stop: no progress, no time left, a loss that is not finite; training on one batch."""
 
 import math
 import time
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.optim import LBFGS
 
-from plainfit.common.errors import ConfigError, near_miss
+from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.data.batches import tensors_in
+from plainfit.training.history import best_epoch
 from plainfit.training.hooks import Callback, Context
 
-DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # names of what is better when lower
-
-
-def is_lower_better(name: str) -> bool:
-    """Return whether a figure of that name is a loss or an error.
-
-    >>> is_lower_better("valid_loss"), is_lower_better("accuracy")
-    (True, False)
-    """
-    return any(word in name.lower() for word in DOWN)
-
-
-def figure(row: dict[str, Any], name: str) -> float:
-    """Return what is monitored from a row of the history.
-
-    Raises:
-        ConfigError: if the history has no such column.
-    """
-    if name not in row:
-        raise ConfigError(
-            f"what is monitored must be a column of the history ({', '.join(row)}), got "
-            f"{name!r}{near_miss(name, row)}"
-        )
-    return float(row[name])
+HOW_TO_FIND = "find it with --detect-anomaly or torch.autograd.set_detect_anomaly(True)"
 
 
 class Best:
-    """The best figure so far.
-
-    Args:
-        monitor: a column of the history; the validation loss where there is one, by default.
-        lower_is_better: by default, so for losses and errors and not for the rest.
-    """
+    """The best epoch of a training so far; arguments as for `EarlyStopping`."""
 
     def __init__(self, monitor: str | None = None, lower_is_better: bool | None = None) -> None:
         self.monitor = monitor
-        self.lower_is_better = lower_is_better
-        self.value = math.nan
-        self.epoch = -1
+        self.mode = {None: None, True: "min", False: "max"}[lower_is_better]
+        self.epoch: int | None = None
 
-    def forget(self) -> None:
-        """Begin again, for another training."""
-        self.value, self.epoch = math.nan, -1
+    def start(self, context: Context) -> None:
+        """Find the best epoch of a resumed training."""
+        self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
-        """Take in the last epoch's figure; return whether it is the best so far.
-
-        Raises:
-            ConfigError: if the history has no such column.
-        """
-        row = context.history[-1]
-        name = self.monitor or ("valid_loss" if "valid_loss" in row else "train_loss")
-        value, lower = figure(row, name), self.lower_is_better
-        if lower is None:
-            lower = is_lower_better(name)
-        is_best = not math.isnan(value) and (
-            math.isnan(self.value) or (value < self.value if lower else value > self.value)
-        )
+        """Return whether the last epoch is the best so far."""
+        rows = context.history.epochs
+        rivals = [*([] if self.epoch is None else [rows[self.epoch]]), rows[-1]]
+        is_best = best_epoch(rivals, self.monitor, self.mode) == len(rivals) - 1
         if is_best:
-            self.value, self.epoch = value, context.epoch
+            self.epoch = len(rows) - 1
         return is_best
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the figure and its epoch."""
-        return {"value": self.value, "epoch": self.epoch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.value, self.epoch = state["value"], state["epoch"]
 
 
 class EarlyStopping(Callback):
-    """Stop when a figure has not improved for `patience` epochs (Prechelt 1998).
+    """Stop when a metric has not improved for `patience` epochs (Prechelt 1998).
 
     Args:
         patience: epochs to wait after the best one.
-        monitor: see `Best`.
-        lower_is_better: see `Best`.
+        monitor: a column of the history; by default the validation loss, or the training loss
+            without validation.
+        lower_is_better: by default True for losses and errors, by the name of the column.
     """
 
     def __init__(
@@ -96,52 +55,42 @@ class EarlyStopping(Callback):
             raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
         self.patience = patience
         self.best = Best(monitor, lower_is_better)
-        self.waited = 0
 
     def on_fit_start(self, context: Context) -> None:
-        """Stop again, where a training is resumed that had stopped here; else count from 0."""
-        if context.global_step == 0:
-            self.best.forget()
-            self.waited = 0
+        self.best.start(context)
         self.check(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        """Count the epochs since the best one."""
-        self.waited = 0 if self.best.improved(context) else self.waited + 1
+        self.best.improved(context)
         self.check(context)
 
     def check(self, context: Context) -> None:
-        """Stop, if it has been long enough."""
-        if self.waited >= self.patience:
+        """Stop if too many epochs have passed since the best one."""
+        best = -1 if self.best.epoch is None else self.best.epoch
+        waited = len(context.history) - 1 - best
+        if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
-            context.stop = f"no better {self.best.monitor or loss} for {self.waited} epochs"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best figure, and how long ago it was."""
-        return {"best": self.best.state_dict(), "waited": self.waited}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
-        self.best.load_state_dict(state["best"])
-        self.waited = state["waited"]
+            context.stop = f"no better {self.best.monitor or loss} for {waited} epochs"
 
 
 class BestInMemory(Callback):
-    """Hold the weights of the best epoch, for who wants to go back to them after `fit`."""
+    """Keep the weights of the best epoch, to restore them after `fit`."""
 
     def __init__(self) -> None:
         self.best = Best()
         self.weights: dict[str, Tensor] = {}
 
+    def on_fit_start(self, context: Context) -> None:
+        self.best.start(context)
+
     def on_epoch_end(self, context: Context) -> None:
-        """Copy them, if this epoch is the best so far."""
         if self.best.improved(context):
             state = context.valid_model.state_dict()
             self.weights = {name: value.clone() for name, value in state.items()}
 
 
 class TimeLimit(Callback):
-    """Stop after so many seconds of this process, within an epoch too; resume goes on there."""
+    """Stop after a number of seconds of this process, even within an epoch; resume ends it."""
 
     def __init__(self, seconds: float) -> None:
         if not seconds > 0:
@@ -150,11 +99,9 @@ class TimeLimit(Callback):
         self.end = math.inf
 
     def on_fit_start(self, context: Context) -> None:
-        """Look at the clock."""
         self.end = time.perf_counter() + self.seconds
 
     def on_step_end(self, context: Context) -> None:
-        """Stop, if the time is over."""
         if time.perf_counter() >= self.end:
             context.stop = f"the time limit of {self.seconds:g} s"
 
@@ -162,28 +109,109 @@ class TimeLimit(Callback):
 class OverfitOneBatch(Callback):
     """Train on the first batch alone: a model that cannot learn it by heart has a fault.
 
-    Look at the training loss: it must go to about 0 in some tens of steps. It changes the
-    training's result, of course.
+    The training loss must fall to about 0 within some tens of steps. It changes the training's
+    result, of course.
     """
 
     def __init__(self) -> None:
         self.batch: tuple[Any, Any] | None = None
 
     def on_fit_start(self, context: Context) -> None:
-        """Forget the batch of an earlier training."""
         if context.global_step == 0:
             self.batch = None
 
     def on_batch_start(self, context: Context) -> None:
-        """Put the first batch in place of every other."""
         if self.batch is None:
             self.batch = (context.xb, context.yb)
         context.xb, context.yb = self.batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the batch."""
         return {"batch": self.batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
         self.batch = state["batch"]
+
+
+class NonFiniteGuard(Callback):
+    """Stop before the update of a step whose loss is NaN or infinite. `fit` adds one by default.
+
+    The parameters are then those of the step before; batch norm has already seen the batch.
+    Gradients that are not finite break the parameters, which shows in the next step's loss, or at
+    the end of the epoch, before a checkpoint is written; `GradientClipping` sees them at once.
+
+    Args:
+        every: check only every `every` steps, all losses since. A check waits for the device, so
+            on an accelerator `fit` checks every 100 steps; the steps since the bad one are lost.
+
+    Raises:
+        NonFiniteError: with the epoch, the step and the batch, and the source of the value.
+    """
+
+    observer = True
+
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
+        self.before: list[Tensor] = []
+
+    def on_batch_start(self, context: Context) -> None:
+        if isinstance(context.opt, LBFGS):  # moves the parameters before the step is over
+            self.before = [p.detach().clone() for p in context.model.parameters()]
+
+    def on_loss(self, context: Context) -> None:
+        if self.every > 1:
+            return
+        loss = context.loss.item()
+        if not math.isfinite(loss):
+            with torch.no_grad():
+                for parameter, value in zip(context.model.parameters(), self.before, strict=False):
+                    parameter.copy_(value)
+            raise NonFiniteError(
+                f"the loss must be finite, and is {loss} in epoch {context.epoch}, "
+                f"step {context.step} (batch {context.step} of that epoch, from 0); "
+                f"{cause(context)}"
+            )
+
+    def on_step_end(self, context: Context) -> None:
+        is_due = self.every > 1 and (
+            context.step % self.every == 0 or context.step == context.steps
+        )
+        recent = context.pending[-self.every :] if is_due else []
+        bad = (~torch.isfinite(torch.stack(recent))).nonzero().flatten().tolist() if recent else []
+        if bad:
+            step = context.step - len(recent) + bad[0]
+            raise NonFiniteError(
+                f"the loss must be finite, and is {float(recent[bad[0]])} in epoch "
+                f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
+                "of an accelerator are read together; go on from the last checkpoint, with a lower "
+                "learning rate or clipped gradients"
+            )
+
+    def on_epoch_end(self, context: Context) -> None:
+        if broken := broken_parameter(context):
+            raise NonFiniteError(
+                f"the parameters must be finite, and {broken} is not after the last step of epoch "
+                f"{context.epoch}, whose gradients were not; {HOW_TO_FIND}"
+            )
+
+
+def cause(context: Context) -> str:
+    """Return where the value comes from, as far as can be seen, and the remedy."""
+    for name, batch in (("inputs", context.xb), ("targets", context.yb)):
+        if any(not is_finite(tensor) for tensor in tensors_in(batch)):
+            return f"the {name} of the batch hold NaN or infinite values: fix the data"
+    if broken := broken_parameter(context):
+        return (
+            f"the parameter {broken} holds such values since an earlier step, whose gradients "
+            f"had them; {HOW_TO_FIND}"
+        )
+    return "the data and the parameters are finite: lower the learning rate, or clip gradients"
+
+
+def broken_parameter(context: Context) -> str:
+    """Return the name of the first trained parameter that is not finite, or an empty string."""
+    parameters = context.model.named_parameters()
+    return next((name for name, p in parameters if p.requires_grad and not is_finite(p)), "")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())

@@ -1,26 +1,176 @@
-"""Figures to an experiment tracker, epoch by epoch."""
+"""Values to an experiment tracker, epoch by epoch; one small adapter for each tracker.
 
+A tracker's package is imported when it is used. Everything stays on this machine unless you
+configure the tracker otherwise, by its own environment variables (`MLFLOW_TRACKING_URI`,
+`WANDB_MODE=online`, ...).
+"""
+
+import os
 import random
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.training.hooks import Callback, Context
-from plainfit.training.position import random_state, set_random_state
-from plainfit.training.trackers import Tracker, make_tracker
+from plainfit.training.state import random_state, set_random_state
+
+
+class Tracker:
+    """Base class of the trackers; subclass it for one of your own."""
+
+    def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
+        """Begin a run, or continue the run `run_id`; return the run's name.
+
+        Args:
+            settings: of the training, plain values by name.
+            run_id: what `start` returned at first, if the training is resumed.
+            step: the first step that will be logged; anything logged from there on is obsolete.
+        """
+        raise NotImplementedError
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Log values by name at a step."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Write what is left, and end the run."""
+
+
+def package(name: str) -> Any:
+    extra = "tensorboard" if name.startswith("torch") else name
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"tracking with {extra} needs its package, and it is not installed ({error}): "
+            f"pip install 'plainfit[{extra}]'"
+        ) from error
+
+
+class TensorBoard(Tracker):
+    """Event files for TensorBoard: `tensorboard --logdir FOLDER`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = package("torch.utils.tensorboard")
+
+    def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
+        purge = step if run_id else None  # the reader drops the steps from there on in older files
+        self.writer = self.module.SummaryWriter(str(self.folder), purge_step=purge)
+        return "tensorboard"
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class MLflow(Tracker):
+    """A run of MLflow, in a database in the folder unless `MLFLOW_TRACKING_URI` says otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = package("mlflow")
+
+    def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.module.set_tracking_uri(f"sqlite:///{(self.folder / 'mlflow.db').resolve()}")
+        run = self.module.start_run(run_id=run_id)
+        if run_id is None:
+            self.module.log_params(settings)
+        return str(run.info.run_id)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        # If a step is logged again, MLflow keeps both values.
+        self.module.log_metrics(values, step=step)
+
+    def close(self) -> None:
+        self.module.end_run()
+
+
+class WeightsAndBiases(Tracker):
+    """A run of Weights & Biases, offline unless `WANDB_MODE` says otherwise: see `wandb sync`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = package("wandb")
+
+    def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run = self.module.init(
+            project="plainfit",
+            dir=str(self.folder),
+            config=settings,
+            id=run_id,
+            resume="allow",
+            mode=os.environ.get("WANDB_MODE", "offline"),
+        )
+        return str(self.run.id)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.run.log(values, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Trackio(Tracker):
+    """A run of trackio, on this machine: `trackio show`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.module = package("trackio")
+
+    def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
+        name = run_id or self.folder.resolve().name
+        self.module.init(
+            project="plainfit", name=name, config=settings, resume="allow", embed=False
+        )
+        return name
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.module.log(values, step=step)
+
+    def close(self) -> None:
+        self.module.finish()
+
+
+TRACKERS: dict[str, type[Any]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+    "trackio": Trackio,
+}
+
+
+def make_tracker(given: str | Tracker, folder: Path) -> Tracker:
+    """Return the tracker that was given, or the one of that name, which writes to the folder."""
+    if isinstance(given, Tracker):
+        return given
+    if given not in TRACKERS:
+        raise ConfigError(unknown_name("tracker", given, TRACKERS))
+    tracker: Tracker = TRACKERS[given](folder)
+    return tracker
 
 
 class Tracking(Callback):
-    """Log every step's loss and learning rate, and every epoch's figures.
+    """Log every step's loss and learning rate, and every epoch's row of the history.
 
-    It only looks. A tracker that fails is a warning, and the training goes on without it.
+    If the tracker fails, a warning says so, and the training continues without it.
 
     Args:
         tracker: `tensorboard`, `mlflow`, `wandb`, `trackio`, or a `Tracker` of your own.
-        folder: for what it writes.
-        settings: of the training, for the tracker to keep.
+        folder: where it writes.
+        settings: of the training, for the tracker to store.
     """
+
+    observer = True
 
     def __init__(
         self,
@@ -35,7 +185,7 @@ class Tracking(Callback):
         self.rates: list[float] = []
 
     def attempt(self, do: Callable[[Tracker], object]) -> None:
-        """Let the tracker do something; give it up if it fails. It draws no number of ours."""
+        """Call the tracker, and drop it if it fails; the generators stay as they are."""
         if self.tracker is None:
             return
         before = random_state()
@@ -53,7 +203,6 @@ class Tracking(Callback):
             set_random_state(before)
 
     def on_fit_start(self, context: Context) -> None:
-        """Begin, or go on with the run that was begun."""
         given = self.settings | {"epochs": context.epochs}
 
         def start(tracker: Tracker) -> None:
@@ -62,11 +211,9 @@ class Tracking(Callback):
         self.attempt(start)
 
     def on_batch_start(self, context: Context) -> None:
-        """Note the learning rate."""
         self.rates.append(context.rate())
 
     def on_epoch_end(self, context: Context) -> None:
-        """Log the steps of the epoch, and its row."""
         row = {name: value for name, value in context.history[-1].items() if name != "epoch"}
         losses = context.history.step_losses
 
@@ -79,18 +226,14 @@ class Tracking(Callback):
         self.logged = len(losses)
 
     def on_fit_end(self, context: Context) -> None:
-        """Close."""
         self.attempt(lambda tracker: tracker.close())
 
     def on_exception(self, context: Context) -> None:
-        """Close."""
         self.on_fit_end(context)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the tracked run's name and how far it is."""
         return {"run_id": self.run_id, "logged": self.logged, "rates": list(self.rates)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them back."""
         self.run_id, self.logged = state["run_id"], state["logged"]
         self.rates = list(state["rates"])

@@ -1,32 +1,92 @@
-"""Nested values and tensors as the bytes of one safetensors file, and back; no pickle anywhere.
+"""Checkpoint files: `STEP-SHA256.safetensors`, of which the newest valid one wins; no pickle.
 
-Tensors go into the file under readable names. Everything around them goes into its metadata as
-JSON, with a marker where a tensor stands:
+Tensors go into a safetensors file under readable names. Everything around them goes into its
+metadata as JSON, with a marker where a tensor stands:
 
-    {"$tensor": name, "stride": [...], "device": "..."}    both only where they are not the usual
-    {"$tuple": [...]}    {"$pairs": [[key, value], ...]}   tuples; dicts with other keys than text
+    {"$tensor": name, "stride": [...], "device": "..."}    both only where they are not the default
+    {"$tuple": [...]}    {"$pairs": [[key, value], ...]}   tuples; dicts with keys that are no text
 """
 
+import hashlib
 import json
 import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plainfit.common.errors import CheckpointError
+from plainfit.common.files import write_bytes, write_whole
 
 FORMAT = "plainfit-checkpoint-1"
 MARKS = {"$tensor", "$tuple", "$pairs"}
+NAME = re.compile(r"(\d{12})-([0-9a-f]{64})\.safetensors")
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write a checkpoint, read it back to check it, and return its path.
+
+    Raises:
+        OSError: if it cannot be written; earlier checkpoints stay as they are.
+        CheckpointError: if the file does not hold what was written.
+    """
+    data = to_bytes(state)
+    path = folder / f"{step:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
+    write_whole(path, lambda temporary: write_bytes(temporary, data))
+    try:
+        check_sha256(path, path.read_bytes())
+    except CheckpointError:
+        path.unlink()
+        raise
+    return path
+
+
+def check_sha256(path: Path, data: bytes) -> None:
+    wanted = path.stem.rpartition("-")[2]
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted:
+        raise CheckpointError(
+            f"{path.name} must have the SHA-256 in its name, and has {found[:12]}...: it is damaged"
+        )
+
+
+def listed(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, oldest first."""
+    found = [path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime_ns))
+
+
+def newest(folder: Path, report: Callable[[str], object]) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest valid checkpoint and its state, or None; report each damaged one."""
+    for path in reversed(listed(folder)):
+        try:
+            data = path.read_bytes()
+            check_sha256(path, data)
+            return path, from_bytes(data)
+        except (CheckpointError, OSError) as error:
+            report(f"{error}; trying the one before")
+    return None
+
+
+def prune(folder: Path, keep: int, best_step: int) -> None:
+    """Remove all checkpoints but the `keep` newest and the one of the step `best_step`."""
+    for path in listed(folder)[:-keep]:
+        if int(path.name[:12]) != best_step:
+            with suppress(OSError):  # the folder has become read-only
+                path.unlink()
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
     """Return nested dicts, lists, tuples, tensors, numbers, texts and None as a safetensors file.
 
-    Tensors of the same memory are stored once.
+    Tensors that share memory are stored once.
 
     Raises:
-        CheckpointError: if something else is in it; it is named.
+        CheckpointError: if the state holds anything else; it is named.
     """
     from safetensors.torch import save
 
@@ -36,10 +96,10 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
-    """Return what `to_bytes` was given; tensors on the CPU, with their strides.
+    """Return the state that `to_bytes` was given; tensors on the CPU, with their strides.
 
     Raises:
-        CheckpointError: if the bytes are anything but such a file.
+        CheckpointError: if the bytes are not such a file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -64,7 +124,7 @@ def from_bytes(data: bytes) -> dict[str, Any]:
 
 
 def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
-    """Return a value as JSON takes it, its tensors put into `tensors` under names of their path."""
+    """Return a value for JSON; its tensors go into `tensors`, named by their path."""
     if isinstance(value, Tensor):
         return pack_tensor(value, name, tensors, seen)
     if value is None or isinstance(value, bool | str | int | float):
@@ -89,7 +149,7 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]
 
 
 def pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
-    """Put a tensor into `tensors`, unless one of the same memory is there; return its marker."""
+    """Put a tensor into `tensors`, unless its memory is there already; return its marker."""
     value = value.detach()
     shape = tuple(value.shape)
     same = (value.data_ptr(), value.device, value.dtype, shape, value.stride())
@@ -106,7 +166,6 @@ def pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], seen: dict
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return the value that `pack` was given."""
     if isinstance(value, list):
         return [unpack(part, tensors) for part in value]
     if not isinstance(value, dict):
@@ -121,7 +180,7 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def unpack_tensor(marker: dict[str, Any], tensor: Tensor) -> Tensor:
-    """Return the tensor with the strides that it had, on its device where that is there."""
+    """Return the tensor with its strides, and on its device if this machine has it."""
     if "stride" in marker:
         stride = marker["stride"]
         span = sum((n - 1) * abs(step) for n, step in zip(tensor.shape, stride, strict=True)) + 1

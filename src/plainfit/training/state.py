@@ -1,17 +1,26 @@
-"""The whole state of a training: out of the objects that hold it, and back, bit by bit."""
+"""The whole state of a training, captured and restored bit for bit; its place in the data.
 
+Our loaders are functions of (seed, epoch), so they start anywhere at once. Any other loader is
+read again from the start of the epoch, with the generators as they were then, and the batches
+that were used are skipped.
+"""
+
+import random
 import time
 import warnings
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
+from plainfit.data.batches import opened
 from plainfit.training.hooks import Context
-from plainfit.training.position import random_state, set_random_state
 
 
 def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any]:
@@ -19,7 +28,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
     Args:
         context: of the training.
-        at_end_of_epoch: the epoch is over and its row written: go on with the next one.
+        at_end_of_epoch: the epoch's row is in the history, so that the next epoch comes first.
     """
     context.read_losses()
     within = not at_end_of_epoch
@@ -48,13 +57,13 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
 
 def restore(context: Context, state: dict[str, Any]) -> None:
-    """Put a captured state back.
+    """Restore a captured state.
 
     Raises:
         CheckpointError: if model, optimizer or callbacks are not those of the checkpoint.
     """
     try:
-        warn_of_other_machine(state["fingerprint"], fingerprint(device_of(context.model)))
+        warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
         load_model(context.model, state["model"])
         for name, parameter in context.model.named_parameters():
             grad = state["gradients"].get(name)
@@ -80,13 +89,13 @@ def restore(context: Context, state: dict[str, Any]) -> None:
 
 
 def model_tensors(model: nn.Module) -> dict[str, Any]:
-    """Return parameters, buffers (those that `state_dict` leaves out too) and extra state."""
+    """Return parameters, all buffers (those that `state_dict` leaves out too) and extra state."""
     buffers = model.named_buffers(remove_duplicate=False)
     return {**dict(buffers), **model.state_dict()}
 
 
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
-    """Copy saved values into a model's own tensors: ties and layouts stay as the model has them."""
+    """Copy saved values into a model's own tensors, which keep their ties and layouts."""
     own = model_tensors(model)
     missing, extra = own.keys() - saved.keys(), saved.keys() - own.keys()
     if missing or extra:
@@ -117,7 +126,7 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
 
 
 def load_optimizer(opt: Optimizer, saved: dict[str, Any]) -> None:
-    """Put an optimizer's state back as it was; its own `load_state_dict` casts to other dtypes."""
+    """Restore an optimizer's state exactly; its own `load_state_dict` casts to other dtypes."""
     sizes = [len(group["params"]) for group in opt.param_groups]
     if sizes != (wanted := [len(group["params"]) for group in saved["param_groups"]]):
         raise CheckpointError(
@@ -132,7 +141,7 @@ def load_optimizer(opt: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def load_callbacks(context: Context, saved: list[Any]) -> None:
-    """Give each callback its state back; those without one may come and go."""
+    """Give each callback its state; callbacks without state may be added or left out."""
     waiting = [(name, state) for name, state in saved if state]
     for callback in context.callbacks:
         name = type(callback).__name__
@@ -147,8 +156,7 @@ def load_callbacks(context: Context, saved: list[Any]) -> None:
         )
 
 
-def warn_of_other_machine(then: dict[str, Any], now: dict[str, Any]) -> None:
-    """Warn if something differs that the bits depend on."""
+def warn_if_bits_may_differ(then: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [
         f"{name} was {then.get(name)}, is {now[name]}"
         for name in now
@@ -161,3 +169,67 @@ def warn_of_other_machine(then: dict[str, Any], now: dict[str, Any]) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def random_state(dl: Any = None) -> dict[str, Any]:
+    """Return the state of every generator that a step may draw from, a loader's own included."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "loader": [generator.get_state() for generator in generators_of(dl)],
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
+    """Restore every generator to a state that `random_state` returned."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers.tolist()), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    for generator, saved in zip(generators_of(dl), state["loader"], strict=True):
+        generator.set_state(saved)
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])
+
+
+def generators_of(dl: Any) -> list[torch.Generator]:
+    """Return the generators that a stock `DataLoader` and its sampler were given."""
+    found: list[torch.Generator] = []
+    if hasattr(dl, "seek"):  # ours: a function of (seed, epoch)
+        return found
+    dl = getattr(dl, "dl", dl)  # within a WrappedDataLoader
+    for part in (dl, getattr(dl, "sampler", None)):
+        generator = getattr(part, "generator", None)
+        if isinstance(generator, torch.Generator) and all(generator is not one for one in found):
+            found.append(generator)
+    return found
+
+
+def rest_of_epoch(context: Context) -> Iterable[Any]:
+    """Begin an epoch, or continue a resumed one; return the batches that have not been used yet."""
+    context.began = time.perf_counter() - context.seconds
+    dl = context.train_dl
+    if context.step == 0:
+        context.epoch_start = {"random": random_state(dl), "epoch": getattr(dl, "epoch", None)}
+        return opened(dl)
+    if hasattr(dl, "seek"):
+        dl.seek(context.epoch_start["epoch"], context.step)
+        return opened(dl)
+    now = random_state()
+    set_random_state(context.epoch_start["random"], dl)
+    batches = iter(opened(dl))
+    for _ in islice(batches, context.step):
+        pass
+    set_random_state(now)
+    return batches

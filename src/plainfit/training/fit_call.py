@@ -1,4 +1,4 @@
-"""What `fit` was called with: enough to write the training down as a script."""
+"""What `fit` was called with: enough to write the training as a script."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint
 
-MOST_BYTES = 64 * 2**20  # of initial weights that are kept for a model nobody can build again
-WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a value
+MAX_BYTES = 64 * 2**20  # of initial weights that are copied for a model without a factory
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
 
 
 @dataclass
-class FitRecord:
-    """A call of `fit`. It keeps references to what it was given, and copies of a few numbers."""
+class FitCall:
+    """A call of `fit`: references to its arguments, and copies of a few values at its start."""
 
     epochs: int
     model: nn.Module
@@ -28,26 +28,26 @@ class FitRecord:
     valid_dl: Any
     metrics: Sequence[Any]
     callbacks: Sequence[Any]
-    """All that were called, those that `fit` adds itself included."""
+    """All callbacks, those that `fit` adds included."""
     precision: str
     compile: bool
+    losses: list[float]
+    """The loss of every step; the history's own list."""
     groups: list[dict[str, Any]] = field(init=False)
-    """The options of each group of the optimizer, as the training began."""
+    """The options of each group of the optimizer at the start."""
     has_stepped: bool = field(init=False)
     """Whether the optimizer had taken steps before."""
     fingerprint: dict[str, Any] = field(init=False)
     generator: Tensor = field(init=False)
-    """The state of the global generator as the training began."""
+    """The state of torch's global generator at the start."""
     order_states: dict[str, Tensor] = field(init=False)
-    """The states of the generators that were given to stock loaders, `train` and `valid`."""
+    """The states of the generators of stock loaders, by `train` and `valid`."""
     sums: list[int] = field(init=False)
-    """A sum over the bits of each weight as the training began."""
+    """The sum over the bits of each weight at the start."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
-    """The weights as the training began, of at most 64 MiB, where nothing else gives them."""
+    """The weights at the start, up to 64 MiB, where no factory can build them again."""
     first_epoch: int = field(init=False)
-    """The epoch that the training loader began with; not 0 where it had served before."""
-    losses: list[float] = field(init=False, default_factory=list)
-    """The loss of every step; the history's own list."""
+    """The epoch that the training loader starts with; not 0 if it was read before."""
 
     def __post_init__(self) -> None:
         self.groups = [
@@ -68,7 +68,7 @@ class FitRecord:
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()
         factory = getattr(self.model, "plainfit_factory", None)
-        if (factory is None or factory.loaded) and size_of(weights) <= MOST_BYTES:
+        if (factory is None or factory.loaded) and size_of(weights) <= MAX_BYTES:
             self.initial = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     def eject(
@@ -110,13 +110,13 @@ def generator_of(dl: Any) -> Any:
 
 
 def bit_sums(model: nn.Module) -> list[int]:
-    """Return a whole number for the bits of each parameter and buffer, in the order of names.
+    """Return the sum over the bits of each parameter and buffer, in the order of `state_dict`.
 
-    None where a tensor is of a kind that has no bits yet (lazy layers), or is no dense one.
+    The list is empty if a tensor has no bits yet (lazy layers) or is not dense.
     """
     try:
         return [
-            int(tensor.detach().contiguous().view(WHOLE[tensor.element_size()]).sum())
+            int(tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).sum())
             for tensor in model.state_dict().values()
         ]
     except (AttributeError, KeyError, RuntimeError, ValueError):
@@ -124,7 +124,7 @@ def bit_sums(model: nn.Module) -> list[int]:
 
 
 def size_of(weights: dict[str, Any]) -> float:
-    """Return how many bytes weights take; infinitely many, if they are no plain tensors."""
+    """Return the bytes of the weights; infinity if one is not a plain tensor."""
     try:
         return float(sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
     except (AttributeError, RuntimeError, ValueError):

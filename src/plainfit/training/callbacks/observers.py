@@ -1,0 +1,275 @@
+"""Callbacks that only look: logs, a progress bar, statistics of layers and gradients."""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from plainfit.common.errors import ConfigError
+from plainfit.common.files import write_bytes, write_whole
+from plainfit.training.callbacks.optimization import refuse_lbfgs
+from plainfit.training.hooks import Callback, Context
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from plainfit.common.plots import Picture
+
+REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes 0.4 to 2.5 ms
+
+
+class EpochLog(Callback):
+    """Base class of the logs: after each epoch, appends what is new in the history.
+
+    At the start of a training, and after a failed write, the whole file is written again, so that
+    a resumed training leaves the same file as one that was never stopped. A full disk is a
+    warning and another attempt, not the end of the training.
+    """
+
+    observer = True
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.written = 0
+        self.is_whole = False
+
+    def on_fit_start(self, context: Context) -> None:
+        self.written = 0
+        self.update(context)
+
+    def on_epoch_end(self, context: Context) -> None:
+        self.update(context)
+
+    def on_stop(self, context: Context) -> None:
+        self.update(context)
+
+    def on_fit_end(self, context: Context) -> None:
+        if not self.is_whole:
+            self.update(context)
+
+    def update(self, context: Context) -> None:
+        count, text = self.new(context, self.written)
+        try:
+            if self.written:
+                with self.path.open("a", encoding="utf-8", newline="") as file:
+                    file.write(text)
+            elif text or self.path.exists():  # perhaps of another training
+                write_whole(self.path, lambda path: write_bytes(path, text.encode()))
+            self.written, self.is_whole = count, True
+        except OSError as error:
+            self.written, self.is_whole = 0, False
+            warnings.warn(
+                f"{self.path} could not be written ({error.strerror}); training goes on, and the "
+                "log is written again later",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def new(self, context: Context, written: int) -> tuple[int, str]:
+        """Return the number of items so far, and those after the first `written` as text."""
+        raise NotImplementedError
+
+
+class JsonLinesLog(EpochLog):
+    """Write each epoch's row of the history as a line of JSON."""
+
+    def new(self, context: Context, written: int) -> tuple[int, str]:
+        rows = context.history.epochs
+        return len(rows), "".join(json.dumps(row) + "\n" for row in rows[written:])
+
+
+class StepLog(EpochLog):
+    """Write each step's loss and (highest) learning rate as CSV: `step,epoch,loss,lr`, exactly."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.rates: list[float] = []
+        self.epochs: list[int] = []
+
+    def on_fit_start(self, context: Context) -> None:
+        if context.global_step == 0:
+            self.rates, self.epochs = [], []
+        super().on_fit_start(context)
+
+    def on_batch_start(self, context: Context) -> None:
+        self.rates.append(context.rate())
+        self.epochs.append(context.epoch)
+
+    def new(self, context: Context, written: int) -> tuple[int, str]:
+        losses = context.history.step_losses
+        rows = zip(self.epochs[written:], losses[written:], self.rates[written:], strict=True)
+        lines = [
+            f"{step},{e},{loss!r},{lr!r}\n" for step, (e, loss, lr) in enumerate(rows, written)
+        ]
+        return len(losses), "".join([*([] if written else ["step,epoch,loss,lr\n"]), *lines])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "rates": torch.tensor(self.rates, dtype=torch.float64),
+            "epochs": torch.tensor(self.epochs, dtype=torch.int64),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rates, self.epochs = state["rates"].tolist(), state["epochs"].tolist()
+
+
+class ProgressBar(Callback):
+    """Show a bar for the current epoch, while `with on_terminal(progress.bar)` holds."""
+
+    observer = True
+
+    def __init__(self, console: "Console") -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.bar = Progress(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,  # a thread that redraws would take turns with the loop
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must get there
+        )
+        self.task = self.bar.add_task("", total=None)
+        self.drawn = 0.0
+        self.epoch = 0
+
+    def on_fit_start(self, context: Context) -> None:
+        self.begin(context)
+
+    def on_epoch_start(self, context: Context) -> None:
+        self.on_step_end(context)
+
+    def on_step_end(self, context: Context) -> None:
+        # Short epochs share a drawing.
+        now = time.perf_counter()
+        if now - self.drawn <= REFRESH:
+            return
+        if context.epoch != self.epoch:
+            self.begin(context)
+            return
+        self.drawn = now
+        self.bar.update(self.task, completed=context.step, refresh=True)
+
+    def begin(self, context: Context) -> None:
+        self.drawn, self.epoch = time.perf_counter(), context.epoch
+        title = f"epoch {context.epoch + 1} of {context.epochs}"
+        self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
+
+
+class Statistics(Callback):
+    """Base class: values by name and step, kept on the device until they are read.
+
+    Args:
+        every: take them every `every` steps.
+    """
+
+    observer = True
+
+    columns: tuple[str, ...]
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ConfigError(f"statistics are taken every 1 or more steps, got {every}")
+        self.every = every
+        self.values: dict[str, list[Tensor]] = {}
+        self.steps: dict[str, list[int]] = {}
+
+    def on_fit_start(self, context: Context) -> None:
+        self.values, self.steps = {}, {}
+
+    def note(self, name: str, value: Tensor, context: Context) -> None:
+        self.values.setdefault(name, []).append(value)
+        self.steps.setdefault(name, []).append(context.global_step)
+
+    def to_dict(self) -> dict[str, list[list[float]]]:
+        """Return, for each name, the values of each step at which they were taken."""
+        return {name: torch.stack(rows).tolist() for name, rows in self.values.items()}
+
+    def plot(self) -> "Picture":
+        """Draw each column by step, one line per name."""
+        from plainfit.common.plots import statistics_curves
+
+        return statistics_curves(self.columns, self.to_dict(), self.steps)
+
+
+class ActivationStatistics(Statistics):
+    """Take mean, standard deviation and share of (almost) zeros of every layer's output.
+
+    A layer whose outputs shrink to a standard deviation of 0, or are mostly zeros, has stopped
+    learning. The training stays the same, bit for bit.
+    """
+
+    columns = ("mean", "standard deviation", "share of |x| < 1e-3")
+
+    def __init__(self, every: int = 1) -> None:
+        super().__init__(every)
+        self.hooks: list[RemovableHandle] = []
+
+    def on_fit_start(self, context: Context) -> None:
+        super().on_fit_start(context)
+        leaves = [(n, m) for n, m in context.model.named_modules() if not list(m.children())]
+        self.hooks = [
+            module.register_forward_hook(self.watch(name, context)) for name, module in leaves
+        ]
+
+    def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
+
+        def look(module: nn.Module, _: Any, out: Any) -> None:
+            is_step = module.training and torch.is_grad_enabled()
+            is_due = is_step and context.global_step % self.every == 0
+            if is_due and isinstance(out, Tensor) and out.is_floating_point():
+                x = out.detach().float()
+                self.note(
+                    name or type(module).__name__,
+                    torch.stack([x.mean(), x.std(correction=0), (x.abs() < 1e-3).float().mean()]),
+                    context,
+                )
+
+        return look
+
+    def on_fit_end(self, context: Context) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def on_exception(self, context: Context) -> None:
+        self.on_fit_end(context)
+
+
+class GradientStatistics(Statistics):
+    """Take norm and largest absolute value of every parameter's gradient before each step.
+
+    Where gradients are summed over batches, the sums are taken; the next one is the first that is
+    complete `every` batches after the last one taken. Clipping that comes earlier in the list of
+    callbacks is included.
+    """
+
+    columns = ("norm", "largest |g|")
+
+    def on_fit_start(self, context: Context) -> None:
+        refuse_lbfgs(self, context)
+        super().on_fit_start(context)
+        self.next = context.global_step
+
+    def on_step_start(self, context: Context) -> None:
+        if context.global_step < self.next:
+            return
+        self.next = context.global_step + self.every
+        for name, parameter in context.model.named_parameters():
+            if parameter.grad is not None:
+                grad = parameter.grad.detach()
+                grad = (grad.coalesce().values() if grad.is_sparse else grad).float()
+                self.note(name, torch.stack([grad.norm(), grad.abs().max()]), context)
