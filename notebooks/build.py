@@ -1,6 +1,6 @@
-"""Make the notebooks from their one source: `python notebooks/build.py`; `--check` only compares.
+"""Build the notebooks from their source: `python notebooks/build.py`; `--check` only compares.
 
-The code of the rungs is taken from their programs, so it is never a second copy.
+The code of the rungs comes from their programs.
 """
 
 import argparse
@@ -14,23 +14,25 @@ import jupytext
 import nbformat
 
 from plainfit.common.errors import PlainfitError
-from plainfit.ladder.catalog import LESSON, rung
-from plainfit.ladder.notebooks import LANGUAGES
+from plainfit.ladder.catalog import LESSON, find_rung
+from plainfit.ladder.programs import NOTEBOOKS
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "what_is_torch_nn.py"
-READING = {"argparse", "ast", "zipfile", "Path", "torch"}  # imported to read the data
+READING = {"argparse", "Path", "torch"}  # imported to read the data
 WIDE = "[\u2018-\u201d\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"  # Chinese characters, their marks
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def main() -> int:
-    """Write both notebooks, or say which are not what the source makes."""
+    """Write both notebooks, or with `--check` print which are out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; 1 if one is old")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if one is out of date"
+    )
     check = parser.parse_args().check
     old = []
-    for language, name in LANGUAGES.items():
+    for language, name in NOTEBOOKS.items():
         text = build(SOURCE.read_text(encoding="utf-8"), language)
         path = FOLDER / name
         if check and (not path.exists() or path.read_text(encoding="utf-8") != text):
@@ -38,12 +40,12 @@ def main() -> int:
         elif not check:
             path.write_text(text, encoding="utf-8")
     if old:
-        print(f"{', '.join(old)}: not what the source makes; run python notebooks/build.py")
+        print(f"{', '.join(old)}: out of date; run python notebooks/build.py")
     return len(old) > 0
 
 
 def build(source: str, language: str) -> str:
-    """Return the notebook in a language, as the text of its file."""
+    """Return the content of the notebook file in a language."""
     cells = []
     for cell in jupytext.reads(source, fmt="py:percent").cells:
         if cell.cell_type == "raw" or cell.metadata.get("lang", language) != language:
@@ -57,9 +59,9 @@ def build(source: str, language: str) -> str:
 
 
 def text_of(text: str) -> str:
-    """Return a text, or for `diff 04 05` what that rung changes.
+    """Return a text, or for `diff 04 05` what rung 05 changes.
 
-    A line break between Chinese characters goes: it would be shown as a space.
+    A line break between Chinese characters is removed: it would be shown as a space.
     """
     if not text.startswith("diff "):
         return re.sub(f"(?<={WIDE})\n(?={WIDE})", "", text)
@@ -71,7 +73,7 @@ def text_of(text: str) -> str:
 
 
 def code_of(text: str) -> str:
-    """Return code as it is, or for `# rung 05: optim, training` those statements of the rung.
+    """Return code, or for `# rung 05: optim, training` those statements of the rung.
 
     Raises:
         PlainfitError: if the rung has no such statement.
@@ -90,8 +92,8 @@ def code_of(text: str) -> str:
 
 
 def statements(name: str) -> list[tuple[set[str], str]]:
-    """Return a rung's statements, those that read the data excepted: their names and their text."""
-    lines = rung(name).source.splitlines()
+    """Return the names and texts of a rung's statements, except of those that read the data."""
+    lines = find_rung(name).source.splitlines()
     lesson = lines.index(LESSON) + 1
     found = []
     for node in ast.parse("\n".join(lines)).body:
@@ -104,7 +106,7 @@ def statements(name: str) -> list[tuple[set[str], str]]:
 
 
 def names_of(node: ast.stmt) -> set[str]:
-    """Return the names that a statement binds; for the others, what they do."""
+    """Return the names that a statement binds, or else a word for what it does."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name}
     if isinstance(node, ast.Import | ast.ImportFrom):
@@ -113,10 +115,14 @@ def names_of(node: ast.stmt) -> set[str]:
         targets = ast.walk(ast.Tuple([*node.targets], ast.Store()))
         return {target.id for target in targets if isinstance(target, ast.Name)}
     text = ast.unparse(node)
+    if isinstance(node, ast.If):
+        return {"reading"}
+    if isinstance(node, ast.For) and "epoch" not in text:
+        return {"picture"}
     if isinstance(node, ast.For) or text.startswith(("fit(", "pf.fit(")):
         return {"training"}
-    if text.startswith("print("):
-        return {"before" if "before" in text else "after"}
+    if printed := re.match(r"print\(f?'\W*(\w+)", text):
+        return {printed[1]}  # its first word
     return {text.partition(".")[0]}  # weights.requires_grad_()
 
 

@@ -35,15 +35,11 @@
 # 与上一级的差别：`-` 开头的行被删去，`+` 开头的行是新加的。
 
 # %% [markdown] lang="en"
-# ## The data
-#
 # The embedded digits are 1,797 images of 8x8 pixels; they need no download. To use MNIST, change this
 # cell to `"mnist"` and run everything again. MNIST has 50,000 training images of 28x28 pixels, so two
 # passes over it (*epochs*) are enough, as in the original tutorial; the digits get twenty.
 
 # %% [markdown] lang="zh-CN"
-# ## 数据
-#
 # 内置的 digits 数据集有 1797 张 8x8 像素的图片，无需下载。想用 MNIST，只要把下面这个单元格改成 `"mnist"`，再全部运行一遍。
 # MNIST 有 50000 张 28x28 的训练图片，跑两遍（两个 *epoch*）就够了，原教程也是如此；digits 很小，我们跑二十遍。
 
@@ -51,33 +47,75 @@
 DATA = "digits"  # or "mnist"
 
 # %%
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 
 import plainfit as pf
-from plainfit.ladder.climb import usual_epochs
+from plainfit.ladder.climb import usual_epochs, write_data
 
 data = pf.open_data(DATA)
-(x_train, y_train), (x_valid, y_valid) = data.train.tensors, data.valid.tensors
-# Bytes to numbers from 0 to 1, a row for each image.
-x_train, x_valid = x_train.flatten(1) / 256, x_valid.flatten(1) / 256
-args = SimpleNamespace(epochs=usual_epochs(len(x_train)), seed=0)
+epochs = usual_epochs(data.counts()["train"])
+args = SimpleNamespace(data=Path(tempfile.mkdtemp(), "data.npz"), epochs=epochs, seed=0)
+write_data(data, args.data)  # what `plainfit ladder copy` puts beside a program
 torch.manual_seed(args.seed)
-print("training:  ", x_train.shape, x_train.dtype, "labels", y_train.shape, y_train.dtype)
-print("validation:", x_valid.shape, x_valid.dtype, "labels", y_valid.shape, y_valid.dtype)
 
 # %% [markdown] lang="en"
-# An image is a row of numbers, one a pixel, and a label is a whole number from 0 to 9. Reshaped to a
-# square, a row is a picture again.
+# ## Rung 00: from a file to tensors
+#
+# Data comes from somewhere, often as a download. The tutorial unpickles its download, and a pickle can
+# run any program. MNIST's own files are plain bytes: a header of 16 or 8 bytes, then one byte for each
+# pixel or label. Their SHA-256 tells whether they are the right ones; if not, the program stops.
 
 # %% [markdown] lang="zh-CN"
-# 每张图片是一行数，一个像素一个数；标签是 0 到 9 的整数。把一行重新排成正方形，就又是一张图片。
+# ## 第 00 级：从文件到 tensor
+#
+# 数据总要从某处来，常常是下载。原教程用 pickle 读取下载的文件，而 pickle 可以运行任意程序。MNIST 自己的文件只是普通的字节：
+# 16 或 8 个字节的文件头，然后每个像素或标签一个字节。用 SHA-256 核对文件是否正确；不对，程序就停止。
+
+# %%
+# rung 00: gzip, hashlib, urllib.request, np, URL, FOLDER, IMAGES, SHA256, download
+
+# %% [markdown] lang="en"
+# Here `args.data` names a file, and nothing is downloaded: a `.npz` holds NumPy arrays by name.
+
+# %% [markdown] lang="zh-CN"
+# 这里 `args.data` 已经指定了一个文件，所以不必下载：`.npz` 文件按名字保存若干个 NumPy 数组。
+
+# %%
+# rung 00: reading, arrays
+
+# %% [markdown] lang="en"
+# An image is a square of bytes, from 0 for the background to 255 for full ink. Look at one before you
+# train on thousands:
+
+# %% [markdown] lang="zh-CN"
+# 一张图片是一个由字节组成的正方形，从 0（背景）到 255（最浓的墨迹）。在用成千上万张图片训练之前，先看一张：
+
+# %%
+# rung 00: side, picture, label
+
+# %% [markdown] lang="en"
+# PyTorch works with tensors, so the arrays become tensors. Each image becomes a row of numbers from 0
+# to 1; dividing by 256, a power of two, is exact.
+
+# %% [markdown] lang="zh-CN"
+# PyTorch 用的是 tensor，所以把数组转换成 tensor。每张图片变成一行 0 到 1 之间的数；256 是 2 的幂，除以它没有舍入误差。
+
+# %%
+# rung 00: x_train, n, tensors, labels
+
+# %% [markdown] lang="en"
+# Reshaped to a square, a row is an image again. Here are the first twenty, with their labels:
+
+# %% [markdown] lang="zh-CN"
+# 把一行重新排成正方形，就又是一张图片。下面是前二十张图片和它们的标签：
 
 # %%
 from plainfit.common.plots import sample_sheet
 
-side = int(x_train.shape[1] ** 0.5)
 images = [row.view(side, side) for row in x_train[:20]]
 sample_sheet(images, [data.classes[label] for label in y_train[:20]], columns=10)
 
@@ -520,23 +558,18 @@ picture
 # `plainfit ladder` 让每一级和它的上一级从相同的初始值、以相同的顺序运行，逐步比较每个损失和每个参数。这就是本教程的各级：
 
 # %%
-import tempfile
-from pathlib import Path
-
 from plainfit.ladder.catalog import RUNGS
-from plainfit.ladder.climb import climb, write_data
+from plainfit.ladder.climb import climb
 from plainfit.ladder.runner import Setting
 
-with tempfile.TemporaryDirectory() as folder:
-    write_data(data, Path(folder, "data.npz"))
-    for row in climb(RUNGS, Setting(Path(folder, "data.npz"), args.epochs)):
-        result = "holds" if row.verdict.holds else "BROKEN"
-        print(f"{row.trace.rung.label} {row.trace.rung.adds:38} {row.verdict.relation:8} {result}")
+for row in climb(RUNGS, Setting(args.data, args.epochs)):
+    rung, result = row.trace.rung, "holds" if row.holds else "BROKEN"
+    print(f"{rung.label} {rung.adds:38} {row.relation:8} {result}")
 
 # %% [markdown] lang="en"
-# `bitwise` means equal bits at every step. `float64` means the same mathematics, rounded otherwise: in
-# float64 the difference stays below $10^{-12}$. `changed` is something new, which has to show that it
-# learns.
+# `bitwise` means equal bits at every step. `float64` means the same mathematics, rounded differently: in
+# float64 the difference stays below $10^{-12}$. A `changed` rung computes something new, and has to show
+# that it learns. All rungs read the same data.
 #
 # ## What torch.nn is
 #
@@ -548,8 +581,8 @@ with tempfile.TemporaryDirectory() as folder:
 # - **`Dataset`** is anything with a length and an index; `TensorDataset` makes one of tensors.
 # - **`DataLoader`** turns a dataset into batches, shuffled if asked.
 #
-# To see how each is made, read the folder `plainfit/scratch`: the same parts and more, written from
-# tensors and autograd in some 850 lines of code. `plainfit ladder --scratch` runs the rungs on it.
+# To see how each is made, read the folder `plainfit/ladder/scratch`: the same parts and more, written from
+# tensors and autograd in about 950 lines of code. `plainfit ladder --scratch` runs the rungs on it.
 #
 # And to make a rung your own: `plainfit ladder copy 13 mine`.
 #
@@ -558,7 +591,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% [markdown] lang="zh-CN"
 # `bitwise` 表示每一步都逐位相等。`float64` 表示数学上相同、只是舍入不同：在 float64 下差别始终小于 $10^{-12}$。`changed` 表示
-# 换了新东西，它必须证明自己确实在学习。
+# 换了新东西，它必须证明自己确实在学习。所有各级读取的数据都相同。
 #
 # ## torch.nn 是什么
 #
@@ -569,7 +602,7 @@ with tempfile.TemporaryDirectory() as folder:
 # - **`Dataset`**：有长度、可用下标访问的任何对象；`TensorDataset` 用 tensor 做成一个。
 # - **`DataLoader`**：把 Dataset 变成一个个 batch，需要时打乱顺序。
 #
-# 想知道它们各自是怎么做出来的，请读文件夹 `plainfit/scratch`：同样的部件（还有更多），只用 tensor 和 autograd 写成，大约 850 行代码。
+# 想知道它们各自是怎么做出来的，请读文件夹 `plainfit/ladder/scratch`：同样的部件（还有更多），只用 tensor 和 autograd 写成，大约 950 行代码。
 # `plainfit ladder --scratch` 会在它上面运行各级程序。
 #
 # 想把某一级变成自己的程序：`plainfit ladder copy 13 mine`。

@@ -172,7 +172,6 @@ OPTIONS = {
     "ladder show": "--debug --help",
     "ladder diff": "--debug --help --side-by-side",
     "ladder copy": "--data --data-dir --debug --force --help --split-seed",
-    "ladder repeat": "--data --data-dir --debug --help --json --seeds --split-seed --workers",
     "notebook": "--debug --force --help --lang --no-open --open",
 }
 

@@ -1,4 +1,4 @@
-"""The data of `plainfit.ladder.on_scratch` against torch's: the same batches, the same draws."""
+"""The data of `plainfit.ladder.scratch` against torch's: the same batches, the same draws."""
 
 from collections import OrderedDict, namedtuple
 from itertools import islice
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils import data
 
-from plainfit.ladder import on_scratch as scratch
+from plainfit.ladder import scratch
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 Pair = namedtuple("Pair", "x y")
@@ -143,7 +143,7 @@ def perturbed(sample, k):
     return sample + k if type(sample) is int else sample
 
 
-@settings(quick, max_examples=150)
+@settings(quick, max_examples=50)
 @given(structures, st.integers(1, 3))
 def test_default_collate(sample, n):
     batch = [perturbed(sample, k) for k in range(n)]

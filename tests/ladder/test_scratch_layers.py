@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from plainfit.ladder import on_scratch as scratch
-from plainfit.ladder.scratch import losses
+from plainfit.ladder import scratch
+from plainfit.ladder.scratch import functions
 
 quick = settings(deadline=None, max_examples=40, derandomize=True, database=None)
 seeds = st.integers(0, 2**16)
@@ -103,7 +103,7 @@ def convolutions(draw):
     return channels, options, (draw(small), channels[0], *shape)
 
 
-@settings(quick, max_examples=100)
+@settings(quick, max_examples=50)
 @given(convolutions(), seeds)
 def test_conv2d_differs_by_rounding(convolution, seed):
     channels, options, shape = convolution
@@ -230,7 +230,7 @@ def test_losses_have_torchs_bits_at_every_size_of_a_batch(n):
         assert_same_bits(ours, theirs)
     for name, options in (("cross_entropy", {}), ("cross_entropy", smooth), ("nll_loss", {})):
         ours, theirs = (
-            results(partial(getattr(each, name), target=y, **options), x) for each in (losses, F)
+            results(partial(getattr(each, name), target=y, **options), x) for each in (functions, F)
         )
         assert_same_bits(ours, theirs)
 

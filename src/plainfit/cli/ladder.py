@@ -1,6 +1,5 @@
-"""The ladder on the command line: run it, read it, copy from it, repeat it."""
+"""The ladder on the command line: run it, read it, copy from it."""
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
-    from plainfit.ladder.climb import Row
-    from plainfit.ladder.repeat import Spread
+    from plainfit.ladder.climb import Comparison
     from plainfit.ladder.runner import Setting
 
 DATA_OPTIONS = ("data", "data_dir", "split_seed")
 FAILED = 1  # exit code where a relation does not hold
-PAPER = 100  # characters a side where there is no terminal: no line of a rung is longer
+NO_TERMINAL_WIDTH = 100  # characters a side: no line of a rung is longer
 app = typer.Typer(name="ladder", invoke_without_command=True)
 Number = Annotated[str, typer.Argument(help="The rung's number or name.", metavar="RUNG")]
 
@@ -31,15 +29,17 @@ Number = Annotated[str, typer.Argument(help="The rung's number or name.", metava
 def ladder(
     context: typer.Context,
     *,
-    rungs: Annotated[str, typer.Option(help="Which, such as 3-7 or 1,4,8-10.")] = "1-14",
+    rungs: Annotated[str, typer.Option(help="Rungs to run, such as 3-7 or 1,4,8-10.")] = "0-14",
     epochs: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Passes over the data (default: 2, or as many as make 400 steps)."
-        ),
+        typer.Option(min=1, help="Epochs (default: 2, or as many as make 400 steps)."),
     ] = None,
     scratch: Annotated[
-        bool, typer.Option("--scratch", help="Rungs 3 to 13 on our own torch.nn, beside torch's.")
+        bool,
+        typer.Option(
+            "--scratch",
+            help="Compare rungs 3 to 13 on torch with the same on plainfit.ladder.scratch.",
+        ),
     ] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -49,9 +49,15 @@ def ladder(
     if context.invoked_subcommand is not None:
         return
     from plainfit.ladder.catalog import select
-    from plainfit.ladder.climb import climb, climb_on_scratch
+    from plainfit.ladder.climb import (
+        FIRST_ON_SCRATCH,
+        LAST_ON_SCRATCH,
+        climb,
+        climb_on_scratch,
+    )
 
-    chosen = [rung for rung in select(rungs) if not scratch or 3 <= rung.number <= 13]
+    numbers = range(FIRST_ON_SCRATCH, LAST_ON_SCRATCH + 1)
+    chosen = [rung for rung in select(rungs) if not scratch or rung.number in numbers]
     if not chosen:
         raise ConfigError(f"--scratch is for rungs 3 to 13, got --rungs {rungs}")
     rows = []
@@ -62,7 +68,7 @@ def ladder(
             show_live(json_, line_of(row))
             if row.trace.error:
                 typer.echo(f"rung {row.trace.rung.label} failed:\n{row.trace.error}", err=True)
-    held = sum(row.verdict.holds for row in rows)
+    held = sum(row.holds for row in rows)
     if json_:
         show_json({"rungs": [row.to_dict() for row in rows], "hold": held == len(rows)})
     else:
@@ -72,10 +78,10 @@ def ladder(
 
 @app.command(name="show")
 def show_program(name: Number, debug: Debug = False) -> None:
-    """Show a rung's program."""
-    from plainfit.ladder.catalog import rung
+    """Print a rung's program."""
+    from plainfit.ladder.catalog import find_rung
 
-    show_highlighted(rung(name).source, "python")
+    show_highlighted(find_rung(name).source, "python")
 
 
 @app.command()
@@ -83,22 +89,22 @@ def diff(
     before: Number,
     after: Number,
     side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", "-y", help="In two columns, as wide as the terminal.")
+        bool, typer.Option("--side-by-side", "-y", help="Use two columns, as wide as the terminal.")
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Show what changes from one rung to another."""
+    """Print what changes from one rung to another."""
     from plainfit.ladder import programs
-    from plainfit.ladder.catalog import rung
+    from plainfit.ladder.catalog import find_rung
 
-    pair = rung(before), rung(after)
+    pair = find_rung(before), find_rung(after)
     if not side_by_side:
         show_highlighted(programs.unified(*pair), "diff")
         return
     from rich.console import Console
 
     console = Console()
-    width = (console.width - 3) // 2 if console.is_terminal else PAPER
+    width = (console.width - 3) // 2 if console.is_terminal else NO_TERMINAL_WIDTH
     colors = {"<": "red", ">": "green", "|": "yellow"}
     for left, sign, right in programs.side_by_side(*pair, width):
         typer.secho(f"{left} {sign} {right}".rstrip(), fg=colors.get(sign))
@@ -108,62 +114,26 @@ def diff(
 @with_options_of(DATA_OPTIONS)
 def copy(
     name: Number,
-    folder: Annotated[Path, typer.Argument(help="Where to; made if need be.", metavar="DIR")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder to copy to; created if missing.", metavar="DIR")
+    ],
     *,
-    force: Annotated[bool, typer.Option("--force", help="Write over a copy there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing copy.")] = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Copy a rung's program, and data to run it on, to edit and own."""
-    from plainfit.ladder.catalog import rung
+    """Copy a rung's program, and data to run it on, for you to edit."""
+    from plainfit.ladder.catalog import find_rung
     from plainfit.ladder.programs import copy_rung
 
-    chosen = rung(name)
-    program, arrays = copy_rung(chosen, open_asked(options), folder, replace=force)
+    rung = find_rung(name)
+    program, arrays = copy_rung(rung, open_from(options), folder, replace=force)
     show(f"copied {program} and {arrays}")
     show(f"next   python {program} --data {arrays}")
 
 
-@app.command()
-@with_options_of(DATA_OPTIONS)
-def repeat(
-    *,
-    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, 2, ...")] = 20,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes, of one thread each (default: one a core).")
-    ] = None,
-    json_: Json = False,
-    debug: Debug = False,
-    **options: Any,
-) -> None:
-    """Repeat the rungs over seeds, beside the figures that the tutorial prints for MNIST."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from plainfit.common.progress import on_terminal
-    from plainfit.ladder import repeat as repeating
-
-    bar = Progress(console=Console(stderr=True), transient=True)
-    with setting_for(options, epochs=None) as (setting, notes), on_terminal(bar):
-        task = bar.add_task("rungs", total=seeds * len(list(repeating.programs())))
-        spreads = repeating.repeat(
-            setting.data,
-            seeds,
-            workers or os.cpu_count() or 1,
-            done=lambda: bar.advance(task),
-            compare=options["data"] == "mnist",
-        )
-    if json_:
-        show_json({"seeds": seeds, "figures": [spread.to_dict() for spread in spreads]})
-        return
-    show(f"{notes[0]}; seeds 0 to {seeds - 1}, each rung as it is written\n")
-    show(f"{'rung':15}{'figure':26}{'tutorial':>9}{'min':>9}{'median':>9}{'max':>9}")
-    for spread in spreads:
-        typer.echo(spread_line(spread))
-
-
-def open_asked(options: dict[str, Any]) -> "DataSplits":
-    """Check the options, before torch loads, and return the data that they name."""
+def open_from(options: dict[str, Any]) -> "DataSplits":
+    """Check the options, before torch loads, and open the data."""
     RunConfig(**options)
     from plainfit.data.open_data import open_data
 
@@ -175,18 +145,18 @@ def open_asked(options: dict[str, Any]) -> "DataSplits":
 def setting_for(
     options: dict[str, Any], epochs: int | None
 ) -> Iterator[tuple["Setting", list[str]]]:
-    """Yield the setting of a climb over the data that was asked for, and what to say of it."""
-    data, seed = open_asked(options), options.get("seed", 0)
+    """Yield what all rungs share, and lines to print about it."""
+    data, seed = open_from(options), options.get("seed", 0)
     from plainfit.ladder.climb import usual_epochs, write_data
     from plainfit.ladder.runner import Setting
 
     counts = data.counts()
     epochs = epochs or usual_epochs(counts["train"])
     notes = [f"data   {data.name}: {counts['train']:,} train, {counts['valid']:,} valid"]
-    notes.append(f"each   {epochs} epochs, seed {seed}, the same initial values, the same order")
+    notes.append(f"each   {epochs} epochs, seed {seed}, same initial values, same order")
     if data.input_shape[-1] < 16:
         notes.append(
-            "note   three strides of 2 leave one pixel of so small an image: little for a CNN"
+            "note   three strides of 2 leave one pixel of an image this small: a CNN learns little"
         )
     with tempfile.TemporaryDirectory(prefix="plainfit-ladder-") as folder:
         path = Path(folder) / "data.npz"
@@ -195,44 +165,33 @@ def setting_for(
 
 
 def heading(scratch: bool) -> str:
-    """Return the table's heading."""
     timing = f"{'slowdown':>9}" if scratch else f"{'lines':>6}"
     measures = f"{timing}{'seconds':>8}{'loss':>8}{'accuracy':>10}"
-    return f"{'rung':15}{'adds':38}{measures}  {'relation':9}{'verdict':8}measured"
+    return f"{'rung':15}{'adds':38}{measures}  {'relation':9}{'result':8}measured"
 
 
-def line_of(row: "Row") -> str:
+def line_of(row: "Comparison") -> str:
     """Return a rung's line in the table; loss and accuracy are on the validation samples."""
-    rung, trace, verdict = row.trace.rung, row.trace, row.verdict
+    rung, trace = row.trace.rung, row.trace
     timing = f"{rung.lines:6}" if row.slowdown is None else f"{row.slowdown:8.2f}x"
-    result = f"{trace.loss:8.4f}{trace.accuracy:10.4f}"
-    word, color = ("holds", "green") if verdict.holds else ("BROKEN", "red")
+    values = f"{trace.loss:8.4f}{trace.accuracy:10.4f}" if trace.losses else " " * 18
+    word, color = ("holds", "green") if row.holds else ("BROKEN", "red")
     if trace.error:
         word = "FAILED"
     return (
-        f"{rung.label + ' ' + rung.name:15}{rung.adds:38}{timing}{trace.seconds:8.2f}{result}"
-        f"  {verdict.relation:9}{typer.style(f'{word:8}', fg=color)}{verdict.measured}"
+        f"{rung.label + ' ' + rung.name:15}{rung.adds:38}{timing}{trace.seconds:8.2f}{values}"
+        f"  {row.relation:9}{typer.style(f'{word:8}', fg=color)}{row.measured}"
     )
 
 
-def spread_line(spread: "Spread") -> str:
-    """Return a figure's line in the table of `repeat`."""
-    tutorial = "" if spread.tutorial is None else f"{spread.tutorial:.4f}"
-    numbers = "".join(f"{number:9.4f}" for number in (spread.least, spread.middle, spread.most))
-    line = f"{spread.rung:15}{spread.figure:26}{tutorial:>9}{numbers}"
-    if spread.inside is None:
-        return line
-    return f"{line}  {typer.style(spread.verdict, fg='green' if spread.inside else 'yellow')}"
-
-
 def show_live(json_: bool, *lines: str) -> None:
-    """Print lines as the rungs are done; nothing where JSON is to come."""
+    """Print lines while rungs run, except before JSON."""
     for line in () if json_ else lines:
         typer.echo(line)
 
 
 def show_highlighted(text: str, language: str) -> None:
-    """Print a text: in colours on a terminal, as it is elsewhere."""
+    """Print a text, in colour on a terminal."""
     from rich.console import Console
     from rich.syntax import Syntax
 

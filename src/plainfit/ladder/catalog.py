@@ -11,16 +11,16 @@ RUNGS_FOLDER = Path(str(files("plainfit.ladder") / "rungs"))
 LESSON = "# --- The lesson ---"
 """The line that ends what is the same in every rung."""
 
-# How a rung stands to the one before, given the same initial values and the same order. Measured
-# on MNIST and on the digits; docs/decisions/0009-ladder.md has the figures.
+# What two neighbours have in common, given the same data, initial values and order of samples.
+# Measured on MNIST and on the digits: docs/decisions/0009-ladder.md has the numbers.
 BITWISE = "bitwise"
-"""Every loss `==`, every parameter `torch.equal`, at every step."""
+"""Every loss is `==`, and every parameter `torch.equal`, at every step."""
 FLOAT64 = "float64"
-"""The same mathematics, rounded otherwise: within `TOLERANCE` in float64 over `STEPS` steps."""
+"""The same mathematics, rounded differently: within `TOLERANCE` over `STEPS` float64 steps."""
 CHANGED = "changed"
-"""Something else is computed, so the rung has to show that it learns."""
+"""The rung computes something new, so it has to show that it learns."""
 FIRST = "first"
-"""As `changed`: there is none before."""
+"""The rung only reads data, which the others share; it trains nothing."""
 
 TOLERANCE, STEPS = 1e-12, 100
 
@@ -37,35 +37,34 @@ class Rung:
 
     @property
     def label(self) -> str:
-        """The number as it is written: `05`."""
+        """The number in two digits: `05`."""
         return f"{self.number:02}"
 
     @property
     def path(self) -> Path:
-        """The program's file."""
         return RUNGS_FOLDER / f"r{self.label}_{self.name}.py"
 
     @property
     def source(self) -> str:
-        """The program's text."""
         return self.path.read_text(encoding="utf-8")
 
     @property
     def adds(self) -> str:
-        """What the rung adds: the first line of its docstring, after the colon."""
+        """The first line of the docstring, after the colon."""
         docstring = ast.get_docstring(ast.parse(self.source)) or ""
         return docstring.split("\n")[0].partition(": ")[2].rstrip(".")
 
     @property
     def lines(self) -> int:
-        """Lines of code in the lesson: neither blank, nor comments, nor the shared beginning."""
+        """Lines of code in the lesson, without blank lines, comments and the shared beginning."""
         lesson = self.source.partition(LESSON)[2]
         lines = [line.strip() for line in lesson.splitlines()]
         return sum(bool(line) and not line.startswith("#") for line in lines)
 
 
 RUNGS = (
-    Rung(1, "tensors", FIRST),
+    Rung(0, "data", FIRST),
+    Rung(1, "tensors", CHANGED, "a model on the same data"),
     Rung(2, "functional", FLOAT64),
     Rung(3, "module", BITWISE),
     Rung(4, "linear", FLOAT64),
@@ -80,33 +79,35 @@ RUNGS = (
     Rung(13, "device", BITWISE),
     Rung(14, "plainfit", BITWISE),
 )
+"""`RUNGS[n]` is rung number n."""
 
 
-def rung(name: str) -> Rung:
-    """Return the rung of a number (`5`, `05`) or name (`optim`).
+def find_rung(name: str) -> Rung:
+    """Return the rung with a number (`5`, `05`) or name (`optim`).
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if no rung has that number or name.
     """
-    for candidate in RUNGS:
-        if name.lower() in (str(candidate.number), candidate.label, candidate.name):
-            return candidate
-    names = ", ".join(f"{known.label} {known.name}" for known in RUNGS)
-    hint = near_miss(name, [known.name for known in RUNGS])
+    for rung in RUNGS:
+        if name.lower() in (str(rung.number), rung.label, rung.name):
+            return rung
+    names = ", ".join(f"{rung.label} {rung.name}" for rung in RUNGS)
+    hint = near_miss(name, [rung.name for rung in RUNGS])
     raise ConfigError(f"unknown rung {name!r}: choose from {names}{hint}")
 
 
 def select(text: str) -> tuple[Rung, ...]:
     """Return the rungs of a selection such as `3-7` or `1,4,8-10`.
 
-    >>> [chosen.name for chosen in select("2,13-14")]
+    >>> [rung.name for rung in select("2,13-14")]
     ['functional', 'device', 'plainfit']
     """
-    chosen: set[int] = set()
+    numbers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        numbers = [rung(end).number for end in ((first, last) if dash else (first,))]
-        if numbers[0] > numbers[-1]:
-            raise ConfigError(f"--rungs must go upwards, as in 3-7, got {text!r}")
-        chosen.update(range(numbers[0], numbers[-1] + 1))
-    return tuple(candidate for candidate in RUNGS if candidate.number in chosen)
+        start = find_rung(first).number
+        stop = find_rung(last).number if dash else start
+        if start > stop:
+            raise ConfigError(f"rungs must be in ascending order, as in 3-7, got {text!r}")
+        numbers.update(range(start, stop + 1))
+    return tuple(rung for rung in RUNGS if rung.number in numbers)

@@ -1,7 +1,7 @@
-"""Climbing the ladder: running the rungs and checking each against the one before."""
+"""Climbing the ladder: run the rungs and compare each with the one before."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,45 @@ from numpy.typing import NDArray
 from plainfit.common.errors import DataError
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
-from plainfit.ladder.catalog import BITWISE, CHANGED, FLOAT64, RUNGS, STEPS, Rung
-from plainfit.ladder.relations import Rerun, Verdict, judge
-from plainfit.ladder.runner import (
-    Parameters,
-    Setting,
-    Swap,
-    Trace,
-    run_rung,
-    unchanged,
-    use_scratch,
+from plainfit.ladder.catalog import (
+    BITWISE,
+    CHANGED,
+    FIRST,
+    FLOAT64,
+    RUNGS,
+    STEPS,
+    TOLERANCE,
+    Rung,
 )
+from plainfit.ladder.runner import Parameters, Setting, Trace, run_rung
 
 TUTORIAL_EPOCHS, LEAST_STEPS, BATCH = 2, 400, 64
+FIRST_ON_SCRATCH, LAST_ON_SCRATCH = 3, 13
 CONVOLUTIONS = 10
-"""The rung from which on `scratch`, which convolves by matmul, rounds otherwise than torch."""
+"""The rung from which on `scratch`, which convolves by matmul, rounds differently from torch."""
+LEARNED = 0.75
+"""A rung that computes something new has to end below this share of its initial loss. Slack enough
+for the tutorial's CNN on a small dataset, where a class can stay dead behind the last ReLU."""
+Rerun = Callable[[Trace, Trace], tuple[Trace, Trace]]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A rung of the table."""
+class Comparison:
+    """A rung, and whether its relation to the one before holds."""
 
     trace: Trace
-    verdict: Verdict
+    relation: str
+    holds: bool
+    measured: str
+    difference: float | None = None
+    """The largest one in float64, for the relation `float64`."""
     slowdown: float | None = None
     """Seconds on `scratch` over seconds on torch."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record for `--json`."""
+        """Return the row for `--json`; a value that is not a number becomes None."""
         rung, trace = self.trace.rung, self.trace
-        record = {
+        row = {
             "rung": rung.number,
             "name": rung.name,
             "adds": rung.adds,
@@ -50,18 +59,21 @@ class Row:
             "seconds": trace.seconds,
             "valid_loss": trace.loss,
             "accuracy": trace.accuracy,
-            **self.verdict.to_dict(),
+            "relation": self.relation,
+            "holds": self.holds,
+            "measured": self.measured,
+            "difference": self.difference,
             "slowdown": self.slowdown,
             "error": trace.error,
         }
         return {
             name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in record.items()
+            for name, value in row.items()
         }
 
 
 def write_data(data: DataSplits, path: Path) -> None:
-    """Write a data set as the file that the rungs read.
+    """Write a dataset as the `.npz` file that the rungs read.
 
     Raises:
         DataError: if it does not hold gray, square images, in memory.
@@ -71,8 +83,8 @@ def write_data(data: DataSplits, path: Path) -> None:
         square = data.input_shape == (1, data.input_shape[-1], data.input_shape[-1])
         if not (square and isinstance(dataset, ImageDataset)):
             raise DataError(
-                "the ladder is for gray, square images that fit in memory, got samples of "
-                f"{'x'.join(map(str, data.input_shape))} in {data.name}; take digits, mnist, "
+                "the ladder needs gray, square images that fit in memory, got samples of shape "
+                f"{'x'.join(map(str, data.input_shape))} in {data.name}; use digits, mnist, "
                 "fashion-mnist, or bytes of shape (samples, side, side) in a .npz"
             )
         images, labels = dataset.tensors
@@ -81,57 +93,132 @@ def write_data(data: DataSplits, path: Path) -> None:
 
 
 def usual_epochs(samples: int) -> int:
-    """Return the tutorial's two epochs, or more of a small data set: 400 steps at least."""
+    """Return the tutorial's two epochs, or as many as make 400 steps on a small dataset."""
     return max(TUTORIAL_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(samples / BATCH)))
 
 
 def relation_here(rung: Rung) -> str:
-    """Return the relation to check on this machine: on an accelerator, other kernels run."""
+    """Return the relation to expect on this machine: an accelerator runs other kernels."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None or rung.number < 13:
         return rung.relation
     return CHANGED if accelerator.type == "mps" else FLOAT64  # MPS has no float64
 
 
-def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Row]:
-    """Run rungs and yield each with the verdict on its relation to the one before.
+def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
+    """Run rungs and compare each with the one before, which is run too if it was not selected.
 
-    A rung gets the initial values of the one before, where they fit. The rung before the first
-    of a selection is run too, to compare with.
+    A rung gets the initial values of the one before, where they fit.
     """
-    done: dict[int, Trace] = {}
+    before: Trace | None = None
     for rung in rungs:
-        for needed in RUNGS[max(0, rung.number - 2) : rung.number]:
-            if needed.number not in done:
-                start = start_of(done.get(needed.number - 1))
-                done[needed.number] = run_rung(needed, setting, start)
-        before, after = done.get(rung.number - 1), done[rung.number]
-        done = {rung.number: after}  # traces are large: the parameters at every step
-        yield Row(after, judge(relation_here(rung), before, after, in_float64(setting)))
+        if rung.number and (before is None or before.rung.number != rung.number - 1):
+            before = run_rung(RUNGS[rung.number - 1], setting)
+        after = run_rung(rung, setting, start_of(before))
+        yield compare(relation_here(rung), before, after, in_float64(setting))
+        before = after
 
 
-def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Row]:
-    """Run rungs on torch and on `scratch`, and yield each with what the second is to the first."""
+def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
+    """Run rungs on torch and on `scratch`, and compare the two."""
     for rung in rungs:
         on_torch = run_rung(rung, setting)
-        again = run_rung(rung, setting, start_of(on_torch), use_scratch)
+        again = run_rung(rung, setting, start_of(on_torch), on_scratch=True)
         relation = BITWISE if rung.number < CONVOLUTIONS else FLOAT64
-        verdict = judge(relation, on_torch, again, in_float64(setting, use_scratch))
+        result = compare(relation, on_torch, again, in_float64(setting, on_scratch=True))
         failed = on_torch.error or again.error
-        yield Row(again, verdict, math.nan if failed else again.seconds / on_torch.seconds)
+        yield replace(result, slowdown=math.nan if failed else again.seconds / on_torch.seconds)
 
 
-def in_float64(setting: Setting, swap: Swap = unchanged) -> Rerun:
-    """Return a function that runs two rungs again, in float64 and for some steps only."""
+def in_float64(setting: Setting, on_scratch: bool = False) -> Rerun:
+    """Return a function that runs two rungs again, in float64 and for `STEPS` steps only."""
 
     def rerun(before: Trace, after: Trace) -> tuple[Trace, Trace]:
         short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
         start = start_of(before)
-        return run_rung(before.rung, short, start), run_rung(after.rung, short, start, swap)
+        return (
+            run_rung(before.rung, short, start),
+            run_rung(after.rung, short, start, on_scratch=on_scratch),
+        )
 
     return rerun
 
 
 def start_of(trace: Trace | None) -> Parameters | None:
-    """Return the initial values that a rung had."""
     return trace.parameters[0] if trace and trace.parameters else None
+
+
+def compare(relation: str, before: Trace | None, after: Trace, rerun: Rerun) -> Comparison:
+    """Tell whether a relation holds.
+
+    Args:
+        relation: one of the catalog's.
+        before: the trace of the rung before; None for the first.
+        after: the trace of the rung itself.
+        rerun: runs both again in float64, for the relation `float64`.
+    """
+
+    def result(holds: bool, measured: str, difference: float | None = None) -> Comparison:
+        return Comparison(after, relation, holds, measured, difference)
+
+    old, new = before, after
+    if before is not None and relation == FLOAT64:
+        old, new = rerun(before, after)
+    if problem := incomparable(old, new):
+        return result(False, problem)
+    if relation == FIRST:
+        return result(True, "first batch " + "x".join(map(str, new.batch[0].shape)))
+    if relation == CHANGED or old is None:
+        measured = f"loss {new.loss_before:.2f} to {new.loss:.2f}"
+        if new.rung.what_changed:
+            measured = f"{new.rung.what_changed}: {measured}"
+        return result(len(new.outputs) == 2 and new.loss < LEARNED * new.loss_before, measured)
+    if problem := different_form(old, new):
+        return result(False, problem)
+    if relation == BITWISE:
+        problem = first_different_bits(old, new)
+        return result(not problem, problem or f"{len(new.losses)} steps")
+    difference = largest_difference(old, new)
+    measured = f"{difference:.1e} over {len(new.losses)} steps"
+    return result(difference <= TOLERANCE, measured, difference)  # False for NaN
+
+
+def incomparable(before: Trace | None, after: Trace) -> str:
+    """Return why two rungs cannot be compared: one failed, or they read different data."""
+    failed = [trace.rung.label for trace in (before, after) if trace and trace.error]
+    if failed:
+        return f"rung {' and '.join(failed)} failed"
+    if before and not all(map(torch.equal, before.batch, after.batch)):
+        return "the first batch differs"
+    return ""
+
+
+def different_form(before: Trace, after: Trace) -> str:
+    """Return how two traces differ in the number of steps or the shapes of parameters."""
+    if len(before.losses) != len(after.losses) or not after.losses:
+        return f"{len(before.losses)} and {len(after.losses)} steps"
+    shapes = [[tuple(p.shape) for p in trace.parameters[0].values()] for trace in (before, after)]
+    if shapes[0] != shapes[1]:
+        names = [", ".join(trace.parameters[0]) for trace in (before, after)]
+        return f"parameters {names[0]} and {names[1]}"
+    return ""
+
+
+def first_different_bits(before: Trace, after: Trace) -> str:
+    """Return the first step whose loss differs, or else the first parameter that differs."""
+    for step, losses in enumerate(zip(before.losses, after.losses, strict=True)):
+        if not torch.equal(*losses):
+            return f"losses differ at step {step}"
+    for step, (old, new) in enumerate(zip(before.parameters, after.parameters, strict=True)):
+        for name, values in zip(new, zip(old.values(), new.values(), strict=True), strict=True):
+            if not torch.equal(*values):
+                return f"{name} differs before step {step}"
+    return ""
+
+
+def largest_difference(before: Trace, after: Trace) -> float:
+    """Return the largest absolute difference of losses and parameters over all steps."""
+    pairs = list(zip(before.losses, after.losses, strict=True))
+    for old, new in zip(before.parameters, after.parameters, strict=True):
+        pairs += zip(old.values(), new.values(), strict=True)
+    return torch.stack([(a.cpu() - b.cpu()).abs().max() for a, b in pairs]).max().item()

@@ -1,14 +1,20 @@
-"""The rungs as texts: to show, to compare, to copy."""
+"""The rungs and the notebooks as files: to show, to compare and to copy."""
 
 import difflib
+import importlib.util
+from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
 from plainfit.runs.folder import make_folder, write_whole
+
+NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
+JUPYTER = ("jupyterlab", "notebook")
+"""The modules that open a notebook, in order of preference."""
 
 
 def unified(before: Rung, after: Rung) -> str:
@@ -19,10 +25,10 @@ def unified(before: Rung, after: Rung) -> str:
 
 
 def side_by_side(before: Rung, after: Rung, width: int) -> list[tuple[str, str, str]]:
-    """Return the change as rows: left, a sign, right; each side `width` characters wide.
+    """Return the change as rows (left, sign, right), with sides `width` characters wide.
 
-    The sign is `<` for a line that goes, `>` for one that comes, `|` for one that is replaced.
-    What stays the same is left out, up to three lines around a change.
+    The sign is `<` for a removed line, `>` for an added one and `|` for a replaced one. Unchanged
+    lines are left out, except for three around each change.
     """
     old, new = before.source.splitlines(), after.source.splitlines()
     matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
@@ -37,17 +43,16 @@ def side_by_side(before: Rung, after: Rung, width: int) -> list[tuple[str, str, 
 
 
 def fitted(text: str, width: int) -> str:
-    """Cut or fill a line to a width."""
     return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = False) -> list[Path]:
-    """Copy a rung's program into a folder, with the data to run it on; return the two paths.
+    """Copy a program and its data into a folder; return the two paths.
 
-    A data file that is there already is left as it is.
+    An existing data file is kept.
 
     Raises:
-        ConfigError: if the program is there already (unless `replace`), or the folder is a file.
+        ConfigError: if the program exists (unless `replace`), or the folder is a file.
         DataError: if the rungs cannot read such data.
         RunError: if a file cannot be written.
     """
@@ -56,9 +61,41 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
     program = folder / rung.path.name
     arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
     if program.exists() and not replace:
-        raise ConfigError(f"{program} is there already; --force writes over it")
+        raise ConfigError(f"{program} exists already; --force overwrites it")
     make_folder(folder)
     if not arrays.exists():
         write_whole(arrays, lambda path: write_data(data, path))
     write_whole(program, lambda path: path.write_text(rung.source, encoding="utf-8"))
     return [program, arrays]
+
+
+def installed_notebook(language: str) -> Path:
+    """Return the path of the notebook that is installed with plainfit."""
+    if language not in NOTEBOOKS:
+        raise ConfigError(unknown_name("language", language, NOTEBOOKS))
+    installed = Path(str(files("plainfit"))) / "notebooks"
+    checkout = Path(__file__).parents[3] / "notebooks"  # of an editable installation
+    return next(folder for folder in (installed, checkout) if folder.is_dir()) / NOTEBOOKS[language]
+
+
+def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tuple[Path, bool]:
+    """Copy a notebook into a folder; return its path there, and whether it was copied.
+
+    An existing notebook is kept, with the user's changes, unless `replace`.
+
+    Raises:
+        ConfigError: if there is no notebook in that language, or the folder cannot be made.
+        RunError: if the copy cannot be written.
+    """
+    source = installed_notebook(language)
+    path = folder / source.name
+    if path.exists() and not replace:
+        return path, False
+    make_folder(folder)
+    write_whole(path, lambda part: part.write_bytes(source.read_bytes()))
+    return path, True
+
+
+def jupyter() -> str | None:
+    """Return the module that opens notebooks, if one is installed."""
+    return next((name for name in JUPYTER if importlib.util.find_spec(name)), None)

@@ -1,7 +1,7 @@
 """Running one rung: its program as it stands, watched from outside.
 
-A rung knows nothing of this. Its statements are run one after the other up to the one that
-trains; there the initial values and the order can be set, so that two rungs can be compared.
+A rung knows nothing of this. Its statements run one after the other up to the one that trains;
+there the initial values and the order can be set, so that two rungs can be compared.
 `Tensor.backward`, which every rung calls once a step, is where its losses are read.
 """
 
@@ -26,13 +26,8 @@ from plainfit.data.batches import to_device
 from plainfit.ladder.catalog import Rung
 
 Parameters = dict[str, Tensor]
-Swap = Callable[[ast.Module], ast.Module]
-SCRATCH = "plainfit.ladder.on_scratch"
-
-
-def unchanged(tree: ast.Module) -> ast.Module:
-    """Return a program as it is."""
-    return tree
+SCRATCH = "plainfit.ladder.scratch"
+FIRST_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,7 @@ class Setting:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     most_steps: int | None = None
-    """Stop after so many steps."""
-    as_written: bool = False
-    """Leave initial values and order to the program itself, so that it prints what it prints."""
+    """Stop after this number of steps."""
 
 
 @dataclass
@@ -55,20 +48,21 @@ class Trace:
     """What a rung did."""
 
     rung: Rung
+    batch: tuple[Tensor, ...] = ()
+    """The first rows of x_train and y_train."""
     losses: list[Tensor] = field(default_factory=list)
-    """The loss of each step, before it is taken."""
+    """The loss of each step, before the update."""
     parameters: list[Parameters] = field(default_factory=list)
     """By name: before each step, and at the end."""
     seconds: float = 0.0
-    """Of the training, as the program does it, its own validation included."""
+    """Time of the training, with the program's own validation."""
     loss_before: float = float("nan")
     """Mean loss over the validation samples before the training."""
     loss: float = float("nan")
     """The same after it."""
     accuracy: float = float("nan")
     outputs: tuple[int, ...] = ()
-    """The shape of what the model gives for the validation samples."""
-    printed: str = ""
+    """The shape of the model's outputs for the validation samples."""
     error: str = ""
     """The program's own traceback, if it failed."""
 
@@ -78,7 +72,7 @@ class EnoughStepsError(Exception):
 
 
 class ShuffledByEpoch(Sampler[int]):
-    """plainfit's order, for a stock `DataLoader`: each iteration is the next epoch's."""
+    """plainfit's order for a stock `DataLoader`: each iteration is the next epoch's."""
 
     def __init__(self, n: int, seed: int) -> None:
         self.n = n
@@ -95,26 +89,22 @@ class ShuffledByEpoch(Sampler[int]):
 
 
 def run_rung(
-    rung: Rung,
-    setting: Setting,
-    start: Parameters | None = None,
-    swap: Swap = unchanged,
-    source: str | None = None,
+    rung: Rung, setting: Setting, start: Parameters | None = None, *, on_scratch: bool = False
 ) -> Trace:
     """Run a rung's program and return what it did.
 
     Args:
         rung: the rung.
         setting: the data, and how long and from which seed to train.
-        start: initial values, by position; without them, the program's own.
-        swap: is given the program's syntax tree and returns the one to run.
-        source: a text to run instead of the program's.
+        start: initial values, by position; by default the program's own.
+        on_scratch: whether the program's imports from torch's parts are from `scratch` instead.
     """
     trace = Trace(rung)
     path = str(rung.path)
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": path}
-    printed = io.StringIO()
-    arguments = [f"--data={setting.data}", f"--epochs={setting.epochs}", f"--seed={setting.seed}"]
+    arguments = [path, f"--data={setting.data}"]
+    if rung.number:  # rung 00 trains nothing
+        arguments += [f"--epochs={setting.epochs}", f"--seed={setting.seed}"]
 
     def watch(loss: Tensor) -> None:
         if len(trace.losses) == setting.most_steps:
@@ -124,41 +114,44 @@ def run_rung(
 
     try:
         with (
-            program_settings([path, *arguments], setting.dtype),
-            contextlib.redirect_stdout(printed),
+            program_settings(arguments, setting.dtype),
+            contextlib.redirect_stdout(io.StringIO()),
         ):
-            before, training = in_two(swap(ast.parse(source or rung.source, path)))
+            tree = ast.parse(rung.source, path)
+            before, training = in_two(use_scratch(tree) if on_scratch else tree)
             exec(compile(before, path, "exec"), namespace)
-            if not setting.as_written:
+            x_train, y_train = namespace["x_train"], namespace["y_train"]
+            trace.batch = x_train[:FIRST_ROWS].clone(), y_train[:FIRST_ROWS].clone()
+            if "model" in namespace:
                 trace.loss_before, _, _ = evaluate(namespace)
                 give_the_same(namespace, setting.seed, start)
-            with watched_backward(watch), contextlib.suppress(EnoughStepsError):
-                started = time.perf_counter()
-                exec(compile(training, path, "exec"), namespace)
-                trace.seconds = time.perf_counter() - started
-            trace.parameters.append(copies(namespace))
-            trace.loss, trace.accuracy, trace.outputs = evaluate(namespace)
+                with watched_backward(watch), contextlib.suppress(EnoughStepsError):
+                    started = time.perf_counter()
+                    exec(compile(training, path, "exec"), namespace)
+                    trace.seconds = time.perf_counter() - started
+                trace.parameters.append(copies(namespace))
+                trace.loss, trace.accuracy, trace.outputs = evaluate(namespace)
     except (Exception, SystemExit) as error:
         trace.error = own_traceback(error, path)
     namespace.clear()  # its functions hold it, and it holds the data: a cycle, and a large one
-    trace.printed = printed.getvalue()
     return trace
 
 
 def in_two(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
-    """Split a program before the statement that trains: a loop, or a call of `fit`."""
+    """Split a program before the statement that trains: a loop over epochs, or a call of `fit`."""
     for at, statement in enumerate(tree.body):
+        is_loop = isinstance(statement, ast.For) and ast.unparse(statement.target) == "epoch"
         call = getattr(statement, "value", None)
         called = getattr(call, "func", None)
         name = getattr(called, "id", getattr(called, "attr", None))  # fit(...), pf.fit(...)
-        if isinstance(statement, ast.For) or name == "fit":
-            return (ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], []))
-    raise ValueError("a rung must train: there is neither a loop nor a call of fit in it")
+        if is_loop or name == "fit":
+            return ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], [])
+    return tree, ast.Module([], [])
 
 
 def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None) -> None:
     """Set the initial values, the state of the global generator and the order of the samples."""
-    own = parameters_of(namespace)
+    own = named_parameters(namespace)
     if start is not None and [v.shape for v in start.values()] == [v.shape for v in own.values()]:
         with torch.no_grad():
             for parameter, value in zip(own.values(), start.values(), strict=True):
@@ -173,8 +166,8 @@ def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None
         batches.sampler = ShuffledByEpoch(len(sampler), seed)
 
 
-def parameters_of(namespace: Mapping[str, Any]) -> Parameters:
-    """Return the parameters by name; a matrix made by hand as nn.Linear has it, (out, in)."""
+def named_parameters(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters by name; a matrix made by hand is transposed to (outputs, inputs)."""
     model = namespace["model"]
     if hasattr(model, "named_parameters"):
         found = dict(model.named_parameters())
@@ -184,17 +177,13 @@ def parameters_of(namespace: Mapping[str, Any]) -> Parameters:
 
 
 def copies(namespace: Mapping[str, Any]) -> Parameters:
-    """Return the parameters as they are now, on the CPU."""
-    return {name: p.detach().cpu().clone() for name, p in parameters_of(namespace).items()}
+    return {name: p.detach().cpu().clone() for name, p in named_parameters(namespace).items()}
 
 
 def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...]]:
-    """Return the model's loss, accuracy and shape of outputs over the validation samples.
-
-    Done alike for every rung, whatever it prints itself.
-    """
+    """Return the model's loss, accuracy and shape of outputs over all validation samples."""
     model = namespace["model"]
-    device = next(iter(parameters_of(namespace).values())).device
+    device = next(iter(named_parameters(namespace).values())).device
     batches = namespace.get("valid_dl") or [(namespace["x_valid"], namespace["y_valid"])]
     if hasattr(model, "eval"):
         model.eval()
@@ -209,7 +198,7 @@ def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...
 
 @contextlib.contextmanager
 def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
-    """Set what is global to a program, and set it back."""
+    """Set what a program finds in its process, and restore it."""
     old_argv, old_dtype = sys.argv, torch.get_default_dtype()
     sys.argv = argv
     torch.set_default_dtype(dtype)
@@ -238,7 +227,7 @@ def watched_backward(watch: Callable[[Tensor], None]) -> Iterator[None]:
 
 
 def own_traceback(error: BaseException, path: str) -> str:
-    """Return a traceback from the program's own first line on."""
+    """Return the part of a traceback that begins in the program."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != path:
         frames = frames.tb_next
@@ -246,7 +235,7 @@ def own_traceback(error: BaseException, path: str) -> str:
 
 
 def use_scratch(tree: ast.Module) -> ast.Module:
-    """Let a program import from `plainfit.ladder.on_scratch` what it imports from torch's parts."""
+    """Import from `plainfit.ladder.scratch` what a program imports from torch's parts."""
     for at, statement in enumerate(tree.body):
         if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("torch"):
             statement.module = SCRATCH

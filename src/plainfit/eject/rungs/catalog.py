@@ -28,8 +28,8 @@ ELEMENTARY = {"tanh", "sigmoid", "softmax", "log_softmax"}
 """Functions of numbers, which rung `math` leaves to torch as it does exp and sqrt."""
 
 FUNCTIONS = {
-    "tensors": ("losses", "kernels", "functions"),
-    "math": ("losses", "sums", "functions"),
+    "tensors": ("functions",),
+    "math": ("sums", "functions"),
 }
 
 
@@ -82,14 +82,14 @@ def written_out(name: str, rung: str, pools_to_one: bool = True) -> Definition |
     """
     family, _, rest = name.partition(".")
     if family == "optim":
-        return find(rest.removeprefix("swa_utils."), ("optimizers", "averages"))
+        return find(rest.removeprefix("swa_utils."), ("optimizers",))
     if family == "nn" and rung == "layers":
-        return find(rest, ("layers", "activations"))
+        return find(rest, ("layers",))
     if family == "nn":
         if rest.startswith("init."):
-            return find(rest.removeprefix("init."), ("initial",))
+            return find(rest.removeprefix("init."), ("modules",))
         if rest.startswith("utils.clip_grad"):
-            return find(rest.removeprefix("utils."), ("averages",))
+            return find(rest.removeprefix("utils."), ("optimizers",))
         return find(rest, ("modules",)) if rest != "Lambda" else None
     if family == "torch" and rest in OTHER_ORDER:
         return None

@@ -110,7 +110,7 @@ def _defaults_of(func: str) -> dict[str, str | None]:
     name = func.rsplit(".", 1)[-1]
     if func not in (name, f"F.{name}"):
         return {}
-    for module in ("sums", "functions", "losses", "modules"):
+    for module in ("sums", "functions", "modules"):
         if name in definitions(module):
             return {each.name: each.default for each in definitions(module)[name].parameters}
     return {"approximate": '"none"'} if name == "gelu" else {}

@@ -103,7 +103,7 @@ def _read(module: str, tree: ast.AST) -> set[str]:
 
     What a layer reads of `self` is its own; only optimizers and modules have heirs.
     """
-    own = module in ("layers", "activations")
+    own = module == "layers"
     nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     return {
         each.attr

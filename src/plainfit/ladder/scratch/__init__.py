@@ -1,17 +1,33 @@
-"""What is torch.nn, really? The parts of it that scripts use, written out, each in one place.
+"""What is torch.nn, really? The parts of it that programs use, on tensors and autograd alone.
 
-The ladder runs on them as they are (`plainfit.ladder.on_scratch`); `plainfit.eject.rungs` copies
-their text into scripts. So every definition here reads as if it stood in a script of its own, and
-what only some scripts need is behind an option, which falls away where no call passes it.
+A program runs on them when one line takes the place of its imports from torch:
 
-    modules     Module, Parameter, Sequential, ModuleList: state and a function
-    layers      modules with weights or options; what they compute are functions of `F`
-    functions   functions with torch's bits
-    kernels     functions that are one call of torch's own kernel
-    sums        the same kernels as sums, products and indexing, which round differently
-    losses      mean losses
-    initial     nn.init
-    optimizers  SGD, Adam, AdamW, RMSprop
-    averages    gradients clipped, weights averaged
+    from plainfit.ladder.scratch import F, nn, optim, DataLoader, TensorDataset
+
+Options have PyTorch's names, order and defaults (https://pytorch.org/docs/stable/nn.html). Initial
+values, random draws, the order of the data, Linear, ReLU, Dropout, AvgPool2d, the optimizers and
+cross_entropy, where it ignores no row, have PyTorch's bits on a CPU. Conv2d, BatchNorm2d and a pool
+to several cells are sums in another order, so they round differently. Images are (batch, channels,
+height, width); a size is a number, or a pair of height and width.
+
+`plainfit eject` copies the same definitions into scripts:
+
+    modules     Module, Parameter, Sequential, ModuleList: state and a function; nn.init
+    layers      layers and losses as modules; what they compute are functions of `F`
+    functions   functions that have torch's bits
+    sums        kernels as sums, products and indexing, which round differently
+    functional  `F`: `functions`, `sums`, and cross_entropy with its options
+    optimizers  SGD, Adam, AdamW, RMSprop; clipped gradients, averaged weights
     data        TensorDataset, DataLoader
 """
+# ruff: noqa: F403 -- all parts under one name
+
+import sys
+
+from plainfit.ladder.scratch.data import *
+from plainfit.ladder.scratch.functional import *
+from plainfit.ladder.scratch.layers import *
+from plainfit.ladder.scratch.modules import *
+from plainfit.ladder.scratch.optimizers import *
+
+nn = F = optim = sys.modules[__name__]  # the names that programs use, here one module

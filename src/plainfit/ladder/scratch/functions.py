@@ -1,4 +1,7 @@
-"""Functions that have PyTorch's bits, of tensors' own operations."""
+"""Functions that have PyTorch's bits, made of operations on tensors.
+
+The last two only call PyTorch's own kernel: `sums` has them written out, which rounds differently.
+"""
 
 import torch
 
@@ -81,3 +84,53 @@ def avg_pool2d(input, kernel_size, stride=None, padding=0):
 def mean_pool2d(input, output_size):
     """Return the mean of each image, as an image of one pixel."""
     return input.mean((-2, -1), keepdim=True)
+
+
+def sum_like_torch(losses):
+    """Return the sum, added in torch's order: by 16, the sums by 16 again, the first one last."""
+    # `losses.sum()` has another order, so that the last bits of a loss could differ.
+    total, rest = 0, losses[1:]
+    while len(rest):
+        group = torch.arange(len(rest), device=rest.device) // 16
+        sums = rest.new_zeros(len(rest) // 16 + 1).index_add(0, group, rest)
+        total, rest = total + sums[-1], sums[:-1]  # the last group has less than 16
+    return total + losses[:1].sum()
+
+
+def cross_entropy(input, target, *, label_smoothing=0.0):
+    """Return the mean of -log softmax(input) at the target: (batch, classes), (batch) -> ()."""
+    logs = input.log_softmax(1)
+    loss = -sum_like_torch(logs[torch.arange(len(target)), target]) / len(target)
+    if label_smoothing:  # a part of the target's probability, spread over all classes
+        spread = -logs.sum(1).mean()
+        loss = (1 - label_smoothing) * loss + label_smoothing / logs.shape[1] * spread
+    return loss
+
+
+def nll_loss(input, target):
+    """Return the mean of -input at the target: (batch, classes), (batch) -> ()."""
+    return -sum_like_torch(input[torch.arange(len(target)), target]) / len(target)
+
+
+def mse_loss(input, target):
+    """Return the mean of the squared differences."""
+    return (input - target).square().mean()
+
+
+def l1_loss(input, target):
+    """Return the mean of the absolute differences."""
+    return (input - target).abs().mean()
+
+
+def batch_norm(
+    input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
+):
+    """Return each channel with mean 0 and variance 1; move the running ones in training."""
+    return torch.batch_norm(
+        input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled=True
+    )
+
+
+def binary_cross_entropy_with_logits(input, target):
+    """Return the mean of -log sigmoid(input) where the target is 1, of -log(1 - it) where 0."""
+    return torch.binary_cross_entropy_with_logits(input, target, reduction=1)  # 1: the mean
