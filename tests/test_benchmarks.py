@@ -165,6 +165,10 @@ def test_the_page_has_every_machine_and_every_section(modules, speed, tmp_path):
     assert all(f"images/{name}" in page for name in pictures)
 
 
+def test_every_section_of_the_page_is_named_after_its_program(modules):
+    assert set(modules["report"].SECTIONS) <= {path.stem for path in BENCHMARKS.glob("*.py")}
+
+
 def test_synthetic_images_are_those_of_mnist_in_shape_and_range(modules):
     x, y = modules["data"].synthetic(500, 10)["train"]
     assert x.shape == (500, 28, 28)
