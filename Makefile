@@ -28,7 +28,7 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/lint-imports
 
 test: setup ## everything that must pass: check, docs, tests, doctests
-	@$(MAKE) --no-print-directory -j 2 --output-sync=target check docs
+	@$(MAKE) --no-print-directory -j 2 check docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 10 # one thread a process
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
