@@ -33,16 +33,17 @@ In a round every contender runs once, and each round starts with a different one
 over the rounds of the median epoch after the first; the first is under "warm-up".
 """
 LEGEND = """\
-*Epoch* includes training and validation, and so do *samples/s* (training samples per time of an epoch)
-and the ratios, which are taken within a round; the range is over the rounds. *Steps/s* and *µs/step*
-count training alone; *over the hand loop* is the difference in µs/step to the loop written by hand.
-*Of the limit* is the time that the step's arithmetic, or its memory traffic if that takes longer,
-would need at the speeds measured on this machine, as a share of the time of a step.
+*Epoch* includes training and validation, and so do *samples/s* (training samples per time of an
+epoch) and the ratios, which are taken within a round; the range is over the rounds. *Steps/s* and
+*µs/step* count training alone; *over the hand loop* is the difference in µs/step to the loop
+written by hand. *Of the limit* is the time that the step's arithmetic, or its memory traffic if
+that takes longer, would need at the speeds measured on this machine, as a share of a step's time.
 """
 COSTS = """\
 *First step* is from the start of the process to the end of the first training step; plain JAX
-compiles an epoch of the logistic regression as one, so its first step is its first epoch. *Warm-up* is
-the extra time of the first epoch over the later ones. *Memory* is the peak resident set size.
+compiles an epoch of the logistic regression as one, so its first step is its first epoch.
+*Warm-up* is the extra time of the first epoch over the later ones. *Memory* is the peak resident
+set size.
 """
 
 
