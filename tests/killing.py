@@ -173,7 +173,7 @@ def die_at(call: int, when: str) -> None:
 class NaiveCheckpointing(Checkpointing):
     """The control: what a loop of one's own does, over the file of the last time."""
 
-    def begin(self, context, resume):
+    def begin(self, context, resume, echo=None):
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "last.pt"
         if path.exists():

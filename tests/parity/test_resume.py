@@ -54,7 +54,7 @@ def test_stopped_once_twice_and_three_times(tmp_path, whole, steps):
 
 @pytest.mark.soak
 @pytest.mark.parametrize(
-    ("loader", "optimizer", "steps"), itertools.product(LOADERS, OPTIMIZERS, STOPS)
+    ("loader", "optimizer", "steps"), [*itertools.product(LOADERS, OPTIMIZERS, STOPS)]
 )
 @pytest.mark.enable_socket
 def test_every_loader_optimizer_and_number_of_stops(tmp_path, whole, loader, optimizer, steps):

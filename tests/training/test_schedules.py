@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn, optim
 from torch.optim import lr_scheduler as torch_s
@@ -190,6 +190,7 @@ def test_a_chain_gives_each_schedule_its_own_steps():
     assert [mixed.momentum(i) for i in range(4)] == [None, None, 0.95, cycle.momentum(1)]
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 100), name=st.sampled_from(sorted(ONE_OF_EACH)))
 def test_a_schedule_is_a_pure_function_of_the_step(seed, name):
     schedule = ONE_OF_EACH[name](20)

@@ -226,7 +226,10 @@ def started(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "name", "codes"),
-    [(signal.SIGINT, "Ctrl-C", INTERRUPTED), (signal.SIGTERM, "SIGTERM", {143})],
+    [
+        (signal.SIGINT, "Ctrl-C", INTERRUPTED),
+        pytest.param(signal.SIGTERM, "SIGTERM", {143}, marks=pytest.mark.soak),
+    ],
 )
 def test_the_process_ends_with_the_code_of_the_signal(started, number, name, codes):
     process = started(0.2)
@@ -237,6 +240,7 @@ def test_the_process_ends_with_the_code_of_the_signal(started, number, name, cod
     assert errors.endswith("KeyboardInterrupt\n") == (number == signal.SIGINT)
 
 
+@pytest.mark.soak  # the test in this process is above
 def test_a_second_ctrl_c_ends_the_process_at_once(started):
     process = started(60)
     process.send_signal(signal.SIGINT)
