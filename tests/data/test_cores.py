@@ -1,9 +1,10 @@
 """Decoding on all cores: results in order, and no process outlives the block."""
 
 import os
+import select
 import signal
-import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,16 +15,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # from Python 3.12 on
     pytest.mark.skipif(sys.platform != "linux", reason="threads do it elsewhere than on Linux"),
 ]
-SLOW = """
-import os, sys, time
-from plainfit.data import folder
-folder.cores = lambda: 2
-with folder.on_all_cores(lambda i: time.sleep(0.005) or bytes(5000), range(32 * 200)) as results:
-    next(results)
-    print("working", flush=True)
-    for _ in results:
-        pass
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +29,7 @@ def test_results_are_in_order_whoever_works(n):
         squares = list(results)
     assert [square for square, _ in squares] == [i * i for i in range(n)]
     workers = {pid for _, pid in squares}
-    if n < 2 * folder.CHUNK:
+    if n < 2 * folder.FEW:
         assert workers <= {here}
     else:
         assert here not in workers
@@ -71,19 +62,40 @@ def test_processes_end_with_the_block():
             os.kill(pid, 0)
 
 
+def decode_slowly(write_end):
+    """Be a main process of its own session, which reports its exceptions to the pipe."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with on_all_cores(lambda i: time.sleep(0.005) or bytes(5000), range(32 * 200)) as results:
+            next(results)
+            os.write(write_end, b"working\n")
+            for _ in results:
+                pass
+    except BaseException as error:
+        os.write(write_end, type(error).__name__.encode())
+    finally:
+        os._exit(1)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_processes_end_with_the_main_one(sent):
-    started = subprocess.Popen(
-        [sys.executable, "-c", SLOW],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert started.stdout.readline() == "working\n"
+    read_end, write_end = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(read_end)
+        decode_slowly(write_end)
+    os.close(write_end)
+    assert os.read(read_end, 8) == b"working\n"
     # A terminal sends Ctrl-C to the whole group, `kill` to the main process alone.
-    (os.killpg if sent == signal.SIGINT else os.kill)(started.pid, sent)
-    try:
-        errors = started.communicate(timeout=15)[1]  # until every process has closed it
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        pytest.fail("a process was left")
-    assert started.returncode != 0
-    assert errors.count("Traceback") == (1 if sent == signal.SIGINT else 0), errors
+    (os.killpg if sent == signal.SIGINT else os.kill)(pid, sent)
+    said = b""
+    while True:  # until every process has closed the pipe
+        if not select.select([read_end], [], [], 30)[0]:
+            os.killpg(pid, signal.SIGKILL)
+            pytest.fail("a process was left")
+        if not (more := os.read(read_end, 100)):
+            break
+        said += more
+    os.close(read_end)
+    os.waitpid(pid, 0)
+    assert said == (b"KeyboardInterrupt" if sent == signal.SIGINT else b"")

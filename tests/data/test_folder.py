@@ -24,7 +24,7 @@ FORMATS = {
 @pytest.fixture(params=[1, 3], ids=["here", "3 processes"], autouse=True)
 def processes(request, monkeypatch):
     monkeypatch.setattr(folder, "cores", lambda: request.param)
-    monkeypatch.setattr(folder, "CHUNK", 4)
+    monkeypatch.setattr(folder, "FEW", 4)
 
 
 def save(path, mode, size=SIZE, seed=0, orientation=None):

@@ -1,6 +1,6 @@
 """Damaged files: read rightly or refused, and never a crash, a hang, a warning or a memory bomb.
 
-`make test` tries a few thousand of them a format, `make soak` hundreds of thousands.
+`make test` tries some hundred files per format, `make soak` hundreds of thousands.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ from plainfit.data import mnist
 
 # name: how to make it, inputs in `make test`, inputs in `make soak`
 SIZES = {
-    "idx": (formats.idx, 4_000, 250_000),
-    "csv": (formats.csv, 2_000, 210_000),
-    "npz": (formats.npz, 2_500, 250_000),
-    "pickles": (formats.pickles, 4_000, 250_000),
-    "mnist_pickle": (formats.mnist_pickle, 2_500, 210_000),
-    "parquet": (formats.parquet, 1_500, 100_000),
-    "images": (formats.images, 300, 20_000),
+    "idx": (formats.idx, 1_000, 250_000),
+    "csv": (formats.csv, 500, 210_000),
+    "npz": (formats.npz, 600, 250_000),
+    "pickles": (formats.pickles, 1_000, 250_000),
+    "mnist_pickle": (formats.mnist_pickle, 600, 210_000),
+    "parquet": (formats.parquet, 300, 100_000),
+    "images": (formats.images, 100, 20_000),
 }
 
 
@@ -111,7 +111,7 @@ def naive_npz(content: bytes) -> dict[str, np.ndarray]:
 )
 def test_a_naive_reader_fails(folder, kind, read, finds):
     fmt = dataclasses.replace(format_of(kind, folder), read=read, check=lambda *_: None)
-    report = fuzz(fmt, 2000, seed=1, warm_up=200)
+    report = fuzz(fmt, 1000, seed=1, warm_up=100)
     assert report.read > 0
     assert set(report.kinds) >= finds
     assert str(report).count("\n    ") > len(finds)
@@ -174,10 +174,10 @@ def test_what_a_reader_must_not_do_is_seen(monkeypatch, read, verdict):
 
 
 def gzip_bomb() -> bytes:
-    """Return 4 GiB of zeros, gzipped into 4 MiB."""
+    """Return 1 GiB of zeros, gzipped into 1 MiB."""
     pack = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     start = pack.compress(bytes(2**20)) + pack.flush(zlib.Z_FULL_FLUSH)
-    return start + (pack.compress(bytes(2**20)) + pack.flush(zlib.Z_FULL_FLUSH)) * 4095
+    return start + (pack.compress(bytes(2**20)) + pack.flush(zlib.Z_FULL_FLUSH)) * 1023
 
 
 def npz_of(member: bytes, claimed: int | None = None) -> bytes:
@@ -212,11 +212,12 @@ def parquet_of_one_value() -> bytes:
 
 
 def shared_text() -> bytes:
-    """Return a pickle of 10,000 arrays that share a megabyte of text."""
+    """Return a pickle of 5,000 arrays, each of which encodes the same megabyte of text."""
     text = b"X" + struct.pack("<I", 2**20) + b"x" * 2**20 + b"q\x00"
     maker = b"cnumpy._core.numeric\n_frombuffer\nq\x01cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85Rq\x02"
-    array = b"h\x01(h\x00h\x02J\x00\x00\x10\x00\x85X\x01\x00\x00\x00CtR"
-    return b"\x80\x02" + text + maker + b"](" + array * 10_000 + b"e."
+    encoded = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
+    array = b"h\x01(" + encoded + b"h\x02J\x00\x00\x10\x00\x85X\x01\x00\x00\x00CtR"
+    return b"\x80\x02" + text + maker + b"](" + array * 5_000 + b"e."
 
 
 def huge_shape() -> bytes:
@@ -233,7 +234,7 @@ BOMBS = {
         "refused",
         lambda: b"\0\0\x08\x04" + bytes(4) + b"\xff" * 12,
     ),
-    "an IDX file of 4 GiB of zeros": ("idx", "refused", gzip_bomb),
+    "an IDX file of 1 GiB of zeros": ("idx", "refused", gzip_bomb),
     "an npz of 2**40 numbers": ("npz", "refused", lambda: npz_of(npy_header("(1099511627776, 3)"))),
     "an npz of 3 GiB": (
         "npz",
@@ -245,8 +246,8 @@ BOMBS = {
         "refused",
         lambda: npz_of(npy_header("(1099511627776,)", "<U0")),
     ),
-    "a pickle of many instructions": ("pickles", "refused", lambda: b"]" * 2**26),
-    "a gzipped pickle of 4 GiB": ("mnist_pickle", "refused", gzip_bomb),
+    "a pickle of many instructions": ("pickles", "refused", lambda: b"]" * 2**22),
+    "a gzipped pickle of 1 GiB": ("mnist_pickle", "refused", gzip_bomb),
     "a pickle of arrays of one text": ("pickles", "read", shared_text),
     "a pickle of a huge shape": ("pickles", "refused", huge_shape),
     "a table of many columns": ("csv", "refused", lambda: b"," * 70_000 + b"\n" + b"," * 70_000),
@@ -267,7 +268,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_does_not_go_off(folder, monkeypatch, bomb):
-    monkeypatch.setattr(mnist, "LARGEST_FILE", 2**26)  # 64 MiB and not 1 GiB, to be quicker
+    monkeypatch.setattr(mnist, "LARGEST_FILE", 2**24)  # 16 MiB, not 1 GiB, to be quicker
     kind, outcome, make = BOMBS[bomb]
     fmt, content = format_of(kind, folder), make()
     with limits() as heard:

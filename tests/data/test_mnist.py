@@ -226,8 +226,8 @@ def test_real_mnist(real):
 def test_the_tutorials_pickle_is_the_same_images_bit_for_bit(real, tmp_path):
     sets = tuple(
         (
-            part.tensors[0].view(-1, 784).numpy() / np.float32(256),
-            part.tensors[1].numpy(),
+            part.tensors[0][:2000].view(-1, 784).numpy() / np.float32(256),
+            part.tensors[1][:2000].numpy(),
         )
         for part in real.parts().values()
     )
@@ -235,12 +235,12 @@ def test_the_tutorials_pickle_is_the_same_images_bit_for_bit(real, tmp_path):
     path = tmp_path / "mnist.pkl.gz"
     path.write_bytes(gzip.compress(pickle.dumps(sets, protocol=2), compresslevel=1))
     data = read_mnist_pickle(path)
-    assert data.counts() == real.counts()
+    assert data.counts() == dict.fromkeys(real.counts(), 2000)
     assert (data.classes, data.input_shape) == (real.classes, real.input_shape)
     for part, wanted in zip(data.parts().values(), real.parts().values(), strict=True):
         for ours, theirs in zip(part.tensors, wanted.tensors, strict=True):
             assert ours.dtype == theirs.dtype
-            assert torch.equal(ours, theirs)
+            assert torch.equal(ours, theirs[:2000])
     assert torch.equal(data.train[:100][0].view(100, 784), torch.from_numpy(sets[0][0][:100]))
 
 

@@ -25,7 +25,7 @@ def opened(dl: Batches) -> Iterable[Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move a tensor, or a dict, list or tuple of tensors, to the device; return the rest as it is."""
+    """Move a tensor, or a dict, list or tuple of tensors, to the device; leave the rest."""
     if isinstance(batch, Tensor) and batch.device == device:  # the usual case, first
         return batch
     if hasattr(batch, "to"):  # tensors, packed sequences, the batches of other libraries

@@ -33,7 +33,8 @@ SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less t
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size and none was given
 PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 IGNORED = {"thumbs.db", "desktop.ini"}
-CHUNK = 32  # images that a worker process decodes before it sends the results
+FEW = 32  # images for which a worker process is not worth starting
+CHUNK = 128  # images at most that a worker process decodes before it sends the results
 P = TypeVar("P", str, Path)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -284,7 +285,7 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
     Raises:
         ChildProcessError: if a process is killed.
     """
-    count = min(cores(), len(items) // CHUNK)
+    count = min(cores(), len(items) // FEW)
     if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes
         yield map(call, items)
         return
@@ -295,7 +296,8 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), start_worker, (call,))
     try:
         with signals_blocked():
-            results = pool.map(call_in_worker, items, chunksize=CHUNK)
+            chunk = min(CHUNK, max(1, len(items) // (4 * count)))
+            results = pool.map(call_in_worker, items, chunksize=chunk)
         yield results
     except BrokenProcessPool as error:
         raise ChildProcessError("a worker process was killed; is memory short?") from error

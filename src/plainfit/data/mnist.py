@@ -31,53 +31,19 @@ TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10
 LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused
 IDX_UINT8 = 8  # the type code of unsigned bytes (yann.lecun.org/exdb/mnist, "file format")
 MOST_INSTRUCTIONS = 100_000  # of a pickle; six arrays need a few hundred
-INSTRUCTIONS = set(
-    [
-        "PROTO",
-        "FRAME",
-        "MEMOIZE",
-        "BINPUT",
-        "LONG_BINPUT",
-        "BINGET",
-        "LONG_BINGET",
-        "GLOBAL",
-        "STACK_GLOBAL",
-        "REDUCE",
-        "BUILD",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "EMPTY_TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "MARK",
-        "TUPLE",
-        "EMPTY_LIST",
-        "APPEND",
-        "APPENDS",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "STOP",
-    ]
-)
+INSTRUCTIONS = {
+    "PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "GLOBAL",
+    "STACK_GLOBAL", "REDUCE", "BUILD", "STOP", "NONE", "NEWTRUE", "NEWFALSE", "EMPTY_TUPLE",
+    "TUPLE1", "TUPLE2", "TUPLE3", "MARK", "TUPLE", "EMPTY_LIST", "APPEND", "APPENDS", "BININT",
+    "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
+}  # fmt: skip
 DEEPEST = 8  # levels of tuples and lists in a pickle; the tutorial's file has two
 
 
 @dataclass(frozen=True)
 class IdxSet:
-    """The mirrors, SHA-256 hashes (of the compressed file or its content) and class names of a set."""
+    """The mirrors, SHA-256 hashes (of the .gz file or its content) and class names of a set."""
 
     mirrors: tuple[str, ...]
     hashes: dict[str, str]
@@ -291,8 +257,8 @@ def read_pickled_arrays(content: bytes, name: str) -> Any:
             TypeError, ValueError) as error:  # fmt: skip
         why = f"is damaged ({type(error).__name__}: {error})"
     raise DataError(
-        f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one {why}; "
-        "nothing of it was run"
+        f"{name}: a pickle must describe NumPy arrays in tuples and lists only, and this one "
+        f"{why}; nothing of it was run"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: a sheet of samples or histograms of columns, or a folder of image files."""
+"""Pictures of a dataset: a sheet of samples, histograms of columns, or a folder of files."""
 
 import os
 import shutil

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from PIL import Image
-from test_cli import plainfit
 
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
@@ -18,18 +17,16 @@ from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
 
-def test_a_picture_of_samples_before_and_after(tmp_path):
-    sizes = {}
-    for name in ("strong", "mixup=1"):
-        done = plainfit("augment", "digits", "--augment", name, "--picture", "a.png", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("picture: a.png (the first row as it is)\n")
-        with Image.open(tmp_path / "a.png") as picture:
-            sizes[name] = picture.size
-            assert min(picture.size) > 600
-    assert json.loads(
-        plainfit("augment", "digits", "--augment", "light", "--json", cwd=tmp_path).stdout
-    ) == {"augment": "light", "picture": "digits-augmented.png"}
+def test_a_picture_of_samples_before_and_after(tmp_path, plainfit):
+    code, output, errors = plainfit(
+        "augment", "digits", "--augment", "strong,mixup=1", "--picture", "a.png"
+    )
+    assert code == 0, errors
+    assert output.startswith("picture: a.png (the first row as it is)\n")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert min(picture.size) > 600
+    _, output, _ = plainfit("augment", "digits", "--augment", "light", "--json")
+    assert json.loads(output) == {"augment": "light", "picture": "digits-augmented.png"}
 
 
 @pytest.mark.parametrize(
@@ -38,22 +35,22 @@ def test_a_picture_of_samples_before_and_after(tmp_path):
         (["augment", "digits"], "--augment says what to draw: light, standard, strong, or names"),
         (
             ["augment", "table.csv", "--target", "c", "--augment", "light"],
-            "--augment varies images, and the sampl",
+            "augment requires images, and the sampl",
         ),
         (["augment", "digits", "--augment", "lihgt"], "unknown augmentation 'lihgt': choose from"),
         (["predict", "run", "a.png", "--augment", "light"], "--augment says what the views of --"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(arguments, message, tmp_path):
+def test_what_cannot_be_drawn_is_said(arguments, message, tmp_path, plainfit):
     (tmp_path / "table.csv").write_text("a,b,c\n" + "".join(f"{i},1,{i % 2}\n" for i in range(40)))
-    done = plainfit(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {message}")
-    assert done.stderr.count("\n") == 1
+    code, _, errors = plainfit(*arguments)
+    assert code == 2
+    assert errors.startswith(f"error: {message}")
+    assert errors.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
-def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path):
+def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path, plainfit):
     train(
         RunConfig(model="cnn", epochs=1, augment="warp,mixup", out=tmp_path / "run", seed=4),
         echo=None,
@@ -75,5 +72,5 @@ def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path)
         ConfigError, match=r"views need an augmentation of the image, and .* none; "
     ):
         predict_images(run, paths, views=6, augment="mixup")
-    line = plainfit("predict", tmp_path / "run", paths[0], "--tta", 6, "--json").stdout
+    _, line, _ = plainfit("predict", tmp_path / "run", paths[0], "--tta", 6, "--json")
     assert json.loads(line) == many[:1]

@@ -41,7 +41,7 @@ def noise(xb: Tensor, generator: Generator, fraction: float = 0.1) -> Tensor:
 def normalise(xb: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Subtract the mean of each channel and divide by its standard deviation.
 
-    It draws no random numbers. Apply it to validation batches too: in the model, or in both loaders.
+    It draws no random numbers. Apply it to validation too: in the model, or in both loaders.
 
     Args:
         xb: shape (batch, channels, height, width); bytes are divided by 256 first.
