@@ -213,7 +213,7 @@ picture
 # %% [markdown] lang="en"
 # ## Rung 02: F.cross_entropy
 #
-# `torch.nn.functional`, by custom `F`, has functions ready. `F.cross_entropy` is log softmax and
+# `torch.nn.functional`, usually imported as `F`, has such functions. `F.cross_entropy` is log softmax and
 # negative log-likelihood in one, so the model can return plain scores. It subtracts the highest score
 # first, so that `exp` cannot overflow. That rounds differently: losses are not equal bit for bit any
 # more, but the mathematics is the same. In float64 the two rungs stay within $10^{-12}$ of each other.
@@ -238,7 +238,7 @@ picture
 # `nn.Module` knows its parameters: every attribute that is an `nn.Parameter` registers itself, and
 # `parameters()` returns them all. Calling the module calls its `forward`. `model.zero_grad()` clears
 # all gradients. With the same initial values this rung gives the same bits as the one before. (Here
-# each rung draws new random numbers, so the printed figures differ; `plainfit ladder` gives both the
+# each rung draws new random numbers, so the printed numbers differ; `plainfit ladder` gives both the
 # same start.)
 
 # %% [markdown] lang="zh-CN"
@@ -466,7 +466,7 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 # A model and its batches have to be on the same device. The wrapper is the place to move the batches,
 # and `.to(dev)` moves the model. Without a GPU `dev` is the CPU, and nothing changes, not one bit.
 #
-# The tutorial prints a much better loss here. It is no gift of the GPU: its listing makes no new model,
+# The tutorial prints a much better loss here. That is not the GPU's doing: its listing makes no new model,
 # and goes on with the one that was trained on the rung before.
 
 # %% [markdown] lang="zh-CN"
@@ -488,7 +488,7 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 #
 # plainfit is these functions, ready to use. `pf.get_data`, `pf.get_model` and `pf.fit` do what the rungs
 # did, and from equal initial values in an equal order they give the same bits at every step. Here the
-# start is another one than on rung 13, so the figures differ, and on the digits they may differ much:
+# start differs from that of rung 13, so the numbers differ, and on the digits they may differ much:
 # it depends on how many classes die.
 
 # %% [markdown] lang="zh-CN"
@@ -507,8 +507,8 @@ print(f"mean of batch means {valid_loss:.4f}, mean of samples {by_sample:.4f}")
 # rung 14: training
 
 # %% [markdown] lang="en"
-# Another model is another word. A small residual network has no dead classes, and `fit` returns its
-# figures, so that the loss can be seen falling.
+# To change the model, change one word. A small residual network has no dead classes, and `fit` returns
+# a history, which plots the loss.
 
 # %% [markdown] lang="zh-CN"
 # 换一个模型，只要换一个词。小型残差网络没有“死掉”的类别；`fit` 还会返回训练过程中的数字，可以画出损失如何下降。
@@ -587,7 +587,7 @@ for row in climb(RUNGS, Setting(args.data, args.epochs)):
 # And to make a rung your own: `plainfit ladder copy 13 mine`.
 #
 # At its end the tutorial names what you will want next: data augmentation, hyperparameter tuning,
-# monitoring, transfer learning. All four are put around the three lines, and leave them as they are.
+# monitoring, transfer learning. All four are added around the three lines, which stay as they are.
 
 # %% [markdown] lang="zh-CN"
 # `bitwise` 表示每一步都逐位相等。`float64` 表示数学上相同、只是舍入不同：在 float64 下差别始终小于 $10^{-12}$。`changed` 表示

@@ -1,59 +1,16 @@
-"""`F` for the ladder's programs: the functions of `functions` and `sums`, and one more.
+"""`F` for the ladder's programs: `functions`, then `sums` where both have a function.
 
-`functions` also has a `cross_entropy`, which is shorter: `plainfit eject` writes it into scripts.
+`functions` also has a shorter `cross_entropy`, which `plainfit eject` writes into scripts.
 """
+# ruff: noqa: F403, F405
 
 import torch
 
-from plainfit.ladder.scratch.functions import (
-    avg_pool2d,
-    dropout,
-    embedding,
-    l1_loss,
-    leaky_relu,
-    linear,
-    log_softmax,
-    mse_loss,
-    nll_loss,
-    relu,
-    sigmoid,
-    softmax,
-    sum_like_torch,
-    tanh,
-)
-from plainfit.ladder.scratch.sums import (
-    adaptive_avg_pool2d,
-    batch_norm,
-    binary_cross_entropy_with_logits,
-    conv1d,
-    conv2d,
-    layer_norm,
-    max_pool2d,
-)
+from plainfit.ladder.scratch import functions
+from plainfit.ladder.scratch.functions import *
+from plainfit.ladder.scratch.sums import *
 
-__all__ = [
-    "adaptive_avg_pool2d",
-    "avg_pool2d",
-    "batch_norm",
-    "binary_cross_entropy_with_logits",
-    "conv1d",
-    "conv2d",
-    "cross_entropy",
-    "dropout",
-    "embedding",
-    "l1_loss",
-    "layer_norm",
-    "leaky_relu",
-    "linear",
-    "log_softmax",
-    "max_pool2d",
-    "mse_loss",
-    "nll_loss",
-    "relu",
-    "sigmoid",
-    "softmax",
-    "tanh",
-]
+linear = functions.linear  # with torch's bits, which that of `sums` has not
 
 
 def cross_entropy(
@@ -80,7 +37,7 @@ def cross_entropy(
 
     loss = reduced(losses, sum_like_torch)
     if label_smoothing:
-        spread = -(logs * weight).sum(1).masked_fill(ignored, 0)
-        spread = label_smoothing / input.shape[1] * reduced(spread, torch.sum)
-        loss = (1 - label_smoothing) * loss + spread
+        smoothed = -(logs * weight).sum(1).masked_fill(ignored, 0)
+        smoothed = label_smoothing / input.shape[1] * reduced(smoothed, torch.sum)
+        loss = (1 - label_smoothing) * loss + smoothed
     return loss

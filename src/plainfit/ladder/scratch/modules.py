@@ -158,7 +158,7 @@ class Module:
 
 
 def mismatches(own, other):
-    """Return the names that are in one state only, or have other shapes there."""
+    """Return the names that are in only one state, or have different shapes in the two."""
     shapes = [{name: x.shape for name, x in state.items()} for state in (own, other)]
     return {name for name, _ in shapes[0].items() ^ shapes[1].items()}
 
@@ -250,13 +250,13 @@ def uniform_(tensor, a=0.0, b=1.0):
 
 
 def fans(tensor):
-    """Return how many inputs an output has, and how many outputs an input."""
+    """Return the number of inputs of an output, and of outputs of an input."""
     field = math.prod(tensor.shape[2:])  # 1 for a matrix, the pixels of a window for a convolution
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
 def gain_of(nonlinearity, a):
-    """Return what an activation makes of a standard deviation of 1, inverted."""
+    """Return the factor that restores a standard deviation of 1 after an activation."""
     if nonlinearity == "relu":
         return math.sqrt(2.0)
     if nonlinearity == "leaky_relu":
