@@ -2,8 +2,7 @@
 
     python docs/eject/write.py [--data-dir MNIST] [--into FOLDER]
 
-`make test` writes them anew and compares them with these, the header apart, whose hash and
-fingerprint are this machine's.
+`make test` compares them with new ones, the header apart, which has a hash and a fingerprint.
 """
 
 import argparse
@@ -18,29 +17,29 @@ from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
 HERE = Path(__file__).resolve().parent
-RUNGS = ["loop", "optim", "tensors"]
+LEVELS = ["loop", "optim", "tensors"]
+SETTINGS = {"data": "mnist", "model": "cnn", "epochs": 2}
 
 
 def main() -> None:
-    """Train, and write a script for each of the rungs and the diff from each to the next."""
+    """Train, and write a script for each of the levels and the diff from each to the next."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=HERE.parents[2] / "shared/data/mnist")
     parser.add_argument("--into", type=Path, default=HERE)
     args = parser.parse_args()
     data_dir, into, texts = args.data_dir.resolve(), args.into.resolve(), {}
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
+    with tempfile.TemporaryDirectory() as temporary:
+        os.chdir(temporary)
         run = Path("runs/cnn")
-        settings = {"data": "mnist", "data_dir": data_dir, "model": "cnn", "epochs": 2}
-        train(RunConfig(**settings, out=run), echo=None)
-        for rung in RUNGS:
-            path = Path(f"{rung}.py")
-            eject_run(run, path, rung=rung)
-            # Where the data is is this machine's own.
-            texts[rung] = path.read_text(encoding="utf-8").replace(str(data_dir), "mnist")
-            (into / path.name).write_text(texts[rung], encoding="utf-8")
+        train(RunConfig(**SETTINGS, data_dir=data_dir, out=run), echo=None)
+        for level in LEVELS:
+            path = Path(f"{level}.py")
+            eject_run(run, path, level=level)
+            # The path of the data differs between machines.
+            texts[level] = path.read_text(encoding="utf-8").replace(str(data_dir), "mnist")
+            (into / path.name).write_text(texts[level], encoding="utf-8")
         os.chdir(HERE)
-    for before, after in pairwise(RUNGS):
+    for before, after in pairwise(LEVELS):
         names = f"{before}.py", f"{after}.py"
         sides = (texts[before].splitlines(), texts[after].splitlines())
         lines = difflib.unified_diff(*sides, *names, lineterm="")

@@ -184,7 +184,7 @@ OPTIONS = {
     "report": "--debug --help --out",
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out",
-    "eject": "--all --debug --force --help --inline --out --rung --steps --verify",
+    "eject": "--all --debug --force --help --level --out --steps --verify",
     "predict": "--augment --debug --help --json --tta",
     "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
         --seed --skip-bad --split-seed --target""",

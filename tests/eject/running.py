@@ -5,7 +5,7 @@ import io
 
 import torch
 
-from plainfit.eject.rungs import lower
+from plainfit.eject.levels.lower import lower
 
 
 def run(text):
@@ -31,10 +31,10 @@ def differing(first, second):
     }
 
 
-def assert_same(script, rung, expected=None):
-    """Assert that a script at a rung keeps the promise of that rung; return its text."""
+def assert_same(script, level, expected=None):
+    """Assert that a script at a level keeps the promise of that level; return its text."""
     losses, state = expected or run(script)
-    text = lower(script, rung)
+    text = lower(script, level)
     new_losses, new_state = run(text)
     assert new_losses == losses
     assert not differing(new_state, state)

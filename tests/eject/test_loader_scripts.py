@@ -1,4 +1,4 @@
-"""Loaders that a user made: stock ones at rung loop, wrapped ones at both."""
+"""Loaders that a user made: stock ones at level loop, wrapped ones at both."""
 
 import pytest
 import torch
@@ -164,12 +164,12 @@ def test_every_loader(name, built, tmp_path):
     history = pf.fit(3, model, F.cross_entropy, opt, *loaders, echo=None)
     save_weights(tmp_path / "run.safetensors", model)
     script = tmp_path / "train.py"
-    rungs = ["loop"] if "stock" in name else ["loop", "data"]
-    for rung in rungs:
-        history.run.eject(script, rung=rung, force=True, echo=None)
+    levels = ["loop"] if "stock" in name else ["loop", "data"]
+    for level in levels:
+        history.run.eject(script, level=level, force=True, echo=None)
         losses, weights = run_here(script)
         assert losses == history.step_losses
         assert differing(weights, load_file(tmp_path / "run.safetensors")) == []
     if "stock" in name:
-        with pytest.raises(EjectError, match="the lowest rung that works is loop"):
-            history.run.eject(script, rung="data", force=True, echo=None)
+        with pytest.raises(EjectError, match="the lowest level that works is loop"):
+            history.run.eject(script, level="data", force=True, echo=None)

@@ -1,104 +1,54 @@
-"""The parts that scripts are made with: the evaluator, the layout, imports, lifting, pruning."""
+"""The parts that scripts are made with: literals, layout, imports, copied definitions."""
 
 import ast
+import importlib
+from pathlib import Path
 
+import numpy
 import pytest
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.imports import Imports
-from plainfit.eject.layout import one_line, wrapped
-from plainfit.eject.lifting import Lifter
-from plainfit.eject.pruning import pruned
-from plainfit.eject.sources import is_liftable
-from plainfit.eject.specialise import Facts, Specialiser
-from plainfit.eject.splicing import Edit, replaced
+from plainfit.eject.layout import Imports, docstring, literal, wrapped
+from plainfit.eject.lifting import Lifter, is_liftable, shortened
+from plainfit.eject.values import call
 from plainfit.training.schedules import Cosine, OneCycle, WarmupCosine
 
-
-def hook(self, context, items):
-    """Everything that the evaluator knows."""
-    # kept with its statement
-    context.value = self.rate * context.value  # and this
-    if context.stop:
-        items.clear()
-    if self.start is None and not context.done:
-        items.append("none")
-    elif context.open or self.start > 2:
-        items.append("open")
-    is_due = context.step if self.start is None else items
-    if is_due and context.done:
-        items.append("due")
-    if not items:
-        raise ValueError("a check")
-    with context.cast:
-        items.sort()
-    if context.early:
-        items.pop()
-        return
-    items.extend(
-        [
-            1,
-            2,
-        ]
-    )
+TEXTS = [
+    "", "plain", "it's", 'a "quoted" one', "both ' and \"", "a\nb", "\\", "end\\", '"""',
+    "é\u202e", "\udc80",
+    "{x}", "# no comment", "'; import os; '", "%s", "{% raw %}",
+]  # fmt: skip
+VALUES = [
+    None, True, 3, -1.5, float("inf"), float("-inf"), b"a'b", (), (1,), [],
+    ["a", (2, 3)], set(), {1}, {}, {"it's": [1.0, None]}, numpy.float64(0.1), Path("a b/c'd"),
+]  # fmt: skip
 
 
-def lines(**facts):
-    return Specialiser(hook, Facts(**facts)).body()
+@pytest.mark.parametrize("value", [*TEXTS, *VALUES], ids=ascii)
+def test_a_literal_gives_the_value_back(value):
+    again = eval(literal(value), {"Path": Path})
+    assert again == value
+    assert "\n" not in literal(value)
 
 
-def test_what_is_not_known_stays():
-    text = lines()
-    assert text[:2] == ["# kept with its statement", "context.value = self.rate * context.value"]
-    assert "elif context.open or self.start > 2:" not in text  # an else with an if in it
-    assert "    if context.open or self.start > 2:" in text
-    assert text[-4:] == [
-        "if context.early:", "    items.pop()", "else:", "    items.extend([1, 2])",
-    ]  # fmt: skip
+def test_nan_is_a_literal_too():
+    assert literal(float("nan")) == 'float("nan")'
 
 
-def test_what_is_known_is_put_in():
-    text = lines(
-        values={"context.stop": False, "self.start": None, "context.done": True, "self.rate": 0.5},
-        texts={"context.value": "value", "context.step": "step", "context.cast": ""},
-        statements={"items.sort()": ["items = sorted(items)"]},
-    )
-    assert text == [
-        "# kept with its statement",
-        "value = 0.5 * value",
-        "if context.open or self.start > 2:",  # None > 2 is not known
-        '    items.append("open")',
-        "if step:",
-        '    items.append("due")',
-        "items = sorted(items)",
-        "if context.early:",
-        "    items.pop()",
-        "else:",
-        "    items.extend([1, 2])",
-    ]
+@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+def test_no_text_ends_a_docstring(text):
+    lines = docstring(f"Train {text}.", f"The run {text} (`{text}`).")
+    (node,) = ast.parse("\n".join(lines).encode("utf-8")).body
+    assert isinstance(node, ast.Expr)
+    printed = text.isprintable() and " ".join(text.split()) == text
+    assert not printed or f"The run {text} (`{text}`)." in node.value.value
 
 
-def leaves(a, b, items):
-    """Is left early, with nothing done."""
-    if a or b:
-        return
-    items.clear()
+def test_keywords_that_are_no_names():
+    assert call("f", ["1"], {"a": "2", "b c": "3", "in": "4"}) == 'f(1, a=2, **{"b c": 3, "in": 4})'
 
 
-def test_a_test_of_which_nothing_but_the_end_follows_is_turned_round():
-    assert Specialiser(leaves, Facts()).body() == ["if not (a or b):", "    items.clear()"]
-    known = Facts(values={"a": False})
-    assert Specialiser(leaves, known).body() == ["if not b:", "    items.clear()"]
-
-
-def test_an_edit_counts_bytes_and_not_characters():
-    text = 'name = "é", value  # ü'
-    (node,) = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name) and n.id == "value"]
-    assert replaced(text, [Edit.of(node, "v")]) == 'name = "é", v  # ü'
-
-
-def test_lines_are_joined_and_broken_as_ruff_has_them():
-    assert one_line("f(\n    a,\n    b,\n)") == "f(a, b)"
+def test_lines_are_broken_as_ruff_breaks_them():
     assert wrapped("x = 1") == ["x = 1"]
     long = f"model = build({', '.join(f'argument_{n}={n}' for n in range(9))})"
     assert wrapped(long) == [
@@ -149,7 +99,7 @@ def test_a_lifted_schedule_is_the_same_function(schedule):
     assert not hasattr(again, "plot")
 
 
-def test_pruning():
+def test_our_definitions_are_shortened():
     text = '''class Rate(Schedule):
     """First.
 
@@ -161,17 +111,19 @@ def test_pruning():
         if steps > 9:
             raise ValueError(steps)
         self.steps = steps
-        self.unread = unread
 
     def plot(self):
+        if self.steps > 9:
+            raise ValueError(steps)
         return 1
 
     def __call__(self, step):
+        step = whole(step)
         return step / self.steps
 '''
     assert (
-        pruned(text, {"plot", "momentum"})
-        == '''class Rate:
+        shortened(text, {"plot", "whole"})
+        == '''class Rate(Schedule):
     """First."""
 
     def __init__(self, steps):
@@ -180,6 +132,17 @@ def test_pruning():
     def __call__(self, step):
         return step / self.steps'''
     )
+
+
+def test_a_reloaded_module_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for value in (1, 22):
+        (tmp_path / "reloaded.py").write_text(f"def value():\n    return {value}\n")
+        module = importlib.import_module("reloaded")
+        importlib.reload(module)
+        lifter = Lifter()
+        lifter.lift(module.value)
+        assert lifter.definitions["value"] == f"def value():\n    return {value}"
 
 
 def test_what_is_imported_and_what_is_copied():

@@ -4,6 +4,7 @@ import numpy
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn, optim
 from torch.nn.utils import parametrizations
 from torch.utils.data import (
@@ -16,9 +17,16 @@ from torch.utils.data import (
 )
 
 import plainfit as pf
-from ejecting import run_here
+from ejecting import differing, run_here
 from plainfit.common.errors import ConfigError, EjectError, PlainfitError
-from plainfit.training.callbacks import TorchScheduler
+from plainfit.training.callbacks import (
+    Averaging,
+    GradientAccumulation,
+    GradientClipping,
+    LossScaling,
+    TorchScheduler,
+)
+from plainfit.training.callbacks.stopping import BestInMemory
 
 
 class Net(nn.Module):
@@ -122,9 +130,7 @@ def test_an_optimizer_that_was_used_before(path):
 
 def test_lambdas_and_what_has_no_text(path):
     pair = [lambda a, b: (a**2).mean(), lambda a, b: a.mean()]
-    assert "its line has 2 that it may be; define it with def" in refused(
-        path, made(), loss=pair[0]
-    )
+    assert "this line has 2 that match; define it with def" in refused(path, made(), loss=pair[0])
     names = {"nn": nn, "__name__": "typed_in"}
     exec("class Typed(nn.Linear):\n    pass\n", names)
     assert "define it at the top of a file" in refused(path, made(lambda: names["Typed"](6, 3)))
@@ -168,12 +174,12 @@ def test_a_built_model_that_does_not_keep_its_arguments(path):
 
 
 def verified(path, model, loss=F.cross_entropy, **options):
-    """Train, and eject at both rungs; the scripts give the training's losses."""
+    """Train, and eject at both levels; the scripts give the training's losses."""
     opt = options.pop("opt", None) or optim.SGD(model.parameters(), lr=0.1)
     loaders = pf.get_data(*sets(), 8)
     history = pf.fit(3, model, loss, opt, *loaders, echo=None, **options)
-    for rung in ("data", "loop"):
-        history.run.eject(path, rung=rung, echo=None, force=True)
+    for level in ("data", "loop"):
+        history.run.eject(path, level=level, echo=None, force=True)
         assert run_here(path)[0] == history.step_losses
     return path.read_text()
 
@@ -265,8 +271,8 @@ def test_of_several_limits_the_first_rung_that_works_is_named(path):
     opt = optim.SGD(model.parameters(), lr=0.1, fused=True)
     train_dl, valid_dl = DataLoader(sets()[0], 8), pf.get_data(*sets(), 8)[1]
     history = pf.fit(1, model, F.cross_entropy, opt, train_dl, valid_dl, echo=None)
-    with pytest.raises(EjectError, match=r"stock DataLoader.*the lowest rung that works is loop"):
-        history.run.eject(path, rung="optim", echo=None)
+    with pytest.raises(EjectError, match=r"stock DataLoader.*the lowest level that works is loop"):
+        history.run.eject(path, level="optim", echo=None)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -277,8 +283,8 @@ def test_what_needs_an_optimizer_of_torch(fused, path):
     loaders = pf.get_data(*sets(), 8)
     history = pf.fit(1, model, F.cross_entropy, opt, *loaders, schedule=schedule, echo=None)
     reason = "a fused SGD" if fused else "a scheduler of torch"
-    with pytest.raises(EjectError, match=f"{reason}.*the lowest rung that works is data"):
-        history.run.eject(path, rung="optim", echo=None)
+    with pytest.raises(EjectError, match=f"{reason}.*the lowest level that works is data"):
+        history.run.eject(path, level="optim", echo=None)
 
 
 def test_optimizers_and_schedulers(path):
@@ -328,6 +334,120 @@ def test_a_generator_beside_that_of_the_sampler(kind, path):
     assert "this DataLoader does not tell it" in refused(path, made(), loaders=loaders)
 
 
+class Halve(pf.Callback):
+    """Halves the gradients: what no script knows of."""
+
+    def on_backward_end(self, context):
+        for parameter in context.model.parameters():
+            parameter.grad.mul_(0.5)
+
+
+class Watch(pf.Callback):
+    observer = True
+
+    def on_step_end(self, context):
+        self.rate = context.rate()
+
+
+class Tighter(GradientClipping):
+    """A subclass of a callback that a script knows, and it has a step of its own."""
+
+    def on_step_start(self, context):
+        self.max_norm /= 2
+        super().on_step_start(context)
+
+
+@pytest.mark.parametrize("callback", [Halve(), Tighter(1.0)])
+def test_a_callback_that_may_change_the_training_is_refused(callback, path):
+    message = refused(path, made(), callbacks=[callback])
+    assert message.startswith(f"{__file__}:")
+    assert f"the callback {type(callback).__name__} does to the training" in message
+    assert "say so by `observer = True` in its class" in message
+
+
+def test_an_observer_is_left_out_and_named(path):
+    text = verified(path, made(), callbacks=[Watch()])
+    assert "Left out, as they only observe: Watch." in " ".join(text.split())
+
+
+def test_callbacks_in_an_order_that_a_script_does_not_have(path):
+    message = refused(path, made(), callbacks=[GradientClipping(1.0), LossScaling()])
+    assert "pass LossScaling first" in message
+    assert "at most one GradientClipping" in refused(
+        path, made(), callbacks=[GradientClipping(1.0), GradientClipping(2.0)]
+    )
+    verified(path, made(), callbacks=[LossScaling(), GradientClipping(0.5)])
+
+
+class StopAt(Watch):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, context):
+        if context.global_step == self.step:
+            context.stop = "the test"
+
+
+@pytest.mark.parametrize(
+    "callback", [Averaging(None), Averaging(0.9, start=1), GradientAccumulation(2)]
+)
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_a_training_that_stops_before_it_has_an_average(callback, step, path):
+    model = made()
+    callbacks = [callback, StopAt(step)]
+    if isinstance(callback, GradientAccumulation):
+        callbacks.append(Averaging(0.9))
+    verified(path, model, callbacks=callbacks)
+    assert differing(load_file(path.with_name("model.safetensors")), model.state_dict()) == []
+
+
+@pytest.mark.parametrize("callbacks", [[], [Averaging(0.5)]])
+@pytest.mark.parametrize("validates", [True, False])
+def test_the_best_weights_in_memory(callbacks, validates, path):
+    model, best = made(), BestInMemory()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    train_dl, valid_dl = pf.get_data(*sets(), 8)
+    history = pf.fit(
+        3, model, F.cross_entropy, opt, train_dl, valid_dl if validates else None,
+        callbacks=[*callbacks, best], echo=None,
+    )  # fmt: skip
+    history.run.eject(path, echo=None)
+    assert run_here(path)[0] == history.step_losses
+    assert differing(load_file(path.with_name("model.safetensors")), best.weights) == []
+
+
+def flexible(width=4, **options):
+    """A factory that passes on what it is given."""
+    return Net(width + options.get("more", 0))
+
+
+def test_a_factory_with_keywords_of_any_name(path):
+    arguments = {"other name": "it's", "more": 2, "width": 3}
+    model, _ = pf.get_model(flexible, device="cpu", arguments=arguments)
+    text = verified(path, model)
+    assert 'model = flexible(width=3, more=2, **{"other name": "it\'s"})' in text
+
+
+class Odd(nn.Module):
+    """Layers whose names are no identifiers."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("it's", "class", "9"):
+            self.add_module(name, nn.Linear(6, 3))
+
+    def forward(self, x):
+        return sum(layer(x) for layer in self.children())
+
+
+def test_layers_whose_names_are_no_identifiers(path):
+    model = made(Odd)
+    layers = [*model.children()]
+    groups = [{"params": layer.parameters(), "lr": 0.1 + n} for n, layer in enumerate(layers)]
+    groups[2]["params"] = [layers[2].bias, layers[2].weight]
+    verified(path, model, opt=optim.SGD(groups), metrics=[lambda out, y: out.mean()])
+
+
 def test_names_that_the_loop_has(path):
     def loss(out, y):
         return F.cross_entropy(out, y)
@@ -341,19 +461,23 @@ def test_files_are_never_written_over_unasked(path):
                      *pf.get_data(*sets(), 8), echo=None)  # fmt: skip
     history.run.eject(path, echo=None)
     before = path.read_text()
-    with pytest.raises(ConfigError, match="is there already; --force writes over it"):
+    with pytest.raises(
+        ConfigError, match=r"force must be set to overwrite .*train\.py, which exists"
+    ):
         history.run.eject(path, echo=None)
     path.unlink()
-    with pytest.raises(ConfigError, match=r"train-data\.safetensors is there already"):
+    with pytest.raises(
+        ConfigError, match=r"force must be set to overwrite .*train-data\.safetensors"
+    ):
         history.run.eject(path, echo=None)
     assert not path.exists()
     history.run.eject(path, echo=None, force=True)
     assert path.read_text() == before
     with pytest.raises(ConfigError, match="did you mean 'layers'"):
-        history.run.eject(path, rung="layer", echo=None)
+        history.run.eject(path, level="layer", echo=None)
 
 
 def test_lowest_says_the_rung():
     error = EjectError("compile is PyTorch's own work", "loop")
     assert error.lowest == "loop"
-    assert str(error) == "compile is PyTorch's own work; the lowest rung that works is loop"
+    assert str(error) == "compile is PyTorch's own work; the lowest level that works is loop"

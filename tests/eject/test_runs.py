@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from ejecting import code_lines, differing, names_in, run_here
+from ejecting import differing, names_in, run_here
 from plainfit.common.errors import ConfigError, EjectError, RunError
 from plainfit.eject import eject_all, eject_run
-from plainfit.eject.outcome import outcome_of
 from plainfit.eject.run import verified
+from plainfit.eject.verify import outcome_of
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig, preset
 from plainfit.runs.train import resume, train
 from trainings import StopAt
 
+RESNET = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
 RUNS = {
     "sgd": {"model": "logistic"},
     "one-cycle, clipping": {"model": "mlp", "schedule": "one-cycle", "clip": 1.0, "lr": 0.05},
-    "adamw, cosine, batch norm": {"model": "resnet", "optimizer": "adamw", "schedule": "cosine"},
-    "average": {"model": "resnet", "average": 0.9},
+    "adamw, cosine, batch norm": {**RESNET, "optimizer": "adamw", "schedule": "cosine"},
+    "average": {**RESNET, "average": 0.9},
     "accumulation with all": {
         "model": "mlp", "accumulate": 3, "clip": 0.5, "average": 0.99, "schedule": "warmup-cosine",
     },
@@ -51,13 +52,14 @@ RUNS = {
 ONLY_LOOP = {
     "bf16": {"model": "cnn", "precision": "bf16"},
     "fp16": {"model": "cnn", "precision": "fp16", "clip": 1.0},
-    "preset": {**preset("fastest"), "epochs": 2},
-    "channels last": {"model": "resnet", "channels_last": True},
+    "preset": {**preset("fastest"), "epochs": 2, "batch_size": 256},
+    "channels last": {**RESNET, "channels_last": True},
 }
 
 
 def run(folder, **settings):
-    config = RunConfig(**{"epochs": 2, "seed": 3, "out": folder, **settings})
+    """Train for two epochs of five steps, where the settings do not say otherwise."""
+    config = RunConfig(**{"epochs": 2, "batch_size": 256, "seed": 3, "out": folder, **settings})
     return train(config, echo=None)
 
 
@@ -77,10 +79,10 @@ def test_every_setting(name, tmp_path):
     eject_run(folder, script)
     assert_same(folder, script)
     if name in ONLY_LOOP:
-        with pytest.raises(EjectError, match="the lowest rung that works is loop"):
-            eject_run(folder, script, rung="data", force=True)
+        with pytest.raises(EjectError, match="the lowest level that works is loop"):
+            eject_run(folder, script, level="data", force=True)
         return
-    eject_run(folder, script, rung="data", force=True)
+    eject_run(folder, script, level="data", force=True)
     assert_same(folder, script)
     assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
 
@@ -102,12 +104,13 @@ def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):
 
 def test_stopped_within_an_epoch(tmp_path):
     folder = tmp_path / "run"
-    settings = {"model": "resnet", "epochs": 200, "schedule": "one-cycle", "time_limit": 3600.0}
-    stop = StopAt(26)  # a time limit would stop at some step or other
-    result = train(RunConfig(**settings, seed=3, out=folder), echo=None, callbacks=[stop])
+    settings = {"epochs": 200, "batch_size": 256, "schedule": "one-cycle", "time_limit": 3600.0}
+    stop = StopAt(7)  # a time limit would stop at some step or other
+    config = RunConfig(**RESNET, **settings, seed=3, out=folder)
+    result = train(config, echo=None, callbacks=[stop])
     assert result.history.unfinished
-    for rung in ("loop", "data"):
-        eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
+    for level in ("loop", "data"):
+        eject_run(folder, tmp_path / "train.py", level=level, force=True)
         assert_same(folder, tmp_path / "train.py")
 
 
@@ -121,7 +124,10 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
     assert_same(folder, tmp_path / "train.py")
 
 
-@pytest.mark.parametrize("average", [[], ["--average", "0.9", "--schedule", "one-cycle"]])
+@pytest.mark.parametrize(
+    "average",
+    [pytest.param([], marks=pytest.mark.soak), ["--average", "0.9", "--schedule", "one-cycle"]],
+)
 def test_killed_and_resumed(tmp_path, average):
     folder, script = tmp_path / "run", tmp_path / "train.py"
     settings = ["--model", "mlp", "--epochs", "40", "--checkpoint-every", "7", *average]
@@ -151,11 +157,11 @@ def test_a_run_that_never_trained_is_refused(tmp_path):
     assert not (tmp_path / "train.py").exists()
 
 
-def test_all_rungs_and_their_diffs(tmp_path):
+def test_all_levels_and_their_diffs(tmp_path):
     run(tmp_path / "run", model="logistic", epochs=1)
     done, _ = eject_all(tmp_path / "run", tmp_path / "all")
-    assert [item.rung for item in done][:2] == ["loop", "data"]
-    with pytest.raises(ConfigError, match=r"1_loop\.py is there already"):
+    assert [item.level for item in done][:2] == ["loop", "data"]
+    with pytest.raises(ConfigError, match=r"overwrite .*1_loop\.py, which exists"):
         eject_all(tmp_path / "run", tmp_path / "all")
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
     assert "-    for xb, yb in train_dl:" in diff
@@ -198,7 +204,7 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
     Path("parts.py").write_text(PARTS)
     Path("own_nets.py").write_text(NETS)
     run(tmp_path / "run", model="own_nets:Small")
-    script = eject_run(tmp_path / "run", tmp_path / "train.py", rung="data").path
+    script = eject_run(tmp_path / "run", tmp_path / "train.py", level="data").path
     text = script.read_text()
     assert "    # why it is small\n" in text
     assert "*layers(in_features, classes))  # all of it\n" in text
@@ -210,13 +216,19 @@ def test_a_model_in_a_file_of_the_users_and_one_beside_it(tmp_path, monkeypatch)
         eject_run(tmp_path / "run", tmp_path / "other.py")
 
 
-def test_mnist_in_few_lines(mnist_folder, tmp_path):
+@pytest.mark.parametrize("level", ["loop", "data"])
+def test_the_script_reads_mnist_by_itself(mnist_folder, tmp_path, level):
     folder = tmp_path / "run"
-    run(folder, data="mnist", data_dir=mnist_folder, model="cnn", epochs=1, batch_size=256)
-    for rung in ("loop", "data"):
-        ejected = eject_run(folder, tmp_path / "train.py", rung=rung, force=True)
-        assert_same(folder, ejected.path)
-        assert code_lines(ejected.path) <= 90
-        assert not Path(tmp_path / "train-data.safetensors").exists()
-    eject_run(folder, tmp_path / "train.py", rung="tensors", force=True)
-    assert code_lines(tmp_path / "train.py") <= 160
+    settings = {"data": "mnist", "data_dir": mnist_folder, "model": "logistic"}
+    config = RunConfig(**settings, batch_size=256, epochs=1, out=folder)
+    train(config, echo=None, callbacks=[StopAt(3)])
+    assert_same(folder, eject_run(folder, tmp_path / "train.py", level=level).path)
+    assert not Path(tmp_path / "train-data.safetensors").exists()
+
+
+def test_a_path_and_a_name_are_data_in_a_script(tmp_path):
+    """The run's folder is in the docstring, and ends it in no way; the script's is a literal."""
+    into = tmp_path / '"""\\ it\'s "so"'
+    into.mkdir()
+    run(into / "run", model="logistic", epochs=1)
+    assert_same(into / "run", eject_run(into / "run", into / "tr'a\"in.py").path)

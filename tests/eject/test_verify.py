@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -12,39 +10,53 @@ import torch
 from ejecting import run_here
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verified
-from plainfit.eject.outcome import outcome_of
-from plainfit.eject.verify import Given, compare, compare_in_float64, run_alone
+from plainfit.eject.verify import Outcome, compare, compare_in_float64, outcome_of, run_alone
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
+# Settings of runs that have all that a mutation can break. They are SGD without clipping where a
+# factor of the gradients must show: Adam and a clipped norm divide it away.
+RUNS = {
+    "sgd": {
+        "model": "resnet", "model_args": "blocks=(1,), width=4", "weight_decay": 0.01,
+        "schedule": "warmup-cosine", "accumulate": 2, "average": 0.9, "epochs": 2,
+    },
+    "clipped": {"model": "mlp", "clip": 0.01, "epochs": 1},  # below every norm of the run
+    "adamw": {"model": "mlp", "optimizer": "adamw", "epochs": 1},
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A run with all that a mutation can break."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    settings = {"optimizer": "adamw", "schedule": "warmup-cosine", "clip": 0.1, "accumulate": 2}
-    model = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
-    train(RunConfig(epochs=2, average=0.9, out=out, **model, **settings), echo=None)
-    return out
+def folders(tmp_path_factory):
+    made = {name: tmp_path_factory.mktemp("runs") / name for name in RUNS}
+    for name, folder in made.items():
+        train(RunConfig(out=folder, **RUNS[name]), echo=None)
+    return made
 
 
 @pytest.fixture(scope="module")
-def ejected(folder, tmp_path_factory):
-    return eject_run(folder, tmp_path_factory.mktemp("scripts") / "train.py")
+def folder(folders):
+    return folders["sgd"]
+
+
+@pytest.fixture(scope="module")
+def scripts(folders, tmp_path_factory):
+    into = tmp_path_factory.mktemp("scripts")
+    return {name: eject_run(folder, into / f"{name}.py") for name, folder in folders.items()}
 
 
 @pytest.fixture
-def script(ejected, tmp_path):
-    """The script, to be changed at will."""
+def script(scripts, tmp_path):
+    """The script of the SGD run, to be changed at will."""
     path = tmp_path / "train.py"
-    path.write_text(ejected.path.read_text())
-    return replace(ejected, path=path)
+    path.write_text(scripts["sgd"].path.read_text())
+    return replace(scripts["sgd"], path=path)
 
 
 def verdict_here(script, folder):
     losses, weights = run_here(script)
-    given = Given(losses, weights, torch.__version__, "")
+    given = Outcome(losses, weights)
     return compare(given, outcome_of(folder, read_record(folder)), "loop", None, 20)
 
 
@@ -67,42 +79,53 @@ def test_plainfit_cannot_be_imported(script, folder):
         run_alone(script.path, read_record(folder)["fingerprint"])
 
 
-# What goes wrong in a script, and what the verdict names first.
+# What goes wrong in a script, by run, and what the verdict names first. Each mutation changes the
+# mathematics by far more than rounding, whatever the processor.
 MUTATIONS = {
-    "rate": ("LR = 0.001", "LR = 0.0010001", "the loss of step 2"),
-    "seed": ("SEED = 0", "SEED = 1", "the loss of step 0"),
-    "draw order": ('"order", epoch', '"order", epoch + 1', "the loss of step 0"),
-    "batch size": ("BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
-    "schedule off by one": ("factor = schedule(step)", "factor = schedule(step + 1)", "step 2"),
-    "clipping": ("CLIP = 0.1", "CLIP = 0.05", "the loss of step"),
-    "no clipping": ("nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "loss of step"),
-    "accumulation": ("ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
-    "not a mean": ("grad.div_(total)", "grad.div_(1)", "the loss of step"),
-    "average": ("AVERAGE = 0.9", "AVERAGE = 0.91", "the weights are not: "),
-    "not averaged": ("model.load_state_dict(averaged.module", "dict(averaged.module", "weights"),
-    "weight decay": ("lr=LR)", "lr=LR, weight_decay=0)", "the loss of step 2"),
-    "eps": ("lr=LR)", "lr=LR, eps=1e-6)", "the loss of step 2"),
-    "a missing mode": ("model.train()", "model.eval()", "the loss of step 0"),
-    "no bias": ("self.fc = nn.Linear(inputs, classes)",
-                "self.fc = nn.Linear(inputs, classes, bias=False)", "the loss of step 0"),
-    "an epoch less": ("EPOCHS = 2", "EPOCHS = 1", "the run took 40 steps, and the script 20"),
-    "pixels": (".div_(256)", ".div_(255)", "the loss of step"),
+    "rate": ("sgd", "LR = 0.1", "LR = 0.101", "the loss of step 2"),
+    "seed": ("sgd", "SEED = 0", "SEED = 1", "the loss of step 0"),
+    "draw order": ("sgd", '"order", epoch', '"order", epoch + 1', "the loss of step 0"),
+    "batch size": ("sgd", "BATCH_SIZE = 64", "BATCH_SIZE = 63", "the loss of step 0"),
+    "schedule off by one": ("sgd", "schedule(step)", "schedule(step + 1)", "the loss of step 2"),
+    "accumulation": ("sgd", "ACCUMULATE = 2", "ACCUMULATE = 3", "the loss of step 2"),
+    "not a mean": ("sgd", "grad.div_(total)", "grad.div_(2 * total)", "the loss of step 2"),
+    "average": ("sgd", "AVERAGE = 0.9", "AVERAGE = 0.5", "the weights are not: "),
+    "not averaged": (
+        "sgd", "model.load_state_dict(averaged.module", "dict(averaged.module", "weights are not"
+    ),
+    "momentum": ("sgd", "MOMENTUM = 0.9", "MOMENTUM = 0.8", "the loss of step 4"),
+    "weight decay": ("sgd", "WEIGHT_DECAY = 0.01", "WEIGHT_DECAY = 0.1", "the loss of step 2"),
+    "a missing mode": ("sgd", "model.train()", "model.eval()", "the loss of step 0"),
+    "no bias": (
+        "sgd", "self.fc = nn.Linear(inputs, classes)",
+        "self.fc = nn.Linear(inputs, classes, bias=False)", "the loss of step 0",
+    ),
+    "an epoch less": ("sgd", "EPOCHS = 2", "EPOCHS = 1", "took 40 steps, and the script 20"),
+    "pixels": ("sgd", ".div_(256)", ".div_(128)", "the loss of step 0"),
+    "clipping": ("clipped", "CLIP = 0.01", "CLIP = 0.005", "the loss of step 1"),
+    "no clipping": (
+        "clipped", "nn.utils.clip_grad_norm_(model.parameters(), CLIP)", "...", "the loss of step 1"
+    ),
+    "eps": ("adamw", "lr=LR)", "lr=LR, eps=0.1)", "the loss of step 1"),
+    "decay by default": ("adamw", "lr=LR)", "lr=LR, weight_decay=1.0)", "the loss of step 1"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_mutations_are_caught(name, script, folder):
-    before, after, named = MUTATIONS[name]
-    text = script.path.read_text()
-    assert text.count(before) >= 1
-    script.path.write_text(text.replace(before, after))
-    verdict = verdict_here(script.path, folder)
+def test_mutations_are_caught(name, scripts, folders, tmp_path):
+    run, before, after, named = MUTATIONS[name]
+    text = scripts[run].path.read_text()
+    assert before in text
+    (tmp_path / "train.py").write_text(text.replace(before, after))
+    verdict = verdict_here(tmp_path / "train.py", folders[run])
     assert not verdict.holds
     assert named in verdict.text, verdict.text
 
 
-def test_the_script_as_it_is_is_not_caught(script, folder):
-    assert verdict_here(script.path, folder).holds
+def test_a_script_as_it_is_holds(scripts, folders, tmp_path):
+    for run, folder in folders.items():
+        (tmp_path / "train.py").write_text(scripts[run].path.read_text())
+        assert verdict_here(tmp_path / "train.py", folder).holds
 
 
 def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
@@ -120,45 +143,71 @@ def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
 
 
 def test_nan_is_nan_and_ulps_are_counted():
-    given = Given([1.0, float("nan")], {}, "", "")
+    given = Outcome([1.0, float("nan")], {})
     run = type("Run", (), {"losses": [1.0, float("nan")], "weights": {}})()
     assert compare(given, run, "loop", None, None).holds
     next_up = 1.0 + 2**-23
-    near = Given([next_up], {}, "", "")
+    near = Outcome([next_up], {})
     run.losses = [1.0]
     verdict = compare(near, run, "tensors", None, None)
     assert verdict.holds
     assert "1 losses are equal within 2 ulp" in verdict.text
     assert not compare(near, run, "layers", None, None).holds
-    assert not compare(Given([1.0 + 3 * 2**-23], {}, "", ""), run, "tensors", None, None).holds
+    assert not compare(Outcome([1.0 + 3 * 2**-23], {}), run, "tensors", None, None).holds
 
 
 def test_float64_is_relative():
-    upper, lower = Given([100.0], {}, "", ""), Given([100.0 + 1e-11], {}, "", "")
+    upper, lower = Outcome([100.0], {}), Outcome([100.0 + 1e-11], {})
     assert compare_in_float64(upper, lower).holds
-    assert not compare_in_float64(upper, Given([100.0 + 1e-9], {}, "", "")).holds
+    assert not compare_in_float64(upper, Outcome([100.0 + 1e-9], {})).holds
 
 
-def test_exit_codes(folder, tmp_path):
-    def plainfit(*words):
-        command = [sys.executable, "-m", "plainfit", "eject", str(folder), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-        assert "Traceback" not in done.stderr
-        return done
+def test_every_fact_of_the_fingerprint_is_compared(script, folder):
+    recorded = read_record(folder)["fingerprint"]
+    given = run_alone(script.path, recorded, 1)
+    assert given.fingerprint == recorded
+    for name in recorded:
+        assert given.differs_from({**recorded, name: "other"}).startswith(f"{name} was other, is ")
+    assert given.differs_from({"torch": torch.__version__}) == ""  # of an older version
 
-    done = plainfit("--verify", "--steps", "3")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("script train.py: rung loop, ")
-    assert "verify holds: the losses of the first 3 steps are equal" in done.stdout
+
+@pytest.fixture
+def machine():
+    """What the bits depend on, put back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    yield
+    cudnn.benchmark, cudnn.allow_tf32 = before[:2]
+    torch.set_float32_matmul_precision(before[2])
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_script_sets_all_that_the_fingerprint_has(machine, folder, tmp_path):
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("high")
+    train(RunConfig(model="logistic", epochs=1, batch_size=256, out=tmp_path / "run"), echo=None)
+    ejected = eject_run(tmp_path / "run", tmp_path / "train.py")
+    recorded = read_record(tmp_path / "run")["fingerprint"]
+    assert recorded != read_record(folder)["fingerprint"]
+    assert run_alone(ejected.path, recorded, 1).fingerprint == recorded
+
+
+def test_exit_codes(folder, plainfit, tmp_path):
+    code, out, err = plainfit("eject", folder, "--verify", "--steps", "3")
+    assert code == 0, err
+    assert out.startswith("script train.py: level loop, ")
+    assert "verify holds: the losses of the first 3 steps are equal" in out
     before = (tmp_path / "train.py").read_text()
     for words, message in (
-        ([], "error: train.py is there already; --force writes over it"),
-        (["--rung", "lop"], "did you mean 'loop'?"),
+        ([], "error: --force must be set to overwrite train.py, which exists"),
+        (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must be there"),
         (["-o", "."], "a script is a file, and . is a folder"),
         (["--steps", "3"], "add --verify"),
     ):
-        done = plainfit(*words)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-        assert message in done.stderr
+        code, _, err = plainfit("eject", folder, *words)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
     assert (tmp_path / "train.py").read_text() == before

@@ -272,9 +272,9 @@ def test_a_script_of_its_training(tmp_path):
     assert equal(weights, ours.model_.state_dict())
 
 
-@pytest.mark.parametrize("rung", ["loop", pytest.param("tensors", marks=pytest.mark.soak)])
-def test_a_script_keeps_the_weights_of_the_best_epoch_too(rung, tmp_path):
+@pytest.mark.parametrize("level", ["loop", pytest.param("tensors", marks=pytest.mark.soak)])
+def test_a_script_keeps_the_weights_of_the_best_epoch_too(level, tmp_path):
     net = pf.PlainfitClassifier(patience=1, lr=0.1).fit(*IRIS)
     assert net.history_[-1]["valid_loss"] > min(row["valid_loss"] for row in net.history_)
-    script = net.history_.run.eject(tmp_path / "train.py", rung=rung, verify=True, echo=None)
+    script = net.history_.run.eject(tmp_path / "train.py", level=level, verify=True, echo=None)
     assert "best" in script.read_text()

@@ -62,7 +62,7 @@ CALLBACKS = st.tuples(
 )
 
 
-def check(seed, model, make_opt, schedule, callbacks, batch_size, samples, rung):
+def check(seed, model, make_opt, schedule, callbacks, batch_size, samples, level):
     g = torch.Generator().manual_seed(seed)
     sets = [
         TensorDataset(torch.randn(n, 6, generator=g), torch.randint(3, (n,), generator=g))
@@ -75,7 +75,7 @@ def check(seed, model, make_opt, schedule, callbacks, batch_size, samples, rung)
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "train.py"
-        history.run.eject(script, rung=rung, echo=None)
+        history.run.eject(script, level=level, echo=None)
         losses, weights = run_here(script)
         save_weights(Path(folder) / "run.safetensors", model)
         assert losses == history.step_losses
@@ -90,7 +90,7 @@ EVERYTHING = given(
     callbacks=CALLBACKS,
     batch_size=st.integers(2, 9),
     samples=st.sampled_from([4, 8, 12, 18]),
-    rung=st.sampled_from(["loop", "data"]),
+    level=st.sampled_from(["loop", "data"]),
 )
 OPTIONS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
 

@@ -39,39 +39,55 @@ def trained(name, sets):
     loaders = pf.get_data(*sets, BS, seed=1, drop_last=extra.pop("drop_last", False))
     if func:
         loaders = [pf.WrappedDataLoader(dl, func) for dl in loaders]
-    model, _ = pf.get_model(target, input_shape=(1, 8, 8), classes=CLASSES, seed=SEED, device="cpu")
+    model, _ = pf.get_model(
+        target, input_shape=(1, 8, 8), classes=CLASSES, seed=SEED, device="cpu",
+        arguments=extra.pop("arguments", {}),
+    )  # fmt: skip
     opt = make_opt(model)
     history = pf.fit(2, model, loss, opt, *loaders, metrics=[pf.accuracy], echo=None, **extra)
     return history, model
 
 
-@pytest.mark.parametrize("rung", ["loop", "data"])
+@pytest.fixture(scope="module")
+def zoo(sets, tmp_path_factory):
+    """A function that gives a member's losses, its weights, and its script at each level."""
+    into, made = tmp_path_factory.mktemp("zoo"), {}
+
+    def member(name):
+        if name not in made:
+            history, model = trained(name, sets)
+            start = f"t{[*ZOO].index(name)}"
+            save_weights(into / f"{start}.safetensors", model)
+            paths = {level: into / f"{start}_{level}.py" for level in ("loop", "data")}
+            for level, path in paths.items():
+                history.run.eject(path, level=level, echo=None)
+            made[name] = history.step_losses, load_file(into / f"{start}.safetensors"), paths
+        return made[name]
+
+    return member
+
+
+@pytest.mark.parametrize("level", ["loop", "data"])
 @pytest.mark.parametrize("name", ZOO)
-def test_zoo(name, rung, sets, tmp_path):
-    history, model = trained(name, sets)
-    script = tmp_path / "train.py"
-    history.run.eject(script, rung=rung, echo=None)
-    losses, weights = run_here(script)
+def test_zoo(name, level, zoo):
+    step_losses, trained_weights, paths = zoo(name)
+    losses, weights = run_here(paths[level])
     assert len(losses) in (8, 10)
-    assert losses == history.step_losses
-    save_weights(tmp_path / "run.safetensors", model)
-    assert differing(weights, load_file(tmp_path / "run.safetensors")) == []
-    names = names_in(script)
+    assert losses == step_losses
+    assert differing(weights, trained_weights) == []
+    names = names_in(paths[level])
     assert not {n for n in names if n.startswith("plainfit")}
-    if rung == "data":
+    if level == "data":
         assert not names & {"DataLoader", "TensorDataset", "TensorLoader", "WrappedDataLoader"}
 
 
-def test_the_scripts_are_as_ruff_has_them(sets, tmp_path):
-    for number, name in enumerate(ZOO):
-        history, _ = trained(name, sets)
-        for rung in ("loop", "data"):
-            history.run.eject(tmp_path / f"t{number}_{rung}.py", rung=rung, echo=None)
+def test_the_scripts_are_as_ruff_has_them(zoo):
+    paths = [str(path) for name in ZOO for path in zoo(name)[2].values()]
     config = ["--config", str(ROOT / "pyproject.toml")]
     # The zoo's own classes have few docstrings, and a script prints.
     for command in (["check", "--ignore", "T20,D1,B905", *config], ["format", "--diff", *config]):
         done = subprocess.run(
-            [sys.executable, "-m", "ruff", *command, str(tmp_path)],
+            [sys.executable, "-m", "ruff", *command, *paths],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

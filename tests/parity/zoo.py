@@ -357,7 +357,7 @@ def trained_only(model):
     return optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
 
 
-# name: model, optimizer, then what else `fit` is given.
+# name: model, optimizer, then what else `get_model` and `fit` are given.
 ZOO = {
     "plain": (Plain, momentum, {}),
     "helped": (Helped, nesterov, {"schedule": "one-cycle"}),
@@ -381,7 +381,9 @@ ZOO = {
     "pooled": (Pooled, nesterov, {"func": centred}),
     "built": (built, momentum, {"loss": partial(F.cross_entropy, label_smoothing=0.1)}),
     "library mlp": (pf.MLP, momentum, {"func": centred, "drop_last": True}),
-    "library resnet": (pf.ResNet, nesterov, {"schedule": "polynomial"}),
+    "library resnet": (
+        pf.ResNet, nesterov, {"schedule": "polynomial", "arguments": {"blocks": (1, 1), "width": 4}}
+    ),
     "library cnn": (pf.MnistCNN, momentum, {}),
     "library logistic": (pf.LogisticRegression, rmsprop, {}),
-}
+}  # fmt: skip

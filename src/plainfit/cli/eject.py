@@ -11,12 +11,12 @@ from plainfit.common.errors import ConfigError
 if TYPE_CHECKING:
     from plainfit.eject import Ejected
 
-DIFFERS = 1  # exit code where a script gives something else
+DIFFERS = 1  # the exit code if a script gives other losses or weights
 
 
 def eject(
     run: RunFolder,
-    rung: Annotated[
+    level: Annotated[
         str, typer.Option(help="How far down: loop, data, optim, layers, tensors or math.")
     ] = "loop",
     out: Annotated[Path, typer.Option("--out", "-o", help="Where to write the script.")] = Path(
@@ -24,30 +24,31 @@ def eject(
     ),
     all_: Annotated[
         Path | None,
-        typer.Option("--all", help="Write every rung and the diffs into a folder.", metavar="DIR"),
+        typer.Option(
+            "--all",
+            help="Write every level, and the diffs between them, into a folder.",
+            metavar="DIR",
+        ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run it, and compare losses and weights with the run.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Compare the first so many steps only.")
+        int | None, typer.Option(min=1, help="Compare only the first N steps.")
     ] = None,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Put in what is always the same; layers at their use.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over files there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     debug: Debug = False,
 ) -> None:
     """Write a run as a plain PyTorch script that gives the same bits, without plainfit."""
     if steps is not None and not verify:
-        raise ConfigError("--steps says how much to compare: add --verify")
+        raise ConfigError("needs --verify: it limits the steps that are compared", "steps")
     from plainfit.eject import eject_all, eject_run
 
     reason = ""
     if all_ is not None:
-        done, reason = eject_all(run, all_, inline=inline, force=force)
+        done, reason = eject_all(run, all_, force=force)
     else:
-        done = [eject_run(run, out, rung=rung, inline=inline, force=force)]
+        done = [eject_run(run, out, level=level, force=force)]
     held = [report(ejected, verify, steps) for ejected in done]
     if reason:
         show(f"note   {reason}")
@@ -55,9 +56,9 @@ def eject(
 
 
 def report(ejected: "Ejected", verify: bool, steps: int | None) -> bool:
-    """Say what was written and, if that is asked, whether it gives what the run gave."""
+    """Print what was written and, with `verify`, whether it gives what the run gave."""
     lines = len(ejected.path.read_text(encoding="utf-8").splitlines())
-    show(f"script {ejected.path}: rung {ejected.rung}, {lines} lines")
+    show(f"script {ejected.path}: level {ejected.level}, {lines} lines")
     if not verify:
         return True
     from plainfit.eject import verified

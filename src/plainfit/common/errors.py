@@ -5,7 +5,7 @@
     ├── DataError (ValueError)       data that cannot be trained on
     │   └── DownloadError            a download that failed
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
-    ├── EjectError                   a run that cannot become a script at the asked rung
+    ├── EjectError                   a run that cannot become a script at the asked level
     │   └── MismatchError            a script that gives something else than its run
     ├── RunError                     a run folder that cannot be written or read
     │   └── CheckpointError          a damaged checkpoint, or one of another training
@@ -50,13 +50,13 @@ class ModelError(PlainfitError, ValueError):
 
 
 class EjectError(PlainfitError):
-    """A run cannot become a script; `lowest` is the lowest rung at which it can, if there is one.
+    """A run cannot become a script; `lowest` is the lowest level at which it can, if there is one.
 
-    The rungs, from the highest: loop, data, optim, layers, tensors, math.
+    The levels, from the highest: loop, data, optim, layers, tensors, math.
     """
 
     def __init__(self, message: str, lowest: str | None = None) -> None:
-        works = f"; the lowest rung that works is {lowest}" if lowest else ""
+        works = f"; the lowest level that works is {lowest}" if lowest else ""
         super().__init__(message + works)
         self.lowest = lowest
 

@@ -1,6 +1,7 @@
 """Run a script in a process of its own, where plainfit cannot be imported.
 
-This text is what that process runs, by `python -c`; it imports nothing of ours.
+`run_alone` hands this text to `python -c`, together with that of `devices.fingerprint`, since the
+process may not import it.
 """
 
 import ast
@@ -15,23 +16,21 @@ class NoPlainfit:
     """Refuses every import of plainfit."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        """Raise for plainfit, and leave all else to the usual finders."""
         if name.split(".")[0] == "plainfit":
             raise ImportError(f"a script that was ejected imports {name}")
 
 
 class Enough(Exception):  # noqa: N818  # not an error
-    """Raised when enough steps are done."""
+    """Raised after the last step that is asked for."""
 
 
 class Stop(ast.NodeTransformer):
-    """Stop after so many steps."""
+    """Stops a script after N steps, at the statement that keeps a step's loss."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.stmt]:  # ast's name
-        """Put the stop behind `losses.append(...)`."""
         self.generic_visit(node)
         if not self.steps or ast.unparse(node) != "losses.append(loss.item())":
             return node
@@ -40,7 +39,7 @@ class Stop(ast.NodeTransformer):
 
 
 def main(script: str, report: str, steps: str) -> None:
-    """Run the script; write what it found, and on what, as JSON."""
+    """Run the script, and write its losses and the fingerprint of this process as JSON."""
     sys.meta_path.insert(0, NoPlainfit())
     sys.path[0] = str(Path(script).parent)
     sys.argv = [script]
@@ -50,11 +49,8 @@ def main(script: str, report: str, steps: str) -> None:
     names: dict[str, Any] = {"__name__": "__main__", "__file__": script, "Enough": Enough}
     with suppress(Enough):
         exec(compile(ast.fix_missing_locations(tree), script, "exec"), names)
-    found = {
-        "losses": names.get("losses", []),
-        "torch": torch.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
+    on = fingerprint(torch.device(names.get("DEVICE", "cpu")))  # type: ignore[name-defined]  # noqa: F821
+    found = {"losses": names.get("losses", []), "fingerprint": on}
     Path(report).write_text(json.dumps(found))
 
 

@@ -1,39 +1,78 @@
-"""Classes, functions and constants as they are written, with all that they need."""
+"""Copying classes, functions and constants into a script, with everything that they need."""
 
 import ast
 import builtins
+import dis
+import importlib
 import importlib.util
 import inspect
+import sys
+import sysconfig
 import textwrap
-from collections.abc import Collection, Iterator
-from types import FunctionType, ModuleType
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.imports import Imports
-from plainfit.eject.pruning import pruned
-from plainfit.eject.sources import Source, is_liftable, module_names, place, source_of
-from plainfit.eject.splicing import Edit, replaced
+from plainfit.eject.layout import Imports, is_literal, literal
+from plainfit.eject.source import Edit, Source, edited
 
-OWN = {"validate"}  # what a script has a definition of its own for
-LITERALS = (bool, int, float, str, bytes, type(None))
+STANDARD = sysconfig.get_path("stdlib")
+
+
+@dataclass
+class ModuleText:
+    """A module with its source and the statement that binds each of its names."""
+
+    module: ModuleType
+    text: str
+    bindings: dict[str, ast.stmt]
+
+    @classmethod
+    def of(cls, name: str) -> "ModuleText":
+        """Read a module's source as it is now: a module may have been reloaded.
+
+        Raises:
+            EjectError: if the module has no source.
+        """
+        module = sys.modules.get(name) or importlib.import_module(name)
+        try:
+            text = inspect.getsource(module)
+        except (OSError, TypeError) as error:
+            raise EjectError(
+                f"a script is made of source text, and the module {name!r} has none (a prompt, "
+                "exec or a compiled extension); put the code into a file and import it"
+            ) from error
+        return cls(module, text, dict(bindings(ast.parse(text).body)))
+
+    @property
+    def is_ours(self) -> bool:
+        return self.module.__name__.split(".")[0] == "plainfit"
 
 
 class Lifter:
-    """Collects what a script must define, each thing after those that it needs."""
+    """Collects the definitions and imports of a script, each definition after those it needs."""
 
     def __init__(self) -> None:
         self.imports = Imports()
         self.definitions: dict[str, str] = {}
         self.homes: dict[str, str] = {}
         self.unused: set[str] = {"__repr__", "plot"}
-        """Methods of our own classes that the script has no use for."""
+        """Methods of our own classes that the script does not call."""
+        self.modules: dict[str, ModuleText] = {}
+
+    def source_of(self, module: str) -> ModuleText:
+        if module not in self.modules:
+            self.modules[module] = ModuleText.of(module)
+        return self.modules[module]
 
     def lift(self, thing: Any) -> str:
         """Make a class or function part of the script, or an import, and return its name.
 
         Raises:
-            EjectError: if its source cannot be had or copied.
+            EjectError: if its source cannot be read or copied.
         """
         module, name = str(thing.__module__), str(thing.__qualname__)
         if not is_liftable(module):
@@ -41,18 +80,18 @@ class Lifter:
             return name
         if "<" in name:
             return self.lift_nested(thing)
-        return self.take(name, source_of(module))
+        return self.take(name, self.source_of(module))
 
-    def take(self, name: str, source: Source) -> str:
-        """Make a name of a module part of the script; return what it is called there."""
+    def take(self, name: str, source: ModuleText) -> str:
+        """Make a name of a module part of the script; return its name there."""
         node = source.bindings.get(name)
         if node is None:
             return self.take_unbound(name, source)
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.take_import(name, node, source)
-        home = f"{source.module.__name__}:{name}"
-        if self.is_new(name, home):
-            self.define(name, node, source)
+        if self.is_new(name, f"{source.module.__name__}:{name}"):
+            text = statement_text(node, source.text)
+            self.define(name, shortened(text, self.unused) if source.is_ours else text, source)
         return name
 
     def is_new(self, name: str, home: str) -> bool:
@@ -68,57 +107,42 @@ class Lifter:
             )
         if name in self.definitions:
             return False
-        self.definitions[name] = ""  # a thing that needs itself ends here
+        self.definitions[name] = ""  # stops the recursion of a definition that needs itself
         return True
 
-    def define(self, name: str, node: ast.stmt, source: Source) -> None:
-        """Copy the statement that defines a name, and what it needs."""
-        text = statement_text(node, source.text)
-        if source.is_ours:
-            text = pruned(text, self.unused)
-        text, taken = self.with_attributes_lifted(text, source)
-        self.require(text, source, {name, *taken})
-        del self.definitions[name]  # what it needs comes first
-        self.definitions[name] = text
+    def define(
+        self, name: str, text: str, source: ModuleText, closed: Collection[str] = ()
+    ) -> None:
+        """Add a definition, after everything that its text looks up in its module.
 
-    def require(self, text: str, source: Source, known: Collection[str]) -> None:
-        """Make what a piece of code looks up in its module part of the script."""
+        Args:
+            name: of the definition.
+            text: of the definition.
+            source: the module that it is from.
+            closed: variables that the definition closes over; they are in the script already.
+        """
+        text, taken = self.with_attributes_lifted(text, source)
         code = compile(text, source.module.__name__, "exec", dont_inherit=True)
-        for needed in sorted(module_names(code) - {*known}):
+        for needed in sorted(module_names(code) - {name, *taken, *closed}):
             if needed in source.bindings or not hasattr(builtins, needed):
                 self.take(needed, source)
         if "annotations" in source.bindings:
             self.imports.add("from __future__ import annotations")
+        del self.definitions[name]  # to the end, after what it needs
+        self.definitions[name] = text
 
-    def put(self, thing: Any, text: str) -> None:
-        """Define a function of ours by another text, which does the same."""
-        name = str(thing.__qualname__)
-        if self.is_new(name, f"{thing.__module__}:{name}"):
-            self.require(text, source_of(thing.__module__), {name})
-            del self.definitions[name]
-            self.definitions[name] = text
-
-    def take_used(self, text: str, module: str) -> None:
-        """Make what some lines of one of our modules use of it part of the script."""
-        source = source_of(module)
-        body = textwrap.indent(text, "    ")
-        code = compile(f"def lines():\n    ...\n{body}", module, "exec")
-        for name in sorted(module_names(code) & source.bindings.keys()):
-            if name not in OWN:
-                self.take(name, source)
-
-    def take_unbound(self, name: str, source: Source) -> str:
-        """Take a name that a module's text does not bind: as our package's lazy ones."""
+    def take_unbound(self, name: str, source: ModuleText) -> str:
+        """Take a name that a module's text does not bind, such as a lazy one of our package."""
         thing = getattr(source.module, name, None)
         if isinstance(thing, type | FunctionType):
             return self.lift(thing)
         raise EjectError(
-            f"what a script needs must be written down, and {name!r} is not defined in the text of "
-            f"{source.module.__name__} ({source.module.__file__})"
+            f"a script needs the definition of {name!r}, and the text of {source.module.__name__} "
+            f"({source.module.__file__}) has none; define it there"
         )
 
-    def take_import(self, name: str, node: ast.Import | ast.ImportFrom, source: Source) -> str:
-        """Take an imported name: an import stays one, if the module is neither ours nor theirs."""
+    def take_import(self, name: str, node: ast.Import | ast.ImportFrom, source: ModuleText) -> str:
+        """Take an imported name: of a module that is not copied, the import stays."""
         (alias,) = [a for a in node.names if (a.asname or a.name.split(".")[0]) == name]
         if isinstance(node, ast.Import):
             if is_liftable(alias.name):
@@ -133,45 +157,39 @@ class Lifter:
         if not is_liftable(module):
             self.imports.add(f"from {module} import {ast.unparse(alias)}")
             return name
-        called = self.take(alias.name, source_of(module))
+        called = self.take(alias.name, self.source_of(module))
         if called != name and self.is_new(name, f"{module}:{alias.name}"):
-            del self.definitions[name]
             self.definitions[name] = f"{name} = {called}"
         return name
 
-    def with_attributes_lifted(self, text: str, source: Source) -> tuple[str, list[str]]:
-        """Replace `module.name` by the name alone, where the module is one whose code is copied.
-
-        Returns the text, and those names.
-        """
+    def with_attributes_lifted(self, text: str, source: ModuleText) -> tuple[str, set[str]]:
+        """Replace `module.name` by `name` where the module is copied; return the names, too."""
+        code = Source(text)
         edits: list[Edit] = []
-        for node in ast.walk(ast.parse(text)):
-            target = copied_attribute(node, source)
-            if target is not None:
+        for node in ast.walk(code.tree):
+            if target := copied_attribute(node, source):
                 assert isinstance(node, ast.Attribute)
-                edits.append(Edit.of(node, self.take(node.attr, source_of(target))))
-        return replaced(text, edits), [edit.text for edit in edits]
+                name = self.take(node.attr, self.source_of(target))
+                edits.append((*code.span(node), name))
+        return edited(text, edits), {name for *_, name in edits}
 
     def lift_nested(self, thing: Any) -> str:
-        """Take a function that was defined within another, or a lambda."""
+        """Take a lambda, or a function that was defined in another one."""
         if not isinstance(thing, FunctionType):
             raise EjectError(
-                f"{place(thing)}: what a script needs must have a name in a module, got "
+                f"{place(thing)}: a script needs classes with a name in a module, got "
                 f"{thing.__qualname__}; define it with def or class at the top of a file"
             )
-        source, name = source_of(thing.__module__), thing.__name__
-        text = textwrap.dedent(inspect.getsource(thing))
+        source, name = self.source_of(thing.__module__), thing.__name__
+        text = textwrap.dedent(inspect.getsource(thing)).rstrip()
         if name == "<lambda>":
             name, text = lambda_as_function(thing, source)
         if not self.is_new(name, f"{thing.__module__}:{thing.__qualname__}"):
             return name
-        text, taken = self.with_attributes_lifted(text, source)
         closed = inspect.getclosurevars(thing).nonlocals
         for inner, value in closed.items():
             self.take_closed(inner, value, thing)
-        self.require(text, source, {name, *taken, *closed})
-        del self.definitions[name]
-        self.definitions[name] = text.rstrip()
+        self.define(name, text, source, closed)
         return name
 
     def take_closed(self, name: str, value: Any, thing: FunctionType) -> None:
@@ -180,7 +198,7 @@ class Lifter:
             self.lift(value)
         elif is_literal(value):
             if self.is_new(name, f"{thing.__qualname__}:{name}"):
-                self.definitions[name] = f"{name} = {value!r}"
+                self.definitions[name] = f"{name} = {literal(value)}"
         else:
             raise EjectError(
                 f"{place(thing)}: a script cannot write down {name}, a {type(value).__name__} that "
@@ -188,82 +206,156 @@ class Lifter:
             )
 
 
-def lambda_as_function(thing: FunctionType, source: Source) -> tuple[str, str]:
+def bindings(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield the names that module-level statements bind."""
+    for node in statements:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                for alias in names:
+                    yield alias.asname or alias.name.split(".")[0], node
+            case ast.Assign(targets=targets):
+                for target in targets:
+                    for inner in ast.walk(target):
+                        if isinstance(inner, ast.Name):
+                            yield inner.id, node
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node
+            case ast.If() | ast.Try():
+                yield from bindings([*node.body, *node.orelse])
+
+
+def is_liftable(module: str) -> bool:
+    """Return whether a module is the user's or ours: its code is copied instead of imported."""
+    top = module.split(".")[0]
+    if top == "plainfit" or module == "__main__":
+        return True
+    if top in sys.stdlib_module_names or top in sys.builtin_module_names:
+        return False
+    loaded = sys.modules.get(module) or sys.modules.get(top)
+    file = getattr(loaded, "__file__", None)
+    if file is None:
+        return False
+    path = Path(file).resolve()
+    packages = {"site-packages", "dist-packages"} & {*path.parts}
+    return not packages and not path.is_relative_to(STANDARD)
+
+
+def module_names(code: CodeType) -> set[str]:
+    """Return the names that some code looks up in its module."""
+    found = {
+        str(instruction.argval)
+        for instruction in dis.get_instructions(code)
+        if instruction.opname.startswith("LOAD_")
+        and ("GLOBAL" in instruction.opname or instruction.opname == "LOAD_NAME")
+    }
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return found.union(*map(module_names, inner))
+
+
+def place(thing: Any) -> str:
+    """Return `file:line` of a class or function, or its module where it has no file."""
+    try:
+        file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    except (OSError, TypeError):
+        return f"{getattr(thing, '__module__', '?')}"
+    return f"{file}:{line}"
+
+
+def statement_text(node: ast.stmt, text: str) -> str:
+    """Return a module-level statement with its decorators and the comments right above it."""
+    source = Source(text)
+    first = start = source.first_line(node) - 1
+    while start > 0 and source.lines[start - 1].startswith("#"):
+        start -= 1
+    comments = "".join(f"{line}\n" for line in source.lines[start:first])
+    return textwrap.dedent(comments + source.block([node])).rstrip("\n")
+
+
+def copied_attribute(node: ast.AST, source: ModuleText) -> str | None:
+    """Return the module that `a.b.name` takes `name` from, if its code is copied."""
+    parts, base = [], node
+    while isinstance(base, ast.Attribute):
+        parts.append(base.attr)
+        base = base.value
+    if not parts or not isinstance(base, ast.Name) or base.id not in source.bindings:
+        return None
+    found: Any = getattr(source.module, base.id, None)
+    for part in reversed(parts[1:]):
+        found = getattr(found, part, None)
+    is_copied = isinstance(found, ModuleType) and is_liftable(found.__name__)
+    return found.__name__ if is_copied else None
+
+
+def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, str]:
     """Return a name for a lambda, and a function that does the same.
 
     Raises:
-        EjectError: if its text cannot be told from that of another one on its line.
+        EjectError: if its line has several lambdas with the same arguments.
     """
+    tree = ast.parse(source.text)
+    assigned = {
+        node.value: node.targets[0].id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
     found = [
-        (target, node)
-        for target, node in lambdas(ast.parse(source.text))
-        if node.lineno == thing.__code__.co_firstlineno
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Lambda)
+        and node.lineno == thing.__code__.co_firstlineno
         and [arg.arg for arg in ast.walk(node.args) if isinstance(arg, ast.arg)]
         == list(thing.__code__.co_varnames)
     ]
     if len(found) != 1:
         raise EjectError(
-            f"{place(thing)}: a script must know the text of a lambda, and its line has "
-            f"{len(found)} that it may be; define it with def, or on a line of its own"
+            f"{place(thing)}: a script needs the text of a lambda, and this line has "
+            f"{len(found)} that match; define it with def, or on a line of its own"
         )
-    ((target, node),) = found
+    (node,) = found
     code = ast.get_source_segment(source.text, node.body) or ""
     code = ast.unparse(node.body) if "\n" in code else code
-    name = target or "function"
+    name = assigned.get(node, "function")
     return name, f"def {name}({ast.unparse(node.args)}):\n    return {code}"
 
 
-def lambdas(tree: ast.AST) -> Iterator[tuple[str, ast.Lambda]]:
-    """Yield the lambdas of a tree, with the name that each is assigned to, if it is."""
-    names = {
-        node.value: node.targets[0].id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Lambda):
-            yield names.get(node, ""), node
+def shortened(text: str, unused: Collection[str]) -> str:
+    """Return a definition of ours without unused methods and checks, with short docstrings.
+
+    Args:
+        text: of a class, a function or another statement.
+        unused: names of methods, and of functions that return what they are given.
+    """
+    source = Source(text)
+    edits: list[Edit] = []
+    for node in ast.walk(source.tree):
+        for statement in removable(node, unused):
+            start, end = source.line_span([statement])
+            edits.append((len(text[:start].rstrip("\n")) + 1, end, ""))
+        match getattr(node, "body", None):
+            case [ast.Expr(ast.Constant(str(doc)) as whole), *_] if "\n" in doc:
+                first = doc.split("\n\n")[0].rstrip()
+                last = f"\n{' ' * whole.col_offset}" if "\n" in first else ""
+                edits.append((*source.span(whole), f'"""{first}{last}"""'))
+    outermost = [
+        edit
+        for edit in edits
+        if not any(other[0] <= edit[0] and edit[1] <= other[1] for other in edits if other != edit)
+    ]
+    return edited(text, outermost).rstrip("\n")
 
 
-def statement_text(node: ast.stmt, text: str) -> str:
-    """Return a module-level statement with its decorators and the comments right above it."""
-    lines = text.splitlines()
-    decorators = getattr(node, "decorator_list", [])
-    first = min([node.lineno, *(item.lineno for item in decorators)]) - 1
-    start = first
-    while start > 0 and lines[start - 1].startswith("#"):
-        start -= 1
-    assert node.end_lineno is not None
-    return textwrap.dedent("\n".join(lines[start : node.end_lineno]))
-
-
-def copied_attribute(node: ast.AST, source: Source) -> str | None:
-    """Return the module that `a.b.name` takes `name` from, if its code is copied."""
-    if not isinstance(node, ast.Attribute):
-        return None
-    names = [node.value]
-    while isinstance(names[-1], ast.Attribute):
-        names.append(names[-1].value)
-    base = names[-1]
-    if not isinstance(base, ast.Name) or base.id not in source.bindings:
-        return None
-    found: Any = getattr(source.module, base.id, None)
-    for part in reversed(names[:-1]):
-        found = getattr(found, part.attr, None) if isinstance(part, ast.Attribute) else None
-    if isinstance(found, ModuleType) and is_liftable(found.__name__):
-        return found.__name__
-    return None
-
-
-def is_literal(value: Any) -> bool:
-    """Return whether `repr` gives the value back."""
-    if isinstance(value, list | tuple | set):
-        return all(map(is_literal, value))
-    if isinstance(value, dict):
-        return all(map(is_literal, [*value, *value.values()]))
-    return isinstance(value, LITERALS) and value == value and abs_finite(value)
-
-
-def abs_finite(value: Any) -> bool:
-    """Return whether a value is no infinite number, whose `repr` is a name."""
-    return not isinstance(value, float) or value not in (float("inf"), float("-inf"))
+def removable(node: ast.AST, unused: Collection[str]) -> Iterator[ast.stmt]:
+    """Yield the statements in a class or function that a script does not need."""
+    for statement in node.body if isinstance(node, ast.ClassDef | ast.FunctionDef) else []:
+        match statement:
+            case ast.FunctionDef(name=name) if isinstance(node, ast.ClassDef) and name in unused:
+                yield statement
+            case ast.If(body=[ast.Raise()], orelse=[]):
+                yield statement
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name(function), [ast.Name(given), *_])):
+                if name == given and function in unused:
+                    yield statement
+            case ast.Expr(ast.Call(func=ast.Name(name))) if name.startswith("check_"):
+                yield statement

@@ -1,13 +1,17 @@
-"""The optimizer in a script: its class, its options, its groups of parameters."""
+"""The optimizer and torch's schedulers in a script: their classes and options."""
 
 import inspect
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from keyword import iskeyword
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import LBFGS
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from plainfit.common.errors import EjectError
+from plainfit.eject.layout import literal
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
@@ -17,7 +21,7 @@ CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 
 
 class OptimizerText:
-    """The lines of a script that are about the optimizer."""
+    """The statement that makes the optimizer, and its constants."""
 
     def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
         self.recipe = recipe
@@ -29,7 +33,7 @@ class OptimizerText:
         self.shared = {k: v for k, v in shared if all(k in g and g[k] == v for g in self.groups)}
 
     def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
-        """Return the options of a group that are not the class's defaults."""
+        """Return the options of a group that differ from the defaults of the class."""
         kinds = LearningRate | TorchScheduler
         scheduled = any(isinstance(c, kinds) for c in self.recipe.callbacks)
         own = {**group, "lr": group.get("initial_lr", group["lr"]) if scheduled else group["lr"]}
@@ -40,7 +44,6 @@ class OptimizerText:
         }
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung, if it does."""
         kind = type(self.recipe.opt)
         if kind is LBFGS:
             yield EjectError(
@@ -49,15 +52,13 @@ class OptimizerText:
             )
         if any(group.get("fused") for group in self.recipe.groups):
             yield EjectError(
-                f"a fused {kind.__name__} rounds in its own way, and no rung below", "data"
+                f"a fused {kind.__name__} rounds differently from the levels below", "data"
             )
 
-    def settings(self) -> list[str]:
-        """Return the usual options as constants."""
-        return [f"{CONSTANTS[k]} = {v!r}" for k, v in self.shared.items() if k in CONSTANTS]
+    def constants(self) -> dict[str, Any]:
+        return {CONSTANTS[k]: v for k, v in self.shared.items() if k in CONSTANTS}
 
     def lines(self) -> list[str]:
-        """Return the statement that makes the optimizer."""
         options = {
             name: CONSTANTS.get(name) or expression(value, self.lifter)
             for name, value in self.shared.items()
@@ -72,16 +73,16 @@ class OptimizerText:
             entries = {
                 k: expression(v, self.lifter) for k, v in own.items() if k not in self.shared
             }
-            # An option at its default here is said, where another group has its own.
+            # A default is written where another group has its own value.
             entries |= self.defaults(own)
             names = parameters_text(group["params"], self.recipe.model)
-            items = ", ".join(f'"{k}": {v}' for k, v in {"params": names, **entries}.items())
+            items = ", ".join(f"{literal(k)}: {v}" for k, v in {"params": names, **entries}.items())
             lines.append(f"        {{{items}}},")
         rest = "".join(f"    {name}={value},\n" for name, value in options.items())
         return [*lines, "    ],", *rest.splitlines(), ")"]
 
     def defaults(self, own: dict[str, Any]) -> dict[str, str]:
-        """Return what other groups set and this one leaves at its default."""
+        """Return the defaults of options that other groups set."""
         others = {name for group in self.groups for name in group} - own.keys() - {*self.shared}
         parameters = inspect.signature(type(self.recipe.opt)).parameters
         return {name: expression(parameters[name].default, self.lifter) for name in sorted(others)}
@@ -104,12 +105,12 @@ def parameters_text(params: list[Tensor], model: nn.Module) -> str:
         )
     if layers := layers_text(params, model):
         return layers
-    listed = ", ".join(f'"{names[id(parameter)]}"' for parameter in params)
-    return f"[model.get_parameter(name) for name in ({listed},)]"
+    listed = literal(tuple(names[id(parameter)] for parameter in params))
+    return f"[model.get_parameter(name) for name in {listed}]"
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield the usual ways to choose parameters, with what they give."""
+    """Yield the usual expressions that select parameters, with the parameters."""
     own: list[Tensor] = list(model.parameters())
     yield "model.parameters()", own
     frozen = "[p for p in model.parameters() if p.requires_grad]"
@@ -123,14 +124,15 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 def layers_of(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
     """Yield an expression for the parameters of each layer, and those; the model's first."""
     for name, module in model.named_modules():
-        steps = [
-            f"[{step}]" if step.isdecimal() else f".{step}" for step in name.split(".") if step
-        ]
-        yield f"model{''.join(steps)}.parameters()", list(module.parameters())
+        steps = [step for step in name.split(".") if step]
+        path = "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps)
+        if any(iskeyword(s) or not (s.isdecimal() or s.isidentifier()) for s in steps):
+            path = f".get_submodule({literal(name)})"
+        yield f"model{path}.parameters()", list(module.parameters())
 
 
 def layers_text(params: list[Tensor], model: nn.Module) -> str:
-    """Return a list of the parameters of whole layers one after another; empty if it is none."""
+    """Return a list that unpacks the parameters of whole layers; empty if there is none."""
     texts, rest = [], params
     while rest:
         starts = [(t, own) for t, own in layers_of(model) if own and same(own, rest[: len(own)])]
@@ -143,5 +145,87 @@ def layers_text(params: list[Tensor], model: nn.Module) -> str:
 
 
 def same(some: list[Tensor], others: list[Tensor]) -> bool:
-    """Return whether two lists hold the very same tensors, in the same order."""
+    """Return whether two lists hold the same tensor objects in the same order."""
     return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def scheduler_text(scheduler: LRScheduler, lifter: Lifter) -> str:
+    """Return the call that makes a scheduler like this one as it was at the start.
+
+    Raises:
+        EjectError: if the scheduler does not store its arguments.
+    """
+    kind = type(scheduler)
+    kept = one_cycle(scheduler) if isinstance(scheduler, OneCycleLR) else vars(scheduler)
+    options = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if name in ("optimizer", "last_epoch", "verbose"):
+            continue
+        given = argument(name, kept, kind)
+        if given != parameter.default:
+            options[name] = text_of(given, lifter)
+    optimizer = [] if kind.__name__ == "ChainedScheduler" else ["opt"]
+    return call(named(kind, lifter), optimizer, options)
+
+
+def argument(name: str, kept: dict[str, Any], kind: type) -> Any:
+    """Return an argument of a scheduler: stored under its name, a private one, or for each group.
+
+    Raises:
+        EjectError: if it was not stored.
+    """
+    for kept_as in (name, f"_{name}"):
+        if kept_as in kept:
+            given = kept[kept_as]
+            return sorted(given.elements()) if isinstance(given, Counter) else given
+    if groups := kept.get(f"{name}s"):
+        return groups if any(value != groups[0] for value in groups) else groups[0]
+    raise EjectError(
+        f"a script needs the arguments of a scheduler, and {kind.__name__} of torch does not store "
+        f"{name}; use one of plainfit.training.schedules, or a function step -> factor"
+    )
+
+
+def text_of(value: Any, lifter: Lifter) -> str:
+    """Return an argument as text; it may hold schedulers."""
+    if isinstance(value, LRScheduler):
+        return scheduler_text(value, lifter)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(text_of(item, lifter) for item in value)}]"
+    return expression(value, lifter)
+
+
+def one_cycle(scheduler: OneCycleLR) -> dict[str, Any]:
+    """Return the arguments of a OneCycleLR, which stores them in its groups and phases only."""
+    groups, phases = scheduler.optimizer.param_groups, scheduler._schedule_phases
+    steps, end = scheduler.total_steps, phases[0]["end_step"]
+    first, low, high = (groups[0][name] for name in ("initial_lr", "min_lr", "max_lr"))
+    return {
+        "max_lrs": [group["max_lr"] for group in groups],
+        "total_steps": steps,
+        "epochs": None,
+        "steps_per_epoch": None,
+        "pct_start": number((end + 1) / steps, lambda part: part * steps - 1 == end),
+        "anneal_strategy": scheduler._anneal_func_type,
+        "cycle_momentum": scheduler.cycle_momentum,
+        "base_momentums": [group.get("base_momentum", 0.85) for group in groups],
+        "max_momentums": [group.get("max_momentum", 0.95) for group in groups],
+        "div_factor": number(high / first, lambda factor: high / factor == first),
+        "final_div_factor": number(first / low, lambda factor: first / factor == low),
+        "three_phase": len(phases) == 3,
+    }
+
+
+def number(rough: float, fits: Callable[[float], bool]) -> float:
+    """Return the argument that gave a computed value to the last bit.
+
+    Raises:
+        EjectError: if neither candidate does.
+    """
+    for candidate in (round(rough, 6), rough):
+        if fits(candidate):
+            return candidate
+    raise EjectError(
+        "a script needs the arguments of a scheduler to the last bit, and one of this OneCycleLR "
+        f"can only be told to be about {rough:.6g}; pass a number with fewer digits"
+    )

@@ -1,4 +1,4 @@
-"""A training that happened, in the terms of a script: read from a run folder or from `fit`."""
+"""What a script is made from: read from a run folder, or from a call of `fit`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -13,8 +13,8 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import length
 from plainfit.data.open_data import NAMES
-from plainfit.eject.outcome import Outcome, as_of, outcome_of, weights_hash
-from plainfit.eject.untouched import check_untouched
+from plainfit.eject.lifting import place
+from plainfit.eject.verify import Outcome, as_of, outcome_of, weights_hash
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
 from plainfit.runs.prepare import loss_function, prepare, schedule_of, transformers
@@ -23,24 +23,25 @@ from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.fit_call import FitCall, bit_sums
 from plainfit.training.metrics import accuracy
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 
 @dataclass
 class Recipe:
-    """All that a script is made from."""
+    """A training that happened, as a script needs it."""
 
     name: str
-    """What was trained, on what: the first line of the script."""
+    """The model and its data, for the first line of the script."""
     origin: str
     """Where the training is recorded, for the script's header."""
     command: str
-    """What it was started by."""
+    """The command or function that started it."""
     model: nn.Module
-    """As the training began, or of the same kind."""
+    """In any state; `target`, `seed` and `initial` say how it began."""
     target: Any
-    """The class or function that builds the model; None for one that was given as it is."""
+    """The class or function that builds the model; None for one that was passed to `fit` built."""
     arguments: dict[str, Any]
     seed: int
-    """Of the initial values."""
     opt: Optimizer
     groups: list[dict[str, Any]]
     """The options of each group of parameters, as the training began."""
@@ -50,9 +51,8 @@ class Recipe:
     metrics: list[Any]
     callbacks: list[Any]
     epochs: int
-    """How many the script trains."""
-    steps: int | None
-    """In an epoch."""
+    steps: int
+    """Steps in an epoch."""
     stop: int | None
     """The step after which the training ended, if that was within an epoch."""
     precision: str
@@ -61,36 +61,35 @@ class Recipe:
     fingerprint: dict[str, Any]
     outcome: Outcome
     data: tuple[str, Path] | None = None
-    """Name and folder of a data set that a script can read by itself."""
+    """Name and folder of a dataset that a script can read by itself."""
     first_epoch: int = 0
     """The epoch of the order that the training began with."""
     order_states: dict[str, Tensor] = field(default_factory=dict)
     """The states of the generators that stock loaders began with, by part."""
     schedules: dict[int, Any] = field(default_factory=dict)
-    """From which step on it was trained by which schedule, where a resume changed that."""
+    """The schedules by their first step, where a resume with more epochs changed it."""
     initial: dict[str, Tensor] | None = None
     """The first weights, where a seed does not give them."""
     generator: Tensor | None = None
     """The state of the global generator as the training began, where the seed does not give it."""
     config: RunConfig | None = None
-    """The run's settings, where it was made by the command line or `train`."""
+    """The settings of a run folder; None for a call of `fit`."""
     frozen: list[str] = field(default_factory=list)
     """Parameters that are not trained, though the model is built so that they are."""
     notes: list[str] = field(default_factory=list)
-    """What is left out, for the header."""
+    """Callbacks and metrics that the script leaves out."""
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield why it stops above the lowest rung, for each option that does."""
+        """Yield the options that limit how far down a script can go."""
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
         for name in (name for name, is_used in used.items() if is_used):
-            yield EjectError(f"{name} is PyTorch's own work, and rung data has none of it", "loop")
+            yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
         if self.fingerprint["world_size"] != 1:
             yield EjectError("a script trains in one process, and this training had several")
 
     @property
     def device(self) -> str:
-        """The kind of device that it was trained on."""
         return str(self.fingerprint["device"])
 
 
@@ -98,7 +97,7 @@ def from_folder(folder: Path) -> Recipe:
     """Read a run folder.
 
     Raises:
-        RunError: if it is none, or nothing was trained yet.
+        RunError: if it is no run folder, or the run has not trained yet.
         DataError: if its data has changed.
     """
     run = runs.open_run(folder)
@@ -149,11 +148,11 @@ def from_fit(call: FitCall) -> Recipe:
     """Read what a call of `fit` left.
 
     Raises:
-        EjectError: if the model cannot be built again, or was changed since.
+        EjectError: if the model cannot be built again, or was changed.
     """
     steps, done = length(call.train_dl), len(call.losses)
     if not done:
-        raise EjectError("a script is made of a training that happened, and this one had no step")
+        raise EjectError("a script repeats a training, and this one took no step; train first")
     if call.has_stepped:
         raise EjectError(
             "a script begins with a new optimizer, and this one had taken steps before; make a new "
@@ -162,7 +161,8 @@ def from_fit(call: FitCall) -> Recipe:
     factory = getattr(call.model, "plainfit_factory", None)
     if steps is None:
         raise EjectError(
-            "a script needs to know the steps of an epoch, and the training loader has no length"
+            "a script needs the number of steps in an epoch, and the training loader has none; "
+            "give it a __len__"
         )
     epochs, stop = end_of(done, steps)
     recipe = Recipe(
@@ -196,16 +196,16 @@ def from_fit(call: FitCall) -> Recipe:
 
 
 def end_of(done: int, steps: int) -> tuple[int, int | None]:
-    """Return the epochs of a training of so many steps, and the last one if it is within one."""
+    """Return the number of epochs, and the number of steps if the last epoch is unfinished."""
     whole, rest = divmod(done, steps)
     return (whole + 1, done) if rest else (whole, None)
 
 
 def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
-    """Find out how the script gets to the weights and the generator that the training began with.
+    """Set what gives the weights and the generator that the training began with.
 
     Raises:
-        EjectError: if there is no way.
+        EjectError: if nothing does.
     """
     if recipe.target is None:
         check_untouched(call.model, None)
@@ -230,7 +230,7 @@ def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
         raise EjectError(
             f"the training must begin with the weights that {factory.target} gives after its seed "
             f"{factory.seed}, and it began with others (it was trained or changed before): eject "
-            "the first training, or build the model anew"
+            "the first training, or build the model again"
         )
     if not torch.equal(state, call.generator):
         recipe.generator = call.generator
@@ -239,12 +239,10 @@ def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
 
 
 def untrained(model: nn.Module) -> list[str]:
-    """Return the names of the parameters that get no gradients."""
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
 def resolve_factory(factory: Factory | None) -> Any:
-    """Return the class or function that built a model, if that is known."""
     if factory is None:
         return None
     try:
@@ -257,12 +255,54 @@ def resolve_factory(factory: Factory | None) -> Any:
 
 
 def options_of(opt: Optimizer) -> list[dict[str, Any]]:
-    """Return the options of each group of parameters."""
     return [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
 
 
 def data_folder(config: RunConfig) -> Path:
-    """Return where the IDX files of a run are."""
     from plainfit.data.mnist import cache_folder
 
     return Path(config.data_dir or cache_folder() / config.data).absolute()
+
+
+def check_untouched(model: nn.Module, fresh: nn.Module | None) -> None:
+    """Check that a model has no hooks, patches or layers that its builder does not give it.
+
+    Args:
+        model: the trained model.
+        fresh: the same model, built again; None where nobody knows how.
+
+    Raises:
+        EjectError: with the name of the layer.
+    """
+    own, others = dict(model.named_modules()), dict(fresh.named_modules()) if fresh else {}
+    if fresh is not None and own.keys() != others.keys():
+        name = min(own.keys() ^ others.keys())
+        raise changed(model, f"the layer {name!r} is in one of them only")
+    for name, module in own.items():
+        other = others.get(name)
+        if hasattr(module, "parametrizations") and not hasattr(other, "parametrizations"):
+            raise changed(model, f"{name or 'it'} has parametrizations")
+        if other is not None and type(module) is not type(other):
+            kinds = f"{type(module).__name__}, and was built as {type(other).__name__}"
+            raise changed(model, f"{name or 'it'} is a {kinds}")
+        if "forward" in vars(module) and (other is None or "forward" not in vars(other)):
+            raise changed(model, f"the forward of {name or 'it'} was replaced")
+        for kind in HOOKS:
+            if len(getattr(module, kind)) > (len(getattr(other, kind)) if other else 0):
+                raise changed(model, f"{name or 'it'} has {kind.strip('_').replace('_', ' ')}")
+    check_tensors(model, fresh)
+
+
+def check_tensors(model: nn.Module, fresh: nn.Module | None) -> None:
+    if fresh is None:
+        return
+    shapes = [{n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (model, fresh)]
+    if differing := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
+        raise changed(model, f"{differing[0]} has another shape or type, or is in one only")
+
+
+def changed(model: nn.Module, how: str) -> EjectError:
+    return EjectError(
+        f"{place(type(model))}: a script builds the model as its class does, and this one was "
+        f"changed afterwards: {how}; do it in the class, or in a function given to get_model"
+    )

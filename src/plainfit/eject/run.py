@@ -11,11 +11,19 @@ from pathlib import Path
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, EjectError, MismatchError, unknown_name
-from plainfit.eject.outcome import Outcome, outcome_of
+from plainfit.eject.levels.float64 import in_float64
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.torch_names import LEVELS
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
-from plainfit.eject.rungs import RUNGS, in_float64, lower
 from plainfit.eject.script import Script
-from plainfit.eject.verify import Verdict, compare, compare_in_float64, run_alone
+from plainfit.eject.verify import (
+    Outcome,
+    Verdict,
+    compare,
+    compare_in_float64,
+    outcome_of,
+    run_alone,
+)
 from plainfit.runs.folder import make_folder, read_record, write_whole
 from plainfit.training.fit_call import FitCall
 
@@ -28,44 +36,33 @@ class Ejected:
     """A script that was written."""
 
     recipe: Recipe
-    rung: str
+    level: str
     path: Path
 
 
-def eject_run(
-    folder: Path, path: Path, *, rung: str = "loop", inline: bool = False, force: bool = False
-) -> Ejected:
+def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = False) -> Ejected:
     """Write a run as a plain PyTorch script.
 
     Args:
         folder: of the run.
         path: of the script; tensors that are in no file are written beside it.
-        rung: how far down: one of `RUNGS`.
-        inline: write its definitions for the calls there are: arguments that are always the same
-            are put in, and layers of one expression stand where the model calls them.
-        force: write over files there.
+        level: how far down: one of `LEVELS`.
+        force: overwrite existing files.
 
     Raises:
         EjectError: if the run cannot become such a script.
-        ConfigError: if there is no such rung, or a file is in the way.
+        ConfigError: if there is no such level, or a file exists already.
     """
-    check(path, rung, force)
-    return write(from_folder(folder), path, rung, force, inline=inline)
+    check(path, level, force)
+    return write(from_folder(folder), path, level, force)
 
 
 def eject_fit(
-    call: FitCall,
-    path: Path,
-    *,
-    rung: str,
-    inline: bool,
-    verify: bool,
-    force: bool,
-    echo: Say | None,
+    call: FitCall, path: Path, *, level: str, verify: bool, force: bool, echo: Say | None
 ) -> Path:
     """Write a call of `fit` as a script; see `FitCall.eject`."""
-    check(path, rung, force)
-    ejected = write(from_fit(call), path, rung, force, inline=inline)
+    check(path, level, force)
+    ejected = write(from_fit(call), path, level, force)
     verdict = verified(ejected) if verify else None
     if echo:
         echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
@@ -74,45 +71,45 @@ def eject_fit(
     return path
 
 
-def eject_all(
-    folder: Path, into: Path, *, inline: bool = False, force: bool = False
-) -> tuple[list[Ejected], str]:
-    """Write a run at every rung, and the diffs from each rung to the next.
+def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
+    """Write a run at every level, and the diffs from each level to the next.
 
     Returns:
-        What was written, and why the rungs below it were not, if there are some.
+        The scripts, and the reason why there are none at lower levels, or "".
 
     Raises:
-        EjectError: if the run cannot become a script at all.
-        ConfigError: if a file is in the way.
+        EjectError: if the run cannot become a script at any level.
+        ConfigError: if a file exists already.
     """
     recipe = from_folder(folder)
     make_folder(into)
-    paths = {rung: into / f"{number}_{rung}.py" for number, rung in enumerate(RUNGS, 1)}
-    beside = into / "data.safetensors"  # one for all
+    paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
+    beside = into / "data.safetensors"  # for all levels
     for path in (*paths.values(), beside):
         check(path, "loop", force)
     done: list[Ejected] = []
     reason = ""
-    for rung, path in paths.items():
+    for level, path in paths.items():
         try:
-            done.append(write(fresh(recipe), path, rung, True, beside=beside, inline=inline))
+            done.append(write(fresh(recipe), path, level, True, beside=beside))
         except EjectError as error:
             if not done:
                 raise
-            reason = f"no rung {rung}: {error}"
+            reason = f"no level {level}: {error}"
             break
     for before, after in pairwise(done):
-        write_diff(before.path, after.path, into / f"{before.rung}_to_{after.rung}.diff")
+        write_diff(before.path, after.path, into / f"{before.level}_to_{after.level}.diff")
     return done, reason
 
 
 def write_diff(before: Path, after: Path, path: Path) -> None:
-    """Write what changes from one script to another."""
     old, new = (item.read_text(encoding="utf-8").splitlines() for item in (before, after))
     lines = difflib.unified_diff(old, new, before.name, after.name, lineterm="")
-    text = "\n".join([*lines, ""])
-    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
+    write_text(path, "\n".join([*lines, ""]))
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def fresh(recipe: Recipe) -> Recipe:
@@ -120,56 +117,53 @@ def fresh(recipe: Recipe) -> Recipe:
     return replace(recipe, notes=[])
 
 
-def check(path: Path, rung: str, force: bool) -> None:
-    """Check what was asked before anything is read.
+def check(path: Path, level: str, force: bool) -> None:
+    """Check the level and the path before anything is read.
 
     Raises:
-        ConfigError: if there is no such rung, or a file is in the way.
+        ConfigError: if there is no such level, or a script cannot be at the path.
     """
-    if rung not in RUNGS:
-        raise ConfigError(unknown_name("rung", rung, RUNGS))
+    if level not in LEVELS:
+        raise ConfigError(unknown_name("level", level, LEVELS))
     if path.is_dir():
         raise ConfigError(
-            f"a script is a file, and {path} is a folder; add a name, such as train.py"
+            f"a script must be a file, and {path} is a folder; add a name, such as train.py"
         )
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already; --force writes over it")
+    check_free(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
             f"a script must not hide a module that it may import, and {path.name} hides "
             f"{path.stem}; choose another name, such as train.py"
         )
     if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} must be there; make it first")
+        raise ConfigError(f"the folder {path.parent} must exist; create it first")
+
+
+def check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise ConfigError(f"must be set to overwrite {path}, which exists", "force")
 
 
 def write(
-    recipe: Recipe,
-    path: Path,
-    rung: str,
-    force: bool,
-    *,
-    beside: Path | None = None,
-    inline: bool = False,
+    recipe: Recipe, path: Path, level: str, force: bool, *, beside: Path | None = None
 ) -> Ejected:
-    """Write the script of a recipe, and the tensors that it reads beside it."""
+    """Write the script of a recipe, and the tensors that it loads beside it."""
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
-    script = Script(recipe, rung, beside.name)
-    whole = script.text()
-    check_rung(script.limits, rung)
-    text = lower(whole, rung, inline=inline)
+    script = Script(recipe, level, beside.name)
+    text = script.text()
+    check_level(script.limits, level)
+    text = lower(text, level)
     if tensors := script.beside():
         from safetensors.torch import save_file
 
-        if beside.exists() and not force:
-            raise ConfigError(f"{beside} is there already; --force writes over it")
-        write_whole(beside, lambda scratch: save_file(unshared(tensors), scratch))
-    write_whole(path, lambda scratch: scratch.write_text(text, encoding="utf-8"))
-    return Ejected(recipe, rung, path)
+        check_free(beside, force)
+        write_whole(beside, lambda temporary: save_file(unshared(tensors), temporary))
+    write_text(path, text)
+    return Ejected(recipe, level, path)
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as a safetensors file takes them: contiguous, each in memory of its own."""
+    """Return contiguous tensors that share no memory, as safetensors needs them."""
     held: set[int] = set()
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -179,56 +173,53 @@ def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def check_rung(limits: list[EjectError], rung: str) -> None:
-    """Check that a rung has all that the training used.
+def check_level(limits: list[EjectError], level: str) -> None:
+    """Raise the limit that stops at the highest level, if that is above `level`.
 
     Args:
-        limits: of what it used, each with the lowest rung that has it.
-        rung: one of `RUNGS`.
-
-    Raises:
-        EjectError: the one that stops at the highest rung, if that is above this one.
+        limits: the parts of the training that some level lacks, each with the lowest that has it.
+        level: one of `LEVELS`.
     """
-    depth = {limit: RUNGS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
+    depth = {limit: LEVELS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
     first = min(limits, key=lambda limit: depth[limit], default=None)
-    if first and RUNGS.index(rung) > depth[first]:
+    if first and LEVELS.index(level) > depth[first]:
         raise first
 
 
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
-    """Run a script by itself, and compare every step's loss and the weights with the run.
+    """Run a script in a process of its own; compare every step's loss and the weights with the run.
 
-    Where this machine's bits are others than the recorded ones, a fresh run is compared instead.
+    On a machine with another fingerprint than the recorded one, the run is trained again first.
     """
-    recipe, rung = ejected.recipe, ejected.rung
-    if rung == "math":
+    recipe, level = ejected.recipe, ejected.level
+    if level == "math":
         return verified_in_float64(ejected)
     given = run_alone(ejected.path, recipe.fingerprint, steps)
     changed = given.differs_from(recipe.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
-    verdict = compare(given, outcome, rung, steps, recipe.steps)
+    verdict = compare(given, outcome, level, steps, recipe.steps)
     if changed:
-        note = f"this machine gives other bits ({changed}), so a fresh run was compared: "
+        note = f"this machine gives other bits ({changed}), so a new run was compared: "
         return Verdict(verdict.holds, note + verdict.text)
     return verdict
 
 
 def verified_in_float64(ejected: Ejected) -> Verdict:
-    """Compare the script with that of rung data, both in double precision."""
+    """Compare the script with that of level data, both in float64."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(fresh(ejected.recipe), Path(folder) / "upper.py", "data", force=True).path
-        upper.write_text(in_float64(upper.read_text(encoding="utf-8")), encoding="utf-8")
+        write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
         pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 
 
 def run_again(recipe: Recipe, changed: str) -> Outcome:
-    """Train with the recorded settings on this machine, and return what that gives."""
+    """Train again with the recorded settings on this machine."""
     if recipe.config is None or recipe.stop is not None:
         raise EjectError(
-            f"a script is compared under the fingerprint of its training, and this machine has "
-            f"another ({changed}); train again here and eject that"
+            "a script must be compared under the fingerprint of its training, and this machine "
+            f"has another ({changed}); train again here and eject that"
         )
     from plainfit.runs.train import train
 

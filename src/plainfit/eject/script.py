@@ -1,17 +1,19 @@
 """A whole script, from its sections."""
 
+import dis
 import inspect
-import textwrap
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
-from plainfit.eject.layout import wrapped
-from plainfit.eject.lifting import Lifter
+from plainfit.eject.layout import docstring, literal, spaced, wrapped
+from plainfit.eject.lifting import Lifter, module_names
+from plainfit.eject.loop import NEEDS, LoopText
 from plainfit.eject.optimizer import OptimizerText
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.training import Training
 from plainfit.eject.values import call, constructor, expression, named
 
 PROMISES = {
@@ -19,29 +21,29 @@ PROMISES = {
     "math": "the same mathematics, rounded otherwise: in float64, losses within 1e-12",
 }
 FIRST = "first."  # before the names of first weights in the file beside a script
-# Names that the loop of a script uses: a definition of the user's must not have one.
-TAKEN = {
-    "BATCH_SIZE", "EPOCHS", "SEED", "averaged", "best", "best_loss", "epoch", "generator", "loss",
-    "losses", "model", "opt", "order", "rows", "samples", "schedule", "sizes", "started", "state",
-    "step", "train_loss", "trained", "xb", "yb", "validate", "x_train", "y_train", "x_valid",
-    "y_valid",
-}  # fmt: skip
+SAVE = 'save_model(model, "model.safetensors")'
+# How a script sets what the bits depend on, with torch's default, by the name in the fingerprint.
+MACHINE = {
+    "threads": (None, "torch.set_num_threads({})  # the bits depend on it"),
+    "default_dtype": ("torch.float32", "torch.set_default_dtype({})"),
+    "deterministic_algorithms": (False, "torch.use_deterministic_algorithms({})"),
+    "float32_matmul_precision": ("highest", "torch.set_float32_matmul_precision({})"),
+    "cudnn_benchmark": (False, "torch.backends.cudnn.benchmark = {}"),
+    "cudnn_allow_tf32": (True, "torch.backends.cudnn.allow_tf32 = {}"),
+}
 
 
 class Script:
-    """A script at rung `loop` or `data`."""
+    """A script at level `loop` or `data`."""
 
-    def __init__(self, recipe: Recipe, rung: str, data: str) -> None:
+    def __init__(self, recipe: Recipe, level: str, data: str) -> None:
         self.recipe = recipe
         self.data_name = data
         self.lifter = Lifter()
-        for statement in ("import torch", "from torch import nn"):
-            self.lifter.imports.add(statement)
-        self.lifter.imports.add("from safetensors.torch import save_model")
-        self.data = DataText(recipe, self.lifter, rung)
-        self.rung = rung
+        self.data = DataText(recipe, self.lifter, level)
+        self.level = level
         self.limits: list[EjectError] = []
-        """Why there is no script at lower rungs, each with the lowest that there is."""
+        """Why there is no script at lower levels, each with the lowest that there is."""
 
     def text(self) -> str:
         """Return the script: its sections in the order in which each needs the ones before."""
@@ -53,81 +55,55 @@ class Script:
         optimizer = OptimizerText(self.recipe, self.lifter)
         model = [*self.model(), *optimizer.lines()]
         to_build = self.lifted(to_read)
-        training = Training(self.recipe, self.data, self.lifter)
+        training = LoopText(self.recipe, self.data, self.lifter)
         for part in (self.recipe, self.data, optimizer, training):
             self.limits += part.limits()
-        validation = training.validation()
-        loop = [*training.before(), *training.loop(), *training.after()]
+        validation, loop = training.validation(), training.lines()
+        settings = training.settings(optimizer)
+        ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
+        self.take_needed("\n".join(line for block in ours for line in block))
         to_train = self.lifted(to_read, to_build)
-        self.check_names()
-        settings = [
-            f"SEED = {self.recipe.seed}",
-            f"EPOCHS = {self.recipe.epochs}",
-            f"BATCH_SIZE = {self.data.train.batch_size}",
-            *optimizer.settings(),
-            *training.settings(),
-            *self.more_settings("\n".join(loop)),
-            *self.data.settings(),
-        ]
+        settings, machine, reading, validation, model, loop = map(all_wrapped, ours)
         blocks = [
             settings,
-            self.machine(),
+            machine,
             *map(str.splitlines, to_read.values()),
             reading,
-            *map(str.splitlines, to_build.values()),
-            *map(str.splitlines, to_train.values()),
+            *map(str.splitlines, [*to_build.values(), *to_train.values()]),
             validation,
             model,
-            [*loop, "", 'save_model(model, "model.safetensors")'],
-        ]  # fmt: skip
-        lines = [*self.heading(), "", *self.lifter.imports.lines(), "", *spaced(blocks)]
-        return "\n".join(row for line in lines for row in wrapped(line)) + "\n"
+            loop,
+        ]
+        imports = all_wrapped(self.lifter.imports.lines())
+        return "\n".join([*self.header(), "", *imports, "", *spaced(blocks), ""])
 
     def lifted(self, *before: dict[str, str]) -> dict[str, str]:
-        """Return the definitions that came since some others."""
         known = {name for group in before for name in group}
         return {name: text for name, text in self.lifter.definitions.items() if name not in known}
 
-    def more_settings(self, loop: str) -> list[str]:
-        """Return the constants that only some scripts have."""
-        lines = []
-        if "STEPS" in loop:
-            lines.append(f"STEPS = {self.recipe.steps}  # in an epoch")
-        if "ORDER_SEED" in loop:
-            lines.append(f"ORDER_SEED = {self.data.train.seed}  # of the order of samples")
-        if self.recipe.device != "cpu":
-            lines.append(f'DEVICE = "{self.recipe.device}"')
-        return lines
-
     def machine(self) -> list[str]:
-        """Return the lines that set what the bits depend on, where it is not torch's default."""
-        on = self.recipe.fingerprint
-        lines = [f"torch.set_num_threads({on['threads']})  # the bits depend on it"]
-        if on["default_dtype"] != "torch.float32":
-            lines.append(f"torch.set_default_dtype({on['default_dtype']})")
-        if on["deterministic_algorithms"]:
-            lines.append("torch.use_deterministic_algorithms(True)")
-        if on["float32_matmul_precision"] != "highest":
-            lines.append(f'torch.set_float32_matmul_precision("{on["float32_matmul_precision"]}")')
+        """Return the statements that set what the bits depend on, where it is not the default."""
+        lines = []
+        for name, (default, statement) in MACHINE.items():
+            value: Any = self.recipe.fingerprint.get(name, default)
+            if value != default:
+                is_dtype = name == "default_dtype"
+                lines.append(statement.format(dtype_text(value) if is_dtype else literal(value)))
         return lines
 
-    def heading(self) -> list[str]:
-        """Return the script's docstring."""
+    def header(self) -> list[str]:
         recipe, on = self.recipe, self.recipe.fingerprint
         threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
-        promise = PROMISES.get(self.rung, "the same losses and weights, bit for bit")
+        promise = PROMISES.get(self.level, "the same losses and weights, bit for bit")
         text = (
-            f"{recipe.origin} (`{recipe.command}`) in plain PyTorch, at rung {self.rung} of "
+            f"{recipe.origin} (`{recipe.command}`) in plain PyTorch, at level {self.level} of "
             f"`plainfit eject`. On torch {on['torch']} ({on['device']}, {on['cpu_capability']}, "
             f"{threads}) it gives {promise}"
         )
-        if recipe.outcome.sha256 and self.rung != "math":
+        if recipe.outcome.sha256 and self.level != "math":
             text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
-        text += "."
-        if recipe.notes:
-            text += f" Left out, as they only look: {', '.join(recipe.notes)}."
-        wrap = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
-        return [f'"""Train {recipe.name}.', "", *wrap, '"""']
+        notes = f" Left out, as they only observe: {', '.join(recipe.notes)}." * bool(recipe.notes)
+        return docstring(f"Train {recipe.name}.", f"{text}.{notes}")
 
     def model(self) -> list[str]:
         """Return the lines that build the model as it was when the training began."""
@@ -137,9 +113,10 @@ class Script:
             kinds = {str(p.dtype) for p in recipe.model.parameters()} - {"torch.float32"}
             made += "".join(f".to({kind})" for kind in kinds)  # one at most, else it is refused
         else:
-            order = list(inspect.signature(recipe.target).parameters)
-            given = sorted(recipe.arguments.items(), key=lambda item: order.index(item[0]))
-            arguments = {name: expression(value, lifter) for name, value in given}
+            order = [*inspect.signature(recipe.target).parameters]
+            given = {name: recipe.arguments[name] for name in order if name in recipe.arguments}
+            given |= recipe.arguments  # those that the target takes as **kwargs come last
+            arguments = {name: expression(value, lifter) for name, value in given.items()}
             made = call(named(recipe.target, lifter), [], arguments)
         moved = "" if recipe.device == "cpu" else ".to(DEVICE)"
         layout = ".to(memory_format=torch.channels_last)" if recipe.channels_last else ""
@@ -149,7 +126,7 @@ class Script:
             taken = f'{{k.removeprefix("{FIRST}"): v for k, v in data.items() if "{FIRST}" in k}}'
             lines.append(f"model.load_state_dict({taken})")
         for name in recipe.frozen:
-            lines.append(f'model.get_parameter("{name}").requires_grad_(False)')
+            lines.append(f"model.get_parameter({literal(name)}).requires_grad_(False)")
         if recipe.generator is not None:
             lines.append('torch.set_rng_state(data["generator"])')
         return lines
@@ -161,13 +138,21 @@ class Script:
         state = {} if generator is None else {"generator": generator}
         return {**self.data.tensors, **first, **state}
 
-    def check_names(self) -> None:
-        """Check that no definition has a name of the loop's.
+    def take_needed(self, text: str) -> None:
+        """Make what our own text names part of the script, and check what it assigns to.
 
         Raises:
-            EjectError: if one does.
+            EjectError: if it assigns to the name of a definition that is the user's.
         """
-        for name in TAKEN & self.lifter.definitions.keys():
+        code = compile(text, "script", "exec")
+        for name in sorted(module_names(code) & NEEDS.keys()):
+            need = NEEDS[name]
+            if isinstance(need, str):
+                self.lifter.imports.add(need)
+            else:
+                self.lifter.lift(need)
+        assigned = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}
+        for name in sorted(assigned & self.lifter.definitions.keys()):
             home = self.lifter.homes[name]
             if not home.startswith("plainfit."):
                 raise EjectError(
@@ -175,18 +160,16 @@ class Script:
                 )
 
 
-def spaced(blocks: list[list[str]]) -> list[str]:
-    """Return the lines of the blocks with blank lines between them, as ruff has them."""
-    lines: list[str] = []
-    previous_defines = False
-    for block in (block for block in blocks if block):
-        defines = block[0].startswith(("def ", "class ", "@", "#")) and any(
-            line.startswith(("def ", "class ")) for line in block
-        )
-        if lines:
-            lines += [""] * (2 if defines or previous_defines else 1)
-        lines += block
-        previous_defines = any(line.startswith(("def ", "class ")) for line in block) and block[
-            -1
-        ].startswith(" ")
-    return lines
+def all_wrapped(lines: list[str]) -> list[str]:
+    return [row for line in lines for row in wrapped(line)]
+
+
+def dtype_text(name: str) -> str:
+    """Return the name of a dtype as source.
+
+    Raises:
+        EjectError: if torch has no such dtype.
+    """
+    if not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
+        raise EjectError(f"the default dtype of a run must be one of torch, got {name!r}")
+    return name

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from keyword import iskeyword
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -9,10 +10,10 @@ import torch
 from torch import Tensor, nn, optim
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.lifting import Lifter, is_literal
-from plainfit.eject.sources import place
+from plainfit.eject.layout import is_literal, literal
+from plainfit.eject.lifting import Lifter, place
 
-# Modules that a script names as everybody does, the nearest home of a name first.
+# Modules with a usual short name, the most specific first.
 USUAL = (
     (torch.nn.functional, "F", "import torch.nn.functional as F"),
     (nn, "nn", "from torch import nn"),
@@ -22,13 +23,13 @@ USUAL = (
 
 
 def expression(value: Any, lifter: Lifter) -> str:
-    """Return an expression that gives the value, and have what it needs in the script.
+    """Return an expression for a value, and make what it names part of the script.
 
     Raises:
-        EjectError: if there is none.
+        EjectError: if the value cannot be written down.
     """
     if is_literal(value):
-        return repr(value).replace("'", '"') if isinstance(value, str) else repr(value)
+        return literal(value)
     if isinstance(value, torch.dtype | range):
         return repr(value)
     if isinstance(value, Tensor):
@@ -47,27 +48,29 @@ def expression(value: Any, lifter: Lifter) -> str:
 
 
 def named(value: Any, lifter: Lifter) -> str:
-    """Return the name of a class or function."""
     name = getattr(value, "__name__", "")
     for module, short, statement in USUAL:
         if getattr(module, name, None) is value:
             lifter.imports.add(statement)
             return f"{short}.{name}"
     if getattr(value, "__module__", None) is None:
-        raise EjectError(f"a script cannot name {value!r}, which says no module that it is from")
+        raise EjectError(
+            f"a script needs functions and classes that know their module, and {value!r} has no "
+            "__module__; wrap it in a function of your own"
+        )
     return lifter.lift(value)
 
 
 def constructor(value: Any, lifter: Lifter) -> str:
-    """Return the call that makes an object like this one, from what it keeps of its arguments.
+    """Return the call that makes an object like this one, from the arguments that it stores.
 
     Raises:
-        EjectError: if it does not keep them.
+        EjectError: if it does not store them.
     """
     kind = type(value)
     if isinstance(value, nn.Sequential) and kind is nn.Sequential:
         return call(named(kind, lifter), [expression(part, lifter) for part in value], {})
-    if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # take any, and keep none
+    if kind.__init__ is nn.Module.__init__ or kind is nn.Identity:  # they ignore their arguments
         return f"{named(kind, lifter)}()"
     positional, keywords = [], {}
     if isinstance(kind.__new__, BuiltinFunctionType) and kind.__new__ is not object.__new__:
@@ -99,12 +102,16 @@ def constructor(value: Any, lifter: Lifter) -> str:
 
 
 def same(value: Any, default: Any) -> bool:
-    """Return whether an argument need not be written: a pair of one number is that number."""
+    """Return whether an argument is the default; torch stores `(3, 3)` where 3 was passed."""
     if isinstance(value, tuple) and not isinstance(default, tuple):
         return all(part == default for part in value)
     return type(value) is type(default) and bool(value == default)
 
 
 def call(function: str, positional: list[str], keywords: dict[str, str]) -> str:
-    """Return a call as text."""
-    return f"{function}({', '.join([*positional, *(f'{k}={v}' for k, v in keywords.items())])})"
+    """Return a call; keywords that are no identifiers, which `**kwargs` may have, as a dict."""
+    is_name = {name: name.isidentifier() and not iskeyword(name) for name in keywords}
+    arguments = [*positional, *(f"{k}={v}" for k, v in keywords.items() if is_name[k])]
+    if others := [f"{literal(k)}: {v}" for k, v in keywords.items() if not is_name[k]]:
+        arguments.append(f"**{{{', '.join(others)}}}")
+    return f"{function}({', '.join(arguments)})"

@@ -1,65 +1,139 @@
-"""Running a script, and comparing what it gives with the training that it was made from."""
+"""What a training gave, what its script gives when it runs alone, and the comparison of the two."""
 
+import copy
+import hashlib
+import inspect
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES
-from plainfit.common.errors import EjectError
+from plainfit.common.errors import EjectError, RunError
 from plainfit.eject import alone
-from plainfit.eject.outcome import Outcome
+from plainfit.models.weights import save_weights
+from plainfit.runs import folder as runs
+from plainfit.training.checkpoints import newest
 
-MOST_ULP = 2  # of a loss at rung tensors: its mean is in the order of the CPU's kernel
-MOST_APART = 1e-12  # relative, in float64, at rung math
+MOST_ULP = 2  # of a loss at level tensors: its mean is in the order of the CPU's kernel
+MOST_APART = 1e-12  # relative, in float64, at level math
+
+
+@dataclass
+class Outcome:
+    """The losses and weights of a training or of a script, to compare bit by bit."""
+
+    losses: list[float]
+    weights: dict[str, Tensor]
+    sha256: str = ""
+    """Of the weights as a safetensors file; empty where there is none."""
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+    """Of the process that a script ran in."""
+
+    def differs_from(self, recorded: dict[str, Any]) -> str:
+        """Return what differs from a recorded fingerprint; empty if nothing does."""
+        return "; ".join(
+            f"{name} was {recorded[name]}, is {value}"
+            for name, value in self.fingerprint.items()
+            if name in recorded and recorded[name] != value  # an older run has fewer facts
+        )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     holds: bool
     text: str
 
 
-@dataclass(frozen=True)
-class Given:
-    """What a script gave, and on what."""
+def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
+    """Return what a run gave: at its end, or at its newest checkpoint if it did not get there.
 
-    losses: list[float]
-    weights: dict[str, Tensor]
-    torch: str
-    cpu_capability: str
+    Raises:
+        RunError: if it has neither weights nor a checkpoint.
+    """
+    from safetensors.torch import load_file
 
-    def differs_from(self, fingerprint: dict[str, Any]) -> str:
-        """Say what this machine has otherwise than a recorded one; nothing, if it is equal."""
-        mine = {"torch": self.torch, "cpu_capability": self.cpu_capability}
-        return "; ".join(
-            f"{name} was {fingerprint[name]}, is {value}"
-            for name, value in mine.items()
-            if fingerprint[name] != value
+    path = folder / runs.WEIGHTS
+    losses = [step.loss for step in runs.open_run(folder).steps]
+    if path.exists() and record.get("steps", len(losses)) == len(losses):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return Outcome(losses, load_file(path), digest)
+    found = newest(folder / runs.CHECKPOINTS, lambda text: None)
+    if found is None:
+        raise RunError(
+            f"a script repeats a training, and {folder} has neither weights nor a checkpoint; "
+            f"continue it: plainfit resume {folder}"
         )
+    state = found[1]
+    weights = averaged(state) or {
+        name: value for name, value in state["model"].items() if isinstance(value, Tensor)
+    }
+    return Outcome(state["history"]["step_losses"].tolist(), weights)
 
 
-def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Given:
+def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
+    """Return an outcome with the tensors that a weights file has: tied weights once, for example.
+
+    Raises:
+        EjectError: if the weights are not those of such a model.
+    """
+    from safetensors.torch import load_file
+
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    wrong = [name for name, tensor in outcome.weights.items() if own.get(name) != tensor.shape]
+    if outcome.sha256:
+        if wrong:
+            raise EjectError(
+                f"{target} must build the model that was trained, and {wrong[0]} has another shape "
+                "in it or is gone: restore its source"
+            )
+        return outcome
+    same = copy.deepcopy(model)
+    same.load_state_dict({name: outcome.weights[name] for name in own})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / runs.WEIGHTS
+        save_weights(path, same)
+        return Outcome(outcome.losses, load_file(path))
+
+
+def averaged(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged weights in a checkpoint; empty if there are none."""
+    for name, part in state["callbacks"]:
+        if name == "Averaging" and int(part.get("n_averaged", 0)):
+            prefix = "module."
+            return {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
+    return {}
+
+
+def weights_hash(model: nn.Module) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / runs.WEIGHTS
+        save_weights(path, model)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Outcome:
     """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported.
 
     Args:
         script: its path.
         fingerprint: of the recorded training; its variables are set.
-        steps: stop after so many.
+        steps: stop after this many.
 
     Raises:
-        EjectError: if it fails.
+        EjectError: if the script fails.
     """
     from safetensors.torch import load_file
 
@@ -67,10 +141,9 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
     environment |= fingerprint["isa_variables"]
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
-        program = Path(alone.__file__).read_text(encoding="utf-8")
         arguments = [str(script.resolve()), str(report), str(steps or 0)]
         done = subprocess.run(
-            [sys.executable, "-c", program, *arguments],
+            [sys.executable, "-c", program(), *arguments],
             capture_output=True, text=True, cwd=folder, env=environment, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -78,19 +151,35 @@ def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = Non
             raise EjectError(f"{script} must run by itself, and failed: {last}")
         found = json.loads(report.read_text())
         tensors = load_file(weights) if weights.exists() else {}
-    return Given(found["losses"], tensors, found["torch"], found["cpu_capability"])
+    return Outcome(found["losses"], tensors, fingerprint=found["fingerprint"])
+
+
+def program() -> str:
+    """Return the program that runs a script: `alone`, and the function it takes from `devices`."""
+    facts = inspect.getsource(devices.fingerprint)
+    own = Path(alone.__file__).read_text(encoding="utf-8")
+    imports = "import os\nfrom typing import Any\n\nimport torch"
+    return f"{imports}\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
 
 
 def compare(
-    script: Given, run: Outcome, rung: str, steps: int | None, per_epoch: int | None
+    script: Outcome, run: Outcome, level: str, steps: int | None, per_epoch: int | None
 ) -> Verdict:
-    """Compare a script's losses and weights with those of the training, as its rung promises."""
+    """Compare a script with the training, as its level promises.
+
+    Args:
+        script: what the script gave.
+        run: what the training gave.
+        level: of the script.
+        steps: compare the losses of this many steps only.
+        per_epoch: steps in an epoch, to name the epoch of a difference.
+    """
     losses = run.losses[:steps]
     if len(script.losses) != len(losses):
         return Verdict(
             False, f"the run took {len(losses)} steps, and the script {len(script.losses)}"
         )
-    near = at_most_ulp(MOST_ULP) if rung == "tensors" else equal
+    near = at_most_ulp(MOST_ULP) if level == "tensors" else equal
     for step, (ours, theirs) in enumerate(zip(script.losses, losses, strict=True)):
         if not near(ours, theirs):
             where = f" (epoch {step // per_epoch})" if per_epoch else ""
@@ -111,7 +200,7 @@ def compare(
 
 
 def first_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    """Name the first tensor that differs; nothing, if all are equal."""
+    """Return which tensor differs first; empty if all are equal."""
     if missing := theirs.keys() ^ ours.keys():
         return f"{min(missing)} is in one of them only"
     for name, tensor in theirs.items():
@@ -130,7 +219,7 @@ def equal(a: float, b: float) -> bool:
 
 
 def at_most_ulp(count: int) -> Callable[[float, float], bool]:
-    """Return a comparison of float32 values that may be so many units in the last place apart."""
+    """Return a comparison of float32 values that may be `count` units in the last place apart."""
 
     def near(a: float, b: float) -> bool:
         unit = float(np.spacing(np.float32(max(abs(a), abs(b)))))
@@ -139,14 +228,14 @@ def at_most_ulp(count: int) -> Callable[[float, float], bool]:
     return near
 
 
-def compare_in_float64(upper: Given, lower: Given) -> Verdict:
-    """Compare two scripts that ran in double precision, whose kernels round differently."""
+def compare_in_float64(upper: Outcome, lower: Outcome) -> Verdict:
+    """Compare the losses of two scripts that ran in double precision."""
     apart = max(
         (abs(a - b) / max(abs(a), 1e-300) for a, b in zip(upper.losses, lower.losses, strict=True)),
         default=0.0,
     )
     return Verdict(
         apart <= MOST_APART,
-        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of rung data "
+        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of level data "
         f"(at most {MOST_APART:g} is promised)",
     )

@@ -75,8 +75,7 @@ class FitCall:
         self,
         path: str | Path = "train.py",
         *,
-        rung: str = "loop",
-        inline: bool = False,
+        level: str = "loop",
         verify: bool = False,
         force: bool = False,
         echo: Callable[[str], None] | None = print,
@@ -85,18 +84,22 @@ class FitCall:
 
         Args:
             path: of the script.
-            rung: how far down: `loop`, `data`, `optim`, `layers`, `tensors` or `math`.
-            inline: write its definitions for the calls there are, layers where they are used.
-            verify: run it, and compare every step's loss and the weights with this training.
-            force: write over a file there.
-            echo: is told what was found; None for silence.
+            level: how far down: `loop`, `data`, `optim`, `layers`, `tensors` or `math`.
+            verify: run the script, and compare its losses and weights with this training.
+            force: overwrite an existing file.
+            echo: called with the result; None prints nothing.
+
+        Returns:
+            The path of the script.
 
         Raises:
-            EjectError: if that cannot be done, or the script gives something else.
+            EjectError: if this training cannot become such a script, or, with `verify`, if the
+                script gives other losses or weights.
+            ConfigError: if there is no such level, or a file exists already.
         """
-        # Looked up by name: what this layer is part of does not depend on the one above.
+        # Imported by name: the rooms of `training` must not depend on `eject`, which is above.
         written: Path = import_module("plainfit.eject").eject_fit(
-            self, Path(path), rung=rung, inline=inline, verify=verify, force=force, echo=echo
+            self, Path(path), level=level, verify=verify, force=force, echo=echo
         )
         return written
 

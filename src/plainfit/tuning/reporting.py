@@ -27,6 +27,8 @@ class Report(Callback):
         changed: called after each epoch.
     """
 
+    observer = True
+
     def __init__(
         self,
         monitor: str,

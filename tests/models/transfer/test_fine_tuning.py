@@ -101,18 +101,18 @@ OPTIONS = {"gradual": True, "weight_decay": 0.01, "average": 0.9}
 
 
 @pytest.mark.parametrize(
-    ("rung", "options"),
+    ("level", "options"),
     [
         ("loop", OPTIONS),
         ("layers", OPTIONS),
         pytest.param("data", OPTIONS, marks=pytest.mark.soak),
-        *(pytest.param(rung, {}, marks=pytest.mark.soak) for rung in ("loop", "data", "layers")),
+        *(pytest.param(level, {}, marks=pytest.mark.soak) for level in ("loop", "data", "layers")),
     ],
 )
-def test_an_ejected_fine_tuning_gives_the_same_bits(source, tmp_path, rung, options):
+def test_an_ejected_fine_tuning_gives_the_same_bits(source, tmp_path, level, options):
     out = tmp_path / "run"
     result = train(RunConfig(source=str(source), epochs=3, out=out, **options), echo=None)
-    ejected = eject_run(out, tmp_path / "script.py", rung=rung)
+    ejected = eject_run(out, tmp_path / "script.py", level=level)
     losses, weights = run_here(ejected.path)
     assert losses == list(result.history.step_losses)
     assert not differing(weights, load_file(out / "model.safetensors"))
@@ -121,9 +121,9 @@ def test_an_ejected_fine_tuning_gives_the_same_bits(source, tmp_path, rung, opti
 def test_frozen_layers_need_the_modules_of_torch(source, tmp_path):
     train(RunConfig(source=str(source), epochs=1, out=tmp_path / "run"), echo=None)
     with pytest.raises(
-        EjectError, match=r"frozen layers need torch\.nn.*rung tensors.*works is layers"
+        EjectError, match=r"frozen layers need torch\.nn.*level tensors.*works is layers"
     ):
-        eject_run(tmp_path / "run", tmp_path / "script.py", rung="tensors")
+        eject_run(tmp_path / "run", tmp_path / "script.py", level="tensors")
     assert not (tmp_path / "script.py").exists()
 
 
@@ -157,7 +157,7 @@ def test_what_fine_tune_did_from_python_is_ejected(source, tmp_path, from_run, o
     model, history = fine_tune(
         source if from_run else built, *dls, 2, classes=10, echo=None, **options
     )
-    script = history.run.eject(tmp_path / "script.py", rung="data", echo=None)
+    script = history.run.eject(tmp_path / "script.py", level="data", echo=None)
     losses, weights = run_here(script)
     assert losses == history.step_losses
     assert not differing(weights, model.state_dict())
@@ -168,7 +168,7 @@ def test_the_script_of_a_fine_tuning_verifies_itself(source, tmp_path):
     splits, said = pf.open_data("digits"), []
     dls = pf.get_data(splits.train, splits.valid, 64)
     _, history = fine_tune(source, *dls, 2, classes=10, echo=None)
-    history.run.eject(tmp_path / "s.py", rung="data", verify=True, echo=said.append)
+    history.run.eject(tmp_path / "s.py", level="data", verify=True, echo=said.append)
     assert "40 losses are equal and 32 tensors are equal, bit for bit" in said[-1]
 
 

@@ -17,9 +17,11 @@ def in_groups(params, options):
     return [{**options, **group, "params": [*group["params"]]} for group in groups]
 
 
-def in_one_group(params, options):
-    """Return parameters as a single group, where a script has no more."""
-    return [{"params": list(params), **options}]
+def check_options(options):
+    """Raise an error for an option that must not be negative."""
+    for name in ("lr", "momentum", "weight_decay", "eps"):
+        if not options.get(name, 0) >= 0:
+            raise ValueError(f"{name} must be at least 0, got {options[name]}")
 
 
 class Optimizer:
@@ -27,9 +29,7 @@ class Optimizer:
 
     def __init__(self, params, **options):
         self.param_groups = in_groups(params, options)
-        for name in ("lr", "momentum", "weight_decay", "eps"):
-            if not options.get(name, 0) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {options[name]}")
+        check_options(options)
         self.state = {}
 
     @torch.no_grad()

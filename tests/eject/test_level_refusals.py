@@ -1,11 +1,13 @@
-"""`lower` refuses what it cannot write out: the line, what, and the lowest rung that works."""
+"""`lower` refuses what it cannot write out: the line, what, and the lowest level that works."""
 
 import pytest
 
 from eject.running import assert_same
 from eject.scripts import PERCEPTRON, VECTORS, script, sequential
 from plainfit.common.errors import ConfigError, EjectError
-from plainfit.eject.rungs import RUNGS, lower
+from plainfit.eject.levels.lower import lower
+from plainfit.eject.levels.refusals import check
+from plainfit.eject.levels.torch_names import LEVELS
 
 SGD = "optim.SGD(model.parameters(), lr=0.1)"
 
@@ -56,36 +58,34 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_names_the_line_and_the_lowest_rung(name):
+def test_a_refusal_names_the_line_and_the_lowest_level(name):
     text, what, lowest = REFUSED[name]
-    for rung in RUNGS[RUNGS.index(lowest) + 1 :]:
-        if rung == "data":
-            continue
+    for level in {LEVELS[max(2, LEVELS.index(lowest) + 1)], "math"}:
         with pytest.raises(EjectError) as caught:
-            lower(text, rung)
+            lower(text, level)
         message = str(caught.value)
         assert what in message
-        assert message.endswith(f"the lowest rung that works for this script is {lowest!r}")
+        assert message.endswith(f"the lowest level that works for this script is {lowest!r}")
         line = int(message.split(":")[0].removeprefix("line "))
         word = what.replace("method ", "").replace("option ", "").split(" of ")[0].strip("`")
         assert word in text.splitlines()[line - 1]
-    lower(text, lowest)
+    check(text, lowest)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu", "f-gelu", "pool", "reduction"])
-def test_what_is_refused_still_works_at_the_rung_that_is_named(name):
+def test_what_is_refused_still_works_at_the_level_that_is_named(name):
     text, _, lowest = REFUSED[name]
     assert_same(text, lowest)
 
 
-def test_the_lowest_rung_is_that_of_all_obstacles():
+def test_the_lowest_level_is_that_of_all_obstacles():
     text = script("lstm = nn.LSTM(3, 3)", **PERCEPTRON, opt="optim.Adagrad(model.parameters())")
     with pytest.raises(EjectError, match=r"line 20?: .* is 'data'$|LSTM.* is 'data'$"):
         lower(text, "math")
 
 
-def test_an_unknown_rung_and_a_text_that_is_no_python():
-    with pytest.raises(ConfigError, match=r"unknown rung 'layer': .* did you mean 'layers'"):
+def test_an_unknown_level_and_a_text_that_is_no_python():
+    with pytest.raises(ConfigError, match=r"unknown level 'layer': .* did you mean 'layers'"):
         lower("", "layer")
-    with pytest.raises(EjectError, match="line 1: a script must be Python that parses"):
+    with pytest.raises(EjectError, match="line 1: a script must be valid Python, got "):
         lower("x = (", "optim")

@@ -1,0 +1,316 @@
+"""From a script to a lower level: names of torch out, definitions of `ladder.scratch` in."""
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+import torch
+
+from plainfit.common.errors import ConfigError, EjectError, unknown_name
+from plainfit.eject.layout import Imports
+from plainfit.eject.levels.definitions import Definition, Key, definitions
+from plainfit.eject.levels.float64 import in_float64
+from plainfit.eject.levels.refusals import OWN_METHODS, check, is_default, pools_to_one
+from plainfit.eject.levels.torch_names import (
+    LEVELS,
+    STEPS,
+    Reference,
+    imported,
+    is_replaced,
+    references,
+    same_kernel,
+    short,
+    written_out,
+)
+from plainfit.eject.lifting import shortened
+from plainfit.eject.source import Edit, Source, bound, edited, import_block, names_in
+
+IN_DEFINITIONS = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"}
+"""What these names stand for in a pasted definition."""
+CALLED_BY = {"save_model": "state_dict", "load_model": "load_state_dict"}
+"""The methods of a module that functions of safetensors call."""
+
+
+def lower(text: str, level: str) -> str:
+    """Return a training script at a level.
+
+    Args:
+        text: a script that uses torch alone and no `DataLoader` (level `data`).
+        level: `optim`: the update rules are written out; `layers`: so are the layers, which call
+            `F`; `tensors`: no `torch.nn`; `math`: convolutions and the like are products and sums,
+            in float64. Each includes the ones before. `loop` and `data` change nothing.
+
+    Raises:
+        EjectError: for the first line that cannot be written at the level.
+        ConfigError: if there is no such level.
+    """
+    if level not in LEVELS:
+        raise ConfigError(unknown_name("level", level, LEVELS))
+    if level not in STEPS:
+        return text
+    check(text, level)
+    program = Program(text)
+    for step in STEPS[: STEPS.index(level) + 1]:
+        if (step, level) != ("tensors", "math"):  # `math` has other functions in their place
+            program.replace(step)
+    lowered = program.text()
+    return in_float64(lowered) if level == "math" else lowered
+
+
+class Program:
+    """A script, and the definitions that take the place of parts of torch in it."""
+
+    def __init__(self, text: str) -> None:
+        self.user = text
+        self.pasted: dict[str, str] = {}
+        """The text of each definition, by its name in the script."""
+        self.names: dict[Key, str] = {}
+        """The names of the definitions in the script."""
+        self.imports: set[str] = set()
+        self.replaced: set[str] = set()
+        """The names of torch that the script no longer uses."""
+        self.taken: set[str] = set()
+        """The names that functions of the user's have beside those parts of torch."""
+        source = Source(text)
+        self.bound = bound_at_top(source.tree)
+        self.pools_to_one = pools_to_one(source)
+
+    def replace(self, step: str) -> None:
+        """Put definitions in place of the names of torch that a level no longer uses."""
+        source = Source(self.user)
+        names = imported(source.tree).items()
+        known = {name: full for name, full in names if short(full) not in self.replaced}
+        refs = [ref for ref in references(source, known) if is_replaced(ref.name, step)]
+        self.replaced |= {ref.name for ref in refs}
+        nodes = {ref.node for ref in refs}
+        functions = (ast.FunctionDef, ast.Lambda)
+        scopes = [each for each in ast.walk(source.tree) if isinstance(each, functions)]
+        self.taken = set().union(*(bound(each) for each in scopes if nodes & {*ast.walk(each)}))
+        self.user = self.without(source, refs, step)
+        done: set[str] = set()
+        while new := self.pasted.keys() - done:  # a definition may bring others
+            for name in sorted(new):
+                self.pasted[name] = self.without(*in_definition(self.pasted[name]), step)
+            done |= new
+
+    def without(self, source: Source, refs: list[Reference], step: str) -> str:
+        """Return a text without the names of torch that a level no longer uses."""
+        refs = [ref for ref in refs if is_replaced(ref.name, step)]
+        if not refs:
+            return source.text
+        calls = {node.func: node for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
+        edits: list[Edit] = []
+        for ref in refs:
+            call = calls.get(ref.node)
+            edits.append((*source.span(ref.node), self.name_for(ref, call, step)))
+            keywords = call.keywords if call else []
+            edits += [left_out(source, each) for each in keywords if is_default(each)]
+        return edited(source.text, edits)
+
+    def name_for(self, ref: Reference, call: ast.Call | None, step: str) -> str:
+        """Return what takes the place of a name of torch: the same kernel, or a definition."""
+        same = same_kernel(ref.name, step)
+        definition = written_out(ref.name, step, self.pools_to_one)
+        if same and (not definition or (call and not same.signature.unknown_option(call))):
+            return same.name
+        assert definition is not None, ref.name  # `check` has refused it
+        return self.paste(definition, ref.name.rpartition(".")[2])
+
+    def paste(self, definition: Definition, name: str) -> str:
+        """Add a definition and those it needs; return its name, which `name` is unless taken."""
+        key = definition.module, definition.name
+        if key in self.names:
+            return self.names[key]
+        while name in self.taken | self.bound or name in self.names.values():
+            name = f"Own{name}" if name[0].isupper() else f"own_{name}"
+        self.names[key] = name
+        needs = {
+            each: self.paste(definitions(module)[inner], each)
+            for each, (module, inner) in definition.needs.items()
+        }
+        self.pasted[name] = renamed(definition.text, {**needs, definition.name: name})
+        self.imports |= definition.imports
+        return name
+
+    def text(self) -> str:
+        """Return the script, with the definitions before the first statement that needs one."""
+        pasted = used(self.pasted, self.user)
+        source, text = Source(self.user), self.user
+        needing = (at for at, node in enumerate(source.tree.body) if names_in(node) & pasted.keys())
+        if (first := next(needing, None)) is not None:
+            at = source.starts[paragraph(source, first) - 1]
+            block = "\n\n\n".join(pasted[name].strip("\n") for name in pasted)
+            text = f"{text[:at].rstrip()}\n\n\n{block}\n\n\n{text[at:]}"
+        return self.with_imports(text)
+
+    def with_imports(self, text: str) -> str:
+        """Return the script with the imports that it needs now.
+
+        Raises:
+            EjectError: if the script has another thing by a name that a definition imports.
+        """
+        source, imports = Source(text), Imports()
+        old, used_names = import_block(source.tree), names_in(source.tree)
+        kept: dict[str, str] = {}
+        for alias, module in aliases(old):
+            full = f"{module}.{alias.name}" if module else alias.name
+            name = alias.asname or alias.name
+            is_modular = short(full).split(".")[0] in ("nn", "F", "optim")
+            is_used = name.split(".")[0] in used_names or not is_modular
+            if short(full) not in self.replaced and is_used:
+                imports.add(import_of(alias, module))
+                kept[name] = full
+        for alias, module in aliases([ast.parse(line).body[0] for line in sorted(self.imports)]):
+            name = alias.asname or alias.name
+            full = f"{module}.{alias.name}" if module else alias.name
+            if name not in used_names:
+                continue
+            if kept.get(name, full) != full or name in self.bound - kept.keys():
+                raise EjectError(
+                    f"below level data a script needs the name {name!r} for {full}, and it has "
+                    "another thing by that name; rename it"
+                )
+            imports.add(import_of(alias, module))
+        return edited(text, [(*source.line_span(old), "\n".join([*imports.lines(), ""]))])
+
+
+@lru_cache(1000)
+def in_definition(text: str) -> tuple[Source, list[Reference]]:
+    """Return a definition, and the names of torch in it."""
+    source = Source(text)
+    return source, references(source, IN_DEFINITIONS)
+
+
+def bound_at_top(tree: ast.Module) -> set[str]:
+    """Return the names that a script has at its top, but for those from modules of torch."""
+    names: set[str] = set()
+    for statement in tree.body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+            names.add(statement.name)
+        elif not (getattr(statement, "module", None) or "").startswith("torch."):
+            names |= bound(statement)
+    return names
+
+
+def aliases(statements: Iterable[ast.stmt]) -> Iterator[tuple[ast.alias, str]]:
+    """Yield what import statements import, and the module that each is taken from, or ""."""
+    for node in statements:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None) or ""
+            yield from ((alias, module) for alias in node.names)
+
+
+def import_of(alias: ast.alias, module: str) -> str:
+    return (
+        f"from {module} import {ast.unparse(alias)}" if module else f"import {ast.unparse(alias)}"
+    )
+
+
+def left_out(source: Source, keyword: ast.keyword) -> Edit:
+    """Return the edit that removes an argument of a call, with the comma before it."""
+    start, end = source.span(keyword)
+    comma = source.text.rstrip().rfind(",", 0, start)
+    is_next = comma >= 0 and not source.text[comma + 1 : start].strip()
+    return (comma if is_next else start), end, ""
+
+
+def renamed(text: str, names: dict[str, str]) -> str:
+    """Return a definition with other names for itself and what it needs."""
+    source = Source(text)
+    edits: list[Edit] = [
+        (*source.span(node), names[node.id])
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Name) and names.get(node.id, node.id) != node.id
+    ]
+    node = source.tree.body[0]
+    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
+    start = text.index(node.name, source.at(node.lineno, node.col_offset) + len("def "))
+    edits.append((start, start + len(node.name), names[node.name]))
+    return edited(text, edits)
+
+
+def used(texts: dict[str, str], user: str) -> dict[str, str]:
+    """Return the definitions that a program uses, without the methods that it does not call.
+
+    A method counts as called where any attribute or string has its name. In the result, each
+    definition comes after those that it needs.
+    """
+    classes, parts = {}, dict[tuple[str, str], list[ast.stmt]]()
+    for name, text in texts.items():
+        node = in_definition(text)[0].tree.body[0]
+        parts[name, ""] = [node]
+        if isinstance(node, ast.ClassDef):
+            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+            classes[name] = {each.name for each in methods}
+            parts |= {(name, each.name): [each] for each in methods if not only_passes_on(each)}
+            rest = [each for each in node.body if each not in methods]
+            parts[name, ""] = [*map(ast.Expr, node.bases), *rest]
+    tree = ast.parse(user)
+    named, called = names_in(tree), {"", "forward", *words(tree)}  # torch itself calls `forward`
+    needs: dict[str, set[str]] = {}
+    while found := [
+        (name, method)
+        for name, method in parts
+        if name in named and (method in called or method.startswith("__"))
+    ]:
+        for name, method in found:
+            part = ast.Module(parts.pop((name, method)), [])
+            needs.setdefault(name, set()).update(names_in(part))
+            named |= names_in(part)
+            called |= {*words(part)}
+            classes.get(name, set()).discard(method)
+    return {name: shortened(texts[name], classes.get(name, ())) for name in ordered(needs)}
+
+
+def only_passes_on(method: ast.FunctionDef) -> bool:
+    """Return whether a method only calls the one it overrides, with its own arguments."""
+    arguments = ", ".join(arg.arg for arg in method.args.args[1:])
+    return ast.unparse(method.body) == f"super().{method.name}({arguments})"  # type: ignore[arg-type]
+
+
+def words(tree: ast.AST) -> Iterator[str]:
+    """Yield what may name a method: attributes, strings, and what safetensors calls."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and not is_tensor(node.value):
+            yield node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.Name) and node.id in CALLED_BY:
+            yield CALLED_BY[node.id]
+
+
+def is_tensor(node: ast.expr) -> bool:
+    """Return whether an expression is clearly no module, as in `(a == b).float()`."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return hasattr(torch.Tensor, node.func.attr) and node.func.attr not in OWN_METHODS
+    return isinstance(node, ast.BinOp | ast.Compare)
+
+
+def ordered(needs: dict[str, set[str]]) -> list[str]:
+    """Return the names, each after those that it needs."""
+    order: dict[str, None] = {}
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in needs and name not in seen:
+            seen.add(name)
+            for need in sorted(needs[name]):
+                visit(need)
+            order[name] = None
+
+    for name in needs:
+        visit(name)
+    return list(order)
+
+
+def paragraph(source: Source, at: int) -> int:
+    """Return the first line of the statements that stand together with one, comments included."""
+    body = source.tree.body
+    while True:
+        end = (body[at - 1].end_lineno or 0) if at else 0
+        line = source.first_line(body[at])
+        while line - 1 > end and source.lines[line - 2].startswith("#"):
+            line -= 1
+        if line - 1 > end or isinstance(body[at - 1], ast.Import | ast.ImportFrom):
+            return line
+        at -= 1

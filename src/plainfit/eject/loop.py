@@ -1,0 +1,288 @@
+"""The loop of a script: the facts that fill in `templates/loop.py.jinja`."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from plainfit.common.errors import EjectError
+from plainfit.common.seeding import stream
+from plainfit.eject.data import DataText
+from plainfit.eject.layout import literal, rendered
+from plainfit.eject.lifting import Lifter, place
+from plainfit.eject.optimizer import OptimizerText, scheduler_text
+from plainfit.eject.recipe import Recipe
+from plainfit.eject.values import expression, named
+from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.optimization import (
+    FIRST_SCALE,
+    GROWTH_STEPS,
+    freeze,
+    frozen_groups,
+    parameters_of,
+    plain_mean,
+)
+from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
+from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
+from plainfit.training.metrics import is_streaming, metric_name
+from plainfit.training.schedules import Chain, OneCycle, Schedule
+
+# The callbacks that the template has statements for, by the name that they have in it.
+TRANSFORMERS = {
+    "accumulation": cb.GradientAccumulation,
+    "averaging": cb.Averaging,
+    "clipping": cb.GradientClipping,
+    "keeps_best": BestInMemory,
+    "one_batch": cb.OverfitOneBatch,
+    "rates": cb.LearningRate,
+    "scaling": cb.LossScaling,
+    "scheduler": cb.TorchScheduler,
+    "unfreezing": cb.Unfreezing,
+}
+LIMITS = {  # why a callback limits how far down a script can go, and the lowest level
+    "scheduler": (
+        "a scheduler of torch takes an optimizer of torch, and level optim has its own",
+        "data",
+    ),
+    "unfreezing": (
+        "frozen layers need torch.nn's `eval` and `requires_grad_`, and level tensors has modules "
+        "of its own",
+        "layers",
+    ),
+}
+STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
+# What the text of a script may name: an import, or a definition of ours that is copied.
+NEEDS: dict[str, str | Callable[..., Any]] = {
+    "AveragedModel": "from torch.optim.swa_utils import AveragedModel",
+    "DataLoader": "from torch.utils.data import DataLoader",
+    "OneGraph": OneGraph,
+    "Path": "from pathlib import Path",
+    "Tensor": "from torch import Tensor",
+    "TensorDataset": "from torch.utils.data import TensorDataset",
+    "freeze": freeze,
+    "frozen_groups": frozen_groups,
+    "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
+    "gzip": "import gzip",
+    "load_digits": "from sklearn.datasets import load_digits",
+    "load_file": "from safetensors.torch import load_file",
+    "nn": "from torch import nn",
+    "plain_mean": plain_mean,
+    "save_model": "from safetensors.torch import save_model",
+    "stream": stream,
+    "time": "import time",
+    "torch": "import torch",
+}
+
+
+class LoopText:
+    """The lines of a script that train and validate."""
+
+    def __init__(self, recipe: Recipe, data: DataText, lifter: Lifter) -> None:
+        self.recipe = recipe
+        self.data = data
+        self.lifter = lifter
+        self.callbacks = by_name(recipe.callbacks)
+        is_validated = recipe.valid_dl is not None
+        self.metrics = [m for m in recipe.metrics if is_validated and not is_streaming(m)]
+        recipe.notes += [type(c).__name__ for c in recipe.callbacks if is_users_observer(c)]
+        recipe.notes += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
+        loss = expression(recipe.loss_func, lifter)
+        name = loss if loss.replace(".", "").isidentifier() else "loss_func"
+        self.facts: dict[str, Any] = {
+            **dict.fromkeys(TRANSFORMERS),
+            **self.callbacks,
+            "compile": recipe.compile,
+            "counts_steps": recipe.stop is not None or recipe.compile or "rates" in self.callbacks,
+            "gradients_in_graph": gradients_in_graph(recipe.callbacks),
+            "loss": loss,
+            "loss_func": name,
+            "parameters": self.parameters(),
+            "stops": recipe.stop is not None,
+            "valid_model": self.valid_model(),
+            "validates": is_validated,
+            **data.batches(),
+            **self.forward(name),
+            **self.rates(),
+            **self.scheduler(),
+            **self.table(),
+        }
+
+    def limits(self) -> list[EjectError]:
+        found = self.callbacks.keys() & LIMITS.keys()
+        return [EjectError(*LIMITS[name]) for name in sorted(found)]
+
+    def settings(self, optimizer: OptimizerText) -> list[str]:
+        facts = {"data": self.data, "optimizer": optimizer, "recipe": self.recipe}
+        scales = {"first_scale": FIRST_SCALE, "growth_steps": GROWTH_STEPS}
+        return rendered("settings.py.jinja", {**self.facts, **facts, **scales})
+
+    def validation(self) -> list[str]:
+        joined = "torch.cat(outputs), torch.cat(targets)"
+        metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
+        returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
+        return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
+
+    def lines(self) -> list[str]:
+        """Return the loop, with what comes right before and after it."""
+        return rendered("loop.py.jinja", self.facts)
+
+    def forward(self, loss_func: str) -> dict[str, Any]:
+        """Return how the loss of a batch is computed, and in which autocast."""
+        recipe = self.recipe
+        loss = f"{loss_func}(model(xb), yb)"
+        if recipe.compile:
+            loss = f"compiled(xb, yb) if step >= {PLAIN_STEPS} else {loss}"
+        autocast = ""
+        if recipe.precision != "fp32":
+            dtype = DTYPES[recipe.precision]
+            autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
+        return {"forward": loss, "autocast": autocast}
+
+    def valid_model(self) -> str:
+        """Return the model that is validated and saved: the average, once there is one."""
+        averaging = self.callbacks.get("averaging")
+        if averaging is None:
+            return "model"
+        is_always_averaged = averaging.start == 0 and self.recipe.stop is None
+        return "averaged.module" if is_always_averaged else "valid_model"
+
+    def rates(self) -> dict[str, Any]:
+        """Return the schedule of the learning rate, and what it moves in the optimizer."""
+        facts = {"schedule": "", "later_schedules": "", "momentum": ""}
+        if "rates" not in self.callbacks:
+            return facts
+        schedule, groups = self.callbacks["rates"].schedule, self.recipe.groups
+        momentum = momentum_moved(schedule, groups)
+        if not momentum["momentum"]:
+            self.lifter.unused.add("momentum")
+        first, *later = (self.recipe.schedules or {0: schedule}).items()
+        if is_function(schedule):
+            facts["schedule_name"] = named(schedule, self.lifter)
+        else:
+            facts["schedule_name"] = "schedule"
+            facts["schedule"] = expression(first[1], self.lifter)
+        texts = [f"{step}: {expression(schedule, self.lifter)}" for step, schedule in later]
+        rates = {group.get("initial_lr", group["lr"]) for group in groups}
+        own_rate = 'group.setdefault("initial_lr", group["lr"])'
+        return {
+            **facts,
+            **momentum,
+            "later_schedules": f"{{{', '.join(texts)}}}" if later else "",
+            "base_rate": "LR" if len(rates) == 1 else own_rate,
+        }
+
+    def scheduler(self) -> dict[str, str]:
+        """Return how a scheduler of torch was made, and what it is stepped with."""
+        loss = "train_loss" if self.recipe.valid_dl is None else "valid_loss"
+        if "scheduler" not in self.callbacks:
+            return {"monitored": loss}
+        scheduler = self.callbacks["scheduler"].scheduler
+        is_plateau = isinstance(scheduler, ReduceLROnPlateau)
+        return {
+            "monitored": loss,
+            "new_scheduler": scheduler_text(scheduler, self.lifter),
+            "scheduler_steps_with": loss if is_plateau else "",
+        }
+
+    def table(self) -> dict[str, Any]:
+        """Return the heading and the row of the table of epochs, as `fit` prints it."""
+        names = [metric_name(metric) for metric in self.metrics]
+        values = [valid_name(number, name) for number, name in enumerate(names)]
+        valid = {"valid_loss": "valid_loss", **dict(zip(names, values, strict=True))}
+        columns = {
+            "epoch": "epoch",
+            "train_loss": "train_loss",
+            **(valid if self.recipe.valid_dl is not None else {}),
+            "seconds": "time.perf_counter() - started",
+            "samples_per_second": "sum(sizes) / trained",
+        }
+        cells = []
+        for column, value in columns.items():
+            width = max(WIDTH, len(HEADINGS.get(column, column)))
+            cells.append(f"{{{value}:{width}{SHAPES.get(column, '.4f')}}}")
+        return {
+            "table_heading": literal(heading_line(dict.fromkeys(columns))),
+            "table_row": (" ".join(cells[:-2]), " ".join(cells[-2:])),
+            "valid_values": ", ".join(valid.values()),
+        }
+
+    def parameters(self) -> str:
+        own, mine = list(self.recipe.model.parameters()), parameters_of(self.recipe.opt)
+        if len(own) == len(mine) and all(a is b for a, b in zip(own, mine, strict=True)):
+            return "model.parameters()"
+        return '[p for group in opt.param_groups for p in group["params"]]'
+
+
+def by_name(callbacks: list[Any]) -> dict[str, Any]:
+    """Return the callbacks that the template knows, by their name in it.
+
+    Raises:
+        EjectError: if there is one that may change the training and that the template does not
+            know, or two of a kind, or two in an order that the template does not have.
+    """
+    names = {kind: name for name, kind in TRANSFORMERS.items()}
+    found: dict[str, Any] = {}
+    for callback in callbacks:
+        kind = type(callback)
+        name = names.get(kind)
+        if name is None and kind not in STOPPERS and not is_observer(callback):
+            raise EjectError(
+                f"{place(kind)}: a script cannot repeat what the callback {kind.__name__} does to "
+                "the training; if it changes nothing, say so by `observer = True` in its class"
+            )
+        if name in found:
+            raise EjectError(f"a script has at most one {kind.__name__}, and the training had more")
+        if name == "scaling" and "clipping" in found:
+            raise EjectError(
+                "a script divides the gradients by the scale before it clips them, and here "
+                "GradientClipping came before LossScaling; pass LossScaling first"
+            )
+        if name is not None:
+            found[name] = callback
+    return found
+
+
+def is_observer(callback: Any) -> bool:
+    return bool(getattr(callback, "observer", False))
+
+
+def is_users_observer(callback: Any) -> bool:
+    return is_observer(callback) and not type(callback).__module__.startswith("plainfit.")
+
+
+def is_function(schedule: Any) -> bool:
+    return not isinstance(schedule, Schedule) and hasattr(schedule, "__qualname__")
+
+
+def momentum_moved(schedule: Any, groups: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the statement that sets the momentum of a group, and the condition for it."""
+    has_momentum = [bool(group.get("momentum")) for group in groups]
+    has_betas = "betas" in groups[0]
+    if not moves_momentum(schedule) or not (has_betas or any(has_momentum)):
+        return {"momentum": "", "momentum_test": ""}
+    parts = schedule.parts if isinstance(schedule, Chain) else [schedule]
+    tests = []
+    if not all(isinstance(part, OneCycle) and moves_momentum(part) for part in parts):
+        tests.append("momentum is not None")
+    if has_betas:
+        update = 'group["betas"] = (momentum, *group["betas"][1:])'
+    else:
+        update = 'group["momentum"] = momentum'
+        if not all(has_momentum):
+            tests.append('group.setdefault("initial_momentum", group.get("momentum"))')
+    return {"momentum": update, "momentum_test": " and ".join(tests)}
+
+
+def moves_momentum(schedule: Any) -> bool:
+    if isinstance(schedule, Chain):
+        return any(map(moves_momentum, schedule.parts))
+    method = getattr(type(schedule), "momentum", None)
+    if method is Schedule.momentum or not hasattr(schedule, "momentum"):
+        return False
+    return getattr(schedule, "high_momentum", 1.0) is not None
+
+
+def valid_name(number: int, metric: str) -> str:
+    """Return the variable for a metric's value: its function may have the name itself."""
+    return f"valid_{metric}" if metric.isidentifier() else f"valid_metric_{number}"
