@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shlex
-import shutil
 from io import BytesIO
 from itertools import pairwise
 
@@ -18,26 +17,17 @@ from typer.testing import CliRunner
 
 import plainfit as pf
 from pages import Page, change_record, quiet
-from plainfit.report import charts, write_comparison, write_report
+from plainfit.report.charts import BOTTOM, TOP
+from plainfit.report.comparison import write_comparison
+from plainfit.report.page import write_report
 from plainfit.runs.settings import RunConfig
 
 HOSTILE = "</style></title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 
 @pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    return quiet(tmp_path_factory.mktemp("digits") / "first", schedule="cosine", lr=0.05)
-
-
-@pytest.fixture(scope="module")
 def page(digits_run, tmp_path_factory):
     return Page(write_report(digits_run, tmp_path_factory.mktemp("page") / "report.html"))
-
-
-@pytest.fixture
-def copied(digits_run, tmp_path):
-    """A run to damage."""
-    return shutil.copytree(digits_run, tmp_path / "copied")
 
 
 def by_hand(folder):
@@ -69,15 +59,15 @@ def test_the_confusion_matrix_and_the_scores_are_those_computed_by_hand(digits_r
 
 def test_the_hardest_samples_are_those_with_the_highest_loss(digits_run, page):
     labels, predicted, probabilities, losses = by_hand(digits_run)
-    figures = re.findall(r'<figure class="(right|wrong)">(.*?)</figure>', page.source, re.DOTALL)
+    shown = re.findall(r'<figure class="(right|wrong)">(.*?)</figure>', page.source, re.DOTALL)
     rows = losses.argsort(descending=True)[:12].tolist()
     spaced = [round(i * (len(losses) - 1) // 11) for i in range(12)]
-    assert len(figures) == 24
-    for row, (kind, inner) in zip([*rows, *spaced], figures, strict=True):
+    assert len(shown) == 24
+    for row, (kind, inner) in zip([*rows, *spaced], shown, strict=True):
         true, said = int(labels[row]), int(predicted[row])
         assert kind == ("right" if true == said else "wrong")
         assert f"loss {losses[row]:.3f}, row {row}</small>" in inner
-        assert f"it is {true}, predicted as {said} with" in inner
+        assert f"class {true}, predicted as {said} with" in inner
         assert f"<span>{probabilities[row, said]:.3f}</span>" in inner
         if true != said:
             assert f"<span>{probabilities[row, true]:.3f}</span>" in inner
@@ -99,9 +89,9 @@ def test_results_curves_and_machine_are_those_of_the_files(digits_run, page):
     best = min(rows, key=lambda row: row["valid_loss"])
     assert record["best"] == best
     results = [row[1:] for row in page.tables["Results"]]
-    figures = [(row["valid_loss"], row["accuracy"]) for row in (rows[-1], best)]
-    figures.insert(0, (record["test"]["loss"], record["test"]["accuracy"]))
-    assert results == [["loss", "accuracy"], *([f"{x:.4f}" for x in pair] for pair in figures)]
+    values = [(row["valid_loss"], row["accuracy"]) for row in (rows[-1], best)]
+    values.insert(0, (record["test"]["loss"], record["test"]["accuracy"]))
+    assert results == [["loss", "accuracy"], *([f"{x:.4f}" for x in pair] for pair in values)]
     again = f"accuracy {record['test']['accuracy']:.4f}, loss {record['test']['loss']:.4f}."
     assert again in page.text
     assert "650" in page.text
@@ -109,9 +99,9 @@ def test_results_curves_and_machine_are_those_of_the_files(digits_run, page):
     assert dict(page.tables["Data and model"])["fingerprint"] == record["data"]["fingerprint"]
     assert dict(page.tables["Settings"])["lr"] == "0.05(not the default)"
     assert page.tables["Layers"][1] == ["lin", "Linear", "10", "650"]
-    assert len(page.tables["Figures of every epoch"]) == 1 + len(rows)
+    assert len(page.tables["All epochs"]) == 1 + len(rows)
     assert [f"{row['accuracy']:.4f}" for row in rows] == [
-        row[3] for row in page.tables["Figures of every epoch"][1:]
+        row[3] for row in page.tables["All epochs"][1:]
     ]
 
 
@@ -120,13 +110,13 @@ def test_the_curves_have_every_point_in_its_place(digits_run, page):
     rates = [float(step[3]) for step in steps]
     assert len(rates) == 3 * 20
     (svg,) = re.findall(r"<svg[^>]*learning rate by step.*?</svg>", page.source, re.DOTALL)
-    points = re.search(r'points="([^"]*)"', svg)[1].split()
-    ys = [float(point.split(",")[1]) for point in points]
+    (line,) = re.findall(r'class="line"[^>]* d="M([^"]*)"', svg)
+    ys = [float(point.split(" ")[1]) for point in line.split("L")]
     assert len(ys) == len(rates)
     # A straight relation between values and places, with the highest rate at the top.
     expected = np.interp(rates, [min(rates), max(rates)], [max(ys), min(ys)])
     assert ys == pytest.approx(expected.tolist(), abs=0.11)
-    assert charts.TOP <= min(ys) < max(ys) <= charts.BOTTOM
+    assert TOP <= min(ys) < max(ys) <= BOTTOM
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page, digits_run, tmp_path):
@@ -181,18 +171,17 @@ def test_a_name_that_is_no_text_becomes_one(copied):
     assert "<h1>a?b</h1>" in write_report(folder).read_text()
 
 
-def test_the_command_gives_the_same_settings(digits_run, tmp_path, monkeypatch):
+def test_the_command_gives_the_same_settings(copied, tmp_path, monkeypatch):
     from plainfit.cli import app
 
     given = RunConfig(
         data="my data/it's", data_dir=tmp_path, target="a b", skip_bad=True, epochs=7, lr=1e-05,
         momentum=0.1, optimizer="rmsprop", seed=3, batch_size=10, out=tmp_path / "elsewhere",
     )  # fmt: skip
+    change_record(copied, config=given.to_dict())
+    assert given.command() in Page(write_report(copied)).text
     for config in (given, RunConfig(), RunConfig(lr="auto", detect_anomaly=True, clip=1.5)):
-        folder = shutil.copytree(digits_run, tmp_path / "run", dirs_exist_ok=True)
-        change_record(folder, config=config.to_dict())
-        text = re.search("<code>(.*?)</code>", write_report(folder).read_text())[1]
-        command = shlex.split(text.replace("&#39;", "'").replace("&#34;", '"'))
+        command = shlex.split(config.command())
         seen = []
         monkeypatch.setattr(
             "plainfit.runs.train.train", lambda c, seen=seen, **_: seen.append(c) or 1 / 0

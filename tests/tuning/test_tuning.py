@@ -1,11 +1,13 @@
 """Searches for settings: what is tried, what counts, what is refused."""
 
+import itertools
 import json
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,13 +16,14 @@ import plainfit as pf
 from killing import ended, forked
 from pages import Page, quiet
 from plainfit.common.errors import ConfigError, NonFiniteError, RunError
-from plainfit.tuning.runs import RunTraining
+from plainfit.tuning import trials
 from plainfit.tuning.space import Choices, Range, kinds_of_setting, parse, parse_space
+from plainfit.tuning.trials import RunTraining
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 from plainfit.tuning import storage  # it needs Optuna
 
-SHORT = {"model": "logistic", "epochs": 3}
+SHORT = {"model": "logistic", "epochs": 2, "batch_size": 512}
 
 
 def bowl(x, kind="round"):
@@ -69,22 +72,22 @@ def test_what_is_searched_has_the_type_of_its_setting(name, text, wanted):
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({}, "a search must be over one setting at least"),
+        ({}, "a search needs at least one setting"),
         ({"lrr": "1..2"}, "unknown setting to search 'lrr': .* did you mean 'lr'"),
-        ({"seed": "1..2"}, "seed is not searched: it must be the same in all trials"),
-        ({"lr": "1..0.1"}, "A..B with A below B, and that of lr is 1..0.1"),
-        ({"lr": "log:1"}, "A..B with A below B, and that of lr is log:1"),
-        ({"lr": "a..b"}, "A..B with A below B, and that of lr is a..b"),
+        ({"seed": "1..2"}, "seed must be the same in all trials"),
+        ({"lr": "1..0.1"}, "the range of lr must be A..B with A below B, got 1..0.1"),
+        ({"lr": "log:1"}, "A..B with A below B, got log:1"),
+        ({"lr": "a..b"}, "A..B with A below B, got a..b"),
         ({"lr": "0..inf"}, "A..B with A below B"),
-        ({"lr": "log:0..1"}, "a log range must begin above 0"),
-        ({"epochs": "0.5..2"}, "epochs takes whole numbers, and its range is 0.5..2"),
-        ({"model": "1..2"}, "model takes no numbers: give choices"),
+        ({"lr": "log:0..1"}, "the log range of lr must start above 0"),
+        ({"epochs": "0.5..2"}, "the range of epochs must be of whole numbers, got 0.5..2"),
+        ({"model": "1..2"}, "model must have choices, .* it takes no numbers"),
         ({"epochs": "1,many"}, "of epochs must be of type int, got 'many'"),
         ({"epochs": [1, 2.5]}, "of epochs must be of type int, got 2.5"),
         ({"model": ""}, "of model must be of type str, got ''"),
-        ({"model": []}, "one at least, all different"),
-        ({"model": "mlp,mlp"}, "one at least, all different"),
-        ({"model": 3}, "that of model is 3"),
+        ({"model": []}, "at least one, all different"),
+        ({"model": "mlp,mlp"}, "at least one, all different"),
+        ({"model": 3}, "model must be text .* got 3"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(space, message):
@@ -92,36 +95,46 @@ def test_a_space_that_cannot_be_searched_is_refused(space, message):
         parse_space(space, kinds_of_setting)
 
 
-def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
-    study = search(tmp_path / "s", trials=40, echo=print)
-    assert study.best.value == min(bowl(**trial.settings) for trial in study.trials) < 0.01
+@pytest.fixture
+def no_importance(monkeypatch):
+    """Leave out the slowest part of the page of a long study."""
+    from plainfit.tuning import page
+
+    monkeypatch.setattr(page, "importance", lambda *_: [])
+
+
+def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys, no_importance):
+    study = search(tmp_path / "s", trials=20, echo=print)
+    assert study.best.value == min(bowl(**trial.settings) for trial in study.trials) < 0.05
     assert (
-        len(re.findall(r"^trial +\d+ complete loss", capsys.readouterr().out, re.MULTILINE)) == 40
+        len(re.findall(r"^trial +\d+ complete loss", capsys.readouterr().out, re.MULTILINE)) == 20
     )
     assert str(study).splitlines()[1].split()[0] == str(study.best.number)
-    high = search(tmp_path / "h", monitor="accuracy")
+    high = search(tmp_path / "h", monitor="accuracy", trials=4)
     assert high.best.value == max(bowl(**trial.settings) for trial in high.trials)
 
 
-def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path):
+def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path, no_importance):
     whole = search(tmp_path / "whole")
-    for trials in (5, 12):
-        parts = search(tmp_path / "parts", trials=trials)
-        assert len(parts.trials) == trials
+    for count in (5, 12):
+        parts = search(tmp_path / "parts", trials=count)
+        assert len(parts.trials) == count
     assert tried(parts) == tried(whole)
     assert tried(search(tmp_path / "parts", trials=3)) == tried(whole)  # and none is added
     assert tried(search(tmp_path / "other", seed=1))[0] != tried(whole)[0]
 
 
 def test_a_trial_is_the_run_that_its_settings_make(tmp_path):
-    study = runs_in(tmp_path / "s", {"lr": "log:0.01..1", "momentum": [0.0, 0.9]}, pruner="none")
+    study = runs_in(
+        tmp_path / "s", {"lr": "log:0.01..1", "momentum": [0.0, 0.9]}, trials=2, pruner="none"
+    )
     best = study.best
-    alone = quiet(tmp_path / "alone", **best.settings)
+    alone = quiet(tmp_path / "alone", **SHORT, **best.settings)
     record = json.loads((alone / "run.json").read_text())
     assert best.value == record["last"]["valid_loss"] == min(t.value for t in study.trials)
     for name in ("model.safetensors", "best.safetensors", "steps.csv"):
         assert (best.folder / name).read_bytes() == (alone / name).read_bytes(), name
-    assert best.figures == [
+    assert best.intermediate_values == [
         json.loads(line)["valid_loss"]
         for line in (alone / "metrics.jsonl").read_text().splitlines()
     ]
@@ -129,32 +142,35 @@ def test_a_trial_is_the_run_that_its_settings_make(tmp_path):
 
 def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path):
     space = {"lr": [1e-6, 0.3, 0.4, 0.5, 0.2, 0.25]}
-    study = runs_in(tmp_path / "s", space, trials=10)
+    study = runs_in(tmp_path / "s", space, trials=8)
     pruned = [trial for trial in study.trials if trial.state == "pruned"]
     assert pruned
-    assert study.count("complete") + len(pruned) == 10
+    assert study.count("complete") + len(pruned) == 8
     for trial in pruned:
         record = json.loads((trial.folder / "run.json").read_text())
         assert record["stopped"].startswith("pruned")
-        assert len(trial.figures) < 3
-        done = [other.figures for other in study.trials[: trial.number] if other.value is not None]
-        step = len(trial.figures) - 1
-        assert trial.figures[step] > sorted(figures[step] for figures in done)[len(done) // 2 - 1]
-    unpruned = runs_in(tmp_path / "n", {"lr": [1e-6, 0.3]}, trials=8, pruner="none")
-    assert unpruned.count("complete") == 8
+        assert len(trial.intermediate_values) < 2
+        done = [
+            other.intermediate_values
+            for other in study.trials[: trial.number]
+            if other.value is not None
+        ]
+        step = len(trial.intermediate_values) - 1
+        median = sorted(values[step] for values in done)[len(done) // 2 - 1]
+        assert trial.intermediate_values[step] > median
 
 
 def test_the_mean_of_the_seeds_counts(tmp_path):
-    study = runs_in(tmp_path / "s", {"lr": [0.05, 0.2]}, trials=1, seeds=3, seed=4)
+    study = runs_in(tmp_path / "s", {"lr": [0.05, 0.2]}, trials=1, seeds=2, seed=4)
     (trial,) = study.trials
     values = []
-    for seed in (4, 5, 6):
-        alone = quiet(tmp_path / str(seed), **trial.settings, seed=seed)
+    for seed in (4, 5):
+        alone = quiet(tmp_path / str(seed), **SHORT, **trial.settings, seed=seed)
         values.append(json.loads((alone / "run.json").read_text())["last"]["valid_loss"])
     assert trial.values == values
-    assert trial.value == pytest.approx(sum(values) / 3, rel=1e-15)
+    assert trial.value == pytest.approx(sum(values) / 2, rel=1e-15)
     names = sorted(path.name for path in (tmp_path / "s").glob("0*"))
-    assert names == ["0000", "0000-seed-5", "0000-seed-6"]
+    assert names == ["0000", "0000-seed-5"]
 
 
 def test_the_best_settings_are_repeated_with_seeds_that_the_search_has_not_seen(tmp_path, capsys):
@@ -174,7 +190,7 @@ def test_the_best_settings_are_repeated_with_seeds_that_the_search_has_not_seen(
     assert (more.repeated[:3], calls[9:]) == (study.repeated, [5])
 
 
-def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path):
+def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path, no_importance):
     def fragile(x):
         if x > 0.6:
             raise NonFiniteError("the loss is nan")
@@ -199,14 +215,15 @@ def test_a_run_that_diverges_does_not_end_the_search(tmp_path):
     assert "the loss must be finite" in study.trials[0].note
 
 
-def test_the_time_limit_stops_within_a_training_and_the_study_goes_on(tmp_path):
-    space, fixed = {"lr": "log:0.01..1"}, {"epochs": 40, "batch_size": 16}
-    options = {"trials": 1, "fixed": fixed, "pruner": "none"}
-    began = time.monotonic()
-    study = runs_in(tmp_path / "s", space, time_limit=0.3, **options)
-    assert time.monotonic() - began < 5
+def test_the_time_limit_stops_within_a_training_and_the_study_goes_on(tmp_path, monkeypatch):
+    space, options = {"lr": "log:0.01..1"}, {"trials": 1, "pruner": "none"}
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 100 * (next(ticks) >= 4))
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "time", clock)
+        study = runs_in(tmp_path / "s", space, time_limit=99, **options)
     assert (study.trials[0].state, len(study.trials)) == ("waiting", 1)
-    assert len(study.trials[0].figures) < 40
+    assert len(study.trials[0].intermediate_values) == 1  # of two; an epoch has three steps
     assert tried(runs_in(tmp_path / "s", space, **options)) == tried(
         runs_in(tmp_path / "whole", space, **options)
     )
@@ -232,11 +249,14 @@ def test_ctrl_c_leaves_a_trial_to_go_on_with(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"x": (0.0, 2.0)}}, "search x=0.0..1.0, and search x=0.0..2.0 was asked"),
-        ({"space": {"x": (0.0, 1.0), "kind": ["round"]}}, "no search kind, and search kind=round"),
-        ({"fixed": {"kind": "round"}}, "with no kind, and kind=round was asked"),
-        ({"monitor": "error"}, "monitor=loss, and monitor=error"),
-        ({"seed": 2}, "seed=0, and seed=2"),
+        ({"space": {"x": (0.0, 2.0)}}, "has search x=0.0..1.0, got search x=0.0..2.0"),
+        (
+            {"space": {"x": (0.0, 1.0), "kind": ["round"]}},
+            "has no search kind, got search kind=round",
+        ),
+        ({"fixed": {"kind": "round"}}, "has no kind, got kind=round"),
+        ({"monitor": "error"}, "has monitor=loss, got monitor=error"),
+        ({"seed": 2}, "has seed=0, got seed=2"),
     ],
 )
 def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
@@ -267,7 +287,7 @@ def test_what_tune_cannot_do_is_refused_before_anything_is_written(tmp_path, opt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_training_must_return_a_figure_and_a_folder_must_be_free(tmp_path):
+def test_a_training_must_return_a_number_and_a_folder_must_be_free(tmp_path):
     with pytest.raises(ConfigError, match="a History or a number, got str"):
         search(tmp_path / "s", lambda x: "good", {"x": (0.0, 1.0)})
     (tmp_path / "mine.txt").write_text("mine")
@@ -289,15 +309,23 @@ def test_a_history_counts_by_its_last_epoch_and_prunes_by_the_callback(tmp_path)
             callbacks=[report], checkpoint=folder, resume=True, echo=None,
         )  # fmt: skip
 
+    def epochs_of(study):
+        return sum(len(trial.intermediate_values) for trial in study.trials)
+
     seen = []
     study = search(
-        tmp_path / "s", train, {"lr": [0.1, 0.2, 1e-7]}, trials=16, monitor="valid_loss",
-        watch=lambda study: seen.append(sum(len(trial.figures) for trial in study.trials)),
+        tmp_path / "s", train, {"lr": [0.1, 0.2, 1e-7]}, trials=12, monitor="valid_loss",
+        watch=lambda study: seen.append(epochs_of(study)),
     )  # fmt: skip
-    assert all(t.value == t.figures[2] for t in study.trials if t.state == "complete")
+    assert all(t.value == t.intermediate_values[2] for t in study.trials if t.state == "complete")
     assert study.count("pruned")
+    unpruned = search(
+        tmp_path / "n", train, {"lr": [0.1, 0.2, 1e-7]}, trials=12, monitor="valid_loss",
+        pruner="none",
+    )  # fmt: skip
+    assert unpruned.count("complete") == 12
     assert seen == sorted(seen)
-    assert seen[-1] == sum(len(trial.figures) for trial in study.trials)
+    assert seen[-1] == epochs_of(study)
     assert len(list((tmp_path / "s" / "0000").glob("*.safetensors"))) == 2
 
 
@@ -323,30 +351,33 @@ def test_the_page_shows_every_trial_and_loads_nothing(tmp_path):
     assert page.headings()[1:] == [
         "History", "Importance", "Parallel coordinates", "Slices", "Trials", "Search",
     ]  # fmt: skip
-    assert len(page.all("circle")) == 3 * 20  # in the history and in two slices
-    assert len(page.all("polyline")) == 20 + 1  # and the best so far
+    count = len(study.trials)
+    points = [attrs for attrs in page.all("circle") if attrs["r"] == "2.5" and attrs["cx"] != "12"]
+    assert len(points) == 3 * count  # in the history and in two slices
+    assert page.source.count("</title></circle>") == 3 * count
+    assert page.source.count("</title></path>") == count  # parallel coordinates
     assert not page.all("script") + page.all("link") + page.all("img")
     assert "http" not in page.source.replace("http-equiv", "")
 
 
-def test_in_a_database_a_trial_that_gives_no_sign_of_life_is_begun_again(tmp_path, monkeypatch):
+def test_in_a_database_a_trial_without_a_heartbeat_starts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "BEAT", 1)
-    monkeypatch.setattr(storage, "SILENCE", 2)
+    monkeypatch.setattr(storage, "SILENCE", 1)
     url, space = f"sqlite:///{tmp_path / 'study.db'}", {"x": (0.0, 1.0)}
 
     def killed(x):
-        time.sleep(0.2)  # the first sign of life is given
+        time.sleep(0.2)  # until the first heartbeat
         os.kill(os.getpid(), signal.SIGKILL)
 
     options = {"trials": 3, "storage": url}
     child = forked(lambda: search(tmp_path / "s", killed, space, **options), tmp_path / "error.txt")
     assert ended(child) == -signal.SIGKILL
-    time.sleep(3.1)
+    time.sleep(2.1)
     study = search(tmp_path / "s", space=space, **options)
     assert [trial.state for trial in study.trials] == ["complete"] * 3
     assert study.trials[0].folder.name == "0000"
     assert not (tmp_path / "s" / "study.jsonl").exists()
-    with pytest.raises(ConfigError, match=r"and search x=0\.0\.\.3\.0 was"):
+    with pytest.raises(ConfigError, match=r"got search x=0\.0\.\.3\.0"):
         search(tmp_path / "s", space={"x": (0.0, 3.0)}, **options)
 
 

@@ -13,11 +13,11 @@ pytest.importorskip("optuna", reason="Optuna is not installed")
 
 import plainfit as pf
 from killing import WHEN, die_at, ended, forked
-from plainfit.tuning.runs import RunTraining
 from plainfit.tuning.storage import open_storage
+from plainfit.tuning.trials import RunTraining
 
 SPACE = {"lr": "log:1e-3..1", "model": ["logistic", "mlp"], "batch_size": (32, 256)}
-FIXED = {"epochs": 3}
+FIXED = {"epochs": 2}
 
 
 def search(folder, trials, **options):
@@ -25,9 +25,9 @@ def search(folder, trials, **options):
     return pf.tune(SPACE, training, folder=folder, fixed=FIXED, trials=trials, echo=None, **options)
 
 
-def figures(study):
+def outcomes(study):
     """Return what must not depend on when a study was killed."""
-    return [(t.number, t.state, t.settings, t.value, t.figures) for t in study.trials]
+    return [(t.number, t.state, t.settings, t.value, t.intermediate_values) for t in study.trials]
 
 
 def weights(study):
@@ -46,7 +46,7 @@ def finished(folder):
 
 
 def kill_and_go_on(folder, rng, kills, seconds, trials):
-    """Kill a study so many times, each after a random time; return it, and how many were alive."""
+    """Kill a study N times, each after a random time; then let it end, and return it."""
     alive = 0
     while alive < kills:
         before = finished(folder)
@@ -61,29 +61,24 @@ def kill_and_go_on(folder, rng, kills, seconds, trials):
     return search(folder, trials)
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """A study that nobody kills, of twelve trials."""
-    return search(tmp_path_factory.mktemp("whole") / "study", 12)
-
-
-def check_kills(tmp_path, reference, kills, seconds):
+def check_kills(tmp_path, kills, seconds, trials):
     began = time.perf_counter()
     rng = random.Random(kills)
-    study = kill_and_go_on(tmp_path / "study", rng, kills, seconds, len(reference.trials))
+    reference = search(tmp_path / "whole", trials)  # nobody kills it
+    study = kill_and_go_on(tmp_path / "study", rng, kills, seconds, trials)
     assert study.count("running") == study.count("waiting") == 0
-    assert figures(study) == figures(reference)
+    assert outcomes(study) == outcomes(reference)
     assert weights(study) == weights(reference)
     print(f"\n{kills} kills, {len(study.trials)} trials equal, {time.perf_counter() - began:.0f} s")
 
 
-def test_killed_at_random(tmp_path, reference):
-    check_kills(tmp_path, reference, 6, 0.5)
+def test_killed_at_random(tmp_path):
+    check_kills(tmp_path, 3, 0.3, 3)
 
 
 @pytest.mark.soak
-def test_killed_50_times_at_random(tmp_path, reference):
-    check_kills(tmp_path, reference, 50, 0.2)
+def test_killed_50_times_at_random(tmp_path):
+    check_kills(tmp_path, 50, 0.2, 12)
 
 
 @pytest.mark.soak
@@ -101,7 +96,7 @@ def test_killed_at_every_write_and_fsync_of_two_trials(tmp_path):
             break
         assert code == -signal.SIGKILL, folder.with_suffix(".txt").read_text()
         study = search(folder, 2)
-        assert (figures(study), weights(study)) == (figures(whole), weights(whole)), call
+        assert (outcomes(study), weights(study)) == (outcomes(whole), weights(whole)), call
         shutil.rmtree(folder)
     print(f"\n{call - 1} points")
     assert call > 60

@@ -119,7 +119,7 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write one HTML page about a run: curves, scores, mistakes, settings; it works offline."""
-    from plainfit.report import write_report
+    from plainfit.report.page import write_report
 
     show(f"report {write_report(run, out)}")
 
@@ -131,19 +131,18 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs: print a table, and draw their curves on an HTML page."""
-    from plainfit.report import comparison_rows, write_comparison
-    from plainfit.report.comparison import cell_text
-    from plainfit.report.reading import heading_text
+    from plainfit.report.comparison import Comparison, cell_text
+    from plainfit.report.rendering import header_text
 
-    rows = comparison_rows(run_folders)
-    page = write_comparison(run_folders, out)
+    comparison = Comparison(run_folders)
+    rows, page = comparison.rows, comparison.write(out)
     if json_:
         show_json({"runs": rows, "page": str(page)})
         return
     width = max(len(str(row["run"])) for row in rows)
     for name in rows[0]:  # a line for each value, a column for each run
         cells = [cell_text(name, row[name]) for row in rows]
-        show(f"{heading_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
+        show(f"{header_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
     show(f"page {page}")
 
 

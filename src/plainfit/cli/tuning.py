@@ -87,12 +87,12 @@ def tune(
 
     from rich.console import Console
 
-    from plainfit.tuning.runs import RunTraining, try_all
+    from plainfit.tuning.results import LiveTable
     from plainfit.tuning.study import tune as run
-    from plainfit.tuning.table import LiveTable
+    from plainfit.tuning.trials import RunTraining, check_runs
 
     if known is None:
-        try_all(fixed, specs)
+        check_runs(fixed, specs)
     table = LiveTable(Console(stderr=True), own["trials"])
     live = table.live.console.is_terminal and not json_
     with table if live else nullcontext():
@@ -127,14 +127,12 @@ def show_study(study: "StudyResult", json_: bool) -> None:
     if json_:
         show_json(study.to_dict())
         return
-    from plainfit.tuning.table import best_line, repeated_line
-
     show()
     show(str(study))
     show()
-    show(f"best   {best_line(study)}")
+    show(f"best   {study.best_line()}")
     if study.repeated:
-        show(f"repeat {repeated_line(study)}")
+        show(f"repeat {study.repeated_line()}")
     if study.best is not None:
         show(f"next   plainfit report {study.best.folder}")
         show(f"       plainfit eject {study.best.folder} --verify")

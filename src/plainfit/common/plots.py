@@ -1,4 +1,4 @@
-"""Pictures: curves of a training, samples of a data set; without pyplot, so no window opens."""
+"""Figures: curves of a training, samples of a dataset. Without pyplot, so no window opens."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -13,7 +13,7 @@ TRAIN, VALID = "#9db4d3", "#1f4e9c"
 
 
 class Picture(Figure):
-    """A figure that a notebook shows by itself."""
+    """A figure that a notebook displays as it is."""
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()
@@ -28,8 +28,8 @@ def curves(
 
     Args:
         epochs: the rows of a history.
-        step_losses: of every step, those of an epoch that was left included.
-        steps: in an epoch; None where that is not known.
+        step_losses: the loss of every step, including those of an unfinished epoch.
+        steps: the number of steps in an epoch, if it is known.
     """
     metrics = [name for name in epochs[0] if name not in NOT_METRICS] if epochs else []
     figure = Picture(figsize=(10 if metrics else 6, 4), layout="constrained")
@@ -58,12 +58,12 @@ def curves(
 
 
 def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> Picture:
-    """Draw images in a grid, each under its class name.
+    """Draw images in a grid, with a name above each.
 
     Args:
         images: arrays of shape (height, width) or (height, width, 3), bytes or floats in [0, 1].
-        names: one a picture.
-        columns: pictures in a row.
+        names: a name for each image.
+        columns: the number of images in a row.
     """
     rows = -(-len(images) // columns)
     figure = Picture(figsize=(columns, 1.2 * rows), layout="constrained")
@@ -92,7 +92,7 @@ def histograms(columns: dict[str, Sequence[float]]) -> Picture:
 
 
 def schedule_curves(title: str, factors: Sequence[float], momenta: Sequence[float]) -> Picture:
-    """Draw a schedule's factor by step, and the momentum beside it, if it moves that."""
+    """Draw the factor of a schedule by step, and the momentum if the schedule changes it."""
     figure = Picture(figsize=(10 if momenta else 5, 3), layout="constrained")
     figure.suptitle(title, fontsize=9)
     values = {"factor of the learning rate": factors, "momentum": momenta}
@@ -107,26 +107,28 @@ def schedule_curves(title: str, factors: Sequence[float], momenta: Sequence[floa
 
 
 def statistics_curves(
-    columns: Sequence[str], figures: dict[str, list[list[float]]], steps: dict[str, list[int]]
+    columns: Sequence[str], statistics: dict[str, list[list[float]]], steps: dict[str, list[int]]
 ) -> Picture:
-    """Draw figures of layers by step: a picture for each column, a line for each layer."""
+    """Draw statistics of layers by step: axes for each column, a line for each layer."""
     figure = Picture(figsize=(5 * len(columns), 4), layout="constrained")
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     shades = colormaps["viridis"]
-    for place, (name, rows) in enumerate(figures.items()):
-        color = shades(place / max(1, len(figures) - 1) * 0.9)  # from the first layer to the last
+    for place, (name, rows) in enumerate(statistics.items()):
+        color = shades(
+            place / max(1, len(statistics) - 1) * 0.9
+        )  # from the first layer to the last
         for axis, values in zip(axes, zip(*rows, strict=True), strict=True):
             axis.plot(steps[name], values, color=color, linewidth=0.8, label=name)
     for axis, title in zip(axes, columns, strict=True):
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
-    if 0 < len(figures) <= 20:
+    if 0 < len(statistics) <= 20:
         axes[0].legend(fontsize=7)
     return figure
 
 
 def rate_curve(rates: Sequence[float], losses: Sequence[float], marks: dict[str, float]) -> Picture:
-    """Draw the loss by learning rate, with the rates that are suggested."""
+    """Draw the loss by learning rate, with the suggested rates."""
     figure = Picture(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     axis.plot(rates, losses, color=TRAIN)

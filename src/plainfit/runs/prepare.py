@@ -188,6 +188,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "state": "started",
         "config": config.to_dict(),
         "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
+        "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
         "loss": "torch.nn.functional:cross_entropy",

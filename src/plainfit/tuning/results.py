@@ -1,53 +1,66 @@
-"""What a study has come to so far."""
+"""The results of a study so far, and the same as text: a table of trials, single lines."""
 
 import statistics
-from collections.abc import Sequence
+import sys
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainfit.report.rendering import NOTHING, plain_text, value_text
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+    from rich.console import Console
+    from rich.table import Table
 
 NOTE, VALUES = "note", "values"  # attributes of a trial
+MAX_ROWS = 10  # trials in a table
+REFRESH = 0.2  # seconds between two drawings
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One combination of settings, and how far it has come."""
+    """A combination of settings and its results so far."""
 
     number: int
     state: str
-    """complete, pruned, diverged, failed, running, or waiting: for a process to go on with it."""
+    """complete, pruned, diverged, failed, running, or waiting for a process to resume it."""
     settings: dict[str, Any]
     value: float | None
-    """What counts: the mean over the seeds of the last epoch's figure; None before."""
+    """The mean over the seeds of the monitored value after the last epoch; None before."""
     values: list[float]
-    """The figure of each seed."""
-    figures: list[float]
-    """That of each epoch of the first seed."""
+    """The value of each seed."""
+    intermediate_values: list[float]
+    """The value after each epoch of the first seed."""
     seconds: float | None
-    """Since it was last taken up, until its end; None before."""
+    """From when a process last took it to its end; None before."""
     folder: Path
     note: str
     """Why it diverged or failed."""
 
     @property
     def last(self) -> float | None:
-        """The value, or the last figure of one that has none."""
-        return self.value if self.value is not None else next(reversed(self.figures), None)
+        """The value, or the last intermediate value of a trial that has no value."""
+        return (
+            self.value if self.value is not None else next(reversed(self.intermediate_values), None)
+        )
+
+    @property
+    def settings_text(self) -> str:
+        return ", ".join(f"{name} {setting_text(value)}" for name, value in self.settings.items())
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study, as it stands; it prints as a table.
+    """The results of a study so far; it prints as a table.
 
     Attributes:
         folder: with the journal, the page `study.html`, and a folder for each trial.
-        monitor: the name of the figure.
-        lower_is_better: whether low figures are good.
+        monitor: the name of the value.
+        lower_is_better: whether low values are good.
         trials: in the order in which they were drawn.
-        repeated: the figures of the best trial's settings with seeds that the search had not seen.
+        repeated: values of the best trial's settings with seeds that the search had not seen.
     """
 
     folder: Path
@@ -68,11 +81,16 @@ class StudyResult:
         return [trial for _, trial in sorted(done, key=lambda pair: pair[0])]
 
     def count(self, state: str) -> int:
-        """Return how many trials are in a state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
+    def mean_repeated(self) -> tuple[float, float]:
+        """Return mean and standard deviation of `repeated`; the deviation of one value is 0."""
+        deviation = statistics.stdev(self.repeated) if len(self.repeated) > 1 else 0.0
+        return statistics.fmean(self.repeated), deviation
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the result for machines."""
+        """Return the results as JSON takes them."""
         trials = [asdict(trial) | {"folder": str(trial.folder)} for trial in self.trials]
         return {
             "study": str(self.folder),
@@ -83,13 +101,66 @@ class StudyResult:
         }
 
     def __str__(self) -> str:
-        from plainfit.tuning.table import lines
+        rows = [self.header(), *map(self.cells, self.shown())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join([*lines, f"trials {self.counts()}"])
 
-        return "\n".join(lines(self))
+    def header(self) -> list[str]:
+        """Return the header of the table."""
+        return ["trial", self.monitor, *self._names(), "epochs", "seconds", "state"]
+
+    def cells(self, trial: TrialResult) -> list[str]:
+        """Return the row of a trial in the table."""
+        epochs = len(trial.intermediate_values)
+        return [
+            str(trial.number),
+            value_text(self.monitor, trial.last),
+            *(setting_text(trial.settings.get(name)) for name in self._names()),
+            str(epochs) if epochs else NOTHING,
+            NOTHING if trial.seconds is None else f"{trial.seconds:.1f}",
+            trial.state,
+        ]
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
+
+    def shown(self) -> list[TrialResult]:
+        """Return the trials of the table: the best, then those that run."""
+        return self.ranked()[:MAX_ROWS] + [t for t in self.trials if t.state == "running"]
+
+    def counts(self) -> str:
+        """Return the number of trials in each state."""
+        states = dict.fromkeys(trial.state for trial in self.trials)
+        return ", ".join(f"{self.count(state)} {state}" for state in states) or "no trials yet"
+
+    def trial_line(self, number: int) -> str:
+        """Return a line about a trial that has ended."""
+        trial = next(trial for trial in self.trials if trial.number == number)
+        value = value_text(self.monitor, trial.last)
+        best = " (the best so far)" if self.best is trial else ""
+        note = f": {trial.note}" if trial.note else ""
+        return (
+            f"trial {number:4} {trial.state:8} {self.monitor} {value}  {trial.settings_text}"
+            f"{best}{note}"
+        )
+
+    def best_line(self) -> str:
+        if (best := self.best) is None:
+            return "no trial is complete yet"
+        value = value_text(self.monitor, best.value)
+        return f"trial {best.number}: {self.monitor} {value} with {best.settings_text}"
+
+    def repeated_line(self) -> str:
+        """Return mean, deviation and range of `repeated` as a line."""
+        values = [*self.mean_repeated(), min(self.repeated), max(self.repeated)]
+        texts = [value_text(self.monitor, value) for value in values]
+        summary = "{} ± {} ({} to {})".format(*texts)
+        return f"{self.monitor} {summary} with {len(self.repeated)} further seeds"
 
 
 def result_of(trial: "FrozenTrial", folder: Path) -> TrialResult:
-    """Return a trial of Optuna's as one of ours, with its folder."""
+    """Return the result of Optuna's trial."""
     note = str(trial.user_attrs.get(NOTE, ""))
     state = trial.state.name.lower()
     return TrialResult(
@@ -98,17 +169,64 @@ def result_of(trial: "FrozenTrial", folder: Path) -> TrialResult:
         dict(trial.params),
         trial.value if state == "complete" else None,
         list(trial.user_attrs.get(VALUES, [])),
-        [figure for _, figure in sorted(trial.intermediate_values.items())],
+        [value for _, value in sorted(trial.intermediate_values.items())],
         trial.duration.total_seconds() if trial.duration else None,
         folder,
         note,
     )
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the standard deviation, which is 0 of one value.
+def setting_text(value: Any) -> str:
+    """Return a setting's value, short.
 
-    >>> spread([1.0, 3.0])
-    (2.0, 1.4142135623730951)
+    >>> setting_text(0.012345678), setting_text(None), setting_text("mlp")
+    ('0.01235', '-', 'mlp')
     """
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{value:.4g}" if isinstance(value, float) else plain_text(value)
+
+
+class LiveTable:
+    """The table on a terminal, drawn again as trials proceed: `with table: tune(watch=table.show)`.
+
+    Args:
+        console: the terminal.
+        trials: the number of trials that the study will have.
+    """
+
+    def __init__(self, console: "Console", trials: int) -> None:
+        from rich.live import Live
+
+        self.trials = trials
+        self.live = Live(
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),  # lines for a file must reach it
+        )
+        self.drawn = 0.0
+
+    def __enter__(self) -> None:
+        self.live.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def show(self, study: StudyResult) -> None:
+        """Draw the table, unless it was drawn a moment ago."""
+        now = time.monotonic()
+        if now - self.drawn > REFRESH:
+            self.drawn = now
+            self.live.update(self.table(study), refresh=True)
+
+    def table(self, study: StudyResult) -> "Table":
+        from rich.table import Table
+
+        title = f"{study.folder}: {len(study.trials)} of {self.trials} trials, {study.counts()}"
+        table = Table(title=title, title_justify="left")
+        for name in study.header():
+            table.add_column(name, justify="right")
+        best = study.best
+        for trial in study.shown():
+            style = "bold green" if trial is best else "dim" if trial.value is None else None
+            table.add_row(*study.cells(trial), style=style)
+        return table

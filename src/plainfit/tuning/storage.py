@@ -1,12 +1,24 @@
-"""Where the trials of a study are written down: a journal in its folder, or a database."""
+"""The trials of a study: where they are stored, and which one this process works on next.
 
+A study is a journal in its folder, or a database. Locks are POSIX record locks: they end with the
+process that holds them, however that ends, and belong to it alone and not to its children, so that
+the workers of a killed process, which live for some seconds longer, do not hold on to them.
+"""
+
+import fcntl
 import os
+import socket
+import threading
+import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import (
     BaseStorage,
@@ -15,25 +27,77 @@ from optuna.storages import (
     RetryHeartbeatStaleTrialCallback,
 )
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError
-from plainfit.tuning.locks import FileLock
+from plainfit.common.seeding import seed_at
 
-JOURNAL = "study.jsonl"
-DESCRIPTION = "plainfit"  # the attribute of a study that says what it is about
-BEAT, SILENCE = 60, 300  # seconds between two signs of life in a database; until one counts as dead
-TAIL = 2**16  # bytes of a journal in which its last line begins
+JOURNAL, QUEUE = "study.jsonl", ".queue.lock"  # the latter is held while a trial is taken
+DESCRIPTION = "plainfit"  # the attribute of a study that holds its `StudyConfig`
+WORKER, FOLDER = "worker", "folder"  # attributes of a trial
+BEAT, SILENCE = 60, 300  # seconds: between two heartbeats in a database; without one until death
+TAIL = 2**16  # bytes at the end of a journal that hold its last line
+
+
+class FileLock:
+    """A lock between processes: `with FileLock(path):`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.descriptor = -1
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Take the lock; with `wait=False`, return whether it was free."""
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            self.release()
+            return False
+        except BaseException:
+            self.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        os.close(self.descriptor)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether another process holds a lock; remove a free one.
+
+    Never call this for a lock of this process: the call would release it.
+    """
+    lock = FileLock(path)
+    if not path.exists():
+        return False
+    if not lock.acquire(wait=False):
+        return True
+    path.unlink(missing_ok=True)
+    lock.release()
+    return False
 
 
 class JournalLock(JournalFileOpenLock):
-    """A journal's lock that ends with its process; that of a killed one would hold for 30 s."""
+    """A journal's lock that ends with its process; Optuna's outlives a killed one by 30 s."""
 
     def __init__(self, journal: Path) -> None:
         self.journal = journal
         self.lock = FileLock(journal.with_name(".journal.lock"))
 
     def acquire(self) -> bool:
-        """Take the lock, and drop a last line that was cut off: the next would be joined to it."""
+        """Take the lock, and drop a last line that was cut off: the next one would join it."""
         self.lock.acquire()
         with self.journal.open("rb+") as file:
             size = file.seek(0, os.SEEK_END)
@@ -43,16 +107,15 @@ class JournalLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        """Let others write."""
         self.lock.release()
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """Open, or make, the journal of a study in its folder, or the database at a URL.
+    """Open or create the journal of a study in its folder, or the database at a URL.
 
     Raises:
         RunError: if the journal cannot be read or written.
-        ConfigError: if there is no such database, or what reads it is not installed.
+        ConfigError: if there is no such database, or its driver is not installed.
     """
     if url is None:
         path = folder / JOURNAL
@@ -62,7 +125,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
             raise RunError(f"{path} must be a study's journal: {error!r}") from error
     from sqlalchemy.exc import SQLAlchemyError
 
-    with signs_of_life():
+    with heartbeats_allowed():
         try:
             return RDBStorage(
                 url,
@@ -75,16 +138,16 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         except (SQLAlchemyError, StorageInternalError, ImportError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise ConfigError(
-                "--storage must be the URL of a database that is there, such as "
+                "--storage must be the URL of an existing database, such as "
                 f"postgresql://USER@HOST/NAME; {reason}"
             ) from error
 
 
 @contextmanager
-def signs_of_life() -> Iterator[None]:
+def heartbeats_allowed() -> Iterator[None]:
     """Use Optuna's heartbeat without its warnings: that it may change, that it needs `optimize`.
 
-    It is tested here, and `Queue.alive` gives the signs that `optimize` would.
+    It is tested here, and `Queue.alive` sends the heartbeats that `optimize` would.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
@@ -93,16 +156,16 @@ def signs_of_life() -> Iterator[None]:
 
 
 def study_name(folder: Path, url: str | None) -> str:
-    """Return the study's name: in a database, which has many, that of its folder."""
+    """Return the study's name: in a database, which holds many, the name of its folder."""
     return "study" if url is None else folder.resolve().name
 
 
 def read_description(folder: Path, url: str | None) -> dict[str, Any] | None:
-    """Return what a study is about, as it was described when it began; None if there is none.
+    """Return the config of a study as it was stored at its start; None if there is no study.
 
     Raises:
         RunError: if the journal cannot be read.
-        ConfigError: if there is no such database, or it has another's study of that name.
+        ConfigError: if there is no such database, or a study of that name that is not plainfit's.
     """
     if url is None and not (folder / JOURNAL).exists():
         return None
@@ -114,6 +177,139 @@ def read_description(folder: Path, url: str | None) -> dict[str, Any] | None:
     found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
     if found is None and storage.get_n_trials(study):
         raise ConfigError(
-            f"the study {name!r} must be plainfit's, and is not; choose another --out"
+            f"the study {name!r} must be one of plainfit, and is not; choose another --out"
         )
     return found
+
+
+def folder_of(trial: optuna.Trial | FrozenTrial) -> str:
+    """Return the name of a trial's folder; a trial that was started again keeps it."""
+    return str(trial.user_attrs.get(FOLDER, f"{trial.number:04d}"))
+
+
+class Queue:
+    """The trials of a study, as one of its processes takes them.
+
+    Every process holds a lock as long as it lives, and its trials carry the name of the lock. So a
+    trial that is running while its lock is free was left behind: it waits again, with its number,
+    settings, values and folder. In a database, which is for machines that do not see each other's
+    locks, a trial without a heartbeat for `SILENCE` seconds fails, and starts again with the same
+    settings.
+
+    Args:
+        study: Optuna's study.
+        storage: where it is stored.
+        distributions: what is searched.
+        folder: the folder of the study.
+        seed: the seed of the settings that are drawn.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        distributions: Mapping[str, BaseDistribution],
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self.study = study
+        self.storage = storage
+        self.distributions = dict(distributions)
+        self.folder = folder
+        self.seed = seed
+        self.lock = FileLock(folder / QUEUE)
+        self.worker = f".{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
+
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """Be one of the study's processes: hold its lock."""
+        path = self.folder / self.worker
+        with FileLock(path):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+    def take(self, trials: int) -> optuna.Trial | None:
+        """Take and return the next trial; None if there are `trials` already.
+
+        One process at a time takes one, so that no trial is taken twice and none is one too many.
+        """
+        with self.lock, heartbeats_allowed():
+            self.recover()
+            known = self.study.get_trials(deepcopy=False)
+            if not any(trial.state == TrialState.WAITING for trial in known):
+                if len({folder_of(trial) for trial in known}) >= trials:
+                    return None
+                self.draw(known)
+            trial = self.study.ask(self.distributions)
+            trial.set_user_attr(WORKER, self.worker)
+            if FOLDER not in trial.user_attrs:
+                trial.set_user_attr(FOLDER, f"{trial.number:04d}")
+            return trial
+
+    def recover(self) -> None:
+        """Put back the trials that were left behind."""
+        if isinstance(self.storage, RDBStorage):
+            optuna.storages.fail_stale_trials(self.study)
+            return
+        for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            worker = trial.user_attrs.get(WORKER)
+            if worker is None or not is_held(self.folder / worker):
+                self.put_back(trial)
+
+    def draw(self, known: Sequence[FrozenTrial]) -> None:
+        """Add a trial with new settings.
+
+        A copy of the study draws them, so that they are stored at once or not at all, and the
+        generator is seeded by the trial's number: what a study tries does not depend on when it was
+        stopped. Machines that share a database may draw at the same time, so their seed is random.
+        """
+        alone = not isinstance(self.storage, RDBStorage)
+        seed = seed_at(self.seed, "trial", len(known)) % 2**32 if alone else None
+        copy = optuna.create_study(
+            study_name=self.study.study_name,
+            direction=self.study.direction,
+            pruner=self.study.pruner,
+            sampler=optuna.samplers.TPESampler(seed=seed),
+        )
+        copy.add_trials(known)
+        drawn = copy.ask(self.distributions)
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING, params=drawn.params, distributions=self.distributions
+            )
+        )
+
+    def put_back(self, trial: optuna.Trial | FrozenTrial) -> None:
+        """Let a trial wait, with what it has reached."""
+        self.storage.set_trial_state_values(self.id_of(trial), TrialState.WAITING)
+
+    def id_of(self, trial: optuna.Trial | FrozenTrial) -> int:
+        """Return a trial's number among the trials of all studies in the storage."""
+        study = self.storage.get_study_id_from_name(self.study.study_name)
+        return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
+
+    @contextmanager
+    def alive(self, trial: optuna.Trial) -> Iterator[None]:
+        """Send heartbeats for a trial, if the storage is a database."""
+        storage = self.storage
+        if not isinstance(storage, RDBStorage):
+            yield
+            return
+        over, number = threading.Event(), self.id_of(trial)
+
+        def beat() -> None:
+            while True:
+                with suppress(StorageInternalError):  # the database may come back
+                    storage.record_heartbeat(number)
+                if over.wait(BEAT):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()

@@ -1,9 +1,10 @@
 """A search for settings: `tune`.
 
-This module is not named for its function, as a module `plainfit.tune` would hide it
+The module does not have the name of the function, because a module `plainfit.tune` would hide it
 (docs/decisions/0002-lazy-package.md).
 """
 
+import inspect
 import math
 import os
 import time
@@ -11,11 +12,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from plainfit.common.errors import ConfigError, RunError
+from plainfit.common.errors import ConfigError, RunError, unknown_name
+from plainfit.models.build import known_arguments
+from plainfit.runs.folder import create_folder
 from plainfit.training.history import is_lower_better
-from plainfit.tuning.plan import Plan, check
 from plainfit.tuning.results import StudyResult
-from plainfit.tuning.space import parse_space
+from plainfit.tuning.space import StudyConfig, parse_space
+
+PRUNERS = ("median", "hyperband", "none")
+OFFERED = ("seed", "report", "folder")  # what `train` gets if it has such a parameter
 
 
 def tune(
@@ -36,41 +41,41 @@ def tune(
     echo: Callable[[str], None] | None = print,
     watch: Callable[[StudyResult], None] | None = None,
 ) -> StudyResult:
-    """Search for the settings with which a training comes to the best figure, and return the study.
+    """Search for the settings that give a training the best value, and return the study.
 
-    Everything is in the study's folder. The same call goes on with it, after a kill too; several
-    processes that make it share the trials.
+    Everything is in the study's folder. The same call continues it, even after a kill; several
+    processes that make the same call share the trials.
 
     Args:
-        space: what to search, by name: `"log:1e-3..1"` and `"8..64"` are ranges, as is a tuple
-            `(8, 64)`, of whole numbers where both ends are; `"mlp,cnn"` and lists are choices.
-        train: called with the settings as keyword arguments. It returns a `History`, whose last
-            epoch counts, or a number. It is also given those that it names of `seed`, for
-            `get_data` and `get_model`; `report`, a callback for `fit`, without which no training is
-            pruned; and `folder`, of the trial, for checkpoints and all else.
-        trials: how many in all, those of other processes and earlier calls included.
-        folder: of the study; by default `studies/TIME`.
+        space: what to search, by name: `"log:1e-3..1"`, `"8..64"` and the tuple `(8, 64)` are
+            ranges, of whole numbers if both ends are; `"mlp,cnn"` and lists are choices.
+        train: called with the settings as keyword arguments; returns a `History`, whose last epoch
+            counts, or a number. If it has such parameters, it also gets `seed`, for `get_data` and
+            `get_model`; `report`, a callback for `fit`, without which no training is pruned; and
+            `folder`, the folder of the trial, for checkpoints and other files.
+        trials: the number of all trials, including those of other processes and earlier calls.
+        folder: the folder of the study; by default `studies/TIME`.
         fixed: further settings, the same for each trial.
         monitor: a column of the history.
-        lower_is_better: by default, so for losses and errors and not for the rest.
-        pruner: what stops trials early: `median` those behind the median of the others' at the
-            same epoch (Golovin et al. 2017, Vizier), `hyperband` (Li et al. 2018,
-            arXiv:1603.06560), or `none`.
-        seeds: how many trainings a trial has; their mean counts. The first one may be pruned.
-        seed: of the first training, and of the settings that are drawn.
-        repeat: train with the best settings so many times again, with further seeds.
-        time_limit: seconds after which to stop; the trial that runs goes on another time.
+        lower_is_better: by default True for losses and errors, False for other names.
+        pruner: how to stop trials early: `median` stops those behind the median of the others at
+            the same epoch (Golovin et al. 2017, Vizier); `hyperband` (Li et al. 2018,
+            arXiv:1603.06560); or `none`.
+        seeds: the number of trainings of a trial; their mean counts. The first may be pruned.
+        seed: the seed of the first training, and of the settings that are drawn.
+        repeat: the number of further seeds to train the best settings with at the end.
+        time_limit: seconds after which to stop; another call resumes the running trial.
         storage: the URL of a database, for several machines; by default a journal in the folder.
-        echo: is given a line for each trial; None for silence.
-        watch: is given the study after each epoch.
+        echo: called with a line for each trial; None for silence.
+        watch: called with the study after each epoch.
 
     Raises:
-        ConfigError: if the space is empty or wrong, `train` cannot be called with it, the folder
-            has another study, or Optuna is not installed; nothing is written then.
+        ConfigError: if the space is empty or wrong, `train` does not take it, the folder holds
+            another study, or Optuna is not installed; nothing is written then.
         RunError: if the folder cannot be used.
-        Exception: what `train` raises, unless a trial was complete before; then it is noted.
+        Exception: what `train` raises, unless a trial is complete; then the trial notes it.
     """
-    plan = Plan(
+    config = StudyConfig(
         parse_space(space),
         dict(fixed or {}),
         monitor,
@@ -79,22 +84,61 @@ def tune(
         seeds,
         seed,
     )
-    check(plan, train, trials, repeat, time_limit)
+    check_call(config, train, trials, repeat, time_limit)
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
-    known = read_study(place, storage)
-    if known is not None:
-        plan.check_against(known, place)
-    make_place(place)
+    stored = read_study(place, storage)
+    if stored is not None:
+        config.check_against(stored, place)
+    make_folder(place)
     from plainfit.tuning.work import Work
 
     end = math.inf if time_limit is None else time.monotonic() + time_limit
-    work = Work(plan, train, place, storage, trials, end, echo, watch)
+    work = Work(config, train, place, storage, trials, end, echo, watch)
     work.run(repeat)
     return work.result()
 
 
+def check_call(
+    config: StudyConfig,
+    train: Callable[..., Any],
+    trials: int,
+    repeat: int,
+    time_limit: float | None,
+) -> None:
+    """Check the arguments of `tune`."""
+    for name, value, least in (
+        ("trials", trials, 1),
+        ("seeds", config.seeds, 1),
+        ("repeat", repeat, 0),
+        ("seed", config.seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}")
+    if time_limit is not None and not time_limit > 0:
+        raise ConfigError(f"a time limit must be a positive number of seconds, got {time_limit}")
+    if config.pruner not in PRUNERS:
+        raise ConfigError(unknown_name("pruner", config.pruner, PRUNERS))
+    settings = [*config.space, *config.fixed]
+    for name in settings:
+        if name in OFFERED or settings.count(name) > 1:
+            given = "passed by tune itself" if name in OFFERED else "fixed"
+            raise ConfigError(f"a setting must have one origin, and {name} is searched and {given}")
+    known_arguments(train, dict.fromkeys(settings))
+    signature = inspect.signature(train)
+    offered = [name for name in OFFERED if name in signature.parameters]
+    try:
+        signature.bind(**dict.fromkeys([*settings, *offered]))
+    except TypeError as error:
+        raise ConfigError(
+            f"train must take {', '.join(settings)} as keyword arguments: {error}; give others by "
+            "fixed={...}"
+        ) from error
+    if (config.seeds > 1 or repeat) and "seed" not in offered:
+        raise ConfigError("train must have a parameter seed, to be called with several seeds")
+
+
 def read_study(folder: Path, storage: str | None) -> dict[str, Any] | None:
-    """Return what the study in a folder is about, as `Plan.to_dict` gives it; None without one.
+    """Return the config of the study in a folder, as `StudyConfig.to_dict` gives it, or None.
 
     Raises:
         RunError: if it cannot be read.
@@ -107,32 +151,22 @@ def read_study(folder: Path, storage: str | None) -> dict[str, Any] | None:
 
 
 def require_optuna() -> None:
-    """Check that what a study needs is there.
-
-    Raises:
-        ConfigError: if it is not.
-    """
+    """Raise ConfigError unless a study can run here."""
     if os.name == "nt":
-        raise ConfigError("a study is for Linux and macOS: Windows lacks the locks that it needs")
+        raise ConfigError("a study needs Linux or macOS: Windows lacks POSIX locks")
     try:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
     except ImportError as error:
         raise ConfigError(
-            f"a search needs Optuna, and it is not installed ({error}): "
-            "pip install 'plainfit[tune]'"
+            f"a search needs Optuna, which is not installed ({error}): pip install 'plainfit[tune]'"
         ) from error
 
 
-def make_place(folder: Path) -> None:
-    """Make the study's folder, if it is not there.
-
-    Raises:
-        RunError: if it cannot be made, or holds something else.
-    """
-    from plainfit.runs.folder import create_folder
-    from plainfit.tuning.queue import QUEUE
+def make_folder(folder: Path) -> None:
+    """Create the study's folder, if it does not exist."""
+    from plainfit.tuning.storage import QUEUE
 
     if not (folder / QUEUE).exists():
         create_folder(folder)

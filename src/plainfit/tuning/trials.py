@@ -1,0 +1,134 @@
+"""A training of a trial: its callback, its value, and the runs that `plainfit tune` makes of it."""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plainfit.common.errors import ConfigError
+from plainfit.runs.folder import RECORD, read_record
+from plainfit.runs.prepare import check_outputs, prepare
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import resume, train
+from plainfit.training.history import History, monitored
+from plainfit.training.hooks import Callback, Context
+from plainfit.tuning.space import Choices, Spec
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+PRUNED = "pruned: other trials did better by this epoch"
+
+
+class Report(Callback):
+    """Reports the monitored value of each epoch to a study, and stops a training that it prunes.
+
+    `tune` makes one for each training; pass it to `fit`: `callbacks=[report]`.
+
+    Args:
+        monitor: a column of the history.
+        deadline: when to stop, by `time.monotonic`, and to continue another time.
+        trial: the trial of the training; None if it must not be pruned.
+        changed: called after each epoch.
+    """
+
+    observer = True
+
+    def __init__(
+        self,
+        monitor: str,
+        deadline: float = math.inf,
+        trial: "Trial | None" = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.monitor = monitor
+        self.deadline = deadline
+        self.trial = trial
+        self.changed = changed
+        self.pruned = False
+        self.out_of_time = False
+        self.reported = set[int]()
+        if trial is not None:  # a resumed trial has reported some epochs before
+            self.reported |= trial.study.get_trials()[trial.number].intermediate_values.keys()
+
+    def on_fit_start(self, context: Context) -> None:
+        """Stop a resumed training again if it was pruned at this epoch."""
+        if context.step == 0:
+            self.prune(context)
+
+    def on_step_end(self, context: Context) -> None:
+        """Stop at the deadline."""
+        if time.monotonic() >= self.deadline:
+            self.out_of_time = True
+            context.stop = "the time limit of the study"
+
+    def on_epoch_end(self, context: Context) -> None:
+        """Report the value of the epoch, and stop if the study prunes the trial."""
+        value = monitored(context.history[-1], self.monitor)
+        if self.trial is not None and context.epoch not in self.reported:
+            self.trial.report(value, context.epoch)
+        self.changed()
+        self.prune(context)
+
+    def prune(self, context: Context) -> None:
+        """Stop if the pruner says so and there are epochs left."""
+        if self.trial is None or not 0 < len(context.history) < context.epochs:
+            return
+        if self.trial.should_prune():
+            self.pruned = True
+            context.stop = PRUNED
+
+
+def value_of(result: Any, monitor: str) -> float:
+    """Return the value of a training.
+
+    Args:
+        result: a number, or a history, whose last epoch counts because its weights are kept.
+        monitor: a column of the history.
+
+    Raises:
+        ConfigError: if it is neither.
+    """
+    if isinstance(result, History):
+        return monitored(result[-1], monitor) if len(result) else math.nan
+    try:
+        return float(result)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"train must return a History or a number, got {type(result).__name__}"
+        ) from error
+
+
+class RunTraining:
+    """What `plainfit tune` calls for each trial: train a run or resume it, and return its value.
+
+    Args:
+        monitor: a column of the run's history.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        self.monitor = monitor
+
+    def __call__(self, *, seed: int, report: Report, folder: Path, **settings: Any) -> float:
+        """Train; `settings` are those of `RunConfig`, as `to_dict` gives them."""
+        if not (folder / RECORD).exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at once
+            config = RunConfig.from_dict(settings, seed=seed, out=folder)
+            train(config, echo=None, callbacks=[report])
+        elif read_record(folder)["state"] != "finished":
+            resume(folder, echo=None, callbacks=[report])
+        record = read_record(folder)
+        report.pruned = record["stopped"] == PRUNED
+        return monitored(record["last"], self.monitor) if record["last"] else math.nan
+
+
+def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
+    """Check data and models before a study starts: each choice, with the first of the others."""
+    first = {name: spec.samples[0] for name, spec in space.items()}
+    tries = [{name: v} for name, spec in space.items() if isinstance(spec, Choices)
+             for v in spec.samples[1:]]  # fmt: skip
+    for changes in [{}, *tries]:
+        parts = prepare(RunConfig.from_dict(fixed | first | changes))
+        check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
