@@ -1,4 +1,4 @@
-# The one vocabulary: setup run check test bench soak docs. `make` alone lists it.
+# Every task of the project; `make` alone lists them.
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,8 +27,9 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check docs ## everything that must pass: check, docs, tests, doctests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations 10 # a process a core: more threads would wait
+test: setup ## everything that must pass: check, docs, tests, doctests
+	@$(MAKE) --no-print-directory -j 2 check docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 10 # one thread a process
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
 	$(BIN)/python benchmarks/run.py

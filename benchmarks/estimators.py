@@ -38,7 +38,7 @@ def measure(data: Path, quick: bool, folder: Path) -> Path:
     for number in range(1 if quick else ROUNDS):
         rounds.append({name: fits(name, quick) for name in turned(names, number)})
         path = save_section(
-            "estimators.estimators",
+            "estimators",
             "Estimators for scikit-learn",
             TEXT.format(rounds=len(rounds)),
             ["", *(f"times {name}" for name in names[1:]), *(f"{name}, s" for name in names)],

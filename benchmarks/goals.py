@@ -12,8 +12,8 @@ from turns import ratio
 Row = list[str]
 COLUMNS = ["", "goal", "measured", "reached"]
 TEXT = """\
-They were set before anything was measured; [the log](log.md) says what was tried for those that
-are not reached. Ratios are of speed, unless they say memory or time.
+The goals were set before anything was measured; [the log](log.md) describes the attempts for those
+that are not reached. Ratios are ratios of speed, unless they say memory or time.
 """
 
 

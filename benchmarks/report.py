@@ -17,33 +17,32 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The order of the sections on the page, by the name of their file; others follow.
 SECTIONS = [
     "overhead", "progress_cost", "import_time", "precision", "folder", "growth", "augmentation",
-    "gains", "accuracy", "estimators.estimators",
+    "gains", "accuracy", "estimators",
 ]  # fmt: skip
 INTRODUCTION = f"""# Benchmarks
 
 Made by `make bench` from `benchmarks/results`; do not edit. How each contender is set up, and why
 that is fair, is in `benchmarks/README.md`.
 
-The work is the same for all: float32, SGD, batches of {BATCH_SIZE}, the samples in a new random
+All contenders do the same work: float32, SGD, batches of {BATCH_SIZE}, the samples in a new random
 order each epoch, loss and accuracy on the validation samples after each, in batches of
 {2 * BATCH_SIZE}. The logistic regression is 784 inputs to 10 outputs, learning rate 0.5. The CNN is
 the tutorial's: three 3x3 convolutions with stride 2 and 16, 16 and 10 channels, a ReLU after each,
-the mean over the image; learning rate 0.1, momentum 0.9. Each contender is a process of its own.
-In a round everyone has a turn, and each round begins with another one. Figures are medians over
-the rounds of the median epoch after the first; the first is under "warm-up".
+the mean over the image; learning rate 0.1, momentum 0.9. Each contender runs in its own process.
+In a round every contender runs once, and each round starts with a different one. Values are medians
+over the rounds of the median epoch after the first; the first is under "warm-up".
 """
 LEGEND = """\
-*Epoch* is training and validation, and so are *samples/s* (training samples in the time of an
-epoch) and the ratios, each taken within its round; the range is over the rounds. *Steps/s* and
-*µs/step* are of the training alone; *over the hand loop* is the difference in µs/step to the loop
-written by hand. *Of the limit* is the share that the step's arithmetic, or its memory traffic if
-that takes longer, has in the time of a step, at the speeds measured on this machine.
+*Epoch* includes training and validation, and so do *samples/s* (training samples per time of an epoch)
+and the ratios, which are taken within a round; the range is over the rounds. *Steps/s* and *µs/step*
+count training alone; *over the hand loop* is the difference in µs/step to the loop written by hand.
+*Of the limit* is the time that the step's arithmetic, or its memory traffic if that takes longer,
+would need at the speeds measured on this machine, as a share of the time of a step.
 """
 COSTS = """\
 *First step* is from the start of the process to the end of the first training step; plain JAX
-compiles an epoch of the logistic regression as one, so its first step there is its first epoch.
-*Warm-up* is what the first epoch takes longer than the later ones. *Memory* is the peak of the
-resident set.
+compiles an epoch of the logistic regression as one, so its first step is its first epoch. *Warm-up* is
+the extra time of the first epoch over the later ones. *Memory* is the peak resident set size.
 """
 
 

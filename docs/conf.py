@@ -1,5 +1,6 @@
 """How Sphinx builds the site: `make docs`."""
 
+import hashlib
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 import plainfit
 
 HERE = Path(__file__).resolve().parent
-# The notebooks are built with the site, executed; what stands in docs/notebooks is a copy.
+# The site shows the notebooks with their outputs: docs/notebooks holds copies to execute.
 (HERE / "notebooks").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
     shutil.copy(notebook, HERE / "notebooks")
@@ -19,7 +20,11 @@ author = "The plainfit authors"
 copyright = "The plainfit authors, Apache-2.0"
 release = version = plainfit.__version__
 
-nb_execution_mode = "force"
+# A notebook is executed once for each state of the library: both languages have the same cells.
+sources = sorted((HERE.parent / "src").rglob("*.py"))
+state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / "notebooks" / state)
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell
 nb_merge_streams = True

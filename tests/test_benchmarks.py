@@ -1,9 +1,11 @@
 """The benchmark's programs on little data, and the page from few results."""
 
+import io
 import json
-import subprocess
+import runpy
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -15,67 +17,70 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
 
 
-@pytest.fixture
-def modules(monkeypatch):
+@pytest.fixture(scope="module")
+def modules():
     """The runner's modules, which import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import results
-    import table
-    import turns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        patch.syspath_prepend(str(BENCHMARKS / "peers"))
+        import results
+        import table
+        import turns
 
-    import data
-    import report
+        import data
+        import report
 
-    own = (data, report, results, table, turns)
-    yield {module.__name__: module for module in own}
-    for name in [n for n, m in sys.modules.items() if is_ours(m)]:
-        del sys.modules[name]
+        yield {module.__name__: module for module in (data, report, results, table, turns)}
+        for name in [n for n, m in sys.modules.items() if is_ours(m)]:
+            del sys.modules[name]
 
 
 def is_ours(module):
     return str(getattr(module, "__file__", None) or "").startswith(str(BENCHMARKS))
 
 
-@pytest.fixture
-def folder(modules, tmp_path):
+@pytest.fixture(scope="module")
+def printed(modules, tmp_path_factory):
+    """What the programs print after two epochs of the CNN, by their names.
+
+    They run in this process, one after the other: a process each would import torch three times.
+    """
+    folder = tmp_path_factory.mktemp("images")
     for part, (x, y) in modules["data"].synthetic(N_TRAIN, N_VALID).items():
-        np.save(tmp_path / f"x_{part}.npy", x)
-        np.save(tmp_path / f"y_{part}.npy", y)
+        np.save(folder / f"x_{part}.npy", x)
+        np.save(folder / f"y_{part}.npy", y)
     orders = [epoch_order(N_TRAIN, SEED, epoch, True).numpy() for epoch in range(2)]
-    np.save(tmp_path / "orders.npy", np.stack(orders))
-    return tmp_path
+    np.save(folder / "orders.npy", np.stack(orders))
+    options = ["--data", folder, "--model", "cnn", "--epochs", 2, "--batch-size", BATCH_SIZE]
+    more = {"tutorial": [], "hand_loop": ["--orders", folder / "orders.npy"], "plainfit_": []}
+    return {name: run(name, *options, "--seed", SEED, *more[name]) for name in more}
 
 
-def run(script, folder, model, *more, epochs=2):
-    command = [
-        sys.executable, f"{script}.py", "--data", folder, "--model", model, "--epochs", epochs,
-        "--batch-size", BATCH_SIZE, "--seed", SEED, *more,
-    ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=BENCHMARKS / "peers", capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
+def run(name, *arguments):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as out:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(BENCHMARKS / "peers" / f"{name}.py"), run_name="__main__")
+    return json.loads(out.getvalue().splitlines()[-1])
 
 
-def test_the_loop_by_hand_gives_the_bits_of_plainfit(folder):
-    hand = run("hand_loop", folder, "logistic", "--orders", folder / "orders.npy")
-    ours = run("plainfit_", folder, "logistic")
+def test_the_loop_by_hand_gives_the_bits_of_plainfit(printed):
+    hand, ours = printed["hand_loop"], printed["plainfit_"]
     assert ours["weights"] == hand["weights"]
     for one, other in zip(ours["epochs"], hand["epochs"], strict=True):
         assert one["valid_loss"] == other["valid_loss"]
         assert one["accuracy"] == pytest.approx(other["accuracy"], abs=1e-7)  # float32, float64
 
 
-@pytest.mark.parametrize("script", ["tutorial", "hand_loop", "plainfit_"])
-def test_a_contender_prints_its_figures(script, folder):
-    line = run(script, folder, "cnn", epochs=1)
-    (epoch,) = line["epochs"]
-    assert 0 < epoch["train_seconds"] < epoch["seconds"] < 60
-    assert 0 < line["first_step_seconds"] < 60
+@pytest.mark.parametrize("name", ["tutorial", "hand_loop", "plainfit_"])
+def test_a_contender_prints_its_measurements(name, printed):
+    line = printed[name]
+    assert len(line["epochs"]) == 2
+    for epoch in line["epochs"]:
+        assert 0 < epoch["train_seconds"] < epoch["seconds"] < 60
+    assert line["first_step_seconds"] > 0
     assert line["steps"] == 6
     assert line["peak_rss_mib"] > 50
-    assert line["valid_loss"] == epoch["valid_loss"] == pytest.approx(2.3, abs=0.3)
+    assert line["valid_loss"] == line["epochs"][-1]["valid_loss"] == pytest.approx(2.3, abs=0.3)
     assert line["versions"]["torch"].startswith("2.")
 
 
@@ -84,14 +89,14 @@ def record(contender, number, seconds, **more):
         {"seconds": s, "train_seconds": s / 2, "valid_loss": 0.3, "accuracy": 0.9}
         for s in (9 * seconds, seconds, 2 * seconds, 3 * seconds)
     ]
-    figures = {
+    values = {
         "first_step_seconds": 1.5, "warm_up_seconds": 7 * seconds, "steps": 100,
         "valid_loss": 0.3, "accuracy": 0.9, "peak_rss_mib": 321,
         "versions": {"torch": "2"}, "others_cores": 0.01,
     }  # fmt: skip
     return (
         {"contender": contender, "model": "logistic", "round": number, "epochs": epochs}
-        | figures
+        | values
         | more
     )
 
@@ -158,6 +163,10 @@ def test_the_page_has_every_machine_and_every_section(modules, speed, tmp_path):
     pictures = {path.name for path in (docs / "images").iterdir()}
     assert pictures == {"benchmarks-a-machine-2-cores.png", "benchmarks-another-one.png"}
     assert all(f"images/{name}" in page for name in pictures)
+
+
+def test_every_section_of_the_page_is_named_after_its_program(modules):
+    assert set(modules["report"].SECTIONS) <= {path.stem for path in BENCHMARKS.glob("*.py")}
 
 
 def test_synthetic_images_are_those_of_mnist_in_shape_and_range(modules):

@@ -1,65 +1,84 @@
-"""The README's own code and commands, run as they stand; its tree, compared with the real one."""
+"""The README's code and commands, run as they are written; its tree against the real one."""
 
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "plainfit"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LEFT_BY_COMMANDS = {
+    "runs", "comparison.html", "digits-augmented.png", "digits-samples.png", "lr-find.png", "mine",
+    "train.py", "what_is_torch_nn.ipynb",
+}  # fmt: skip
+
+SHORTER = {"plainfit ladder": "plainfit ladder --rungs 1-2"}  # tests/ladder runs every rung
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_three_lines_run(tmp_path):
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """An empty working folder; torch's number of threads is restored afterwards."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def test_the_three_lines_run(in_tmp, capsys):
     (code,) = blocks("python")
-    code += "print(history)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    printed = done.stdout.splitlines()
-    assert printed[:3] == printed[3:]  # as it goes, and again by print(history)
+    exec(code + "print(history)\n", {})
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 6
+    assert printed[:3] == printed[3:]  # while training, and again by print(history)
 
 
-def test_the_longer_lines_run_after_them_and_resume(tmp_path):
+def test_the_longer_lines_run_after_them_and_resume(in_tmp, capsys):
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     code = "".join(blocks("python") + blocks("py"))
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
-    outputs = [
-        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    ]
+    outputs = []
+    for _ in range(2):
+        exec(code, {})
+        outputs.append(capsys.readouterr().out)
     assert "resumed" not in outputs[0]
     assert "resumed in epoch " in outputs[1]
 
 
-MADE = {  # what the blocks leave that have these words; those of one line need each other
-    "runs/mine": {"runs", "lr-find.png", "comparison.html"},
-    "runs/yours": {"runs", "train.py"},
-    "plainfit ladder": {"mine", "what_is_torch_nn.ipynb"},
-    "": {"runs", "digits-samples.png", "digits-augmented.png"},  # the rest
-}
+def test_the_commands_run_in_order(in_tmp, plainfit):
+    commands = "".join(blocks("sh")).splitlines()
+    assert len(commands) > 20
+    for command in commands:
+        name, *arguments = shlex.split(SHORTER.get(command, command))
+        code, _, err = plainfit(*arguments)
+        assert (name, code) == ("plainfit", 0), f"{command}\n{err}"
+    assert {path.name for path in in_tmp.iterdir()} == LEFT_BY_COMMANDS
 
 
-@pytest.mark.parametrize("words", MADE)
-def test_the_commands_run(tmp_path, words):
-    chosen = [b for b in blocks("sh") if words == next(known for known in MADE if known in b)]
-    for command in "".join(chosen).splitlines():
-        name, *arguments = command.split()
-        assert name == "plainfit"
-        subprocess.run([sys.executable, "-m", name, *arguments], cwd=tmp_path, check=True)
-    assert {path.name for path in tmp_path.iterdir()} == MADE[words]
-
-
-def test_the_tree_names_every_module():
-    tree = README[README.index("## The tree") :]
-    named = set(re.findall(r"[─ ](\w+\.py)", tree))
-    real = {path.name for path in (ROOT / "src").rglob("*.py")} - {"__main__.py"}
-    real -= {path.name for path in (ROOT / "src/plainfit/ladder/rungs").iterdir()}
-    assert named == real
+def test_the_tree_names_every_room_and_fits_on_a_screen():
+    tree = README[README.index("## The tree") :].split("```")[1].strip().splitlines()
+    assert len(tree) <= 40
+    start = tree.index("├── src/plainfit/")
+    rooms = []
+    for line in tree[start + 1 :]:
+        if not line.startswith("│   "):
+            break
+        rooms.append(line.split()[2].rstrip("/").removesuffix(".py"))
+    real = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(rooms) == sorted(real - {"__init__", "__main__", "__pycache__"})
     assert all(f"make {target}" in README for target in ("run", "test"))
+
+
+def test_the_library_stays_small():
+    files = list((ROOT / "src").rglob("*.py"))
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    rooms = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
+    rooms = [path for path in rooms if path.stem not in ("__init__", "__main__", "__pycache__")]
+    assert len(rooms) <= 12
+    assert len(files) <= 125
+    assert lines <= 19_000

@@ -56,6 +56,7 @@ class Checkpointing(Callback):
 
     @classmethod
     def at(cls, given: "str | Path | Checkpointing | None") -> Self | None:
+        """Return the callback for what `fit(checkpoint=...)` was given."""
         if given is None or isinstance(given, cls):
             return given
         assert not isinstance(given, Checkpointing)
@@ -114,6 +115,7 @@ class Checkpointing(Callback):
         self.save(context)
 
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
+        """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay

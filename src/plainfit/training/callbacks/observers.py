@@ -55,6 +55,7 @@ class EpochLog(Callback):
             self.update(context)
 
     def update(self, context: Context) -> None:
+        """Append the new rows to the file; the first call replaces it."""
         count, text = self.new(context, self.written)
         try:
             if self.written:
@@ -165,6 +166,7 @@ class ProgressBar(Callback):
         self.bar.update(self.task, completed=context.step, refresh=True)
 
     def begin(self, context: Context) -> None:
+        """Reset the bar for an epoch."""
         self.drawn, self.epoch = time.perf_counter(), context.epoch
         title = f"epoch {context.epoch + 1} of {context.epochs}"
         self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
@@ -192,6 +194,7 @@ class Statistics(Callback):
         self.values, self.steps = {}, {}
 
     def note(self, name: str, value: Tensor, context: Context) -> None:
+        """Keep a value of this step under a name."""
         self.values.setdefault(name, []).append(value)
         self.steps.setdefault(name, []).append(context.global_step)
 
@@ -227,6 +230,7 @@ class ActivationStatistics(Statistics):
         ]
 
     def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
+        """Return the forward hook that measures one layer."""
 
         def look(module: nn.Module, _: Any, out: Any) -> None:
             is_step = module.training and torch.is_grad_enabled()
