@@ -346,3 +346,30 @@ def test_detect_anomaly_names_the_operation(plainfit, tmp_path):
         assert code == 1
         assert says in err
         assert "Traceback (most recent" not in err.splitlines()[-1]
+
+
+LOOK = """
+import torch, torch.nn.functional as F
+from torch import nn, optim
+import plainfit as pf
+
+def loss_func(out, yb):
+    breakpoint()
+    return F.cross_entropy(out, yb)
+
+model = nn.Linear(2, 2)
+data = [(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))]
+pf.fit(1, model, loss_func, optim.SGD(model.parameters(), lr=0.1), data, None)
+"""
+
+
+def test_a_breakpoint_lands_two_readable_frames_below_fit(tmp_path):
+    (tmp_path / "look.py").write_text(LOOK)
+    done = subprocess.run(
+        [sys.executable, "look.py"], cwd=tmp_path, input="where\nup\np xb.shape\nup\n"
+        "p context.step, model\nquit\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "loss_func(model(xb), yb)\n" in done.stdout
+    assert "-> loss, n = loss_batch(model, loss_func, xb, yb, " in done.stdout
+    assert "torch.Size([4, 2])" in done.stdout
+    assert "(0, Linear(in_features=2, out_features=2, bias=True))" in done.stdout

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
+from ejecting import run_here
 from plainfit.common.devices import cpu_threads
 from plainfit.common.errors import ConfigError, ModelError, NonFiniteError, RunError
 from plainfit.data.loaders import make_loader
@@ -266,12 +267,14 @@ def test_samples_of_another_shape():
 
 def test_a_script_of_its_training(tmp_path):
     ours = pf.PlainfitClassifier("mlp", epochs=1).fit(*IRIS)
-    assert ours.history_.run.eject(tmp_path / "train.py", verify=True, echo=None).is_file()
+    losses, weights = run_here(ours.history_.run.eject(tmp_path / "train.py", echo=None))
+    assert losses == ours.history_.step_losses
+    assert equal(weights, ours.model_.state_dict())
 
 
-@pytest.mark.parametrize("rung", ["loop", "tensors"])
-def test_a_script_keeps_the_weights_of_the_best_epoch_too(rung, tmp_path):
+@pytest.mark.parametrize("level", ["loop", pytest.param("tensors", marks=pytest.mark.soak)])
+def test_a_script_keeps_the_weights_of_the_best_epoch_too(level, tmp_path):
     net = pf.PlainfitClassifier(patience=1, lr=0.1).fit(*IRIS)
     assert net.history_[-1]["valid_loss"] > min(row["valid_loss"] for row in net.history_)
-    script = net.history_.run.eject(tmp_path / "train.py", rung=rung, verify=True, echo=None)
+    script = net.history_.run.eject(tmp_path / "train.py", level=level, verify=True, echo=None)
     assert "best" in script.read_text()

@@ -163,6 +163,7 @@ def test_what_fine_tune_did_from_python_is_ejected(source, tmp_path, from_run, o
     assert not differing(weights, model.state_dict())
 
 
+@pytest.mark.soak
 def test_the_script_of_a_fine_tuning_verifies_itself(source, tmp_path):
     splits, said = pf.open_data("digits"), []
     dls = pf.get_data(splits.train, splits.valid, 64)
