@@ -8,11 +8,15 @@ import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from plainfit.cli import main
 
 ROOT = Path(__file__).parents[1]
+# A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
+hypothesis.settings.register_profile("plainfit", deadline=None)
+hypothesis.settings.load_profile("plainfit")
 # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
