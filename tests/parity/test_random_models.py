@@ -95,7 +95,7 @@ EVERYTHING = given(
 OPTIONS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "derandomize": True}
 
 
-@settings(max_examples=30, **OPTIONS)
+@settings(max_examples=12, **OPTIONS)
 @EVERYTHING
 def test_random_models(**drawn):
     drawn["samples"] += drawn["samples"] % drawn["batch_size"] == 1  # batch norm needs two

@@ -167,7 +167,7 @@ def test_the_parser_on_200_000_mutants():
 
 def test_a_folder_with_checkpoints_is_not_begun_anew(tmp_path):
     train(tmp_path)
-    with pytest.raises(RunError, match=r"has 2; pass resume=True to go on from the newest, or"):
+    with pytest.raises(RunError, match=r"has 2; pass resume=True to continue from the newest, or"):
         train(tmp_path)
 
 

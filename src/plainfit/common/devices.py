@@ -1,4 +1,4 @@
-"""Where a model runs, and what its bits depend on."""
+"""Devices, threads, and what the bits of a run depend on."""
 
 import os
 import platform
@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from plainfit.common import __version__
 from plainfit.common.errors import ConfigError, unknown_name
 
-SMALL_STEP = 20e6  # floating-point operations, below which a second thread gains nothing
-# Each of these changes which kernels run, and with them the last bits of a result.
+SMALL_STEP = 20e6  # floating-point operations; in smaller steps a second thread gains nothing
+# Each of these decides which kernels run, and with them the last bits of a result.
 ISA_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "DNNL_MAX_CPU_ISA",
@@ -26,7 +26,7 @@ ISA_VARIABLES = (
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Turn a device name into a device that is there.
+    """Return the device of that name.
 
     Args:
         name: `auto` (the accelerator if there is one, else the CPU), or any name that torch
@@ -58,10 +58,9 @@ def device_of(model: nn.Module) -> torch.device:
 def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
     """Return how many threads of the CPU should train a model: one if its steps are small.
 
-    It is a rule and never a measurement, since the bits depend on the number of threads. In a
+    This is a rule and not a measurement, since the bits depend on the number of threads. In a
     small step a second thread gains nothing, and every operation waits for it when the machine is
-    busy (docs/decisions/0011-fast.md). The number that torch has (the cores, or OMP_NUM_THREADS)
-    is the most that the rule gives.
+    busy (docs/decisions/0011-fast.md). Other models get torch's own number of threads.
 
     Args:
         model: called as `model(sample)`, in evaluation mode.
@@ -81,7 +80,7 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads until the block ends."""
+    """Let torch use `count` threads until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -91,10 +90,7 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
-    """Return what the bits of a run depend on besides its code, seed and data.
-
-    Equal losses are promised between two runs whose fingerprints are equal.
-    """
+    """Return what the bits of a run depend on besides its code, seed and data."""
     return {
         "torch": torch.__version__,
         "device": device.type,
@@ -112,7 +108,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of plainfit and of what it stands on, for `run.json`."""
+    """Return the versions of plainfit and of what it uses, for `run.json`."""
     import numpy as np
 
     return {

@@ -1,4 +1,4 @@
-"""Bars for long work, on a terminal only; gone when done."""
+"""Progress bars, shown on a terminal only and removed when done."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,6 @@ from rich.progress import (
 
 @contextmanager
 def on_terminal(bar: Progress) -> Iterator[None]:
-    """Show a bar while the block runs, on a terminal only."""
     if not bar.console.is_terminal:
         yield
         return
@@ -26,11 +25,11 @@ def on_terminal(bar: Progress) -> Iterator[None]:
 
 
 T = TypeVar("T")
-LONG = 1000  # items; fewer are read before a bar could be looked at
+LONG = 1000  # items; fewer take too little time for a bar
 
 
 def with_bar(items: Iterable[T], title: str, total: int) -> Iterable[T]:
-    """Return the items, with a bar for long work on a terminal."""
+    """Return the items, with a bar if there are many."""
     console = Console(stderr=True)
     if total < LONG or not console.is_terminal:
         return items
@@ -38,7 +37,7 @@ def with_bar(items: Iterable[T], title: str, total: int) -> Iterable[T]:
 
 
 class DownloadBar:
-    """The progress of one download, in the form that pooch calls for (`total`, `update`...)."""
+    """The progress of one download, with the attributes and methods that pooch requires."""
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
@@ -49,12 +48,11 @@ class DownloadBar:
         self.total = 0
 
     def update(self, amount: int) -> None:
-        """Add some bytes."""
         self.bar.update(self.task, advance=amount, total=self.total or None)
 
     def reset(self) -> None:
-        """Begin again at 0, as pooch does before it sets the final count."""
+        """Start again at 0, as pooch does before it sets the final count."""
         self.bar.update(self.task, completed=0)
 
     def close(self) -> None:
-        """Nothing: `on_terminal` ends the bar."""
+        pass  # `on_terminal` ends the bar

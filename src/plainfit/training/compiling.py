@@ -53,31 +53,19 @@ def loss_computation(
 
     At the end, the settings of torch's compiler are as before. The arguments are those of `fit`.
     """
-    if not compile and precision == "fp32":
-        yield None
-        return
     cast = autocast(precision, device_of(model))
+    before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
+    compute = CompiledLoss(model, loss_func, context, echo) if compile else None
 
-    def plain(xb: Any, yb: Any) -> Tensor:
-        return loss_func(model(xb), yb)
+    def in_precision(xb: Any, yb: Any) -> Tensor:
+        with cast:
+            return compute(xb, yb) if compute else loss_func(model(xb), yb)
 
-    def within(compute: LossFunction) -> LossFunction:
-        def loss(xb: Any, yb: Any) -> Tensor:
-            with cast:
-                return compute(xb, yb)
-
-        return compute if precision == "fp32" else loss
-
-    if not compile:
-        yield within(plain)
-        return
-    settings = torch._dynamo.config
-    before = getattr(settings, "trace_autograd_ops", None)
     try:
-        yield within(CompiledLoss(model, loss_func, context, echo))
+        yield compute if precision == "fp32" else in_precision
     finally:
-        if before is not None:
-            settings.trace_autograd_ops = before
+        if before is not None:  # torch 2.10 has no such setting
+            torch._dynamo.config.trace_autograd_ops = before
 
 
 class OneGraph:

@@ -1,4 +1,4 @@
-"""What a training returns: its figures, epoch by epoch and step by step."""
+"""What a training returns: losses and metrics, by epoch and by step; the best epoch."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
     from plainfit.training.fit_call import FitCall
 
-WIDTH = 11  # of a column, in characters; wide enough for every heading of our own
+WIDTH = 11  # of a column, in characters; wide enough for all of our own headers
 SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
 HEADINGS = {"samples_per_second": "samples/s"}
 DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # in the names of what is minimized
 
 
 class History:
-    """The figures of a training.
+    """The losses and metrics of a training.
 
     Attributes:
-        epochs: one dict an epoch: `epoch` (from 0), `train_loss` (mean over the samples while
+        epochs: one dict per epoch: `epoch` (from 0), `train_loss` (mean over the samples while
             training), `valid_loss` and each metric (mean over the validation samples), `seconds`
             (training and validation), `samples_per_second` (training alone).
         step_losses: the training loss of every step, in order, as exact floats.
-        stopped: why the training stopped before its last epoch was over; empty if it did not.
-        steps: steps in an epoch; None where the loader has no length.
-        unfinished: whether it stopped within an epoch, whose row is not there yet.
-        run: what was trained, with references to it: `history.run.eject("train.py")` writes the
-            training as a plain PyTorch script.
+        stopped: why the training stopped before the end of its last epoch, or an empty string.
+        steps: steps per epoch; None if the loader has no length.
+        unfinished: whether it stopped within an epoch, which then has no row yet.
+        run: the call of `fit`, with references to its arguments: `history.run.eject("train.py")`
+            writes the training as a plain PyTorch script.
 
     >>> history = History()
     >>> history.epochs.append({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.25, "seconds": 1.0})
@@ -50,7 +50,7 @@ class History:
         self.run: FitCall | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy or a pickle has: the figures, and not model and data behind `run`."""
+        """Leave `run`, which refers to model and data, out of copies and pickles."""
         return vars(self) | {"run": None}
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class History:
         return "\n".join([heading_line(self.epochs[0]), *map(epoch_line, self.epochs)])
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return a copy of the epochs, one dict each; `pandas.DataFrame` takes it as it is."""
+        """Return a copy of the epochs, one dict each, as `pandas.DataFrame` takes it."""
         return [dict(row) for row in self.epochs]
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> dict[str, Any] | None:
@@ -77,7 +77,7 @@ class History:
         return None if index is None else self.epochs[index]
 
     def plot(self) -> "Figure":
-        """Draw losses and metrics by epoch; a notebook shows the figure, `savefig` writes it."""
+        """Draw losses and metrics by epoch, as a figure of matplotlib."""
         from plainfit.common.plots import curves
 
         return curves(self.epochs, self.step_losses, self.steps)
@@ -136,12 +136,11 @@ def monitored(row: Mapping[str, Any], name: str) -> float:
 
 
 def heading_line(row: dict[str, Any]) -> str:
-    """Return the table's heading for such a row."""
+    """Return the header of the table for such a row."""
     return " ".join(f"{HEADINGS.get(name, name):>{WIDTH}}" for name in row)
 
 
 def epoch_line(row: dict[str, Any]) -> str:
-    """Return one row of the table, under `heading_line`."""
     return " ".join(
         f"{value:>{max(WIDTH, len(HEADINGS.get(name, name)))}{SHAPES.get(name, '.4f')}}"
         for name, value in row.items()
@@ -149,7 +148,7 @@ def epoch_line(row: dict[str, Any]) -> str:
 
 
 def read(values: Sequence[Tensor]) -> list[float]:
-    """Return tensors without dimensions, or numbers, as floats; wait for the device once."""
+    """Return scalars, tensors or not, as floats; waits for the device once."""
     scalars = [  # (1,) will do too
         value
         if isinstance(value, Tensor) and not value.dim()

@@ -21,6 +21,9 @@ class Callback:
     observer: bool = False
     """True for a callback that changes nothing of the training; eject leaves it out."""
 
+    saved: tuple[str, ...] = ()
+    """Names of the attributes that a resumed training needs: plain values and tensors."""
+
     def on_fit_start(self, context: "Context") -> None:
         """Before the first epoch; in a resumed training, after `load_state_dict`."""
 
@@ -61,11 +64,13 @@ class Callback:
         """When `context.exception` ends the training; it is raised again afterwards."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs, as plain values and tensors; by default nothing."""
-        return {}
+        """Return what a resumed training needs: by default the attributes named in `saved`."""
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned, plain values and tensors."""
+        for name in self.saved:
+            setattr(self, name, state[name])
 
 
 HOOKS = [name for name in vars(Callback) if name.startswith("on_")]

@@ -1,4 +1,4 @@
-"""The learning-rate range test (Smith 2015, arXiv:1506.01186): which rate to start from."""
+"""The learning-rate range test (Smith 2015, arXiv:1506.01186)."""
 
 import copy
 import math
@@ -14,25 +14,20 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, opened, pairs
 from plainfit.training.compiling import LossFunction
+from plainfit.training.hooks import Context
 from plainfit.training.loop import check_optimizer, loss_batch
-from plainfit.training.state import (
-    load_model,
-    load_optimizer,
-    model_tensors,
-    random_state,
-    set_random_state,
-)
+from plainfit.training.state import capture, restore
 
 if TYPE_CHECKING:
     from plainfit.common.plots import Picture
 
-SMOOTHING, DIVERGED = 0.98, 4.0  # of the running mean; times the best loss: fastai's values
-LEFT_OUT = 10  # the first of so many parts: the running mean has to warm up, as in fastai
+SMOOTHING, DIVERGED = 0.98, 4.0  # of the running mean; times the best loss, as in fastai
+LEFT_OUT = 10  # the first tenth is ignored, while the running mean warms up, as in fastai
 
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What `lr_find` found."""
+    """The result of `lr_find`."""
 
     rates: list[float]
     losses: list[float]
@@ -40,7 +35,7 @@ class RateSearch:
 
     @property
     def valley(self) -> float:
-        """The rate in the middle of the longest fall of the loss: what we suggest."""
+        """The suggested rate, in the middle of the longest fall of the loss."""
         first = len(self.rates) // LEFT_OUT
         return self.rates[first + valley(self.losses[first:])]
 
@@ -64,9 +59,9 @@ class RateSearch:
 
 
 def valley(losses: list[float]) -> int:
-    """Return the place in the middle of the longest falling subsequence: fastai's rule.
+    """Return the index in the middle of the longest falling subsequence, by fastai's rule.
 
-    Of the places it spans (its length, counted back from its end), the middle of the second third.
+    Of the indices it spans (its length, back from its end), this is the middle of the second third.
 
     >>> valley([3.0, 2.9, 2.5, 2.0, 1.5, 1.2, 1.1, 4.0])
     2
@@ -91,9 +86,9 @@ def lr_find(
     high: float = 10.0,
     steps: int = 100,
 ) -> RateSearch:
-    """Train a few steps at ever higher rates, then put everything back as it was.
+    """Train a few steps at increasing rates, then restore everything.
 
-    Model, optimizer, loader and generators end up bit for bit where they began.
+    Model, optimizer, loader and generators end bit for bit as they began.
 
     Args:
         model: to be trained afterwards.
@@ -101,8 +96,8 @@ def lr_find(
         opt: likewise; groups of parameters keep the ratio of their rates.
         train_dl: likewise; read again from the start if it has fewer batches than `steps`.
         low: the first rate.
-        high: the last one, unless the loss grows to 4 times its best before.
-        steps: how many rates, in geometric progression.
+        high: the last rate, unless the loss grows to 4 times its best first.
+        steps: the number of rates, in geometric progression.
 
     Raises:
         TrainingError: if the loss is not finite within the first tenth of the rates.
@@ -113,7 +108,9 @@ def lr_find(
             f"high={high}, steps={steps}"
         )
     check_optimizer(model, opt)
-    before = snapshot(model, opt, train_dl)
+    context = Context(model, opt, train_dl, [], 0, None)
+    before = copy.deepcopy(capture(context))
+    modes = {name: module.training for name, module in model.named_modules()}
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
@@ -132,7 +129,9 @@ def lr_find(
             rates.append(rate)
             losses.append(smooth)
     finally:
-        put_back(model, opt, train_dl, before)
+        restore(context, before)
+        for name, module in model.named_modules():
+            module.training = modes[name]
     if len(rates) < 2 * LEFT_OUT:
         raise TrainingError(
             f"the loss must stay finite for some rates, and left after {len(rates)}: look at the "
@@ -142,32 +141,9 @@ def lr_find(
 
 
 def endless(dl: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
-    """Yield batches on the model's device, beginning again when they end."""
+    """Yield batches on the model's device, starting again when they end."""
     count = 1
     while count:
         count = 0
         for count, pair in enumerate(pairs(opened(dl), device_of(model)), 1):  # noqa: B007
             yield pair
-
-
-def snapshot(model: nn.Module, opt: Optimizer, dl: Any) -> dict[str, Any]:
-    """Return copies of all that a step changes."""
-    return {
-        "model": {k: copy.deepcopy(v) for k, v in model_tensors(model).items()},
-        "training": {name: module.training for name, module in model.named_modules()},
-        "optimizer": copy.deepcopy(opt.state_dict()),
-        "random": random_state(dl),
-        "epoch": getattr(dl, "epoch", None),
-    }
-
-
-def put_back(model: nn.Module, opt: Optimizer, dl: Any, before: dict[str, Any]) -> None:
-    """Undo every step since the snapshot."""
-    load_model(model, before["model"])
-    for name, module in model.named_modules():
-        module.training = before["training"][name]
-    load_optimizer(opt, before["optimizer"])
-    opt.zero_grad()
-    if hasattr(dl, "seek"):
-        dl.seek(before["epoch"], 0)
-    set_random_state(before["random"], dl)

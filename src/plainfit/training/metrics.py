@@ -1,4 +1,4 @@
-"""Metrics: plain functions `(pred, yb) -> tensor`, or objects of torchmetrics."""
+"""Metrics: plain functions `(pred, yb) -> tensor`, or torchmetrics objects."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,11 +31,11 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
 
 class WholeSet:
-    """Metrics over a whole validation set, from its batches, each computed once at the end.
+    """Metrics over a whole validation set, each computed once at the end.
 
-    A mean over batches would be right for means only (accuracy), and wrong for F1 or a root mean
-    square. So the predictions are kept and a function is called once; an object of torchmetrics
-    keeps what it needs by itself, which is less where predictions are large.
+    A mean over batches would be right for means (accuracy) and wrong for F1 or a root mean
+    square. So the predictions are kept, and a function is called once; a torchmetrics object keeps
+    only what it needs, which is less if the predictions are large.
     """
 
     def __init__(self, metrics: Sequence[Metric], device: torch.device) -> None:
@@ -51,7 +51,6 @@ class WholeSet:
                 metric.to(device)
 
     def update(self, out: Any, yb: Any) -> None:
-        """Take in a batch's outputs and targets."""
         for metric in self.streaming:
             metric.update(out, yb)  # type: ignore[attr-defined]
         if len(self.streaming) < len(self.metrics):
@@ -64,7 +63,7 @@ class WholeSet:
         Raises:
             ValueError: if the batches cannot be joined for a metric that is a function.
         """
-        figures: list[tuple[str, float]] = []
+        values: list[tuple[str, float]] = []
         if self.outputs:
             try:
                 out, yb = join(self.outputs), join(self.targets)
@@ -77,13 +76,13 @@ class WholeSet:
         for metric in self.metrics:
             is_object = is_streaming(metric)
             value = metric.compute() if is_object else metric(out, yb)  # type: ignore[attr-defined]
-            figures += named(metric_name(metric), value).items()
-        check_names([name for name, _ in figures])
-        return dict(figures)
+            values += named(metric_name(metric), value).items()
+        check_names([name for name, _ in values])
+        return dict(values)
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise if two figures would be one column of the history."""
+    """Refuse two values that would share a column of the history."""
     if len({*TAKEN, *names}) < len(TAKEN) + len(names):
         raise ValueError(
             f"metrics must have different names, none of {', '.join(TAKEN)}, got "
@@ -93,17 +92,15 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def is_streaming(metric: Any) -> bool:
-    """Return whether a metric is an object that takes batches, as torchmetrics has them."""
     return all(hasattr(metric, name) for name in ("reset", "update", "compute"))
 
 
 def metric_name(metric: Any) -> str:
-    """Return the name of a metric: the function's, or the class's."""
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 
 def named(name: str, value: Any) -> dict[str, float]:
-    """Return a metric's value, or values, by name.
+    """Return a metric's value or values by name.
 
     >>> named("f1", torch.tensor(0.5)), named("f1", torch.tensor([0.25, 0.5]))
     ({'f1': 0.5}, {'f1_0': 0.25, 'f1_1': 0.5})

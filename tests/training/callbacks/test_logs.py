@@ -144,7 +144,7 @@ def test_a_full_disk_is_a_warning_and_the_file_is_whole_afterwards(tmp_path, fai
         history = train(full, *logs(tmp_path), empty)
     assert [str(warning.message).split("/")[-1] for warning in caught] == [
         f"{name} could not be written (File too large); training goes on, and the log is written "
-        "anew later"
+        "again later"
         for _ in fails
         for name in ("epochs.jsonl", "steps.csv")
     ]

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
@@ -32,6 +32,7 @@ class Checkpointing(Callback):
     """
 
     observer = True
+    saved = ("best_step",)
 
     def __init__(
         self,
@@ -131,12 +132,6 @@ class Checkpointing(Callback):
             )
             return
         checkpoints.prune(self.folder, self.keep, self.best_step)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_step": self.best_step}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_step = state["best_step"]
 
 
 class BestWeights(Callback):

@@ -230,8 +230,6 @@ class ActivationStatistics(Statistics):
         ]
 
     def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
-        """Return the forward hook that measures one layer."""
-
         def look(module: nn.Module, _: Any, out: Any) -> None:
             is_step = module.training and torch.is_grad_enabled()
             is_due = is_step and context.global_step % self.every == 0

@@ -177,6 +177,8 @@ class GradientAccumulation(Callback):
     epoch. It changes the training's result.
     """
 
+    saved = ("samples",)
+
     def __init__(self, batches: int) -> None:
         if batches < 1:
             raise ConfigError(f"gradients are summed over at least 1 batch, got {batches}")
@@ -205,12 +207,6 @@ class GradientAccumulation(Callback):
         else:
             context.take_step = False
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"samples": list(self.samples)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.samples = list(state["samples"])
-
 
 def parameters_of(opt: Optimizer) -> list[Tensor]:
     return [parameter for group in opt.param_groups for parameter in group["params"]]
@@ -232,6 +228,8 @@ class LossScaling(Callback):
     2,000 steps without overflow double it. All scales are powers of two, so that nothing is
     rounded. It changes the training's result. `fit(precision="fp16")` adds one.
     """
+
+    saved = ("scale", "good_steps")
 
     def __init__(self) -> None:
         self.scale = FIRST_SCALE
@@ -257,12 +255,6 @@ class LossScaling(Callback):
         if self.good_steps == GROWTH_STEPS:
             self.scale, self.good_steps = self.scale * 2, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"scale": self.scale, "good_steps": self.good_steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scale, self.good_steps = state["scale"], state["good_steps"]
-
 
 class Averaging(Callback):
     """Validate, keep as the best, and end with averaged weights. It changes the training's result.
@@ -282,13 +274,13 @@ class Averaging(Callback):
         self.decay = decay
         self.start = start
         self.averaged: AveragedModel | None = None
-        self.saved: dict[str, Any] = {}
+        self.resumed: dict[str, Any] = {}
 
     def on_fit_start(self, context: Context) -> None:
         by_rule = plain_mean if self.decay is None else get_ema_multi_avg_fn(self.decay)
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
-        if self.saved and context.global_step:  # a resumed training
-            self.averaged.load_state_dict(self.saved)
+        if self.resumed and context.global_step:
+            self.averaged.load_state_dict(self.resumed)
         if int(self.averaged.n_averaged):
             context.valid_model = self.averaged.module
         if self.decay is None and context.steps is None:
@@ -315,7 +307,7 @@ class Averaging(Callback):
         return {} if self.averaged is None else dict(self.averaged.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.saved = state
+        self.resumed = state
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]

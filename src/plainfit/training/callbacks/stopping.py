@@ -113,6 +113,8 @@ class OverfitOneBatch(Callback):
     result, of course.
     """
 
+    saved = ("batch",)
+
     def __init__(self) -> None:
         self.batch: tuple[Any, Any] | None = None
 
@@ -124,12 +126,6 @@ class OverfitOneBatch(Callback):
         if self.batch is None:
             self.batch = (context.xb, context.yb)
         context.xb, context.yb = self.batch
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"batch": self.batch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batch = state["batch"]
 
 
 class NonFiniteGuard(Callback):

@@ -103,25 +103,20 @@ class WeightsAndBiases(Tracker):
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.run = self.module.init(
-            project="plainfit",
-            dir=str(self.folder),
-            config=settings,
-            id=run_id,
-            resume="allow",
-            mode=os.environ.get("WANDB_MODE", "offline"),
-        )
-        return str(self.run.id)
+        mode = os.environ.get("WANDB_MODE", "offline")
+        given = {"config": settings, "resume": "allow", "project": "plainfit"}
+        run = self.module.init(dir=str(self.folder), id=run_id, mode=mode, **given)
+        return str(run.id)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        self.run.log(values, step=step)
+        self.module.log(values, step=step)
 
     def close(self) -> None:
-        self.run.finish()
+        self.module.finish()
 
 
-class Trackio(Tracker):
-    """A run of trackio, on this machine: `trackio show`."""
+class Trackio(WeightsAndBiases):
+    """A run of trackio, on this machine: `trackio show`. It has the functions of wandb."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,16 +124,9 @@ class Trackio(Tracker):
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         name = run_id or self.folder.resolve().name
-        self.module.init(
-            project="plainfit", name=name, config=settings, resume="allow", embed=False
-        )
+        given = {"config": settings, "resume": "allow", "project": "plainfit"}
+        self.module.init(name=name, embed=False, **given)
         return name
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        self.module.log(values, step=step)
-
-    def close(self) -> None:
-        self.module.finish()
 
 
 TRACKERS: dict[str, type[Any]] = {
@@ -171,6 +159,7 @@ class Tracking(Callback):
     """
 
     observer = True
+    saved = ("run_id", "logged", "rates")
 
     def __init__(
         self,
@@ -230,10 +219,3 @@ class Tracking(Callback):
 
     def on_exception(self, context: Context) -> None:
         self.on_fit_end(context)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"run_id": self.run_id, "logged": self.logged, "rates": list(self.rates)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.run_id, self.logged = state["run_id"], state["logged"]
-        self.rates = list(state["rates"])
