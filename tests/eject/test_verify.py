@@ -94,7 +94,9 @@ MUTATIONS = {
         "sgd", "model.load_state_dict(averaged.module", "dict(averaged.module", "weights are not"
     ),
     "momentum": ("sgd", "MOMENTUM = 0.9", "MOMENTUM = 0.8", "the loss of step 4"),
-    "weight decay": ("sgd", "WEIGHT_DECAY = 0.01", "WEIGHT_DECAY = 0.1", "the loss of step 2"),
+    "weight decay": (
+        "sgd", '"weight_decay": 0.01', '"weight_decay": 1.0', "the loss of step 2"
+    ),
     "a missing mode": ("sgd", "model.train()", "model.eval()", "the loss of step 0"),
     "no bias": (
         "sgd", "self.fc = nn.Linear(inputs, classes)",
@@ -203,7 +205,7 @@ def test_exit_codes(folder, plainfit, tmp_path):
     for words, message in (
         ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
-        (["-o", "no/train.py"], "the folder no must be there"),
+        (["-o", "no/train.py"], "the folder no must exist"),
         (["-o", "."], "a script is a file, and . is a folder"),
         (["--steps", "3"], "add --verify"),
     ):

@@ -11,6 +11,7 @@ import sysconfig
 import textwrap
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -27,7 +28,7 @@ class ModuleText:
     """A module with its source and the statement that binds each of its names."""
 
     module: ModuleType
-    text: str
+    code: Source
     bindings: dict[str, ast.stmt]
 
     @classmethod
@@ -45,11 +46,17 @@ class ModuleText:
                 f"a script is made of source text, and the module {name!r} has none (a prompt, "
                 "exec or a compiled extension); put the code into a file and import it"
             ) from error
-        return cls(module, text, dict(bindings(ast.parse(text).body)))
+        code = parsed(text)
+        return cls(module, code, dict(bindings(code.tree.body)))
 
     @property
     def is_ours(self) -> bool:
         return self.module.__name__.split(".")[0] == "plainfit"
+
+
+@cache
+def parsed(text: str) -> Source:
+    return Source(text)
 
 
 class Lifter:
@@ -90,7 +97,7 @@ class Lifter:
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.take_import(name, node, source)
         if self.is_new(name, f"{source.module.__name__}:{name}"):
-            text = statement_text(node, source.text)
+            text = statement_text(node, source.code)
             self.define(name, shortened(text, self.unused) if source.is_ours else text, source)
         return name
 
@@ -263,9 +270,8 @@ def place(thing: Any) -> str:
     return f"{file}:{line}"
 
 
-def statement_text(node: ast.stmt, text: str) -> str:
+def statement_text(node: ast.stmt, source: Source) -> str:
     """Return a module-level statement with its decorators and the comments right above it."""
-    source = Source(text)
     first = start = source.first_line(node) - 1
     while start > 0 and source.lines[start - 1].startswith("#"):
         start -= 1
@@ -294,7 +300,7 @@ def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, st
     Raises:
         EjectError: if its line has several lambdas with the same arguments.
     """
-    tree = ast.parse(source.text)
+    tree = source.code.tree
     assigned = {
         node.value: node.targets[0].id
         for node in ast.walk(tree)
@@ -314,7 +320,7 @@ def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, st
             f"{len(found)} that match; define it with def, or on a line of its own"
         )
     (node,) = found
-    code = ast.get_source_segment(source.text, node.body) or ""
+    code = source.code.of(node.body)
     code = ast.unparse(node.body) if "\n" in code else code
     name = assigned.get(node, "function")
     return name, f"def {name}({ast.unparse(node.args)}):\n    return {code}"

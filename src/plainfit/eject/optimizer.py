@@ -26,21 +26,18 @@ class OptimizerText:
     def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
         self.recipe = recipe
         self.lifter = lifter
-        kind = type(recipe.opt)
-        parameters = inspect.signature(kind).parameters
-        self.groups = [self.options(group, parameters) for group in recipe.groups]
-        shared = self.groups[0].items()
-        self.shared = {k: v for k, v in shared if all(k in g and g[k] == v for g in self.groups)}
-
-    def options(self, group: dict[str, Any], parameters: Any) -> dict[str, Any]:
-        """Return the options of a group that differ from the defaults of the class."""
-        kinds = LearningRate | TorchScheduler
-        scheduled = any(isinstance(c, kinds) for c in self.recipe.callbacks)
-        own = {**group, "lr": group.get("initial_lr", group["lr"]) if scheduled else group["lr"]}
-        return {
+        parameters = inspect.signature(type(recipe.opt)).parameters
+        is_scheduled = any(isinstance(c, LearningRate | TorchScheduler) for c in recipe.callbacks)
+        groups = [{k: v for k, v in group.items() if k in parameters} for group in recipe.groups]
+        for own, group in zip(groups, recipe.groups, strict=True):
+            own["lr"] = group.get("initial_lr", own["lr"]) if is_scheduled else own["lr"]
+        differing = {k for k, v in groups[0].items() if any(g[k] != v for g in groups)}
+        self.own = [{k: v for k, v in group.items() if k in differing} for group in groups]
+        """The options of each group that differ between the groups."""
+        self.shared = {
             name: value
-            for name, value in own.items()
-            if name in parameters and (name == "lr" or value != parameters[name].default)
+            for name, value in groups[0].items()
+            if name not in differing and (name == "lr" or value != parameters[name].default)
         }
 
     def limits(self) -> Iterator[EjectError]:
@@ -69,23 +66,13 @@ class OptimizerText:
             names = parameters_text(groups[0]["params"], self.recipe.model)
             return [f"opt = {call(kind, [names], options)}"]
         lines = [f"opt = {kind}(", "    ["]
-        for group, own in zip(groups, self.groups, strict=True):
-            entries = {
-                k: expression(v, self.lifter) for k, v in own.items() if k not in self.shared
-            }
-            # A default is written where another group has its own value.
-            entries |= self.defaults(own)
-            names = parameters_text(group["params"], self.recipe.model)
-            items = ", ".join(f"{literal(k)}: {v}" for k, v in {"params": names, **entries}.items())
+        for group, own in zip(groups, self.own, strict=True):
+            entries = {"params": parameters_text(group["params"], self.recipe.model)}
+            entries |= {name: expression(value, self.lifter) for name, value in own.items()}
+            items = ", ".join(f"{literal(name)}: {text}" for name, text in entries.items())
             lines.append(f"        {{{items}}},")
-        rest = "".join(f"    {name}={value},\n" for name, value in options.items())
-        return [*lines, "    ],", *rest.splitlines(), ")"]
-
-    def defaults(self, own: dict[str, Any]) -> dict[str, str]:
-        """Return the defaults of options that other groups set."""
-        others = {name for group in self.groups for name in group} - own.keys() - {*self.shared}
-        parameters = inspect.signature(type(self.recipe.opt)).parameters
-        return {name: expression(parameters[name].default, self.lifter) for name in sorted(others)}
+        rest = [f"    {name}={value}," for name, value in options.items()]
+        return [*lines, "    ],", *rest, ")"]
 
 
 def parameters_text(params: list[Tensor], model: nn.Module) -> str:
