@@ -205,7 +205,7 @@ def test_exit_codes(folder, plainfit, tmp_path):
     for words, message in (
         ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
-        (["-o", "no/train.py"], "the folder no must be there"),
+        (["-o", "no/train.py"], "the folder no must exist"),
         (["-o", "."], "a script is a file, and . is a folder"),
         (["--steps", "3"], "add --verify"),
     ):
