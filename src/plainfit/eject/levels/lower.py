@@ -70,7 +70,7 @@ class Program:
         self.replaced: set[str] = set()
         """The names of torch that the script no longer uses."""
         self.taken: set[str] = set()
-        """The names that functions of the user's have beside those parts of torch."""
+        """The names in functions of the user that use those parts of torch."""
         source = Source(text)
         self.bound = bound_at_top(source.tree)
         self.pools_to_one = pools_to_one(source)
@@ -134,6 +134,8 @@ class Program:
 
     def text(self) -> str:
         """Return the script, with the definitions before the first statement that needs one."""
+        if not self.replaced:
+            return self.user
         pasted = used(self.pasted, self.user)
         source, text = Source(self.user), self.user
         needing = (at for at, node in enumerate(source.tree.body) if names_in(node) & pasted.keys())
@@ -269,7 +271,7 @@ def only_passes_on(method: ast.FunctionDef) -> bool:
 
 
 def words(tree: ast.AST) -> Iterator[str]:
-    """Yield what may name a method: attributes, strings, and what safetensors calls."""
+    """Yield what may be the name of a called method: attributes, strings, those of safetensors."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and not is_tensor(node.value):
             yield node.attr
