@@ -130,7 +130,7 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
 )
 def test_killed_and_resumed(tmp_path, average):
     folder, script = tmp_path / "run", tmp_path / "train.py"
-    settings = ["--model", "mlp", "--epochs", "40", "--checkpoint-every", "7", *average]
+    settings = ["--model", "mlp", "--epochs", "20", "--checkpoint-every", "7", *average]
     command = [sys.executable, "-m", "plainfit", "train", *settings, "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     figures = folder / "metrics.jsonl"
@@ -143,7 +143,7 @@ def test_killed_and_resumed(tmp_path, average):
     assert_same(folder, script)
     resume(folder, echo=None)
     verdict = verified(eject_run(folder, script, force=True))
-    assert verdict.text == f"{40 * 20} losses are equal and 6 tensors are equal, bit for bit"
+    assert verdict.text == f"{20 * 20} losses are equal and 6 tensors are equal, bit for bit"
 
 
 def test_a_run_that_never_trained_is_refused(tmp_path):

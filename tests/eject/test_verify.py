@@ -141,7 +141,7 @@ def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
         (folder / "run.json").write_text(json.dumps(record))
     assert verdict.holds, verdict.text
     assert "(torch was 1.0, is " in verdict.text
-    assert "so a fresh run was compared" in verdict.text
+    assert "so a new run was compared" in verdict.text
 
 
 def test_nan_is_nan_and_ulps_are_counted():
