@@ -156,7 +156,7 @@ def test_fused_is_torchs_fused(momentum):
 
 
 def test_fused_rmsprop_is_refused():
-    with pytest.raises(ConfigError, match="there is a fused sgd, adam and adamw, got fused with"):
+    with pytest.raises(ConfigError, match="fused applies to sgd, adam and adamw only, got"):
         pf.get_model("mlp", optimizer="rmsprop", fused=True)
 
 
