@@ -121,7 +121,12 @@ def judge(fmt: Format, content: bytes, heard: list[warnings.WarningMessage]) -> 
         fmt.check(content, fmt.read(content))
         verdict = "read"
     except DataError as error:
-        verdict = "memory: refused only when there was none left" if no_memory(error) else "refused"
+        if comes_of(error, HangError):  # the timer may ring before `seconds` reaches SLOWEST
+            verdict = "hang"
+        elif comes_of(error, MemoryError):
+            verdict = "memory: refused only when there was none left"
+        else:
+            verdict = "refused"
     except HangError:
         verdict = "hang"
     except AssertionError as error:
@@ -137,9 +142,9 @@ def judge(fmt: Format, content: bytes, heard: list[warnings.WarningMessage]) -> 
     return "hang" if seconds > SLOWEST else verdict[:300], seconds
 
 
-def no_memory(error: BaseException | None) -> bool:
-    """Tell whether an error comes of another that says that memory is short."""
-    while error is not None and not isinstance(error, MemoryError):
+def comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Return whether an error was raised while another of a kind was handled."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error is not None
 

@@ -85,7 +85,7 @@ def public_objects():
     """Every public name with its object, and the public methods and properties of classes."""
     tops = {name: getattr(plainfit, name) for name in PUBLIC if name != "__version__"}
     for module in (callbacks, augment):
-        tops |= {name: getattr(module, name) for name in module.__all__}
+        tops |= {name: v for name, v in vars(module).items() if callable(v)}
     tops |= {
         name: value
         for name, value in vars(schedules).items()
