@@ -1,6 +1,7 @@
 """What every test can ask for."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pages import quiet
 from plainfit.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,18 @@ def trained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(RunConfig(model="logistic", epochs=2, out=folder), echo=None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A finished run that the tests of the pages read."""
+    return quiet(tmp_path_factory.mktemp("digits") / "first", schedule="cosine", lr=0.05)
+
+
+@pytest.fixture
+def copied(digits_run, tmp_path):
+    """A copy of that run, to damage."""
+    return shutil.copytree(digits_run, tmp_path / "copied")
 
 
 @pytest.fixture

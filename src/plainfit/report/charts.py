@@ -163,14 +163,20 @@ def draw_parallel(
         return to_svg(figure, summary, styles, tooltips)
 
 
+def epoch_series(
+    name: str, rows: Sequence[Mapping[str, Any]], column: str, color: int = 0
+) -> Series:
+    """Return the values of a column of a run's history, by epochs done."""
+    values = [row.get(column, math.nan) for row in rows]
+    return Series(name, [row["epoch"] + 1 for row in rows], values, color)
+
+
 def line_style(color: int) -> str:
-    """Return the CSS of a line: a colour, and a dash where the colours have run out."""
     dash = DASHES[color // COLORS % len(DASHES)]
     return f"stroke:var(--c{color % COLORS})" + (f";stroke-dasharray:{dash}" if dash else "")
 
 
 def add_axes(figure: Figure, left: float, right: float) -> Axes:
-    """Add axes that show nothing but the labels of their ticks."""
     width = figure.bbox.width
     rectangle = (left / width, 1 - BOTTOM / HEIGHT, (right - left) / width, (BOTTOM - TOP) / HEIGHT)
     axes = figure.add_axes(rectangle)
@@ -182,7 +188,6 @@ def add_axes(figure: Figure, left: float, right: float) -> Axes:
 
 
 def set_axis(axes: Axes, which: str, axis: Axis) -> None:
-    """Set scale, limits, ticks and label of the x or the y axis."""
     drawn = getattr(axes, f"{which}axis")
     if which == "x":
         drawn.set_label_text(label_text(axis.label, 4 * MAX_LABEL))
@@ -272,13 +277,11 @@ def number_text(value: float) -> str:
 
 
 def label_text(text: str, longest: int) -> str:
-    """Return a text that is short, and that fonts and XML can hold."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = "".join(c if c.isprintable() else "?" for c in text)  # XML cannot hold all others
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def spans_much(values: Sequence[float]) -> bool:
-    """Return whether a logarithmic axis shows these values better."""
     return min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 
