@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from pages import quiet
 from plainfit.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +47,8 @@ def trained_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """A finished run that the tests of the pages read."""
+    from pages import quiet
+
     return quiet(tmp_path_factory.mktemp("digits") / "first", schedule="cosine", lr=0.05)
 
 

@@ -1,4 +1,4 @@
-"""Studies without pictures, which are most of what a short study costs."""
+"""Pictures are most of what a short study costs: leave them out where a test does not ask."""
 
 import pytest
 
@@ -6,12 +6,12 @@ from plainfit.common import plots
 
 
 @pytest.fixture
-def pictures():
-    """Draw the page of a study and the curves of its runs after all."""
+def study_page():
+    """Draw the page of a study after all."""
 
 
 @pytest.fixture(autouse=True)
 def _no_pictures(request, monkeypatch):
-    if "pictures" not in request.fixturenames:
+    monkeypatch.setattr(plots, "curves", lambda *_: plots.Picture())
+    if "study_page" not in request.fixturenames:
         monkeypatch.setattr("plainfit.tuning.work.write_page", lambda *_: None)
-        monkeypatch.setattr(plots, "curves", lambda *_: plots.Picture())

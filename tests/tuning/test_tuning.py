@@ -6,17 +6,19 @@ import os
 import re
 import signal
 import time
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 import plainfit as pf
 from killing import ended, forked
 from pages import Page, quiet
 from plainfit.common.errors import ConfigError, NonFiniteError, RunError
-from plainfit.tuning import trials
+from plainfit.tuning import results, trials
 from plainfit.tuning.space import Choices, Range, StudyConfig, kinds_of_setting, parse, parse_space
 from plainfit.tuning.trials import RunTraining
 
@@ -133,7 +135,7 @@ def test_a_trial_is_the_run_that_its_settings_make(tmp_path):
     ]
 
 
-def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path, pictures):
+def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path, study_page):
     space = {"lr": [1e-6, 0.3, 0.4, 0.5, 0.2, 0.25]}
     study = runs_in(tmp_path / "s", space, trials=8)
     pruned = [trial for trial in study.trials if trial.state == "pruned"]
@@ -204,7 +206,7 @@ def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path)
     assert {t.note for t in study.trials if t.state == "failed"} == {"MemoryError: too large"}
 
 
-def test_a_run_that_diverges_does_not_end_the_search(tmp_path, pictures):
+def test_a_run_that_diverges_does_not_end_the_search(tmp_path, study_page):
     study = runs_in(tmp_path / "s", {"lr": [1e38]}, trials=2)
     assert [trial.state for trial in study.trials] == ["diverged", "diverged"]
     assert "the loss must be finite" in study.trials[0].note
@@ -336,7 +338,7 @@ def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
         json.loads(line)
 
 
-def test_the_page_shows_every_trial_and_loads_nothing(tmp_path, pictures):
+def test_the_page_shows_every_trial_and_loads_nothing(tmp_path, study_page):
     study = search(tmp_path / "<s>", trials=20)
     page = Page(tmp_path / "<s>" / "study.html")
     assert [row[0] for row in page.tables["Trials"][1:]] == [str(t.number) for t in study.ranked()]
@@ -354,6 +356,18 @@ def test_the_page_shows_every_trial_and_loads_nothing(tmp_path, pictures):
     assert page.source.count("</title></path>") == count  # parallel coordinates
     assert not page.all("script") + page.all("link") + page.all("img")
     assert "http" not in page.source.replace("http-equiv", "")
+
+
+def test_the_table_on_a_terminal_follows_the_trials(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "REFRESH", 0.0)
+    console = Console(file=StringIO(), force_terminal=True, color_system=None, width=100)
+    with results.live_table(console, 4) as watch:
+        study = search(tmp_path / "s", trials=4, watch=watch)
+    shown = console.file.getvalue()
+    assert [f"{n} of 4 trials, {n} complete" in shown for n in range(1, 5)] == [True] * 4
+    last = [line.split("│") for line in shown.splitlines() if line.startswith("│")][-4:]
+    rows = [[cell.strip() for cell in line[1:-1]] for line in last]
+    assert rows == study.table(study.ranked())[1:]
 
 
 def test_in_a_database_a_trial_without_a_heartbeat_starts_again(tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ LR = ["--search", "lr=log:1e-3..1"]
 
 
 @pytest.mark.parametrize("verify", [[], pytest.param(["--verify"], marks=pytest.mark.soak)])
-def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit, pictures, verify):
+def test_the_best_trial_resumes_reports_and_ejects_as_any_run(
+    tmp_path, plainfit, study_page, verify
+):
     out = tmp_path / "study"
     (tmp_path / "space.toml").write_text('model = ["logistic", "mlp"]\nbatch-size = "32..128"\n')
     search = [*LR, "--space", tmp_path / "space.toml", "--trials", 3, "--out", out]
