@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from statistics import fmean
 from typing import Any
@@ -77,8 +77,8 @@ class Key:
 class Chart:
     title: str
     svg: Markup
-    note: str = ""
-    keys: list[Key] = field(default_factory=list)
+    note: str
+    keys: list[Key]
 
 
 def draw_chart(
@@ -93,8 +93,6 @@ def draw_chart(
     """Draw lines and points; None if no value is finite.
 
     Args:
-        title: what the vertical axis shows.
-        note: a remark for the reader.
         log: make the vertical axis logarithmic if the values span a factor of `LOG_RATIO`.
         summary: the chart in words; by default, where each line starts and ends.
     """
@@ -131,10 +129,7 @@ def draw_parallel(
 ) -> Markup:
     """Draw parallel coordinates: a line for each row, the best last, so that it is on top.
 
-    Args:
-        axes: with limits or choices.
-        rows: a value for each axis; a choice by its place.
-        texts: a tooltip for each row.
+    A row has a value for each axis (a choice by its place), and a tooltip in `texts`.
     """
     styles, tooltips = dict[str, str](), dict[str, Sequence[str]]()
     with style.context(STYLE):

@@ -37,7 +37,7 @@ class ClassScore(NamedTuple):
 
 
 def predict(model: nn.Module, data: DataSplits, batch_size: int) -> dict[str, Any]:
-    """Predict the test set, or the validation set if there is no test set, for `run.html.jinja`."""
+    """Return what the page shows of predictions for the test set, or else the validation set."""
     part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
     whole: list[Tensor] = []
 
