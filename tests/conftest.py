@@ -1,6 +1,7 @@
 """What every test can ask for."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -45,6 +46,20 @@ def trained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train(RunConfig(model="logistic", epochs=2, out=folder), echo=None)
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A finished run that the tests of the pages read."""
+    from pages import quiet
+
+    return quiet(tmp_path_factory.mktemp("digits") / "first", schedule="cosine", lr=0.05)
+
+
+@pytest.fixture
+def copied(digits_run, tmp_path):
+    """A copy of that run, to damage."""
+    return shutil.copytree(digits_run, tmp_path / "copied")
 
 
 @pytest.fixture

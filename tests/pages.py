@@ -3,7 +3,9 @@
 import json
 import re
 from html.parser import HTMLParser
+from unittest.mock import patch
 
+from plainfit.common import plots
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
@@ -66,7 +68,9 @@ class Page(HTMLParser):
 
 
 def quiet(folder, **settings):
-    train(RunConfig(out=folder, **{"model": "logistic", "epochs": 3, **settings}), echo=None)
+    """Train without the picture of the curves, which is most of what a short run costs."""
+    with patch.object(plots, "curves", lambda *_: plots.Picture()):
+        train(RunConfig(out=folder, **{"model": "logistic", "epochs": 3, **settings}), echo=None)
     return folder
 
 

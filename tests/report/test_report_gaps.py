@@ -17,7 +17,7 @@ from plainfit.common.errors import RunError
 from plainfit.report.comparison import Comparison, write_comparison
 from plainfit.report.page import write_report
 from plainfit.report.predictions import MAX_CLASSES
-from plainfit.report.reading import read_log
+from plainfit.runs.folder import open_run
 
 
 def test_what_is_no_run_or_cannot_be_written_is_one_line(digits_run, tmp_path):
@@ -191,7 +191,7 @@ def test_an_older_run_has_the_defaults_of_newer_settings(copied):
     config = json.loads((copied / "run.json").read_text())["config"]
     del config["clip"], config["batch_size"]
     change_record(copied, config=config)
-    assert read_log(copied).settings["batch_size"] == 64
+    assert open_run(copied).settings["batch_size"] == 64
     assert absent(Page(write_report(copied))) == set()
     change_record(copied, config=config | {"warp": 9})
     page = Page(write_report(copied))

@@ -6,18 +6,20 @@ import os
 import re
 import signal
 import time
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 import plainfit as pf
 from killing import ended, forked
 from pages import Page, quiet
 from plainfit.common.errors import ConfigError, NonFiniteError, RunError
-from plainfit.tuning import trials
-from plainfit.tuning.space import Choices, Range, kinds_of_setting, parse, parse_space
+from plainfit.tuning import results, trials
+from plainfit.tuning.space import Choices, Range, StudyConfig, kinds_of_setting, parse, parse_space
 from plainfit.tuning.trials import RunTraining
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -65,8 +67,9 @@ def runs_in(folder, space, monitor="valid_loss", **options):
 def test_what_is_searched_has_the_type_of_its_setting(name, text, wanted):
     found = parse(name, text, kinds_of_setting(name))
     assert found == wanted
-    assert list(map(type, found.samples)) == list(map(type, wanted.samples))
-    assert parse(name, found.plain(), kinds_of_setting(name)) == found
+    assert list(map(type, found.values)) == list(map(type, wanted.values))
+    stored = json.dumps(StudyConfig({name: found}, {}, "loss", True, "none", 1, 0).to_dict())
+    assert parse_space(json.loads(stored)["space"], kinds_of_setting) == {name: found}
 
 
 @pytest.mark.parametrize(
@@ -95,15 +98,7 @@ def test_a_space_that_cannot_be_searched_is_refused(space, message):
         parse_space(space, kinds_of_setting)
 
 
-@pytest.fixture
-def no_importance(monkeypatch):
-    """Leave out the slowest part of the page of a long study."""
-    from plainfit.tuning import page
-
-    monkeypatch.setattr(page, "importance", lambda *_: [])
-
-
-def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys, no_importance):
+def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
     study = search(tmp_path / "s", trials=20, echo=print)
     assert study.best.value == min(bowl(**trial.settings) for trial in study.trials) < 0.05
     assert (
@@ -114,7 +109,7 @@ def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys, no_importan
     assert high.best.value == max(bowl(**trial.settings) for trial in high.trials)
 
 
-def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path, no_importance):
+def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path):
     whole = search(tmp_path / "whole")
     for count in (5, 12):
         parts = search(tmp_path / "parts", trials=count)
@@ -140,12 +135,14 @@ def test_a_trial_is_the_run_that_its_settings_make(tmp_path):
     ]
 
 
-def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path):
+def test_hopeless_trials_are_pruned_and_others_are_not(tmp_path, study_page):
     space = {"lr": [1e-6, 0.3, 0.4, 0.5, 0.2, 0.25]}
     study = runs_in(tmp_path / "s", space, trials=8)
     pruned = [trial for trial in study.trials if trial.state == "pruned"]
     assert pruned
     assert study.count("complete") + len(pruned) == 8
+    points = Page(tmp_path / "s" / "study.html").all("circle", style="stroke:var(--c1)", r="2.5")
+    assert len(points) == 2 * (1 + len(pruned))  # of history and slice, each with its legend
     for trial in pruned:
         record = json.loads((trial.folder / "run.json").read_text())
         assert record["stopped"].startswith("pruned")
@@ -190,7 +187,7 @@ def test_the_best_settings_are_repeated_with_seeds_that_the_search_has_not_seen(
     assert (more.repeated[:3], calls[9:]) == (study.repeated, [5])
 
 
-def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path, no_importance):
+def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path):
     def fragile(x):
         if x > 0.6:
             raise NonFiniteError("the loss is nan")
@@ -209,10 +206,11 @@ def test_settings_that_diverge_count_as_bad_and_those_that_fail_do_not(tmp_path,
     assert {t.note for t in study.trials if t.state == "failed"} == {"MemoryError: too large"}
 
 
-def test_a_run_that_diverges_does_not_end_the_search(tmp_path):
+def test_a_run_that_diverges_does_not_end_the_search(tmp_path, study_page):
     study = runs_in(tmp_path / "s", {"lr": [1e38]}, trials=2)
     assert [trial.state for trial in study.trials] == ["diverged", "diverged"]
     assert "the loss must be finite" in study.trials[0].note
+    assert f"Trial 0 diverged: {study.trials[0].note}" in Page(tmp_path / "s" / "study.html").text
 
 
 def test_the_time_limit_stops_within_a_training_and_the_study_goes_on(tmp_path, monkeypatch):
@@ -340,7 +338,7 @@ def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
         json.loads(line)
 
 
-def test_the_page_shows_every_trial_and_loads_nothing(tmp_path):
+def test_the_page_shows_every_trial_and_loads_nothing(tmp_path, study_page):
     study = search(tmp_path / "<s>", trials=20)
     page = Page(tmp_path / "<s>" / "study.html")
     assert [row[0] for row in page.tables["Trials"][1:]] == [str(t.number) for t in study.ranked()]
@@ -358,6 +356,18 @@ def test_the_page_shows_every_trial_and_loads_nothing(tmp_path):
     assert page.source.count("</title></path>") == count  # parallel coordinates
     assert not page.all("script") + page.all("link") + page.all("img")
     assert "http" not in page.source.replace("http-equiv", "")
+
+
+def test_the_table_on_a_terminal_follows_the_trials(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "REFRESH", 0.0)
+    console = Console(file=StringIO(), force_terminal=True, color_system=None, width=100)
+    with results.live_table(console, 4) as watch:
+        study = search(tmp_path / "s", trials=4, watch=watch)
+    shown = console.file.getvalue()
+    assert [f"{n} of 4 trials, {n} complete" in shown for n in range(1, 5)] == [True] * 4
+    last = [line.split("│") for line in shown.splitlines() if line.startswith("│")][-4:]
+    rows = [[cell.strip() for cell in line[1:-1]] for line in last]
+    assert rows == study.table(study.ranked())[1:]
 
 
 def test_in_a_database_a_trial_without_a_heartbeat_starts_again(tmp_path, monkeypatch):
@@ -388,4 +398,3 @@ def test_the_lines_of_the_docs_run(tmp_path, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert names["study"].best.value < 1
-    assert (names["study"].folder / "study.html").exists()

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from killing import ended, forked
+from pages import Page
 from plainfit.cli import main
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
@@ -19,7 +20,9 @@ LR = ["--search", "lr=log:1e-3..1"]
 
 
 @pytest.mark.parametrize("verify", [[], pytest.param(["--verify"], marks=pytest.mark.soak)])
-def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit, verify):
+def test_the_best_trial_resumes_reports_and_ejects_as_any_run(
+    tmp_path, plainfit, study_page, verify
+):
     out = tmp_path / "study"
     (tmp_path / "space.toml").write_text('model = ["logistic", "mlp"]\nbatch-size = "32..128"\n')
     search = [*LR, "--space", tmp_path / "space.toml", "--trials", 3, "--out", out]
@@ -32,6 +35,7 @@ def test_the_best_trial_resumes_reports_and_ejects_as_any_run(tmp_path, plainfit
     )
     best = out / f"{int(number):04d}"
     assert f"next   plainfit report {best}\n" in printed
+    assert "valid_loss, repeated" in Page(out / "study.html").text
     assert plainfit("runs", out)[1].count(" finished ") == 5
     assert plainfit("eject", best, "-o", tmp_path / "train.py", *verify)[0] == 0
     assert plainfit("resume", best, "--epochs", 2)[0] == 0

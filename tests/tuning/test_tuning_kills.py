@@ -77,12 +77,12 @@ def test_killed_at_random(tmp_path):
 
 
 @pytest.mark.soak
-def test_killed_50_times_at_random(tmp_path):
+def test_killed_50_times_at_random(tmp_path, study_page):
     check_kills(tmp_path, 50, 0.2, 12)
 
 
 @pytest.mark.soak
-def test_killed_at_every_write_and_fsync_of_two_trials(tmp_path):
+def test_killed_at_every_write_and_fsync_of_two_trials(tmp_path, study_page):
     whole = search(tmp_path / "whole", 2)
     for call in itertools.count(1):
         folder = tmp_path / str(call)

@@ -131,8 +131,8 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs: print a table, and draw their curves on an HTML page."""
-    from plainfit.report.comparison import Comparison, cell_text
-    from plainfit.report.rendering import header_text
+    from plainfit.report.comparison import Comparison
+    from plainfit.report.rendering import header_text, value_text
 
     comparison = Comparison(run_folders)
     rows, page = comparison.rows, comparison.write(out)
@@ -141,7 +141,7 @@ def compare(
         return
     width = max(len(str(row["run"])) for row in rows)
     for name in rows[0]:  # a line for each value, a column for each run
-        cells = [cell_text(name, row[name]) for row in rows]
+        cells = [value_text(name, row[name]) for row in rows]
         show(f"{header_text(name):18}" + "".join(f"  {cell:>{width}}" for cell in cells))
     show(f"page {page}")
 

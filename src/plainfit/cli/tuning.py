@@ -87,15 +87,15 @@ def tune(
 
     from rich.console import Console
 
-    from plainfit.tuning.results import LiveTable
+    from plainfit.tuning.results import live_table
     from plainfit.tuning.study import tune as run
     from plainfit.tuning.trials import RunTraining, check_runs
 
     if known is None:
         check_runs(fixed, specs)
-    table = LiveTable(Console(stderr=True), own["trials"])
-    live = table.live.console.is_terminal and not json_
-    with table if live else nullcontext():
+    console = Console(stderr=True)
+    live = console.is_terminal and not json_
+    with live_table(console, own["trials"]) if live else nullcontext() as watch:
         study = run(
             specs,
             RunTraining(own["monitor"]),
@@ -105,7 +105,7 @@ def tune(
             time_limit=time_limit,
             storage=storage,
             echo=None if json_ else show,
-            watch=table.show if live else None,
+            watch=watch,
             **own,
         )
     show_study(study, json_)
@@ -115,7 +115,7 @@ def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, 
     """Return the settings that every run shares, after checking the searched ones too."""
     base = RunConfig.from_dict(settings)
     for name, spec in specs.items():
-        for value in spec.samples:
+        for value in spec.values:
             replace(base, **{name: value})
     return {
         name: value for name, value in base.to_dict().items() if name in settings.keys() - specs

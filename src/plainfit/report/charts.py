@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import StringIO
 from statistics import fmean
 from typing import Any
@@ -77,8 +77,8 @@ class Key:
 class Chart:
     title: str
     svg: Markup
-    note: str = ""
-    keys: list[Key] = field(default_factory=list)
+    note: str
+    keys: list[Key]
 
 
 def draw_chart(
@@ -93,8 +93,6 @@ def draw_chart(
     """Draw lines and points; None if no value is finite.
 
     Args:
-        title: what the vertical axis shows.
-        note: a remark for the reader.
         log: make the vertical axis logarithmic if the values span a factor of `LOG_RATIO`.
         summary: the chart in words; by default, where each line starts and ends.
     """
@@ -131,10 +129,7 @@ def draw_parallel(
 ) -> Markup:
     """Draw parallel coordinates: a line for each row, the best last, so that it is on top.
 
-    Args:
-        axes: with limits or choices.
-        rows: a value for each axis; a choice by its place.
-        texts: a tooltip for each row.
+    A row has a value for each axis (a choice by its place), and a tooltip in `texts`.
     """
     styles, tooltips = dict[str, str](), dict[str, Sequence[str]]()
     with style.context(STYLE):
@@ -163,14 +158,20 @@ def draw_parallel(
         return to_svg(figure, summary, styles, tooltips)
 
 
+def epoch_series(
+    name: str, rows: Sequence[Mapping[str, Any]], column: str, color: int = 0
+) -> Series:
+    """Return the values of a column of a run's history, by epochs done."""
+    values = [row.get(column, math.nan) for row in rows]
+    return Series(name, [row["epoch"] + 1 for row in rows], values, color)
+
+
 def line_style(color: int) -> str:
-    """Return the CSS of a line: a colour, and a dash where the colours have run out."""
     dash = DASHES[color // COLORS % len(DASHES)]
     return f"stroke:var(--c{color % COLORS})" + (f";stroke-dasharray:{dash}" if dash else "")
 
 
 def add_axes(figure: Figure, left: float, right: float) -> Axes:
-    """Add axes that show nothing but the labels of their ticks."""
     width = figure.bbox.width
     rectangle = (left / width, 1 - BOTTOM / HEIGHT, (right - left) / width, (BOTTOM - TOP) / HEIGHT)
     axes = figure.add_axes(rectangle)
@@ -182,7 +183,6 @@ def add_axes(figure: Figure, left: float, right: float) -> Axes:
 
 
 def set_axis(axes: Axes, which: str, axis: Axis) -> None:
-    """Set scale, limits, ticks and label of the x or the y axis."""
     drawn = getattr(axes, f"{which}axis")
     if which == "x":
         drawn.set_label_text(label_text(axis.label, 4 * MAX_LABEL))
@@ -272,13 +272,11 @@ def number_text(value: float) -> str:
 
 
 def label_text(text: str, longest: int) -> str:
-    """Return a text that is short, and that fonts and XML can hold."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = "".join(c if c.isprintable() else "?" for c in text)  # XML cannot hold all others
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def spans_much(values: Sequence[float]) -> bool:
-    """Return whether a logarithmic axis shows these values better."""
     return min(values) > 0 and max(values) > LOG_RATIO * min(values)
 
 

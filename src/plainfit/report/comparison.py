@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import RunError
-from plainfit.report.charts import Axis, Chart, Key, Series, draw_chart, line_style
-from plainfit.report.reading import labels_for, read_log
-from plainfit.report.rendering import NOTHING, header_text, plain_text, render_to, value_text
+from plainfit.report.charts import Axis, Chart, Key, draw_chart, epoch_series, line_style
+from plainfit.report.rendering import plain_text, render_to, table_of
+from plainfit.runs.folder import open_run
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -24,7 +24,7 @@ def write_comparison(folders: Sequence[Path], out: Path) -> Path:
 
 
 class Comparison:
-    """Runs side by side, each read once.
+    """Runs side by side, each read once; a run's label is its folder's name, or path if needed.
 
     Raises:
         RunError: if there is no folder, or one is not a run folder.
@@ -33,9 +33,11 @@ class Comparison:
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
             raise RunError("a comparison needs at least one run, got none; name run folders")
-        self.logs = [read_log(folder) for folder in folders]
-        self.labels = labels_for(self.logs)
-        self.columns = ["valid_loss", *unique(log.metrics for log in self.logs)]
+        names = [folder.resolve().name for folder in folders]
+        self.labels = [name if names.count(name) == 1 else str(folder)
+                       for name, folder in zip(names, folders, strict=True)]  # fmt: skip
+        self.runs = [open_run(folder) for folder in folders]
+        self.columns = ["valid_loss", *unique(run.metrics for run in self.runs)]
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
@@ -45,60 +47,46 @@ class Comparison:
         `last_...` of the last epoch; `test_...` was measured at the end. `seconds` is of all
         epochs.
         """
-        tests = [log.record.get("test") or {} for log in self.logs]
+        tests = [run.record.get("test") or {} for run in self.runs]
         rows = []
-        for label, log, test in zip(self.labels, self.logs, tests, strict=True):
-            best, last = log.best or {}, log.last or {}
+        for label, run, test in zip(self.labels, self.runs, tests, strict=True):
+            best, last = run.best or {}, run.last or {}
             row = {
                 "run": label,
-                "state": log.record["state"],
-                "epochs": len(log.epochs),
+                "state": run.record["state"],
+                "epochs": len(run.epochs),
                 "best_epoch": best.get("epoch"),
             }
             for name in self.columns:
                 row |= {f"best_{name}": best.get(name), f"last_{name}": last.get(name)}
             row |= {f"test_{name}": test.get(name) for name in unique(tests)}
             row |= {
-                "seconds": log.seconds,
-                "samples_per_second": log.speed,
-                "parameters": log.parameters,
+                "seconds": run.seconds,
+                "samples_per_second": run.speed,
+                "parameters": run.parameters,
             }
             rows.append(row)
         return rows
 
     def write(self, out: Path) -> Path:
-        """Write the page and return its path.
-
-        Raises:
-            RunError: if it cannot be written.
-        """
-        rows, labels = self.rows, self.labels
+        labels = self.labels
         return render_to(
             out,
             "comparison.html.jinja",
             title=f"{len(labels)} runs" if len(labels) > 1 else labels[0],
             runs=[Key(label, line_style(place)) for place, label in enumerate(labels)],
-            notes=self.notes(),
             charts=self.charts(),
-            results={
-                "head": [header_text(name) for name in rows[0]],
-                "rows": [[cell_text(name, value) for name, value in row.items()] for row in rows],
-            },
+            results=table_of(self.rows),
             settings=self.differing_settings(),
+            notes=self.notes(),  # last: reading the logs adds to the runs' notes
         )
 
     def charts(self) -> list[Chart]:
-        """Return the validation loss and each metric, with a line for each run."""
         drawn = []
         for column in self.columns:
             lines = [
-                Series(
-                    label,
-                    [row["epoch"] + 1 for row in log.epochs],
-                    [row.get(column, float("nan")) for row in log.epochs],
-                    place,
-                )
-                for place, (log, label) in enumerate(zip(self.logs, self.labels, strict=True))
+                epoch_series(label, run.epochs, column, place)
+                for place, (run, label) in enumerate(zip(self.runs, self.labels, strict=True))
             ]
             title = column.replace("valid_", "validation ")
             axis = Axis("epochs done", whole=True)
@@ -106,27 +94,24 @@ class Comparison:
         return [chart for chart in drawn if chart]
 
     def differing_settings(self) -> dict[str, Any]:
-        """Return a table of the settings that differ, with a row for each run."""
-        configs = [log.settings for log in self.logs]
+        configs = [run.settings for run in self.runs]
         columns = {
             name: [plain_text(config.get(name)) for config in configs]
             for name in unique(configs)
             if name != "out"
         }
         columns = {name: texts for name, texts in columns.items() if len(set(texts)) > 1}
-        return {
-            "head": ["run", *columns],
-            "rows": [list(row) for row in zip(self.labels, *columns.values(), strict=True)],
-        }
+        rows = zip(self.labels, *columns.values(), strict=True)
+        return {"head": ["run", *columns], "rows": list(rows)}
 
     def notes(self) -> list[str]:
         """Return what a reader must know before comparing."""
         notes = [
             f"{label}: {note}"
-            for log, label in zip(self.logs, self.labels, strict=True)
-            for note in log.notes
+            for run, label in zip(self.runs, self.labels, strict=True)
+            for note in run.notes
         ]
-        records = [log.record for log in self.logs]
+        records = [run.record for run in self.runs]
         if len({record["data"]["fingerprint"] for record in records}) > 1:
             notes.append("The runs were trained on different data: losses and metrics do not "
                          "compare.")  # fmt: skip
@@ -138,9 +123,3 @@ class Comparison:
 def unique(names: Iterable[Iterable[str]]) -> list[str]:
     """Return all names, in the order in which they first occur."""
     return list(dict.fromkeys(name for some in names for name in some))
-
-
-def cell_text(name: str, value: Any) -> str:
-    if isinstance(value, float):
-        return value_text(name, value)
-    return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)

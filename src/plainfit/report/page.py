@@ -1,25 +1,22 @@
 """The page about one run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import PlainfitError
-from plainfit.models.summary import LayerRow, summarize
-from plainfit.report.charts import Axis, Chart, Series, draw_chart, thinned
-from plainfit.report.predictions import Predictions, predict
-from plainfit.report.reading import RunLog, read_log
+from plainfit.models.summary import summarize
+from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
+from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
     Card,
     duration,
     facts,
-    header_text,
     plain_text,
     render_to,
+    table_of,
     value_text,
 )
-from plainfit.runs.folder import Row
+from plainfit.runs.folder import Run, open_run
 from plainfit.runs.settings import RunConfig
 
 FILE = "report.html"
@@ -41,106 +38,91 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         RunError: if it is not a run folder, or the page cannot be written.
     """
-    log = read_log(folder)
+    run = open_run(folder)
+    defaults = RunConfig().to_dict()
     return render_to(
         out or folder / FILE,
         "run.html.jinja",
-        title=log.name,
-        subtitle=f"{log.settings['model']} on {log.settings['data']}",
-        cards=cards(log),
-        results=results(log),
-        charts=charts(log),
-        epochs=table_of(log.epochs),
-        found=find_out(log),
-        parameters=log.parameters,
-        settings=settings(log.settings),
-        machine=facts(log.record.get("versions", {}) | log.record.get("fingerprint", {})),
-        about=about(log),
-        record=log.record,
-        notes=log.notes,  # last: reading the logs adds to it
-    )
+        title=folder.resolve().name,
+        subtitle=f"{run.settings['model']} on {run.settings['data']}",
+        cards=cards(run),
+        results=results(run),
+        charts=charts(run),
+        epochs=table_of(run.epochs),
+        found=find_out(run),
+        parameters=run.parameters,
+        settings=[(name, plain_text(value), value != defaults.get(name))
+                  for name, value in run.settings.items()],
+        machine=facts(run.record.get("versions", {}) | run.record.get("fingerprint", {})),
+        about=about(run),
+        record=run.record,
+        notes=run.notes,  # last: reading the logs adds to it
+    )  # fmt: skip
 
 
-@dataclass
-class Findings:
-    """What building the model and predicting gave, and why the rest is missing."""
-
-    layers: list[LayerRow] = field(default_factory=list)
-    predictions: Predictions | None = None
-    command: str = ""
-    no_layers: str = ""
-    no_predictions: str = ""
-    no_command: str = ""
-
-
-def find_out(log: RunLog) -> Findings:
-    found = Findings()
+def find_out(run: Run) -> dict[str, Any]:
+    """Return what building the model and predicting give, and why the rest is missing."""
+    found: dict[str, Any] = {"command": "", "layers": [], "predictions": None}
     try:
-        found.command = log.config.command()
+        found["command"] = run.config.command()
     except PlainfitError as error:
-        found.no_command = str(error)
+        found["no_command"] = str(error)
     try:
-        found.layers = summarize(log.built_model, log.record["data"]["input_shape"])
-    except PlainfitError as error:
-        found.no_layers = found.no_predictions = str(error)
-        return found
-    try:
-        found.predictions = predict(log.model, log.open_data(), log.settings["batch_size"])
+        found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
+        found["predictions"] = predict(run.model, run.open_data(), run.settings["batch_size"])
     except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
-        found.no_predictions = str(error)
+        found["missing"] = str(error)
     return found
 
 
-def cards(log: RunLog) -> list[Card]:
+def cards(run: Run) -> list[Card]:
     """Return the values at the top: the first metric, or the loss if there is no metric."""
-    name = log.metrics[0] if log.metrics else "loss"
-    column = name if log.metrics else "valid_loss"
+    name = run.metrics[0] if run.metrics else "loss"
+    column = name if run.metrics else "valid_loss"
     made = []
-    if test := log.record.get("test"):
+    if test := run.record.get("test"):
         made.append(Card(f"{name}, test set", value_text(name, test.get(name))))
-    for which, row in (("best", log.best), ("last", log.last)):
+    for which, row in (("best", run.best), ("last", run.last)):
         if row:
             value = value_text(column, row.get(column))
             made.append(Card(f"{name}, {which} epoch", value, f"epoch {row['epoch']}"))
-    done = f"{len(log.epochs)} of {log.settings['epochs']}"
-    speed = f"{log.speed:,.0f} samples/s" if log.speed else ""
-    made.append(Card("epochs", done, log.record.get("stopped") or ""))
-    made.append(Card("time", duration(log.seconds), speed))
-    if log.parameters is not None:
-        made.append(Card("parameters", f"{log.parameters:,}"))
+    done = f"{len(run.epochs)} of {run.settings['epochs']}"
+    speed = f"{run.speed:,.0f} samples/s" if run.speed else ""
+    made.append(Card("epochs", done, run.record.get("stopped") or ""))
+    made.append(Card("time", duration(run.seconds), speed))
+    if run.parameters is not None:
+        made.append(Card("parameters", f"{run.parameters:,}"))
     return made
 
 
-def results(log: RunLog) -> dict[str, Any]:
+def results(run: Run) -> dict[str, Any]:
     """Return the table of loss and metrics on each set."""
-    columns = ["loss", *log.metrics]
+    columns = ["loss", *run.metrics]
     rows = []
-    if test := log.record.get("test"):
+    if test := run.record.get("test"):
         texts = [value_text(name, test.get(name)) for name in columns]
         rows.append(["test set, after the last epoch", *texts])
-    for which, row in (("last epoch", log.last), ("best epoch", log.best)):
+    for which, row in (("last epoch", run.last), ("best epoch", run.best)):
         if row:
-            values = [row.get("valid_loss"), *(row.get(name) for name in log.metrics)]
-            texts = list(map(value_text, columns, values))
+            texts = [value_text(name, row.get(name)) for name in ("valid_loss", *run.metrics)]
             rows.append([f"validation set, {which} ({row['epoch']})", *texts])
     return {"head": ["", *columns], "rows": rows}
 
 
-def charts(log: RunLog) -> list[Chart]:
+def charts(run: Run) -> list[Chart]:
     """Return losses, metrics and learning rate, as far as the run has logged them."""
     epochs, steps = Axis("epochs done", whole=True), Axis("step", whole=True)
-    done = [row["epoch"] + 1 for row in log.epochs]
-
-    def by_epoch(name: str, column: str, color: int = 0) -> Series:
-        return Series(name, done, [row.get(column, float("nan")) for row in log.epochs], color)
-
-    losses = [by_epoch("validation", "valid_loss"), by_epoch("training", "train_loss", 1)]
-    places, step_losses, n = thinned([step.loss for step in log.steps])
-    _, rates, _ = thinned([step.lr for step in log.steps])
+    losses = [
+        epoch_series("validation", run.epochs, "valid_loss"),
+        epoch_series("training", run.epochs, "train_loss", 1),
+    ]
+    places, step_losses, n = thinned([step.loss for step in run.steps])
+    _, rates, _ = thinned([step.lr for step in run.steps])
     note = f"each point is the mean of {n} steps" if n > 1 else ""
     drawn = [
         draw_chart("loss", epochs, losses, log=True),
-        *(draw_chart(name, epochs, [by_epoch("validation", name)]) for name in log.metrics),
+        *(draw_chart(name, epochs, [epoch_series("validation", run.epochs, name)])
+          for name in run.metrics),
         draw_chart("training loss", steps, [Series("loss", places, step_losses)],
                    note=note, log=True),
         draw_chart("learning rate", steps, [Series("rate", places, rates)], note=note),
@@ -148,24 +130,8 @@ def charts(log: RunLog) -> list[Chart]:
     return [chart for chart in drawn if chart]
 
 
-def table_of(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the table of all epochs."""
-    names = list(rows[0]) if rows else []
-    return {
-        "head": [header_text(name) for name in names],
-        "rows": [[value_text(name, row.get(name)) for name in names] for row in rows],
-    }
-
-
-def settings(config: dict[str, Any]) -> list[tuple[str, str, bool]]:
-    """Return each setting, its value, and whether that differs from the default."""
-    defaults = RunConfig().to_dict()
-    return [(name, plain_text(v), v != defaults.get(name)) for name, v in config.items()]
-
-
-def about(log: RunLog) -> list[tuple[str, str]]:
-    """Return data, model, optimizer and loss."""
-    record, data = log.record, log.record["data"]
+def about(run: Run) -> list[tuple[str, str]]:
+    record, data = run.record, run.record["data"]
     optimizer = record.get("optimizer", {})
     return facts({
         "data": data.get("name"),

@@ -3,9 +3,7 @@
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
-from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,20 +25,6 @@ MAX_SAMPLES, MAX_COLUMNS = 12, 8
 LARGEST_SIDE, SMALL_SIDE = 192, 64  # pixels: twice what the page shows; up to where each is seen
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The predictions for a part of the data, a value for each sample."""
-
-    part: str
-    labels: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    """The probability of the predicted class."""
-    losses: Tensor
-    metrics: dict[str, float]
-    """Loss and accuracy over the whole part."""
-
-
 class ClassScore(NamedTuple):
     """How well a class is told from the others; NaN stands for 0 of 0."""
 
@@ -52,118 +36,78 @@ class ClassScore(NamedTuple):
     label: int
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A sample and its prediction."""
+def predict(model: nn.Module, data: DataSplits, batch_size: int) -> dict[str, Any]:
+    """Return what the page shows of predictions for the test set, or else the validation set."""
+    part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
+    whole: list[Tensor] = []
 
-    row: int
-    true: str
-    predicted: str
-    is_right: bool
-    confidence: float
-    """The probability of the predicted class."""
-    true_probability: float
-    loss: float
-    picture: str
-    """A PNG as a data URI; empty if the sample is not an image."""
-    is_small: bool
-    """Whether to show the pixels of the picture as squares."""
-    values: list[float]
-    """The first features, if there is no picture."""
+    def kept_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+        whole.extend([out.cpu(), yb.cpu()])
+        return accuracy(out, yb)
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """The sections of a page about predictions."""
-
-    part: str
-    metrics: dict[str, float]
-    scores: list[ClassScore]
-    mean: list[float]
-    """Precision, recall and F1, each the mean over all classes."""
-    samples: int
-    classes: int
-    """The number of all classes, of which `scores` may be the worst."""
-    confusion: list[tuple[str, list[int]]]
-    columns: list[str]
-    wrong: list[Sample]
-    some: list[Sample]
-
-
-class Outcomes:
-    """A metric that keeps prediction and loss of each sample, without the scores of all classes."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        self.rows: list[tuple[Tensor, ...]] = []
-
-    def update(self, out: Tensor, yb: Tensor) -> None:
-        """Add a batch: scores of shape (batch, classes), labels of shape (batch,)."""
-        confidence, predicted = out.softmax(dim=1).max(dim=1)
-        losses = F.cross_entropy(out, yb, reduction="none")
-        self.rows.append(tuple(t.cpu() for t in (yb, predicted, confidence, losses)))
-
-    def compute(self) -> dict[str, float]:
-        return {}
-
-
-def predict(model: nn.Module, data: DataSplits, batch_size: int) -> Predictions:
-    """Predict the test set, or the validation set if there is no test set."""
-    evaluation = evaluate(model, data, batch_size)
-    scores = class_scores(evaluation, data.classes)
-    shown = classes_shown(scores)
-    n = len(evaluation.losses)
-    shown_samples = min(MAX_SAMPLES, n)
-    hardest = evaluation.losses.argsort(descending=True, stable=True)[:shown_samples].tolist()
-    spaced = [i * (n - 1) // max(1, shown_samples - 1) for i in range(shown_samples)]
-    return Predictions(
-        part={"valid": "validation set", "test": "test set"}[evaluation.part],
-        metrics=evaluation.metrics,
-        scores=shown,
-        mean=np.nanmean([score[:3] for score in scores], axis=0).tolist(),
-        samples=n,
-        classes=len(scores),
-        confusion=confusion_rows(evaluation, shown, len(scores)),
-        columns=column_names(data),
-        wrong=describe_samples(evaluation, data, hardest),
-        some=describe_samples(evaluation, data, spaced),
-    )
-
-
-def evaluate(model: nn.Module, data: DataSplits, batch_size: int) -> Evaluation:
-    part, dataset = ("valid", data.valid) if data.test is None else ("test", data.test)
-    outcomes = Outcomes()
     loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
-    metrics: list[Any] = [accuracy, outcomes]
-    values = validate(model, F.cross_entropy, loader, metrics=metrics)
-    labels, predicted, confidence, losses = map(torch.cat, zip(*outcomes.rows, strict=True))
-    return Evaluation(part, labels, predicted, confidence, losses, values)
+    values = validate(model, F.cross_entropy, loader, metrics=[kept_accuracy])
+    out, labels = whole
+    confidence, predicted = out.softmax(dim=1).max(dim=1)
+    losses = F.cross_entropy(out, labels, reduction="none")
+    scores = class_scores(labels, predicted, data.classes)
+    shown = worst_classes(scores)
+
+    def describe(row: int) -> dict[str, Any]:
+        true, guess = int(labels[row]), int(predicted[row])
+        loss, x = max(0.0, float(losses[row])), dataset[row][0]  # never -0.0
+        picture, is_small = thumbnail(x, dataset)
+        return {
+            "row": row,
+            "true": data.classes[true],
+            "predicted": data.classes[guess],
+            "is_right": true == guess,
+            "confidence": float(confidence[row]),
+            "true_probability": math.exp(-loss),
+            "loss": loss,
+            "picture": picture,
+            "is_small": is_small,
+            "features": [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist(),
+        }
+
+    n = len(losses)
+    most = min(MAX_SAMPLES, n)
+    hardest = losses.argsort(descending=True, stable=True)[:most].tolist()
+    return {
+        "part": part,
+        "loss": values["loss"],
+        "accuracy": values["kept_accuracy"],
+        "scores": shown,
+        "mean": np.nanmean([score[:3] for score in scores], axis=0).tolist(),
+        "samples": n,
+        "classes": len(scores),
+        "confusion": confusion_rows(labels, predicted, shown, len(scores)),
+        "columns": column_names(data),
+        "wrong": [describe(row) for row in hardest],
+        "some": [describe(i * (n - 1) // max(1, most - 1)) for i in range(most)],
+    }
 
 
-def class_scores(evaluation: Evaluation, classes: Sequence[str]) -> list[ClassScore]:
+def class_scores(labels: Tensor, predicted: Tensor, classes: Sequence[str]) -> list[ClassScore]:
+    places = range(len(classes))
     columns = precision_recall_fscore_support(
-        evaluation.labels.numpy(),
-        evaluation.predicted.numpy(),
-        labels=range(len(classes)),
-        zero_division=np.nan,
+        labels.numpy(), predicted.numpy(), labels=places, zero_division=np.nan
     )
-    table = zip(*(column.tolist() for column in columns), classes, count(), strict=False)
+    table = zip(*(column.tolist() for column in columns), classes, places, strict=True)
     return [ClassScore(*row) for row in table]
 
 
-def classes_shown(scores: Sequence[ClassScore]) -> list[ClassScore]:
+def worst_classes(scores: list[ClassScore]) -> list[ClassScore]:
     """Return all classes in order, or the worst if they are too many for a page."""
     if len(scores) <= MAX_CLASSES:
-        return list(scores)
+        return scores
     # Classes without samples and predictions come last; among equals, the largest comes first.
     worst = sorted(scores, key=lambda score: (math.isnan(score.f1), score.f1, -score.support))
     return worst[:MAX_CLASSES]
 
 
 def confusion_rows(
-    evaluation: Evaluation, shown: Sequence[ClassScore], classes: int
+    labels: Tensor, predicted: Tensor, shown: Sequence[ClassScore], classes: int
 ) -> list[tuple[str, list[int]]]:
     """Return a row for each true class: its name, and a count for each predicted class.
 
@@ -176,32 +120,12 @@ def confusion_rows(
     if classes > others:
         names.append(f"other {classes - others:,} classes")
     counts = confusion_matrix(
-        places[evaluation.labels].numpy(),
-        places[evaluation.predicted].numpy(),
-        labels=range(len(names)),
+        places[labels].numpy(), places[predicted].numpy(), labels=range(len(names))
     ).tolist()
     return list(zip(names, counts, strict=True))
 
 
-def describe_samples(evaluation: Evaluation, data: DataSplits, rows: Sequence[int]) -> list[Sample]:
-    dataset = data.parts()[evaluation.part]
-    samples = []
-    for row in rows:
-        true, predicted = int(evaluation.labels[row]), int(evaluation.predicted[row])
-        loss, x = max(0.0, float(evaluation.losses[row])), dataset[row][0]  # never -0.0
-        picture, is_small = thumbnail(x, dataset)
-        values = [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist()
-        samples.append(
-            Sample(
-                row, data.classes[true], data.classes[predicted], true == predicted,
-                float(evaluation.confidence[row]), math.exp(-loss), loss, picture, is_small, values,
-            )
-        )  # fmt: skip
-    return samples
-
-
 def column_names(data: DataSplits) -> list[str]:
-    """Return the names of the features in `Sample.values`."""
     if len(data.input_shape) != 1:
         return []
     shown = range(min(MAX_COLUMNS, data.input_shape[0]))
@@ -209,7 +133,7 @@ def column_names(data: DataSplits) -> list[str]:
 
 
 def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:
-    """Return `Sample.picture` and `Sample.is_small`."""
+    """Return a PNG as a data URI, empty without an image; and whether to show pixels as squares."""
     if x.dim() != 3 or x.shape[0] not in (1, 3):
         return "", False
     if isinstance(dataset, ImageDataset | LazyImages):

@@ -1,7 +1,7 @@
 """From values to text, and from a template to a page; text that comes from a run is escaped."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,11 +25,6 @@ class Card:
 
 
 def render_to(out: Path, template: str, **values: Any) -> Path:
-    """Fill in a template and write the page.
-
-    Raises:
-        RunError: if the file cannot be written.
-    """
     page = environment().get_template(template).render(**values)
     # The name of a file can hold bytes that are not text; they become question marks.
     write_whole(out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
@@ -45,22 +40,20 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["share"] = share_text
+    # A share or a probability; NaN stands for 0 of 0.
+    templates.filters["share"] = lambda x: NOTHING if math.isnan(x) else f"{x:.3f}"
     return templates
 
 
-def share_text(value: float) -> str:
-    """Return a share or a probability with three digits; NaN stands for 0 of 0."""
-    return NOTHING if math.isnan(value) else f"{value:.3f}"
+def value_text(name: str, value: Any) -> str:
+    """Return a loss, a metric, a time or a count as the command line prints it.
 
-
-def value_text(name: str, value: float | None) -> str:
-    """Return a loss, a metric or a time as the command line prints it.
-
-    >>> value_text("accuracy", 0.5), value_text("epoch", 3), value_text("test_loss", None)
-    ('0.5000', '3', '-')
+    >>> value_text("accuracy", 0.5), value_text("parameters", 1234), value_text("test_loss", None)
+    ('0.5000', '1,234', '-')
     """
-    return NOTHING if value is None else format(value, SHAPES.get(name, ".4f"))
+    if isinstance(value, float):
+        return format(value, SHAPES.get(name, ".4f"))
+    return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def header_text(name: str) -> str:
@@ -70,6 +63,15 @@ def header_text(name: str) -> str:
     ('best valid loss', 'samples/s')
     """
     return HEADINGS.get(name, name).replace("_", " ")
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a table for a template: a column for each name in the first row."""
+    names = list(rows[0]) if rows else []
+    return {
+        "head": [header_text(name) for name in names],
+        "rows": [[value_text(name, row.get(name)) for name in names] for row in rows],
+    }
 
 
 def plain_text(value: Any) -> str:
@@ -100,5 +102,4 @@ def duration(seconds: float) -> str:
 
 
 def facts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return names and values as text."""
     return [(name.replace("_", " "), plain_text(value)) for name, value in values.items()]

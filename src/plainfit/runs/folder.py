@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.common.errors import ConfigError, DataError, ModelError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
+from plainfit.models.summary import count_parameters
 from plainfit.runs.settings import RunConfig
 from plainfit.training.history import best_epoch
 
@@ -118,6 +120,11 @@ class Run:
         return RunConfig.from_dict(self.record["config"])
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The settings as they were recorded, even those that this version does not know."""
+        return {**RunConfig().to_dict(), **self.record["config"]}
+
+    @cached_property
     def factory(self) -> Factory:
         return Factory(**self.record["model"])
 
@@ -131,6 +138,27 @@ class Run:
         """The row of the epoch with the lowest validation loss; None before the first."""
         best = best_epoch(self.epochs)
         return None if best is None else self.epochs[best]
+
+    @property
+    def last(self) -> Row | None:
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def metrics(self) -> list[str]:
+        from plainfit.common.plots import NOT_METRICS
+
+        return [name for name in self.last or () if name not in NOT_METRICS]
+
+    @property
+    def seconds(self) -> float:
+        """The time of all epochs, validation included."""
+        return float(sum(row["seconds"] for row in self.epochs))
+
+    @property
+    def speed(self) -> float | None:
+        """Samples a second over all epochs."""
+        rates = [row["samples_per_second"] for row in self.epochs]
+        return harmonic_mean(rates) if rates else None
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -162,6 +190,23 @@ class Run:
                 f"{path} must hold the weights of {self.factory.target}: {error}"
             ) from error
         return model.eval()
+
+    @cached_property
+    def built_model(self) -> nn.Module:
+        """The trained model, or an untrained one if the run has no weights yet."""
+        if (self.folder / WEIGHTS).exists():
+            return self.model
+        return self.factory.build_quietly().eval()
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """The number of parameters; None if the model can no longer be built."""
+        if "parameters" in self.record:
+            return int(self.record["parameters"])
+        try:
+            return count_parameters(self.built_model)
+        except (ModelError, RunError):
+            return None
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on.

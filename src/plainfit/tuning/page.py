@@ -26,13 +26,16 @@ MIN_TRIALS = 10  # complete, to estimate the importance of settings
 
 
 def write_page(study: StudyResult, optuna_study: optuna.Study, config: StudyConfig) -> Path:
-    """Write `study.html` in the study's folder, and return its path."""
-    ranked = study.ranked()
     others = [trial for trial in study.trials if trial.value is None]
+    head, *rows = study.table([*study.ranked(), *others])
     searched = {f"{name} (searched)": str(spec) for name, spec in config.space.items()}
     rest = {n: v for n, v in config.to_dict().items() if n not in ("space", "fixed")}
-    shown = [
-        trial for trial in study.trials if trial.last is not None and math.isfinite(trial.last)
+    drawn = [t for t in study.trials if t.last is not None and math.isfinite(t.last)]
+    slices = [
+        draw_trials(
+            study, axis_of(name, spec), [(place_of(spec, t.settings[name]), t) for t in drawn]
+        )
+        for name, spec in config.space.items()
     ]
     return render_to(
         study.folder / FILE,
@@ -40,32 +43,28 @@ def write_page(study: StudyResult, optuna_study: optuna.Study, config: StudyConf
         title=study.folder.resolve().name,
         counts=study.counts(),
         cards=cards(study),
-        history=history(study, shown),
+        history=history(study, drawn),
         importance=importance(study, optuna_study, config.seed),
         parallel=parallel(study, config.space),
-        slices=[chart for name, spec in config.space.items()
-                if (chart := slice_of(study, shown, name, spec))],
-        trials={
-            "head": study.header(), "rows": [study.cells(trial) for trial in [*ranked, *others]],
-        },
+        slices=[chart for chart in slices if chart],
+        trials={"head": head, "rows": rows},
         notes=[f"Trial {t.number} {t.state}: {t.note}" for t in study.trials if t.note],
         about=facts(searched | rest | config.fixed),
-    )  # fmt: skip
+    )
 
 
 def cards(study: StudyResult) -> list[Card]:
-    """Return the values at the top."""
-    seconds = sum(trial.seconds or 0.0 for trial in study.trials)
-    made = [Card("trials", str(len(study.trials))), Card("total time", duration(seconds))]
-    if study.repeated:
-        mean, deviation = (value_text(study.monitor, x) for x in study.mean_repeated())
-        note = f"± {deviation}, {len(study.repeated)} seeds that the search had not seen"
-        made.insert(0, Card(f"{study.monitor}, repeated", mean, note))
+    made = []
     if study.best is not None:
         value = value_text(study.monitor, study.best.value)
         note = f"trial {study.best.number}: {study.best.settings_text}"
-        made.insert(0, Card(f"{study.monitor}, best", value, note))
-    return made
+        made.append(Card(f"{study.monitor}, best", value, note))
+    if study.repeated:
+        mean, deviation = (value_text(study.monitor, x) for x in study.mean_repeated())
+        note = f"± {deviation}, {len(study.repeated)} seeds that the search had not seen"
+        made.append(Card(f"{study.monitor}, repeated", mean, note))
+    seconds = sum(trial.seconds or 0.0 for trial in study.trials)
+    return [*made, Card("trials", str(len(study.trials))), Card("total time", duration(seconds))]
 
 
 def importance(study: StudyResult, optuna_study: optuna.Study, seed: int) -> list[dict[str, Any]]:
@@ -82,73 +81,62 @@ def importance(study: StudyResult, optuna_study: optuna.Study, seed: int) -> lis
     return [{"name": name, "share": share} for name, share in shares.items()]
 
 
-def history(study: StudyResult, shown: list[TrialResult]) -> Chart | None:
-    """Draw the value of each trial, and the best so far; None before there is a value."""
-    done = [(t.number, t.value) for t in shown if t.value is not None]
+def history(study: StudyResult, trials: list[TrialResult]) -> Chart | None:
+    """Draw the value of each trial, and the best so far."""
+    done = [(t.number, t.value) for t in trials if t.value is not None]
     better = min if study.lower_is_better else max
     best = list(accumulate((value for _, value in done), better))
     line = Series("best so far", [number for number, _ in done], best, 2, has_marks=False)
-    points = points_of(study, [(float(trial.number), trial) for trial in shown])
-    return draw_chart(study.monitor, Axis("trial", whole=True), [*points, line], log=True,
-                      summary=summary_of(study, "trial", shown))  # fmt: skip
+    numbered = [(float(trial.number), trial) for trial in trials]
+    return draw_trials(study, Axis("trial", whole=True), numbered, line)
 
 
-def slice_of(study: StudyResult, shown: list[TrialResult], name: str, spec: Spec) -> Chart | None:
-    """Draw the value of each trial by one setting."""
-    points = points_of(study, [(place_of(spec, trial.settings[name]), trial) for trial in shown])
-    return draw_chart(study.monitor, axis_of(name, spec), points, log=True,
-                      summary=summary_of(study, name, shown))  # fmt: skip
+def draw_trials(
+    study: StudyResult, axis: Axis, trials: list[tuple[float, TrialResult]], *lines: Series
+) -> Chart | None:
+    """Draw a point for each trial, by its place; complete ones apart from those stopped early."""
+    points = []
+    for color, (name, complete) in enumerate([("complete", True), ("stopped early", False)]):
+        group = [
+            (x, trial.last or 0.0, tooltip(study, trial))
+            for x, trial in trials
+            if (trial.value is not None) == complete
+        ]
+        if group:
+            xs, ys, texts = zip(*group, strict=True)
+            points.append(Series(name, xs, ys, color, texts))
+    summary = f"{study.monitor} by {axis.label}, {len(trials)} trials"
+    return draw_chart(study.monitor, axis, [*points, *lines], log=True, summary=summary)
 
 
 def parallel(study: StudyResult, space: dict[str, Spec]) -> Markup | None:
     """Draw the complete trials across an axis for each setting and one for the value."""
-    ranked = [
-        (t, t.value) for t in study.ranked() if t.value is not None and math.isfinite(t.value)
-    ]
-    if not ranked:
+    rows, values, texts = [], [], []
+    for trial in reversed(study.ranked()):
+        values.append(trial.value or 0.0)
+        rows.append(
+            [*(place_of(spec, trial.settings[name]) for name, spec in space.items()), values[-1]]
+        )
+        texts.append(tooltip(study, trial))
+    if not rows:
         return None
-    values = [value for _, value in ranked]
     low, high = min(values), max(values)
     room = 0.0 if low < high else abs(low) / 10 or 1.0
     last = Axis(study.monitor, (low - room, high + room), log=spans_much(values))
     axes = [*(axis_of(name, spec) for name, spec in space.items()), last]
-    rows = [
-        [*(place_of(spec, trial.settings[name]) for name, spec in space.items()), value]
-        for trial, value in reversed(ranked)
-    ]
-    texts = [tooltip(study, trial) for trial, _ in reversed(ranked)]
-    summary = f"{len(ranked)} complete trials; {texts[-1]}"
-    return draw_parallel(axes, rows, texts, summary)
-
-
-def points_of(study: StudyResult, trials: list[tuple[float, TrialResult]]) -> list[Series]:
-    """Return a point for each trial, complete ones apart from those that were stopped."""
-    series = []
-    for color, (name, complete) in enumerate([("complete", True), ("stopped early", False)]):
-        group = [(x, t) for x, t in trials if (t.value is not None) == complete]
-        if group:
-            ys = [trial.last or 0.0 for _, trial in group]
-            texts = [tooltip(study, trial) for _, trial in group]
-            series.append(Series(name, [x for x, _ in group], ys, color, texts))
-    return series
+    return draw_parallel(axes, rows, texts, f"{len(rows)} complete trials; {texts[-1]}")
 
 
 def tooltip(study: StudyResult, trial: TrialResult) -> str:
-    value = number_text(trial.last) if trial.last is not None else "none"
+    value = number_text(trial.last or 0.0)
     return f"trial {trial.number}: {study.monitor} {value} with {trial.settings_text}"
 
 
-def summary_of(study: StudyResult, x_label: str, shown: list[TrialResult]) -> str:
-    return f"{study.monitor} by {x_label}, {len(shown)} trials"
-
-
 def axis_of(name: str, spec: Spec) -> Axis:
-    """Return an axis for everything that is searched of a setting."""
     if isinstance(spec, Choices):
         return Axis(name, choices=[setting_text(value) for value in spec.values])
     return Axis(name, (spec.low, spec.high), spec.log, isinstance(spec.low, int))
 
 
 def place_of(spec: Spec, value: Any) -> float:
-    """Return the place of a value on the axis: a choice's place among the choices."""
     return float(spec.values.index(value) if isinstance(spec, Choices) else value)

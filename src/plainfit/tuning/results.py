@@ -3,6 +3,9 @@
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +15,6 @@ from plainfit.report.rendering import NOTHING, plain_text, value_text
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from rich.console import Console
-    from rich.table import Table
 
 NOTE, VALUES = "note", "values"  # attributes of a trial
 MAX_ROWS = 10  # trials in a table
@@ -42,9 +44,7 @@ class TrialResult:
     @property
     def last(self) -> float | None:
         """The value, or the last intermediate value of a trial that has no value."""
-        return (
-            self.value if self.value is not None else next(reversed(self.intermediate_values), None)
-        )
+        return next(reversed(self.intermediate_values), None) if self.value is None else self.value
 
     @property
     def settings_text(self) -> str:
@@ -91,59 +91,49 @@ class StudyResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results as JSON takes them."""
-        trials = [asdict(trial) | {"folder": str(trial.folder)} for trial in self.trials]
         return {
             "study": str(self.folder),
             "monitor": self.monitor,
             "best": self.best and self.best.number,
-            "trials": trials,
+            "trials": [asdict(trial) | {"folder": str(trial.folder)} for trial in self.trials],
             "repeated": self.repeated,
         }
 
     def __str__(self) -> str:
-        rows = [self.header(), *map(self.cells, self.shown())]
+        rows = self.table(self.shown())
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
+        lines = ["  ".join(map(str.rjust, row, widths)) for row in rows]
         return "\n".join([*lines, f"trials {self.counts()}"])
 
-    def header(self) -> list[str]:
-        """Return the header of the table."""
-        return ["trial", self.monitor, *self._names(), "epochs", "seconds", "state"]
-
-    def cells(self, trial: TrialResult) -> list[str]:
-        """Return the row of a trial in the table."""
-        epochs = len(trial.intermediate_values)
-        return [
-            str(trial.number),
-            value_text(self.monitor, trial.last),
-            *(setting_text(trial.settings.get(name)) for name in self._names()),
-            str(epochs) if epochs else NOTHING,
-            NOTHING if trial.seconds is None else f"{trial.seconds:.1f}",
-            trial.state,
-        ]
-
-    def _names(self) -> list[str]:
-        return list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
+    def table(self, trials: Iterable[TrialResult]) -> list[list[str]]:
+        names = list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
+        rows = [["trial", self.monitor, *names, "epochs", "seconds", "state"]]
+        for trial in trials:
+            epochs = len(trial.intermediate_values)
+            rows.append([
+                str(trial.number),
+                value_text(self.monitor, trial.last),
+                *(setting_text(trial.settings.get(name)) for name in names),
+                str(epochs) if epochs else NOTHING,
+                NOTHING if trial.seconds is None else f"{trial.seconds:.1f}",
+                trial.state,
+            ])  # fmt: skip
+        return rows
 
     def shown(self) -> list[TrialResult]:
-        """Return the trials of the table: the best, then those that run."""
         return self.ranked()[:MAX_ROWS] + [t for t in self.trials if t.state == "running"]
 
     def counts(self) -> str:
-        """Return the number of trials in each state."""
-        states = dict.fromkeys(trial.state for trial in self.trials)
-        return ", ".join(f"{self.count(state)} {state}" for state in states) or "no trials yet"
+        counts = Counter(trial.state for trial in self.trials)
+        return ", ".join(f"{n} {state}" for state, n in counts.items()) or "no trials yet"
 
     def trial_line(self, number: int) -> str:
-        """Return a line about a trial that has ended."""
         trial = next(trial for trial in self.trials if trial.number == number)
         value = value_text(self.monitor, trial.last)
         best = " (the best so far)" if self.best is trial else ""
         note = f": {trial.note}" if trial.note else ""
-        return (
-            f"trial {number:4} {trial.state:8} {self.monitor} {value}  {trial.settings_text}"
-            f"{best}{note}"
-        )
+        start = f"trial {number:4} {trial.state:8} {self.monitor} {value}"
+        return f"{start}  {trial.settings_text}{best}{note}"
 
     def best_line(self) -> str:
         if (best := self.best) is None:
@@ -152,15 +142,12 @@ class StudyResult:
         return f"trial {best.number}: {self.monitor} {value} with {best.settings_text}"
 
     def repeated_line(self) -> str:
-        """Return mean, deviation and range of `repeated` as a line."""
         values = [*self.mean_repeated(), min(self.repeated), max(self.repeated)]
-        texts = [value_text(self.monitor, value) for value in values]
-        summary = "{} ± {} ({} to {})".format(*texts)
+        summary = "{} ± {} ({} to {})".format(*(value_text(self.monitor, x) for x in values))
         return f"{self.monitor} {summary} with {len(self.repeated)} further seeds"
 
 
 def result_of(trial: "FrozenTrial", folder: Path) -> TrialResult:
-    """Return the result of Optuna's trial."""
     note = str(trial.user_attrs.get(NOTE, ""))
     state = trial.state.name.lower()
     return TrialResult(
@@ -185,48 +172,29 @@ def setting_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else plain_text(value)
 
 
-class LiveTable:
-    """The table on a terminal, drawn again as trials proceed: `with table: tune(watch=table.show)`.
+@contextmanager
+def live_table(console: "Console", trials: int) -> Iterator[Callable[[StudyResult], None]]:
+    """Show the table on a terminal; give what draws it again, as `tune(watch=...)` takes it."""
+    from rich.live import Live
+    from rich.table import Column, Table
 
-    Args:
-        console: the terminal.
-        trials: the number of trials that the study will have.
-    """
+    drawn = 0.0
 
-    def __init__(self, console: "Console", trials: int) -> None:
-        from rich.live import Live
+    def draw(study: StudyResult) -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn < REFRESH:
+            return
+        drawn = time.monotonic()
+        title = f"{study.folder}: {len(study.trials)} of {trials} trials, {study.counts()}"
+        head, *rows = study.table(study.shown())
+        table = Table(*(Column(name, justify="right") for name in head),
+                      title=title, title_justify="left")  # fmt: skip
+        for trial, row in zip(study.shown(), rows, strict=True):
+            style = "bold green" if trial is study.best else "dim" if trial.value is None else None
+            table.add_row(*row, style=style)
+        live.update(table, refresh=True)
 
-        self.trials = trials
-        self.live = Live(
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=sys.stdout.isatty(),  # lines for a file must reach it
-        )
-        self.drawn = 0.0
-
-    def __enter__(self) -> None:
-        self.live.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.live.stop()
-
-    def show(self, study: StudyResult) -> None:
-        """Draw the table, unless it was drawn a moment ago."""
-        now = time.monotonic()
-        if now - self.drawn > REFRESH:
-            self.drawn = now
-            self.live.update(self.table(study), refresh=True)
-
-    def table(self, study: StudyResult) -> "Table":
-        from rich.table import Table
-
-        title = f"{study.folder}: {len(study.trials)} of {self.trials} trials, {study.counts()}"
-        table = Table(title=title, title_justify="left")
-        for name in study.header():
-            table.add_column(name, justify="right")
-        best = study.best
-        for trial in study.shown():
-            style = "bold green" if trial is best else "dim" if trial.value is None else None
-            table.add_row(*study.cells(trial), style=style)
-        return table
+    redirect = sys.stdout.isatty()  # lines for a file must reach it
+    live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=redirect)
+    with live:
+        yield draw

@@ -1,19 +1,16 @@
 """The search space of a study, from a command line, TOML or Python, and its other settings."""
 
 import math
-import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 ALL_KINDS = (NoneType, bool, int, float, str)
 # Settings that choose the samples, the folder or the end of a run: values would not compare. And
@@ -22,8 +19,6 @@ NOT_SEARCHED = (
     "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "seed", "out",
     "time_limit", *names_of(TransferSettings),
 )  # fmt: skip
-RANGE = re.compile(r"(log:)?(.*?)\.\.(.*)")
-EXAMPLES = "log:1e-3..1, 16..64 or mlp,cnn"
 
 
 @dataclass(frozen=True)
@@ -42,19 +37,9 @@ class Range:
         return f"{'log:' if self.log else ''}{self.low!r}..{self.high!r}"
 
     @property
-    def samples(self) -> tuple[Any, ...]:
-        """Values to check in place of all."""
+    def values(self) -> tuple[Any, ...]:
+        """The ends, to check in place of all values."""
         return self.low, self.high
-
-    def plain(self) -> Any:
-        """Return a form for JSON that `parse` takes."""
-        return str(self)
-
-    def distribution(self) -> "BaseDistribution":
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        kind = IntDistribution if isinstance(self.low, int) else FloatDistribution
-        return kind(self.low, self.high, log=self.log)  # type: ignore[arg-type]  # whole if low is
 
 
 @dataclass(frozen=True)
@@ -69,20 +54,6 @@ class Choices:
 
     def __str__(self) -> str:
         return ",".join("none" if value is None else str(value) for value in self.values)
-
-    @property
-    def samples(self) -> tuple[Any, ...]:
-        """Values to check in place of all."""
-        return self.values
-
-    def plain(self) -> Any:
-        """Return a form for JSON that `parse` takes."""
-        return list(self.values)
-
-    def distribution(self) -> "BaseDistribution":
-        from optuna.distributions import CategoricalDistribution
-
-        return CategoricalDistribution(self.values)
 
 
 Spec = Range | Choices
@@ -101,19 +72,17 @@ class StudyConfig:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as it is stored."""
-        return vars(self) | {"space": {name: spec.plain() for name, spec in self.space.items()}}
+        """Return a form for JSON, whose space `parse_space` takes."""
+        space = {name: list(spec.values) if isinstance(spec, Choices) else str(spec)
+                 for name, spec in self.space.items()}  # fmt: skip
+        return vars(self) | {"space": space}
 
     def check_against(self, stored: Mapping[str, Any], folder: Path) -> None:
-        """Check that a study in a folder is this one."""
         before = flat({**stored, "space": parse_space(stored["space"])})
         now = flat(vars(self))
         for name in now | before:
-            if before.get(name) != now.get(name):
-                was, wanted = (
-                    f"{name}={texts[name]}" if name in texts else f"no {name}"
-                    for texts in (before, now)
-                )
+            was, wanted = (texts.get(name, f"no {name}") for texts in (before, now))
+            if was != wanted:
                 raise ConfigError(
                     f"a study must continue with its own settings: {folder} has {was}, got "
                     f"{wanted}; choose another folder (--out)"
@@ -121,28 +90,19 @@ class StudyConfig:
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return a study's config as texts by name, its settings among them."""
     rest = {n: value for n, value in config.items() if n not in ("space", "fixed", "trials")}
     searched = {f"search {name}": spec for name, spec in config["space"].items()}
-    return {name: str(value) for name, value in {**searched, **config["fixed"], **rest}.items()}
+    texts = {**searched, **config["fixed"], **rest}
+    return {name: f"{name}={value}" for name, value in texts.items()}
 
 
 def parse_space(
     space: Mapping[str, Any], kinds_of: Callable[[str], Collection[type]] = lambda name: ALL_KINDS
 ) -> dict[str, Spec]:
-    """Parse and check a search space.
-
-    Args:
-        space: by name, `"log:A..B"`, `"A..B"`, `"a,b,c"`, a tuple `(low, high)` or a list.
-        kinds_of: the types that the setting of a name takes.
-
-    Raises:
-        ConfigError: if it is empty, or a setting has none of these forms.
-    """
     if not space:
         raise ConfigError(
             "a search needs at least one setting, got none; "
-            f"give NAME={EXAMPLES.replace(', ', ', NAME=').replace(' or ', ' or NAME=')}"
+            "give NAME=log:1e-3..1, NAME=16..64 or NAME=mlp,cnn"
         )
     return {name: parse(name, spec, kinds_of(name)) for name, spec in space.items()}
 
@@ -163,7 +123,8 @@ def parse(name: str, spec: Any, kinds: Collection[type] = ALL_KINDS) -> Spec:
         return checked_choices(name, spec, kinds)
     if not isinstance(spec, str):
         raise ConfigError(
-            f"{name} must be text such as {EXAMPLES}, a tuple (low, high) or a list, got {spec!r}"
+            f"{name} must be text such as log:1e-3..1, 16..64 or mlp,cnn, a tuple (low, high) or a "
+            f"list, got {spec!r}"
         )
     if ".." in spec or spec.startswith("log:"):
         return parse_range(name, spec, kinds)
@@ -171,17 +132,14 @@ def parse(name: str, spec: Any, kinds: Collection[type] = ALL_KINDS) -> Spec:
 
 
 def parse_range(name: str, text: str, kinds: Collection[type]) -> Range:
-    """Parse `A..B` or `log:A..B`."""
     if not {int, float} & set(kinds):
         raise ConfigError(
             f"{name} must have choices, such as {name}=a,b: it takes no numbers; got {text}"
         )
-    match = RANGE.fullmatch(text)
-    ends = [number(end) for end in match.groups()[1:]] if match else [None]
-    low, high = ends if len(ends) == 2 else (None, None)
+    start, _, end = text.removeprefix("log:").partition("..")
+    low, high, log = number(start), number(end), text.startswith("log:")
     if low is None or high is None or not -math.inf < low < high < math.inf:
         raise ConfigError(f"the range of {name} must be A..B with A below B, got {text}")
-    log = match is not None and match[1] is not None
     if log and low <= 0:
         raise ConfigError(f"the log range of {name} must start above 0, got {text}")
     if isinstance(low, int) and isinstance(high, int) and int in kinds:
@@ -192,12 +150,9 @@ def parse_range(name: str, text: str, kinds: Collection[type]) -> Range:
 
 
 def number(text: str) -> int | float | None:
-    """Return an int or a float; None if the text is neither."""
     for kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            continue
     return None
 
 
@@ -220,7 +175,6 @@ def value_of(name: str, text: str, kinds: Collection[type]) -> Any:
 
 
 def checked_choices(name: str, values: Sequence[Any], kinds: Collection[type]) -> Choices:
-    """Return values as choices."""
     for value in values:
         if type(value) not in kinds and not (type(value) is int and float in kinds):
             wanted = ", ".join(kind.__name__ for kind in kinds)
@@ -237,11 +191,8 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
 
     >>> kinds_of_setting("batch_size"), kinds_of_setting("clip")
     ((<class 'int'>,), (<class 'float'>, <class 'NoneType'>))
-
-    Raises:
-        ConfigError: if there is no such setting, or it is not searched.
     """
-    searched = [item.name for item in fields(RunConfig) if item.name not in NOT_SEARCHED]
+    searched = names_of(RunConfig, without=NOT_SEARCHED)
     if name in NOT_SEARCHED:
         raise ConfigError(f"{name} must be the same in all trials, so it cannot be searched")
     if name not in searched:
@@ -251,7 +202,6 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
 
 
 def read_searches(texts: Sequence[str], file: Path | None) -> dict[str, Any]:
-    """Return the search space of the command line: a TOML file, and each `NAME=WHAT`."""
     found: dict[str, Any] = {}
     if file is not None:
         try:

@@ -11,26 +11,21 @@ import socket
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import (
-    BaseStorage,
-    JournalStorage,
-    RDBStorage,
-    RetryHeartbeatStaleTrialCallback,
-)
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError
 from plainfit.common.seeding import seed_at
+from plainfit.tuning.space import Choices, Spec
 
 JOURNAL, QUEUE = "study.jsonl", ".queue.lock"  # the latter is held while a trial is taken
 DESCRIPTION = "plainfit"  # the attribute of a study that holds its `StudyConfig`
@@ -47,7 +42,7 @@ class FileLock:
         self.descriptor = -1
 
     def acquire(self, *, wait: bool = True) -> bool:
-        """Take the lock; with `wait=False`, return whether it was free."""
+        """Take the lock and return True; with `wait=False`, return False if it is held."""
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -65,12 +60,7 @@ class FileLock:
     def __enter__(self) -> None:
         self.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.release()
 
 
@@ -89,16 +79,16 @@ def is_held(path: Path) -> bool:
     return False
 
 
-class JournalLock(JournalFileOpenLock):
+class JournalLock(FileLock, JournalFileOpenLock):
     """A journal's lock that ends with its process; Optuna's outlives a killed one by 30 s."""
 
     def __init__(self, journal: Path) -> None:
+        super().__init__(journal.with_name(".journal.lock"))
         self.journal = journal
-        self.lock = FileLock(journal.with_name(".journal.lock"))
 
-    def acquire(self) -> bool:
+    def acquire(self, *, wait: bool = True) -> bool:
         """Take the lock, and drop a last line that was cut off: the next one would join it."""
-        self.lock.acquire()
+        super().acquire()
         with self.journal.open("rb+") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
@@ -106,17 +96,9 @@ class JournalLock(JournalFileOpenLock):
             file.truncate(size - len(tail) + tail.rfind(b"\n") + 1)
         return True
 
-    def release(self) -> None:
-        self.lock.release()
-
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """Open or create the journal of a study in its folder, or the database at a URL.
-
-    Raises:
-        RunError: if the journal cannot be read or written.
-        ConfigError: if there is no such database, or its driver is not installed.
-    """
+    """Open or create the journal of a study in its folder, or open the database at a URL."""
     if url is None:
         path = folder / JOURNAL
         try:
@@ -131,7 +113,7 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
                 url,
                 heartbeat_interval=BEAT,
                 grace_period=SILENCE,
-                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
                     inherit_intermediate_values=True
                 ),
             )
@@ -145,10 +127,8 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
 
 @contextmanager
 def heartbeats_allowed() -> Iterator[None]:
-    """Use Optuna's heartbeat without its warnings: that it may change, that it needs `optimize`.
-
-    It is tested here, and `Queue.alive` sends the heartbeats that `optimize` would.
-    """
+    # Optuna warns that heartbeats are experimental, and that they need `optimize`, in whose place
+    # `Queue.alive` sends them.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", "Heartbeat of storage", UserWarning)
@@ -156,37 +136,23 @@ def heartbeats_allowed() -> Iterator[None]:
 
 
 def study_name(folder: Path, url: str | None) -> str:
-    """Return the study's name: in a database, which holds many, the name of its folder."""
-    return "study" if url is None else folder.resolve().name
+    return "study" if url is None else folder.resolve().name  # a database holds many studies
 
 
-def read_description(folder: Path, url: str | None) -> dict[str, Any] | None:
-    """Return the config of a study as it was stored at its start; None if there is no study.
-
-    Raises:
-        RunError: if the journal cannot be read.
-        ConfigError: if there is no such database, or a study of that name that is not plainfit's.
-    """
-    if url is None and not (folder / JOURNAL).exists():
-        return None
-    storage, name = open_storage(folder, url), study_name(folder, url)
-    try:
-        study = storage.get_study_id_from_name(name)
-    except KeyError:
-        return None
-    found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
-    if found is None and storage.get_n_trials(study):
-        raise ConfigError(
-            f"the study {name!r} must be one of plainfit, and is not; choose another --out"
-        )
-    return found
+def distribution_of(spec: Spec) -> BaseDistribution:
+    if isinstance(spec, Choices):
+        return CategoricalDistribution(spec.values)
+    if isinstance(spec.low, int):
+        return optuna.distributions.IntDistribution(spec.low, int(spec.high), spec.log)
+    return optuna.distributions.FloatDistribution(spec.low, spec.high, spec.log)
 
 
 def folder_of(trial: optuna.Trial | FrozenTrial) -> str:
-    """Return the name of a trial's folder; a trial that was started again keeps it."""
+    # A trial that was started again keeps its folder.
     return str(trial.user_attrs.get(FOLDER, f"{trial.number:04d}"))
 
 
+@dataclass
 class Queue:
     """The trials of a study, as one of its processes takes them.
 
@@ -195,34 +161,22 @@ class Queue:
     settings, values and folder. In a database, which is for machines that do not see each other's
     locks, a trial without a heartbeat for `SILENCE` seconds fails, and starts again with the same
     settings.
-
-    Args:
-        study: Optuna's study.
-        storage: where it is stored.
-        distributions: what is searched.
-        folder: the folder of the study.
-        seed: the seed of the settings that are drawn.
     """
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        distributions: Mapping[str, BaseDistribution],
-        folder: Path,
-        seed: int,
-    ) -> None:
-        self.study = study
-        self.storage = storage
-        self.distributions = dict(distributions)
-        self.folder = folder
-        self.seed = seed
-        self.lock = FileLock(folder / QUEUE)
+    study: optuna.Study
+    storage: BaseStorage
+    space: dict[str, Spec]
+    folder: Path
+    seed: int
+    """Of the settings that are drawn."""
+
+    def __post_init__(self) -> None:
+        self.distributions = {name: distribution_of(spec) for name, spec in self.space.items()}
+        self.lock = FileLock(self.folder / QUEUE)
         self.worker = f".{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
 
     @contextmanager
     def joined(self) -> Iterator[None]:
-        """Be one of the study's processes: hold its lock."""
         path = self.folder / self.worker
         with FileLock(path):
             try:
@@ -244,12 +198,10 @@ class Queue:
                 self.draw(known)
             trial = self.study.ask(self.distributions)
             trial.set_user_attr(WORKER, self.worker)
-            if FOLDER not in trial.user_attrs:
-                trial.set_user_attr(FOLDER, f"{trial.number:04d}")
+            trial.set_user_attr(FOLDER, folder_of(trial))
             return trial
 
     def recover(self) -> None:
-        """Put back the trials that were left behind."""
         if isinstance(self.storage, RDBStorage):
             optuna.storages.fail_stale_trials(self.study)
             return
@@ -274,19 +226,16 @@ class Queue:
             sampler=optuna.samplers.TPESampler(seed=seed),
         )
         copy.add_trials(known)
-        drawn = copy.ask(self.distributions)
-        self.study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING, params=drawn.params, distributions=self.distributions
-            )
+        params = copy.ask(self.distributions).params
+        waiting = optuna.create_trial(
+            state=TrialState.WAITING, params=params, distributions=self.distributions
         )
+        self.study.add_trial(waiting)
 
     def put_back(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Let a trial wait, with what it has reached."""
         self.storage.set_trial_state_values(self.id_of(trial), TrialState.WAITING)
 
     def id_of(self, trial: optuna.Trial | FrozenTrial) -> int:
-        """Return a trial's number among the trials of all studies in the storage."""
         study = self.storage.get_study_id_from_name(self.study.study_name)
         return self.storage.get_trial_id_from_study_id_trial_number(study, trial.number)
 

@@ -86,14 +86,19 @@ def tune(
     )
     check_call(config, train, trials, repeat, time_limit)
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
-    stored = read_study(place, storage)
-    if stored is not None:
+    if (stored := read_study(place, storage)) is not None:
         config.check_against(stored, place)
-    make_folder(place)
+    from plainfit.tuning.storage import QUEUE
     from plainfit.tuning.work import Work
 
+    try:
+        if not (place / QUEUE).exists():
+            create_folder(place)
+        (place / QUEUE).touch()
+    except OSError as error:
+        raise RunError(f"the study's folder {place} must be writable ({error.strerror})") from error
     end = math.inf if time_limit is None else time.monotonic() + time_limit
-    work = Work(config, train, place, storage, trials, end, echo, watch)
+    work = Work(config, train, place, storage, trials, end, echo or (lambda line: None), watch)
     work.run(repeat)
     return work.result()
 
@@ -105,13 +110,8 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    """Check the arguments of `tune`."""
-    for name, value, least in (
-        ("trials", trials, 1),
-        ("seeds", config.seeds, 1),
-        ("repeat", repeat, 0),
-        ("seed", config.seed, 0),
-    ):
+    counts = {"trials": (trials, 1), "seeds": (config.seeds, 1), "repeat": (repeat, 0)}
+    for name, (value, least) in {**counts, "seed": (config.seed, 0)}.items():
         if value < least:
             raise ConfigError(f"{name} must be at least {least}, got {value}")
     if time_limit is not None and not time_limit > 0:
@@ -137,42 +137,29 @@ def check_call(
         raise ConfigError("train must have a parameter seed, to be called with several seeds")
 
 
-def read_study(folder: Path, storage: str | None) -> dict[str, Any] | None:
-    """Return the config of the study in a folder, as `StudyConfig.to_dict` gives it, or None.
-
-    Raises:
-        RunError: if it cannot be read.
-        ConfigError: if there is no such database, or Optuna is not installed.
-    """
-    require_optuna()
-    from plainfit.tuning.storage import read_description
-
-    return read_description(folder, storage)
-
-
-def require_optuna() -> None:
-    """Raise ConfigError unless a study can run here."""
+def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
+    """Return `StudyConfig.to_dict` of the study in a folder or a database; None if it is new."""
     if os.name == "nt":
         raise ConfigError("a study needs Linux or macOS: Windows lacks POSIX locks")
     try:
         import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
     except ImportError as error:
         raise ConfigError(
             f"a search needs Optuna, which is not installed ({error}): pip install 'plainfit[tune]'"
         ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    from plainfit.tuning.storage import DESCRIPTION, JOURNAL, open_storage, study_name
 
-
-def make_folder(folder: Path) -> None:
-    """Create the study's folder, if it does not exist."""
-    from plainfit.tuning.storage import QUEUE
-
-    if not (folder / QUEUE).exists():
-        create_folder(folder)
+    if url is None and not (folder / JOURNAL).exists():
+        return None
+    storage, name = open_storage(folder, url), study_name(folder, url)
     try:
-        (folder / QUEUE).touch()
-    except OSError as error:
-        raise RunError(
-            f"the study's folder {folder} must be writable ({error.strerror})"
-        ) from error
+        study = storage.get_study_id_from_name(name)
+    except KeyError:
+        return None
+    found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+    if found is None and storage.get_n_trials(study):
+        raise ConfigError(
+            f"the study {name!r} must be one of plainfit, and is not; choose another --out"
+        )
+    return found

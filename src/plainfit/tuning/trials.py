@@ -3,7 +3,8 @@
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PRUNED = "pruned: other trials did better by this epoch"
 
 
+@dataclass(eq=False)
 class Report(Callback):
     """Reports the monitored value of each epoch to a study, and stops a training that it prunes.
 
@@ -36,36 +38,28 @@ class Report(Callback):
 
     observer = True
 
-    def __init__(
-        self,
-        monitor: str,
-        deadline: float = math.inf,
-        trial: "Trial | None" = None,
-        changed: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.monitor = monitor
-        self.deadline = deadline
-        self.trial = trial
-        self.changed = changed
-        self.pruned = False
-        self.out_of_time = False
-        self.reported = set[int]()
-        if trial is not None:  # a resumed trial has reported some epochs before
-            self.reported |= trial.study.get_trials()[trial.number].intermediate_values.keys()
+    monitor: str
+    deadline: float = math.inf
+    trial: "Trial | None" = None
+    changed: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.pruned = self.out_of_time = False
+        self.reported: Collection[int] = ()
+        if self.trial is not None:  # a resumed trial has reported some epochs before
+            trials = self.trial.study.get_trials()
+            self.reported = trials[self.trial.number].intermediate_values
 
     def on_fit_start(self, context: Context) -> None:
-        """Stop a resumed training again if it was pruned at this epoch."""
-        if context.step == 0:
+        if context.step == 0:  # a resumed training may have been pruned at this epoch
             self.prune(context)
 
     def on_step_end(self, context: Context) -> None:
-        """Stop at the deadline."""
         if time.monotonic() >= self.deadline:
             self.out_of_time = True
             context.stop = "the time limit of the study"
 
     def on_epoch_end(self, context: Context) -> None:
-        """Report the value of the epoch, and stop if the study prunes the trial."""
         value = monitored(context.history[-1], self.monitor)
         if self.trial is not None and context.epoch not in self.reported:
             self.trial.report(value, context.epoch)
@@ -73,24 +67,14 @@ class Report(Callback):
         self.prune(context)
 
     def prune(self, context: Context) -> None:
-        """Stop if the pruner says so and there are epochs left."""
-        if self.trial is None or not 0 < len(context.history) < context.epochs:
-            return
-        if self.trial.should_prune():
+        is_within = 0 < len(context.history) < context.epochs
+        if self.trial is not None and is_within and self.trial.should_prune():
             self.pruned = True
             context.stop = PRUNED
 
 
 def value_of(result: Any, monitor: str) -> float:
-    """Return the value of a training.
-
-    Args:
-        result: a number, or a history, whose last epoch counts because its weights are kept.
-        monitor: a column of the history.
-
-    Raises:
-        ConfigError: if it is neither.
-    """
+    # The last epoch of a history counts, because its weights are kept.
     if isinstance(result, History):
         return monitored(result[-1], monitor) if len(result) else math.nan
     try:
@@ -101,18 +85,13 @@ def value_of(result: Any, monitor: str) -> float:
         ) from error
 
 
+@dataclass
 class RunTraining:
-    """What `plainfit tune` calls for each trial: train a run or resume it, and return its value.
+    """What `plainfit tune` calls for each trial: train a run or resume it, and return its value."""
 
-    Args:
-        monitor: a column of the run's history.
-    """
-
-    def __init__(self, monitor: str) -> None:
-        self.monitor = monitor
+    monitor: str
 
     def __call__(self, *, seed: int, report: Report, folder: Path, **settings: Any) -> float:
-        """Train; `settings` are those of `RunConfig`, as `to_dict` gives them."""
         if not (folder / RECORD).exists():
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at once
             config = RunConfig.from_dict(settings, seed=seed, out=folder)
@@ -126,9 +105,9 @@ class RunTraining:
 
 def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
     """Check data and models before a study starts: each choice, with the first of the others."""
-    first = {name: spec.samples[0] for name, spec in space.items()}
+    first = {name: spec.values[0] for name, spec in space.items()}
     tries = [{name: v} for name, spec in space.items() if isinstance(spec, Choices)
-             for v in spec.samples[1:]]  # fmt: skip
+             for v in spec.values[1:]]  # fmt: skip
     for changes in [{}, *tries]:
         parts = prepare(RunConfig.from_dict(fixed | first | changes))
         check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))

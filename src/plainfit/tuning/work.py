@@ -5,6 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +26,29 @@ from plainfit.tuning.storage import (
 )
 from plainfit.tuning.trials import Report, value_of
 
+REPEATED = "repeat {} seed "  # the name of an attribute of the study; the seed follows
+
 
 class OutOfTime(Exception):  # noqa: N818  # not an error
     """The time limit of the study stopped a training."""
 
 
-class Pruned(Exception):  # noqa: N818  # not an error
-    """The study pruned a training."""
-
-
+@dataclass
 class Work:
-    """A study and this process's part in it; `tune` documents the arguments."""
+    """A study and this process's part in it; `tune` documents the fields."""
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        train: Callable[..., Any],
-        folder: Path,
-        url: str | None,
-        trials: int,
-        end: float,
-        echo: Callable[[str], None] | None,
-        watch: Callable[[StudyResult], None] | None,
-    ) -> None:
-        self.config = config
-        self.train = train
-        self.folder = folder
-        self.trials = trials
-        self.end = end
-        self.say = echo or (lambda line: None)
-        self.watch = watch
+    config: StudyConfig
+    train: Callable[..., Any]
+    folder: Path
+    url: str | None
+    trials: int
+    end: float
+    """When the time limit is reached, by `time.monotonic`."""
+    echo: Callable[[str], None]
+    watch: Callable[[StudyResult], None] | None
+
+    def __post_init__(self) -> None:
+        config, folder, url = self.config, self.folder, self.url
         with FileLock(folder / ".begin.lock"):
             storage = open_storage(folder, url)
             self.study = optuna.create_study(
@@ -64,12 +58,10 @@ class Work:
                 pruner=make_pruner(config),
                 load_if_exists=True,
             )
-            known = self.study.user_attrs.get(DESCRIPTION)
-            if known is not None:
+            if (known := self.study.user_attrs.get(DESCRIPTION)) is not None:
                 config.check_against(known, folder)
-            self.study.set_user_attr(DESCRIPTION, config.to_dict() | {"trials": trials})
-        distributions = {name: spec.distribution() for name, spec in config.space.items()}
-        self.queue = Queue(self.study, storage, distributions, folder, config.seed)
+            self.study.set_user_attr(DESCRIPTION, config.to_dict() | {"trials": self.trials})
+        self.queue = Queue(self.study, storage, config.space, folder, config.seed)
 
     def run(self, repeat: int) -> None:
         """Work until there are enough trials, then train the best settings again."""
@@ -79,23 +71,18 @@ class Work:
                     with self.queue.alive(trial):
                         self.run_trial(trial)
                     self.changed()
-                    self.say(self.result().trial_line(trial.number))
+                    self.echo(self.result().trial_line(trial.number))
                 if repeat:
                     self.repeat(repeat)
         except OutOfTime:
-            self.say("note   the time limit is reached; the same call continues")
+            self.echo("note   the time limit is reached; the same call continues")
         except (KeyboardInterrupt, SystemExit):
-            self.say(f"stopped; everything is saved in {self.folder}; the same call continues")
+            self.echo(f"stopped; everything is saved in {self.folder}; the same call continues")
             raise
         write_page(self.result(), self.study, self.config)
 
     def run_trial(self, trial: optuna.Trial) -> None:
-        """Train with each seed of a trial, and store the values.
-
-        Raises:
-            OutOfTime: at the time limit; as after KeyboardInterrupt, the trial waits.
-            Exception: what the training raises, if no trial is complete yet.
-        """
+        """Train with each seed of a trial and store the values; if interrupted, let it wait."""
         report = Report(self.config.monitor, self.end, trial, self.changed)
         try:
             values = [self.value(trial.params, folder_of(trial), 0, report)]
@@ -104,7 +91,7 @@ class Work:
         except (KeyboardInterrupt, SystemExit, OutOfTime):
             self.queue.put_back(trial)
             raise
-        except Pruned:
+        except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:
             self.fail(trial, error)
@@ -127,7 +114,7 @@ class Work:
         if report.out_of_time:
             raise OutOfTime
         if report.pruned:
-            raise Pruned
+            raise optuna.TrialPruned
         value = value_of(result, self.config.monitor)
         if not math.isfinite(value):
             raise NonFiniteError(f"{self.config.monitor} must be finite, got {value}")
@@ -145,13 +132,12 @@ class Work:
     def repeat(self, count: int) -> None:
         """Train the best settings with seeds that the search has not seen."""
         result = self.result()
-        if result.best is None or result.count("running") or result.count("waiting"):
-            self.say("note   the last process repeats the best settings, or the same call later")
+        if (best := result.best) is None or result.count("running") or result.count("waiting"):
+            self.echo("note   the last process repeats the best settings, or the same call later")
             return
-        best = result.best
         with FileLock(self.folder / ".repeat.lock"):
             for number in range(self.config.seeds, self.config.seeds + count):
-                name = f"{repeat_name(best.number)}{self.config.seed + number}"
+                name = REPEATED.format(best.number) + str(self.config.seed + number)
                 if name not in self.study.user_attrs:
                     value = self.value(best.settings, best.folder.name, number)
                     self.study.set_user_attr(name, value)
@@ -162,7 +148,7 @@ class Work:
         config = self.config
         result = StudyResult(self.folder, config.monitor, config.lower_is_better, trials)
         if result.best is not None:
-            name = repeat_name(result.best.number)
+            name = REPEATED.format(result.best.number)
             attributes = self.study.user_attrs
             result.repeated.extend(v for n, v in attributes.items() if n.startswith(name))
         return result
@@ -172,15 +158,9 @@ class Work:
             self.watch(self.result())
 
 
-def repeat_name(trial: int) -> str:
-    """Return the attribute name of a trial's repeated values, which the seed follows."""
-    return f"repeat {trial} seed "
-
-
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
-    """Return the pruner, which needs the values of some trials before it prunes."""
+    if config.pruner == "median":
+        return optuna.pruners.MedianPruner()
     if config.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(max_resource=config.fixed.get("epochs", "auto"))
-    return (
-        optuna.pruners.MedianPruner() if config.pruner == "median" else optuna.pruners.NopPruner()
-    )
+    return optuna.pruners.NopPruner()
