@@ -26,14 +26,9 @@ ISA_VARIABLES = (
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Turn a device name into a device that is there.
+    """Turn a name that torch knows, or `auto`, into a device of this machine.
 
-    Args:
-        name: `auto` (the accelerator if there is one, else the CPU), or any name that torch
-            knows: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`...
-
-    Raises:
-        ConfigError: if torch does not know the name, or this machine has no such device.
+    `auto` is the accelerator if there is one, else the CPU.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
@@ -50,7 +45,6 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
@@ -63,12 +57,9 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
     busy (docs/decisions/0011-fast.md). The number that torch has (the cores, or OMP_NUM_THREADS)
     is the most that the rule gives.
 
-    Args:
-        model: called as `model(sample)`, in evaluation mode.
-        sample: a batch of one sample.
-        batch_size: samples in a step. The operations are those of the matrix products and
-            convolutions, times three, as a backward pass takes about two forward ones (Kaplan et
-            al. 2020, arXiv:2001.08361, section 2.1).
+    `sample` is a batch of one. The operations are those of the matrix products and convolutions,
+    times three, as a backward pass takes about two forward ones (Kaplan et al. 2020,
+    arXiv:2001.08361, section 2.1).
     """
     was_training = model.training
     model.eval()
@@ -81,7 +72,6 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -112,7 +102,6 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of plainfit and of what it stands on, for `run.json`."""
     import numpy as np
 
     return {

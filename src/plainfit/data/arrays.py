@@ -28,9 +28,6 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
     and `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
     (samples, channels, height, width) are images; other numbers become float32.
-
-    Raises:
-        DataError: if the file cannot be read or holds something else.
     """
     arrays = read_zipped_arrays(path)
     parts: dict[str, tuple[Samples, Labels]] = {}
@@ -41,17 +38,9 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
 
 
 def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
-    """Return the arrays of a folder: `x.npy` and `y.npy`, or `x_train.npy`, `y_train.npy`, ...
+    """Return the arrays of a folder: the same ones as in a .npz file, as `x.npy`, `y.npy`, ...
 
-    They are the same as those of a .npz file (see `read_npz`).
-
-    Args:
-        root: the folder.
-        split_seed: seed of the stratified split, for parts without arrays.
-        memory_budget: MiB; samples that take more are mapped and read as they are used.
-
-    Raises:
-        DataError: if a file cannot be read or holds something else.
+    Samples that take more than `memory_budget` MiB are mapped and read as they are used.
     """
     paths = {path.stem: path for path in sorted(root.glob("*.npy"))}
     found = find_parts(root, "a folder of .npy files", list(paths))
@@ -96,7 +85,6 @@ def map_array(path: Path) -> np.memmap[Any, Any]:
 
 
 def size_in_memory(array: NDArray[Any]) -> int:
-    """Return the bytes that samples take: one per value for images, else four."""
     return array.size * (1 if array.dtype == np.uint8 and array.ndim in (3, 4) else 4)
 
 
@@ -127,7 +115,6 @@ def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[s
 
 
 def common_shape(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """Return the shape of a sample, which must be the same in all parts."""
     different = {tuple(shape) for shape in shapes.values()}
     if len(different) > 1:
         raise DataError(f"{path}: samples must have one shape, got {sorted(different)}")
@@ -171,14 +158,7 @@ def parse_npy(content: bytes) -> NDArray[Any]:
 def as_samples(
     path: str, name: str, array: NDArray[Any], rows: NDArray[np.int64] | None = None
 ) -> Tensor:
-    """Return an array as uint8 images or float32 values, after checking it.
-
-    Args:
-        path: of the file, for messages.
-        name: of the array, for messages.
-        array: all samples, or some of them.
-        rows: their row numbers, unless they are 0, 1, ...
-    """
+    """Return an array as uint8 images or float32 values, after checking it; see `as_floats`."""
     if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
         raise DataError(
             f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
@@ -194,7 +174,6 @@ def as_samples(
 
 
 def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Return labels of shape (samples,); a column of shape (samples, 1) is accepted."""
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.ndim != 1:
         raise DataError(

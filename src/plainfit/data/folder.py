@@ -23,7 +23,7 @@ from torch import Tensor
 from plainfit.common.errors import DataError
 from plainfit.common.progress import with_bar
 from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
-from plainfit.data.ondisk import Digest, LazyImages
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder gets to see a file
@@ -66,23 +66,19 @@ class ImageFiles(LazyImages):
         paths = [self.paths[row] for row in rows.tolist()]
         return ImageFiles(paths, self.labels[rows], self.shape, self.content_hash)
 
-    def hash_into(self, digest: Digest) -> None:
-        digest.update(self.content_hash.encode())
+    def contents(self) -> Iterator[bytes]:
+        yield self.content_hash.encode()
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file say."""
-
-    size: tuple[int, int]
-    """Width and height in pixels, turned upright."""
+    size: tuple[int, int]  # width and height in pixels, turned upright
     gray: bool
 
 
 class Storage(NamedTuple):
     """How all images are stored: the pixels in memory, or their SHA-256 if they do not fit."""
 
-    shape: tuple[int, int, int]
-    """Channels, height, width."""
+    shape: tuple[int, int, int]  # channels, height, width
     fits: bool
 
 
@@ -92,21 +88,15 @@ class BadImageError(Exception):
 
 def read_folder(
     root: Path,
-    *,
     split_seed: int = 0,
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
 ) -> DataSplits:
-    """Return the images of a folder.
+    """Read the images of a folder; see `open_data`. Hidden files are ignored.
 
-    Args:
-        root: the folder; hidden files are ignored.
-        split_seed: seed of the stratified split, if there are no `valid` and `test` folders.
-        image_size: pixels per side to fit every image to (scaled, then cropped to the centre); by
-            default their own size if they share one, else 64.
-        skip_bad: leave out images that cannot be read, and count them.
-        memory_budget: MiB; images that take more are read from disk as they are used.
+    Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
+    size if they share one, else to 64x64.
 
     Raises:
         DataError: if there are no classes, or images that cannot be read: all are named.
@@ -141,22 +131,18 @@ def read_folder(
 def find_images(root: Path) -> list[tuple[str, str, str]]:
     """Return (part, class, path) of every file in the class folders, sorted by name."""
     folders = subfolders(root)
-    if any(PARTS.get(folder.name.lower()) == "train" for folder in folders):
-        classes = [
-            (PARTS[folder.name.lower()], label)
-            for folder in folders
-            if folder.name.lower() in PARTS
-            for label in subfolders(folder)
-        ]
+    parts = [(PARTS.get(folder.name.lower(), ""), folder) for folder in folders]
+    if any(part == "train" for part, _ in parts):
+        classes = [(part, label) for part, folder in parts if part for label in subfolders(folder)]
     else:
         classes = [("train", label) for label in folders]
     if not classes:
-        idx = any(path.name.startswith("train-images-idx3") for path in root.iterdir())
+        remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
+        if any(path.name.startswith("train-images-idx3") for path in root.iterdir()):
+            remedy = "it holds IDX files: open mnist with data_dir set to this folder"
         raise DataError(
-            f"{root} must have a folder of images for each class, and it has no folders; "
-            + ("it holds IDX files: open mnist with data_dir set to this folder" if idx else
-               "lay it out as CLASS/*.png or train/CLASS/*.png")
-        )  # fmt: skip
+            f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
+        )
     found = []
     for part, folder in classes:
         files = list(files_under(folder))
@@ -171,7 +157,6 @@ def subfolders(root: Path) -> list[Path]:
 
 
 def files_under(folder: Path | str) -> Iterator[str]:
-    """Yield the path of every file in a folder and its subfolders, sorted by name in each."""
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
     for entry in in_order:
@@ -186,23 +171,20 @@ def load(
 ) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
     """Return the storage, what it keeps of each image, why others are bad, and notes.
 
-    The storage depends on all headers. As long as the headers are like the first one, each file is
-    decoded when its header is read; the rest is read a second time.
+    The storage depends on all headers. As long as they are like the first, each file is decoded
+    when its header is read; the rest is read a second time.
     """
-    first = next(iter(read_all(paths[:1], read_header)[0].values()), None)
-    guess, _ = choose_storage([first] if first else [], len(paths), size, budget)
-
-    def kind(header: Header | None) -> object:
-        return header.gray if header and size else header
-
-    kinds = {kind(first)}
+    firsts, _ = read_all(paths[:1], read_header)
+    guess, _ = choose_storage(list(firsts.values()), len(paths), size, budget)
+    are_alike = True
 
     def look(path: str) -> tuple[Header, bytes | None]:
+        nonlocal are_alike
         with open_image(path) as image:
             header = header_of(image)
-            kinds.add(kind(header))
+            are_alike &= choose_storage([header], len(paths), size, budget)[0] == guess
             try:
-                return header, content_of(image, guess) if len(kinds) == 1 else None
+                return header, content_of(image, guess) if are_alike else None
             except BadImageError:  # raised again by the second reading
                 return header, None
 
@@ -221,14 +203,7 @@ def load(
 def choose_storage(
     headers: Sequence[Header], count: int, size: int | None, budget: int
 ) -> tuple[Storage, list[str]]:
-    """Return how to store images, and a note if their size was our choice.
-
-    Args:
-        headers: of all images, or of one that stands for them.
-        count: the number of images.
-        size: pixels per side, if given by the user.
-        budget: bytes.
-    """
+    """Return how to store `count` images with these headers, and a note if we chose their size."""
     sizes, notes = {header.size for header in headers}, []
     if size is not None:
         sizes = {(size, size)}
@@ -245,7 +220,6 @@ def choose_storage(
 def pack(
     paths: Sequence[str], labels: Tensor, storage: Storage, loaded: dict[str, bytes]
 ) -> Tensor | ImageFiles:
-    """Return the images as one tensor if their pixels were kept, else as files to read."""
     if not storage.fits:
         hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
         return ImageFiles(paths, labels, storage.shape, hashed)
@@ -310,14 +284,12 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def start_worker(call: Callable[[Any], Any], stop: Any) -> None:
-    """Prepare a worker process: its function is inherited, as a closure cannot be pickled."""
     global worker_call, worker_stop
-    worker_call, worker_stop = call, stop
+    worker_call, worker_stop = call, stop  # inherited: a closure cannot be pickled
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -333,11 +305,7 @@ worker_stop: Any
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open an image file without decoding it yet.
-
-    Raises:
-        BadImageError: if its format is not one of `FORMATS`, or it is too large.
-    """
+    """Open an image file without decoding it yet."""
     if not str(path).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp or .bmp file")
     try:
@@ -390,7 +358,6 @@ def content_of(image: Image.Image, storage: Storage) -> bytes:
 
 
 def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
-    """Return the pixels of an open image as `read_image` describes them."""
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     try:

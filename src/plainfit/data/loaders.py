@@ -19,14 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Sampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import drawing_from, epoch_order, stream
@@ -73,11 +66,39 @@ class Gathers(Protocol):
 
     def __len__(self) -> int: ...
 
-    def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return the batch of these samples."""
+    def gather(self, rows: Tensor) -> tuple[Tensor, ...]: ...
 
 
-class TensorLoader:
+class BatchOrder:
+    """The rows of each batch, and the position from which the next iteration starts."""
+
+    def __init__(
+        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+    ) -> None:
+        self.n = n
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.epoch = 0
+        self.first = 0
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+
+    def seek(self, epoch: int, step: int) -> None:
+        """Start the next iteration at batch `step` of `epoch`."""
+        self.epoch, self.first = epoch, step
+
+    def remaining(self, device: torch.device | None = None) -> list[tuple[int, Tensor]]:
+        """Return (step, rows) for the remaining batches of the epoch; the next call has all."""
+        order = epoch_order(self.n, self.seed, self.epoch, self.shuffle).to(device)
+        batches = list(enumerate(order.split(self.batch_size)))[self.first : len(self)]
+        self.first = 0
+        return batches
+
+
+class TensorLoader(BatchOrder):
     """Batches of a dataset that reads many rows at once: one gather per batch, no collating.
 
     Iterating to the end moves on to the next `epoch`; reading only a few batches does not, so it
@@ -101,70 +122,31 @@ class TensorLoader:
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
+        super().__init__(len(dataset), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
         self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.first = 0
-
-    def __len__(self) -> int:
-        n = len(self.dataset)
-        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
-
-    def seek(self, epoch: int, step: int) -> None:
-        """Start the next iteration at that batch of that epoch."""
-        self.epoch, self.first = epoch, step
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        epoch, first, n = self.epoch, self.first, len(self.dataset)
-        self.first = 0
-        order = epoch_order(n, self.seed, epoch, self.shuffle)
-        if isinstance(self.dataset, TensorDataset):  # which may be on an accelerator
-            order = order.to(self.dataset.tensors[0].device)
-        for rows in order.split(self.batch_size)[first : len(self)]:
-            yield gather(self.dataset, rows)
+        epoch, dataset = self.epoch, self.dataset
+        # Rows are gathered, never sliced: a slice is a view at another memory offset, where
+        # F.linear may round differently than for a copy of the same values.
+        if not isinstance(dataset, TensorDataset):
+            for _, rows in self.remaining():
+                yield dataset.gather(rows)
+        else:
+            for _, rows in self.remaining(dataset.tensors[0].device):
+                xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
+                yield bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest
         self.epoch = epoch + 1
 
 
-def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]:
-    """Return the batch of these rows.
-
-    Rows are gathered, never sliced: a slice is a view at another memory offset, where F.linear may
-    round differently than for a copy of the same values.
-    """
-    if not isinstance(dataset, TensorDataset):
-        return dataset.gather(rows)
-    xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
-    return (bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest)
-
-
-class BatchSampler(Sampler[tuple[int, int, list[int]]]):
+class BatchSampler(BatchOrder):
     """The same order for a stock `DataLoader`, as (epoch, step, rows) for each batch."""
 
-    def __init__(
-        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
-    ) -> None:
-        self.n = n
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.first = 0
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, first = self.epoch, self.first
-        self.first = 0
-        order = epoch_order(self.n, self.seed, epoch, self.shuffle)
-        batches = order.split(self.batch_size)[: len(self)]
-        for step in range(first, len(batches)):
-            # Validation draws the same random numbers in every epoch, so that epochs compare.
-            yield (epoch if self.shuffle else 0), step, batches[step].tolist()
+        # Validation draws the same random numbers in every epoch, so that epochs compare.
+        epoch = self.epoch if self.shuffle else 0
+        for step, rows in self.remaining():
+            yield epoch, step, rows.tolist()
 
 
 class SampleBatches(Dataset[Any]):
@@ -202,7 +184,7 @@ class SampleLoader(DataLoader[Any]):
         return self.sampler.first
 
     def seek(self, epoch: int, step: int) -> None:
-        self.sampler.epoch, self.sampler.first = epoch, step
+        self.sampler.seek(epoch, step)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self.sampler.epoch
@@ -237,7 +219,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def end_with_parent(*_: object) -> None:
-    """End this worker process when its parent ends, however early and by whatever signal."""
+    """End this worker process when its parent ends, by whatever signal."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -265,7 +247,6 @@ class WrappedDataLoader:
         return len(self.dl)  # type: ignore[arg-type]  # a loader without a length raises here
 
     def __getattr__(self, name: str) -> Any:
-        """Pass on the position of the inner loader, if it has one."""
         if name in ("epoch", "first", "seek", "mixes_labels"):
             return getattr(self.dl, name)
         raise AttributeError(name)
@@ -316,7 +297,6 @@ class AugmentedLoader(WrappedDataLoader):
 
     @property
     def mixes_labels(self) -> bool:
-        """Whether the targets become probabilities."""
         return any(self.func.mixing)
 
     def __iter__(self) -> Iterator[Any]:
@@ -371,7 +351,7 @@ def get_data(
 
 
 def count_classes(dataset: Any) -> int | None:
-    """Return the largest label plus 1, or None if the labels are not known."""
+    """Count by the largest label; None if the labels are not known."""
     is_tensors = isinstance(dataset, TensorDataset)
     labels = dataset.tensors[-1] if is_tensors else getattr(dataset, "labels", None)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
@@ -388,7 +368,7 @@ def make_loader(
     drop_last: bool = False,
     num_workers: int = 0,
 ) -> Loader:
-    """Return the fastest loader for a dataset; see `get_data`."""
+    """Make the fastest loader for a dataset; see `get_data`."""
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
@@ -415,17 +395,11 @@ def make_loader(
 
 
 def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
-    """Return a dataset with its tensors on a device, so that batches need not be moved.
-
-    Args:
-        dataset: returned unchanged unless it holds its samples in memory.
-        device: of the model.
-        budget: the most MiB to use there; a larger dataset stays where it is.
-    """
+    """Move a dataset in memory to a device, unless it takes more than `budget` MiB there."""
     if type(dataset) not in (TensorDataset, ImageDataset):
         return dataset
     assert isinstance(dataset, TensorDataset)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in dataset.tensors)
+    size = sum(tensor.nbytes for tensor in dataset.tensors)
     if size > budget * 2**20:
         return dataset
     return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,18 @@ def draw_samples(data: DataSplits, path: Path) -> None:
             (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
         ]
         picks = [
-            (of_class[line], data.classes[label])
-            for line in range(SAMPLES_PER_CLASS)
-            for label, of_class in zip(shown, rows, strict=True)
-            if line < len(of_class)
+            (row, data.classes[label])
+            for line in zip_longest(*rows)
+            for label, row in zip(shown, line, strict=True)
+            if row is not None
         ]
-        images = [train[row][0].permute(1, 2, 0).squeeze(-1).numpy() for row, _ in picks]
+        images = [as_drawn(train[row][0]) for row, _ in picks]
         figure = sample_sheet(images, [name for _, name in picks], columns=len(shown))
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
-        names = list(data.features or [f"feature {i}" for i in range(xb.shape[1])])
-        figure = histograms(
-            {name: xb[:, i].tolist() for i, name in enumerate(names[:MOST_COLUMNS])}
-        )
+        names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
+        columns = zip(names[:MOST_COLUMNS], xb.t().tolist(), strict=False)
+        figure = histograms(dict(columns))
     save(figure, path)
 
 
@@ -66,7 +66,7 @@ def is_images(data: DataSplits) -> bool:
 
 
 def as_drawn(x: torch.Tensor) -> Any:
-    """Return an image as it is drawn: in colour, or the first channel in gray."""
+    # In colour, or the first channel in gray.
     x = x.clamp(0, 1)
     return (x.permute(1, 2, 0) if x.shape[0] == 3 else x[0]).numpy()
 

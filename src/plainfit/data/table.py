@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss
 from plainfit.data.ondisk import BLOCK, DiskRows
@@ -35,19 +34,10 @@ MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates 
 def read_table(
     path: Path, target: str | None = None, split_seed: int = 0, memory_budget: int = 2048
 ) -> DataSplits:
-    """Return the rows of a table as float32 features and classes.
+    """Return the rows of a table as float32 features and classes; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
     becomes one 0/1 feature for each category in the training rows.
-
-    Args:
-        path: the file.
-        target: the column to predict; by default one called target, label, class or y.
-        split_seed: seed of the stratified split.
-        memory_budget: MiB; the features of an Arrow table that take more are read from disk.
-
-    Raises:
-        DataError: if the file cannot be read, a value is missing, or there is no such column.
     """
     columns = read_columns(path)
     target = find_target(path, list(columns), target)
@@ -79,7 +69,6 @@ def read_table(
 
 
 def read_columns(path: Path) -> dict[str, Any]:
-    """Return the columns of a file, by name, as pyarrow reads them."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -183,7 +172,6 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
 def make_features(
     path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Return the features made of the columns, by name."""
     values = {name: check_column(path, name, column) for name, column in columns.items()}
     categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
@@ -228,9 +216,8 @@ def find_categories(
 def mean_and_std(train: NDArray[Any]) -> tuple[float, float]:
     """Return the mean and standard deviation of training values; the latter is 1 instead of 0."""
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes NaN, and is refused
-        deviation = train.std()
-        std = (deviation if deviation > 0 else 1.0) if np.isfinite(deviation) else np.nan
-        return float(train.mean()), float(std)
+        std = train.std()
+        return float(train.mean()), float(std or 1.0) if np.isfinite(std) else np.nan
 
 
 def standardise(
@@ -247,9 +234,6 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
     """Write the columns, standardised, row by row to a temporary file beside the table, and map it.
 
     The file has no name and disappears with the process.
-
-    Raises:
-        DataError: if a value is missing or not a number, or the file cannot be written.
     """
     stats = {}
     for name, column in columns.items():
@@ -277,9 +261,5 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
             f"temporary file in {path.parent} ({error.strerror or error}); free some space, or "
             "raise memory_budget"
         ) from error
-    return DiskRows(str(path), array, as_tensor, torch.arange(count))
-
-
-def as_tensor(block: NDArray[Any], rows: NDArray[np.int64]) -> Tensor:
-    """Decode rows that were checked when they were written."""
-    return torch.from_numpy(block)
+    # The rows were checked when they were written.
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), torch.arange(count))

@@ -19,11 +19,11 @@ from plainfit.data.augment.images import (
     pad_and_crop,
     perspective,
     saturation,
+    trivial_augment,
     vertical_flip,
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.trivial import trivial_augment
 
 Step = Callable[..., Any]
 """`(xb, generator) -> xb`, or with a parameter `yb`: `(xb, yb, generator) -> (xb, yb)`."""
@@ -36,8 +36,7 @@ class Named(NamedTuple):
     parameter: str
     unit: str
     most: float
-    default: float | None = None
-    """The range, where it differs from the function's own default."""
+    default: float | None = None  # the range, where it differs from the function's own default
 
 
 NAMES = {
@@ -95,14 +94,14 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
         if name not in NAMES:
             raise ConfigError(unknown_name("augmentation", name, [*SETS, *NAMES]))
         function, parameter, _, _, default = NAMES[name]
-        keywords = {parameter: range_of(name, given)} if equals else {}
-        if default is not None and not equals:
-            keywords = {parameter: default}
+        value = range_of(name, given) if equals else default
+        keywords: dict[str, Any] = {} if value is None else {parameter: value}
         if function is affine and steps and is_open(steps[-1], parameter):
             steps[-1] = partial(steps[-1], **keywords)
             continue
-        more = {"classes": classes} if mixes_labels(function) and classes is not None else {}
-        steps.append(partial(function, **keywords, **more) if keywords or more else function)
+        if mixes_labels(function) and classes is not None:
+            keywords["classes"] = classes
+        steps.append(partial(function, **keywords) if keywords else function)
     return steps
 
 
@@ -112,7 +111,7 @@ def mixes_labels(step: Step) -> bool:
 
 
 def is_open(step: Step, parameter: str) -> bool:
-    """Return whether a step is a call of `affine` that does not set this parameter yet."""
+    # Whether it is a call of `affine` that does not set this parameter yet.
     return isinstance(step, partial) and step.func is affine and parameter not in step.keywords
 
 
@@ -143,7 +142,6 @@ class Pipeline:
         self.mixing = [mixes_labels(step) for step in self.steps]
 
     def __call__(self, xb: Any, yb: Any, generator: Generator) -> tuple[Any, Any]:
-        """Return the augmented batch."""
         for step, mixes in zip(self.steps, self.mixing, strict=True):
             if mixes:
                 xb, yb = step(xb, yb, generator)
