@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -40,16 +41,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@dataclass(eq=False, repr=False)
 class ImageFiles(LazyImages):
     """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
 
-    def __init__(
-        self, paths: Sequence[str], labels: Tensor, shape: tuple[int, int, int], content_hash: str
-    ) -> None:
-        self.paths = paths
-        self.labels = labels
-        self.shape = shape
-        self.content_hash = content_hash
+    paths: Sequence[str]
+    labels: Tensor
+    shape: tuple[int, int, int]
+    content_hash: str
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,6 +79,7 @@ class Storage(NamedTuple):
 
     shape: tuple[int, int, int]  # channels, height, width
     fits: bool
+    is_default: bool  # the size
 
 
 class BadImageError(Exception):
@@ -97,13 +97,11 @@ def read_folder(
 
     Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
     size if they share one, else to 64x64.
-
-    Raises:
-        DataError: if there are no classes, or images that cannot be read: all are named.
     """
     files = find_images(root)
     paths = [path for *_, path in files]
-    storage, loaded, bad, notes = load(paths, image_size, memory_budget * 2**20)
+    storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
+    notes = []
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
@@ -112,6 +110,9 @@ def read_folder(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
             f"{named}; repair or remove them, or set skip_bad"
         )
+    if storage.is_default:
+        fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
+        notes.append(f"images differ in size: fitted to {fitted} (set image_size to change it)")
     if bad:
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
     if not storage.fits:
@@ -122,10 +123,7 @@ def read_folder(
         kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
         parts[part] = (pack([path for path, _ in kept], labels, storage, loaded), labels)
-    return make_splits(
-        str(root), parts, input_shape=storage.shape, split_seed=split_seed, classes=list(number),
-        notes=notes,
-    )  # fmt: skip
+    return make_splits(str(root), parts, split_seed=split_seed, classes=list(number), notes=notes)
 
 
 def find_images(root: Path) -> list[tuple[str, str, str]]:
@@ -168,21 +166,21 @@ def files_under(folder: Path | str) -> Iterator[str]:
 
 def load(
     paths: Sequence[str], size: int | None, budget: int
-) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
-    """Return the storage, what it keeps of each image, why others are bad, and notes.
+) -> tuple[Storage, dict[str, bytes], dict[str, str]]:
+    """Return the storage, what it keeps of each image, and why others are bad.
 
     The storage depends on all headers. As long as they are like the first, each file is decoded
     when its header is read; the rest is read a second time.
     """
     firsts, _ = read_all(paths[:1], read_header)
-    guess, _ = choose_storage(list(firsts.values()), len(paths), size, budget)
+    guess = choose_storage(list(firsts.values()), len(paths), size, budget)
     are_alike = True
 
     def look(path: str) -> tuple[Header, bytes | None]:
         nonlocal are_alike
         with open_image(path) as image:
             header = header_of(image)
-            are_alike &= choose_storage([header], len(paths), size, budget)[0] == guess
+            are_alike &= choose_storage([header], len(paths), size, budget) == guess
             try:
                 return header, content_of(image, guess) if are_alike else None
             except BadImageError:  # raised again by the second reading
@@ -194,27 +192,19 @@ def load(
 
     looked, bad = read_all(paths, look)
     headers = [header for header, _ in looked.values()]
-    storage, notes = choose_storage(headers, len(looked), size, budget)
+    storage = choose_storage(headers, len(looked), size, budget)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
-    return storage, loaded | rest, bad | undecodable, notes
+    return storage, loaded | rest, bad | undecodable
 
 
-def choose_storage(
-    headers: Sequence[Header], count: int, size: int | None, budget: int
-) -> tuple[Storage, list[str]]:
-    """Return how to store `count` images with these headers, and a note if we chose their size."""
-    sizes, notes = {header.size for header in headers}, []
-    if size is not None:
-        sizes = {(size, size)}
-    elif len(sizes) != 1:
-        sizes = {(DEFAULT_SIZE, DEFAULT_SIZE)}
-        fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
-        notes = [f"images differ in size: fitted to {fitted} (set image_size to change it)"]
-    width, height = sizes.pop()
+def choose_storage(headers: Sequence[Header], count: int, size: int | None, budget: int) -> Storage:
+    sizes = {header.size for header in headers} if size is None else {(size, size)}
+    is_default = len(sizes) != 1
+    width, height = (DEFAULT_SIZE, DEFAULT_SIZE) if is_default else sizes.pop()
     channels = 1 if headers and all(header.gray for header in headers) else 3
     fits = count * channels * height * width <= budget
-    return Storage((channels, height, width), fits), notes
+    return Storage((channels, height, width), fits, is_default)
 
 
 def pack(
@@ -305,7 +295,6 @@ worker_stop: Any
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open an image file without decoding it yet."""
     if not str(path).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp or .bmp file")
     try:

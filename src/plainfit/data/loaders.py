@@ -15,7 +15,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,31 +62,29 @@ class ImageDataset(TensorDataset):
         return bytes_to_floats(xb), yb
 
 
-@runtime_checkable
-class Gathers(Protocol):
-    """A dataset that builds its own batches, such as `plainfit.data.ondisk.DiskRows`."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, ...]: ...
-
-
 class BatchOrder:
     """The rows of each batch, and the position from which the next iteration starts."""
 
     def __init__(
-        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
     ) -> None:
-        self.n = n
+        self.dataset = dataset
         self.batch_size = batch_size
-        self.seed = seed
         self.shuffle = shuffle
+        self.seed = seed
         self.drop_last = drop_last
         self.epoch = 0
         self.first = 0
 
     def __len__(self) -> int:
-        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
+        n = len(self.dataset)
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def seek(self, epoch: int, step: int) -> None:
         """Start the next iteration at batch `step` of `epoch`."""
@@ -92,7 +92,7 @@ class BatchOrder:
 
     def remaining(self, device: torch.device | None = None) -> list[tuple[int, Tensor]]:
         """Return (step, rows) for the remaining batches of the epoch; the next call has all."""
-        order = epoch_order(self.n, self.seed, self.epoch, self.shuffle).to(device)
+        order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shuffle).to(device)
         batches = list(enumerate(order.split(self.batch_size)))[self.first : len(self)]
         self.first = 0
         return batches
@@ -105,25 +105,13 @@ class TensorLoader(BatchOrder):
     changes nothing.
 
     Args:
-        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has
-            `gather(rows)`.
+        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has a length and
+            `gather(rows)`, which returns the batch of these rows (int64, shape (batch,)).
         batch_size: samples in a batch; the last batch may have fewer.
         shuffle: use a new order each epoch, a function of the seed and the epoch alone.
         seed: of the order.
         drop_last: leave out a last batch that is not full.
     """
-
-    def __init__(
-        self,
-        dataset: TensorDataset | Gathers,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool = False,
-    ) -> None:
-        super().__init__(len(dataset), batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last)
-        self.dataset = dataset
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         epoch, dataset = self.epoch, self.dataset
@@ -175,13 +163,8 @@ class SampleLoader(DataLoader[Any]):
 
     sampler: BatchSampler
 
-    @property
-    def epoch(self) -> int:
-        return self.sampler.epoch
-
-    @property
-    def first(self) -> int:
-        return self.sampler.first
+    epoch = property(attrgetter("sampler.epoch"))
+    first = property(attrgetter("sampler.first"))
 
     def seek(self, epoch: int, step: int) -> None:
         self.sampler.seek(epoch, step)
@@ -341,19 +324,18 @@ def get_data(
         ValueError: if `bs` is less than 1, or a dataset is empty.
         ConfigError: if `augment` is unknown, or cannot be used with this data.
     """
-    train_dl: Loader
-    train_dl = make_loader(
-        train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers
-    )
+    make = partial(make_loader, seed=seed, num_workers=num_workers)
+    train_dl: Loader = make(train_ds, bs, True, drop_last=drop_last)
     if augment is not None:
         train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train_ds))
-    return train_dl, make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers)
+    return train_dl, make(valid_ds, bs * 2, False)
 
 
 def count_classes(dataset: Any) -> int | None:
     """Count by the largest label; None if the labels are not known."""
-    is_tensors = isinstance(dataset, TensorDataset)
-    labels = dataset.tensors[-1] if is_tensors else getattr(dataset, "labels", None)
+    labels = getattr(dataset, "labels", None)
+    if isinstance(dataset, TensorDataset):
+        labels = dataset.tensors[-1]
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
         return None
     return int(labels.max()) + 1
@@ -379,27 +361,22 @@ def make_loader(
             num_workers=num_workers,
             generator=stream(seed, "workers"),
         )
-    n = len(dataset)  # type: ignore[arg-type]  # every map-style dataset has a length
-    if n == 0:
+    if len(dataset) == 0:  # type: ignore[arg-type]  # every map-style dataset has a length
         raise ValueError("a dataset must have at least one sample, got none")
     # Other subclasses of TensorDataset may override how rows are read, so they are not gathered.
-    if type(dataset) in (TensorDataset, ImageDataset) or isinstance(dataset, Gathers):
-        assert isinstance(dataset, TensorDataset | Gathers)
+    if type(dataset) in (TensorDataset, ImageDataset) or hasattr(dataset, "gather"):
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     return SampleLoader(
         SampleBatches(dataset, seed),
         batch_size=None,
-        sampler=BatchSampler(n, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
+        sampler=BatchSampler(dataset, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
         num_workers=num_workers,
     )
 
 
 def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
     """Move a dataset in memory to a device, unless it takes more than `budget` MiB there."""
-    if type(dataset) not in (TensorDataset, ImageDataset):
+    tensors = dataset.tensors if type(dataset) in (TensorDataset, ImageDataset) else ()  # type: ignore[attr-defined]
+    if not tensors or sum(tensor.nbytes for tensor in tensors) > budget * 2**20:
         return dataset
-    assert isinstance(dataset, TensorDataset)
-    size = sum(tensor.nbytes for tensor in dataset.tensors)
-    if size > budget * 2**20:
-        return dataset
-    return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))
+    return type(dataset)(*(tensor.to(device) for tensor in tensors))

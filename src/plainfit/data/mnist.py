@@ -13,10 +13,9 @@ import pickletools
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +40,7 @@ INSTRUCTIONS = {
 DEEPEST = 8  # levels of tuples and lists in a pickle; the tutorial's file has two
 
 
-@dataclass(frozen=True)
-class IdxSet:
+class IdxSet(NamedTuple):
     mirrors: tuple[str, ...]
     hashes: dict[str, str]  # SHA-256 of the .gz file or of its content
     classes: tuple[str, ...]
@@ -89,10 +87,6 @@ def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
 
     Missing files are downloaded into `data_dir`, by default a folder of that name in
     `cache_folder()`.
-
-    Raises:
-        DataError: if a file has the wrong hash.
-        DownloadError: if a file is missing and cannot be downloaded.
     """
     folder = Path(data_dir or cache_folder() / name)
     idx_set = IDX_SETS[name]
@@ -106,8 +100,7 @@ def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
         "valid": (images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
         "test": (arrays[TEST_X].unsqueeze(1), arrays[TEST_Y].long()),
     }
-    shape = tuple(images.shape[1:])
-    return make_splits(name, parts, input_shape=shape, split_seed=0, classes=idx_set.classes)
+    return make_splits(name, parts, split_seed=0, classes=idx_set.classes)
 
 
 def cache_folder() -> Path:
@@ -206,10 +199,7 @@ def read_mnist_pickle(path: Path) -> DataSplits:
         )
         side = math.isqrt(x.shape[1])
         parts[part] = (rows.view(-1, 1, side, side) if as_bytes else rows, y)
-    shapes = {tuple(x.shape[1:]) for x, _ in parts.values()}
-    if len(shapes) > 1:
-        raise DataError(f"{path.name}: the rows of all three parts must have one length")
-    return make_splits(str(path), parts, input_shape=shapes.pop(), split_seed=0)
+    return make_splits(str(path), parts, split_seed=0)
 
 
 def holds_bytes(rows: NDArray[Any]) -> bool:

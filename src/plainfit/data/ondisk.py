@@ -28,6 +28,7 @@ class LazySamples(Dataset[tuple[Tensor, Tensor]]):
     """Samples on disk: `plainfit.data.folder.ImageFiles` or `DiskRows`."""
 
     labels: Tensor
+    shape: tuple[int, ...]  # of one sample
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -56,6 +57,7 @@ class DiskRows(LazySamples):
         self.array = array
         self.decode = decode
         self.at = at
+        self.shape = tuple(self.read(at[:1]).shape[1:])
 
     def __getstate__(self) -> None:  # NumPy would write all rows
         raise TypeError(f"{self.path} is mapped in this process only; open it in the other one")
@@ -73,15 +75,11 @@ class DiskRows(LazySamples):
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         # Copied to memory that torch allocates: NumPy's has other alignment, for which F.linear
         # may round differently (see `plainfit.data.loaders.TensorLoader`).
-        return self.read(self.at[rows]).clone(), self.labels[rows]
+        xb = self.read(self.at[rows]).clone()
+        return bytes_to_floats(xb) if xb.dtype == torch.uint8 else xb, self.labels[rows]
 
     def read(self, at: Tensor) -> Tensor:
-        """Return these rows of the file as samples.
-
-        Raises:
-            DataError: if the file has become shorter. (Reading past its end would be a SIGBUS.)
-        """
-        mapped: Any = self.array.base
+        mapped: Any = self.array.base  # to read past the end of the file would be a SIGBUS
         if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):
             raise DataError(f"{self.path} must not change while it is in use, and it was cut short")
         return self.decode(self.array[at.numpy()], at.numpy())
@@ -95,18 +93,13 @@ class DiskRows(LazySamples):
         return blocks
 
     def contents(self) -> Iterator[Any]:
-        first = self.read(self.at[:1])
-        yield f"{first.dtype}{(len(self), *first.shape[1:])}".encode()
+        yield f"{self.read(self.at[:1]).dtype}{(len(self), *self.shape)}".encode()
         for at in self.blocks():
             yield self.read(at).contiguous().view(torch.uint8).numpy().data
 
 
 class DiskImages(DiskRows, LazyImages):
-    """Rows of bytes that are images: floats in [0, 1) when read."""
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = super().gather(rows)
-        return bytes_to_floats(images), labels
+    """Rows of bytes that are images."""
 
 
 def open_rows(path: str, array: NDArray[Any], decode: Decode) -> DiskRows:

@@ -88,5 +88,4 @@ def read_digits(split_seed: int = 0) -> DataSplits:
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     parts = {"train": (images, digits.target)}
-    classes, shape = "0123456789", (1, 8, 8)
-    return make_splits("digits", parts, input_shape=shape, split_seed=split_seed, classes=classes)
+    return make_splits("digits", parts, split_seed=split_seed, classes="0123456789")

@@ -92,14 +92,7 @@ def save(figure: Picture, path: Path) -> None:
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
     """Write images as `PART/CLASS/ROW.png` into a new folder, completely or not at all.
 
-    Args:
-        data: images of bytes, in gray or in colour; a file's name is its row in its part.
-        folder: must not exist; `open_data` reads it.
-        only: names of classes; all of them by default.
-
-    Raises:
-        DataError: if the samples are no such images, a class is unknown or cannot name a folder,
-            or the folder exists or cannot be written.
+    Only these classes, or all. `open_data` reads the folder.
     """
     if not is_images(data):
         raise DataError(

@@ -104,7 +104,6 @@ def make_splits(
     name: str,
     parts: Mapping[str, tuple[Samples, Labels]],
     *,
-    input_shape: tuple[int, ...],
     split_seed: int,
     classes: Sequence[str] = (),
     features: Sequence[str] = (),
@@ -114,9 +113,6 @@ def make_splits(
 
     A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
     `classes`, labels are named by their own values.
-
-    Raises:
-        DataError: if samples and labels do not match, or a class is missing from training.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -126,6 +122,12 @@ def make_splits(
             )
         if len(samples) == 0:
             raise DataError(f"{name}: {part} must have samples, and it is empty")
+    shapes = {
+        samples.shape if isinstance(samples, LazySamples) else tuple(samples.shape[1:])
+        for samples, _ in parts.values()
+    }
+    if len(shapes) > 1:
+        raise DataError(f"{name}: samples must have one shape, got {sorted(shapes)}")
     given = {part: labels for part, (_, labels) in parts.items()}
     if classes:
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
@@ -143,7 +145,7 @@ def make_splits(
         valid=sets["valid"],
         test=sets.get("test"),
         classes=tuple(classes),
-        input_shape=input_shape,
+        input_shape=shapes.pop(),
         features=tuple(features),
         notes=tuple(notes),
     )
@@ -252,10 +254,7 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> None:
     if len(classes) < 2:
-        raise DataError(
-            f"{name}: there must be at least two classes, got {len(classes)}"
-            + (f" ({classes[0]!r})" if classes else "")
-        )
+        raise DataError(f"{name}: there must be at least two classes, got {list(classes)}")
     for part, labels in parts.items():
         if len(labels) == 0:
             raise DataError(

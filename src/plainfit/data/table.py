@@ -16,16 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss
+from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
-from plainfit.data.splits import (
-    DataSplits,
-    Samples,
-    as_floats,
-    encode_labels,
-    make_splits,
-    most_memory,
-    split_rows,
-)
+from plainfit.data.splits import DataSplits, Samples, as_floats
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
@@ -44,8 +37,8 @@ def read_table(
     labels = check_column(path, target, columns.pop(target))
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
-    classes, encoded = encode_labels(str(path), {"train": labels})
-    train_rows = split_rows(encoded, split_seed)["train"][1].numpy()
+    classes, encoded = splits.encode_labels(str(path), {"train": labels})
+    train_rows = splits.split_rows(encoded, split_seed)["train"][1].numpy()
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     samples: Samples
@@ -57,14 +50,9 @@ def read_table(
         made = make_features(path, columns, train_rows)
         samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
         features = tuple(made)
-    return make_splits(
-        str(path),
-        {"train": (samples, encoded["train"])},
-        input_shape=(len(features),),
-        split_seed=split_seed,
-        classes=classes,
-        features=features,
-        notes=notes,
+    parts = {"train": (samples, encoded["train"])}
+    return splits.make_splits(
+        str(path), parts, split_seed=split_seed, classes=classes, features=features, notes=notes
     )
 
 
@@ -81,7 +69,7 @@ def read_columns(path: Path) -> dict[str, Any]:
         else:
             with pyarrow.parquet.ParquetFile(path) as file:
                 numbers = file.metadata.num_rows * file.metadata.num_columns
-                if 8 * numbers > most_memory(path):
+                if 8 * numbers > splits.most_memory(path):
                     raise OSError(f"it claims to hold {numbers} values")
                 table = file.read()
         table.validate(full=True)
@@ -101,7 +89,6 @@ def is_arrow(path: Path) -> bool:
 
 
 def map_arrow(path: Path) -> Any:
-    """Return the `pyarrow.Table` of an Arrow IPC file; its values stay in the file."""
     import pyarrow
     import pyarrow.ipc
 
@@ -122,18 +109,18 @@ def map_arrow(path: Path) -> Any:
 def find_target(path: Path, names: list[str], target: str | None) -> str:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
-        return usual[0]
-    if target in names:
-        return str(target)
+        target = usual[0]
     if target is None:
         raise DataError(
             f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
-    raise DataError(
-        f"{path} has no column {target!r}: choose target from {', '.join(names)}"
-        f"{near_miss(target, names)}"
-    )
+    if target not in names:
+        raise DataError(
+            f"{path} has no column {target!r}: choose target from {', '.join(names)}"
+            f"{near_miss(target, names)}"
+        )
+    return target
 
 
 def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
@@ -192,7 +179,6 @@ def make_features(
 def find_categories(
     path: Path, values: Mapping[str, NDArray[Any]], train_rows: NDArray[np.int64]
 ) -> dict[str, list[str]]:
-    """Return the distinct texts in the training rows of each text column, sorted."""
     found = {
         name: sorted(set(column[train_rows].tolist()))
         for name, column in values.items()
@@ -205,7 +191,7 @@ def find_categories(
                 f"{name!r} has {len(categories)}; remove it if it only names the rows"
             )
     inputs = sum(map(len, found.values()))
-    if 4 * inputs * len(train_rows) > most_memory(path):
+    if 4 * inputs * len(train_rows) > splits.most_memory(path):
         raise DataError(
             f"{path}: the text columns have {inputs} categories, too many for a table of "
             f"{len(train_rows)} training rows; remove columns that only name the rows"

@@ -214,13 +214,10 @@ def cubic(size: int) -> Tensor:
 def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> Tensor:
     """Read each pixel of the new images from the point of the old ones given by `theta`.
 
-    Bilinear, by `torch.nn.functional.grid_sample`; points outside the image are 0.
-
-    Args:
-        xb: shape (batch, channels, height, width).
-        theta: shape (batch, 2, 3), or (batch, 3, 3) for a projection, applied to points (x, y, 1)
-            in [-1, 1] by [-1, 1], the corners of the image.
-        displacement: added to the points, shape (batch, 2, height, width).
+    Bilinear, by `torch.nn.functional.grid_sample`; points outside the image are 0. `theta` has
+    shape (batch, 2, 3), or (batch, 3, 3) for a projection, and is applied to points (x, y, 1) in
+    [-1, 1] by [-1, 1], the corners of the image. `displacement`, shape (batch, 2, height, width),
+    is added to the points.
     """
     height, width = xb.shape[2:]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))

@@ -9,21 +9,8 @@ from typing import Any, NamedTuple
 from torch import Generator
 
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.data.augment.images import (
-    affine,
-    brightness,
-    contrast,
-    elastic,
-    horizontal_flip,
-    noise,
-    pad_and_crop,
-    perspective,
-    saturation,
-    trivial_augment,
-    vertical_flip,
-    warp,
-)
-from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
+from plainfit.data.augment import images, mixing
+from plainfit.data.augment.images import affine
 
 Step = Callable[..., Any]
 """`(xb, generator) -> xb`, or with a parameter `yb`: `(xb, yb, generator) -> (xb, yb)`."""
@@ -40,24 +27,24 @@ class Named(NamedTuple):
 
 
 NAMES = {
-    "horizontal-flip": Named(horizontal_flip, "p", "a probability", 1),
-    "vertical-flip": Named(vertical_flip, "p", "a probability", 1),
-    "pad-and-crop": Named(pad_and_crop, "pixels", "a whole number of pixels", 1000),
+    "horizontal-flip": Named(images.horizontal_flip, "p", "a probability", 1),
+    "vertical-flip": Named(images.vertical_flip, "p", "a probability", 1),
+    "pad-and-crop": Named(images.pad_and_crop, "pixels", "a whole number of pixels", 1000),
     "rotate": Named(affine, "degrees", "degrees", 180, 15.0),
     "scale": Named(affine, "scale", "a fraction", 10, 0.2),
     "shear": Named(affine, "shear", "degrees", 80, 10.0),
     "translate": Named(affine, "translate", "a fraction of the side", 1, 0.1),
-    "perspective": Named(perspective, "fraction", "a fraction of the side", 0.24),
-    "elastic": Named(elastic, "fraction", "a fraction of the side", 1),
-    "warp": Named(warp, "strength", "a strength", math.inf),
-    "brightness": Named(brightness, "fraction", "a fraction", 1),
-    "contrast": Named(contrast, "fraction", "a fraction", 1),
-    "saturation": Named(saturation, "fraction", "a fraction", 1),
-    "noise": Named(noise, "fraction", "a fraction of white", 1),
-    "random-erasing": Named(random_erasing, "fraction", "a fraction of the area", 1),
-    "trivial-augment": Named(trivial_augment, "strength", "a strength", 1),
-    "mixup": Named(mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
-    "cutmix": Named(cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
+    "perspective": Named(images.perspective, "fraction", "a fraction of the side", 0.24),
+    "elastic": Named(images.elastic, "fraction", "a fraction of the side", 1),
+    "warp": Named(images.warp, "strength", "a strength", math.inf),
+    "brightness": Named(images.brightness, "fraction", "a fraction", 1),
+    "contrast": Named(images.contrast, "fraction", "a fraction", 1),
+    "saturation": Named(images.saturation, "fraction", "a fraction", 1),
+    "noise": Named(images.noise, "fraction", "a fraction of white", 1),
+    "random-erasing": Named(mixing.random_erasing, "fraction", "a fraction of the area", 1),
+    "trivial-augment": Named(images.trivial_augment, "strength", "a strength", 1),
+    "mixup": Named(mixing.mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
+    "cutmix": Named(mixing.cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
 }
 # None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
@@ -96,8 +83,9 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
         function, parameter, _, _, default = NAMES[name]
         value = range_of(name, given) if equals else default
         keywords: dict[str, Any] = {} if value is None else {parameter: value}
-        if function is affine and steps and is_open(steps[-1], parameter):
-            steps[-1] = partial(steps[-1], **keywords)
+        last = steps[-1] if steps and isinstance(steps[-1], partial) else None
+        if function is affine and last and last.func is affine and parameter not in last.keywords:
+            steps[-1] = partial(last, **keywords)
             continue
         if mixes_labels(function) and classes is not None:
             keywords["classes"] = classes
@@ -108,11 +96,6 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
 def mixes_labels(step: Step) -> bool:
     """Return whether an augmentation takes labels too: whether it has a parameter `yb`."""
     return "yb" in inspect.signature(step).parameters
-
-
-def is_open(step: Step, parameter: str) -> bool:
-    # Whether it is a call of `affine` that does not set this parameter yet.
-    return isinstance(step, partial) and step.func is affine and parameter not in step.keywords
 
 
 def range_of(name: str, given: str) -> float:
