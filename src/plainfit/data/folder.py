@@ -53,9 +53,6 @@ class ImageFiles(LazyImages):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([index])[0]
-
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         pixels = np.stack([read_image(self.paths[row], self.shape) for row in rows])
         xb = bytes_to_floats(torch.from_numpy(pixels))
@@ -245,9 +242,6 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
     Pillow runs much Python code, so threads would wait for each other. On Linux processes are
     forked, so that `call` may be a closure; they end with the block, and with this process. Forking
     is not safe on other systems, which use threads. A few items are handled in this process.
-
-    Raises:
-        ChildProcessError: if a process is killed.
     """
     count = min(cores(), len(items) // FEW)
     if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes

@@ -30,10 +30,7 @@ from plainfit.data.batches import to_device
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:
-    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is.
-
-    256 is a power of two, so the division is exact in every floating-point format.
-    """
+    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is."""
     return xb.float().div_(256)
 
 
@@ -187,10 +184,7 @@ class SampleLoader(DataLoader[Any]):
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM; processes started meanwhile never receive them.
-
-    A terminal sends both to all processes, but workers are ended by the main process.
-    """
+    """Block Ctrl-C and SIGTERM, also in processes started meanwhile: the main one ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -332,7 +326,6 @@ def get_data(
 
 
 def count_classes(dataset: Any) -> int | None:
-    """Count by the largest label; None if the labels are not known."""
     labels = getattr(dataset, "labels", None)
     if isinstance(dataset, TensorDataset):
         labels = dataset.tensors[-1]

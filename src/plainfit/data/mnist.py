@@ -178,9 +178,8 @@ def read_mnist_pickle(path: Path) -> DataSplits:
     images as from the IDX files, bit for bit.
     """
     raw = path.read_bytes()
-    arrays = read_pickled_arrays(
-        gunzip(raw, path.name) if raw[:2] == b"\x1f\x8b" else raw, path.name
-    )
+    content = gunzip(raw, path.name) if raw[:2] == b"\x1f\x8b" else raw
+    arrays = read_pickled_arrays(content, path.name)
     sets = arrays if isinstance(arrays, tuple) else ()
     if len(sets) != 3 or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sets):
         raise DataError(
@@ -194,11 +193,9 @@ def read_mnist_pickle(path: Path) -> DataSplits:
             isinstance(y, np.ndarray) and y.ndim == 1
         ):
             raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
-        rows = torch.from_numpy(
-            (x * 256).astype(np.uint8) if as_bytes else as_floats(path.name, part, x)
-        )
         side = math.isqrt(x.shape[1])
-        parts[part] = (rows.view(-1, 1, side, side) if as_bytes else rows, y)
+        rows: Any = (x * 256).astype(np.uint8) if as_bytes else as_floats(path.name, part, x)
+        parts[part] = (torch.from_numpy(rows.reshape(-1, 1, side, side) if as_bytes else rows), y)
     return make_splits(str(path), parts, split_seed=0)
 
 
@@ -212,11 +209,7 @@ def holds_bytes(rows: NDArray[Any]) -> bool:
 
 
 def read_pickled_arrays(content: bytes, name: str) -> Any:
-    """Return the tuples and lists of NumPy arrays in a pickle, as tuples.
-
-    Raises:
-        DataError: if the pickle is damaged, or holds anything else.
-    """
+    """Return the tuples and lists of NumPy arrays in a pickle, as tuples."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd escapes in text, which is then refused

@@ -33,6 +33,12 @@ class LazySamples(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+        raise NotImplementedError
+
     def rows(self, rows: Tensor) -> "LazySamples":
         """Return a dataset of the same kind with these rows only, yet without labels."""
         raise NotImplementedError
@@ -64,10 +70,6 @@ class DiskRows(LazySamples):
 
     def __len__(self) -> int:
         return len(self.at)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        xb, yb = self.gather(torch.tensor([index]))
-        return xb[0], yb[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         return list(zip(*self.gather(torch.tensor(rows)), strict=True))

@@ -51,7 +51,7 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
     pipeline, labels = Pipeline(augment, len(data.classes)), labels_of(data.train)
-    firsts = [(labels == label).nonzero().flatten()[:1] for label in range(len(data.classes))]
+    firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
     rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
@@ -84,9 +84,8 @@ def save(figure: Picture, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
-        raise DataError(
-            f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
-        ) from error
+        message = f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
+        raise DataError(message) from error
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:

@@ -94,10 +94,8 @@ def check_images(data: DataSplits) -> None:
 
 
 def labels_of(part: Dataset[Any]) -> Tensor:
-    if isinstance(part, TensorDataset):
-        return part.tensors[-1]
-    assert isinstance(part, LazySamples)
-    return part.labels
+    assert isinstance(part, TensorDataset | LazySamples)
+    return part.tensors[-1] if isinstance(part, TensorDataset) else part.labels
 
 
 def make_splits(
@@ -161,8 +159,7 @@ def as_floats(
 ) -> NDArray[np.float32]:
     """Return numbers as writable float32 in C order, after checking that they are finite.
 
-    The rest is for messages: the name of the source, what the values are, and their row numbers,
-    unless they are 0, 1, ...
+    `name`, `what` and the row numbers `rows` are for messages.
     """
     with np.errstate(over="ignore"):  # an overflow becomes infinite, and is found below
         floats = np.require(values, np.float32, ["C", "W"])

@@ -20,6 +20,7 @@ from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import DataSplits, Samples, as_floats
 
+ARROW = (".arrow", ".feather")
 USUAL_TARGETS = ("target", "label", "class", "y")
 MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
 
@@ -43,7 +44,7 @@ def read_table(
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     samples: Samples
     notes: list[str] = []
-    if is_arrow(path) and 4 * len(labels) * len(columns) > memory_budget * 2**20:
+    if path.suffix.lower() in ARROW and 4 * len(labels) * len(columns) > memory_budget * 2**20:
         samples, features = write_rows(path, columns, train_rows), tuple(columns)
         notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
     else:
@@ -64,7 +65,7 @@ def read_columns(path: Path) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".csv":
             table = pyarrow.csv.read_csv(path)
-        elif is_arrow(path):
+        elif path.suffix.lower() in ARROW:
             table = map_arrow(path)
         else:
             with pyarrow.parquet.ParquetFile(path) as file:
@@ -82,10 +83,6 @@ def read_columns(path: Path) -> dict[str, Any]:
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
     return dict(zip(names, table.columns, strict=True))
-
-
-def is_arrow(path: Path) -> bool:
-    return path.suffix.lower() in (".arrow", ".feather")
 
 
 def map_arrow(path: Path) -> Any:

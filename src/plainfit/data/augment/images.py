@@ -21,7 +21,8 @@ def brightness(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tenso
 def contrast(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
     """Multiply the distance to the image's mean gray by 1 - fraction to 1 + fraction."""
     x = to_floats(xb)
-    return like(blended(mean_gray(x), x, around_one(x, generator, fraction)), xb)
+    mean = gray(x.mean((2, 3), keepdim=True))
+    return like(blended(mean, x, around_one(x, generator, fraction)), xb)
 
 
 def saturation(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
@@ -65,10 +66,6 @@ def gray(x: Tensor) -> Tensor:
     red, green, blue = x.split(1, 1)
     luma: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return luma
-
-
-def mean_gray(x: Tensor) -> Tensor:
-    return gray(x.mean((2, 3), keepdim=True))
 
 
 def horizontal_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
@@ -189,10 +186,8 @@ def warp(
 def matrices(
     xb: Tensor, turn: Tensor, wide: Tensor, high: Tensor, lean: Tensor, right: Tensor, down: Tensor
 ) -> Tensor:
-    """Return matrices from points of the new image to points of the old one, shape (batch, 2, 3).
-
-    Points and shifts are in [-1, 1] by [-1, 1]; turns (radians) and leans are in pixel space.
-    """
+    """Return matrices (batch, 2, 3) from points of the new image to points of the old one."""
+    # Points and shifts are in [-1, 1] by [-1, 1]; turns (radians) and leans are in pixel space.
     cos, sin, aspect = turn.cos(), turn.sin(), xb.shape[2] / xb.shape[3]
     across = [cos * wide, (lean * cos - sin) * high * aspect, right]
     along = [sin * wide / aspect, (lean * sin + cos) * high, down]
@@ -305,7 +300,7 @@ def equalized(x: Tensor) -> Tensor:
 OPERATIONS: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (
     lambda x, factor, level: x * factor,  # brightness
     lambda x, factor, level: blended(gray(x), x, factor),  # colour
-    lambda x, factor, level: blended(mean_gray(x), x, factor),  # contrast
+    lambda x, factor, level: blended(gray(x.mean((2, 3), keepdim=True)), x, factor),  # contrast
     lambda x, factor, level: blended(smooth(x), x, factor),  # sharpness
     lambda x, factor, level: posterized(x, level),
     lambda x, factor, level: torch.where(x >= WHITE * (1 - level), WHITE - x, x),  # solarize
