@@ -52,7 +52,7 @@ def test_what_cannot_be_drawn_is_said(arguments, message, tmp_path, plainfit):
 
 def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path, plainfit):
     train(
-        RunConfig(model="cnn", epochs=1, augment="warp,mixup", out=tmp_path / "run", seed=4),
+        RunConfig(model="mlp", epochs=1, augment="warp,mixup", out=tmp_path / "run", seed=4),
         echo=None,
     )
     images, _ = open_data("digits").train.tensors
