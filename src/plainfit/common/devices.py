@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,10 +25,7 @@ ISA_VARIABLES = (
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Turn a name that torch knows, or `auto`, into a device of this machine.
-
-    `auto` is the accelerator if there is one, else the CPU.
-    """
+    """Turn a name that torch knows, or `auto` (the accelerator, else the CPU), into a device."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")
@@ -45,8 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
@@ -106,7 +101,7 @@ def versions() -> dict[str, str]:
 
     return {
         "plainfit": __version__,
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),

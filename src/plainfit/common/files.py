@@ -92,7 +92,8 @@ def download(
                     with on_terminal(bar.bar):
                         pooch.retrieve(url, None, path.name, temporary, downloader=fetch)
                 except (OSError, ValueError) as error:  # requests' errors are OSErrors
-                    tried.append(f"{url} ({short_reason(error)})")
+                    status = getattr(getattr(error, "response", None), "status_code", None)
+                    tried.append(f"{url} ({f'HTTP {status}' if status else type(error).__name__})")
                     continue
                 got = Path(temporary, path.name)
                 checked = check(got)
@@ -109,8 +110,3 @@ def download(
     raise DownloadError(
         f"{path.name} could not be downloaded; tried {', '.join(tried)}; offline, {otherwise}"
     )
-
-
-def short_reason(error: Exception) -> str:
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__

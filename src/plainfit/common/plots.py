@@ -25,10 +25,7 @@ class Picture(Figure):
 def curves(
     epochs: Sequence[dict[str, Any]], step_losses: Sequence[float], steps: int | None
 ) -> Picture:
-    """Draw the loss of every step and of every epoch, and the metrics beside it.
-
-    `epochs` are the rows of a history, `steps` the number of steps in an epoch, if it is known.
-    """
+    """Draw the losses of steps and epochs (the rows of a history), and the metrics beside them."""
     metrics = [name for name in epochs[0] if name not in NOT_METRICS] if epochs else []
     figure, axes = panels(2 if metrics else 1, width=5 if metrics else 6)
     ends = [row["epoch"] + 1 for row in epochs]

@@ -44,8 +44,6 @@ def seed_at(seed: int, *address: str | int) -> int:
 def drawing_from(seed: int, *address: str | int) -> Iterator[None]:
     """Let the global generators of torch (CPU), NumPy and Python draw from an address meanwhile.
 
-    Afterwards they go on as if nothing had been drawn.
-
     >>> with drawing_from(0, "samples", 1):
     ...     a = random.random()
     >>> with drawing_from(0, "samples", 1):
