@@ -134,12 +134,12 @@ def judge(fmt: Format, content: bytes, heard: list[warnings.WarningMessage]) -> 
     except (Exception, SystemExit) as error:
         verdict = f"{type(error).__name__}: {error}"
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        left, _ = signal.setitimer(signal.ITIMER_PROF, 0)  # 0 if it has rung
     seconds = time.process_time() - started
     if heard:
         verdict = f"{heard[0].category.__name__}: {heard[0].message}"
         heard.clear()
-    return "hang" if seconds > SLOWEST else verdict[:300], seconds
+    return "hang" if not left or seconds > SLOWEST else verdict[:300], seconds
 
 
 def comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:

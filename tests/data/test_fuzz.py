@@ -26,7 +26,7 @@ import fuzzing
 from fuzzing import Format, fuzz, judge, limits, try_all
 from mutations import Mutator
 from plainfit.common.errors import DataError
-from plainfit.data import mnist
+from plainfit.data import mnist, splits
 
 # name: how to make it, inputs in `make test`, inputs in `make soak`
 SIZES = {
@@ -196,17 +196,17 @@ def npy_header(shape: str, code: str = "<f8") -> bytes:
 
 
 def wide_text() -> str:
-    """Return 400 columns of 999 categories in 1,500 rows: 1.6 GB of inputs."""
-    rows = (f"{i % 2}" + f",c{i % 999}" * 400 for i in range(1500))
-    return "target," + ",".join(f"f{i}" for i in range(400)) + "\n" + "\n".join(rows)
+    """Return 100 columns of 999 categories in 1,500 rows: 400 MB of inputs."""
+    rows = (f"{i % 2}" + f",c{i % 999}" * 100 for i in range(1500))
+    return "target," + ",".join(f"f{i}" for i in range(100)) + "\n" + "\n".join(rows)
 
 
 def parquet_of_one_value() -> bytes:
-    """Return 100 million equal rows: some hundred bytes a million, and 1.6 GB when read."""
+    """Return 10 million equal rows: some hundred bytes a million, and 160 MB when read."""
     out = io.BytesIO()
     million = pa.table({"a": np.zeros(10**6, np.int64), "target": np.zeros(10**6, np.int64)})
     with pyarrow.parquet.ParquetWriter(out, million.schema) as writer:
-        for _ in range(100):
+        for _ in range(10):
             writer.write_table(million)
     return out.getvalue()
 
@@ -269,6 +269,7 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_does_not_go_off(folder, monkeypatch, bomb):
     monkeypatch.setattr(mnist, "LARGEST_FILE", 2**24)  # 16 MiB, not 1 GiB, to be quicker
+    monkeypatch.setattr(splits, "LARGEST", 2**26)  # 64 MiB, not 1 GiB
     kind, outcome, make = BOMBS[bomb]
     fmt, content = format_of(kind, folder), make()
     with limits() as heard:

@@ -181,7 +181,7 @@ def test_workers_that_read_ahead_do_not_move_the_epoch():
 
 
 def test_the_sampler_gives_the_batches_of_its_epoch_with_their_addresses():
-    sampler = BatchSampler(10, 4, seed=0, shuffle=True, drop_last=False)
+    sampler = BatchSampler(range(10), 4, seed=0, shuffle=True, drop_last=False)
     first = list(sampler)
     assert list(sampler) == first
     assert [address for *address, _ in first] == [[0, 0], [0, 1], [0, 2]]

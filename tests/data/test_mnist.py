@@ -310,7 +310,7 @@ def test_a_pickle_with_nan_or_rows_of_two_lengths_is_refused(tmp_path):
     x, y = np.zeros((6, 4), np.float32), np.arange(6) % 2
     nan = x.copy()
     nan[3, 2] = np.nan
-    for valid, says in ((nan, "valid has NaN"), (x[:, :3], "must have one length")):
+    for valid, says in ((nan, "valid has NaN"), (x[:, :3], "must have one shape")):
         path = tmp_path / "m.pkl"
         path.write_bytes(pickle.dumps(((x, y), (valid, y), (x, y)), protocol=2))
         with pytest.raises(DataError, match=says):

@@ -18,6 +18,9 @@ from plainfit import PlainfitError, open_data
 from plainfit.data.loaders import ImageDataset, get_data
 from plainfit.data.splits import labels_of
 
+# A rate that falls to 0: with a constant one, the last epoch is a matter of the last bits.
+QUICK = ("--model", "mlp", "--optimizer", "adam", "--lr", 0.01, "--schedule", "one-cycle")
+
 
 @pytest.fixture
 def train(plainfit):
@@ -55,8 +58,8 @@ def test_a_folder_of_real_mnist_trains(tmp_path, mnist_folder, train):
     mnist = open_data("mnist", data_dir=mnist_folder)
     images, labels = (tensor[:1500] for tensor in mnist.train.tensors)
     root = write_folder(tmp_path / "png", images[:, 0].numpy(), labels.numpy())
-    result = train("--data", root, "--model", "mlp", "--epochs", 5, out=tmp_path / "run")
-    assert result["test"]["accuracy"] > 0.6
+    result = train("--data", root, *QUICK, "--epochs", 5, out=tmp_path / "run")
+    assert result["test"]["accuracy"] > 0.8
     read = open_data(root)
     assert read.input_shape == (1, 28, 28)
     assert read.counts() == {"train": 1048, "valid": 226, "test": 226}
@@ -65,8 +68,8 @@ def test_a_folder_of_real_mnist_trains(tmp_path, mnist_folder, train):
 def test_a_folder_of_images_trains_and_keeps_the_pixels(tmp_path, digits, train):
     images, labels = digits
     root = write_folder(tmp_path / "png", images[:400], labels[:400])
-    result = train("--data", root, "--model", "mlp", "--epochs", 10, out=tmp_path / "run")
-    assert result["test"]["accuracy"] > 0.6
+    result = train("--data", root, *QUICK, "--epochs", 6, out=tmp_path / "run")
+    assert result["test"]["accuracy"] > 0.8
     data = open_data(root)
     assert isinstance(data.train, ImageDataset)
     seen = {
@@ -145,9 +148,8 @@ def test_an_npz_trains_and_its_own_split_is_kept(tmp_path, digits, train):
     np.savez(
         path, x_train=images[:900], y_train=labels[:900], x_test=images[900:], y_test=labels[900:]
     )
-    # A rate that falls to 0: with a constant one, the last epoch is a matter of the last bits.
-    settings = ("--data", path, "--model", "mlp", "--epochs", 6, "--schedule", "one-cycle")
-    assert train(*settings, out=tmp_path / "run")["test"]["accuracy"] > 0.6
+    result = train("--data", path, *QUICK, "--epochs", 6, out=tmp_path / "run")
+    assert result["test"]["accuracy"] > 0.8
     data = open_data(path)
     assert isinstance(data.train, ImageDataset)
     assert torch.equal(data.test.tensors[0][:, 0], torch.from_numpy(images[900:]))
@@ -174,9 +176,8 @@ def test_the_tutorials_pickle_trains(tmp_path, digits, train):
     sets = tuple((rows[a:b], labels[a:b]) for a, b in cuts)
     path = tmp_path / "digits.pkl.gz"
     path.write_bytes(gzip.compress(pickle.dumps(sets, protocol=2)))
-    # A rate that falls to 0: with a constant one, the last epoch is a matter of the last bits.
-    settings = ("--data", path, "--model", "mlp", "--epochs", 6, "--schedule", "one-cycle")
-    assert train(*settings, out=tmp_path / "run")["test"]["accuracy"] > 0.6
+    result = train("--data", path, *QUICK, "--epochs", 6, out=tmp_path / "run")
+    assert result["test"]["accuracy"] > 0.8
     data = open_data(path)
     assert torch.equal(data.train.tensors[0][:, 0], torch.from_numpy(images[:900]))
 

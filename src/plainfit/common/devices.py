@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,15 +25,7 @@ ISA_VARIABLES = (
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name.
-
-    Args:
-        name: `auto` (the accelerator if there is one, else the CPU), or any name that torch
-            knows: `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`...
-
-    Raises:
-        ConfigError: if torch does not know the name, or this machine has no such device.
-    """
+    """Turn a name that torch knows, or `auto` (the accelerator, else the CPU), into a device."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
         return accelerator or torch.device("cpu")
@@ -50,9 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter; the CPU if it has none."""
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
@@ -62,12 +51,9 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
     small step a second thread gains nothing, and every operation waits for it when the machine is
     busy (docs/decisions/0011-fast.md). Other models get torch's own number of threads.
 
-    Args:
-        model: called as `model(sample)`, in evaluation mode.
-        sample: a batch of one sample.
-        batch_size: samples in a step. The operations are those of the matrix products and
-            convolutions, times three, as a backward pass takes about two forward ones (Kaplan et
-            al. 2020, arXiv:2001.08361, section 2.1).
+    `sample` is a batch of one. The operations are those of the matrix products and convolutions,
+    times three, as a backward pass takes about two forward ones (Kaplan et al. 2020,
+    arXiv:2001.08361, section 2.1).
     """
     was_training = model.training
     model.eval()
@@ -80,7 +66,6 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads until the block ends."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -108,12 +93,11 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of plainfit and of what it uses, for `run.json`."""
     import numpy as np
 
     return {
         "plainfit": __version__,
-        "python": sys.version.split()[0],
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "platform": platform.platform(),

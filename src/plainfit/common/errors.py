@@ -1,17 +1,5 @@
 """Every error that plainfit raises on purpose.
 
-    PlainfitError
-    ├── ConfigError (ValueError)     a setting or a name that is unknown or out of range
-    ├── DataError (ValueError)       data that cannot be trained on
-    │   └── DownloadError            a download that failed
-    ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
-    ├── EjectError                   a run that cannot become a script at the asked level
-    │   └── MismatchError            a script that gives something else than its run
-    ├── RunError                     a run folder that cannot be written or read
-    │   └── CheckpointError          a damaged checkpoint, or one of another training
-    └── TrainingError                a training that had to stop; the command line exits with 1
-        └── NonFiniteError           a loss or a gradient that is NaN or infinite
-
 A message is one line: what must hold, what was received, and what to do about it.
 """
 
@@ -26,10 +14,8 @@ class PlainfitError(Exception):
 class ConfigError(PlainfitError, ValueError):
     """A setting or a name is unknown or out of range.
 
-    Args:
-        message: what is wrong; after the name of the field, if there is one.
-        field: the setting that is wrong, as `RunConfig` and `get_model` call it. The command line
-            shows it as an option.
+    `field` is the setting, as `RunConfig` and `get_model` call it, and the start of the message.
+    The command line shows it as an option.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -74,7 +60,7 @@ class CheckpointError(RunError):
 
 
 class TrainingError(PlainfitError):
-    """A training had to stop; what was saved before is kept."""
+    """A training had to stop; what was saved before is kept. The command line exits with 1."""
 
 
 class NonFiniteError(TrainingError, ArithmeticError):

@@ -33,7 +33,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write bytes to a new file, in chunks."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         rest = memoryview(data)
@@ -55,12 +54,10 @@ def sync(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a file is a temporary one of `write_whole`, by its name."""
     return path.match(".*-*.tmp*")
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder."""
     for path in filter(is_temporary, folder.iterdir()):
         with suppress(OSError):
             path.unlink()
@@ -76,16 +73,8 @@ def download(
 ) -> T:
     """Fetch a file from the first URL whose file passes the check; return the check's result.
 
-    Args:
-        urls: tried in this order.
-        path: the file's place; it appears there only after the check.
-        check: called with the fetched file; returns None if its SHA-256 is wrong.
-        place: how the user chooses another folder, for the message.
-        otherwise: what the user can do offline, for the message.
-
-    Raises:
-        DataError: if the folder cannot be written to.
-        DownloadError: if no URL gave the file.
+    The check returns None if the SHA-256 is wrong; `path` exists only after it. The messages say
+    how the user chooses another folder (`place`), and what to do offline (`otherwise`).
     """
     import pooch
 
@@ -98,14 +87,15 @@ def download(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download-") as temporary:
             for url in urls:
                 bar = DownloadBar(url)
-                with on_terminal(bar.bar):
-                    fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
-                    try:
-                        name = pooch.retrieve(url, None, path.name, temporary, downloader=fetch)
-                    except (OSError, ValueError) as error:  # requests' errors are OSErrors
-                        tried.append(f"{url} ({short_reason(error)})")
-                        continue
-                got = Path(name)
+                fetch = pooch.HTTPDownloader(progressbar=bar, timeout=30)
+                try:
+                    with on_terminal(bar.bar):
+                        pooch.retrieve(url, None, path.name, temporary, downloader=fetch)
+                except (OSError, ValueError) as error:  # requests' errors are OSErrors
+                    status = getattr(getattr(error, "response", None), "status_code", None)
+                    tried.append(f"{url} ({f'HTTP {status}' if status else type(error).__name__})")
+                    continue
+                got = Path(temporary, path.name)
                 checked = check(got)
                 if checked is not None:
                     got.replace(path)  # within one folder, so all or nothing
@@ -120,9 +110,3 @@ def download(
     raise DownloadError(
         f"{path.name} could not be downloaded; tried {', '.join(tried)}; offline, {otherwise}"
     )
-
-
-def short_reason(error: Exception) -> str:
-    """Name a network error without its chain of wrapped ones."""
-    response = getattr(error, "response", None)
-    return f"HTTP {response.status_code}" if response is not None else type(error).__name__

@@ -3,7 +3,7 @@
 import math
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ from plainfit.common.errors import DataError
 from plainfit.data.ondisk import open_rows
 from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits, most_memory
 
-PART_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+PARTS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
@@ -28,59 +28,40 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
     and `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
     (samples, channels, height, width) are images; other numbers become float32.
-
-    Raises:
-        DataError: if the file cannot be read or holds something else.
     """
     arrays = read_zipped_arrays(path)
-    parts: dict[str, tuple[Samples, Labels]] = {}
-    for part, (x, y) in find_parts(path, "a .npz file", list(arrays)).items():
-        parts[part] = (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
-    shape = common_shape(path, {part: x.shape[1:] for part, (x, _) in parts.items()})  # type: ignore[union-attr]
-    return make_splits(str(path), parts, input_shape=shape, split_seed=split_seed)
+    parts: dict[str, tuple[Samples, Labels]] = {
+        part: (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
+        for part, (x, y) in find_parts(path, "a .npz file", list(arrays)).items()
+    }
+    return make_splits(str(path), parts, split_seed=split_seed)
 
 
 def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
-    """Return the arrays of a folder: `x.npy` and `y.npy`, or `x_train.npy`, `y_train.npy`, ...
+    """Return the arrays of a folder: the same ones as in a .npz file, as `x.npy`, `y.npy`, ...
 
-    They are the same as those of a .npz file (see `read_npz`).
-
-    Args:
-        root: the folder.
-        split_seed: seed of the stratified split, for parts without arrays.
-        memory_budget: MiB; samples that take more are mapped and read as they are used.
-
-    Raises:
-        DataError: if a file cannot be read or holds something else.
+    Samples that take more than `memory_budget` MiB are mapped and read as they are used.
     """
     paths = {path.stem: path for path in sorted(root.glob("*.npy"))}
     found = find_parts(root, "a folder of .npy files", list(paths))
     mapped = {name: map_array(paths[name]) for pair in found.values() for name in pair}
     fits = sum(size_in_memory(mapped[x]) for x, _ in found.values()) <= memory_budget * 2**20
     parts: dict[str, tuple[Samples, Labels]] = {}
-    shapes = {}
     for part, (x, y) in found.items():
         decode = partial(as_samples, str(root), x)
         samples: Samples
         if fits:
             samples = decode(np.array(mapped[x]))
-            shapes[part] = samples.shape[1:]
         elif mapped[x].flags.c_contiguous:
             samples = open_rows(str(paths[x]), mapped[x], decode)
-            shapes[part] = samples.read(samples.at[:1]).shape[1:]
         else:
             raise DataError(
                 f"{paths[x]}: arrays read from disk must be in C order, got Fortran order; save "
                 "np.ascontiguousarray(x), or raise memory_budget"
             )
         parts[part] = (samples, as_labels(root, y, np.array(mapped[y])))
-    return make_splits(
-        str(root),
-        parts,
-        input_shape=common_shape(root, shapes),
-        split_seed=split_seed,
-        notes=[] if fits else [f"larger than {memory_budget} MiB: read from disk as it is used"],
-    )
+    notes = [] if fits else [f"larger than {memory_budget} MiB: read from disk as it is used"]
+    return make_splits(str(root), parts, split_seed=split_seed, notes=notes)
 
 
 def map_array(path: Path) -> np.memmap[Any, Any]:
@@ -96,42 +77,22 @@ def map_array(path: Path) -> np.memmap[Any, Any]:
 
 
 def size_in_memory(array: NDArray[Any]) -> int:
-    """Return the bytes that samples take: one per value for images, else four."""
     return array.size * (1 if array.dtype == np.uint8 and array.ndim in (3, 4) else 4)
 
 
 def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the names of the samples and the labels of each part that is present."""
-    pairs = {
-        part: [(f"x_{name}", f"y_{name}") for name in part_names]
-        for part, part_names in PART_NAMES.items()
-    }
+    pairs = [(f"x_{name}", f"y_{name}", part) for name, part in PARTS.items()]
     if "x" in names and "y" in names:
-        pairs = {"train": [("x", "y")]}
-    found = {}
-    for part, candidates in pairs.items():
-        for x, y in candidates:
-            if x in names and y in names:
-                found[part] = (x, y)
-            elif x in names or y in names:
-                raise DataError(
-                    f"{path}: {x} and {y} must come together, and one is missing; it holds "
-                    f"{', '.join(names)}"
-                )
+        pairs = [("x", "y", "train")]
+    found, held = {}, f"it holds {', '.join(names) or 'nothing'}"
+    for x, y, part in pairs:
+        if x in names and y in names:
+            found[part] = (x, y)
+        elif x in names or y in names:
+            raise DataError(f"{path}: {x} and {y} must come together, and one is missing; {held}")
     if "train" not in found:
-        raise DataError(
-            f"{path}: {what} must hold x and y, or x_train and y_train; it holds "
-            f"{', '.join(names) or 'nothing'}"
-        )
+        raise DataError(f"{path}: {what} must hold x and y, or x_train and y_train; {held}")
     return found
-
-
-def common_shape(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
-    """Return the shape of a sample, which must be the same in all parts."""
-    different = {tuple(shape) for shape in shapes.values()}
-    if len(different) > 1:
-        raise DataError(f"{path}: samples must have one shape, got {sorted(different)}")
-    return different.pop()
 
 
 def read_zipped_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -171,14 +132,7 @@ def parse_npy(content: bytes) -> NDArray[Any]:
 def as_samples(
     path: str, name: str, array: NDArray[Any], rows: NDArray[np.int64] | None = None
 ) -> Tensor:
-    """Return an array as uint8 images or float32 values, after checking it.
-
-    Args:
-        path: of the file, for messages.
-        name: of the array, for messages.
-        array: all samples, or some of them.
-        rows: their row numbers, unless they are 0, 1, ...
-    """
+    """Return an array as uint8 images or float32 values, after checking it; see `as_floats`."""
     if array.ndim < 2 or array.dtype.kind not in "fiub" or 0 in array.shape[1:]:
         raise DataError(
             f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
@@ -194,7 +148,6 @@ def as_samples(
 
 
 def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Return labels of shape (samples,); a column of shape (samples, 1) is accepted."""
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.ndim != 1:
         raise DataError(

@@ -19,7 +19,6 @@ def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
 
 
 def opened(dl: Batches) -> Iterable[Any]:
-    """Return a loader, or the result of a function that makes one."""
     made: Iterable[Any] = dl() if callable(dl) else dl
     return made
 
@@ -39,7 +38,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def length(dl: Batches) -> int | None:
-    """Return the number of batches in a loader, or None if it is unknown."""
     try:
         return len(dl) if isinstance(dl, Sized) else None
     except TypeError:  # a DataLoader over a stream, a wrapper around a generator
@@ -50,27 +48,24 @@ def batch_size(xb: Any) -> int:
     """Return the number of samples in a batch: the length of its first tensor, else its own."""
     if isinstance(xb, Tensor) and xb.dim():  # the usual case, first
         return xb.size(0)
-    first = next((tensor for tensor in tensors_in(xb) if tensor.dim()), None)
-    if first is not None:
-        return len(first)
+    for tensor in tensors_in(xb):
+        if tensor.dim():
+            return len(tensor)
     while isinstance(xb, Mapping) or (isinstance(xb, tuple | list) and is_nested(xb)):
         xb = next(iter(xb.values() if isinstance(xb, Mapping) else xb))
     return len(xb)
 
 
 def is_nested(parts: tuple[Any, ...] | list[Any]) -> bool:
-    """Return whether the parts of a batch are batches themselves, not samples such as texts."""
+    # Else the parts are samples, such as texts.
     return bool(parts) and isinstance(parts[0], Tensor | Mapping | tuple | list)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     if isinstance(batch, Tensor):
         yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from tensors_in(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
+    elif isinstance(batch, Mapping | tuple | list):
+        for value in batch.values() if isinstance(batch, Mapping) else batch:
             yield from tensors_in(value)
 
 
@@ -81,7 +76,7 @@ def join(values: list[Any]) -> Any:
         return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
     if isinstance(first, Mapping):
         return {key: join([value[key] for value in values]) for key in first}
-    if isinstance(first, list) and not is_nested(first):  # samples, such as texts
+    if isinstance(first, list) and not is_nested(first):
         return [sample for value in values for sample in value]
     if isinstance(first, tuple | list):
         joined = [join(list(parts)) for parts in zip(*values, strict=True)]
@@ -90,7 +85,6 @@ def join(values: list[Any]) -> Any:
 
 
 def no_batches(train_dl: Batches, epoch: int) -> str:
-    """Explain why an epoch had no batches: usually the loader is a generator that was used up."""
     if epoch:
         return (
             f"the training loader must give batches in every epoch, got none in epoch {epoch}; "

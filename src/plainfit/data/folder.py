@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -23,7 +24,7 @@ from torch import Tensor
 from plainfit.common.errors import DataError
 from plainfit.common.progress import with_bar
 from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
-from plainfit.data.ondisk import Digest, LazyImages
+from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder gets to see a file
@@ -40,22 +41,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@dataclass(eq=False, repr=False)
 class ImageFiles(LazyImages):
     """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
 
-    def __init__(
-        self, paths: Sequence[str], labels: Tensor, shape: tuple[int, int, int], content_hash: str
-    ) -> None:
-        self.paths = paths
-        self.labels = labels
-        self.shape = shape
-        self.content_hash = content_hash
+    paths: Sequence[str]
+    labels: Tensor
+    shape: tuple[int, int, int]
+    content_hash: str
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.__getitems__([index])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         pixels = np.stack([read_image(self.paths[row], self.shape) for row in rows])
@@ -66,24 +62,21 @@ class ImageFiles(LazyImages):
         paths = [self.paths[row] for row in rows.tolist()]
         return ImageFiles(paths, self.labels[rows], self.shape, self.content_hash)
 
-    def hash_into(self, digest: Digest) -> None:
-        digest.update(self.content_hash.encode())
+    def contents(self) -> Iterator[bytes]:
+        yield self.content_hash.encode()
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image file say."""
-
-    size: tuple[int, int]
-    """Width and height in pixels, turned upright."""
+    size: tuple[int, int]  # width and height in pixels, turned upright
     gray: bool
 
 
 class Storage(NamedTuple):
     """How all images are stored: the pixels in memory, or their SHA-256 if they do not fit."""
 
-    shape: tuple[int, int, int]
-    """Channels, height, width."""
+    shape: tuple[int, int, int]  # channels, height, width
     fits: bool
+    is_default: bool  # the size
 
 
 class BadImageError(Exception):
@@ -92,28 +85,20 @@ class BadImageError(Exception):
 
 def read_folder(
     root: Path,
-    *,
     split_seed: int = 0,
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
 ) -> DataSplits:
-    """Return the images of a folder.
+    """Read the images of a folder; see `open_data`. Hidden files are ignored.
 
-    Args:
-        root: the folder; hidden files are ignored.
-        split_seed: seed of the stratified split, if there are no `valid` and `test` folders.
-        image_size: pixels per side to fit every image to (scaled, then cropped to the centre); by
-            default their own size if they share one, else 64.
-        skip_bad: leave out images that cannot be read, and count them.
-        memory_budget: MiB; images that take more are read from disk as they are used.
-
-    Raises:
-        DataError: if there are no classes, or images that cannot be read: all are named.
+    Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
+    size if they share one, else to 64x64.
     """
     files = find_images(root)
     paths = [path for *_, path in files]
-    storage, loaded, bad, notes = load(paths, image_size, memory_budget * 2**20)
+    storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
+    notes = []
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
@@ -122,6 +107,9 @@ def read_folder(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
             f"{named}; repair or remove them, or set skip_bad"
         )
+    if storage.is_default:
+        fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
+        notes.append(f"images differ in size: fitted to {fitted} (set image_size to change it)")
     if bad:
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
     if not storage.fits:
@@ -132,31 +120,24 @@ def read_folder(
         kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
         parts[part] = (pack([path for path, _ in kept], labels, storage, loaded), labels)
-    return make_splits(
-        str(root), parts, input_shape=storage.shape, split_seed=split_seed, classes=list(number),
-        notes=notes,
-    )  # fmt: skip
+    return make_splits(str(root), parts, split_seed=split_seed, classes=list(number), notes=notes)
 
 
 def find_images(root: Path) -> list[tuple[str, str, str]]:
     """Return (part, class, path) of every file in the class folders, sorted by name."""
     folders = subfolders(root)
-    if any(PARTS.get(folder.name.lower()) == "train" for folder in folders):
-        classes = [
-            (PARTS[folder.name.lower()], label)
-            for folder in folders
-            if folder.name.lower() in PARTS
-            for label in subfolders(folder)
-        ]
+    parts = [(PARTS.get(folder.name.lower(), ""), folder) for folder in folders]
+    if any(part == "train" for part, _ in parts):
+        classes = [(part, label) for part, folder in parts if part for label in subfolders(folder)]
     else:
         classes = [("train", label) for label in folders]
     if not classes:
-        idx = any(path.name.startswith("train-images-idx3") for path in root.iterdir())
+        remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
+        if any(path.name.startswith("train-images-idx3") for path in root.iterdir()):
+            remedy = "it holds IDX files: open mnist with data_dir set to this folder"
         raise DataError(
-            f"{root} must have a folder of images for each class, and it has no folders; "
-            + ("it holds IDX files: open mnist with data_dir set to this folder" if idx else
-               "lay it out as CLASS/*.png or train/CLASS/*.png")
-        )  # fmt: skip
+            f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
+        )
     found = []
     for part, folder in classes:
         files = list(files_under(folder))
@@ -171,7 +152,6 @@ def subfolders(root: Path) -> list[Path]:
 
 
 def files_under(folder: Path | str) -> Iterator[str]:
-    """Yield the path of every file in a folder and its subfolders, sorted by name in each."""
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
     for entry in in_order:
@@ -183,26 +163,23 @@ def files_under(folder: Path | str) -> Iterator[str]:
 
 def load(
     paths: Sequence[str], size: int | None, budget: int
-) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
-    """Return the storage, what it keeps of each image, why others are bad, and notes.
+) -> tuple[Storage, dict[str, bytes], dict[str, str]]:
+    """Return the storage, what it keeps of each image, and why others are bad.
 
-    The storage depends on all headers. As long as the headers are like the first one, each file is
-    decoded when its header is read; the rest is read a second time.
+    The storage depends on all headers. As long as they are like the first, each file is decoded
+    when its header is read; the rest is read a second time.
     """
-    first = next(iter(read_all(paths[:1], read_header)[0].values()), None)
-    guess, _ = choose_storage([first] if first else [], len(paths), size, budget)
-
-    def kind(header: Header | None) -> object:
-        return header.gray if header and size else header
-
-    kinds = {kind(first)}
+    firsts, _ = read_all(paths[:1], read_header)
+    guess = choose_storage(list(firsts.values()), len(paths), size, budget)
+    are_alike = True
 
     def look(path: str) -> tuple[Header, bytes | None]:
+        nonlocal are_alike
         with open_image(path) as image:
             header = header_of(image)
-            kinds.add(kind(header))
+            are_alike &= choose_storage([header], len(paths), size, budget) == guess
             try:
-                return header, content_of(image, guess) if len(kinds) == 1 else None
+                return header, content_of(image, guess) if are_alike else None
             except BadImageError:  # raised again by the second reading
                 return header, None
 
@@ -212,40 +189,24 @@ def load(
 
     looked, bad = read_all(paths, look)
     headers = [header for header, _ in looked.values()]
-    storage, notes = choose_storage(headers, len(looked), size, budget)
+    storage = choose_storage(headers, len(looked), size, budget)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
-    return storage, loaded | rest, bad | undecodable, notes
+    return storage, loaded | rest, bad | undecodable
 
 
-def choose_storage(
-    headers: Sequence[Header], count: int, size: int | None, budget: int
-) -> tuple[Storage, list[str]]:
-    """Return how to store images, and a note if their size was our choice.
-
-    Args:
-        headers: of all images, or of one that stands for them.
-        count: the number of images.
-        size: pixels per side, if given by the user.
-        budget: bytes.
-    """
-    sizes, notes = {header.size for header in headers}, []
-    if size is not None:
-        sizes = {(size, size)}
-    elif len(sizes) != 1:
-        sizes = {(DEFAULT_SIZE, DEFAULT_SIZE)}
-        fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
-        notes = [f"images differ in size: fitted to {fitted} (set image_size to change it)"]
-    width, height = sizes.pop()
+def choose_storage(headers: Sequence[Header], count: int, size: int | None, budget: int) -> Storage:
+    sizes = {header.size for header in headers} if size is None else {(size, size)}
+    is_default = len(sizes) != 1
+    width, height = (DEFAULT_SIZE, DEFAULT_SIZE) if is_default else sizes.pop()
     channels = 1 if headers and all(header.gray for header in headers) else 3
     fits = count * channels * height * width <= budget
-    return Storage((channels, height, width), fits), notes
+    return Storage((channels, height, width), fits, is_default)
 
 
 def pack(
     paths: Sequence[str], labels: Tensor, storage: Storage, loaded: dict[str, bytes]
 ) -> Tensor | ImageFiles:
-    """Return the images as one tensor if their pixels were kept, else as files to read."""
     if not storage.fits:
         hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
         return ImageFiles(paths, labels, storage.shape, hashed)
@@ -281,9 +242,6 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
     Pillow runs much Python code, so threads would wait for each other. On Linux processes are
     forked, so that `call` may be a closure; they end with the block, and with this process. Forking
     is not safe on other systems, which use threads. A few items are handled in this process.
-
-    Raises:
-        ChildProcessError: if a process is killed.
     """
     count = min(cores(), len(items) // FEW)
     if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes
@@ -310,14 +268,12 @@ def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterato
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def start_worker(call: Callable[[Any], Any], stop: Any) -> None:
-    """Prepare a worker process: its function is inherited, as a closure cannot be pickled."""
     global worker_call, worker_stop
-    worker_call, worker_stop = call, stop
+    worker_call, worker_stop = call, stop  # inherited: a closure cannot be pickled
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -333,11 +289,6 @@ worker_stop: Any
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open an image file without decoding it yet.
-
-    Raises:
-        BadImageError: if its format is not one of `FORMATS`, or it is too large.
-    """
     if not str(path).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp or .bmp file")
     try:
@@ -390,7 +341,6 @@ def content_of(image: Image.Image, storage: Storage) -> bytes:
 
 
 def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
-    """Return the pixels of an open image as `read_image` describes them."""
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     try:

@@ -15,18 +15,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Sampler,
-    TensorDataset,
-    default_collate,
-)
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import drawing_from, epoch_order, stream
@@ -35,10 +30,7 @@ from plainfit.data.batches import to_device
 
 
 def bytes_to_floats(xb: Tensor) -> Tensor:
-    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is.
-
-    256 is a power of two, so the division is exact in every floating-point format.
-    """
+    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is."""
     return xb.float().div_(256)
 
 
@@ -67,34 +59,12 @@ class ImageDataset(TensorDataset):
         return bytes_to_floats(xb), yb
 
 
-@runtime_checkable
-class Gathers(Protocol):
-    """A dataset that builds its own batches, such as `plainfit.data.ondisk.DiskRows`."""
-
-    def __len__(self) -> int: ...
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Return the batch of these samples."""
-
-
-class TensorLoader:
-    """Batches of a dataset that reads many rows at once: one gather per batch, no collating.
-
-    Iterating to the end moves on to the next `epoch`; reading only a few batches does not, so it
-    changes nothing.
-
-    Args:
-        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has
-            `gather(rows)`.
-        batch_size: samples in a batch; the last batch may have fewer.
-        shuffle: use a new order each epoch, a function of the seed and the epoch alone.
-        seed: of the order.
-        drop_last: leave out a last batch that is not full.
-    """
+class BatchOrder:
+    """The rows of each batch, and the position from which the next iteration starts."""
 
     def __init__(
         self,
-        dataset: TensorDataset | Gathers,
+        dataset: Any,
         batch_size: int,
         *,
         shuffle: bool = False,
@@ -114,57 +84,54 @@ class TensorLoader:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def seek(self, epoch: int, step: int) -> None:
-        """Start the next iteration at that batch of that epoch."""
+        """Start the next iteration at batch `step` of `epoch`."""
         self.epoch, self.first = epoch, step
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        epoch, first, n = self.epoch, self.first, len(self.dataset)
+    def remaining(self, device: torch.device | None = None) -> list[tuple[int, Tensor]]:
+        """Return (step, rows) for the remaining batches of the epoch; the next call has all."""
+        order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shuffle).to(device)
+        batches = list(enumerate(order.split(self.batch_size)))[self.first : len(self)]
         self.first = 0
-        order = epoch_order(n, self.seed, epoch, self.shuffle)
-        if isinstance(self.dataset, TensorDataset):  # which may be on an accelerator
-            order = order.to(self.dataset.tensors[0].device)
-        for rows in order.split(self.batch_size)[first : len(self)]:
-            yield gather(self.dataset, rows)
+        return batches
+
+
+class TensorLoader(BatchOrder):
+    """Batches of a dataset that reads many rows at once: one gather per batch, no collating.
+
+    Iterating to the end moves on to the next `epoch`; reading only a few batches does not, so it
+    changes nothing.
+
+    Args:
+        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has a length and
+            `gather(rows)`, which returns the batch of these rows (int64, shape (batch,)).
+        batch_size: samples in a batch; the last batch may have fewer.
+        shuffle: use a new order each epoch, a function of the seed and the epoch alone.
+        seed: of the order.
+        drop_last: leave out a last batch that is not full.
+    """
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        epoch, dataset = self.epoch, self.dataset
+        # Rows are gathered, never sliced: a slice is a view at another memory offset, where
+        # F.linear may round differently than for a copy of the same values.
+        if not isinstance(dataset, TensorDataset):
+            for _, rows in self.remaining():
+                yield dataset.gather(rows)
+        else:
+            for _, rows in self.remaining(dataset.tensors[0].device):
+                xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
+                yield bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest
         self.epoch = epoch + 1
 
 
-def gather(dataset: TensorDataset | Gathers, rows: Tensor) -> tuple[Tensor, ...]:
-    """Return the batch of these rows.
-
-    Rows are gathered, never sliced: a slice is a view at another memory offset, where F.linear may
-    round differently than for a copy of the same values.
-    """
-    if not isinstance(dataset, TensorDataset):
-        return dataset.gather(rows)
-    xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
-    return (bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest)
-
-
-class BatchSampler(Sampler[tuple[int, int, list[int]]]):
+class BatchSampler(BatchOrder):
     """The same order for a stock `DataLoader`, as (epoch, step, rows) for each batch."""
 
-    def __init__(
-        self, n: int, batch_size: int, *, seed: int, shuffle: bool, drop_last: bool
-    ) -> None:
-        self.n = n
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.epoch = 0
-        self.first = 0
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size if self.drop_last else -(-self.n // self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch, first = self.epoch, self.first
-        self.first = 0
-        order = epoch_order(self.n, self.seed, epoch, self.shuffle)
-        batches = order.split(self.batch_size)[: len(self)]
-        for step in range(first, len(batches)):
-            # Validation draws the same random numbers in every epoch, so that epochs compare.
-            yield (epoch if self.shuffle else 0), step, batches[step].tolist()
+        # Validation draws the same random numbers in every epoch, so that epochs compare.
+        epoch = self.epoch if self.shuffle else 0
+        for step, rows in self.remaining():
+            yield epoch, step, rows.tolist()
 
 
 class SampleBatches(Dataset[Any]):
@@ -193,16 +160,11 @@ class SampleLoader(DataLoader[Any]):
 
     sampler: BatchSampler
 
-    @property
-    def epoch(self) -> int:
-        return self.sampler.epoch
-
-    @property
-    def first(self) -> int:
-        return self.sampler.first
+    epoch = property(attrgetter("sampler.epoch"))
+    first = property(attrgetter("sampler.first"))
 
     def seek(self, epoch: int, step: int) -> None:
-        self.sampler.epoch, self.sampler.first = epoch, step
+        self.sampler.seek(epoch, step)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self.sampler.epoch
@@ -222,10 +184,7 @@ class SampleLoader(DataLoader[Any]):
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM; processes started meanwhile never receive them.
-
-    A terminal sends both to all processes, but workers are ended by the main process.
-    """
+    """Block Ctrl-C and SIGTERM, also in processes started meanwhile: the main one ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -237,7 +196,7 @@ def signals_blocked() -> Iterator[None]:
 
 
 def end_with_parent(*_: object) -> None:
-    """End this worker process when its parent ends, however early and by whatever signal."""
+    """End this worker process when its parent ends, by whatever signal."""
 
     def wait() -> None:
         parent = multiprocessing.parent_process()
@@ -265,7 +224,6 @@ class WrappedDataLoader:
         return len(self.dl)  # type: ignore[arg-type]  # a loader without a length raises here
 
     def __getattr__(self, name: str) -> Any:
-        """Pass on the position of the inner loader, if it has one."""
         if name in ("epoch", "first", "seek", "mixes_labels"):
             return getattr(self.dl, name)
         raise AttributeError(name)
@@ -316,7 +274,6 @@ class AugmentedLoader(WrappedDataLoader):
 
     @property
     def mixes_labels(self) -> bool:
-        """Whether the targets become probabilities."""
         return any(self.func.mixing)
 
     def __iter__(self) -> Iterator[Any]:
@@ -361,19 +318,17 @@ def get_data(
         ValueError: if `bs` is less than 1, or a dataset is empty.
         ConfigError: if `augment` is unknown, or cannot be used with this data.
     """
-    train_dl: Loader
-    train_dl = make_loader(
-        train_ds, bs, True, seed=seed, drop_last=drop_last, num_workers=num_workers
-    )
+    make = partial(make_loader, seed=seed, num_workers=num_workers)
+    train_dl: Loader = make(train_ds, bs, True, drop_last=drop_last)
     if augment is not None:
         train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train_ds))
-    return train_dl, make_loader(valid_ds, bs * 2, False, seed=seed, num_workers=num_workers)
+    return train_dl, make(valid_ds, bs * 2, False)
 
 
 def count_classes(dataset: Any) -> int | None:
-    """Return the largest label plus 1, or None if the labels are not known."""
-    is_tensors = isinstance(dataset, TensorDataset)
-    labels = dataset.tensors[-1] if is_tensors else getattr(dataset, "labels", None)
+    labels = getattr(dataset, "labels", None)
+    if isinstance(dataset, TensorDataset):
+        labels = dataset.tensors[-1]
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
         return None
     return int(labels.max()) + 1
@@ -388,7 +343,7 @@ def make_loader(
     drop_last: bool = False,
     num_workers: int = 0,
 ) -> Loader:
-    """Return the fastest loader for a dataset; see `get_data`."""
+    """Make the fastest loader for a dataset; see `get_data`."""
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
@@ -399,33 +354,22 @@ def make_loader(
             num_workers=num_workers,
             generator=stream(seed, "workers"),
         )
-    n = len(dataset)  # type: ignore[arg-type]  # every map-style dataset has a length
-    if n == 0:
+    if len(dataset) == 0:  # type: ignore[arg-type]  # every map-style dataset has a length
         raise ValueError("a dataset must have at least one sample, got none")
     # Other subclasses of TensorDataset may override how rows are read, so they are not gathered.
-    if type(dataset) in (TensorDataset, ImageDataset) or isinstance(dataset, Gathers):
-        assert isinstance(dataset, TensorDataset | Gathers)
+    if type(dataset) in (TensorDataset, ImageDataset) or hasattr(dataset, "gather"):
         return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
     return SampleLoader(
         SampleBatches(dataset, seed),
         batch_size=None,
-        sampler=BatchSampler(n, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
+        sampler=BatchSampler(dataset, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
         num_workers=num_workers,
     )
 
 
 def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
-    """Return a dataset with its tensors on a device, so that batches need not be moved.
-
-    Args:
-        dataset: returned unchanged unless it holds its samples in memory.
-        device: of the model.
-        budget: the most MiB to use there; a larger dataset stays where it is.
-    """
-    if type(dataset) not in (TensorDataset, ImageDataset):
+    """Move a dataset in memory to a device, unless it takes more than `budget` MiB there."""
+    tensors = dataset.tensors if type(dataset) in (TensorDataset, ImageDataset) else ()  # type: ignore[attr-defined]
+    if not tensors or sum(tensor.nbytes for tensor in tensors) > budget * 2**20:
         return dataset
-    assert isinstance(dataset, TensorDataset)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in dataset.tensors)
-    if size > budget * 2**20:
-        return dataset
-    return type(dataset)(*(tensor.to(device) for tensor in dataset.tensors))
+    return type(dataset)(*(tensor.to(device) for tensor in tensors))

@@ -13,10 +13,9 @@ import pickletools
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,12 +40,9 @@ INSTRUCTIONS = {
 DEEPEST = 8  # levels of tuples and lists in a pickle; the tutorial's file has two
 
 
-@dataclass(frozen=True)
-class IdxSet:
-    """The mirrors, SHA-256 hashes (of the .gz file or its content) and class names of a set."""
-
+class IdxSet(NamedTuple):
     mirrors: tuple[str, ...]
-    hashes: dict[str, str]
+    hashes: dict[str, str]  # SHA-256 of the .gz file or of its content
     classes: tuple[str, ...]
 
 
@@ -89,43 +85,31 @@ IDX_SETS = {
 def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
     """Return MNIST or Fashion-MNIST in the tutorial's split, and the test images.
 
-    Args:
-        name: `mnist` or `fashion-mnist`.
-        data_dir: the folder of the files; by default one of that name in `PLAINFIT_DATA` or in the
-            platform's cache folder. Missing files are downloaded into it.
-
-    Raises:
-        DataError: if a file has the wrong hash.
-        DownloadError: if a file is missing and cannot be downloaded.
+    Missing files are downloaded into `data_dir`, by default a folder of that name in
+    `cache_folder()`.
     """
     folder = Path(data_dir or cache_folder() / name)
     idx_set = IDX_SETS[name]
     arrays = {
-        file: parse_idx(find_or_download(idx_set, file, folder), file) for file in idx_set.hashes
+        file: torch.from_numpy(parse_idx(find_or_download(idx_set, file, folder), file).copy())
+        for file in idx_set.hashes
     }
-    images, labels = as_pictures(arrays[TRAIN_X]), arrays[TRAIN_Y].astype(np.int64)
+    images, labels = arrays[TRAIN_X].unsqueeze(1), arrays[TRAIN_Y].long()
     parts: dict[str, tuple[Samples, Labels]] = {
         "train": (images[:TRAIN_SIZE], labels[:TRAIN_SIZE]),
         "valid": (images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
-        "test": (as_pictures(arrays[TEST_X]), arrays[TEST_Y].astype(np.int64)),
+        "test": (arrays[TEST_X].unsqueeze(1), arrays[TEST_Y].long()),
     }
-    shape = tuple(images.shape[1:])
-    return make_splits(name, parts, input_shape=shape, split_seed=0, classes=idx_set.classes)
-
-
-def as_pictures(array: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(array.copy()).unsqueeze(1)
+    return make_splits(name, parts, split_seed=0, classes=idx_set.classes)
 
 
 def cache_folder() -> Path:
-    """Return `PLAINFIT_DATA`, or else the platform's cache folder."""
     import pooch
 
     return Path(os.environ.get("PLAINFIT_DATA") or pooch.os_cache("plainfit"))
 
 
 def find_or_download(idx_set: IdxSet, name: str, folder: Path) -> bytes:
-    """Return the content of one file, checked by hash; download it if it is missing."""
     wanted = idx_set.hashes[name]
     for path in (folder / f"{name}.gz", folder / name):
         if path.is_file():
@@ -152,11 +136,8 @@ def checked_content(path: Path, wanted: str) -> bytes | None:
         content = gunzip(raw, str(path)) if raw[:2] == b"\x1f\x8b" else raw
     except DataError:
         return None
-    return content if wanted in (sha256(raw), sha256(content)) else None
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    hashes = (hashlib.sha256(data).hexdigest() for data in (raw, content))
+    return content if wanted in hashes else None
 
 
 def gunzip(raw: bytes, name: str) -> bytes:
@@ -173,7 +154,6 @@ def gunzip(raw: bytes, name: str) -> bytes:
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Return the array in an IDX file of unsigned bytes."""
     dimensions = content[3] if len(content) >= 4 else 0
     start = 4 + 4 * dimensions
     if content[:3] != bytes([0, 0, IDX_UINT8]) or not 1 <= dimensions <= 4 or len(content) < start:
@@ -198,9 +178,8 @@ def read_mnist_pickle(path: Path) -> DataSplits:
     images as from the IDX files, bit for bit.
     """
     raw = path.read_bytes()
-    arrays = read_pickled_arrays(
-        gunzip(raw, path.name) if raw[:2] == b"\x1f\x8b" else raw, path.name
-    )
+    content = gunzip(raw, path.name) if raw[:2] == b"\x1f\x8b" else raw
+    arrays = read_pickled_arrays(content, path.name)
     sets = arrays if isinstance(arrays, tuple) else ()
     if len(sets) != 3 or not all(isinstance(pair, tuple) and len(pair) == 2 for pair in sets):
         raise DataError(
@@ -214,12 +193,10 @@ def read_mnist_pickle(path: Path) -> DataSplits:
             isinstance(y, np.ndarray) and y.ndim == 1
         ):
             raise DataError(f"{path.name}: {part} must be an array of rows and one of labels")
-        rows = unflatten(x) if as_bytes else torch.from_numpy(as_floats(path.name, part, x))
-        parts[part] = (rows, y)
-    if len({x.shape[1:] for x, _ in parts.values()}) > 1:
-        raise DataError(f"{path.name}: the rows of all three parts must have one length")
-    shape = tuple(parts["train"][0].shape[1:])
-    return make_splits(str(path), parts, input_shape=shape, split_seed=0)
+        side = math.isqrt(x.shape[1])
+        rows: Any = (x * 256).astype(np.uint8) if as_bytes else as_floats(path.name, part, x)
+        parts[part] = (torch.from_numpy(rows.reshape(-1, 1, side, side) if as_bytes else rows), y)
+    return make_splits(str(path), parts, split_seed=0)
 
 
 def holds_bytes(rows: NDArray[Any]) -> bool:
@@ -231,21 +208,8 @@ def holds_bytes(rows: NDArray[Any]) -> bool:
     return bool(((scaled >= 0) & (scaled < 256) & (scaled == np.floor(scaled))).all())
 
 
-def unflatten(rows: NDArray[Any]) -> Tensor:
-    side = math.isqrt(rows.shape[1])
-    return torch.from_numpy((rows * 256).astype(np.uint8)).view(-1, 1, side, side)
-
-
 def read_pickled_arrays(content: bytes, name: str) -> Any:
-    """Return the tuples and lists of NumPy arrays in a pickle, as tuples.
-
-    Args:
-        content: the pickle, decompressed.
-        name: of the file, for messages.
-
-    Raises:
-        DataError: if the pickle is damaged, or holds anything but arrays in tuples and lists.
-    """
+    """Return the tuples and lists of NumPy arrays in a pickle, as tuples."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd escapes in text, which is then refused
@@ -298,7 +262,7 @@ class ArrayUnpickler(pickle.Unpickler):
             "numpy.core.numeric._frombuffer": from_buffer,
             "numpy._core.numeric._frombuffer": from_buffer,
             "_codecs.encode": self.encode,
-            "__builtin__.bytes": bytes_of_nothing,
+            "__builtin__.bytes": lambda: b"",  # protocol 2 writes the bytes of an empty array so
         }
         if f"{module}.{name}" not in found:
             raise RefusedError(f"names {f'{module}.{name}'[:80]!r}")
@@ -313,14 +277,7 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.encoded[text]
 
 
-def bytes_of_nothing() -> bytes:
-    """Stand in for `bytes`, as which protocol 2 writes the bytes of an empty array."""
-    return b""
-
-
 class PickledDtype:
-    """Stands in for `numpy.dtype`."""
-
     def __init__(self, code: str | bytes, *_: object) -> None:
         text = code.decode("ascii") if isinstance(code, bytes) else code
         if not re.fullmatch("[fiub][1-9][0-9]?", text):
@@ -337,8 +294,7 @@ class PickledArray:
 
     array: NDArray[Any] | None = None
 
-    def __init__(self, *_: object) -> None:
-        """Ignore the arguments: the state has all that matters."""
+    def __init__(self, *_: object) -> None: ...  # the state has all that matters
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -351,14 +307,13 @@ class PickledArray:
 
 
 def from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
-    """Stand in for `numpy._core.numeric._frombuffer`."""
     made = PickledArray()
     made.__setstate__((1, shape, dtype, order == "F", data))
     return made
 
 
 def to_arrays(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """Return tuples of arrays; convert each part once, however often the file refers to it."""
+    """Make tuples of arrays; convert each part once, however often the file refers to it."""
     if depth > DEEPEST:
         raise RefusedError(f"nests more than {DEEPEST} levels deep")
     if isinstance(value, PickledArray) and value.array is not None:

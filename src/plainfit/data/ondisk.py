@@ -6,8 +6,8 @@ stays a few batches (docs/decisions/0020-mapped-rows.md).
 """
 
 import mmap
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,26 +24,27 @@ Decode = Callable[[NDArray[Any], NDArray[np.int64]], Tensor]
 """Turns rows as they are in the file, and their numbers, into float32 values or uint8 images."""
 
 
-class Digest(Protocol):
-    """A hash, such as those of `hashlib`."""
-
-    def update(self, data: Any, /) -> None: ...
-
-
 class LazySamples(Dataset[tuple[Tensor, Tensor]]):
     """Samples on disk: `plainfit.data.folder.ImageFiles` or `DiskRows`."""
 
     labels: Tensor
+    shape: tuple[int, ...]  # of one sample
 
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def rows(self, rows: Tensor) -> "LazySamples":
-        """Return a dataset of the same kind with these rows only."""
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         raise NotImplementedError
 
-    def hash_into(self, digest: Digest) -> None:
-        """Update a hash with every sample."""
+    def rows(self, rows: Tensor) -> "LazySamples":
+        """Return a dataset of the same kind with these rows only, yet without labels."""
+        raise NotImplementedError
+
+    def contents(self) -> Iterator[Any]:
+        """Yield bytes that depend on every sample, to be hashed."""
         raise NotImplementedError
 
 
@@ -52,58 +53,35 @@ class LazyImages(LazySamples):
 
 
 class DiskRows(LazySamples):
-    """Rows of a mapped array as a dataset of (float32 values, label).
+    """The rows `at` of a mapped array, shape (rows, ...), as a dataset of (float32 values, label).
 
-    Args:
-        path: of the file, for messages.
-        array: a memory map, shape (rows, ...).
-        decode: makes samples of rows.
-        at: the rows that are in this dataset, int64, shape (samples,).
-        labels: int64, shape (samples,), once they are known.
+    `path` is for messages.
     """
 
-    def __init__(
-        self,
-        path: str,
-        array: NDArray[Any],
-        decode: Decode,
-        at: Tensor,
-        labels: Tensor | None = None,
-    ) -> None:
+    def __init__(self, path: str, array: NDArray[Any], decode: Decode, at: Tensor) -> None:
         self.path = path
         self.array = array
         self.decode = decode
         self.at = at
-        if labels is not None:
-            self.labels = labels
+        self.shape = tuple(self.read(at[:1]).shape[1:])
 
-    def __getstate__(self) -> None:
-        # NumPy would write all rows.
+    def __getstate__(self) -> None:  # NumPy would write all rows
         raise TypeError(f"{self.path} is mapped in this process only; open it in the other one")
 
     def __len__(self) -> int:
         return len(self.at)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        xb, yb = self.gather(torch.tensor([index]))
-        return xb[0], yb[0]
-
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         return list(zip(*self.gather(torch.tensor(rows)), strict=True))
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the batch of these samples: values and labels."""
         # Copied to memory that torch allocates: NumPy's has other alignment, for which F.linear
-        # may round differently (see `plainfit.data.loaders.gather`).
-        return self.read(self.at[rows]).clone(), self.labels[rows]
+        # may round differently (see `plainfit.data.loaders.TensorLoader`).
+        xb = self.read(self.at[rows]).clone()
+        return bytes_to_floats(xb) if xb.dtype == torch.uint8 else xb, self.labels[rows]
 
     def read(self, at: Tensor) -> Tensor:
-        """Return these rows of the file as samples.
-
-        Raises:
-            DataError: if the file has become shorter. (Reading past its end would be a SIGBUS.)
-        """
-        mapped: Any = self.array.base
+        mapped: Any = self.array.base  # to read past the end of the file would be a SIGBUS
         if isinstance(mapped, mmap.mmap) and mapped.size() < len(mapped):
             raise DataError(f"{self.path} must not change while it is in use, and it was cut short")
         return self.decode(self.array[at.numpy()], at.numpy())
@@ -116,28 +94,18 @@ class DiskRows(LazySamples):
         blocks: tuple[Tensor, ...] = self.at.split(max(1, BLOCK // max(1, row_bytes)))
         return blocks
 
-    def hash_into(self, digest: Digest) -> None:
-        first = self.read(self.at[:1])
-        digest.update(f"{first.dtype}{(len(self), *first.shape[1:])}".encode())
+    def contents(self) -> Iterator[Any]:
+        yield f"{self.read(self.at[:1]).dtype}{(len(self), *self.shape)}".encode()
         for at in self.blocks():
-            digest.update(self.read(at).contiguous().view(torch.uint8).numpy().data)
+            yield self.read(at).contiguous().view(torch.uint8).numpy().data
 
 
 class DiskImages(DiskRows, LazyImages):
-    """Rows of bytes that are images: floats in [0, 1) when read."""
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 images, shape (samples, channels, height, width), and their labels."""
-        images, labels = super().gather(rows)
-        return bytes_to_floats(images), labels
+    """Rows of bytes that are images."""
 
 
 def open_rows(path: str, array: NDArray[Any], decode: Decode) -> DiskRows:
-    """Return all rows of a mapped array as a dataset without labels, after reading each once.
-
-    Raises:
-        DataError: if a row cannot be trained on.
-    """
+    """Return all rows of a mapped array, after checking each, as a dataset yet without labels."""
     at = torch.arange(len(array))
     rows = DiskRows(path, array, decode, at)
     if rows.read(at[:1]).dtype == torch.uint8:

@@ -63,13 +63,7 @@ def open_data(
         if path.is_dir():
             from plainfit.data.folder import read_folder
 
-            return read_folder(
-                path,
-                split_seed=split_seed,
-                image_size=image_size,
-                skip_bad=skip_bad,
-                memory_budget=memory_budget,
-            )
+            return read_folder(path, split_seed, image_size, skip_bad, memory_budget)
         if name.endswith(".npz"):
             return arrays.read_npz(path, split_seed)
         if name.endswith((".pkl", ".pkl.gz")):
@@ -93,10 +87,5 @@ def read_digits(split_seed: int = 0) -> DataSplits:
 
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-    return make_splits(
-        "digits",
-        {"train": (images, digits.target)},
-        input_shape=(1, 8, 8),
-        split_seed=split_seed,
-        classes=tuple("0123456789"),
-    )
+    parts = {"train": (images, digits.target)}
+    return make_splits("digits", parts, split_seed=split_seed, classes="0123456789")

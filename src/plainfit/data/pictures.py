@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,18 @@ def draw_samples(data: DataSplits, path: Path) -> None:
             (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
         ]
         picks = [
-            (of_class[line], data.classes[label])
-            for line in range(SAMPLES_PER_CLASS)
-            for label, of_class in zip(shown, rows, strict=True)
-            if line < len(of_class)
+            (row, data.classes[label])
+            for line in zip_longest(*rows)
+            for label, row in zip(shown, line, strict=True)
+            if row is not None
         ]
-        images = [train[row][0].permute(1, 2, 0).squeeze(-1).numpy() for row, _ in picks]
+        images = [as_drawn(train[row][0]) for row, _ in picks]
         figure = sample_sheet(images, [name for _, name in picks], columns=len(shown))
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
-        names = list(data.features or [f"feature {i}" for i in range(xb.shape[1])])
-        figure = histograms(
-            {name: xb[:, i].tolist() for i, name in enumerate(names[:MOST_COLUMNS])}
-        )
+        names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
+        columns = zip(names[:MOST_COLUMNS], xb.t().tolist(), strict=False)
+        figure = histograms(dict(columns))
     save(figure, path)
 
 
@@ -51,7 +51,7 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
     pipeline, labels = Pipeline(augment, len(data.classes)), labels_of(data.train)
-    firsts = [(labels == label).nonzero().flatten()[:1] for label in range(len(data.classes))]
+    firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
     rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
@@ -66,7 +66,7 @@ def is_images(data: DataSplits) -> bool:
 
 
 def as_drawn(x: torch.Tensor) -> Any:
-    """Return an image as it is drawn: in colour, or the first channel in gray."""
+    # In colour, or the first channel in gray.
     x = x.clamp(0, 1)
     return (x.permute(1, 2, 0) if x.shape[0] == 3 else x[0]).numpy()
 
@@ -84,22 +84,14 @@ def save(figure: Picture, path: Path) -> None:
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
-        raise DataError(
-            f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
-        ) from error
+        message = f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
+        raise DataError(message) from error
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
     """Write images as `PART/CLASS/ROW.png` into a new folder, completely or not at all.
 
-    Args:
-        data: images of bytes, in gray or in colour; a file's name is its row in its part.
-        folder: must not exist; `open_data` reads it.
-        only: names of classes; all of them by default.
-
-    Raises:
-        DataError: if the samples are no such images, a class is unknown or cannot name a folder,
-            or the folder exists or cannot be written.
+    Only these classes, or all. `open_data` reads the folder.
     """
     if not is_images(data):
         raise DataError(

@@ -65,10 +65,9 @@ class DataSplits:
         digest = hashlib.sha256(repr(self.classes).encode())
         for name, part in self.parts().items():
             digest.update(name.encode())
-            if isinstance(part, LazySamples):
-                part.hash_into(digest)
-            tensors = part.tensors if isinstance(part, TensorDataset) else (labels_of(part),)
-            for tensor in tensors:
+            for content in part.contents() if isinstance(part, LazySamples) else ():
+                digest.update(content)
+            for tensor in part.tensors if isinstance(part, TensorDataset) else (labels_of(part),):
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
@@ -87,7 +86,6 @@ class DataSplits:
 
 
 def check_images(data: DataSplits) -> None:
-    """Check that the samples are images, which can be augmented."""
     if len(data.input_shape) != 3:
         raise ConfigError(
             f"augment requires images, and the samples of {data.name} have shape "
@@ -96,18 +94,14 @@ def check_images(data: DataSplits) -> None:
 
 
 def labels_of(part: Dataset[Any]) -> Tensor:
-    """Return the labels of a dataset in a `DataSplits`."""
-    if isinstance(part, TensorDataset):
-        return part.tensors[-1]
-    assert isinstance(part, LazySamples)
-    return part.labels
+    assert isinstance(part, TensorDataset | LazySamples)
+    return part.tensors[-1] if isinstance(part, TensorDataset) else part.labels
 
 
 def make_splits(
     name: str,
     parts: Mapping[str, tuple[Samples, Labels]],
     *,
-    input_shape: tuple[int, ...],
     split_seed: int,
     classes: Sequence[str] = (),
     features: Sequence[str] = (),
@@ -115,18 +109,8 @@ def make_splits(
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    Args:
-        name: of the source, for messages.
-        parts: samples and labels by part: `train`, with or without `valid` and `test`. A missing
-            `valid` is split off `train`, and so is a missing `test` if both are missing.
-        input_shape: of one sample.
-        split_seed: seed of the split.
-        classes: names for labels 0, 1, ...; by default, labels are named by their own values.
-        features: the name of each column, for a table.
-        notes: for the user.
-
-    Raises:
-        DataError: if samples and labels do not match, or a class is missing from training.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
+    `classes`, labels are named by their own values.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -136,12 +120,17 @@ def make_splits(
             )
         if len(samples) == 0:
             raise DataError(f"{name}: {part} must have samples, and it is empty")
-    if not classes:
-        classes, encoded = encode_labels(
-            name, {part: labels for part, (_, labels) in parts.items()}
-        )
+    shapes = {
+        samples.shape if isinstance(samples, LazySamples) else tuple(samples.shape[1:])
+        for samples, _ in parts.values()
+    }
+    if len(shapes) > 1:
+        raise DataError(f"{name}: samples must have one shape, got {sorted(shapes)}")
+    given = {part: labels for part, (_, labels) in parts.items()}
+    if classes:
+        encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
-        encoded = {part: torch.as_tensor(labels) for part, (_, labels) in parts.items()}
+        classes, encoded = encode_labels(name, given)
     rows = split_rows(encoded, split_seed)
     check_classes(name, classes, {part: encoded[source][at] for part, (source, at) in rows.items()})
     sets = {
@@ -154,7 +143,7 @@ def make_splits(
         valid=sets["valid"],
         test=sets.get("test"),
         classes=tuple(classes),
-        input_shape=input_shape,
+        input_shape=shapes.pop(),
         features=tuple(features),
         notes=tuple(notes),
     )
@@ -170,11 +159,7 @@ def as_floats(
 ) -> NDArray[np.float32]:
     """Return numbers as writable float32 in C order, after checking that they are finite.
 
-    Args:
-        name: of the source, for messages.
-        what: names the values in messages.
-        values: any numbers, shape (rows, ...).
-        rows: their row numbers, unless they are 0, 1, ...
+    `name`, `what` and the row numbers `rows` are for messages.
     """
     with np.errstate(over="ignore"):  # an overflow becomes infinite, and is found below
         floats = np.require(values, np.float32, ["C", "W"])
@@ -236,7 +221,7 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
 
 
 def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
-    """Return (source part, rows) of each part; parts that are missing are drawn from `train`."""
+    """Return (source part, rows) of each part; missing parts are drawn from `train`."""
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
     drawn = draw_parts(encoded["train"], missing, seed)
@@ -265,12 +250,8 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
 
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> None:
-    """Check that there are two classes or more, and that training sees every class."""
     if len(classes) < 2:
-        raise DataError(
-            f"{name}: there must be at least two classes, got {len(classes)}"
-            + (f" ({classes[0]!r})" if classes else "")
-        )
+        raise DataError(f"{name}: there must be at least two classes, got {list(classes)}")
     for part, labels in parts.items():
         if len(labels) == 0:
             raise DataError(

@@ -14,20 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss
+from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
-from plainfit.data.splits import (
-    DataSplits,
-    Samples,
-    as_floats,
-    encode_labels,
-    make_splits,
-    most_memory,
-    split_rows,
-)
+from plainfit.data.splits import DataSplits, Samples, as_floats
 
+ARROW = (".arrow", ".feather")
 USUAL_TARGETS = ("target", "label", "class", "y")
 MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
 
@@ -35,51 +28,36 @@ MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates 
 def read_table(
     path: Path, target: str | None = None, split_seed: int = 0, memory_budget: int = 2048
 ) -> DataSplits:
-    """Return the rows of a table as float32 features and classes.
+    """Return the rows of a table as float32 features and classes; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
     becomes one 0/1 feature for each category in the training rows.
-
-    Args:
-        path: the file.
-        target: the column to predict; by default one called target, label, class or y.
-        split_seed: seed of the stratified split.
-        memory_budget: MiB; the features of an Arrow table that take more are read from disk.
-
-    Raises:
-        DataError: if the file cannot be read, a value is missing, or there is no such column.
     """
     columns = read_columns(path)
     target = find_target(path, list(columns), target)
     labels = check_column(path, target, columns.pop(target))
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
-    classes, encoded = encode_labels(str(path), {"train": labels})
-    train_rows = split_rows(encoded, split_seed)["train"][1].numpy()
+    classes, encoded = splits.encode_labels(str(path), {"train": labels})
+    train_rows = splits.split_rows(encoded, split_seed)["train"][1].numpy()
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     samples: Samples
     notes: list[str] = []
-    if is_arrow(path) and 4 * len(labels) * len(columns) > memory_budget * 2**20:
+    if path.suffix.lower() in ARROW and 4 * len(labels) * len(columns) > memory_budget * 2**20:
         samples, features = write_rows(path, columns, train_rows), tuple(columns)
         notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
     else:
         made = make_features(path, columns, train_rows)
         samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
         features = tuple(made)
-    return make_splits(
-        str(path),
-        {"train": (samples, encoded["train"])},
-        input_shape=(len(features),),
-        split_seed=split_seed,
-        classes=classes,
-        features=features,
-        notes=notes,
+    parts = {"train": (samples, encoded["train"])}
+    return splits.make_splits(
+        str(path), parts, split_seed=split_seed, classes=classes, features=features, notes=notes
     )
 
 
 def read_columns(path: Path) -> dict[str, Any]:
-    """Return the columns of a file, by name, as pyarrow reads them."""
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
@@ -87,12 +65,12 @@ def read_columns(path: Path) -> dict[str, Any]:
     try:
         if path.suffix.lower() == ".csv":
             table = pyarrow.csv.read_csv(path)
-        elif is_arrow(path):
+        elif path.suffix.lower() in ARROW:
             table = map_arrow(path)
         else:
             with pyarrow.parquet.ParquetFile(path) as file:
                 numbers = file.metadata.num_rows * file.metadata.num_columns
-                if 8 * numbers > most_memory(path):
+                if 8 * numbers > splits.most_memory(path):
                     raise OSError(f"it claims to hold {numbers} values")
                 table = file.read()
         table.validate(full=True)
@@ -107,12 +85,7 @@ def read_columns(path: Path) -> dict[str, Any]:
     return dict(zip(names, table.columns, strict=True))
 
 
-def is_arrow(path: Path) -> bool:
-    return path.suffix.lower() in (".arrow", ".feather")
-
-
 def map_arrow(path: Path) -> Any:
-    """Return the `pyarrow.Table` of an Arrow IPC file; its values stay in the file."""
     import pyarrow
     import pyarrow.ipc
 
@@ -133,18 +106,18 @@ def map_arrow(path: Path) -> Any:
 def find_target(path: Path, names: list[str], target: str | None) -> str:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
-        return usual[0]
-    if target in names:
-        return str(target)
+        target = usual[0]
     if target is None:
         raise DataError(
             f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
-    raise DataError(
-        f"{path} has no column {target!r}: choose target from {', '.join(names)}"
-        f"{near_miss(target, names)}"
-    )
+    if target not in names:
+        raise DataError(
+            f"{path} has no column {target!r}: choose target from {', '.join(names)}"
+            f"{near_miss(target, names)}"
+        )
+    return target
 
 
 def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
@@ -183,7 +156,6 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
 def make_features(
     path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Return the features made of the columns, by name."""
     values = {name: check_column(path, name, column) for name, column in columns.items()}
     categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
@@ -204,7 +176,6 @@ def make_features(
 def find_categories(
     path: Path, values: Mapping[str, NDArray[Any]], train_rows: NDArray[np.int64]
 ) -> dict[str, list[str]]:
-    """Return the distinct texts in the training rows of each text column, sorted."""
     found = {
         name: sorted(set(column[train_rows].tolist()))
         for name, column in values.items()
@@ -217,7 +188,7 @@ def find_categories(
                 f"{name!r} has {len(categories)}; remove it if it only names the rows"
             )
     inputs = sum(map(len, found.values()))
-    if 4 * inputs * len(train_rows) > most_memory(path):
+    if 4 * inputs * len(train_rows) > splits.most_memory(path):
         raise DataError(
             f"{path}: the text columns have {inputs} categories, too many for a table of "
             f"{len(train_rows)} training rows; remove columns that only name the rows"
@@ -228,9 +199,8 @@ def find_categories(
 def mean_and_std(train: NDArray[Any]) -> tuple[float, float]:
     """Return the mean and standard deviation of training values; the latter is 1 instead of 0."""
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes NaN, and is refused
-        deviation = train.std()
-        std = (deviation if deviation > 0 else 1.0) if np.isfinite(deviation) else np.nan
-        return float(train.mean()), float(std)
+        std = train.std()
+        return float(train.mean()), float(std or 1.0) if np.isfinite(std) else np.nan
 
 
 def standardise(
@@ -247,9 +217,6 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
     """Write the columns, standardised, row by row to a temporary file beside the table, and map it.
 
     The file has no name and disappears with the process.
-
-    Raises:
-        DataError: if a value is missing or not a number, or the file cannot be written.
     """
     stats = {}
     for name, column in columns.items():
@@ -277,9 +244,5 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
             f"temporary file in {path.parent} ({error.strerror or error}); free some space, or "
             "raise memory_budget"
         ) from error
-    return DiskRows(str(path), array, as_tensor, torch.arange(count))
-
-
-def as_tensor(block: NDArray[Any], rows: NDArray[np.int64]) -> Tensor:
-    """Decode rows that were checked when they were written."""
-    return torch.from_numpy(block)
+    # The rows were checked when they were written.
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), torch.arange(count))

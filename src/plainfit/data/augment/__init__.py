@@ -16,12 +16,12 @@ from plainfit.data.augment.images import (
     pad_and_crop,
     perspective,
     saturation,
+    trivial_augment,
     vertical_flip,
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
 from plainfit.data.augment.names import Pipeline, Step, mixes_labels, named_steps
-from plainfit.data.augment.trivial import trivial_augment
 
 __all__ = [
     "Pipeline",

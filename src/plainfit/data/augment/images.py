@@ -1,13 +1,15 @@
-"""Augmentation of each image by itself: its colours, and where its pixels are."""
+"""Augmentation of each image by itself: its colours, where its pixels are, or one of both."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, which Pillow uses
+WHITE = 255 / 256  # the brightest byte as a float
+LEVELS = 30  # of `trivial_augment`, besides 0
 
 
 def brightness(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
@@ -19,7 +21,8 @@ def brightness(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tenso
 def contrast(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
     """Multiply the distance to the image's mean gray by 1 - fraction to 1 + fraction."""
     x = to_floats(xb)
-    return like(blended(mean_gray(x), x, around_one(x, generator, fraction)), xb)
+    mean = gray(x.mean((2, 3), keepdim=True))
+    return like(blended(mean, x, around_one(x, generator, fraction)), xb)
 
 
 def saturation(xb: Tensor, generator: Generator, fraction: float = 0.2) -> Tensor:
@@ -58,16 +61,11 @@ def around_one(x: Tensor, generator: Generator, fraction: float) -> Tensor:
 
 
 def gray(x: Tensor) -> Tensor:
-    """Return gray images, shape (batch, 1, height, width): luma of RGB, else the mean."""
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     red, green, blue = x.split(1, 1)
     luma: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     return luma
-
-
-def mean_gray(x: Tensor) -> Tensor:
-    return gray(x.mean((2, 3), keepdim=True))
 
 
 def horizontal_flip(xb: Tensor, generator: Generator, p: float = 0.5) -> Tensor:
@@ -188,10 +186,8 @@ def warp(
 def matrices(
     xb: Tensor, turn: Tensor, wide: Tensor, high: Tensor, lean: Tensor, right: Tensor, down: Tensor
 ) -> Tensor:
-    """Return matrices from points of the new image to points of the old one, shape (batch, 2, 3).
-
-    Points and shifts are in [-1, 1] by [-1, 1]; turns (radians) and leans are in pixel space.
-    """
+    """Return matrices (batch, 2, 3) from points of the new image to points of the old one."""
+    # Points and shifts are in [-1, 1] by [-1, 1]; turns (radians) and leans are in pixel space.
     cos, sin, aspect = turn.cos(), turn.sin(), xb.shape[2] / xb.shape[3]
     across = [cos * wide, (lean * cos - sin) * high * aspect, right]
     along = [sin * wide / aspect, (lean * sin + cos) * high, down]
@@ -213,13 +209,10 @@ def cubic(size: int) -> Tensor:
 def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> Tensor:
     """Read each pixel of the new images from the point of the old ones given by `theta`.
 
-    Bilinear, by `torch.nn.functional.grid_sample`; points outside the image are 0.
-
-    Args:
-        xb: shape (batch, channels, height, width).
-        theta: shape (batch, 2, 3), or (batch, 3, 3) for a projection, applied to points (x, y, 1)
-            in [-1, 1] by [-1, 1], the corners of the image.
-        displacement: added to the points, shape (batch, 2, height, width).
+    Bilinear, by `torch.nn.functional.grid_sample`; points outside the image are 0. `theta` has
+    shape (batch, 2, 3), or (batch, 3, 3) for a projection, and is applied to points (x, y, 1) in
+    [-1, 1] by [-1, 1], the corners of the image. `displacement`, shape (batch, 2, height, width),
+    is added to the points.
     """
     height, width = xb.shape[2:]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
@@ -234,12 +227,90 @@ def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> T
     return like(F.grid_sample(pixels, grid, align_corners=False), xb)
 
 
-def to_floats(xb: Tensor) -> Tensor:
-    """Return images as floats to compute with: bytes over 256, half precision as float32.
+def trivial_augment(xb: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:
+    """Apply one of 14 operations to each image, at one of 31 levels (Müller & Hutter 2021, "wide").
 
-    Raises:
-        ValueError: if they are neither bytes nor floats.
+    The operations: none; shear or translate (up to 32 pixels) along x or y; rotate; brightness,
+    colour, contrast, sharpness; posterize; solarize; stretch or equalize the histogram of each
+    channel. The values are those of Pillow's operations; resampling is bilinear.
+
+    Args:
+        xb: shape (batch, channels, height, width).
+        generator: on the CPU.
+        strength: multiplies the levels; 0.3 gives about the narrower ranges of the paper.
     """
+    n = len(xb)
+    kind = torch.randint(14, (n,), generator=generator)
+    level = torch.randint(LEVELS + 1, (n,), generator=generator) * (strength / LEVELS)
+    signed = level * (2 * torch.randint(2, (n,), generator=generator) - 1)
+    x = to_floats(xb)
+    rows = (kind < 5).nonzero().flatten()
+    out = x.index_copy(0, rows.to(x.device), shifted(x, kind, signed, rows))
+    for number, operation in enumerate(OPERATIONS, 5):
+        rows = (kind == number).nonzero().flatten()
+        if len(rows):
+            at = rows.to(x.device)
+            part = x.index_select(0, at)
+            factor = 1 + 0.99 * each(signed[rows], part)
+            out[at] = operation(part, factor, each(level[rows], part))
+    return like(out, xb)
+
+
+def shifted(x: Tensor, kind: Tensor, signed: Tensor, rows: Tensor) -> Tensor:
+    """Shear, translate or rotate these images: kinds 0 to 4."""
+    height, width = x.shape[2:]
+    lean_x, lean_y, right, down, turn = (
+        torch.where(kind[rows] == number, signed[rows] * most, 0.0)
+        for number, most in enumerate((0.99, 0.99, 64 / width, 64 / height, math.radians(135)))
+    )
+    across = [turn.cos(), (lean_x - turn.sin()) * (height / width), right]
+    along = [(lean_y + turn.sin()) * (width / height), turn.cos(), down]
+    theta = torch.stack([torch.stack(across, 1), torch.stack(along, 1)], 1)
+    return resample(x.index_select(0, rows.to(x.device)), theta)
+
+
+def smooth(x: Tensor) -> Tensor:
+    kernel = torch.tensor([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
+    weight, smoothed = kernel.to(x).expand(x.shape[1], 1, 3, 3), x.clone()
+    smoothed[:, :, 1:-1, 1:-1] = F.conv2d(x, weight, groups=x.shape[1])
+    return smoothed
+
+
+def posterized(x: Tensor, level: Tensor) -> Tensor:
+    steps = 2 ** (8 - (6 * level).round())  # keeps the 8 to 2 highest bits of each value
+    return (x * steps).floor() / steps
+
+
+def stretched(x: Tensor) -> Tensor:
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) / (high - low) * WHITE, x)
+
+
+def equalized(x: Tensor) -> Tensor:
+    values = (x * 256).round().clamp(0, 255).long().flatten(2)
+    counts = torch.zeros(*values.shape[:2], 256, dtype=torch.int64, device=x.device)
+    counts.scatter_add_(2, values, torch.ones_like(values))
+    brightest = counts.gather(2, values.amax(2, keepdim=True))
+    step = (values.shape[2] - brightest) // 255
+    before = counts.cumsum(2) - counts
+    table = ((before + step // 2) // step.clamp(1)).clamp(max=255) / 256
+    return torch.where(step.unsqueeze(3) > 0, table.gather(2, values).view(x.shape).to(x), x)
+
+
+OPERATIONS: tuple[Callable[[Tensor, Tensor, Tensor], Tensor], ...] = (
+    lambda x, factor, level: x * factor,  # brightness
+    lambda x, factor, level: blended(gray(x), x, factor),  # colour
+    lambda x, factor, level: blended(gray(x.mean((2, 3), keepdim=True)), x, factor),  # contrast
+    lambda x, factor, level: blended(smooth(x), x, factor),  # sharpness
+    lambda x, factor, level: posterized(x, level),
+    lambda x, factor, level: torch.where(x >= WHITE * (1 - level), WHITE - x, x),  # solarize
+    lambda x, factor, level: stretched(x),
+    lambda x, factor, level: equalized(x),
+)
+
+
+def to_floats(xb: Tensor) -> Tensor:
+    """Return images as floats to compute with: bytes over 256, half precision as float32."""
     if xb.dtype != torch.uint8 and not xb.is_floating_point():
         raise ValueError(f"images must be uint8 or floats, got {xb.dtype}; convert them first")
     if xb.dtype == torch.uint8:
@@ -248,7 +319,7 @@ def to_floats(xb: Tensor) -> Tensor:
 
 
 def like(x: Tensor, xb: Tensor) -> Tensor:
-    """Undo `to_floats`: return `x` in the dtype of `xb`; bytes are rounded and clipped."""
+    """Undo `to_floats`; bytes are rounded and clipped."""
     if xb.dtype == torch.uint8:
         # Through int32: torch takes three times as long to convert floats to bytes directly.
         return (x * 256).round_().clamp_(0, 255).int().to(torch.uint8)
@@ -256,7 +327,6 @@ def like(x: Tensor, xb: Tensor) -> Tensor:
 
 
 def each(values: Tensor, x: Tensor) -> Tensor:
-    """Return one number per image with shape (batch, 1, 1, 1), and the device and dtype of `x`."""
     return values.view(-1, 1, 1, 1).to(x.device, x.dtype)
 
 
@@ -265,10 +335,8 @@ def uniform(n: int, low: float, high: float, generator: Generator) -> Tensor:
 
 
 def chosen(xb: Tensor, p: float, generator: Generator) -> Tensor:
-    """Choose each image with probability p; return bools, shape (batch)."""
     return (uniform(len(xb), 0, 1, generator) < p).to(xb.device)
 
 
 def blended(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Return `start` and `end` mixed by the share of `end`; faster than `torch.lerp`."""
-    return (end * share).add_(start * (1 - share))
+    return (end * share).add_(start * (1 - share))  # faster than `torch.lerp`

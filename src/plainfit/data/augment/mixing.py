@@ -70,9 +70,8 @@ def cutmix(
     inside = rectangles(xb, *(bound.round() for bound in bounds))
     share = 1 - inside.mean((1, 2, 3))
     yb = probabilities(yb, classes)
-    return torch.where(inside.bool(), xb.index_select(0, other.to(xb.device)), xb), mixed(
-        yb, other, share
-    )
+    pasted = torch.where(inside.bool(), xb.index_select(0, other.to(xb.device)), xb)
+    return pasted, mixed(yb, other, share)
 
 
 def beta(n: int, alpha: float, generator: Generator) -> Tensor:

@@ -9,21 +9,8 @@ from typing import Any, NamedTuple
 from torch import Generator
 
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.data.augment.images import (
-    affine,
-    brightness,
-    contrast,
-    elastic,
-    horizontal_flip,
-    noise,
-    pad_and_crop,
-    perspective,
-    saturation,
-    vertical_flip,
-    warp,
-)
-from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.trivial import trivial_augment
+from plainfit.data.augment import images, mixing
+from plainfit.data.augment.images import affine
 
 Step = Callable[..., Any]
 """`(xb, generator) -> xb`, or with a parameter `yb`: `(xb, yb, generator) -> (xb, yb)`."""
@@ -36,29 +23,28 @@ class Named(NamedTuple):
     parameter: str
     unit: str
     most: float
-    default: float | None = None
-    """The range, where it differs from the function's own default."""
+    default: float | None = None  # the range, where it differs from the function's own default
 
 
 NAMES = {
-    "horizontal-flip": Named(horizontal_flip, "p", "a probability", 1),
-    "vertical-flip": Named(vertical_flip, "p", "a probability", 1),
-    "pad-and-crop": Named(pad_and_crop, "pixels", "a whole number of pixels", 1000),
+    "horizontal-flip": Named(images.horizontal_flip, "p", "a probability", 1),
+    "vertical-flip": Named(images.vertical_flip, "p", "a probability", 1),
+    "pad-and-crop": Named(images.pad_and_crop, "pixels", "a whole number of pixels", 1000),
     "rotate": Named(affine, "degrees", "degrees", 180, 15.0),
     "scale": Named(affine, "scale", "a fraction", 10, 0.2),
     "shear": Named(affine, "shear", "degrees", 80, 10.0),
     "translate": Named(affine, "translate", "a fraction of the side", 1, 0.1),
-    "perspective": Named(perspective, "fraction", "a fraction of the side", 0.24),
-    "elastic": Named(elastic, "fraction", "a fraction of the side", 1),
-    "warp": Named(warp, "strength", "a strength", math.inf),
-    "brightness": Named(brightness, "fraction", "a fraction", 1),
-    "contrast": Named(contrast, "fraction", "a fraction", 1),
-    "saturation": Named(saturation, "fraction", "a fraction", 1),
-    "noise": Named(noise, "fraction", "a fraction of white", 1),
-    "random-erasing": Named(random_erasing, "fraction", "a fraction of the area", 1),
-    "trivial-augment": Named(trivial_augment, "strength", "a strength", 1),
-    "mixup": Named(mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
-    "cutmix": Named(cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
+    "perspective": Named(images.perspective, "fraction", "a fraction of the side", 0.24),
+    "elastic": Named(images.elastic, "fraction", "a fraction of the side", 1),
+    "warp": Named(images.warp, "strength", "a strength", math.inf),
+    "brightness": Named(images.brightness, "fraction", "a fraction", 1),
+    "contrast": Named(images.contrast, "fraction", "a fraction", 1),
+    "saturation": Named(images.saturation, "fraction", "a fraction", 1),
+    "noise": Named(images.noise, "fraction", "a fraction of white", 1),
+    "random-erasing": Named(mixing.random_erasing, "fraction", "a fraction of the area", 1),
+    "trivial-augment": Named(images.trivial_augment, "strength", "a strength", 1),
+    "mixup": Named(mixing.mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
+    "cutmix": Named(mixing.cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
 }
 # None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
@@ -95,25 +81,21 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
         if name not in NAMES:
             raise ConfigError(unknown_name("augmentation", name, [*SETS, *NAMES]))
         function, parameter, _, _, default = NAMES[name]
-        keywords = {parameter: range_of(name, given)} if equals else {}
-        if default is not None and not equals:
-            keywords = {parameter: default}
-        if function is affine and steps and is_open(steps[-1], parameter):
-            steps[-1] = partial(steps[-1], **keywords)
+        value = range_of(name, given) if equals else default
+        keywords: dict[str, Any] = {} if value is None else {parameter: value}
+        last = steps[-1] if steps and isinstance(steps[-1], partial) else None
+        if function is affine and last and last.func is affine and parameter not in last.keywords:
+            steps[-1] = partial(last, **keywords)
             continue
-        more = {"classes": classes} if mixes_labels(function) and classes is not None else {}
-        steps.append(partial(function, **keywords, **more) if keywords or more else function)
+        if mixes_labels(function) and classes is not None:
+            keywords["classes"] = classes
+        steps.append(partial(function, **keywords) if keywords else function)
     return steps
 
 
 def mixes_labels(step: Step) -> bool:
     """Return whether an augmentation takes labels too: whether it has a parameter `yb`."""
     return "yb" in inspect.signature(step).parameters
-
-
-def is_open(step: Step, parameter: str) -> bool:
-    """Return whether a step is a call of `affine` that does not set this parameter yet."""
-    return isinstance(step, partial) and step.func is affine and parameter not in step.keywords
 
 
 def range_of(name: str, given: str) -> float:
@@ -143,7 +125,6 @@ class Pipeline:
         self.mixing = [mixes_labels(step) for step in self.steps]
 
     def __call__(self, xb: Any, yb: Any, generator: Generator) -> tuple[Any, Any]:
-        """Return the augmented batch."""
         for step, mixes in zip(self.steps, self.mixing, strict=True):
             if mixes:
                 xb, yb = step(xb, yb, generator)
