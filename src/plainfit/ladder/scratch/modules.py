@@ -54,7 +54,6 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def own(self, kind):
-        """Return the names and values of the attributes of a kind."""
         return [(name, value) for name, value in vars(self).items() if isinstance(value, kind)]
 
     def own_buffers(self):
@@ -208,44 +207,28 @@ class ModuleList(Module):
         return list(self)[index]
 
 
-class Lambda(Module):
-    """A layer that calls a function."""
-
-    def __init__(self, func):
-        super().__init__()
-        self.func = func
-
-    def forward(self, input):
-        return self.func(input)
-
-
 @torch.no_grad()
 def zeros_(tensor):
-    """Fill with 0."""
     return tensor.zero_()
 
 
 @torch.no_grad()
 def ones_(tensor):
-    """Fill with 1."""
     return tensor.fill_(1.0)
 
 
 @torch.no_grad()
 def constant_(tensor, val):
-    """Fill with a value."""
     return tensor.fill_(val)
 
 
 @torch.no_grad()
 def normal_(tensor, mean=0.0, std=1.0):
-    """Draw from a normal distribution."""
     return tensor.normal_(mean, std)
 
 
 @torch.no_grad()
 def uniform_(tensor, a=0.0, b=1.0):
-    """Draw evenly between a and b."""
     return tensor.uniform_(a, b)
 
 

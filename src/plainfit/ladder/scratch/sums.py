@@ -35,15 +35,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Return the weighted sums of every window of a sequence: an image of one row."""
-    return conv2d(
-        input.unsqueeze(2),
-        weight.unsqueeze(2),
-        bias,
-        stride=(1, stride),
-        padding=(0, padding),
-        dilation=(1, dilation),
-        groups=groups,
-    ).squeeze(2)
+    options = (1, stride), (0, padding), (1, dilation), groups
+    return conv2d(input.unsqueeze(2), weight.unsqueeze(2), bias, *options).squeeze(2)
 
 
 def batch_norm(
