@@ -209,8 +209,6 @@ class Flatten(nn.Module):
 
 
 class Identity(nn.Module):
-    """A layer that changes nothing."""
-
     def forward(self, input):
         return input
 
@@ -243,8 +241,6 @@ class Tanh(nn.Module):
 
 
 class Sigmoid(nn.Module):
-    """1 / (1 + exp(-input))."""
-
     def forward(self, input):
         return F.sigmoid(input)
 

@@ -56,14 +56,8 @@ class SGD(Optimizer):
                 "nesterov needs momentum above 0 and dampening 0, "
                 f"got momentum {momentum} and dampening {dampening}"
             )
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-        )
+        options = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
         if group["weight_decay"]:
@@ -108,8 +102,7 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Steps of m / (sqrt(v) + eps), as of Adam, and weights that decay apart from them.
 
-    Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101,
-    algorithm 2.
+    Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
@@ -130,15 +123,8 @@ class RMSprop(Optimizer):
     def __init__(
         self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
     ):
-        super().__init__(
-            params,
-            lr=lr,
-            alpha=alpha,
-            eps=eps,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            centered=centered,
-        )
+        options = {"alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
         if group["weight_decay"]:

@@ -7,11 +7,7 @@ from plainfit.ladder.scratch.functions import pad, pair
 
 def windows_of(image, size, stride=1, dilation=1):
     """Return all windows of an image: (..., rows, columns, height, width)."""
-    high, wide = size
-    down, right = pair(stride)
-    if dilation == 1:
-        return image.unfold(2, high, down).unfold(3, wide, right)
-    below, beside = pair(dilation)
+    (high, wide), (down, right), (below, beside) = size, pair(stride), pair(dilation)
     reach = (high - 1) * below + 1, (wide - 1) * beside + 1
     return image.unfold(2, reach[0], down).unfold(3, reach[1], right)[..., ::below, ::beside]
 
