@@ -32,7 +32,8 @@ def ladder(
         int | None, typer.Option(min=1, help="Epochs (default: 2, or as many as make 400 steps).")
     ] = None,
     scratch: Annotated[
-        bool, typer.Option("--scratch", help="Run rungs 3 to 13 on plainfit.ladder.scratch too.")
+        bool,
+        typer.Option("--scratch", help="Compare rungs 3 to 13 on torch and on ladder.scratch."),
     ] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -59,9 +60,7 @@ def ladder(
             show(f"data   {data.name}: {samples['train']:,} train, {samples['valid']:,} valid")
             show(f"each   {epochs} epochs, seed {seed}, same initial values, same order")
             if data.input_shape[-1] < 16:
-                show(
-                    "note   three strides of 2 leave one pixel of such images: a CNN learns little"
-                )
+                show("note   three strides leave one pixel of such images: a CNN learns little")
             typer.echo(f"\n{heading(scratch)}")
         for row in (climb.climb_on_scratch if scratch else climb.climb)(chosen, setting):
             rows.append(row)
