@@ -93,19 +93,14 @@ def validate(model: nn.Module) -> tuple[float, float]:
     return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
 
 
-def in_groups(params, options):
-    """Return groups of parameters, from such groups or from parameters, with all their options."""
-    groups = list(params)
-    if not isinstance(groups[0], dict):
-        groups = [{"params": groups}]
-    return [{**options, **group, "params": [*group["params"]]} for group in groups]
-
-
 class Optimizer:
-    """Parameters in groups that share options, and what is remembered of each parameter."""
+    """Parameters in groups that share options, and a state for each parameter."""
 
     def __init__(self, params, **options):
-        self.param_groups = in_groups(params, options)
+        groups = list(params)
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups = [{**options, **group, "params": [*group["params"]]} for group in groups]
         self.state = {}
 
     @torch.no_grad()
@@ -125,17 +120,10 @@ class SGD(Optimizer):
     """Stochastic gradient descent: p -= lr * g, or lr * v with v = momentum * v + g."""
 
     def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False):
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-        )
+        options = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         if group["weight_decay"]:
             g = g.add(p, alpha=group["weight_decay"])
         if group["momentum"]:

@@ -39,19 +39,14 @@ x_train, x_valid = images.split([50_000, 10_000])
 y_train, y_valid = labels.split([50_000, 10_000])
 
 
-def in_groups(params, options):
-    """Return groups of parameters, from such groups or from parameters, with all their options."""
-    groups = list(params)
-    if not isinstance(groups[0], dict):
-        groups = [{"params": groups}]
-    return [{**options, **group, "params": [*group["params"]]} for group in groups]
-
-
 class Optimizer:
-    """Parameters in groups that share options, and what is remembered of each parameter."""
+    """Parameters in groups that share options, and a state for each parameter."""
 
     def __init__(self, params, **options):
-        self.param_groups = in_groups(params, options)
+        groups = list(params)
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups = [{**options, **group, "params": [*group["params"]]} for group in groups]
         self.state = {}
 
     @torch.no_grad()
@@ -71,17 +66,10 @@ class SGD(Optimizer):
     """Stochastic gradient descent: p -= lr * g, or lr * v with v = momentum * v + g."""
 
     def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False):
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-        )
+        options = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         if group["weight_decay"]:
             g = g.add(p, alpha=group["weight_decay"])
         if group["momentum"]:
@@ -119,19 +107,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def own(self, kind):
-        """Return the names and values of the attributes of a kind."""
         return [(name, value) for name, value in vars(self).items() if isinstance(value, kind)]
-
-    def own_buffers(self):
-        own = [(name, getattr(self, name, None)) for name in self.buffer_names]
-        return [(name, value) for name, value in own if value is not None]
 
     def named_tensors(self, prefix=""):
         """Yield the dotted names and values of all parameters and buffers."""
         for name, parameter in self.own(Parameter):
             yield prefix + name, parameter
-        for name, buffer in self.own_buffers():
-            yield prefix + name, buffer
+        for name in self.buffer_names:
+            if vars(self).get(name) is not None:
+                yield prefix + name, vars(self)[name]
         for name, module in self.own(Module):
             yield from module.named_tensors(f"{prefix}{name}.")
 
@@ -157,7 +141,6 @@ class Module:
 
 
 def pair(size):
-    """Return a size as height and width."""
     return size if isinstance(size, tuple) else (size, size)
 
 
@@ -181,27 +164,17 @@ class Conv2d(Module):
         bias=True,
     ):
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = pair(kernel_size)
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.groups = groups
+        self.stride, self.padding = stride, padding
+        self.dilation, self.groups = dilation, groups
         window = (in_channels // groups, *pair(kernel_size))
         self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
         self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
 
     def forward(self, input):
-        return torch.conv2d(
-            input,
-            self.weight,
-            self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        options = self.stride, self.padding, self.dilation, self.groups
+        return torch.conv2d(input, self.weight, self.bias, *options)
 
 
 def adaptive_avg_pool2d(input, output_size):
@@ -236,8 +209,8 @@ def cross_entropy(input, target, *, label_smoothing=0.0):
     logs = input.log_softmax(1)
     loss = -sum_like_torch(logs[torch.arange(len(target)), target]) / len(target)
     if label_smoothing:  # a part of the target's probability, spread over all classes
-        spread = -logs.sum(1).mean()
-        loss = (1 - label_smoothing) * loss + label_smoothing / logs.shape[1] * spread
+        smoothed = -logs.sum(1).mean()
+        loss = (1 - label_smoothing) * loss + label_smoothing / logs.shape[1] * smoothed
     return loss
 
 

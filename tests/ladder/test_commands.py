@@ -133,7 +133,7 @@ def test_a_copy_runs_and_is_not_overwritten(plainfit, tmp_path, monkeypatch, cap
         (["ladder", "--rungs", "14", "--scratch"], "--scratch is for rungs 3 to 13, got .*"),
         (["ladder", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["ladder", "--epochs", "0"], "Invalid value for '--epochs': .*"),
-        (["ladder", "--data", "none.npz"], "the data must be there, .* none.npz"),
+        (["ladder", "--data", "none.npz"], "the data must exist, .* none.npz"),
         (["ladder", "--data", "mnits"], "unknown data 'mnits': .*; did you mean 'mnist'?"),
         (["ladder", "--data", "rgb.npz"], "the ladder needs gray, square images .* 3x4x4 .*"),
         (["ladder", "--data", "floats.npz"], "the ladder needs gray, square images .*"),

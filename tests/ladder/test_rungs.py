@@ -25,9 +25,9 @@ paired = pytest.mark.parametrize(("before", "after"), PAIRS, ids=[b.label for _,
 
 # Lines removed and added, without docstrings. More than this is no small step any more.
 STEP = {
-    1: (44, 56),
-    2: (11, 4), 3: (11, 14), 4: (4, 2), 5: (6, 9), 6: (5, 4), 7: (4, 4), 8: (10, 8), 9: (14, 26),
-    10: (7, 15), 11: (13, 20), 12: (5, 15), 13: (2, 3), 14: (75, 6),
+    1: (44, 55),
+    2: (12, 4), 3: (11, 14), 4: (4, 2), 5: (6, 9), 6: (5, 4), 7: (4, 4), 8: (10, 8), 9: (13, 25),
+    10: (7, 15), 11: (13, 20), 12: (5, 15), 13: (2, 3), 14: (74, 6),
 }  # fmt: skip
 # Definitions that a rung changes on purpose; all others of the same name stay the same text.
 REWRITTEN = {

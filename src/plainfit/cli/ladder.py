@@ -3,9 +3,9 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +16,8 @@ from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
     from plainfit.ladder.climb import Comparison
-    from plainfit.ladder.runner import Setting
 
 DATA_OPTIONS = ("data", "data_dir", "split_seed")
-FAILED = 1  # exit code where a relation does not hold
-NO_TERMINAL_WIDTH = 100  # characters a side: no line of a rung is longer
 app = typer.Typer(name="ladder", invoke_without_command=True)
 Number = Annotated[str, typer.Argument(help="The rung's number or name.", metavar="RUNG")]
 
@@ -32,15 +29,11 @@ def ladder(
     *,
     rungs: Annotated[str, typer.Option(help="Rungs to run, such as 3-7 or 1,4,8-10.")] = "0-14",
     epochs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Epochs (default: 2, or as many as make 400 steps)."),
+        int | None, typer.Option(min=1, help="Epochs (default: 2, or as many as make 400 steps).")
     ] = None,
     scratch: Annotated[
         bool,
-        typer.Option(
-            "--scratch",
-            help="Compare rungs 3 to 13 on torch with the same on plainfit.ladder.scratch.",
-        ),
+        typer.Option("--scratch", help="Compare rungs 3 to 13 on torch and on ladder.scratch."),
     ] = False,
     json_: Json = False,
     debug: Debug = False,
@@ -49,24 +42,30 @@ def ladder(
     """Run the tutorial, rung by rung, and prove each rung against the one before."""
     if context.invoked_subcommand is not None:
         return
+    from plainfit.ladder import climb
     from plainfit.ladder.catalog import select
-    from plainfit.ladder.climb import (
-        FIRST_ON_SCRATCH,
-        LAST_ON_SCRATCH,
-        climb,
-        climb_on_scratch,
-    )
+    from plainfit.ladder.runner import Setting
 
-    numbers = range(FIRST_ON_SCRATCH, LAST_ON_SCRATCH + 1)
-    chosen = [rung for rung in select(rungs) if not scratch or rung.number in numbers]
+    chosen = [rung for rung in select(rungs) if not scratch or rung.number in climb.ON_SCRATCH]
     if not chosen:
         raise ConfigError(f"--scratch is for rungs 3 to 13, got --rungs {rungs}")
+    data, seed = RunConfig(**options).open_data(), options["seed"]
+    samples = data.counts()
+    epochs = epochs or climb.usual_epochs(samples["train"])
     rows = []
-    with setting_for(options, epochs) as (setting, notes):
-        show_live(json_, *notes, "", heading(scratch))
-        for row in (climb_on_scratch if scratch else climb)(chosen, setting):
+    with tempfile.TemporaryDirectory(prefix="plainfit-ladder-") as folder:
+        setting = Setting(Path(folder) / "data.npz", epochs, seed)
+        climb.write_data(data, setting.data)
+        if not json_:
+            show(f"data   {data.name}: {samples['train']:,} train, {samples['valid']:,} valid")
+            show(f"each   {epochs} epochs, seed {seed}, same initial values, same order")
+            if data.input_shape[-1] < 16:
+                show("note   three strides leave one pixel of such images: a CNN learns little")
+            typer.echo(f"\n{heading(scratch)}")
+        for row in (climb.climb_on_scratch if scratch else climb.climb)(chosen, setting):
             rows.append(row)
-            show_live(json_, line_of(row))
+            if not json_:
+                typer.echo(line_of(row))
             if row.trace.error:
                 typer.echo(f"rung {row.trace.rung.label} failed:\n{row.trace.error}", err=True)
     held = sum(row.holds for row in rows)
@@ -74,7 +73,7 @@ def ladder(
         show_json({"rungs": [row.to_dict() for row in rows], "hold": held == len(rows)})
     else:
         show(f"\n{held} of {len(rows)} relations hold")
-    raise typer.Exit(0 if held == len(rows) else FAILED)
+    raise typer.Exit(0 if held == len(rows) else 1)
 
 
 @app.command(name="show")
@@ -102,10 +101,8 @@ def diff(
     if not side_by_side:
         show_highlighted(programs.unified(*pair), "diff")
         return
-    from rich.console import Console
-
-    console = Console()
-    width = (console.width - 3) // 2 if console.is_terminal else NO_TERMINAL_WIDTH
+    # In a file no line is cut: those of rungs have at most 100 characters.
+    width = (get_terminal_size().columns - 3) // 2 if sys.stdout.isatty() else 100
     colors = {"<": "red", ">": "green", "|": "yellow"}
     for left, sign, right in programs.side_by_side(*pair, width):
         typer.secho(f"{left} {sign} {right}".rstrip(), fg=colors.get(sign))
@@ -115,9 +112,7 @@ def diff(
 @with_options_of(DATA_OPTIONS)
 def copy(
     name: Number,
-    folder: Annotated[
-        Path, typer.Argument(help="Folder to copy to; created if missing.", metavar="DIR")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder to copy to.", metavar="DIR")],
     *,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing copy.")] = False,
     debug: Debug = False,
@@ -133,29 +128,6 @@ def copy(
     show(f"next   python {program} --data {arrays}")
 
 
-@contextmanager
-def setting_for(
-    options: dict[str, Any], epochs: int | None
-) -> Iterator[tuple["Setting", list[str]]]:
-    """Yield what all rungs share, and lines to print about it."""
-    data, seed = RunConfig(**options).open_data(), options.get("seed", 0)
-    from plainfit.ladder.climb import usual_epochs, write_data
-    from plainfit.ladder.runner import Setting
-
-    counts = data.counts()
-    epochs = epochs or usual_epochs(counts["train"])
-    notes = [f"data   {data.name}: {counts['train']:,} train, {counts['valid']:,} valid"]
-    notes.append(f"each   {epochs} epochs, seed {seed}, same initial values, same order")
-    if data.input_shape[-1] < 16:
-        notes.append(
-            "note   three strides of 2 leave one pixel of an image this small: a CNN learns little"
-        )
-    with tempfile.TemporaryDirectory(prefix="plainfit-ladder-") as folder:
-        path = Path(folder) / "data.npz"
-        write_data(data, path)
-        yield Setting(path, epochs, seed), notes
-
-
 def heading(scratch: bool) -> str:
     timing = f"{'slowdown':>9}" if scratch else f"{'lines':>6}"
     measures = f"{timing}{'seconds':>8}{'loss':>8}{'accuracy':>10}"
@@ -163,27 +135,18 @@ def heading(scratch: bool) -> str:
 
 
 def line_of(row: "Comparison") -> str:
-    """Return a rung's line in the table; loss and accuracy are on the validation samples."""
     rung, trace = row.trace.rung, row.trace
     timing = f"{rung.lines:6}" if row.slowdown is None else f"{row.slowdown:8.2f}x"
     values = f"{trace.loss:8.4f}{trace.accuracy:10.4f}" if trace.losses else " " * 18
-    word, color = ("holds", "green") if row.holds else ("BROKEN", "red")
-    if trace.error:
-        word = "FAILED"
+    word = "FAILED" if trace.error else "holds" if row.holds else "BROKEN"
+    result = typer.style(f"{word:8}", fg="green" if row.holds else "red")
     return (
         f"{rung.label + ' ' + rung.name:15}{rung.adds:38}{timing}{trace.seconds:8.2f}{values}"
-        f"  {row.relation:9}{typer.style(f'{word:8}', fg=color)}{row.measured}"
+        f"  {row.relation:9}{result}{row.measured}"
     )
 
 
-def show_live(json_: bool, *lines: str) -> None:
-    """Print lines while rungs run, except before JSON."""
-    for line in () if json_ else lines:
-        typer.echo(line)
-
-
 def show_highlighted(text: str, language: str) -> None:
-    """Print a text, in colour on a terminal."""
     from rich.console import Console
     from rich.syntax import Syntax
 
@@ -197,20 +160,18 @@ def show_highlighted(text: str, language: str) -> None:
 def notebook(
     folder: Annotated[Path, typer.Argument(help="Folder to copy to.", metavar="DIR")] = Path(),
     lang: Annotated[str, typer.Option(help="en or zh-CN.")] = "en",
-    open_: Annotated[
-        bool, typer.Option("--open/--no-open", help="Open it in Jupyter, or only copy it.")
-    ] = True,
+    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open it in Jupyter.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing copy.")] = False,
     debug: Debug = False,
 ) -> None:
     """Copy the tutorial as a notebook, and open it in Jupyter."""
-    from plainfit.ladder.programs import copy_notebook, jupyter
+    from plainfit.ladder.programs import JUPYTER, copy_notebook
 
     path, copied = copy_notebook(lang, folder, replace=force)
     show(f"copied {path}" if copied else f"{path} exists already and is kept")
     if not open_:
         return
-    module = jupyter()
+    module = next(filter(find_spec, JUPYTER), None)
     if module is None:
         raise ConfigError(
             "Jupyter is not installed; to open the notebook, "

@@ -8,36 +8,25 @@ from pathlib import Path
 from plainfit.common.errors import ConfigError, near_miss
 
 RUNGS_FOLDER = Path(str(files("plainfit.ladder") / "rungs"))
-LESSON = "# --- The lesson ---"
-"""The line that ends what is the same in every rung."""
+LESSON = "# --- The lesson ---"  # ends what is the same in every rung
 
 # What two neighbours have in common, given the same data, initial values and order of samples.
 # Measured on MNIST and on the digits: docs/decisions/0009-ladder.md has the numbers.
-BITWISE = "bitwise"
-"""Every loss is `==`, and every parameter `torch.equal`, at every step."""
-FLOAT64 = "float64"
-"""The same mathematics, rounded differently: within `TOLERANCE` over `STEPS` float64 steps."""
-CHANGED = "changed"
-"""The rung computes something new, so it has to show that it learns."""
-FIRST = "first"
-"""The rung only reads data, which the others share; it trains nothing."""
-
-TOLERANCE, STEPS = 1e-12, 100
+BITWISE = "bitwise"  # every loss and every parameter is equal at every step
+FLOAT64 = "float64"  # the same mathematics, rounded differently: close in float64
+CHANGED = "changed"  # something new, so the rung has to show that it learns
+FIRST = "first"  # the rung only reads data, which the others share
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One program of the ladder."""
-
     number: int
     name: str
     relation: str
-    what_changed: str = ""
-    """For the relation `changed`."""
+    what_changed: str = ""  # for the relation `changed`
 
     @property
     def label(self) -> str:
-        """The number in two digits: `05`."""
         return f"{self.number:02}"
 
     @property
@@ -50,7 +39,6 @@ class Rung:
 
     @property
     def adds(self) -> str:
-        """The first line of the docstring, after the colon."""
         docstring = ast.get_docstring(ast.parse(self.source)) or ""
         return docstring.split("\n")[0].partition(": ")[2].rstrip(".")
 
@@ -78,16 +66,11 @@ RUNGS = (
     Rung(12, "wrapped", FLOAT64),
     Rung(13, "device", BITWISE),
     Rung(14, "plainfit", BITWISE),
-)
-"""`RUNGS[n]` is rung number n."""
+)  # in order: RUNGS[5] is rung 05
 
 
 def find_rung(name: str) -> Rung:
-    """Return the rung with a number (`5`, `05`) or name (`optim`).
-
-    Raises:
-        ConfigError: if no rung has that number or name.
-    """
+    """Return the rung with a number (`5`, `05`) or name (`optim`)."""
     for rung in RUNGS:
         if name.lower() in (str(rung.number), rung.label, rung.name):
             return rung

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +14,14 @@ from numpy.typing import NDArray
 from plainfit.common.errors import DataError
 from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
-from plainfit.ladder.catalog import (
-    BITWISE,
-    CHANGED,
-    FIRST,
-    FLOAT64,
-    RUNGS,
-    STEPS,
-    TOLERANCE,
-    Rung,
-)
+from plainfit.ladder.catalog import BITWISE, CHANGED, FIRST, FLOAT64, RUNGS, Rung
 from plainfit.ladder.runner import Parameters, Setting, Trace, run_rung
 
 TUTORIAL_EPOCHS, LEAST_STEPS, BATCH = 2, 400, 64
-FIRST_ON_SCRATCH, LAST_ON_SCRATCH = 3, 13
-CONVOLUTIONS = 10
-"""The rung from which on `scratch`, which convolves by matmul, rounds differently from torch."""
-LEARNED = 0.75
-"""A rung that computes something new has to end below this share of its initial loss. Slack enough
-for the tutorial's CNN on a small dataset, where a class can stay dead behind the last ReLU."""
+ON_SCRATCH = range(3, 14)  # the rungs that can run on `scratch`
+TOLERANCE, STEPS = 1e-12, 100  # of the relation `float64`
+CONVOLUTIONS = 10  # from this rung on `scratch`, which convolves by matmul, rounds differently
+LEARNED = 0.75  # of the initial loss: slack for a class that stays dead behind the CNN's last ReLU
 Rerun = Callable[[Trace, Trace], tuple[Trace, Trace]]
 
 
@@ -43,13 +33,10 @@ class Comparison:
     relation: str
     holds: bool
     measured: str
-    difference: float | None = None
-    """The largest one in float64, for the relation `float64`."""
-    slowdown: float | None = None
-    """Seconds on `scratch` over seconds on torch."""
+    difference: float | None = None  # the largest, for the relation `float64`
+    slowdown: float | None = None  # seconds on `scratch` over seconds on torch
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the row for `--json`; a value that is not a number becomes None."""
         rung, trace = self.trace.rung, self.trace
         row = {
             "rung": rung.number,
@@ -66,25 +53,18 @@ class Comparison:
             "slowdown": self.slowdown,
             "error": trace.error,
         }
-        return {
-            name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in row.items()
-        }
+        return {name: None if value != value else value for name, value in row.items()}  # NaN
 
 
 def write_data(data: DataSplits, path: Path) -> None:
-    """Write a dataset as the `.npz` file that the rungs read.
-
-    Raises:
-        DataError: if it does not hold gray, square images, in memory.
-    """
+    """Write a dataset as the `.npz` file that the rungs read."""
     arrays: dict[str, NDArray[Any]] = {}
+    shape = data.input_shape
     for part, dataset in (("train", data.train), ("valid", data.valid)):
-        square = data.input_shape == (1, data.input_shape[-1], data.input_shape[-1])
-        if not (square and isinstance(dataset, ImageDataset)):
+        if shape != (1, shape[-1], shape[-1]) or not isinstance(dataset, ImageDataset):
             raise DataError(
                 "the ladder needs gray, square images that fit in memory, got samples of shape "
-                f"{'x'.join(map(str, data.input_shape))} in {data.name}; use digits, mnist, "
+                f"{'x'.join(map(str, shape))} in {data.name}; use digits, mnist, "
                 "fashion-mnist, or bytes of shape (samples, side, side) in a .npz"
             )
         images, labels = dataset.tensors
@@ -106,16 +86,16 @@ def relation_here(rung: Rung) -> str:
 
 
 def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
-    """Run rungs and compare each with the one before, which is run too if it was not selected.
+    """Run rungs from the initial values of the one before, where they fit, and compare the two.
 
-    A rung gets the initial values of the one before, where they fit.
+    The one before is run too if it was not selected.
     """
     before: Trace | None = None
     for rung in rungs:
         if rung.number and (before is None or before.rung.number != rung.number - 1):
             before = run_rung(RUNGS[rung.number - 1], setting)
         after = run_rung(rung, setting, start_of(before))
-        yield compare(relation_here(rung), before, after, in_float64(setting))
+        yield compare(relation_here(rung), before, after, partial(in_float64, setting))
         before = after
 
 
@@ -125,23 +105,20 @@ def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Compar
         on_torch = run_rung(rung, setting)
         again = run_rung(rung, setting, start_of(on_torch), on_scratch=True)
         relation = BITWISE if rung.number < CONVOLUTIONS else FLOAT64
-        result = compare(relation, on_torch, again, in_float64(setting, on_scratch=True))
+        rerun = partial(in_float64, setting, on_scratch=True)
+        result = compare(relation, on_torch, again, rerun)
         failed = on_torch.error or again.error
         yield replace(result, slowdown=math.nan if failed else again.seconds / on_torch.seconds)
 
 
-def in_float64(setting: Setting, on_scratch: bool = False) -> Rerun:
-    """Return a function that runs two rungs again, in float64 and for `STEPS` steps only."""
-
-    def rerun(before: Trace, after: Trace) -> tuple[Trace, Trace]:
-        short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
-        start = start_of(before)
-        return (
-            run_rung(before.rung, short, start),
-            run_rung(after.rung, short, start, on_scratch=on_scratch),
-        )
-
-    return rerun
+def in_float64(
+    setting: Setting, before: Trace, after: Trace, on_scratch: bool = False
+) -> tuple[Trace, Trace]:
+    """Run two rungs again, in float64 and for `STEPS` steps only."""
+    start = start_of(before)
+    short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
+    again = run_rung(after.rung, short, start, on_scratch=on_scratch)
+    return run_rung(before.rung, short, start), again
 
 
 def start_of(trace: Trace | None) -> Parameters | None:
@@ -149,14 +126,7 @@ def start_of(trace: Trace | None) -> Parameters | None:
 
 
 def compare(relation: str, before: Trace | None, after: Trace, rerun: Rerun) -> Comparison:
-    """Tell whether a relation holds.
-
-    Args:
-        relation: one of the catalog's.
-        before: the trace of the rung before; None for the first.
-        after: the trace of the rung itself.
-        rerun: runs both again in float64, for the relation `float64`.
-    """
+    """Compare a rung with the one before, if there is one, by a relation of the catalog."""
 
     def result(holds: bool, measured: str, difference: float | None = None) -> Comparison:
         return Comparison(after, relation, holds, measured, difference)
@@ -173,18 +143,17 @@ def compare(relation: str, before: Trace | None, after: Trace, rerun: Rerun) -> 
         if new.rung.what_changed:
             measured = f"{new.rung.what_changed}: {measured}"
         return result(len(new.outputs) == 2 and new.loss < LEARNED * new.loss_before, measured)
+    steps = f"{len(new.losses)} steps"
     if problem := different_form(old, new):
         return result(False, problem)
     if relation == BITWISE:
         problem = first_different_bits(old, new)
-        return result(not problem, problem or f"{len(new.losses)} steps")
+        return result(not problem, problem or steps)
     difference = largest_difference(old, new)
-    measured = f"{difference:.1e} over {len(new.losses)} steps"
-    return result(difference <= TOLERANCE, measured, difference)  # False for NaN
+    return result(difference <= TOLERANCE, f"{difference:.1e} over {steps}", difference)
 
 
 def incomparable(before: Trace | None, after: Trace) -> str:
-    """Return why two rungs cannot be compared: one failed, or they read different data."""
     failed = [trace.rung.label for trace in (before, after) if trace and trace.error]
     if failed:
         return f"rung {' and '.join(failed)} failed"
@@ -194,7 +163,6 @@ def incomparable(before: Trace | None, after: Trace) -> str:
 
 
 def different_form(before: Trace, after: Trace) -> str:
-    """Return how two traces differ in the number of steps or the shapes of parameters."""
     if len(before.losses) != len(after.losses) or not after.losses:
         return f"{len(before.losses)} and {len(after.losses)} steps"
     shapes = [[tuple(p.shape) for p in trace.parameters[0].values()] for trace in (before, after)]
@@ -205,7 +173,6 @@ def different_form(before: Trace, after: Trace) -> str:
 
 
 def first_different_bits(before: Trace, after: Trace) -> str:
-    """Return the first step whose loss differs, or else the first parameter that differs."""
     for step, losses in enumerate(zip(before.losses, after.losses, strict=True)):
         if not torch.equal(*losses):
             return f"losses differ at step {step}"
@@ -217,7 +184,6 @@ def first_different_bits(before: Trace, after: Trace) -> str:
 
 
 def largest_difference(before: Trace, after: Trace) -> float:
-    """Return the largest absolute difference of losses and parameters over all steps."""
     pairs = list(zip(before.losses, after.losses, strict=True))
     for old, new in zip(before.parameters, after.parameters, strict=True):
         pairs += zip(old.values(), new.values(), strict=True)

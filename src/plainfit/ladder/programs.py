@@ -1,7 +1,6 @@
 """The rungs and the notebooks as files: to show, to compare and to copy."""
 
 import difflib
-import importlib.util
 from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
@@ -13,12 +12,10 @@ from plainfit.ladder.climb import write_data
 from plainfit.runs.folder import make_folder, write_whole
 
 NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
-JUPYTER = ("jupyterlab", "notebook")
-"""The modules that open a notebook, in order of preference."""
+JUPYTER = ("jupyterlab", "notebook")  # modules that open a notebook, the preferred one first
 
 
 def unified(before: Rung, after: Rung) -> str:
-    """Return the change from one rung to another as a unified diff."""
     old, new = before.source.splitlines(), after.source.splitlines()
     names = before.path.name, after.path.name
     return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
@@ -47,15 +44,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = False) -> list[Path]:
-    """Copy a program and its data into a folder; return the two paths.
-
-    An existing data file is kept.
-
-    Raises:
-        ConfigError: if the program exists (unless `replace`), or the folder is a file.
-        DataError: if the rungs cannot read such data.
-        RunError: if a file cannot be written.
-    """
+    """Copy a program, and its data if missing, into a folder; return the two paths."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"the copy needs a folder, and {folder} is a file; choose another")
     program = folder / rung.path.name
@@ -70,7 +59,6 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
 
 
 def installed_notebook(language: str) -> Path:
-    """Return the path of the notebook that is installed with plainfit."""
     if language not in NOTEBOOKS:
         raise ConfigError(unknown_name("language", language, NOTEBOOKS))
     installed = Path(str(files("plainfit"))) / "notebooks"
@@ -79,14 +67,7 @@ def installed_notebook(language: str) -> Path:
 
 
 def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tuple[Path, bool]:
-    """Copy a notebook into a folder; return its path there, and whether it was copied.
-
-    An existing notebook is kept, with the user's changes, unless `replace`.
-
-    Raises:
-        ConfigError: if there is no notebook in that language, or the folder cannot be made.
-        RunError: if the copy cannot be written.
-    """
+    """Copy a notebook into a folder if missing; return its path there, and whether it was."""
     source = installed_notebook(language)
     path = folder / source.name
     if path.exists() and not replace:
@@ -94,8 +75,3 @@ def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tupl
     make_folder(folder)
     write_whole(path, lambda part: part.write_bytes(source.read_bytes()))
     return path, True
-
-
-def jupyter() -> str | None:
-    """Return the module that opens notebooks, if one is installed."""
-    return next((name for name in JUPYTER if importlib.util.find_spec(name)), None)

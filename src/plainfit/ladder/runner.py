@@ -8,11 +8,13 @@ there the initial values and the order can be set, so that two rungs can be comp
 import ast
 import contextlib
 import io
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,37 +36,27 @@ FIRST_ROWS = 64
 class Setting:
     """What two runs must share to be compared."""
 
-    data: Path
-    """The .npz file."""
+    data: Path  # the .npz file
     epochs: int
     seed: int = 0
     dtype: torch.dtype = torch.float32
-    most_steps: int | None = None
-    """Stop after this number of steps."""
+    most_steps: int | None = None  # stop after this number of steps
 
 
 @dataclass
 class Trace:
-    """What a rung did."""
+    """What a rung did; its loss, accuracy and outputs are on all validation samples."""
 
     rung: Rung
-    batch: tuple[Tensor, ...] = ()
-    """The first rows of x_train and y_train."""
-    losses: list[Tensor] = field(default_factory=list)
-    """The loss of each step, before the update."""
-    parameters: list[Parameters] = field(default_factory=list)
-    """By name: before each step, and at the end."""
-    seconds: float = 0.0
-    """Time of the training, with the program's own validation."""
-    loss_before: float = float("nan")
-    """Mean loss over the validation samples before the training."""
-    loss: float = float("nan")
-    """The same after it."""
-    accuracy: float = float("nan")
-    outputs: tuple[int, ...] = ()
-    """The shape of the model's outputs for the validation samples."""
-    error: str = ""
-    """The program's own traceback, if it failed."""
+    batch: tuple[Tensor, ...] = ()  # the first rows of x_train and y_train
+    losses: list[Tensor] = field(default_factory=list)  # of each step, before the update
+    parameters: list[Parameters] = field(default_factory=list)  # before each step, and at the end
+    seconds: float = 0.0  # of the training, with the program's own validation
+    loss_before: float = math.nan  # before the training
+    loss: float = math.nan
+    accuracy: float = math.nan
+    outputs: tuple[int, ...] = ()  # their shape
+    error: str = ""  # the program's own traceback, if it failed
 
 
 class EnoughStepsError(Exception):
@@ -75,30 +67,19 @@ class ShuffledByEpoch(Sampler[int]):
     """plainfit's order for a stock `DataLoader`: each iteration is the next epoch's."""
 
     def __init__(self, n: int, seed: int) -> None:
-        self.n = n
-        self.seed = seed
-        self.epoch = 0
+        self.n, self.seed, self.epochs = n, seed, count()
 
     def __len__(self) -> int:
         return self.n
 
     def __iter__(self) -> Iterator[int]:
-        order: list[int] = epoch_order(self.n, self.seed, self.epoch, shuffle=True).tolist()
-        self.epoch += 1
-        return iter(order)
+        yield from epoch_order(self.n, self.seed, next(self.epochs), shuffle=True).tolist()
 
 
 def run_rung(
     rung: Rung, setting: Setting, start: Parameters | None = None, *, on_scratch: bool = False
 ) -> Trace:
-    """Run a rung's program and return what it did.
-
-    Args:
-        rung: the rung.
-        setting: the data, and how long and from which seed to train.
-        start: initial values, by position; by default the program's own.
-        on_scratch: whether the program's imports from torch's parts are from `scratch` instead.
-    """
+    """Run a rung's program, from given initial values (by position) or else from its own."""
     trace = Trace(rung)
     path = str(rung.path)
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": path}
@@ -113,15 +94,11 @@ def run_rung(
         trace.parameters.append(copies(namespace))
 
     try:
-        with (
-            program_settings(arguments, setting.dtype),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
+        with program_settings(arguments, setting.dtype):
             tree = ast.parse(rung.source, path)
             before, training = in_two(use_scratch(tree) if on_scratch else tree)
             exec(compile(before, path, "exec"), namespace)
-            x_train, y_train = namespace["x_train"], namespace["y_train"]
-            trace.batch = x_train[:FIRST_ROWS].clone(), y_train[:FIRST_ROWS].clone()
+            trace.batch = tuple(namespace[n][:FIRST_ROWS].clone() for n in ("x_train", "y_train"))
             if "model" in namespace:
                 trace.loss_before, _, _ = evaluate(namespace)
                 give_the_same(namespace, setting.seed, start)
@@ -139,14 +116,10 @@ def run_rung(
 
 def in_two(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
     """Split a program before the statement that trains: a loop over epochs, or a call of `fit`."""
-    for at, statement in enumerate(tree.body):
-        is_loop = isinstance(statement, ast.For) and ast.unparse(statement.target) == "epoch"
-        call = getattr(statement, "value", None)
-        called = getattr(call, "func", None)
-        name = getattr(called, "id", getattr(called, "attr", None))  # fit(...), pf.fit(...)
-        if is_loop or name == "fit":
-            return ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], [])
-    return tree, ast.Module([], [])
+    starts = ("for epoch ", "fit(", "pf.fit(")
+    training = (at for at, node in enumerate(tree.body) if ast.unparse(node).startswith(starts))
+    at = next(training, len(tree.body))
+    return ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], [])
 
 
 def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None) -> None:
@@ -158,9 +131,7 @@ def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None
                 parameter.copy_(value)
     torch.manual_seed(seed)
     loader: Any = namespace.get("train_dl")
-    while hasattr(loader, "dl"):  # a WrappedDataLoader
-        loader = loader.dl
-    batches: Any = getattr(loader, "batch_sampler", None)
+    batches: Any = getattr(getattr(loader, "dl", loader), "batch_sampler", None)  # dl: wrapped
     sampler: Any = getattr(batches, "sampler", None)
     if type(sampler).__name__ == "RandomSampler":  # torch's, or that of `scratch`
         batches.sampler = ShuffledByEpoch(len(sampler), seed)
@@ -203,7 +174,7 @@ def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
     sys.argv = argv
     torch.set_default_dtype(dtype)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         sys.argv = old_argv

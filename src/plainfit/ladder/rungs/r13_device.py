@@ -20,7 +20,6 @@ parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 if not args.data.is_file():
     parser.error(f"no such file: {args.data}; `plainfit ladder copy 01 .` makes one")
-
 with np.load(args.data) as arrays:
     x_train, y_train = torch.tensor(arrays["x_train"]), torch.tensor(arrays["y_train"])
     x_valid, y_valid = torch.tensor(arrays["x_valid"]), torch.tensor(arrays["y_valid"])
@@ -80,7 +79,6 @@ def get_data(train_ds, valid_ds, bs):
 
 
 def loss_batch(model, loss_func, xb, yb, opt=None):
-    # breakpoint()  # uncomment to look around, batch by batch
     loss = loss_func(model(xb), yb)
     if opt is not None:
         loss.backward()

@@ -10,15 +10,7 @@ cross_entropy, where it ignores no row, have PyTorch's bits on a CPU. Conv2d, Ba
 to several cells are sums in another order, so they round differently. Images are (batch, channels,
 height, width); a size is a number, or a pair of height and width.
 
-`plainfit eject` copies the same definitions into scripts:
-
-    modules     Module, Parameter, Sequential, ModuleList: state and a function; nn.init
-    layers      layers and losses as modules; what they compute are functions of `F`
-    functions   functions that have torch's bits
-    sums        kernels as sums, products and indexing, which round differently
-    functional  `F`: `functions`, `sums`, and cross_entropy with its options
-    optimizers  SGD, Adam, AdamW, RMSprop; clipped gradients, averaged weights
-    data        TensorDataset, DataLoader
+`plainfit eject` copies the definitions of its modules into scripts.
 """
 # ruff: noqa: F403 -- all parts under one name
 

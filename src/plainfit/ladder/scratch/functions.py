@@ -25,12 +25,10 @@ def leaky_relu(input, negative_slope=0.01):
 
 
 def tanh(input):
-    """Return the hyperbolic tangent."""
     return input.tanh()
 
 
 def sigmoid(input):
-    """Return 1 / (1 + exp(-input))."""
     return input.sigmoid()
 
 
@@ -40,7 +38,6 @@ def softmax(input, dim):
 
 
 def log_softmax(input, dim):
-    """Return the logarithms of positive numbers that sum to 1."""
     return input.log_softmax(dim)
 
 
@@ -59,7 +56,6 @@ def dropout(input, p=0.5, training=True):
 
 
 def pair(size):
-    """Return a size as height and width."""
     return size if isinstance(size, tuple) else (size, size)
 
 
@@ -113,12 +109,10 @@ def nll_loss(input, target):
 
 
 def mse_loss(input, target):
-    """Return the mean of the squared differences."""
     return (input - target).square().mean()
 
 
 def l1_loss(input, target):
-    """Return the mean of the absolute differences."""
     return (input - target).abs().mean()
 
 

@@ -19,8 +19,7 @@ class Linear(nn.Module):
 
     def __init__(self, in_features, out_features, bias=True):
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
+        self.in_features, self.out_features = in_features, out_features
         self.weight = uniform(out_features, in_features, fan_in=in_features)
         self.bias = uniform(out_features, fan_in=in_features) if bias else None
 
@@ -43,27 +42,17 @@ class Conv1d(nn.Module):
         bias=True,
     ):
         super().__init__()
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.groups = groups
+        self.stride, self.padding = stride, padding
+        self.dilation, self.groups = dilation, groups
         window = (in_channels // groups, kernel_size)
         self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
         self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
 
     def forward(self, input):
-        return F.conv1d(
-            input,
-            self.weight,
-            self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        options = self.stride, self.padding, self.dilation, self.groups
+        return F.conv1d(input, self.weight, self.bias, *options)
 
 
 class Conv2d(nn.Module):
@@ -89,27 +78,17 @@ class Conv2d(nn.Module):
             raise ValueError(
                 f"groups must divide the channels, got {groups} of {in_channels} and {out_channels}"
             )
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = pair(kernel_size)
-        self.stride = stride
-        self.padding = padding
-        self.dilation = dilation
-        self.groups = groups
+        self.stride, self.padding = stride, padding
+        self.dilation, self.groups = dilation, groups
         window = (in_channels // groups, *pair(kernel_size))
         self.weight = uniform(out_channels, *window, fan_in=math.prod(window))
         self.bias = uniform(out_channels, fan_in=math.prod(window)) if bias else None
 
     def forward(self, input):
-        return F.conv2d(
-            input,
-            self.weight,
-            self.bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        options = self.stride, self.padding, self.dilation, self.groups
+        return F.conv2d(input, self.weight, self.bias, *options)
 
 
 class Embedding(nn.Module):
@@ -117,8 +96,7 @@ class Embedding(nn.Module):
 
     def __init__(self, num_embeddings, embedding_dim):
         super().__init__()
-        self.num_embeddings = num_embeddings
-        self.embedding_dim = embedding_dim
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.weight = nn.Parameter(torch.empty(num_embeddings, embedding_dim).normal_())
 
     def forward(self, input):
@@ -134,9 +112,7 @@ class BatchNorm1d(nn.Module):
 
     def __init__(self, num_features, eps=1e-5, momentum=0.1, affine=True):
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
         self.register_buffer("running_mean", torch.zeros(num_features))
@@ -146,20 +122,11 @@ class BatchNorm1d(nn.Module):
     def forward(self, input):
         if self.training:
             self.num_batches_tracked += 1
-        return F.batch_norm(
-            input,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            training=self.training,
-            momentum=self.share() if self.momentum is None else self.momentum,
-            eps=self.eps,
-        )
-
-    def share(self):
-        """Return how much a batch counts in the average of all batches so far."""
-        return 1 / max(1, int(self.num_batches_tracked))
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / max(1, int(self.num_batches_tracked))
+        state = self.running_mean, self.running_var, self.weight, self.bias
+        return F.batch_norm(input, *state, self.training, momentum, self.eps)
 
 
 class BatchNorm2d(BatchNorm1d):
@@ -171,9 +138,7 @@ class LayerNorm(nn.Module):
 
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True):
         super().__init__()
-        shape = (
-            normalized_shape if isinstance(normalized_shape, tuple | list) else [normalized_shape]
-        )
+        shape = [normalized_shape] if isinstance(normalized_shape, int) else normalized_shape
         self.normalized_shape = tuple(shape)
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(shape)) if elementwise_affine else None
@@ -204,12 +169,10 @@ class MaxPool2d(nn.Module):
 
     def __init__(self, kernel_size, stride=None, padding=0):
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, input):
-        return F.max_pool2d(input, self.kernel_size, stride=self.stride, padding=self.padding)
+        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding)
 
 
 class AvgPool2d(nn.Module):
@@ -217,12 +180,10 @@ class AvgPool2d(nn.Module):
 
     def __init__(self, kernel_size, stride=None, padding=0):
         super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride
-        self.padding = padding
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, input):
-        return F.avg_pool2d(input, self.kernel_size, stride=self.stride, padding=self.padding)
+        return F.avg_pool2d(input, self.kernel_size, self.stride, self.padding)
 
 
 class AdaptiveAvgPool2d(nn.Module):
@@ -241,16 +202,13 @@ class Flatten(nn.Module):
 
     def __init__(self, start_dim=1, end_dim=-1):
         super().__init__()
-        self.start_dim = start_dim
-        self.end_dim = end_dim
+        self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, input):
         return input.flatten(self.start_dim, self.end_dim)
 
 
 class Identity(nn.Module):
-    """A layer that changes nothing."""
-
     def forward(self, input):
         return input
 
@@ -278,15 +236,11 @@ class LeakyReLU(nn.Module):
 
 
 class Tanh(nn.Module):
-    """The hyperbolic tangent."""
-
     def forward(self, input):
         return F.tanh(input)
 
 
 class Sigmoid(nn.Module):
-    """1 / (1 + exp(-input))."""
-
     def forward(self, input):
         return F.sigmoid(input)
 
@@ -303,8 +257,6 @@ class GELU(nn.Module):
 
 
 class SiLU(nn.Module):
-    """The input times its sigmoid."""
-
     def forward(self, input):
         return F.silu(input)
 
@@ -350,15 +302,11 @@ class NLLLoss(nn.Module):
 
 
 class MSELoss(nn.Module):
-    """The mean of the squared differences."""
-
     def forward(self, input, target):
         return F.mse_loss(input, target)
 
 
 class L1Loss(nn.Module):
-    """The mean of the absolute differences."""
-
     def forward(self, input, target):
         return F.l1_loss(input, target)
 

@@ -54,19 +54,15 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} must define forward")
 
     def own(self, kind):
-        """Return the names and values of the attributes of a kind."""
         return [(name, value) for name, value in vars(self).items() if isinstance(value, kind)]
-
-    def own_buffers(self):
-        own = [(name, getattr(self, name, None)) for name in self.buffer_names]
-        return [(name, value) for name, value in own if value is not None]
 
     def named_tensors(self, prefix=""):
         """Yield the dotted names and values of all parameters and buffers."""
         for name, parameter in self.own(Parameter):
             yield prefix + name, parameter
-        for name, buffer in self.own_buffers():
-            yield prefix + name, buffer
+        for name in self.buffer_names:
+            if vars(self).get(name) is not None:
+                yield prefix + name, vars(self)[name]
         for name, module in self.own(Module):
             yield from module.named_tensors(f"{prefix}{name}.")
 
@@ -208,44 +204,28 @@ class ModuleList(Module):
         return list(self)[index]
 
 
-class Lambda(Module):
-    """A layer that calls a function."""
-
-    def __init__(self, func):
-        super().__init__()
-        self.func = func
-
-    def forward(self, input):
-        return self.func(input)
-
-
 @torch.no_grad()
 def zeros_(tensor):
-    """Fill with 0."""
     return tensor.zero_()
 
 
 @torch.no_grad()
 def ones_(tensor):
-    """Fill with 1."""
     return tensor.fill_(1.0)
 
 
 @torch.no_grad()
 def constant_(tensor, val):
-    """Fill with a value."""
     return tensor.fill_(val)
 
 
 @torch.no_grad()
 def normal_(tensor, mean=0.0, std=1.0):
-    """Draw from a normal distribution."""
     return tensor.normal_(mean, std)
 
 
 @torch.no_grad()
 def uniform_(tensor, a=0.0, b=1.0):
-    """Draw evenly between a and b."""
     return tensor.uniform_(a, b)
 
 
@@ -255,19 +235,12 @@ def fans(tensor):
     return tensor.shape[1] * field, tensor.shape[0] * field
 
 
-def gain_of(nonlinearity, a):
-    """Return the factor that restores a standard deviation of 1 after an activation."""
-    if nonlinearity == "relu":
-        return math.sqrt(2.0)
-    if nonlinearity == "leaky_relu":
-        return math.sqrt(2.0 / (1 + a**2))
-    return {"tanh": 5.0 / 3, "selu": 0.75}.get(nonlinearity, 1.0)
-
-
 def kaiming_std(tensor, a, mode, nonlinearity):
     """Return the standard deviation that keeps the size of activations (arXiv:1502.01852)."""
+    slope = {"relu": 0, "leaky_relu": a}.get(nonlinearity, 1)
+    gain = {"tanh": 5.0 / 3, "selu": 0.75}.get(nonlinearity, math.sqrt(2.0 / (1 + slope**2)))
     fan_in, fan_out = fans(tensor)
-    return gain_of(nonlinearity, a) / math.sqrt(fan_out if mode == "fan_out" else fan_in)
+    return gain / math.sqrt(fan_out if mode == "fan_out" else fan_in)
 
 
 @torch.no_grad()

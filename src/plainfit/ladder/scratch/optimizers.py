@@ -7,29 +7,28 @@ import torch
 from plainfit.ladder.scratch import modules as nn
 
 
-def in_groups(params, options):
-    """Return groups of parameters, from such groups or from parameters, with all their options."""
-    groups = list(params)
-    if not groups:
-        raise ValueError("an optimizer must be given parameters, got an empty list")
-    if not isinstance(groups[0], dict):
-        groups = [{"params": groups}]
-    return [{**options, **group, "params": [*group["params"]]} for group in groups]
-
-
 def check_options(options):
-    """Raise an error for an option that must not be negative."""
     for name in ("lr", "momentum", "weight_decay", "eps"):
         if not options.get(name, 0) >= 0:
             raise ValueError(f"{name} must be at least 0, got {options[name]}")
+    if not all(0 <= beta < 1 for beta in options.get("betas", ())):
+        raise ValueError(f"betas must be at least 0 and below 1, got {options['betas']}")
 
 
 class Optimizer:
-    """Parameters in groups that share options, and what is remembered of each parameter."""
+    """Parameters in groups that share options, and a state for each parameter.
+
+    A subclass has `update`, which changes a parameter p, with gradient g, in place.
+    """
 
     def __init__(self, params, **options):
-        self.param_groups = in_groups(params, options)
         check_options(options)
+        groups = list(params)
+        if not groups:
+            raise ValueError("an optimizer must be given parameters, got an empty list")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups = [{**options, **group, "params": [*group["params"]]} for group in groups]
         self.state = {}
 
     @torch.no_grad()
@@ -57,17 +56,10 @@ class SGD(Optimizer):
                 "nesterov needs momentum above 0 and dampening 0, "
                 f"got momentum {momentum} and dampening {dampening}"
             )
-        super().__init__(
-            params,
-            lr=lr,
-            momentum=momentum,
-            dampening=dampening,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-        )
+        options = {"momentum": momentum, "dampening": dampening, "nesterov": nesterov}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         if group["weight_decay"]:
             g = g.add(p, alpha=group["weight_decay"])
         if group["momentum"]:
@@ -99,12 +91,9 @@ class Adam(Optimizer):
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0):
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         if group["weight_decay"]:
             g = g.add(p, alpha=group["weight_decay"])
         adam_step(p, g, state, group)
@@ -113,17 +102,13 @@ class Adam(Optimizer):
 class AdamW(Optimizer):
     """Steps of m / (sqrt(v) + eps), as of Adam, and weights that decay apart from them.
 
-    Kingma and Ba 2014, arXiv:1412.6980, algorithm 1; Loshchilov and Hutter 2017, arXiv:1711.05101,
-    algorithm 2.
+    Loshchilov and Hutter 2017, arXiv:1711.05101, algorithm 2.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2):
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         p.mul_(1 - group["lr"] * group["weight_decay"])  # weight decay
         adam_step(p, g, state, group)
 
@@ -138,18 +123,10 @@ class RMSprop(Optimizer):
     def __init__(
         self, params, lr=1e-2, alpha=0.99, eps=1e-8, weight_decay=0, momentum=0, centered=False
     ):
-        super().__init__(
-            params,
-            lr=lr,
-            alpha=alpha,
-            eps=eps,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            centered=centered,
-        )
+        options = {"alpha": alpha, "eps": eps, "momentum": momentum, "centered": centered}
+        super().__init__(params, lr=lr, weight_decay=weight_decay, **options)
 
     def update(self, p, g, state, group):
-        """Update a parameter p, which has gradient g, in place."""
         if group["weight_decay"]:
             g = g.add(p, alpha=group["weight_decay"])
         if not state:
@@ -235,7 +212,6 @@ class AveragedModel(nn.Module):
                 average.copy_(value)
             else:
                 self.multi_avg_fn([average], [value], self.n_averaged)
-        if not self.use_buffers:
-            for copy, buffer in buffers:
-                copy.copy_(buffer)
+        for average, value in [] if self.use_buffers else buffers:
+            average.copy_(value)
         self.n_averaged += 1

@@ -7,11 +7,7 @@ from plainfit.ladder.scratch.functions import pad, pair
 
 def windows_of(image, size, stride=1, dilation=1):
     """Return all windows of an image: (..., rows, columns, height, width)."""
-    high, wide = size
-    down, right = pair(stride)
-    if dilation == 1:
-        return image.unfold(2, high, down).unfold(3, wide, right)
-    below, beside = pair(dilation)
+    (high, wide), (down, right), (below, beside) = size, pair(stride), pair(dilation)
     reach = (high - 1) * below + 1, (wide - 1) * beside + 1
     return image.unfold(2, reach[0], down).unfold(3, reach[1], right)[..., ::below, ::beside]
 
@@ -35,15 +31,8 @@ def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
 
 def conv1d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """Return the weighted sums of every window of a sequence: an image of one row."""
-    return conv2d(
-        input.unsqueeze(2),
-        weight.unsqueeze(2),
-        bias,
-        stride=(1, stride),
-        padding=(0, padding),
-        dilation=(1, dilation),
-        groups=groups,
-    ).squeeze(2)
+    options = (1, stride), (0, padding), (1, dilation), groups
+    return conv2d(input.unsqueeze(2), weight.unsqueeze(2), bias, *options).squeeze(2)
 
 
 def batch_norm(
