@@ -1,7 +1,7 @@
 """Commands that take a run: `predict`, `summary`, `runs`, `report`, `compare`, `export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,8 +47,7 @@ def summary(
     debug: Debug = False,
 ) -> None:
     """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
-    shape = parse_shape(input_shape)
-    groups: list[dict[str, Any]] = []
+    shape, groups = parse_shape(input_shape), []
     from plainfit.models.build import MODELS, get_model
     from plainfit.models.summary import count_parameters, summarize
     from plainfit.runs.folder import open_run
@@ -104,11 +103,10 @@ def runs(
     width = max(len(line.name) for line in lines)
     show(f"{'run':{width}}  {'state':12}{'epochs':>8}{'valid loss':>12}{'accuracy':>10}{'MB':>8}")
     for line in lines:
-        loss, accuracy = line.best.get("valid_loss"), line.best.get("accuracy")
-        values = f"{line.epochs:>4}/{line.of:<3}"
-        values += f"{'-' if loss is None else format(loss, '.4f'):>12}"
-        values += f"{'-' if accuracy is None else format(accuracy, '.4f'):>10}"
-        show(f"{line.name:{width}}  {line.state:12}{values}{line.bytes / 1e6:8.1f}")
+        best = [line.best.get(name) for name in ("valid_loss", "accuracy")]
+        loss, accuracy = ["-" if value is None else f"{value:.4f}" for value in best]
+        values = f"{line.epochs:>4}/{line.of:<3}{loss:>12}{accuracy:>10}{line.bytes / 1e6:8.1f}"
+        show(f"{line.name:{width}}  {line.state:12}{values}")
 
 
 def report(
@@ -166,6 +164,4 @@ def export(
     if json_:
         show_json(result.to_dict())
         return
-    show(str(result))
-    show()
-    show(result.snippet.rstrip())
+    show(f"{result}\n\n{result.snippet.rstrip()}")

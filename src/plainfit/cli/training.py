@@ -92,7 +92,6 @@ def resume(
 
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
-    """Train with a progress bar, print the result, and what to do next."""
     from rich.console import Console
 
     from plainfit.common.progress import on_terminal
@@ -104,11 +103,10 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     if json_:
         show_json(result.to_dict())
         return
-    show()
-    if result.test is None:
-        show("test   no test set; the last line above is on the validation set")
-    else:
-        show(f"test   accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}")
+    test = "no test set; the last line above is on the validation set"
+    if result.test is not None:
+        test = f"accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}"
+    show(f"\ntest   {test}")
     show(f"run    {result.folder}")
     show(f"next   plainfit report {result.folder}")
     if result.takes_images:
@@ -137,10 +135,8 @@ def lr_find(
     found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
     write_whole(picture, lambda path: found.plot().savefig(path, dpi=120))
     if json_:
-        show_json(
-            {"valley": found.valley, "steep": found.steep, "rates": found.rates,
-             "losses": found.losses, "picture": str(picture)}
-        )  # fmt: skip
+        suggested = {"valley": found.valley, "steep": found.steep}
+        show_json(suggested | vars(found) | {"picture": str(picture)})
         return
     show(f"valley   {found.valley:.2g}   the middle of the longest descent: a rate to train with")
     show(f"steep    {found.steep:.2g}   the steepest descent: the highest rate of a one-cycle")

@@ -112,7 +112,6 @@ def tune(
 
 
 def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, Any]:
-    """Return the settings that every run shares, after checking the searched ones too."""
     base = RunConfig.from_dict(settings)
     for name, spec in specs.items():
         for value in spec.samples:
@@ -123,14 +122,10 @@ def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, 
 
 
 def show_study(study: "StudyResult", json_: bool) -> None:
-    """Print the result of a study, and what to do next."""
     if json_:
         show_json(study.to_dict())
         return
-    show()
-    show(str(study))
-    show()
-    show(f"best   {study.best_line()}")
+    show(f"\n{study}\n\nbest   {study.best_line()}")
     if study.repeated:
         show(f"repeat {study.repeated_line()}")
     if study.best is not None:

@@ -34,8 +34,6 @@ Say = Callable[[str], None]
 
 @dataclass
 class Parts:
-    """What a run trains."""
-
     config: RunConfig
     data: DataSplits
     model: nn.Module
@@ -50,8 +48,8 @@ class Parts:
 def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
-    If a `run` is to be continued or repeated, its data must not have changed, and a fine-tuning
-    starts from the weights that it started from.
+    To continue or repeat a `run`, its data must not have changed, and a fine-tuning starts from the
+    weights that it started from.
     """
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
@@ -76,21 +74,12 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
 def build(
     config: RunConfig, data: DataSplits, run: runs.Run | None
 ) -> tuple[nn.Module, Optimizer, list[list[str]]]:
-    """Return the model, its optimizer and, for a fine-tuning, its groups of layers."""
     shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
-    arguments = config.model_arguments
+    arguments, options = config.model_arguments, optimizer_options(config)
     if config.source is None:
-        model, opt = get_model(
-            config.model,
-            optimizer=config.optimizer,
-            seed=config.seed,
-            device=config.device,
-            channels_last=config.channels_last,
-            arguments=arguments,
-            **shape,
-            **optimizer_options(config),
-        )
-        return model, opt, []
+        names = ("model", "optimizer", "seed", "device", "channels_last")
+        settings = {name: getattr(config, name) for name in names}
+        return *get_model(**settings, arguments=arguments, **shape, **options), []
     if run is None:
         name = config.model if is_weights_only(config.source) else None
         model = new_model(config.source, name, arguments, seed=config.seed, **shape)
@@ -99,8 +88,7 @@ def build(
     to_device(model, config.device, config.channels_last)
     groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
     layers = parameter_groups(model, groups, config.lr_ratio)
-    opt = make_optimizer(config.optimizer, model, layers=layers, **optimizer_options(config))
-    return model, opt, groups
+    return model, make_optimizer(config.optimizer, model, layers=layers, **options), groups
 
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
@@ -109,7 +97,6 @@ def optimizer_options(config: RunConfig) -> dict[str, Any]:
 
 
 def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
-    """Return the schedule over all epochs of `steps` steps each; None for a constant rate."""
     if config.schedule is not None:
         return named_schedule(config.schedule, config.epochs * steps)
     if config.source is not None:
@@ -123,8 +110,8 @@ def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> lis
         *([cb.Unfreezing(groups, config.freeze_epochs, config.gradual)] if groups else []),
         *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
         *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
-        *([cb.GradientClipping(config.clip)] if config.clip is not None else []),
-        *([cb.Averaging(config.average)] if config.average is not None else []),
+        *([] if config.clip is None else [cb.GradientClipping(config.clip)]),
+        *([] if config.average is None else [cb.Averaging(config.average)]),
     ]
 
 
@@ -149,7 +136,6 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 
 def find_rate(parts: Parts, say: Say) -> None:
-    """Search for a learning rate, and make the optimizer with it."""
     search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
@@ -158,7 +144,6 @@ def find_rate(parts: Parts, say: Say) -> None:
 
 
 def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
-    """Check that the model takes the data and gives a score for every class."""
     xb, yb = next(iter(dl))
     out = try_batch(model, xb)
     if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
@@ -171,7 +156,6 @@ def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "class
 
 
 def threads_of(parts: Parts) -> int:
-    """Return the number of threads: the setting, or the rule for a step of this size."""
     if parts.config.threads is not None:
         return parts.config.threads
     x, _ = parts.data.valid[0]  # a batch of the loader would start its workers again
@@ -180,7 +164,6 @@ def threads_of(parts: Parts) -> int:
 
 
 def make_record(parts: Parts) -> dict[str, Any]:
-    """Return the content of `run.json` at the start of a training."""
     config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
     options = {name: value for name, value in opt.defaults.items() if name != "params"}
     layers = rates_of(parts)
@@ -199,20 +182,15 @@ def make_record(parts: Parts) -> dict[str, Any]:
 
 
 def rates_of(parts: Parts) -> list[dict[str, Any]]:
-    """Return each group of layers of a fine-tuning with its highest rate and its size."""
     layers = parameter_groups(parts.model, parts.groups, parts.config.lr_ratio)
+    lr = parts.opt.defaults["lr"]
     return [
-        {
-            "layers": names,
-            "lr": parts.opt.defaults["lr"] * factor,
-            "parameters": sum(parameter.numel() for parameter in params),
-        }
+        {"layers": names, "lr": lr * factor, "parameters": sum(p.numel() for p in params)}
         for names, (params, factor) in zip(parts.groups, layers, strict=True)
     ]
 
 
 def describe(parts: Parts) -> str:
-    """Return a line each for data, notes, model and groups of layers."""
     data, model = parts.data, parts.model
     counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
     shape = "x".join(map(str, data.input_shape))

@@ -6,7 +6,7 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 import ast
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -24,13 +24,10 @@ WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
 
 class Settings:
-    """A base on which the `__post_init__` of every group of settings can call `super()`."""
-
     def __post_init__(self) -> None:
-        pass
+        pass  # where the chain of `super()` calls ends
 
     def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
-        """Raise a ConfigError unless the field is None or passes the test."""
         value = getattr(self, name)
         if value is not None and not test(value):
             raise ConfigError(f"must be {requirement}, got {value}", field=name)
@@ -38,6 +35,10 @@ class Settings:
     def check_at_least(self, low: int, *names: str) -> None:
         for name in names:
             self.check(name, lambda value: value >= low, f"at least {low}")
+
+    def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(kind, value, known))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +69,9 @@ class DataSettings(Settings):
         self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
 
     def open_data(self) -> "DataSplits":
-        """Open the data that the settings name.
-
-        Raises:
-            PlainfitError: if it is unknown, cannot be read or cannot be trained on.
-        """
         from plainfit.data.open_data import open_data
 
-        names = [item.name for item in fields(DataSettings) if item.name != "data"]
+        names = names_of(DataSettings, without=("data",))
         return open_data(self.data, **{name: getattr(self, name) for name in names})
 
 
@@ -163,12 +159,11 @@ class OptimizerSettings(Settings):
             self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
         self.check_at_least(1, "accumulate")
         self.check("clip", is_positive, "a positive number")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
+        self.check_known("schedule", self.schedule, SCHEDULES)
 
     @property
     def rate(self) -> float | None:
-        """The learning rate as a number; None for the default, or if it is to be searched for."""
+        """The learning rate; None for the default, or to search for one."""
         return self.lr if isinstance(self.lr, float | int) else None
 
 
@@ -219,10 +214,8 @@ class TrainingSettings(Settings):
         self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
         self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
         self.check("time_limit", is_positive, "a positive number")
-        if self.track is not None and self.track not in TRACKERS:
-            raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
-        if self.precision not in PRECISIONS:
-            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
+        self.check_known("tracker", self.track, TRACKERS)
+        self.check_known("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,19 +253,12 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
                     "got auto",
                     field="lr",
                 )
-            self.check(
-                "freeze_epochs",
-                lambda epochs: epochs <= self.epochs,
-                f"at most the number of epochs, {self.epochs}",
-            )
+            limit = f"at most the number of epochs, {self.epochs}"
+            self.check("freeze_epochs", lambda epochs: epochs <= self.epochs, limit)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:
-        """Return the settings that `to_dict` gave, with some changed; missing ones get defaults.
-
-        Raises:
-            ConfigError: if a setting is unknown, such as one of a newer plainfit.
-        """
+        """Return the settings that `to_dict` gave, with some changed; missing ones get defaults."""
         known = {item.name for item in fields(cls)}
         if unknown := record.keys() - known:
             raise ConfigError(
@@ -283,11 +269,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         return cls(**(record | folders | changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings for `run.json`: paths as text."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
-        }
+        return {n: str(v) if isinstance(v, Path) else v for n, v in asdict(self).items()}
 
     def command(self) -> str:
         """Return the command line that trains the same again, in a new folder.
@@ -303,16 +285,13 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             value = getattr(self, item.name)
             if value == item.default or item.name in implied:
                 continue
-            if value is False:
-                words.append(f"--no-{option(item.name)[2:]}")
-            else:
-                words += [option(item.name)] if value is True else [option(item.name), str(value)]
+            words.append(f"--no-{option(item.name)[2:]}" if value is False else option(item.name))
+            words += [] if isinstance(value, bool) else [str(value)]
         return shlex.join(words)
 
 
 def names_of(*groups: type[Settings], without: tuple[str, ...] = ()) -> list[str]:
-    """Return the names of the fields in these groups of settings.
-
+    """
     >>> names_of(TransferSettings, without=("source",))
     ['freeze_epochs', 'gradual', 'lr_ratio']
     """
@@ -321,8 +300,7 @@ def names_of(*groups: type[Settings], without: tuple[str, ...] = ()) -> list[str
 
 
 def option(name: str) -> str:
-    """Return a field's name as it is written on the command line.
-
+    """
     >>> option("batch_size")
     '--batch-size'
     """
@@ -351,7 +329,8 @@ def is_positive(number: str | float) -> bool:
         return False
 
 
-_FAST: dict[str, Any] = {
+# Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.
+OF_EVERY_PRESET: dict[str, Any] = {
     "model": "compact",
     "lr": 0.2,
     "schedule": "one-cycle",
@@ -361,22 +340,14 @@ _FAST: dict[str, Any] = {
     "channels_last": True,
     "precision": "bf16",
 }
-# Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fastest": _FAST | {"model_args": "width=16, blocks=0", "epochs": 1},
-    "fast": _FAST
-    | {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
-    "accurate": _FAST
-    | {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
+    "fastest": {"model_args": "width=16, blocks=0", "epochs": 1},
+    "fast": {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
+    "accurate": {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
 }
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the settings of a preset; see `plainfit train --preset`.
-
-    Raises:
-        ConfigError: if there is no preset of that name.
-    """
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
-    return dict(PRESETS[name])
+    return OF_EVERY_PRESET | PRESETS[name]

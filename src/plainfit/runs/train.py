@@ -45,7 +45,6 @@ class RunResult:
     takes_images: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
         return {
             "run": str(self.folder),
             "epochs": self.history.to_dicts(),
@@ -57,15 +56,10 @@ class RunResult:
 def train(
     config: RunConfig, *, echo: Say | None = print, callbacks: Sequence[Callback] = ()
 ) -> RunResult:
-    """Train with these settings, and leave a run folder.
+    """Train with these settings, and leave a run folder; `echo` gets each line of the report.
 
-    `echo` is called with each line of the report.
-
-    Raises:
-        PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
-            is written then.
-        TrainingError: if the training has to stop.
-        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+    Nothing is written if the settings, the data, the model or the folder cannot be used. A
+    TrainingError, or the KeyboardInterrupt of Ctrl-C, comes when everything is saved.
     """
     say = echo or (lambda line: None)
     parts = prepare(config)
@@ -115,8 +109,8 @@ def resume(
 def run_fit(
     parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
 ) -> RunResult:
-    """Train or continue, then test and write the results."""
     config, say = parts.config, echo or (lambda line: None)
+    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
     added = [*transformers(config, parts.groups), *observers(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
@@ -130,9 +124,7 @@ def run_fit(
                 metrics=[accuracy],
                 callbacks=added,
                 schedule=schedule_of(config, len(parts.train_dl)),
-                checkpoint=cb.Checkpointing(
-                    folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
-                ),
+                checkpoint=checkpoint,
                 resume=resume,
                 precision=config.precision,
                 compile=config.compile,
@@ -145,17 +137,14 @@ def run_fit(
         raise
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
         runs.update_record(folder, state="failed")
-        what = str(error)
-        if not isinstance(error, PlainfitError):
-            what = f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
         raise TrainingError(
-            f"{what}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{kind}{error}; what was saved is in {folder}: plainfit resume {folder}"
         ) from error
     return finish(parts, folder, history, say)
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
-    """Test the model and write weights, curves and the record."""
     config, data, model = parts.config, parts.data, parts.model
     test = None
     if data.test is not None:

@@ -138,8 +138,9 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         except (SQLAlchemyError, StorageInternalError, ImportError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise ConfigError(
-                "--storage must be the URL of an existing database, such as "
-                f"postgresql://USER@HOST/NAME; {reason}"
+                "must be the URL of an existing database, such as "
+                f"postgresql://USER@HOST/NAME; {reason}",
+                field="storage",
             ) from error
 
 
@@ -177,7 +178,7 @@ def read_description(folder: Path, url: str | None) -> dict[str, Any] | None:
     found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
     if found is None and storage.get_n_trials(study):
         raise ConfigError(
-            f"the study {name!r} must be one of plainfit, and is not; choose another --out"
+            f"the study {name!r} must be one of plainfit, and is not; choose another folder"
         )
     return found
 
