@@ -51,6 +51,7 @@ def trained_run(tmp_path_factory):
 def plainfit(monkeypatch, capsys, tmp_path):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
     def run(*arguments):

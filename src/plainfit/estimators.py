@@ -28,8 +28,8 @@ from plainfit.common.files import write_bytes
 from plainfit.data.loaders import ImageDataset, make_loader, resident
 from plainfit.models.build import Factory, get_model, resolve, target_name
 from plainfit.runs.folder import write_whole
-from plainfit.runs.prepare import check_outputs, optimizer_options, transformers
 from plainfit.runs.settings import RunConfig, names_of
+from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
@@ -140,8 +140,8 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             names = ("optimizer", "seed", "device")
             options = {name: getattr(config, name) for name in names} | optimizer_options(config)
-            shape = {"input_shape": x.shape[1:], "classes": outputs}
-            model, opt = get_model(self.model, arguments=self.model_args, **shape, **options)
+            options |= {"input_shape": x.shape[1:], "classes": outputs}
+            model, opt = get_model(self.model, arguments=self.model_args, **options)
             device = device_of(model)
             sample = train_ds[:1][0].to(device)
             on_device = resident(train_ds, device, config.memory_budget)

@@ -3,7 +3,6 @@
 import sys
 import traceback
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,7 +46,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, a
 def main() -> None:
     """Run the command line: bad input is one line on stderr and exit code 2."""
     warnings.showwarning = show_warning
-    sys.path.append(str(Path.cwd()))  # for what a user's model imports when it is called
+    sys.path.append("")  # the current folder, for what a user's model imports when it is called
     try:
         code = app(standalone_mode=False)
     except (PlainfitError, TyperException) as error:

@@ -128,7 +128,7 @@ def lr_find(
     import torch.nn.functional as F
 
     from plainfit.runs.folder import write_whole
-    from plainfit.runs.prepare import prepare
+    from plainfit.runs.train import prepare
     from plainfit.training.lr_finder import lr_find as search
 
     parts = prepare(config)

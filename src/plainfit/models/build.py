@@ -144,7 +144,7 @@ def get_model(
     )
     built = to_device(factory.call(target), device, channels_last)
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
-    options = {"fused": fused, "weight_decay": weight_decay, "nesterov": nesterov}
+    options: dict[str, Any] = {"fused": fused, "weight_decay": weight_decay, "nesterov": nesterov}
     return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum, **options)
 
 

@@ -23,26 +23,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
 
-class Settings:
-    def __post_init__(self) -> None:
-        pass  # where the chain of `super()` calls ends
-
-    def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
-        value = getattr(self, name)
-        if value is not None and not test(value):
-            raise ConfigError(f"must be {requirement}, got {value}", field=name)
-
-    def check_at_least(self, low: int, *names: str) -> None:
-        for name in names:
-            self.check(name, lambda value: value >= low, f"at least {low}")
-
-    def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
-        if value is not None and value not in known:
-            raise ConfigError(unknown_name(kind, value, known))
-
-
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
+class DataSettings:
     """Which data to train on, and how to read it."""
 
     data: Annotated[
@@ -63,11 +45,6 @@ class DataSettings(Settings):
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "memory_budget", "split_seed")
-        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
-
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
 
@@ -76,7 +53,7 @@ class DataSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(Settings):
+class ModelSettings:
     """Which model to build, from which seed, and where it goes."""
 
     model: Annotated[
@@ -92,12 +69,6 @@ class ModelSettings(Settings):
     ] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "seed")
-        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
-        _ = self.model_arguments  # raises
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -121,7 +92,7 @@ class ModelSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings(Settings):
+class OptimizerSettings:
     """How a step changes the parameters."""
 
     optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
@@ -149,18 +120,6 @@ class OptimizerSettings(Settings):
         float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
-        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
-        for name in ("momentum", "average"):
-            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        self.check_at_least(1, "accumulate")
-        self.check("clip", is_positive, "a positive number")
-        self.check_known("schedule", self.schedule, SCHEDULES)
-
     @property
     def rate(self) -> float | None:
         """The learning rate; None for the default, or to search for one."""
@@ -168,7 +127,7 @@ class OptimizerSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TrainingSettings:
     """How long to train, on which batches, and what to write."""
 
     epochs: Annotated[int, "Passes over the training data."] = 10
@@ -209,17 +168,9 @@ class TrainingSettings(Settings):
         Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
-        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
-        self.check("time_limit", is_positive, "a positive number")
-        self.check_known("tracker", self.track, TRACKERS)
-        self.check_known("precision", self.precision, PRECISIONS)
-
 
 @dataclass(frozen=True, kw_only=True)
-class TransferSettings(Settings):
+class TransferSettings:
     """What only a fine-tuning has: no options of `plainfit train` and `plainfit tune`."""
 
     source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
@@ -228,12 +179,6 @@ class TransferSettings(Settings):
     lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
         100.0
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "freeze_epochs")
-        self.check_at_least(1, "lr_ratio")
-        self.check("lr_ratio", math.isfinite, "finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,16 +190,43 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_at_least(0, "memory_budget", "split_seed", "seed", "freeze_epochs")
+        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
+        self.check_at_least(1, "accumulate", "lr_ratio")
+        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
+        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
+        _ = self.model_arguments  # raises
+        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
+        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
+            object.__setattr__(self, "lr", float(self.lr))
+        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
+        for name in ("momentum", "average"):
+            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        for name in ("clip", "time_limit"):
+            self.check(name, is_positive, "a positive number")
+        self.check_known("schedule", self.schedule, SCHEDULES)
+        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
+        self.check_known("tracker", self.track, TRACKERS)
+        self.check_known("precision", self.precision, PRECISIONS)
+        self.check("lr_ratio", math.isfinite, "finite")
         if self.source is not None:
-            if self.lr == "auto":
-                raise ConfigError(
-                    "must be a number, since a fine-tuning has a rate for each group of layers, "
-                    "got auto",
-                    field="lr",
-                )
+            each = "a number, since a fine-tuning has a rate for each group of layers"
+            self.check("lr", lambda lr: lr != "auto", each)
             limit = f"at most the number of epochs, {self.epochs}"
             self.check("freeze_epochs", lambda epochs: epochs <= self.epochs, limit)
+
+    def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not test(value):
+            raise ConfigError(f"must be {requirement}, got {value}", field=name)
+
+    def check_at_least(self, low: int, *names: str) -> None:
+        for name in names:
+            self.check(name, lambda value: value >= low, f"at least {low}")
+
+    def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(kind, value, known))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:
@@ -290,12 +262,12 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         return shlex.join(words)
 
 
-def names_of(*groups: type[Settings], without: tuple[str, ...] = ()) -> list[str]:
+def names_of(*groups: type, without: tuple[str, ...] = ()) -> list[str]:
     """
     >>> names_of(TransferSettings, without=("source",))
     ['freeze_epochs', 'gradual', 'lr_ratio']
     """
-    names = [item.name for group in groups for item in fields(group)]  # type: ignore[arg-type]
+    names = [item.name for group in groups for item in fields(group)]
     return [name for name in names if name not in without]
 
 
