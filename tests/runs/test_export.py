@@ -172,7 +172,7 @@ def test_the_snippet_runs_where_there_is_no_plainfit(folder, get_run, tmp_path, 
 
 
 def test_a_pt2_file_says_what_it_is_and_holds_no_torchscript_and_no_local_paths(get_run):
-    run = get_run("resnet")
+    run = get_run("cnn")
     result = export_run(run, "torch-export")
     with zipfile.ZipFile(result.path) as file:
         names = file.namelist()
@@ -190,7 +190,7 @@ def test_a_pt2_file_says_what_it_is_and_holds_no_torchscript_and_no_local_paths(
 def test_an_onnx_file_says_what_it_is_and_holds_no_local_paths(get_run):
     import onnx
 
-    run = get_run("resnet")
+    run = get_run("cnn")
     result = export_run(run, "onnx")
     model = onnx.load(result.path)
     onnx.checker.check_model(model, full_check=True)
@@ -242,8 +242,17 @@ most 0.0e+00 (0.0e+00 is allowed)""")
     assert json.loads(json.dumps(result.to_dict()))["path"] == str(path)
 
 
-@pytest.mark.parametrize("there_before", [False, True])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("format", "there_before"),
+    [
+        ("safetensors", False),
+        ("torch-export", False),
+        pytest.param("onnx", True, marks=with_onnx),
+        pytest.param("safetensors", True, marks=pytest.mark.soak),
+        pytest.param("torch-export", True, marks=pytest.mark.soak),
+        pytest.param("onnx", False, marks=[with_onnx, pytest.mark.soak]),
+    ],
+)
 def test_a_file_that_differs_is_not_put_in_place(get_run, monkeypatch, format, there_before):
     run = get_run("mlp")
     kind = formats.FORMATS[format]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from plainfit.cli.shared import Debug, Json, RunFolder, show, show_json
 from plainfit.common.errors import ConfigError
@@ -11,12 +12,10 @@ from plainfit.common.errors import ConfigError
 
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WebP or BMP files.")],
-    tta: Annotated[
-        int, typer.Option(min=0, help="Average over N augmented views of an image too.")
-    ] = 0,
+    images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
+    tta: Annotated[int, Option(min=0, help="Average over N augmented views of an image too.")] = 0,
     augment: Annotated[
-        str | None, typer.Option(help="Of the views (default: that of the training).")
+        str | None, Option(help="Of the views (default: that of the training).")
     ] = None,
     json_: Json = False,
     debug: Debug = False,
@@ -38,11 +37,11 @@ def predict(
 
 
 def summary(
-    model: Annotated[str, typer.Argument(help="A built-in name, MODULE:CALLABLE or a run folder.")],
+    model: Annotated[str, Argument(help="A built-in name, MODULE:CALLABLE or a run folder.")],
     input_shape: Annotated[
-        str, typer.Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
+        str, Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
     ] = "1,28,28",
-    classes: Annotated[int, typer.Option(min=1, help="Number of outputs, for a name.")] = 10,
+    classes: Annotated[int, Option(min=1, help="Number of outputs, for a name.")] = 10,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -84,9 +83,7 @@ def parse_shape(text: str) -> list[int]:
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are.", metavar="DIR")] = Path(
-        "runs"
-    ),
+    folder: Annotated[Path, Argument(help="Where the runs are.", metavar="DIR")] = Path("runs"),
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -112,7 +109,7 @@ def runs(
 def report(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it (default: report.html in the run).")
+        Path | None, Option(help="Where to write it (default: report.html in the run).")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -123,8 +120,8 @@ def report(
 
 
 def compare(
-    run_folders: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("comparison.html"),
+    run_folders: Annotated[list[Path], Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path, Option(help="Where to write the page.")] = Path("comparison.html"),
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -147,12 +144,12 @@ def compare(
 def export(
     run: RunFolder,
     format_: Annotated[
-        str, typer.Option("--format", help="safetensors, torch-export or onnx.")
+        str, Option("--format", help="safetensors, torch-export or onnx.")
     ] = "safetensors",
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it (default: export.* in the run).")
+        Path | None, Option(help="Where to write it (default: export.* in the run).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:

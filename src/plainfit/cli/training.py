@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from plainfit.cli.shared import (
-    Debug,
-    Json,
-    RunFolder,
-    is_given,
-    show,
-    show_json,
-    with_options_of,
-)
+from plainfit.cli.shared import Debug, Json, RunFolder, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError
 from plainfit.runs import settings
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
@@ -32,7 +25,7 @@ def train(
     *,
     preset: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Settings chosen for images: fastest, fast or accurate; other options override "
             "them."
         ),
@@ -56,13 +49,13 @@ def fine_tune(
     *,
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A run folder; a .safetensors, .pt or .pth file or its URL, with --model; "
             "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(help="The architecture, for a file: as for plainfit train.")
+        str | None, Option(help="The architecture, for a file: as for plainfit train.")
     ] = None,
     json_: Json = False,
     debug: Debug = False,
@@ -80,7 +73,7 @@ def fine_tune(
 def resume(
     run: RunFolder,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="In all, to continue a run that has finished.")
+        int | None, Option(min=1, help="In all, to continue a run that has finished.")
     ] = None,
     json_: Json = False,
     debug: Debug = False,
@@ -116,7 +109,7 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))
 def lr_find(
     *,
-    picture: Annotated[Path, typer.Option(help="Where to draw the loss by learning rate.")] = Path(
+    picture: Annotated[Path, Option(help="Where to draw the loss by learning rate.")] = Path(
         "lr-find.png"
     ),
     json_: Json = False,
@@ -147,15 +140,15 @@ def lr_find(
 @with_options_of(SOURCE)
 def data(
     *,
-    source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw it (default: NAME-samples.png).")
+        Path | None, Option(help="Where to draw it (default: NAME-samples.png).")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="A new folder to write the images to, as PNG, and to show.")
+        Path | None, Option(help="A new folder to write the images to, as PNG, and to show.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="With --write: the classes to write, such as 3,7.")
+        str | None, Option(help="With --write: the classes to write, such as 3,7.")
     ] = None,
     json_: Json = False,
     debug: Debug = False,
@@ -193,9 +186,9 @@ def data(
 @with_options_of((*SOURCE, "augment", "seed"))
 def augment(
     *,
-    source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw it (default: NAME-augmented.png).")
+        Path | None, Option(help="Where to draw it (default: NAME-augmented.png).")
     ] = None,
     json_: Json = False,
     debug: Debug = False,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -32,10 +33,8 @@ def default_folder(data: str, model: str) -> Path:
     """Return `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder
+    names = chain([base.name], (f"{base.name}-{number}" for number in count(2)))
+    return next(folder for name in names if not (folder := base.with_name(name)).exists())
 
 
 def create_folder(folder: Path) -> None:
@@ -181,10 +180,9 @@ class Run:
             text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        good = []
-        lines = text.splitlines()[header:]
+        good, lines = [], text.splitlines()[header:]
         for line in lines:
-            with suppress(ValueError, LookupError, TypeError):
+            with suppress(ValueError, LookupError, TypeError, AttributeError):
                 good.append(parse(line))
         if bad := len(lines) - len(good):
             self.notes.append(

@@ -36,9 +36,7 @@ class DataSettings:
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
     target: Annotated[str | None, "The column to predict, for a table."] = None
-    image_size: Annotated[
-        int | None, "Resize the images of a folder to this many pixels a side."
-    ] = None
+    image_size: Annotated[int | None, "Resize the images of a folder to N x N pixels."] = None
     skip_bad: Annotated[bool, "Skip unreadable images and count them."] = False
     memory_budget: Annotated[
         int, "MiB of data to hold in memory, and on the accelerator; more stays on disk."
@@ -61,12 +59,8 @@ class ModelSettings:
         "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
         "nets:Small for nets.py.",
     ] = "resnet"
-    model_args: Annotated[
-        str | None, "Arguments for the model, as in a call: width=32, blocks=(2, 2)."
-    ] = None
-    channels_last: Annotated[
-        bool, "Keep images as height, width, channels: often faster; other rounding."
-    ] = False
+    model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
+    channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
 
@@ -100,16 +94,12 @@ class OptimizerSettings:
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
     ] = None
-    momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
-        None
-    )
+    momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop)."] = None
     nesterov: Annotated[bool, "Nesterov momentum, for sgd."] = False
     weight_decay: Annotated[
         float | None, "Decay of weights, but not of biases and norms (default: torch's own)."
     ] = None
-    fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
-        False
-    )
+    fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
         str | None,
         "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
@@ -137,12 +127,8 @@ class TrainingSettings:
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
-    label_smoothing: Annotated[
-        float, "Train towards labels that are wrong with this probability: 0 to below 1."
-    ] = 0.0
-    patience: Annotated[
-        int | None, "Stop when the validation loss has not improved for N epochs."
-    ] = None
+    label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1."] = 0.0
+    patience: Annotated[int | None, "Stop after N epochs without a better validation loss."] = None
     time_limit: Annotated[float | None, "Stop after N seconds; resume continues."] = None
     checkpoint_every: Annotated[
         int | None, "Write a checkpoint every N steps too (always: each epoch, each minute)."
@@ -151,22 +137,12 @@ class TrainingSettings:
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
-    compile: Annotated[
-        bool, "Compile the model: seconds at the start, faster steps; other rounding."
-    ] = False
-    threads: Annotated[
-        int | None, "Threads of the CPU (default: one for small steps, else all cores)."
-    ] = None
+    compile: Annotated[bool, "Compile the model: slow start, faster steps; other rounding."] = False
+    threads: Annotated[int | None, "CPU threads (default: one for small steps, else all)."] = None
     keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
-    detect_anomaly: Annotated[
-        bool, "Name the operation whose gradient is NaN; slow, for debugging."
-    ] = False
-    overfit_one_batch: Annotated[
-        bool, "Train on the first batch alone: a check that the model can learn."
-    ] = False
-    out: Annotated[
-        Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
-    ] = None
+    detect_anomaly: Annotated[bool, "Name the operation whose gradient is NaN; slow."] = False
+    overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
+    out: Annotated[Path | None, "New folder for the run (default: runs/TIME-DATA-MODEL)."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +152,7 @@ class TransferSettings:
     source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
     freeze_epochs: Annotated[int, "Train the new head alone for the first N epochs."] = 1
     gradual: Annotated[bool, "Then unfreeze one more group of layers in each epoch."] = False
-    lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
+    lr_ratio: Annotated[float, "The head's learning rate divided by that of the first layers."] = (
         100.0
     )
 
