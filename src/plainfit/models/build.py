@@ -170,7 +170,14 @@ def resolve(name: str) -> Callable[..., Any]:
     if not colon:
         raise ConfigError(unknown_name("model", name, [*MODELS, "MODULE:CALLABLE"]))
     module_name = MOVED.get(module_name, module_name)
-    found: Any = import_user_module(module_name)
+    try:
+        with current_folder_on_path():
+            found: Any = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's file raises is shown in one line
+        raise ModelError(
+            f"the module {module_name!r} must import, and failed with {type(error).__name__}: "
+            f"{error}; give a module as Python imports it: nets.small:Net for nets/small.py"
+        ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise ModelError(f"{module_name} has no {path!r}{near_miss(part, dir(found))}")
@@ -194,17 +201,6 @@ def current_folder_on_path() -> Iterator[None]:
     finally:
         with suppress(ValueError):
             sys.path.remove(here)
-
-
-def import_user_module(name: str) -> Any:
-    try:
-        with current_folder_on_path():
-            return importlib.import_module(name)
-    except Exception as error:  # whatever the user's file raises is shown in one line
-        raise ModelError(
-            f"the module {name!r} must import, and failed with {type(error).__name__}: {error}; "
-            "give a module as Python imports it: nets.small:Net for nets/small.py"
-        ) from error
 
 
 def arguments_for(
@@ -256,7 +252,8 @@ def make_optimizer(
         raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
     kind, default_lr = OPTIMIZERS[name]
     options: dict[str, Any] = {"lr": default_lr if lr is None else lr}
-    if "momentum" in inspect.signature(kind).parameters:
+    accepted = inspect.signature(kind).parameters
+    if "momentum" in accepted:
         default_momentum = 0.9 if name == "sgd" else 0.0
         options["momentum"] = default_momentum if momentum is None else momentum
     elif momentum is not None:
@@ -264,7 +261,7 @@ def make_optimizer(
             f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
         )
     if fused:
-        if "fused" not in inspect.signature(kind).parameters:
+        if "fused" not in accepted:
             raise ConfigError(f"applies to sgd, adam and adamw only, got {name}", field="fused")
         options["fused"] = True
     if nesterov:

@@ -124,7 +124,7 @@ def downloaded(source: str) -> Path:
         download(
             [url],
             path,
-            lambda got: True if sha256_of(got).startswith(wanted) else None,
+            lambda got: sha256_of(got).startswith(wanted) or None,
             place="the variable TORCH_HOME",
             otherwise="download it elsewhere, and give its path",
         )

@@ -123,9 +123,8 @@ def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> lis
 
 
 def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
-    if not config.label_smoothing:
-        return F.cross_entropy
-    return partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+    smoothing = config.label_smoothing
+    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
 
 
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
