@@ -14,9 +14,7 @@ def predict(
     run: RunFolder,
     images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
     tta: Annotated[int, Option(min=0, help="Average over N augmented views of an image too.")] = 0,
-    augment: Annotated[
-        str | None, Option(help="Of the views (default: that of the training).")
-    ] = None,
+    augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:

@@ -54,9 +54,7 @@ def fine_tune(
             "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
         ),
     ],
-    model: Annotated[
-        str | None, Option(help="The architecture, for a file: as for plainfit train.")
-    ] = None,
+    model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -72,9 +70,7 @@ def fine_tune(
 
 def resume(
     run: RunFolder,
-    epochs: Annotated[
-        int | None, Option(min=1, help="In all, to continue a run that has finished.")
-    ] = None,
+    epochs: Annotated[int | None, Option(min=1, help="In all, to continue a finished run.")] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -109,9 +105,7 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))
 def lr_find(
     *,
-    picture: Annotated[Path, Option(help="Where to draw the loss by learning rate.")] = Path(
-        "lr-find.png"
-    ),
+    picture: Annotated[Path, Option(help="Where to draw the losses.")] = Path("lr-find.png"),
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -142,14 +136,12 @@ def data(
     *,
     source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
     picture: Annotated[
-        Path | None, Option(help="Where to draw it (default: NAME-samples.png).")
+        Path | None, Option(help="File to draw (default: NAME-samples.png).")
     ] = None,
     write: Annotated[
         Path | None, Option(help="A new folder to write the images to, as PNG, and to show.")
     ] = None,
-    only: Annotated[
-        str | None, Option(help="With --write: the classes to write, such as 3,7.")
-    ] = None,
+    only: Annotated[str | None, Option(help="With --write: its classes, such as 3,7.")] = None,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
