@@ -121,12 +121,7 @@ def judge(fmt: Format, content: bytes, heard: list[warnings.WarningMessage]) -> 
         fmt.check(content, fmt.read(content))
         verdict = "read"
     except DataError as error:
-        if comes_of(error, HangError):  # the timer may ring before `seconds` reaches SLOWEST
-            verdict = "hang"
-        elif comes_of(error, MemoryError):
-            verdict = "memory: refused only when there was none left"
-        else:
-            verdict = "refused"
+        verdict = "memory: refused only when there was none left" if no_memory(error) else "refused"
     except HangError:
         verdict = "hang"
     except AssertionError as error:
@@ -142,9 +137,9 @@ def judge(fmt: Format, content: bytes, heard: list[warnings.WarningMessage]) -> 
     return "hang" if not left or seconds > SLOWEST else verdict[:300], seconds
 
 
-def comes_of(error: BaseException | None, kind: type[BaseException]) -> bool:
-    """Return whether an error was raised while another of a kind was handled."""
-    while error is not None and not isinstance(error, kind):
+def no_memory(error: BaseException | None) -> bool:
+    """Return whether an error was raised while another said that memory is short."""
+    while error is not None and not isinstance(error, MemoryError):
         error = error.__cause__ or error.__context__
     return error is not None
 

@@ -28,8 +28,8 @@ from plainfit.common.files import write_bytes
 from plainfit.data.loaders import ImageDataset, make_loader, resident
 from plainfit.models.build import Factory, get_model, resolve, target_name
 from plainfit.runs.folder import write_whole
-from plainfit.runs.prepare import check_outputs, optimizer_options, transformers
 from plainfit.runs.settings import RunConfig, names_of
+from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
@@ -120,7 +120,6 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         self.verbose = verbose
 
     def _settings(self) -> RunConfig:
-        """Return the parameters as a RunConfig, which checks them."""
         given = self.get_params(deep=False)
         shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args"}
         seed = self.random_state
@@ -135,21 +134,14 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
     def _train(
         self, x: Tensor, y: Tensor, outputs: int, loss: LossFunction, metrics: Sequence[Metric]
     ) -> Self:
-        """Train on samples and targets with the three lines."""
         config, best = self._settings(), BestInMemory()
         train_ds, valid_dl = self._parts(x, y, config)
         stopping = [] if config.patience is None else [EarlyStopping(config.patience), best]
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
-            model, opt = get_model(
-                self.model,
-                arguments=self.model_args,
-                input_shape=x.shape[1:],
-                classes=outputs,
-                optimizer=config.optimizer,
-                seed=config.seed,
-                device=config.device,
-                **optimizer_options(config),
-            )
+            names = ("optimizer", "seed", "device")
+            options = {name: getattr(config, name) for name in names} | optimizer_options(config)
+            options |= {"input_shape": x.shape[1:], "classes": outputs}
+            model, opt = get_model(self.model, arguments=self.model_args, **options)
             device = device_of(model)
             sample = train_ds[:1][0].to(device)
             on_device = resident(train_ds, device, config.memory_budget)
@@ -175,7 +167,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         return self
 
     def _parts(self, x: Tensor, y: Tensor, config: RunConfig) -> tuple[TensorDataset, Any]:
-        """Return the training set, and a loader of the samples held out for early stopping."""
+        # The training set, and a loader of the samples held out for early stopping.
         if config.patience is None:
             return dataset(x, y), None
         try:
@@ -362,11 +354,7 @@ def plain(value: Any) -> Any:
 
 
 def name_of(parameter: str, value: Any) -> str | None:
-    """Return `module:name` of a function or class, None for a value that JSON can hold.
-
-    Raises:
-        ConfigError: if it is neither.
-    """
+    """Return `module:name` of a function or class, None for a value that JSON can hold."""
     if callable(value):
         name = target_name(value)
         if "<" not in name and hasattr(value, "__qualname__"):

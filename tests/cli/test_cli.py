@@ -116,10 +116,16 @@ def test_a_folder_does_not_hide_what_has_its_name(plainfit, trained_run, tmp_pat
 
 
 def test_a_model_of_the_users_own(plainfit, tmp_path):
+    """It may import another module of the current folder as late as when it is called."""
+    (tmp_path / "nets_helpers.py").write_text("def doubled(x): return 2 * x\n")
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n"
-        "def small(in_features, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, classes))\n"
+        "class small(nn.Sequential):\n"
+        "    def __init__(self, in_features, classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(in_features, classes))\n"
+        "    def forward(self, xb):\n"
+        "        from nets_helpers import doubled\n"
+        "        return doubled(super().forward(xb))\n"
     )
     code, _, err = plainfit("train", "--model", "nets:small", "--epochs", 1)
     assert code == 0, err

@@ -15,7 +15,8 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [pf.PlainfitClassifier(), pf.PlainfitRegressor()], expected_failed_checks=expected_failures
+    [pf.PlainfitClassifier(epochs=15, lr=0.01), pf.PlainfitRegressor(epochs=15, lr=0.01)],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_agrees(estimator, check):
     check(estimator)

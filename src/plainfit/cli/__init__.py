@@ -46,6 +46,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, a
 def main() -> None:
     """Run the command line: bad input is one line on stderr and exit code 2."""
     warnings.showwarning = show_warning
+    sys.path.append("")  # the current folder, for what a user's model imports when it is called
     try:
         code = app(standalone_mode=False)
     except (PlainfitError, TyperException) as error:
@@ -61,7 +62,6 @@ def main() -> None:
 
 
 def message_of(error: PlainfitError | TyperException) -> str:
-    """Return an error's message, with a setting's name written as its option."""
     if isinstance(error, TyperException):
         return error.format_message()
     text = str(error)
@@ -71,7 +71,6 @@ def message_of(error: PlainfitError | TyperException) -> str:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning as one line, without its source code."""
     print("warning:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
 
 

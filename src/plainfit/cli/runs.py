@@ -1,9 +1,10 @@
 """Commands that take a run: `predict`, `summary`, `runs`, `report`, `compare`, `export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from plainfit.cli.shared import Debug, Json, RunFolder, show, show_json
 from plainfit.common.errors import ConfigError
@@ -11,13 +12,9 @@ from plainfit.common.errors import ConfigError
 
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG, WebP or BMP files.")],
-    tta: Annotated[
-        int, typer.Option(min=0, help="Average over N augmented views of an image too.")
-    ] = 0,
-    augment: Annotated[
-        str | None, typer.Option(help="Of the views (default: that of the training).")
-    ] = None,
+    images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
+    tta: Annotated[int, Option(min=0, help="Average over N augmented views of an image too.")] = 0,
+    augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -38,17 +35,16 @@ def predict(
 
 
 def summary(
-    model: Annotated[str, typer.Argument(help="A built-in name, MODULE:CALLABLE or a run folder.")],
+    model: Annotated[str, Argument(help="A built-in name, MODULE:CALLABLE or a run folder.")],
     input_shape: Annotated[
-        str, typer.Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
+        str, Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
     ] = "1,28,28",
-    classes: Annotated[int, typer.Option(min=1, help="Number of outputs, for a name.")] = 10,
+    classes: Annotated[int, Option(min=1, help="Number of outputs, for a name.")] = 10,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
-    shape = parse_shape(input_shape)
-    groups: list[dict[str, Any]] = []
+    shape, groups = parse_shape(input_shape), []
     from plainfit.models.build import MODELS, get_model
     from plainfit.models.summary import count_parameters, summarize
     from plainfit.runs.folder import open_run
@@ -85,9 +81,7 @@ def parse_shape(text: str) -> list[int]:
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(help="Where the runs are.", metavar="DIR")] = Path(
-        "runs"
-    ),
+    folder: Annotated[Path, Argument(help="Where the runs are.", metavar="DIR")] = Path("runs"),
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -104,17 +98,16 @@ def runs(
     width = max(len(line.name) for line in lines)
     show(f"{'run':{width}}  {'state':12}{'epochs':>8}{'valid loss':>12}{'accuracy':>10}{'MB':>8}")
     for line in lines:
-        loss, accuracy = line.best.get("valid_loss"), line.best.get("accuracy")
-        values = f"{line.epochs:>4}/{line.of:<3}"
-        values += f"{'-' if loss is None else format(loss, '.4f'):>12}"
-        values += f"{'-' if accuracy is None else format(accuracy, '.4f'):>10}"
-        show(f"{line.name:{width}}  {line.state:12}{values}{line.bytes / 1e6:8.1f}")
+        best = [line.best.get(name) for name in ("valid_loss", "accuracy")]
+        loss, accuracy = ["-" if value is None else f"{value:.4f}" for value in best]
+        values = f"{line.epochs:>4}/{line.of:<3}{loss:>12}{accuracy:>10}{line.bytes / 1e6:8.1f}"
+        show(f"{line.name:{width}}  {line.state:12}{values}")
 
 
 def report(
     run: RunFolder,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it (default: report.html in the run).")
+        Path | None, Option(help="Where to write it (default: report.html in the run).")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -125,8 +118,8 @@ def report(
 
 
 def compare(
-    run_folders: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("comparison.html"),
+    run_folders: Annotated[list[Path], Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path, Option(help="Where to write the page.")] = Path("comparison.html"),
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -149,12 +142,12 @@ def compare(
 def export(
     run: RunFolder,
     format_: Annotated[
-        str, typer.Option("--format", help="safetensors, torch-export or onnx.")
+        str, Option("--format", help="safetensors, torch-export or onnx.")
     ] = "safetensors",
     out: Annotated[
-        Path | None, typer.Option(help="Where to write it (default: export.* in the run).")
+        Path | None, Option(help="Where to write it (default: export.* in the run).")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -166,6 +159,4 @@ def export(
     if json_:
         show_json(result.to_dict())
         return
-    show(str(result))
-    show()
-    show(result.snippet.rstrip())
+    show(f"{result}\n\n{result.snippet.rstrip()}")

@@ -11,6 +11,7 @@ import typer
 
 from plainfit.runs.settings import RunConfig, option
 
+Parameter, KEYWORD_ONLY = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -26,7 +27,6 @@ def show_json(value: Any) -> None:
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Return whether an option is on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name != "DEFAULT"
 
@@ -35,12 +35,11 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
     """Give a command an option for each of these fields of `RunConfig`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "options"]
+        given = inspect.signature(command).parameters.values()
+        own = [p.replace(kind=KEYWORD_ONLY) for p in given if p.name != "options"]
         hints = get_type_hints(RunConfig, include_extras=True)
         extra = []
-        for item in fields(RunConfig):
-            if item.name not in names:
-                continue
+        for item in [item for item in fields(RunConfig) if item.name in names]:
             kind, text = get_args(hints[item.name])
             if kind == float | str | None:  # RunConfig tells a number from a word
                 kind = str | None
@@ -48,18 +47,10 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
             name = option(item.name)
             if item.default is True:  # what is on by default can be turned off
                 name += f"/--no-{name[2:]}"
-            setting = typer.Option(name, help=text, show_default=shown)
-            extra.append(
-                inspect.Parameter(
-                    item.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=item.default,
-                    annotation=Annotated[kind, setting],
-                )
-            )
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        required = [p for p in keyword_only if p.default is inspect.Parameter.empty]
-        optional = [p for p in keyword_only if p.default is not inspect.Parameter.empty]
+            hint: Any = Annotated[kind, typer.Option(name, help=text, show_default=shown)]
+            extra.append(Parameter(item.name, KEYWORD_ONLY, default=item.default, annotation=hint))
+        required = [p for p in own if p.default is Parameter.empty]
+        optional = [p for p in own if p.default is not Parameter.empty]
         signature = inspect.Signature([*required, *extra, *optional])
         command.__signature__ = signature  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}

@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
-from plainfit.cli.shared import (
-    Debug,
-    Json,
-    RunFolder,
-    is_given,
-    show,
-    show_json,
-    with_options_of,
-)
+from plainfit.cli.shared import Debug, Json, RunFolder, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError
 from plainfit.runs import settings
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
@@ -32,7 +25,7 @@ def train(
     *,
     preset: Annotated[
         str | None,
-        typer.Option(
+        Option(
             help="Settings chosen for images: fastest, fast or accurate; other options override "
             "them."
         ),
@@ -56,14 +49,12 @@ def fine_tune(
     *,
     source: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A run folder; a .safetensors, .pt or .pth file or its URL, with --model; "
             "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
         ),
     ],
-    model: Annotated[
-        str | None, typer.Option(help="The architecture, for a file: as for plainfit train.")
-    ] = None,
+    model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -79,9 +70,7 @@ def fine_tune(
 
 def resume(
     run: RunFolder,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="In all, to continue a run that has finished.")
-    ] = None,
+    epochs: Annotated[int | None, Option(min=1, help="In all, to continue a finished run.")] = None,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -92,7 +81,6 @@ def resume(
 
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
-    """Train with a progress bar, print the result, and what to do next."""
     from rich.console import Console
 
     from plainfit.common.progress import on_terminal
@@ -104,11 +92,10 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     if json_:
         show_json(result.to_dict())
         return
-    show()
-    if result.test is None:
-        show("test   no test set; the last line above is on the validation set")
-    else:
-        show(f"test   accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}")
+    test = "no test set; the last line above is on the validation set"
+    if result.test is not None:
+        test = f"accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}"
+    show(f"\ntest   {test}")
     show(f"run    {result.folder}")
     show(f"next   plainfit report {result.folder}")
     if result.takes_images:
@@ -118,9 +105,7 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))
 def lr_find(
     *,
-    picture: Annotated[Path, typer.Option(help="Where to draw the loss by learning rate.")] = Path(
-        "lr-find.png"
-    ),
+    picture: Annotated[Path, Option(help="Where to draw the losses.")] = Path("lr-find.png"),
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -130,17 +115,15 @@ def lr_find(
     import torch.nn.functional as F
 
     from plainfit.runs.folder import write_whole
-    from plainfit.runs.prepare import prepare
+    from plainfit.runs.train import prepare
     from plainfit.training.lr_finder import lr_find as search
 
     parts = prepare(config)
     found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
     write_whole(picture, lambda path: found.plot().savefig(path, dpi=120))
     if json_:
-        show_json(
-            {"valley": found.valley, "steep": found.steep, "rates": found.rates,
-             "losses": found.losses, "picture": str(picture)}
-        )  # fmt: skip
+        suggested = {"valley": found.valley, "steep": found.steep}
+        show_json(suggested | vars(found) | {"picture": str(picture)})
         return
     show(f"valley   {found.valley:.2g}   the middle of the longest descent: a rate to train with")
     show(f"steep    {found.steep:.2g}   the steepest descent: the highest rate of a one-cycle")
@@ -151,16 +134,14 @@ def lr_find(
 @with_options_of(SOURCE)
 def data(
     *,
-    source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw it (default: NAME-samples.png).")
+        Path | None, Option(help="File to draw (default: NAME-samples.png).")
     ] = None,
     write: Annotated[
-        Path | None, typer.Option(help="A new folder to write the images to, as PNG, and to show.")
+        Path | None, Option(help="A new folder to write the images to, as PNG, and to show.")
     ] = None,
-    only: Annotated[
-        str | None, typer.Option(help="With --write: the classes to write, such as 3,7.")
-    ] = None,
+    only: Annotated[str | None, Option(help="With --write: its classes, such as 3,7.")] = None,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -197,9 +178,9 @@ def data(
 @with_options_of((*SOURCE, "augment", "seed"))
 def augment(
     *,
-    source: Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw it (default: NAME-augmented.png).")
+        Path | None, Option(help="Where to draw it (default: NAME-augmented.png).")
     ] = None,
     json_: Json = False,
     debug: Debug = False,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, unknown_name
@@ -26,36 +27,32 @@ def tune(
     *,
     search: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="A setting to search: NAME=log:A..B, NAME=A..B or NAME=a,b,c.", metavar="NAME=WHAT"
         ),
     ] = None,
     space: Annotated[
-        Path | None, typer.Option(help="A TOML file with more of them: NAME = WHAT.")
+        Path | None, Option(help="A TOML file with more of them: NAME = WHAT.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Number of trials in all.")] = 50,
+    trials: Annotated[int, Option(min=1, help="Number of trials in all.")] = 50,
     monitor: Annotated[
-        str,
-        typer.Option(
-            help="What to optimize: valid_loss, accuracy or train_loss of the last epoch."
-        ),
+        str, Option(help="Optimize the last epoch's valid_loss, accuracy or train_loss.")
     ] = "valid_loss",
     pruner: Annotated[
-        str, typer.Option(help="How to stop trials early: median, hyperband or none.")
+        str, Option(help="How to stop trials early: median, hyperband or none.")
     ] = "median",
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per trial; their mean counts.")] = 1,
+    seeds: Annotated[int, Option(min=1, help="Trainings per trial; their mean counts.")] = 1,
     repeat: Annotated[
-        int, typer.Option(min=0, help="Train with the best settings and N more seeds.")
+        int, Option(min=0, help="Train with the best settings and N more seeds.")
     ] = 0,
     time_limit: Annotated[
-        float | None, typer.Option(help="Stop after N seconds; the same command continues.")
+        float | None, Option(help="Stop after N seconds; the same command continues.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the study, new or to continue (default: studies/TIME)."),
+        Path | None, Option(help="Folder of the study, new or to continue (default: studies/TIME).")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(help="URL of a database, for several machines.", metavar="URL")
+        str | None, Option(help="URL of a database, for several machines.", metavar="URL")
     ] = None,
     json_: Json = False,
     debug: Debug = False,
@@ -112,7 +109,6 @@ def tune(
 
 
 def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, Any]:
-    """Return the settings that every run shares, after checking the searched ones too."""
     base = RunConfig.from_dict(settings)
     for name, spec in specs.items():
         for value in spec.values:
@@ -123,14 +119,10 @@ def checked_runs(settings: dict[str, Any], specs: dict[str, Spec]) -> dict[str, 
 
 
 def show_study(study: "StudyResult", json_: bool) -> None:
-    """Print the result of a study, and what to do next."""
     if json_:
         show_json(study.to_dict())
         return
-    show()
-    show(str(study))
-    show()
-    show(f"best   {study.best_line()}")
+    show(f"\n{study}\n\nbest   {study.best_line()}")
     if study.repeated:
         show(f"repeat {study.repeated_line()}")
     if study.best is not None:

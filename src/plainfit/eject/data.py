@@ -319,7 +319,7 @@ def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
     if isinstance(dataset, LazySamples):
         raise EjectError(
             "a script's data must fit into memory, and these are read from disk as they are used; "
-            "train with a larger --memory-budget"
+            "train with a larger memory_budget"
         )
     first, again = (read_all(dataset, seed) for seed in (0, 1))
     for one, other in zip(first, again, strict=True):

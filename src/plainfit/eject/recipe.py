@@ -17,8 +17,8 @@ from plainfit.eject.lifting import place
 from plainfit.eject.verify import Outcome, as_of, outcome_of, weights_hash
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
-from plainfit.runs.prepare import loss_function, prepare, schedule_of, transformers
 from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import loss_function, prepare, schedule_of, transformers
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.fit_call import FitCall, bit_sums
 from plainfit.training.metrics import accuracy

@@ -50,7 +50,7 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
     program = folder / rung.path.name
     arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
     if program.exists() and not replace:
-        raise ConfigError(f"{program} exists already; --force overwrites it")
+        raise ConfigError(f"{program} exists already; use force to overwrite it")
     make_folder(folder)
     if not arrays.exists():
         write_whole(arrays, lambda path: write_data(data, path))

@@ -64,7 +64,6 @@ class Factory:
             return self.build()
 
     def call(self, target: Callable[..., Any]) -> nn.Module:
-        """Build with a target that is already imported."""
         torch.manual_seed(self.seed)
         try:
             with current_folder_on_path():
@@ -145,15 +144,8 @@ def get_model(
     )
     built = to_device(factory.call(target), device, channels_last)
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
-    return built, make_optimizer(
-        optimizer,
-        built,
-        lr=lr,
-        momentum=momentum,
-        fused=fused,
-        weight_decay=weight_decay,
-        nesterov=nesterov,
-    )
+    options: dict[str, Any] = {"fused": fused, "weight_decay": weight_decay, "nesterov": nesterov}
+    return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum, **options)
 
 
 def target_name(target: Any) -> str:
@@ -165,7 +157,6 @@ def target_name(target: Any) -> str:
 
 
 def to_device(model: nn.Module, device: str, channels_last: bool) -> nn.Module:
-    """Move a model to a device and a memory layout; see `get_model`."""
     model.to(pick_device(device))
     if channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stub lacks it
@@ -173,14 +164,20 @@ def to_device(model: nn.Module, device: str, channels_last: bool) -> nn.Module:
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """Return the class or function that a built-in name or `MODULE:CALLABLE` stands for."""
     if name in MODELS:
         return MODELS[name]
     module_name, colon, path = name.partition(":")
     if not colon:
         raise ConfigError(unknown_name("model", name, [*MODELS, "MODULE:CALLABLE"]))
     module_name = MOVED.get(module_name, module_name)
-    found: Any = import_user_module(module_name)
+    try:
+        with current_folder_on_path():
+            found: Any = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's file raises is shown in one line
+        raise ModelError(
+            f"the module {module_name!r} must import, and failed with {type(error).__name__}: "
+            f"{error}; give a module as Python imports it: nets.small:Net for nets/small.py"
+        ) from error
     for part in path.split("."):
         if not hasattr(found, part):
             raise ModelError(f"{module_name} has no {path!r}{near_miss(part, dir(found))}")
@@ -206,21 +203,10 @@ def current_folder_on_path() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def import_user_module(name: str) -> Any:
-    try:
-        with current_folder_on_path():
-            return importlib.import_module(name)
-    except Exception as error:  # whatever the user's file raises is shown in one line
-        raise ModelError(
-            f"the module {name!r} must import, and failed with {type(error).__name__}: {error}; "
-            "give a module as Python imports it: nets.small:Net for nets/small.py"
-        ) from error
-
-
 def arguments_for(
     target: Callable[..., Any], input_shape: Sequence[int], classes: int
 ) -> dict[str, Any]:
-    """Return those of `get_model`'s four arguments that the target has as parameters."""
+    """Return those of the four arguments of `get_model` that the target has as parameters."""
     offered: dict[str, Any] = {
         "input_shape": list(input_shape),
         "in_features": math.prod(input_shape),
@@ -239,7 +225,6 @@ def arguments_for(
 
 
 def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a user's arguments for a model, after checking that it has such parameters."""
     if not isinstance(given, Mapping):
         raise ConfigError(f"arguments for a model must be a dict, by name, got {given!r}")
     parameters = inspect.signature(target).parameters
@@ -262,15 +247,13 @@ def make_optimizer(
     nesterov: bool = False,
     layers: Sequence[tuple[list[torch.Tensor], float]] = (),
 ) -> optim.Optimizer:
-    """Return the named optimizer over a model's parameters; see `get_model` for the defaults.
-
-    `layers` are groups of parameters, each with the factor of `lr` that it learns at.
-    """
+    """Make an optimizer; `layers` are groups of parameters, each with the factor of its rate."""
     if name not in OPTIMIZERS:
         raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
     kind, default_lr = OPTIMIZERS[name]
     options: dict[str, Any] = {"lr": default_lr if lr is None else lr}
-    if "momentum" in inspect.signature(kind).parameters:
+    accepted = inspect.signature(kind).parameters
+    if "momentum" in accepted:
         default_momentum = 0.9 if name == "sgd" else 0.0
         options["momentum"] = default_momentum if momentum is None else momentum
     elif momentum is not None:
@@ -278,7 +261,7 @@ def make_optimizer(
             f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
         )
     if fused:
-        if "fused" not in inspect.signature(kind).parameters:
+        if "fused" not in accepted:
             raise ConfigError(f"applies to sgd, adam and adamw only, got {name}", field="fused")
         options["fused"] = True
     if nesterov:
@@ -291,12 +274,10 @@ def make_optimizer(
     if weight_decay is not None:
         options["weight_decay"] = weight_decay
         # Biases and norms do not decay (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
-        groups = [part for group in groups for part in split_by_decay(group)]
+        groups = [
+            group | {"params": params} | ({"weight_decay": 0.0} if flat else {})
+            for group in groups
+            for flat in (False, True)
+            if (params := [p for p in group["params"] if (p.dim() <= 1) == flat])
+        ]
     return kind(groups, **options)
-
-
-def split_by_decay(group: dict[str, Any]) -> list[dict[str, Any]]:
-    decayed = [p for p in group["params"] if p.dim() > 1]
-    others = [p for p in group["params"] if p.dim() <= 1]
-    parts = [{**group, "params": decayed}, {**group, "params": others, "weight_decay": 0.0}]
-    return [part for part in parts if part["params"]]

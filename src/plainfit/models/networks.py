@@ -63,16 +63,7 @@ class MLP(nn.Module):
 
 
 def as_images(xb: Tensor, channels: int) -> Tensor:
-    """View flat vectors as square images; images pass unchanged.
-
-    Args:
-        xb: (batch, channels, height, width), or (batch, channels * side * side) as in the
-            tutorial's MNIST, where side is 28.
-        channels: the number of channels to make.
-
-    Raises:
-        ValueError: if a flat vector is not `channels` squares.
-    """
+    """View flat vectors, as of the tutorial's MNIST, as square images; images pass unchanged."""
     if xb.dim() != 2:
         return xb
     side = math.isqrt(xb.shape[1] // channels)
@@ -108,7 +99,6 @@ class MnistCNN(nn.Module):
 
 
 def downsampling(inputs: int, outputs: int, stride: int) -> nn.Module | None:
-    """Return what projects a block's input to the shape of its output; None if they are equal."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(

@@ -17,17 +17,12 @@ class LayerRow:
 
     name: str
     kind: str
-    output_shape: tuple[int, ...] | None
-    """Of one sample; None if the layer was not called or did not return a tensor."""
+    output_shape: tuple[int, ...] | None  # of one sample; None if it returned no tensor
     parameters: int
 
 
 def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
-    """Pass one sample of zeros through the model and return its layers.
-
-    Raises:
-        ModelError: if the model cannot take a sample of that shape.
-    """
+    """Pass one sample of zeros through the model and return its layers."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def keep_shape(module: nn.Module, _: Any, output: Any) -> None:
@@ -42,13 +37,9 @@ def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
         for hook in hooks:
             hook.remove()
     return [
-        LayerRow(
-            name or type(module).__name__,
-            type(module).__name__,
-            shapes.get(module),
-            count_parameters(module),
-        )
+        LayerRow(name or kind, kind, shapes.get(module), count_parameters(module))
         for name, module in leaves.items()
+        for kind in [type(module).__name__]
     ]
 
 
@@ -57,11 +48,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def try_batch(model: nn.Module, xb: Tensor) -> Any:
-    """Return `model(xb)` in `eval()` mode, without gradients or other side effects.
-
-    Raises:
-        ModelError: if the model fails on it.
-    """
+    """Return `model(xb)` in `eval()` mode, without gradients or other side effects."""
     was_training = model.training
     model.eval()
     try:

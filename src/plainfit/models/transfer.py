@@ -12,7 +12,7 @@ MAX_SHARE = 0.9  # a layer with a larger share of the parameters is split into i
 
 
 def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
-    """Return the names of the layers with parameters in the order in which `xb` reaches them."""
+    # Those with parameters, in the order in which `xb` reaches them.
     order: dict[str, None] = {}
     hooks = [
         module.register_forward_pre_hook(lambda *_, name=name: order.setdefault(name))
@@ -28,11 +28,7 @@ def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
 
 
 def find_head(model: nn.Module, xb: Tensor, classes: int | None = None) -> str:
-    """Return the name of the layer that gives the scores: the last one called with parameters.
-
-    Raises:
-        ModelError: if that is not linear or a convolution, or does not give `classes` scores.
-    """
+    """Return the name of the layer that gives the scores: the last one called with parameters."""
     last = (layers_in_order(model, xb) or [""])[-1]
     head = model.get_submodule(last)
     outputs = getattr(head, "out_features", getattr(head, "out_channels", None))
@@ -52,13 +48,6 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
     A group is a layer with parameters, such as a stage of a ResNet, with the norms right after it.
     A layer that contains the head, or most of the model's parameters, is split. Parameters outside
     of all layers belong to the first group.
-
-    Args:
-        model: any.
-        xb: a batch that it accepts.
-
-    Raises:
-        ModelError: if there is no head, or nothing before it.
     """
     head = find_head(model, xb)
     order = layers_in_order(model, xb)
@@ -68,7 +57,7 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
         for part in parts
     }
     groups: list[list[str]] = []
-    for part in sorted(parts, key=lambda part: first[part]):
+    for part in sorted(parts, key=first.__getitem__):
         if groups and "Norm" in type(model.get_submodule(part)).__name__:
             groups[-1].append(part)
         else:
@@ -84,7 +73,6 @@ def layer_groups(model: nn.Module, xb: Tensor) -> list[list[str]]:
 
 
 def parts_of(model: nn.Module, name: str, head: str) -> list[str]:
-    """Return the names of the parts that a layer is split into; its own if it is not split."""
     module = model.get_submodule(name)
     size = count_parameters(module)
     inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
@@ -113,14 +101,12 @@ def parameter_groups(
 
     A parameter that several groups share belongs to the first.
     """
-    taken: set[int] = set()
+    left = {id(parameter): parameter for parameter in model.parameters()}
     result = []
     for names, rate in zip(groups, layer_rates(1.0, len(groups), ratio), strict=True):
-        parts = [attrgetter(name)(model) for name in names]
-        found = [
-            p for part in parts for p in ([part] if isinstance(part, Tensor) else part.parameters())
-        ]
-        params = [p for p in found if id(p) not in taken]
-        taken |= {id(parameter) for parameter in params}
+        params = []
+        for part in (attrgetter(name)(model) for name in names):
+            found = [part] if isinstance(part, Tensor) else part.parameters()
+            params += [p for p in found if left.pop(id(p), None) is not None]
         result.append((params, rate))
     return result

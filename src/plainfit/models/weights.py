@@ -42,13 +42,15 @@ def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> Non
     Where the first convolution takes one channel and its weights are for several, they are summed:
     its output for a gray image then is that for the same image in every channel.
     """
-    own = {n: t for n, t in model.state_dict().items() if not n.startswith(f"{head}.")}
+    own, given = (
+        {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
+        for tensors in (model.state_dict(), weights)
+    )
     if not own:
         raise ModelError(
             f"fine-tuning keeps the layers before the head, and {type(model).__name__} has none: "
             "train it from scratch"
         )
-    given = {n: t for n, t in weights.items() if not n.startswith(f"{head}.")}
     stem = next((name for name, tensor in own.items() if tensor.dim() == 4), None)
     if stem in given and own[stem].shape[1] == 1 and given[stem].dim() == 4:
         given[stem] = given[stem].sum(1, keepdim=True)
@@ -80,7 +82,6 @@ def listed(what: str, names: list[str]) -> str:
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """Read weights by name from a file, a URL or a published checkpoint; on the CPU."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -104,7 +105,6 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 
 def downloaded(source: str) -> Path:
-    """Return the path of a file, downloaded and checked against its SHA-256 if it is a URL."""
     if source.startswith(HUB):
         url, wanted = on_hub(source), ""
         name = source.removeprefix(HUB).replace("/", "--") + ".safetensors"
@@ -124,7 +124,7 @@ def downloaded(source: str) -> Path:
         download(
             [url],
             path,
-            lambda got: True if sha256_of(got).startswith(wanted) else None,
+            lambda got: sha256_of(got).startswith(wanted) or None,
             place="the variable TORCH_HOME",
             otherwise="download it elsewhere, and give its path",
         )
@@ -132,7 +132,7 @@ def downloaded(source: str) -> Path:
 
 
 def on_hub(source: str, kind: str = "resolve") -> str:
-    """Return the URL of a repository's weights on the Hub or, for `raw`, of their pointer."""
+    """Return the URL of a repository's weights on the Hub or, with `raw`, of their pointer."""
     home = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return f"{home}/{source.removeprefix(HUB)}/{kind}/main/model.safetensors"
 

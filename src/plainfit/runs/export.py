@@ -43,28 +43,18 @@ class ExportResult:
     """Plain Python that loads and runs the file."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
         return asdict(self) | {"path": str(self.path)}
 
     def __str__(self) -> str:
         x, scores = self.facts["input"], self.facts["output"]
-        return "\n".join(
-            [
-                f"file   {self.path}: {self.format}, {self.bytes:,} bytes",
-                f"input  {x['name']}: {x['dtype']} {in_brackets(x['shape'])}, {x['values']}",
-                f"output {scores['name']}: {in_brackets(scores['shape'])}, {scores['values']}",
-                f"check  {self.checked_on}: scores differ by at most {self.difference:.1e} "
-                f"({self.tolerance:.1e} is allowed)",
-            ]
+        shapes = [f"({', '.join(map(str, part['shape']))})" for part in (x, scores)]
+        return (
+            f"file   {self.path}: {self.format}, {self.bytes:,} bytes\n"
+            f"input  {x['name']}: {x['dtype']} {shapes[0]}, {x['values']}\n"
+            f"output {scores['name']}: {shapes[1]}, {scores['values']}\n"
+            f"check  {self.checked_on}: scores differ by at most {self.difference:.1e} "
+            f"({self.tolerance:.1e} is allowed)"
         )
-
-
-def in_brackets(shape: list[Any]) -> str:
-    """
-    >>> in_brackets(["batch", 1, 8, 8])
-    '(batch, 1, 8, 8)'
-    """
-    return f"({', '.join(map(str, shape))})"
 
 
 def export_run(
@@ -92,7 +82,7 @@ def export_run(
     if format not in FORMATS:
         raise ConfigError(unknown_name("format", format, FORMATS))
     kind = FORMATS[format]
-    path = run.folder / f"export{kind.suffix}" if out is None else out
+    path = out or run.folder / f"export{kind.suffix}"
     check_path(path, run, format, force)
     check_packages(format)
     data, xb, checked_on = samples_of(run)
@@ -172,36 +162,25 @@ def samples_of(run: Run) -> tuple[DataSplits | None, Tensor, str]:
 
 
 def batches(xb: Tensor) -> list[Tensor]:
-    """Return batches of each of the sizes; too few samples are repeated."""
+    """Split into batches of each of the sizes; too few samples are repeated."""
     xb = xb[torch.arange(max(SIZES[-1], len(xb))) % len(xb)]
     return [*(xb[:size] for size in SIZES[:-1]), *xb.split(SIZES[-1])]
 
 
 def compare(
-    format: str,
-    model: nn.Module,
-    call: Callable[[Tensor], Any],
-    xb: Tensor,
-    tolerance: float,
+    format: str, model: nn.Module, call: Callable[[Tensor], Any], xb: Tensor, tolerance: float
 ) -> tuple[float, float]:
-    """Return the largest difference of scores, and the largest that is allowed.
+    """Return the largest difference of scores between model and file, and the largest allowed.
 
-    Args:
-        format: for messages.
-        model: in `eval()` mode, on the CPU.
-        call: the model in the file.
-        xb: float32 samples, shape (samples, ...).
-        tolerance: as a share of the largest score.
-
-    Raises:
-        RunError: if the scores differ by more, or the best class differs although the model's two
-            best are further apart than that.
+    The best class must be the same too, where the model's two best are further apart than that.
     """
     pairs = [score(format, model, call, part) for part in batches(xb)]
-    most = max(float(ours.abs().max()) for ours, _ in pairs)
-    allowed = tolerance * max(1.0, most)
-    difference = torch.stack([(ours - theirs).abs().max() for ours, theirs in pairs]).max().item()
-    others = sum(other_classes(ours, theirs, allowed) for ours, theirs in pairs)
+    ours, theirs = (torch.cat(scores) for scores in zip(*pairs, strict=True))
+    allowed = tolerance * max(1.0, float(ours.abs().max()))
+    difference = (ours - theirs).abs().max().item()
+    best = ours.topk(2, dim=1).values
+    clear = best[:, 0] - best[:, 1] > allowed
+    others = int(((ours.argmax(1) != theirs.argmax(1)) & clear).sum())
     if not difference <= allowed or others:  # NaN is neither
         raise RunError(
             f"the scores of the {format} file must be within {allowed:.1e} of the model's, and "
@@ -237,10 +216,3 @@ def score(
             "written"
         )
     return ours, theirs
-
-
-def other_classes(ours: Tensor, theirs: Tensor, allowed: float) -> int:
-    """Count the samples whose best class differs, although the model's is clearly best."""
-    best = ours.topk(2, dim=1).values
-    clear = best[:, 0] - best[:, 1] > allowed
-    return int(((ours.argmax(1) != theirs.argmax(1)) & clear).sum())

@@ -23,6 +23,7 @@ from plainfit.runs.folder import Run
 
 Facts = dict[str, Any]
 FACTS = "plainfit"  # the name of the facts in a file
+ANY_BATCH_SIZE = ({0: Dim("batch")},)  # the first dimension of the input is free
 OPSET = 18  # the one that torch translates to; it converts others from this one
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 NOISY_LOGGERS = (
@@ -62,23 +63,17 @@ def reopen_safetensors(path: Path, run: Run) -> nn.Module:
 
 
 def write_torch_export(path: Path, model: nn.Module, facts: Facts) -> None:
+    program = trace(model, facts)
+    content = io.BytesIO()  # written to a file, it would keep that file's temporary name inside
     with failing_as_model_error(model, "torch.export"):
-        program = trace(model, facts)
-        # Through memory, because names in the file come from the name of the file, a temporary one.
-        content = io.BytesIO()
         torch.export.save(program, content, extra_files={f"{FACTS}.json": json.dumps(facts)})
     write_bytes(path, content.getvalue())
 
 
-def any_batch_size() -> tuple[dict[int, Any]]:
-    """Return `dynamic_shapes`: the first dimension of the input is free."""
-    return ({0: Dim("batch")},)
-
-
 def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
     x = torch.zeros(2, *facts["input"]["shape"][1:])  # torch fixes the size of a batch of one
-    with torch.no_grad(), quiet_torch():
-        program = torch.export.export(model, (x,), dynamic_shapes=any_batch_size())
+    with failing_as_model_error(model, "torch.export"), torch.no_grad(), quiet_torch():
+        program = torch.export.export(model, (x,), dynamic_shapes=ANY_BATCH_SIZE)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # it has paths of this machine
@@ -94,14 +89,13 @@ def reopen_torch_export(path: Path, run: Run) -> nn.Module:
 
 
 def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
-    with failing_as_model_error(model, "torch.export"):
-        # Given the model itself, torch.onnx silently fixes a batch size that it cannot trace.
-        program = trace(model, facts)
+    # Given the model itself, torch.onnx silently fixes a batch size that it cannot trace.
+    program = trace(model, facts)
     with failing_as_model_error(model, "torch.onnx.export"), quiet_torch():
         translated = torch.onnx.export(
             program,
             dynamo=True,
-            dynamic_shapes=any_batch_size(),  # for its name
+            dynamic_shapes=ANY_BATCH_SIZE,  # for its name
             input_names=[facts["input"]["name"]],
             output_names=[facts["output"]["name"]],
             opset_version=OPSET,
@@ -124,10 +118,9 @@ def reopen_onnx(path: Path, run: Run) -> Callable[[Tensor], Tensor]:
 @contextmanager
 def quiet_torch() -> Iterator[None]:
     """Silence torch's warnings to its own developers; errors are still raised."""
-    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in map(logging.getLogger, NOISY_LOGGERS)}
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.ERROR)
         # If tracing fails, torch prints the graph so far.
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
@@ -135,7 +128,7 @@ def quiet_torch() -> Iterator[None]:
             warnings.filterwarnings("ignore", r".*treespec, LeafSpec", FutureWarning)
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -152,7 +145,6 @@ def check_packages(format: str) -> None:
 
 @contextmanager
 def failing_as_model_error(model: nn.Module, tool: str) -> Iterator[None]:
-    """Turn any error of a tool into one line."""
     try:
         yield
     except OSError:
@@ -181,10 +173,7 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
     module, _, name = facts["model"]["target"].partition(":")
     note = ""
     if module == "plainfit.models.networks":
-        module, note = (
-            "networks",
-            "  # a copy of plainfit/models/networks.py",
-        )
+        module, note = "networks", "  # a copy of plainfit/models/networks.py"
     shape = [2, *facts["input"]["shape"][1:]]
     return FORMATS[format].snippet.format(
         path=str(path),
@@ -195,7 +184,14 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
     )
 
 
-SAFETENSORS_SNIPPET = """\
+CALL_TORCH = """\
+x = torch.zeros({shape})  # two samples: {values}
+with torch.no_grad():
+    scores = model(x)
+print([facts["classes"][best] for best in scores.argmax(1)])
+"""
+SAFETENSORS_SNIPPET = (
+    """\
 import json
 
 import torch
@@ -210,12 +206,11 @@ with safe_open(path, framework="pt") as file:
 model = {model}(**facts["model"]["arguments"])
 load_model(model, path)
 model.eval()
-x = torch.zeros({shape})  # two samples: {values}
-with torch.no_grad():
-    scores = model(x)
-print([facts["classes"][best] for best in scores.argmax(1)])
 """
-TORCH_EXPORT_SNIPPET = """\
+    + CALL_TORCH
+)
+TORCH_EXPORT_SNIPPET = (
+    """\
 import json
 
 import torch
@@ -223,11 +218,9 @@ import torch
 extra = {{"plainfit.json": ""}}
 model = torch.export.load({path!r}, extra_files=extra).module()
 facts = json.loads(extra["plainfit.json"])
-x = torch.zeros({shape})  # two samples: {values}
-with torch.no_grad():
-    scores = model(x)
-print([facts["classes"][best] for best in scores.argmax(1)])
 """
+    + CALL_TORCH
+)
 ONNX_SNIPPET = """\
 import json
 

@@ -37,12 +37,7 @@ TIMM = "timm:"
 
 
 class PhaseCycles(Chain):
-    """A one-cycle while the head is trained alone, then another for all layers.
-
-    Args:
-        steps: in all.
-        head: how many of them train the head alone; 0 or all of them for a single cycle.
-    """
+    """A one-cycle for the `head` steps that train the head alone, then another for all layers."""
 
     def __init__(self, steps: int, head: int) -> None:
         phases = [head, steps - head] if 0 < head < steps else [steps]
@@ -75,8 +70,8 @@ def fine_tune(
     each group of layers, and a one-cycle for each phase.
 
     Args:
-        model_or_run: a trained model, which is not changed, or a source for `new_model` that names
-            its architecture itself, such as a run folder.
+        model_or_run: a trained model, which is not changed, or a source that names
+            its architecture itself: the path of a run folder, `resnet18` (34, 50) or `timm:NAME`.
         train_dl: as for `fit`.
         valid_dl: as for `fit`; its first batch is used to find the layers.
         epochs: in all.
@@ -116,11 +111,7 @@ def fine_tune(
 
 
 def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Module:
-    """Return a copy of a model with a new last layer.
-
-    The model was built by `get_model`, or its last layer is linear or a convolution. The seed is
-    set in torch's global generator, as in `get_model`.
-    """
+    """Return a copy of a model with a new last layer; seeds the global generator."""
     factory = getattr(model, "plainfit_factory", None)
     if isinstance(factory, Factory):
         shape = tuple(xb.shape[1:])
@@ -142,12 +133,11 @@ def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Mo
 
 
 def is_run(source: str) -> bool:
-    """Return whether a source is a run folder; `./resnet18` is one of a published name."""
+    # A run folder with a published name is ./resnet18.
     return source not in PUBLISHED and Path(source).is_dir()
 
 
 def model_name(source: str, model: str | None) -> str:
-    """Return the name of a source's architecture; the user gives it for a file of weights."""
     if is_weights_only(source) and (HUB_NAME.fullmatch(source) or not source.startswith(HUB)):
         if model is None:
             raise ConfigError(
@@ -180,18 +170,9 @@ def new_model(
 ) -> nn.Module:
     """Return a model with a source's body and a new head, on the CPU.
 
-    Args:
-        source: a run folder; a file of weights, or the URL of one whose name ends with the
-            beginning of its SHA-256; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`;
-            `hf:OWNER/NAME`, whose `model.safetensors` is downloaded.
-        model: the architecture, for a file, URL or `hf:`; as for `get_model`.
-        arguments: of the architecture, by name.
-        input_shape: of one new sample.
-        classes: the number of the new head's outputs.
-        seed: of the new head.
-
-    Raises:
-        PlainfitError: if the source cannot be read or does not fit.
+    The source is a run folder; a file of weights, or the URL of one whose name ends with the
+    beginning of its SHA-256; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`; or `hf:OWNER/NAME`,
+    whose `model.safetensors` is downloaded. A file, a URL and `hf:` need `model`, the architecture.
     """
     source = str(source)
     name = model_name(source, model)
@@ -215,7 +196,6 @@ def with_new_head(
     classes: int,
     seed: int,
 ) -> nn.Module:
-    """Build a factory's model for other classes, with these weights in its body."""
     target = resolve(factory.target)
     if "classes" not in inspect.signature(target).parameters:
         raise ModelError(
@@ -231,7 +211,6 @@ def with_new_head(
 
 
 def begun_model(factory: Factory, path: Path) -> nn.Module:
-    """Build the model of a fine-tuning with the weights that it started from."""
     from safetensors.torch import load_model
 
     model = factory.build()

@@ -4,8 +4,10 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any, NamedTuple, TypeVar
@@ -33,10 +35,8 @@ def default_folder(data: str, model: str) -> Path:
     """Return `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
-    folder, number = base, 2
-    while folder.exists():
-        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
-    return folder
+    names = chain([base.name], (f"{base.name}-{number}" for number in count(2)))
+    return next(folder for name in names if not (folder := base.with_name(name)).exists())
 
 
 def create_folder(folder: Path) -> None:
@@ -61,7 +61,6 @@ def create_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to copy files into, unless it exists."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,7 +68,6 @@ def make_folder(folder: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
     try:
         files.write_whole(path, write)
     except OSError as error:
@@ -101,18 +99,29 @@ class Step(NamedTuple):
     lr: float
 
 
+def parse_step(line: str) -> Step:
+    cells = line.split(",")  # step, epoch, loss, lr
+    return Step(float(cells[2]), float(cells[3]))
+
+
+def parse_epoch(line: str) -> Row:
+    row = {name: float(value) for name, value in json.loads(line).items()}
+    if not {"epoch", "seconds", "samples_per_second"} <= row.keys():
+        raise KeyError
+    return row | {"epoch": int(row["epoch"])}
+
+
 @dataclass
 class Run:
-    """A run folder in any state; each part is read when it is first used.
+    """A run folder in any state, with the content of `run.json` as `record`.
 
-    Lines of the logs that a crash cut off are left out, and counted in `notes`.
+    Each part is read when it is first used. Lines of the logs that a crash cut off are left out,
+    and counted in `notes`.
     """
 
     folder: Path
     record: dict[str, Any]
-    """The content of `run.json`."""
     notes: list[str] = field(default_factory=list)
-    """What could not be read so far."""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -130,7 +139,6 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[Row]:
-        """The rows of `metrics.jsonl`, an epoch each."""
         return self._lines(METRICS, parse_epoch)
 
     @property
@@ -162,17 +170,11 @@ class Run:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """Loss and learning rate of each step."""
         return self._lines(STEPS, parse_step, header=True)
 
     @cached_property
     def model(self) -> nn.Module:
-        """The trained model: on the CPU, in `eval()` mode.
-
-        Raises:
-            RunError: if the run did not finish, or its weights are damaged.
-            ModelError: if the model can no longer be built.
-        """
+        """The trained model, on the CPU, in `eval()` mode."""
         from safetensors import SafetensorError
         from safetensors.torch import load_model
 
@@ -209,12 +211,7 @@ class Run:
             return None
 
     def open_data(self) -> DataSplits:
-        """Open the data that the run was trained on.
-
-        Raises:
-            DataError: if it has changed since.
-            PlainfitError: if it can no longer be opened.
-        """
+        """Open the data that the run was trained on, which must not have changed since."""
         data = self.config.open_data()
         if data.fingerprint != self.record["data"]["fingerprint"]:
             raise DataError(
@@ -228,13 +225,10 @@ class Run:
             text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return []
-        good = []
-        lines = text.splitlines()[header:]
+        good, lines = [], text.splitlines()[header:]
         for line in lines:
-            try:
+            with suppress(ValueError, LookupError, TypeError, AttributeError):
                 good.append(parse(line))
-            except (ValueError, KeyError, TypeError, IndexError):
-                continue
         if bad := len(lines) - len(good):
             self.notes.append(
                 f"{bad} of the {len(lines)} lines of {name} cannot be read: left out."
@@ -243,39 +237,19 @@ class Run:
 
 
 def open_run(folder: Path) -> Run:
-    """Open a run folder, finished or not.
-
-    Raises:
-        RunError: if it is not a run folder, or its record is damaged.
-    """
     return Run(folder, read_record(folder))
-
-
-def parse_epoch(line: str) -> Row:
-    row = {name: float(value) for name, value in json.loads(line).items()}
-    return {**row, "epoch": int(row["epoch"]), "seconds": row["seconds"],
-            "samples_per_second": row["samples_per_second"]}  # fmt: skip
-
-
-def parse_step(line: str) -> Step:
-    cells = line.split(",")  # step, epoch, loss, lr
-    return Step(float(cells[2]), float(cells[3]))
 
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run as `plainfit runs` lists it."""
+    """A run as `plainfit runs` lists it, with the epochs done, `of` those asked for."""
 
     name: str
     state: str
     epochs: int
-    """Epochs done."""
     of: int
-    """Epochs asked for."""
-    best: Row
-    """The row of the epoch with the lowest validation loss; empty before the first one."""
+    best: Row  # of the epoch with the lowest validation loss; empty before the first one
     bytes: int
-    """The size of all files in the folder."""
 
 
 def list_runs(parent: Path) -> list[RunLine]:

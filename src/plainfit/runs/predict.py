@@ -20,15 +20,10 @@ def predict_images(
 ) -> list[dict[str, Any]]:
     """Return each image's path, likeliest class and probability of every class.
 
-    An image is read as the training images were: resized, and in gray if they were gray.
-
-    Args:
-        run: the run whose model predicts.
-        paths: of the images.
-        views: average the probabilities over the image itself and N augmented views of it; the
-            views of an image do not depend on the other images.
-        augment: the augmentation of the views, by name; by default that of the training. What
-            mixes labels is left out.
+    An image is read as the training images were: resized, and in gray if they were gray. With
+    `views`, its probabilities are the mean over the image itself and N augmented views of it, which
+    do not depend on the other images. They are augmented as in the training by default, without
+    what mixes labels.
     """
     shape, classes = run.record["data"]["input_shape"], run.record["data"]["classes"]
     if len(shape) != 3:
@@ -49,13 +44,11 @@ def predict_images(
             field="augment",
         )
     with torch.no_grad():
-        probabilities = (
-            torch.stack(
-                [run.model(views_of(x, views, pipeline, seed)).softmax(1).mean(0) for x in xb]
-            )
-            if views
-            else run.model(xb).softmax(dim=1)
-        )
+        if views:
+            each = [run.model(views_of(x, views, pipeline, seed)).softmax(1).mean(0) for x in xb]
+            probabilities = torch.stack(each)
+        else:
+            probabilities = run.model(xb).softmax(dim=1)
     return [
         {
             "image": str(path),
@@ -67,6 +60,5 @@ def predict_images(
 
 
 def views_of(x: Tensor, views: int, pipeline: Pipeline, seed: int) -> Tensor:
-    """Return an image and N augmented views of it, shape (1 + N, ...)."""
     varied, _ = pipeline(x.repeat(views, 1, 1, 1), None, stream(seed, "views"))
     return torch.cat([x.unsqueeze(0), varied])

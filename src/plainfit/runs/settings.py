@@ -6,7 +6,7 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 import ast
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -23,25 +23,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
 
-class Settings:
-    """A base on which the `__post_init__` of every group of settings can call `super()`."""
-
-    def __post_init__(self) -> None:
-        pass
-
-    def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
-        """Raise a ConfigError unless the field is None or passes the test."""
-        value = getattr(self, name)
-        if value is not None and not test(value):
-            raise ConfigError(f"must be {requirement}, got {value}", field=name)
-
-    def check_at_least(self, low: int, *names: str) -> None:
-        for name in names:
-            self.check(name, lambda value: value >= low, f"at least {low}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class DataSettings(Settings):
+class DataSettings:
     """Which data to train on, and how to read it."""
 
     data: Annotated[
@@ -53,34 +36,22 @@ class DataSettings(Settings):
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
     target: Annotated[str | None, "The column to predict, for a table."] = None
-    image_size: Annotated[
-        int | None, "Resize the images of a folder to this many pixels a side."
-    ] = None
+    image_size: Annotated[int | None, "Resize the images of a folder to N x N pixels."] = None
     skip_bad: Annotated[bool, "Skip unreadable images and count them."] = False
     memory_budget: Annotated[
         int, "MiB of data to hold in memory, and on the accelerator; more stays on disk."
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "memory_budget", "split_seed")
-        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
-
     def open_data(self) -> "DataSplits":
-        """Open the data that the settings name.
-
-        Raises:
-            PlainfitError: if it is unknown, cannot be read or cannot be trained on.
-        """
         from plainfit.data.open_data import open_data
 
-        names = [item.name for item in fields(DataSettings) if item.name != "data"]
+        names = names_of(DataSettings, without=("data",))
         return open_data(self.data, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(Settings):
+class ModelSettings:
     """Which model to build, from which seed, and where it goes."""
 
     model: Annotated[
@@ -88,20 +59,10 @@ class ModelSettings(Settings):
         "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
         "nets:Small for nets.py.",
     ] = "resnet"
-    model_args: Annotated[
-        str | None, "Arguments for the model, as in a call: width=32, blocks=(2, 2)."
-    ] = None
-    channels_last: Annotated[
-        bool, "Keep images as height, width, channels: often faster; other rounding."
-    ] = False
+    model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
+    channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "seed")
-        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
-        _ = self.model_arguments  # raises
 
     @property
     def model_arguments(self) -> dict[str, Any]:
@@ -125,7 +86,7 @@ class ModelSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerSettings(Settings):
+class OptimizerSettings:
     """How a step changes the parameters."""
 
     optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
@@ -133,16 +94,12 @@ class OptimizerSettings(Settings):
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
     ] = None
-    momentum: Annotated[float | None, "Momentum of sgd (default: 0.9) or rmsprop (default: 0)."] = (
-        None
-    )
+    momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop)."] = None
     nesterov: Annotated[bool, "Nesterov momentum, for sgd."] = False
     weight_decay: Annotated[
         float | None, "Decay of weights, but not of biases and norms (default: torch's own)."
     ] = None
-    fused: Annotated[bool, "Update all parameters in one kernel; other rounding, not rmsprop."] = (
-        False
-    )
+    fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
         str | None,
         "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
@@ -153,27 +110,14 @@ class OptimizerSettings(Settings):
         float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
     ] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
-        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
-        for name in ("momentum", "average"):
-            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        self.check_at_least(1, "accumulate")
-        self.check("clip", is_positive, "a positive number")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ConfigError(unknown_name("schedule", self.schedule, SCHEDULES))
-
     @property
     def rate(self) -> float | None:
-        """The learning rate as a number; None for the default, or if it is to be searched for."""
+        """The learning rate; None for the default, or to search for one."""
         return self.lr if isinstance(self.lr, float | int) else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TrainingSettings:
     """How long to train, on which batches, and what to write."""
 
     epochs: Annotated[int, "Passes over the training data."] = 10
@@ -183,12 +127,8 @@ class TrainingSettings(Settings):
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
-    label_smoothing: Annotated[
-        float, "Train towards labels that are wrong with this probability: 0 to below 1."
-    ] = 0.0
-    patience: Annotated[
-        int | None, "Stop when the validation loss has not improved for N epochs."
-    ] = None
+    label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1."] = 0.0
+    patience: Annotated[int | None, "Stop after N epochs without a better validation loss."] = None
     time_limit: Annotated[float | None, "Stop after N seconds; resume continues."] = None
     checkpoint_every: Annotated[
         int | None, "Write a checkpoint every N steps too (always: each epoch, each minute)."
@@ -197,50 +137,24 @@ class TrainingSettings(Settings):
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
-    compile: Annotated[
-        bool, "Compile the model: seconds at the start, faster steps; other rounding."
-    ] = False
-    threads: Annotated[
-        int | None, "Threads of the CPU (default: one for small steps, else all cores)."
-    ] = None
+    compile: Annotated[bool, "Compile the model: slow start, faster steps; other rounding."] = False
+    threads: Annotated[int | None, "CPU threads (default: one for small steps, else all)."] = None
     keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
-    detect_anomaly: Annotated[
-        bool, "Name the operation whose gradient is NaN; slow, for debugging."
-    ] = False
-    overfit_one_batch: Annotated[
-        bool, "Train on the first batch alone: a check that the model can learn."
-    ] = False
-    out: Annotated[
-        Path | None, "Folder for the run, new or empty (default: runs/TIME-DATA-MODEL)."
-    ] = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
-        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
-        self.check("time_limit", is_positive, "a positive number")
-        if self.track is not None and self.track not in TRACKERS:
-            raise ConfigError(unknown_name("tracker", self.track, TRACKERS))
-        if self.precision not in PRECISIONS:
-            raise ConfigError(unknown_name("precision", self.precision, PRECISIONS))
+    detect_anomaly: Annotated[bool, "Name the operation whose gradient is NaN; slow."] = False
+    overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
+    out: Annotated[Path | None, "New folder for the run (default: runs/TIME-DATA-MODEL)."] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferSettings(Settings):
+class TransferSettings:
     """What only a fine-tuning has: no options of `plainfit train` and `plainfit tune`."""
 
     source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
     freeze_epochs: Annotated[int, "Train the new head alone for the first N epochs."] = 1
     gradual: Annotated[bool, "Then unfreeze one more group of layers in each epoch."] = False
-    lr_ratio: Annotated[float, "How many times slower the first layers learn than the head."] = (
+    lr_ratio: Annotated[float, "The head's learning rate divided by that of the first layers."] = (
         100.0
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_at_least(0, "freeze_epochs")
-        self.check_at_least(1, "lr_ratio")
-        self.check("lr_ratio", math.isfinite, "finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,27 +166,47 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_at_least(0, "memory_budget", "split_seed", "seed", "freeze_epochs")
+        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
+        self.check_at_least(1, "accumulate", "lr_ratio")
+        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
+        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
+        _ = self.model_arguments  # raises
+        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
+        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
+            object.__setattr__(self, "lr", float(self.lr))
+        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
+        for name in ("momentum", "average"):
+            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
+        for name in ("clip", "time_limit"):
+            self.check(name, is_positive, "a positive number")
+        self.check_known("schedule", self.schedule, SCHEDULES)
+        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
+        self.check_known("tracker", self.track, TRACKERS)
+        self.check_known("precision", self.precision, PRECISIONS)
+        self.check("lr_ratio", math.isfinite, "finite")
         if self.source is not None:
-            if self.lr == "auto":
-                raise ConfigError(
-                    "must be a number, since a fine-tuning has a rate for each group of layers, "
-                    "got auto",
-                    field="lr",
-                )
-            self.check(
-                "freeze_epochs",
-                lambda epochs: epochs <= self.epochs,
-                f"at most the number of epochs, {self.epochs}",
-            )
+            each = "a number, since a fine-tuning has a rate for each group of layers"
+            self.check("lr", lambda lr: lr != "auto", each)
+            limit = f"at most the number of epochs, {self.epochs}"
+            self.check("freeze_epochs", lambda epochs: epochs <= self.epochs, limit)
+
+    def check(self, name: str, test: Callable[[Any], bool], requirement: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not test(value):
+            raise ConfigError(f"must be {requirement}, got {value}", field=name)
+
+    def check_at_least(self, low: int, *names: str) -> None:
+        for name in names:
+            self.check(name, lambda value: value >= low, f"at least {low}")
+
+    def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(kind, value, known))
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], **changes: Any) -> Self:
-        """Return the settings that `to_dict` gave, with some changed; missing ones get defaults.
-
-        Raises:
-            ConfigError: if a setting is unknown, such as one of a newer plainfit.
-        """
+        """Return the settings that `to_dict` gave, with some changed; missing ones get defaults."""
         known = {item.name for item in fields(cls)}
         if unknown := record.keys() - known:
             raise ConfigError(
@@ -283,11 +217,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         return cls(**(record | folders | changes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings for `run.json`: paths as text."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
-        }
+        return {n: str(v) if isinstance(v, Path) else v for n, v in asdict(self).items()}
 
     def command(self) -> str:
         """Return the command line that trains the same again, in a new folder.
@@ -303,26 +233,22 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             value = getattr(self, item.name)
             if value == item.default or item.name in implied:
                 continue
-            if value is False:
-                words.append(f"--no-{option(item.name)[2:]}")
-            else:
-                words += [option(item.name)] if value is True else [option(item.name), str(value)]
+            words.append(f"--no-{option(item.name)[2:]}" if value is False else option(item.name))
+            words += [] if isinstance(value, bool) else [str(value)]
         return shlex.join(words)
 
 
-def names_of(*groups: type[Settings], without: tuple[str, ...] = ()) -> list[str]:
-    """Return the names of the fields in these groups of settings.
-
+def names_of(*groups: type, without: tuple[str, ...] = ()) -> list[str]:
+    """
     >>> names_of(TransferSettings, without=("source",))
     ['freeze_epochs', 'gradual', 'lr_ratio']
     """
-    names = [item.name for group in groups for item in fields(group)]  # type: ignore[arg-type]
+    names = [item.name for group in groups for item in fields(group)]
     return [name for name in names if name not in without]
 
 
 def option(name: str) -> str:
-    """Return a field's name as it is written on the command line.
-
+    """
     >>> option("batch_size")
     '--batch-size'
     """
@@ -351,7 +277,8 @@ def is_positive(number: str | float) -> bool:
         return False
 
 
-_FAST: dict[str, Any] = {
+# Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.
+OF_EVERY_PRESET: dict[str, Any] = {
     "model": "compact",
     "lr": 0.2,
     "schedule": "one-cycle",
@@ -361,22 +288,14 @@ _FAST: dict[str, Any] = {
     "channels_last": True,
     "precision": "bf16",
 }
-# Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fastest": _FAST | {"model_args": "width=16, blocks=0", "epochs": 1},
-    "fast": _FAST
-    | {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
-    "accurate": _FAST
-    | {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
+    "fastest": {"model_args": "width=16, blocks=0", "epochs": 1},
+    "fast": {"model_args": "width=16", "epochs": 6, "batch_size": 128, "augment": "warp=0.5"},
+    "accurate": {"model_args": "width=32", "epochs": 18, "batch_size": 128, "augment": "warp=0.8"},
 }
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Return the settings of a preset; see `plainfit train --preset`.
-
-    Raises:
-        ConfigError: if there is no preset of that name.
-    """
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
-    return dict(PRESETS[name])
+    return OF_EVERY_PRESET | PRESETS[name]

@@ -1,37 +1,213 @@
-"""From settings to a run: `fit` with everything around it, and a run folder."""
+"""From settings to a run: `fit` with everything around it, and a run folder.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+`prepare` checks all that a training needs before anything is written.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from plainfit.common.devices import cpu_threads
-from plainfit.common.errors import PlainfitError, RunError, TrainingError
-from plainfit.data.loaders import make_loader
+from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
+from plainfit.common.errors import ModelError, PlainfitError, RunError, TrainingError
+from plainfit.data.augment import named_steps
+from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
+from plainfit.data.splits import DataSplits, check_images
+from plainfit.models.build import get_model, make_optimizer, to_device
+from plainfit.models.summary import count_parameters, try_batch
+from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
-from plainfit.runs.prepare import (
-    Parts,
-    Say,
-    check_outputs,
-    describe,
-    find_rate,
-    loss_function,
-    make_record,
-    observers,
-    prepare,
-    schedule_of,
-    threads_of,
-    transformers,
-)
-from plainfit.runs.settings import RunConfig
+from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
+from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback
 from plainfit.training.loop import fit, validate
+from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import accuracy
+from plainfit.training.schedules import Schedule, named_schedule
+
+MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+Say = Callable[[str], None]
+
+
+@dataclass
+class Parts:
+    config: RunConfig
+    data: DataSplits
+    model: nn.Module
+    opt: Optimizer
+    train_dl: Loader
+    valid_dl: Loader
+    workers: int
+    groups: list[list[str]] = field(default_factory=list)  # of layers, for a fine-tuning
+
+
+def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
+    """Open the data, build model and optimizer, make the loaders.
+
+    To continue or repeat a `run`, its data must not have changed, and a fine-tuning starts from the
+    weights that it started from.
+    """
+    if config.track is not None:
+        make_tracker(config.track, Path())  # raises where its package is missing
+    data = config.open_data() if run is None else run.open_data()
+    is_augmented = bool(named_steps(config.augment))  # checks the names
+    if is_augmented:
+        check_images(data)
+    model, opt, groups = build(config, data, run)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
+    device, budget = device_of(model), config.memory_budget
+    train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
+    train_dl, valid_dl = get_data(
+        train_ds, valid_ds, config.batch_size, seed=config.seed, num_workers=workers
+    )
+    if is_augmented:
+        train_dl = AugmentedLoader(
+            train_dl, config.augment, config.seed, classes=len(data.classes), device=device
+        )
+    return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
+
+
+def build(
+    config: RunConfig, data: DataSplits, run: runs.Run | None
+) -> tuple[nn.Module, Optimizer, list[list[str]]]:
+    shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
+    arguments, options = config.model_arguments, optimizer_options(config)
+    if config.source is None:
+        names = ("model", "optimizer", "seed", "device", "channels_last")
+        settings = {name: getattr(config, name) for name in names}
+        return *get_model(**settings, arguments=arguments, **shape, **options), []
+    if run is None:
+        name = config.model if is_weights_only(config.source) else None
+        model = new_model(config.source, name, arguments, seed=config.seed, **shape)
+    else:
+        model = begun_model(run.factory, run.folder / runs.FIRST)
+    to_device(model, config.device, config.channels_last)
+    groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
+    layers = parameter_groups(model, groups, config.lr_ratio)
+    return model, make_optimizer(config.optimizer, model, layers=layers, **options), groups
+
+
+def optimizer_options(config: RunConfig) -> dict[str, Any]:
+    names = ("momentum", "nesterov", "weight_decay", "fused")
+    return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
+
+
+def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
+    if config.schedule is not None:
+        return named_schedule(config.schedule, config.epochs * steps)
+    if config.source is not None:
+        return PhaseCycles(config.epochs * steps, config.freeze_epochs * steps)
+    return None
+
+
+def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> list[Callback]:
+    """Return the callbacks that change the training; `groups` of layers are for a fine-tuning."""
+    return [
+        *([cb.Unfreezing(groups, config.freeze_epochs, config.gradual)] if groups else []),
+        *([cb.OverfitOneBatch()] if config.overfit_one_batch else []),
+        *([cb.GradientAccumulation(config.accumulate)] if config.accumulate > 1 else []),
+        *([] if config.clip is None else [cb.GradientClipping(config.clip)]),
+        *([] if config.average is None else [cb.Averaging(config.average)]),
+    ]
+
+
+def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
+    smoothing = config.label_smoothing
+    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
+
+
+def observers(config: RunConfig, folder: Path) -> list[Callback]:
+    """Return the callbacks that write files, and those that stop a training."""
+    settings = {name: value for name, value in config.to_dict().items() if value is not None}
+    tracked = folder / "tracked"
+    return [
+        cb.BestWeights(folder / runs.BEST),
+        cb.JsonLinesLog(folder / runs.METRICS),
+        cb.StepLog(folder / runs.STEPS),
+        *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),
+        *([cb.EarlyStopping(config.patience)] if config.patience is not None else []),
+        *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
+    ]
+
+
+def find_rate(parts: Parts, say: Say) -> None:
+    search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
+    rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
+    say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
+    parts.config = config = replace(parts.config, lr=rate)
+    parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
+
+
+def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
+    xb, yb = next(iter(dl))
+    out = try_batch(model, xb)
+    if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ModelError(
+            f"the model must give one score for each of the {classes} {what}, shape "
+            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; give your class or function "
+            "a parameter `classes`, which receives their number"
+        )
+
+
+def threads_of(parts: Parts) -> int:
+    if parts.config.threads is not None:
+        return parts.config.threads
+    x, _ = parts.data.valid[0]  # a batch of the loader would start its workers again
+    sample = x.unsqueeze(0).to(device_of(parts.model))
+    return threads_for(parts.model, sample, parts.config.batch_size)
+
+
+def make_record(parts: Parts) -> dict[str, Any]:
+    config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
+    options = {name: value for name, value in opt.defaults.items() if name != "params"}
+    layers = rates_of(parts)
+    return {
+        "state": "started",
+        "config": config.to_dict(),
+        "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
+        "parameters": count_parameters(model),
+        "optimizer": {"name": type(opt).__name__, "options": options},
+        **({"layers": layers} if layers else {}),
+        "loss": "torch.nn.functional:cross_entropy",
+        "data": data.to_dict(),
+        "versions": versions(),
+        "fingerprint": fingerprint(device_of(model)),
+    }
+
+
+def rates_of(parts: Parts) -> list[dict[str, Any]]:
+    layers = parameter_groups(parts.model, parts.groups, parts.config.lr_ratio)
+    lr = parts.opt.defaults["lr"]
+    return [
+        {"layers": names, "lr": lr * factor, "parameters": sum(p.numel() for p in params)}
+        for names, (params, factor) in zip(parts.groups, layers, strict=True)
+    ]
+
+
+def describe(parts: Parts) -> str:
+    data, model = parts.data, parts.model
+    counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
+    shape = "x".join(map(str, data.input_shape))
+    lines = [
+        f"data   {data.name}: {counts}; {len(data.classes)} classes; samples of {shape}",
+        *(f"note   {note}" for note in data.notes),
+        f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
+        f"{device_of(model)}",
+        *(f"rate   {row['lr']:<8.2g} {', '.join(row['layers'])}" for row in rates_of(parts)),
+    ]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -45,7 +221,6 @@ class RunResult:
     takes_images: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
         return {
             "run": str(self.folder),
             "epochs": self.history.to_dicts(),
@@ -57,15 +232,10 @@ class RunResult:
 def train(
     config: RunConfig, *, echo: Say | None = print, callbacks: Sequence[Callback] = ()
 ) -> RunResult:
-    """Train with these settings, and leave a run folder.
+    """Train with these settings, and leave a run folder; `echo` gets each line of the report.
 
-    `echo` is called with each line of the report.
-
-    Raises:
-        PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
-            is written then.
-        TrainingError: if the training has to stop.
-        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+    Nothing is written if the settings, the data, the model or the folder cannot be used. A
+    TrainingError, or the KeyboardInterrupt of Ctrl-C, comes when everything is saved.
     """
     say = echo or (lambda line: None)
     parts = prepare(config)
@@ -115,8 +285,8 @@ def resume(
 def run_fit(
     parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
 ) -> RunResult:
-    """Train or continue, then test and write the results."""
     config, say = parts.config, echo or (lambda line: None)
+    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
     added = [*transformers(config, parts.groups), *observers(config, folder), *callbacks]
     try:
         with torch.autograd.set_detect_anomaly(config.detect_anomaly):
@@ -130,9 +300,7 @@ def run_fit(
                 metrics=[accuracy],
                 callbacks=added,
                 schedule=schedule_of(config, len(parts.train_dl)),
-                checkpoint=cb.Checkpointing(
-                    folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every
-                ),
+                checkpoint=checkpoint,
                 resume=resume,
                 precision=config.precision,
                 compile=config.compile,
@@ -145,17 +313,14 @@ def run_fit(
         raise
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
         runs.update_record(folder, state="failed")
-        what = str(error)
-        if not isinstance(error, PlainfitError):
-            what = f"{type(error).__name__}: {error}"
+        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
         raise TrainingError(
-            f"{what}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{kind}{error}; what was saved is in {folder}: plainfit resume {folder}"
         ) from error
     return finish(parts, folder, history, say)
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
-    """Test the model and write weights, curves and the record."""
     config, data, model = parts.config, parts.data, parts.model
     test = None
     if data.test is not None:

@@ -85,7 +85,7 @@ class StudyConfig:
             if was != wanted:
                 raise ConfigError(
                     f"a study must continue with its own settings: {folder} has {was}, got "
-                    f"{wanted}; choose another folder (--out)"
+                    f"{wanted}; choose another folder"
                 )
 
 
@@ -211,7 +211,9 @@ def read_searches(texts: Sequence[str], file: Path | None) -> dict[str, Any]:
     for text in texts:
         name, equals, spec = text.partition("=")
         if not equals:
-            raise ConfigError(f"--search must be NAME=WHAT, such as lr=log:1e-3..1, got {text!r}")
+            raise ConfigError(
+                f"must be NAME=WHAT, such as lr=log:1e-3..1, got {text!r}", field="search"
+            )
         if name in found:
             raise ConfigError(f"a setting must be searched once, and {name} is named twice")
         found[name] = spec

@@ -120,8 +120,9 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         except (SQLAlchemyError, StorageInternalError, ImportError) as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise ConfigError(
-                "--storage must be the URL of an existing database, such as "
-                f"postgresql://USER@HOST/NAME; {reason}"
+                "must be the URL of an existing database, such as "
+                f"postgresql://USER@HOST/NAME; {reason}",
+                field="storage",
             ) from error
 
 

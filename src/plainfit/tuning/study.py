@@ -160,6 +160,6 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
     found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
     if found is None and storage.get_n_trials(study):
         raise ConfigError(
-            f"the study {name!r} must be one of plainfit, and is not; choose another --out"
+            f"the study {name!r} must be one of plainfit, and is not; choose another folder"
         )
     return found

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
 from plainfit.runs.folder import RECORD, read_record
-from plainfit.runs.prepare import check_outputs, prepare
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import resume, train
+from plainfit.runs.train import check_outputs, prepare, resume, train
 from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
 from plainfit.tuning.space import Choices, Spec

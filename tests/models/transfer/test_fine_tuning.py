@@ -86,7 +86,9 @@ def whole(source, tmp_path_factory):
     return config
 
 
-@pytest.mark.parametrize("stop_at", [10, 20, 33])
+@pytest.mark.parametrize(
+    "stop_at", [20, *(pytest.param(n, marks=pytest.mark.soak) for n in (10, 33))]
+)
 def test_a_stopped_fine_tuning_continues_to_the_same_bits(whole, tmp_path, stop_at):
     parted = tmp_path / "parted"
     train(replace(whole, out=parted), echo=None, callbacks=[Watch(stop_at)])

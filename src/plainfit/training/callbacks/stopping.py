@@ -13,7 +13,7 @@ from plainfit.data.batches import tensors_in
 from plainfit.training.history import best_epoch
 from plainfit.training.hooks import Callback, Context
 
-HOW_TO_FIND = "find it with --detect-anomaly or torch.autograd.set_detect_anomaly(True)"
+HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
 
 
 class Best:
