@@ -35,7 +35,7 @@ def test_the_scripts_in_the_docs_are_up_to_date(mnist_folder, tmp_path, monkeypa
     # Below the header, a script says nothing of the losses: one step is as good as all.
     recipe = replace(from_folder(run), epochs=config.epochs, stop=None)
     for level in writer.LEVELS:
-        path = write(replace(recipe, notes=[]), Path(f"{level}.py"), level, True).path
+        path = write(recipe, Path(f"{level}.py"), level, True).path
         new = path.read_text().replace(mnist_folder.absolute().as_posix(), "mnist")
         old = (DOCS / path.name).read_text()
         assert below_header(new) == below_header(old), f"run docs/eject/write.py: {path.name}"

@@ -17,6 +17,8 @@ from plainfit.eject.verify import outcome_of
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig, preset
 from plainfit.runs.train import resume, train
+from plainfit.training.callbacks import GradientClipping
+from plainfit.training.hooks import Callback
 from trainings import StopAt
 
 RESNET = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
@@ -166,6 +168,28 @@ def test_all_levels_and_their_diffs(tmp_path):
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
     assert "-    for xb, yb in train_dl:" in diff
     assert "+    for rows in order.split(BATCH_SIZE):" in diff
+
+
+class Halve(Callback):
+    """Halves the gradients, which no run folder records."""
+
+    def on_backward_end(self, context):
+        for parameter in context.model.parameters():
+            parameter.grad.mul_(0.5)
+
+
+@pytest.mark.parametrize("callback", [Halve(), GradientClipping(1.0)])
+def test_a_callback_that_the_folder_does_not_record_is_refused(callback, tmp_path):
+    folder = tmp_path / "run"
+    config = RunConfig(model="logistic", epochs=1, batch_size=256, out=folder)
+    message = f"if {type(callback).__name__} does not, say so by `observer = True` in its class"
+    with pytest.raises(ConfigError, match=message):
+        train(config, echo=None, callbacks=[callback])
+    assert not folder.exists()
+    train(config, echo=None, callbacks=[StopAt(2)])
+    with pytest.raises(ConfigError, match=message):
+        resume(folder, echo=None, callbacks=[callback])
+    assert read_record(folder)["state"] == "interrupted"
 
 
 @pytest.mark.parametrize("name", ["math.py", "torch.py", "json.txt"])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from plainfit.common.devices import cpu_threads
-from plainfit.common.errors import PlainfitError, RunError, TrainingError
+from plainfit.common.errors import ConfigError, PlainfitError, RunError, TrainingError
 from plainfit.data.loaders import make_loader
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
@@ -59,7 +59,8 @@ def train(
 ) -> RunResult:
     """Train with these settings, and leave a run folder.
 
-    `echo` is called with each line of the report.
+    `echo` is called with each line of the report. The callbacks must only observe, and say so by
+    `observer = True` in their class: the run folder does not record them for resume and eject.
 
     Raises:
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
@@ -68,6 +69,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C, when everything is saved.
     """
     say = echo or (lambda line: None)
+    check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
@@ -94,6 +96,7 @@ def resume(
     A finished run continues to a larger number of `epochs` in all.
     """
     say = echo or (lambda line: None)
+    check_callbacks(callbacks)
     run = runs.open_run(folder)
     record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
@@ -110,6 +113,17 @@ def resume(
     runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
     with cpu_threads(threads_of(parts)):
         return run_fit(parts, folder, echo, callbacks, resume=True)
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        if not callback.observer:
+            name = type(callback).__name__
+            raise ConfigError(
+                "the callbacks of a run must change nothing of the training, since its folder does "
+                f"not record them; if {name} does not, say so by `observer = True` in its class, "
+                "or else pass it to plainfit.fit"
+            )
 
 
 def run_fit(
