@@ -51,8 +51,7 @@ class Served:
     is_stock: bool = False  # True for a `DataLoader` of the user's
     sampler: Any = None  # of the user's, where shuffle does not say it all
     collate_fn: Any = default_collate
-    funcs: list[Any] = field(default_factory=list)
-    """Functions and augmenting loaders that a batch passes through."""
+    funcs: list[Any] = field(default_factory=list)  # what a batch passes through
 
 
 class DataText:

@@ -52,13 +52,11 @@ def docstring(summary: str, text: str) -> list[str]:
     """Return the lines of a module's docstring, in which nothing ends it early."""
     wrapped = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
     lines = [" ".join(summary.split()), "", *wrapped]
-    safe = [escaped(line) for line in lines]
+    safe = []
+    for line in lines:
+        line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
+        safe.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
     return [f'"""{safe[0]}', *safe[1:], '"""']
-
-
-def escaped(line: str) -> str:
-    line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 @cache

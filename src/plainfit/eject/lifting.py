@@ -31,20 +31,6 @@ class ModuleText:
     code: Source
     bindings: dict[str, ast.stmt]
 
-    @classmethod
-    def of(cls, name: str) -> "ModuleText":
-        """Read a module's source as it is now: a module may have been reloaded."""
-        module = sys.modules.get(name) or importlib.import_module(name)
-        try:
-            text = inspect.getsource(module)
-        except (OSError, TypeError) as error:
-            raise EjectError(
-                f"a script is made of source text, and the module {name!r} has none (a prompt, "
-                "exec or a compiled extension); put the code into a file and import it"
-            ) from error
-        code = parsed(text)
-        return cls(module, code, dict(bindings(code.tree.body)))
-
 
 parsed = cache(Source)
 
@@ -60,10 +46,19 @@ class Lifter:
         """Methods of our own classes that the script does not call."""
         self.modules: dict[str, ModuleText] = {}
 
-    def source_of(self, module: str) -> ModuleText:
-        if module not in self.modules:
-            self.modules[module] = ModuleText.of(module)
-        return self.modules[module]
+    def source_of(self, name: str) -> ModuleText:
+        """Return a module with its source as it is now: it may have been reloaded."""
+        if name not in self.modules:
+            module = sys.modules.get(name) or importlib.import_module(name)
+            try:
+                code = parsed(inspect.getsource(module))
+            except (OSError, TypeError) as error:
+                raise EjectError(
+                    f"a script is made of source text, and the module {name!r} has none (a prompt, "
+                    "exec or a compiled extension); put the code into a file and import it"
+                ) from error
+            self.modules[name] = ModuleText(module, code, dict(bindings(code.tree.body)))
+        return self.modules[name]
 
     def lift(self, thing: Any) -> str:
         module, name = str(thing.__module__), str(thing.__qualname__)
@@ -76,8 +71,15 @@ class Lifter:
 
     def take(self, name: str, source: ModuleText) -> str:
         node = source.bindings.get(name)
-        if node is None:
-            return self.take_unbound(name, source)
+        if node is None:  # it may be a lazy name, such as those of our package
+            thing = getattr(source.module, name, None)
+            if isinstance(thing, type | FunctionType):
+                return self.lift(thing)
+            module = source.module
+            raise EjectError(
+                f"a script needs the definition of {name!r}, and the text of {module.__name__} "
+                f"({module.__file__}) has none; define it there"
+            )
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.take_import(name, node, source)
         if self.is_new(name, f"{source.module.__name__}:{name}"):
@@ -117,16 +119,6 @@ class Lifter:
             self.imports.add("from __future__ import annotations")
         del self.definitions[name]  # to the end, after what it needs
         self.definitions[name] = text
-
-    def take_unbound(self, name: str, source: ModuleText) -> str:
-        """Take a name that a module's text does not bind, such as a lazy one of our package."""
-        thing = getattr(source.module, name, None)
-        if isinstance(thing, type | FunctionType):
-            return self.lift(thing)
-        raise EjectError(
-            f"a script needs the definition of {name!r}, and the text of {source.module.__name__} "
-            f"({source.module.__file__}) has none; define it there"
-        )
 
     def take_import(self, name: str, node: ast.Import | ast.ImportFrom, source: ModuleText) -> str:
         (alias,) = [a for a in node.names if (a.asname or a.name.split(".")[0]) == name]

@@ -85,7 +85,7 @@ class LoopText:
         self.callbacks = by_name(recipe.callbacks)
         is_validated = recipe.valid_dl is not None
         self.metrics = [m for m in recipe.metrics if is_validated and not is_streaming(m)]
-        observers = [type(c) for c in recipe.callbacks if is_observer(c)]
+        observers = [type(c) for c in recipe.callbacks if getattr(c, "observer", False)]
         self.left_out = [o.__name__ for o in observers if not o.__module__.startswith("plainfit.")]
         self.left_out += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         loss = expression(recipe.loss_func, lifter)
@@ -184,7 +184,10 @@ class LoopText:
 
     def table(self) -> dict[str, Any]:
         names = [metric_name(metric) for metric in self.metrics]
-        values = [valid_name(number, name) for number, name in enumerate(names)]
+        # A name of their own for the values: a metric's function may have its name.
+        values = [
+            f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}" for at, n in enumerate(names)
+        ]
         valid = {"valid_loss": "valid_loss", **dict(zip(names, values, strict=True))}
         columns = {
             "epoch": "epoch",
@@ -217,7 +220,7 @@ def by_name(callbacks: list[Any]) -> dict[str, Any]:
     for callback in callbacks:
         kind = type(callback)
         name = names.get(kind)
-        if name is None and kind not in STOPPERS and not is_observer(callback):
+        if name is None and kind not in STOPPERS and not getattr(callback, "observer", False):
             raise EjectError(
                 f"{place(kind)}: a script cannot repeat what the callback {kind.__name__} does to "
                 "the training; if it changes nothing, say so by `observer = True` in its class"
@@ -232,10 +235,6 @@ def by_name(callbacks: list[Any]) -> dict[str, Any]:
         if name is not None:
             found[name] = callback
     return found
-
-
-def is_observer(callback: Any) -> bool:
-    return bool(getattr(callback, "observer", False))
 
 
 def momentum_moved(schedule: Any, groups: list[dict[str, Any]], steps: int) -> dict[str, str]:
@@ -254,8 +253,3 @@ def momentum_moved(schedule: Any, groups: list[dict[str, Any]], steps: int) -> d
         if not all(has_momentum):
             tests.append('group.setdefault("initial_momentum", group.get("momentum"))')
     return {"momentum": update, "momentum_test": " and ".join(tests)}
-
-
-def valid_name(number: int, metric: str) -> str:
-    """Return the variable for a metric's value: its function may have the name itself."""
-    return f"valid_{metric}" if metric.isidentifier() else f"valid_metric_{number}"

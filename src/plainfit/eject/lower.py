@@ -79,8 +79,7 @@ class Program:
         self.names: dict[Key, str] = {}  # the names of the definitions in the script
         self.imports: set[str] = set()
         self.replaced: set[str] = set()  # the names of torch that the script no longer uses
-        self.taken: set[str] = set()
-        """The names in functions of the user that use those parts of torch."""
+        self.taken: set[str] = set()  # names in functions that use these
         source = Source(text)
         self.bound = bound_at_top(source.tree)
         self.pools_to_one = pools_to_one(source)

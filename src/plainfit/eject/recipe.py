@@ -35,8 +35,7 @@ class Recipe:
     origin: str  # where the training is recorded, for the script's header
     command: str  # the command or function that started it
     model: nn.Module  # in any state; `target`, `seed` and `initial` say how it began
-    target: Any
-    """The class or function that builds the model; None for one that was passed to `fit` built."""
+    target: Any  # the class or function that builds it; None for one that was passed to `fit`
     arguments: dict[str, Any]
     seed: int
     opt: Optimizer
@@ -52,19 +51,16 @@ class Recipe:
     fingerprint: dict[str, Any]
     outcome: Outcome
     channels_last: bool = False
-    data: tuple[str, Path] | None = None
-    """Name and folder of a dataset that a script can read by itself."""
+    data: tuple[str, Path] | None = None  # of a dataset that a script can read: name, folder
     first_epoch: int = 0  # the epoch of the order that the training began with
-    order_states: dict[str, Tensor] = field(default_factory=dict)
-    """The states of the generators that stock loaders began with, by part."""
-    schedules: dict[int, Any] = field(default_factory=dict)
-    """The schedules by their first step, where a resume with more epochs changed it."""
+    order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders, by part
+    schedules: dict[int, Any] = field(
+        default_factory=dict
+    )  # by their first step, if a resume changed it
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
-    generator: Tensor | None = None
-    """The state of the global generator as the training began, where the seed does not give it."""
+    generator: Tensor | None = None  # its first state, where the seed does not give it
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
-    frozen: list[str] = field(default_factory=list)
-    """Parameters that are not trained, though the model is built so that they are."""
+    frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
 
     def limits(self) -> Iterator[EjectError]:
         used = {"compile": self.compile, "channels_last": self.channels_last}

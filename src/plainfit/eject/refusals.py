@@ -17,7 +17,7 @@ from plainfit.eject.replacements import (
     same_kernel,
     written_out,
 )
-from plainfit.eject.source import Source, parents
+from plainfit.eject.source import Source
 
 ONLY_AT_LAYERS = {"GELU", "SiLU", "gelu", "silu"}
 """Written out on tensors they round differently (measured: 60 of 60 batches)."""
@@ -146,7 +146,8 @@ def is_default(keyword: ast.keyword) -> bool:
 
 def _of_modules(source: Source) -> Iterator[Obstacle]:
     """Yield the uses of methods that torch's modules have and ours do not."""
-    above = parents(source.tree)
+    tree = source.tree
+    above = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Attribute):
             continue

@@ -12,8 +12,7 @@ from plainfit.eject.lifting import shortened
 from plainfit.eject.source import Source, imports_in, names_in
 
 LEVELS = ("loop", "data", "optim", "layers", "tensors", "math")
-STEPS = LEVELS[2:]
-"""The levels that are made from a script's text; `loop` and `data` are made from a run."""
+STEPS = LEVELS[2:]  # made from a script's text; `loop` and `data` are made from a run
 
 SHORT = {  # the prefixes that we abbreviate, the longest first
     "torch.nn.functional.": "F.",
@@ -62,8 +61,7 @@ class Reference:
     """A place where a text names a part of torch."""
 
     node: ast.expr
-    name: str
-    """Such as `nn.Linear`, `F.relu`, `optim.SGD`, `torch.compile`; `nn` for the module itself."""
+    name: str  # such as `nn.Linear`, `F.relu` or `torch.compile`; `nn` for the module itself
 
 
 @dataclass(frozen=True)
@@ -180,11 +178,7 @@ def written_out(name: str, step: str, pools_to_one: bool = True) -> Definition |
         return find("layers", rest)
     if family == "nn":
         module, _, inner = rest.rpartition(".")
-        if module == "init":
-            return find("init", inner)
-        if module == "utils":
-            return find("utils", inner)
-        return find("nn", rest)
+        return find(module, inner) if module in ("init", "utils") else find("nn", rest)
     if family == "torch" and rest in OTHER_ORDER:
         return None
     if rest == "adaptive_avg_pool2d":
@@ -200,11 +194,11 @@ def definitions(module: str) -> dict[str, Definition]:
     needs = {node.name: (module, node.name) for node in nodes}
     imports: dict[str, str] = {}
     for name, full, statement in imports_in(source.tree.body):
-        module, _, inner = full.rpartition(".")
-        if module == PACKAGE:
+        home, _, inner = full.rpartition(".")
+        if home == PACKAGE:
             imports[name] = ON_TORCH[name]
-        elif module.startswith(PACKAGE):
-            needs[name] = module.rsplit(".", 1)[1], inner
+        elif home.startswith(PACKAGE):
+            needs[name] = home.rsplit(".", 1)[1], inner
         else:
             imports[name] = statement
     return {

@@ -42,17 +42,15 @@ class Script:
         self.lifter = Lifter()
         self.data = DataText(recipe, self.lifter, level)
         self.level = level
-        self.limits: list[EjectError] = []
-        """Why there is no script at lower levels, each with the lowest that there is."""
+        self.limits: list[EjectError] = []  # each with the lowest level that has it
 
     def text(self) -> str:
         reading = self.data.reading(self.data_name)
-        to_read = self.lifted()
+        to_read = len(self.lifter.definitions)
         if self.data.gives_images():
             self.lifter.unused.add("as_images")  # what they are already
         optimizer = OptimizerText(self.recipe, self.lifter)
         model = [*self.model(), *optimizer.lines()]
-        to_build = self.lifted(to_read)
         training = LoopText(self.recipe, self.data, self.lifter)
         for part in (self.recipe, self.data, optimizer, training):
             self.limits += part.limits()
@@ -60,24 +58,12 @@ class Script:
         settings = training.settings(optimizer)
         ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
         self.take_needed("\n".join(line for block in ours for line in block))
-        to_train = self.lifted(to_read, to_build)
         settings, machine, reading, validation, model, loop = map(all_wrapped, ours)
-        blocks = [
-            settings,
-            machine,
-            *map(str.splitlines, to_read.values()),
-            reading,
-            *map(str.splitlines, [*to_build.values(), *to_train.values()]),
-            validation,
-            model,
-            loop,
-        ]
+        definitions = [text.splitlines() for text in self.lifter.definitions.values()]
+        before, after = definitions[:to_read], definitions[to_read:]
+        blocks = [settings, machine, *before, reading, *after, validation, model, loop]
         imports = all_wrapped(self.lifter.imports.lines())
         return "\n".join([*self.header(training.left_out), "", *imports, "", *spaced(blocks), ""])
-
-    def lifted(self, *before: dict[str, str]) -> dict[str, str]:
-        known = {name for group in before for name in group}
-        return {name: text for name, text in self.lifter.definitions.items() if name not in known}
 
     def machine(self) -> list[str]:
         lines = []
@@ -132,9 +118,8 @@ class Script:
 
     def beside(self) -> dict[str, Tensor]:
         first = {f"{FIRST}{name}": value for name, value in (self.recipe.initial or {}).items()}
-        generator = self.recipe.generator
-        state = {} if generator is None else {"generator": generator}
-        return {**self.data.tensors, **first, **state}
+        state = {"generator": self.recipe.generator}
+        return {**self.data.tensors, **first, **{k: v for k, v in state.items() if v is not None}}
 
     def take_needed(self, text: str) -> None:
         """Make what our own text names part of the script, and check what it assigns to."""

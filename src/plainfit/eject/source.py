@@ -53,10 +53,6 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
     return text
 
 
-def parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
-    return {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-
-
 def names_in(tree: ast.AST) -> set[str]:
     """Return the variables that a tree names."""
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

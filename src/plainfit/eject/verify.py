@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,8 +48,7 @@ class Outcome:
         )
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """The result of a comparison."""
 
     holds: bool
@@ -70,9 +69,11 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
             f"continue it: plainfit resume {folder}"
         )
     state = found[1]
-    weights = averaged(state) or {
-        name: value for name, value in state["model"].items() if isinstance(value, Tensor)
-    }
+    weights = {name: value for name, value in state["model"].items() if isinstance(value, Tensor)}
+    for name, part in state["callbacks"]:
+        if name == "Averaging" and int(part.get("n_averaged", 0)):
+            start = "module."
+            weights = {k.removeprefix(start): v for k, v in part.items() if k.startswith(start)}
     return Outcome(state["history"]["step_losses"].tolist(), weights)
 
 
@@ -90,15 +91,6 @@ def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
     same = copy.deepcopy(model)
     same.load_state_dict({name: outcome.weights[name] for name in own})
     return Outcome(outcome.losses, saved(same)[0])
-
-
-def averaged(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the averaged weights in a checkpoint; empty if there are none."""
-    for name, part in state["callbacks"]:
-        if name == "Averaging" and int(part.get("n_averaged", 0)):
-            prefix = "module."
-            return {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
-    return {}
 
 
 def saved(model: nn.Module) -> tuple[dict[str, Tensor], str]:
