@@ -54,11 +54,9 @@ class Recipe:
     data: tuple[str, Path] | None = None  # of a dataset that a script can read: name, folder
     first_epoch: int = 0  # the epoch of the order that the training began with
     order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders, by part
-    schedules: dict[int, Any] = field(
-        default_factory=dict
-    )  # by their first step, if a resume changed it
+    schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
-    generator: Tensor | None = None  # its first state, where the seed does not give it
+    generator: Tensor | None = None  # the global one's first state, unless the seed gives it
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
     frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
 

@@ -49,8 +49,6 @@ class Outcome:
 
 
 class Verdict(NamedTuple):
-    """The result of a comparison."""
-
     holds: bool
     text: str
 
