@@ -365,7 +365,7 @@ OPTIONS = {
 }
 
 
-@settings(**OPTIONS, max_examples=12, derandomize=True)
+@settings(**OPTIONS, max_examples=6, derandomize=True)
 @given(random_scripts())
 def test_some_random_scripts(text):
     check_levels(text, ("layers", "tensors"))

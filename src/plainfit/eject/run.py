@@ -70,7 +70,7 @@ def eject_fit(
 
 
 def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
-    """Write a script of every level and the diffs; return the scripts, and why there are no more."""
+    """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder)
     make_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
