@@ -236,8 +236,8 @@ def cross_entropy(input, target, *, label_smoothing=0.0):
     logs = input.log_softmax(1)
     loss = -sum_like_torch(logs[torch.arange(len(target)), target]) / len(target)
     if label_smoothing:  # a part of the target's probability, spread over all classes
-        spread = -logs.sum(1).mean()
-        loss = (1 - label_smoothing) * loss + label_smoothing / logs.shape[1] * spread
+        smoothed = -logs.sum(1).mean()
+        loss = (1 - label_smoothing) * loss + label_smoothing / logs.shape[1] * smoothed
     return loss
 
 
