@@ -53,7 +53,7 @@ class Recipe:
     channels_last: bool = False
     data: tuple[str, Path] | None = None  # of a dataset that a script can read: name, folder
     first_epoch: int = 0  # the epoch of the order that the training began with
-    order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders, by part
+    order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders at the start
     schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
