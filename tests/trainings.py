@@ -96,6 +96,8 @@ def loaders(kind):
 class StopAt(Callback):
     """Ask to stop after so many steps of the whole training, as a signal would."""
 
+    observer = True
+
     def __init__(self, step):
         self.step = step
 

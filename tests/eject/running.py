@@ -5,7 +5,7 @@ import io
 
 import torch
 
-from plainfit.eject.levels.lower import lower
+from plainfit.eject.lower import lower
 
 
 def run(text):

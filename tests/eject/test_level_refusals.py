@@ -5,9 +5,9 @@ import pytest
 from eject.running import assert_same
 from eject.scripts import PERCEPTRON, VECTORS, script, sequential
 from plainfit.common.errors import ConfigError, EjectError
-from plainfit.eject.levels.lower import lower
-from plainfit.eject.levels.refusals import check
-from plainfit.eject.levels.torch_names import LEVELS
+from plainfit.eject.lower import lower
+from plainfit.eject.refusals import check
+from plainfit.eject.replacements import LEVELS
 
 SGD = "optim.SGD(model.parameters(), lr=0.1)"
 

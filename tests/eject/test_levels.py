@@ -15,9 +15,8 @@ from eject.modules import MODULES
 from eject.running import assert_same, run
 from eject.scripts import IMAGES, LAYERS, LOSSES, MLP, OPTIMIZERS, PERCEPTRON, VECTORS, script
 from plainfit.common.errors import EjectError
-from plainfit.eject.levels.float64 import SWITCH, in_float64
-from plainfit.eject.levels.lower import lower
-from plainfit.eject.levels.torch_names import ELEMENTARY, references
+from plainfit.eject.lower import SWITCH, in_float64, lower
+from plainfit.eject.replacements import ELEMENTARY, references
 from plainfit.eject.source import Source
 
 CNN = (Path(__file__).parent / "scripts" / "cnn.py").read_text(encoding="utf-8")
@@ -366,7 +365,7 @@ OPTIONS = {
 }
 
 
-@settings(**OPTIONS, max_examples=12, derandomize=True)
+@settings(**OPTIONS, max_examples=6, derandomize=True)
 @given(random_scripts())
 def test_some_random_scripts(text):
     check_levels(text, ("layers", "tensors"))

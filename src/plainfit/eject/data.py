@@ -48,22 +48,10 @@ class Served:
     shuffle: bool
     seed: int
     drop_last: bool
-    is_stock: bool = False
-    """True for a `DataLoader` of the user's."""
-    sampler: Any = None
-    """Of the user's, where shuffle does not say it all."""
+    is_stock: bool = False  # True for a `DataLoader` of the user's
+    sampler: Any = None  # of the user's, where shuffle does not say it all
     collate_fn: Any = default_collate
-    funcs: list[Any] = field(default_factory=list)
-    """Functions and augmenting loaders that a batch passes through."""
-
-    def limits(self) -> Iterator[EjectError]:
-        if self.is_stock:
-            yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
-        if any(getattr(func, "mixes_labels", False) for func in self.funcs):
-            yield EjectError(
-                "mixed labels are class probabilities, and the loss of level tensors takes labels",
-                "layers",
-            )
+    funcs: list[Any] = field(default_factory=list)  # what a batch passes through
 
 
 class DataText:
@@ -75,10 +63,9 @@ class DataText:
         self.by_index = level != "loop"
         self.train = served(recipe.train_dl)
         self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
-        self.tensors: dict[str, Tensor] = {}
-        """What is written to the file beside the script."""
-        self.funcs: dict[int, str] = {}
-        """The names of the functions that batches pass through."""
+        self.tensors: dict[str, Tensor] = {}  # what is written to the file beside the script
+        self.loaders = [self.train, *([self.valid] if self.valid else [])]
+        self.funcs = [func for loader in self.loaders for func in loader.funcs]
         self.draws_order = self.train.shuffle and not self.train.is_stock
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
@@ -86,30 +73,22 @@ class DataText:
                 "pass a validation loader without shuffle"
             )
 
-    @property
-    def loaders(self) -> list[Served]:
-        return [self.train, *([self.valid] if self.valid else [])]
-
-    def prepare(self) -> None:
-        """Lift the functions that batches pass through."""
-        for func in (func for loader in self.loaders for func in loader.funcs):
-            if not isinstance(func, AugmentedLoader):
-                self.funcs[id(func)] = expression(func, self.lifter)
-
-    def limits(self) -> list[EjectError]:
-        return [limit for loader in self.loaders for limit in loader.limits()]
+    def limits(self) -> Iterator[EjectError]:
+        if any(loader.is_stock for loader in self.loaders):
+            yield EjectError("a stock DataLoader draws the order in a way of its own", "loop")
+        if any(getattr(func, "mixes_labels", False) for func in self.funcs):
+            yield EjectError(
+                "mixed labels are class probabilities, and the loss of level tensors takes labels",
+                "layers",
+            )
 
     def gives_images(self) -> bool:
-        """Return whether the model is given images, and not flat vectors."""
         first = self.train.dataset[0][0]
-        return isinstance(first, Tensor) and first.dim() == 3 and not self.funcs
+        is_changed = any(not isinstance(func, AugmentedLoader) for func in self.funcs)
+        return isinstance(first, Tensor) and first.dim() == 3 and not is_changed
 
     def reading(self, beside: str) -> list[str]:
-        """Return the lines that read the data.
-
-        Args:
-            beside: the name of the file for tensors that are in no file yet.
-        """
+        """Return the lines that read the data."""
         name, folder = self.recipe.data or ("", Path())
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
@@ -167,7 +146,6 @@ class DataText:
         return "train_order" if own is train else f"{part}_order"
 
     def sampler(self, sampler: Any, part: str) -> str:
-        """Return the call that makes a sampler like the user's; its tensors go to the file."""
         options = {}
         for name in inspect.signature(type(sampler)).parameters:
             given = getattr(sampler, name, None)
@@ -183,7 +161,6 @@ class DataText:
         return call(named(type(sampler), self.lifter), [], options)
 
     def batches(self) -> dict[str, Any]:
-        """Return the facts about the batches that the loop goes through."""
         first = self.recipe.first_epoch
         epoch = f"epoch + {first}" if first else "epoch"  # as the loader counts them
         seed = "SEED" if self.train.seed == self.recipe.seed else "ORDER_SEED"
@@ -216,7 +193,7 @@ class DataText:
                 lines += moved + self.augmented(func, epoch)
                 moved = []
             else:
-                lines.append(f"xb, yb = {self.funcs[id(func)]}(xb, yb)")
+                lines.append(f"xb, yb = {expression(func, self.lifter)}(xb, yb)")
         return lines + moved
 
     def augmented(self, dl: AugmentedLoader, epoch: str) -> list[str]:
@@ -235,11 +212,6 @@ class DataText:
 
 
 def served(dl: Any) -> Served:
-    """Return what a script needs to know of a loader.
-
-    Raises:
-        EjectError: if the loader does not tell the order of its batches.
-    """
     match dl:
         case WrappedDataLoader():
             inner = served(dl.dl)
@@ -304,11 +276,7 @@ def is_even(batches: list[Any]) -> bool:
 
 
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
-    """Return the inputs and targets of a dataset.
-
-    Raises:
-        EjectError: if its samples are no pairs, or differ when they are read again.
-    """
+    """Return the inputs and targets of a dataset."""
     if isinstance(dataset, TensorDataset):
         if len(dataset.tensors) != 2:
             raise EjectError(

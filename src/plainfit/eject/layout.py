@@ -6,11 +6,13 @@ that comes from a run (strings, paths, names) enters a script through `literal` 
 
 import ast
 import math
+import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
+from itertools import groupby, pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -18,11 +20,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 WIDTH = 100
 SCALARS = (bool, int, float, str, bytes, type(None))
-OPENING, CLOSING = "([{", ")]}"
+NO_CODE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|#.*""")  # strings and comments
 
 
 def is_literal(value: Any) -> bool:
-    """Return whether `literal` can write the value down."""
     if type(value) in (list, tuple, set):
         return all(map(is_literal, value))
     if type(value) is dict:
@@ -51,13 +52,11 @@ def docstring(summary: str, text: str) -> list[str]:
     """Return the lines of a module's docstring, in which nothing ends it early."""
     wrapped = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
     lines = [" ".join(summary.split()), "", *wrapped]
-    safe = [escaped(line) for line in lines]
+    safe = []
+    for line in lines:
+        line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
+        safe.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
     return [f'"""{safe[0]}', *safe[1:], '"""']
-
-
-def escaped(line: str) -> str:
-    line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 @cache
@@ -95,23 +94,16 @@ class Imports:
 
     def lines(self) -> list[str]:
         """Return the statements: the standard library's, a blank line, then the others."""
-        sections = (self.section(name) for name in ("__future__", "standard", "other"))
-        return [line for group in sections if group for line in ["", *group]][1:]
-
-    def section(self, section: str) -> list[str]:
-        whole = sorted(name for name in self.modules if section_of(name) == section)
-        parts = sorted(name for name in self.names if section_of(name) == section)
-        return [
-            *(f"import {name}" for name in whole),
-            *(f"from {m} import {', '.join(sorted(self.names[m], key=kind))}" for m in parts),
-        ]
+        statements = [f"import {name}" for name in sorted(self.modules)]
+        for module, names in sorted(self.names.items()):
+            statements.append(f"from {module} import {', '.join(sorted(names, key=kind))}")
+        sections = groupby(sorted(statements, key=section), section)
+        return [line for _, lines in sections for line in ("", *lines)][1:]
 
 
-def section_of(module: str) -> str:
-    top = module.split(".")[0].split(" ")[0]
-    if top == "__future__":
-        return top
-    return "standard" if top in sys.stdlib_module_names else "other"
+def section(statement: str) -> int:
+    top = statement.split()[1].split(".")[0]
+    return 0 if top == "__future__" else 1 if top in sys.stdlib_module_names else 2
 
 
 def kind(name: str) -> tuple[int, str]:
@@ -122,7 +114,6 @@ def kind(name: str) -> tuple[int, str]:
 
 
 def spaced(blocks: Iterable[list[str]]) -> list[str]:
-    """Return the lines of the blocks with one or two blank lines between them."""
     lines: list[str] = []
     previous_defines = False
     for block in filter(None, blocks):
@@ -138,52 +129,30 @@ def spaced(blocks: Iterable[list[str]]) -> list[str]:
 def wrapped(line: str) -> list[str]:
     """Return a line, broken at its last outermost brackets where it is too long."""
     text = line.lstrip()
-    indent = len(line) - len(text)
-    split = None if len(line) <= WIDTH or text.startswith("#") else last_bracket(text)
-    if split is None:
+    indent = " " * (len(line) - len(text))
+    marks = last_brackets(text) if len(line) > WIDTH else []
+    if not marks:
         return [line]
-    start, end = split
-    head, inner, tail = text[: start + 1], text[start + 1 : end], text[end:]
-    rows = [" " * (indent + 4) + inner]
+    inner = text[marks[0] + 1 : marks[-1]]
+    rows = [f"{indent}    {inner}"]
     if len(rows[0]) > WIDTH or inner.endswith(","):  # a trailing comma keeps one item a line
-        items = at_commas(inner)
+        items = [item for start, end in pairwise(marks) if (item := text[start + 1 : end].strip())]
         comma = "" if len(items) == 1 and " for " in inner else ","  # not after a comprehension
-        rows = [row for item in items for row in wrapped(" " * (indent + 4) + item + comma)]
-    return [" " * indent + head, *rows, " " * indent + tail]
+        rows = [row for item in items for row in wrapped(f"{indent}    {item}{comma}")]
+    return [f"{indent}{text[: marks[0] + 1]}", *rows, f"{indent}{text[marks[-1] :]}"]
 
 
-def code_only(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the characters of a line that are in no string and no comment, with their index."""
-    quote = ""
-    for at, char in enumerate(text):
-        if quote:
-            quote = "" if char == quote and text[at - 1] != "\\" else quote
-        elif char in "\"'":
-            quote = char
-        elif char == "#":
-            return
-        else:
-            yield at, char
-
-
-def last_bracket(text: str) -> tuple[int, int] | None:
-    """Return where the last outermost pair of brackets with something in it begins and ends."""
-    found, stack = None, []
-    for at, char in code_only(text):
-        if char in OPENING:
-            stack.append(at)
-        elif char in CLOSING and stack:
-            start = stack.pop()
-            if not stack and at > start + 1:
-                found = start, at
-    return found
-
-
-def at_commas(text: str) -> list[str]:
-    items, depth, start = [], 0, 0
-    for at, char in code_only(text):
-        depth += (char in OPENING) - (char in CLOSING)
-        if char == "," and depth == 0:
-            items.append(text[start:at].strip())
-            start = at + 1
-    return [item for item in [*items, text[start:].strip()] if item]
+def last_brackets(text: str) -> list[int]:
+    """Return where the last outermost pair of brackets starts, has its commas, and ends."""
+    code = NO_CODE.sub(lambda found: "_" * len(found[0]), text)
+    depth, marks, last = 0, [0], list[int]()
+    for at, char in enumerate(code):
+        depth -= char in ")]}"
+        if depth == 0 and char in ")]}" and at > marks[0] + 1:
+            last = [*marks, at]
+        elif depth == 0 and char in "([{":
+            marks = [at]
+        elif depth == 1 and char == ",":
+            marks.append(at)
+        depth += char in "([{"
+    return last

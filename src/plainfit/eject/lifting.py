@@ -31,32 +31,8 @@ class ModuleText:
     code: Source
     bindings: dict[str, ast.stmt]
 
-    @classmethod
-    def of(cls, name: str) -> "ModuleText":
-        """Read a module's source as it is now: a module may have been reloaded.
 
-        Raises:
-            EjectError: if the module has no source.
-        """
-        module = sys.modules.get(name) or importlib.import_module(name)
-        try:
-            text = inspect.getsource(module)
-        except (OSError, TypeError) as error:
-            raise EjectError(
-                f"a script is made of source text, and the module {name!r} has none (a prompt, "
-                "exec or a compiled extension); put the code into a file and import it"
-            ) from error
-        code = parsed(text)
-        return cls(module, code, dict(bindings(code.tree.body)))
-
-    @property
-    def is_ours(self) -> bool:
-        return self.module.__name__.split(".")[0] == "plainfit"
-
-
-@cache
-def parsed(text: str) -> Source:
-    return Source(text)
+parsed = cache(Source)
 
 
 class Lifter:
@@ -70,17 +46,21 @@ class Lifter:
         """Methods of our own classes that the script does not call."""
         self.modules: dict[str, ModuleText] = {}
 
-    def source_of(self, module: str) -> ModuleText:
-        if module not in self.modules:
-            self.modules[module] = ModuleText.of(module)
-        return self.modules[module]
+    def source_of(self, name: str) -> ModuleText:
+        """Return a module with its source as it is now: it may have been reloaded."""
+        if name not in self.modules:
+            module = sys.modules.get(name) or importlib.import_module(name)
+            try:
+                code = parsed(inspect.getsource(module))
+            except (OSError, TypeError) as error:
+                raise EjectError(
+                    f"a script is made of source text, and the module {name!r} has none (a prompt, "
+                    "exec or a compiled extension); put the code into a file and import it"
+                ) from error
+            self.modules[name] = ModuleText(module, code, dict(bindings(code.tree.body)))
+        return self.modules[name]
 
     def lift(self, thing: Any) -> str:
-        """Make a class or function part of the script, or an import, and return its name.
-
-        Raises:
-            EjectError: if its source cannot be read or copied.
-        """
         module, name = str(thing.__module__), str(thing.__qualname__)
         if not is_liftable(module):
             self.imports.add(f"from {module} import {name.split('.')[0]}")
@@ -90,23 +70,27 @@ class Lifter:
         return self.take(name, self.source_of(module))
 
     def take(self, name: str, source: ModuleText) -> str:
-        """Make a name of a module part of the script; return its name there."""
         node = source.bindings.get(name)
-        if node is None:
-            return self.take_unbound(name, source)
+        if node is None:  # it may be a lazy name, such as those of our package
+            thing = getattr(source.module, name, None)
+            if isinstance(thing, type | FunctionType):
+                return self.lift(thing)
+            module = source.module
+            raise EjectError(
+                f"a script needs the definition of {name!r}, and the text of {module.__name__} "
+                f"({module.__file__}) has none; define it there"
+            )
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.take_import(name, node, source)
         if self.is_new(name, f"{source.module.__name__}:{name}"):
             text = statement_text(node, source.code)
-            self.define(name, shortened(text, self.unused) if source.is_ours else text, source)
+            if source.module.__name__.split(".")[0] == "plainfit":
+                text = shortened(text, self.unused)
+            self.define(name, text, source)
         return name
 
     def is_new(self, name: str, home: str) -> bool:
-        """Note where a name comes from; return whether it was not there yet.
-
-        Raises:
-            EjectError: if another thing has the name.
-        """
+        """Note where a name comes from; return whether it was not there yet."""
         if self.homes.setdefault(name, home) != home:
             raise EjectError(
                 f"a name in a script must stand for one thing, and {name!r} is {self.homes[name]} "
@@ -120,15 +104,13 @@ class Lifter:
     def define(
         self, name: str, text: str, source: ModuleText, closed: Collection[str] = ()
     ) -> None:
-        """Add a definition, after everything that its text looks up in its module.
-
-        Args:
-            name: of the definition.
-            text: of the definition.
-            source: the module that it is from.
-            closed: variables that the definition closes over; they are in the script already.
-        """
-        text, taken = self.with_attributes_lifted(text, source)
+        """Add a definition, after everything that its text looks up in its module."""
+        tree = Source(text)
+        edits: list[Edit] = []  # `module.name` becomes `name` where the module is copied
+        for node in ast.walk(tree.tree):
+            if isinstance(node, ast.Attribute) and (target := copied_attribute(node, source)):
+                edits.append((*tree.span(node), self.take(node.attr, self.source_of(target))))
+        text, taken = edited(text, edits), {called for *_, called in edits}
         code = compile(text, source.module.__name__, "exec", dont_inherit=True)
         for needed in sorted(module_names(code) - {name, *taken, *closed}):
             if needed in source.bindings or not hasattr(builtins, needed):
@@ -138,18 +120,7 @@ class Lifter:
         del self.definitions[name]  # to the end, after what it needs
         self.definitions[name] = text
 
-    def take_unbound(self, name: str, source: ModuleText) -> str:
-        """Take a name that a module's text does not bind, such as a lazy one of our package."""
-        thing = getattr(source.module, name, None)
-        if isinstance(thing, type | FunctionType):
-            return self.lift(thing)
-        raise EjectError(
-            f"a script needs the definition of {name!r}, and the text of {source.module.__name__} "
-            f"({source.module.__file__}) has none; define it there"
-        )
-
     def take_import(self, name: str, node: ast.Import | ast.ImportFrom, source: ModuleText) -> str:
-        """Take an imported name: of a module that is not copied, the import stays."""
         (alias,) = [a for a in node.names if (a.asname or a.name.split(".")[0]) == name]
         if isinstance(node, ast.Import):
             if is_liftable(alias.name):
@@ -169,17 +140,6 @@ class Lifter:
             self.definitions[name] = f"{name} = {called}"
         return name
 
-    def with_attributes_lifted(self, text: str, source: ModuleText) -> tuple[str, set[str]]:
-        """Replace `module.name` by `name` where the module is copied; return the names, too."""
-        code = Source(text)
-        edits: list[Edit] = []
-        for node in ast.walk(code.tree):
-            if target := copied_attribute(node, source):
-                assert isinstance(node, ast.Attribute)
-                name = self.take(node.attr, self.source_of(target))
-                edits.append((*code.span(node), name))
-        return edited(text, edits), {name for *_, name in edits}
-
     def lift_nested(self, thing: Any) -> str:
         """Take a lambda, or a function that was defined in another one."""
         if not isinstance(thing, FunctionType):
@@ -195,26 +155,20 @@ class Lifter:
             return name
         closed = inspect.getclosurevars(thing).nonlocals
         for inner, value in closed.items():
-            self.take_closed(inner, value, thing)
+            if isinstance(value, type | FunctionType) and value.__name__ == inner:
+                self.lift(value)
+            elif not is_literal(value):
+                raise EjectError(
+                    f"{place(thing)}: a script cannot write down {inner}, a {type(value).__name__} "
+                    f"that {name} closes over; pass it as an argument with a literal value"
+                )
+            elif self.is_new(inner, f"{thing.__qualname__}:{inner}"):
+                self.definitions[inner] = f"{inner} = {literal(value)}"
         self.define(name, text, source, closed)
         return name
 
-    def take_closed(self, name: str, value: Any, thing: FunctionType) -> None:
-        """Make a variable that a function closes over part of the script."""
-        if isinstance(value, type | FunctionType) and value.__name__ == name:
-            self.lift(value)
-        elif is_literal(value):
-            if self.is_new(name, f"{thing.__qualname__}:{name}"):
-                self.definitions[name] = f"{name} = {literal(value)}"
-        else:
-            raise EjectError(
-                f"{place(thing)}: a script cannot write down {name}, a {type(value).__name__} that "
-                f"{thing.__name__} closes over; pass it as an argument with a literal value"
-            )
-
 
 def bindings(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield the names that module-level statements bind."""
     for node in statements:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
@@ -262,7 +216,6 @@ def module_names(code: CodeType) -> set[str]:
 
 
 def place(thing: Any) -> str:
-    """Return `file:line` of a class or function, or its module where it has no file."""
     try:
         file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
     except (OSError, TypeError):
@@ -279,27 +232,20 @@ def statement_text(node: ast.stmt, source: Source) -> str:
     return textwrap.dedent(comments + source.block([node])).rstrip("\n")
 
 
-def copied_attribute(node: ast.AST, source: ModuleText) -> str | None:
+def copied_attribute(node: ast.Attribute, source: ModuleText) -> str | None:
     """Return the module that `a.b.name` takes `name` from, if its code is copied."""
-    parts, base = [], node
-    while isinstance(base, ast.Attribute):
-        parts.append(base.attr)
-        base = base.value
-    if not parts or not isinstance(base, ast.Name) or base.id not in source.bindings:
+    top, *parts = ast.unparse(node.value).split(".")
+    if top not in source.bindings:
         return None
-    found: Any = getattr(source.module, base.id, None)
-    for part in reversed(parts[1:]):
+    found: Any = getattr(source.module, top, None)
+    for part in parts:
         found = getattr(found, part, None)
     is_copied = isinstance(found, ModuleType) and is_liftable(found.__name__)
     return found.__name__ if is_copied else None
 
 
 def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, str]:
-    """Return a name for a lambda, and a function that does the same.
-
-    Raises:
-        EjectError: if its line has several lambdas with the same arguments.
-    """
+    """Return a name for a lambda, and a function that does the same."""
     tree = source.code.tree
     assigned = {
         node.value: node.targets[0].id
@@ -327,12 +273,7 @@ def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, st
 
 
 def shortened(text: str, unused: Collection[str]) -> str:
-    """Return a definition of ours without unused methods and checks, with short docstrings.
-
-    Args:
-        text: of a class, a function or another statement.
-        unused: names of methods, and of functions that return what they are given.
-    """
+    """Return a definition of ours without unused methods and checks, with short docstrings."""
     source = Source(text)
     edits: list[Edit] = []
     for node in ast.walk(source.tree):

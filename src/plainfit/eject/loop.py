@@ -10,7 +10,7 @@ from plainfit.common.seeding import stream
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
-from plainfit.eject.optimizer import OptimizerText, scheduler_text
+from plainfit.eject.optimizer import OptimizerText, same, scheduler_text
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
@@ -26,7 +26,7 @@ from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.metrics import is_streaming, metric_name
-from plainfit.training.schedules import Chain, OneCycle, Schedule
+from plainfit.training.schedules import Schedule
 
 # The callbacks that the template has statements for, by the name that they have in it.
 TRANSFORMERS = {
@@ -85,8 +85,9 @@ class LoopText:
         self.callbacks = by_name(recipe.callbacks)
         is_validated = recipe.valid_dl is not None
         self.metrics = [m for m in recipe.metrics if is_validated and not is_streaming(m)]
-        recipe.notes += [type(c).__name__ for c in recipe.callbacks if is_users_observer(c)]
-        recipe.notes += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
+        observers = [type(c) for c in recipe.callbacks if getattr(c, "observer", False)]
+        self.left_out = [o.__name__ for o in observers if not o.__module__.startswith("plainfit.")]
+        self.left_out += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         loss = expression(recipe.loss_func, lifter)
         name = loss if loss.replace(".", "").isidentifier() else "loss_func"
         self.facts: dict[str, Any] = {
@@ -124,11 +125,9 @@ class LoopText:
         return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
 
     def lines(self) -> list[str]:
-        """Return the loop, with what comes right before and after it."""
         return rendered("loop.py.jinja", self.facts)
 
     def forward(self, loss_func: str) -> dict[str, Any]:
-        """Return how the loss of a batch is computed, and in which autocast."""
         recipe = self.recipe
         loss = f"{loss_func}(model(xb), yb)"
         if recipe.compile:
@@ -148,16 +147,15 @@ class LoopText:
         return "averaged.module" if is_always_averaged else "valid_model"
 
     def rates(self) -> dict[str, Any]:
-        """Return the schedule of the learning rate, and what it moves in the optimizer."""
         facts = {"schedule": "", "later_schedules": "", "momentum": ""}
         if "rates" not in self.callbacks:
             return facts
         schedule, groups = self.callbacks["rates"].schedule, self.recipe.groups
-        momentum = momentum_moved(schedule, groups)
+        momentum = momentum_moved(schedule, groups, len(self.recipe.outcome.losses))
         if not momentum["momentum"]:
             self.lifter.unused.add("momentum")
         first, *later = (self.recipe.schedules or {0: schedule}).items()
-        if is_function(schedule):
+        if not isinstance(schedule, Schedule) and hasattr(schedule, "__qualname__"):
             facts["schedule_name"] = named(schedule, self.lifter)
         else:
             facts["schedule_name"] = "schedule"
@@ -173,7 +171,6 @@ class LoopText:
         }
 
     def scheduler(self) -> dict[str, str]:
-        """Return how a scheduler of torch was made, and what it is stepped with."""
         loss = "train_loss" if self.recipe.valid_dl is None else "valid_loss"
         if "scheduler" not in self.callbacks:
             return {"monitored": loss}
@@ -186,9 +183,11 @@ class LoopText:
         }
 
     def table(self) -> dict[str, Any]:
-        """Return the heading and the row of the table of epochs, as `fit` prints it."""
         names = [metric_name(metric) for metric in self.metrics]
-        values = [valid_name(number, name) for number, name in enumerate(names)]
+        # A name of their own for the values: a metric's function may have its name.
+        values = [
+            f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}" for at, n in enumerate(names)
+        ]
         valid = {"valid_loss": "valid_loss", **dict(zip(names, values, strict=True))}
         columns = {
             "epoch": "epoch",
@@ -208,25 +207,20 @@ class LoopText:
         }
 
     def parameters(self) -> str:
-        own, mine = list(self.recipe.model.parameters()), parameters_of(self.recipe.opt)
-        if len(own) == len(mine) and all(a is b for a, b in zip(own, mine, strict=True)):
+        own, mine = self.recipe.model.parameters(), parameters_of(self.recipe.opt)
+        if same(own, mine):
             return "model.parameters()"
         return '[p for group in opt.param_groups for p in group["params"]]'
 
 
 def by_name(callbacks: list[Any]) -> dict[str, Any]:
-    """Return the callbacks that the template knows, by their name in it.
-
-    Raises:
-        EjectError: if there is one that may change the training and that the template does not
-            know, or two of a kind, or two in an order that the template does not have.
-    """
+    """Return the callbacks that the template knows, by their name in it."""
     names = {kind: name for name, kind in TRANSFORMERS.items()}
     found: dict[str, Any] = {}
     for callback in callbacks:
         kind = type(callback)
         name = names.get(kind)
-        if name is None and kind not in STOPPERS and not is_observer(callback):
+        if name is None and kind not in STOPPERS and not getattr(callback, "observer", False):
             raise EjectError(
                 f"{place(kind)}: a script cannot repeat what the callback {kind.__name__} does to "
                 "the training; if it changes nothing, say so by `observer = True` in its class"
@@ -243,28 +237,15 @@ def by_name(callbacks: list[Any]) -> dict[str, Any]:
     return found
 
 
-def is_observer(callback: Any) -> bool:
-    return bool(getattr(callback, "observer", False))
-
-
-def is_users_observer(callback: Any) -> bool:
-    return is_observer(callback) and not type(callback).__module__.startswith("plainfit.")
-
-
-def is_function(schedule: Any) -> bool:
-    return not isinstance(schedule, Schedule) and hasattr(schedule, "__qualname__")
-
-
-def momentum_moved(schedule: Any, groups: list[dict[str, Any]]) -> dict[str, str]:
+def momentum_moved(schedule: Any, groups: list[dict[str, Any]], steps: int) -> dict[str, str]:
     """Return the statement that sets the momentum of a group, and the condition for it."""
     has_momentum = [bool(group.get("momentum")) for group in groups]
     has_betas = "betas" in groups[0]
-    if not moves_momentum(schedule) or not (has_betas or any(has_momentum)):
+    of_step = getattr(schedule, "momentum", lambda step: None)
+    is_moved = [of_step(step) is not None for step in range(steps)]
+    if not any(is_moved) or not (has_betas or any(has_momentum)):
         return {"momentum": "", "momentum_test": ""}
-    parts = schedule.parts if isinstance(schedule, Chain) else [schedule]
-    tests = []
-    if not all(isinstance(part, OneCycle) and moves_momentum(part) for part in parts):
-        tests.append("momentum is not None")
+    tests = [] if all(is_moved) else ["momentum is not None"]
     if has_betas:
         update = 'group["betas"] = (momentum, *group["betas"][1:])'
     else:
@@ -272,17 +253,3 @@ def momentum_moved(schedule: Any, groups: list[dict[str, Any]]) -> dict[str, str
         if not all(has_momentum):
             tests.append('group.setdefault("initial_momentum", group.get("momentum"))')
     return {"momentum": update, "momentum_test": " and ".join(tests)}
-
-
-def moves_momentum(schedule: Any) -> bool:
-    if isinstance(schedule, Chain):
-        return any(map(moves_momentum, schedule.parts))
-    method = getattr(type(schedule), "momentum", None)
-    if method is Schedule.momentum or not hasattr(schedule, "momentum"):
-        return False
-    return getattr(schedule, "high_momentum", 1.0) is not None
-
-
-def valid_name(number: int, metric: str) -> str:
-    """Return the variable for a metric's value: its function may have the name itself."""
-    return f"valid_{metric}" if metric.isidentifier() else f"valid_metric_{number}"

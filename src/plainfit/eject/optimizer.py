@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from keyword import iskeyword
 from typing import Any
 
@@ -76,11 +76,7 @@ class OptimizerText:
 
 
 def parameters_text(params: list[Tensor], model: nn.Module) -> str:
-    """Return an expression for some of a model's parameters, in their order.
-
-    Raises:
-        EjectError: if one of them is not the model's.
-    """
+    """Return an expression for some of a model's parameters, in their order."""
     for text, candidate in candidates(model):
         if same(candidate, params):
             return text
@@ -97,7 +93,6 @@ def parameters_text(params: list[Tensor], model: nn.Module) -> str:
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield the usual expressions that select parameters, with the parameters."""
     own: list[Tensor] = list(model.parameters())
     yield "model.parameters()", own
     frozen = "[p for p in model.parameters() if p.requires_grad]"
@@ -109,7 +104,6 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 
 
 def layers_of(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    """Yield an expression for the parameters of each layer, and those; the model's first."""
     for name, module in model.named_modules():
         steps = [step for step in name.split(".") if step]
         path = "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps)
@@ -122,7 +116,7 @@ def layers_text(params: list[Tensor], model: nn.Module) -> str:
     """Return a list that unpacks the parameters of whole layers; empty if there is none."""
     texts, rest = [], params
     while rest:
-        starts = [(t, own) for t, own in layers_of(model) if own and same(own, rest[: len(own)])]
+        starts = [(t, p) for t, p in layers_of(model) if p and same(p, rest[: len(p)])]
         if not starts:
             return ""
         text, own = starts[0]  # an outer layer comes before those in it
@@ -131,17 +125,12 @@ def layers_text(params: list[Tensor], model: nn.Module) -> str:
     return f"[{', '.join(texts)}]"
 
 
-def same(some: list[Tensor], others: list[Tensor]) -> bool:
-    """Return whether two lists hold the same tensor objects in the same order."""
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+def same(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    return [*map(id, some)] == [*map(id, others)]
 
 
 def scheduler_text(scheduler: LRScheduler, lifter: Lifter) -> str:
-    """Return the call that makes a scheduler like this one as it was at the start.
-
-    Raises:
-        EjectError: if the scheduler does not store its arguments.
-    """
+    """Return the call that makes a scheduler like this one as it was at the start."""
     kind = type(scheduler)
     kept = one_cycle(scheduler) if isinstance(scheduler, OneCycleLR) else vars(scheduler)
     options = {}
@@ -156,11 +145,7 @@ def scheduler_text(scheduler: LRScheduler, lifter: Lifter) -> str:
 
 
 def argument(name: str, kept: dict[str, Any], kind: type) -> Any:
-    """Return an argument of a scheduler: stored under its name, a private one, or for each group.
-
-    Raises:
-        EjectError: if it was not stored.
-    """
+    """Return an argument that a scheduler stores: by name, by a private name, or by group."""
     for kept_as in (name, f"_{name}"):
         if kept_as in kept:
             given = kept[kept_as]
@@ -174,7 +159,6 @@ def argument(name: str, kept: dict[str, Any], kind: type) -> Any:
 
 
 def text_of(value: Any, lifter: Lifter) -> str:
-    """Return an argument as text; it may hold schedulers."""
     if isinstance(value, LRScheduler):
         return scheduler_text(value, lifter)
     if isinstance(value, list | tuple):
@@ -204,11 +188,7 @@ def one_cycle(scheduler: OneCycleLR) -> dict[str, Any]:
 
 
 def number(rough: float, fits: Callable[[float], bool]) -> float:
-    """Return the argument that gave a computed value to the last bit.
-
-    Raises:
-        EjectError: if neither candidate does.
-    """
+    """Return the argument that gave a computed value to the last bit."""
     for candidate in (round(rough, 6), rough):
         if fits(candidate):
             return candidate

@@ -12,9 +12,10 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of
 from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import length
+from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
 from plainfit.eject.lifting import place
-from plainfit.eject.verify import Outcome, as_of, outcome_of, weights_hash
+from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
 from plainfit.runs.settings import RunConfig
@@ -30,57 +31,36 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 class Recipe:
     """A training that happened, as a script needs it."""
 
-    name: str
-    """The model and its data, for the first line of the script."""
-    origin: str
-    """Where the training is recorded, for the script's header."""
-    command: str
-    """The command or function that started it."""
-    model: nn.Module
-    """In any state; `target`, `seed` and `initial` say how it began."""
-    target: Any
-    """The class or function that builds the model; None for one that was passed to `fit` built."""
+    name: str  # the model and its data, for the first line of the script
+    origin: str  # where the training is recorded, for the script's header
+    command: str  # the command or function that started it
+    model: nn.Module  # in any state; `target`, `seed` and `initial` say how it began
+    target: Any  # the class or function that builds it; None for one that was passed to `fit`
     arguments: dict[str, Any]
     seed: int
     opt: Optimizer
-    groups: list[dict[str, Any]]
-    """The options of each group of parameters, as the training began."""
+    groups: list[dict[str, Any]]  # the options of each group of parameters, as the training began
     loss_func: Any
     train_dl: Any
     valid_dl: Any
     metrics: list[Any]
     callbacks: list[Any]
-    epochs: int
-    steps: int
-    """Steps in an epoch."""
-    stop: int | None
-    """The step after which the training ended, if that was within an epoch."""
+    steps: int  # steps in an epoch
     precision: str
     compile: bool
-    channels_last: bool
     fingerprint: dict[str, Any]
     outcome: Outcome
-    data: tuple[str, Path] | None = None
-    """Name and folder of a dataset that a script can read by itself."""
-    first_epoch: int = 0
-    """The epoch of the order that the training began with."""
-    order_states: dict[str, Tensor] = field(default_factory=dict)
-    """The states of the generators that stock loaders began with, by part."""
-    schedules: dict[int, Any] = field(default_factory=dict)
-    """The schedules by their first step, where a resume with more epochs changed it."""
-    initial: dict[str, Tensor] | None = None
-    """The first weights, where a seed does not give them."""
-    generator: Tensor | None = None
-    """The state of the global generator as the training began, where the seed does not give it."""
-    config: RunConfig | None = None
-    """The settings of a run folder; None for a call of `fit`."""
-    frozen: list[str] = field(default_factory=list)
-    """Parameters that are not trained, though the model is built so that they are."""
-    notes: list[str] = field(default_factory=list)
-    """Callbacks and metrics that the script leaves out."""
+    channels_last: bool = False
+    data: tuple[str, Path] | None = None  # of a dataset that a script can read: name, folder
+    first_epoch: int = 0  # the epoch of the order that the training began with
+    order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders at the start
+    schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
+    initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
+    generator: Tensor | None = None  # the global one's first state, unless the seed gives it
+    config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
+    frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
 
     def limits(self) -> Iterator[EjectError]:
-        """Yield the options that limit how far down a script can go."""
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
         for name in (name for name, is_used in used.items() if is_used):
@@ -89,30 +69,34 @@ class Recipe:
             yield EjectError("a script trains in one process, and this training had several")
 
     @property
+    def epochs(self) -> int:
+        return -(-len(self.outcome.losses) // self.steps)
+
+    @property
+    def stop(self) -> int | None:
+        """The step after which the training ended, if that was within an epoch."""
+        done = len(self.outcome.losses)
+        return done if done % self.steps else None
+
+    @property
     def device(self) -> str:
         return str(self.fingerprint["device"])
 
 
 def from_folder(folder: Path) -> Recipe:
-    """Read a run folder.
-
-    Raises:
-        RunError: if it is no run folder, or the run has not trained yet.
-        DataError: if its data has changed.
-    """
     run = runs.open_run(folder)
     record, config = run.record, run.config
     outcome = outcome_of(folder, record)
     parts = prepare(config, run)
     outcome = as_of(parts.model, outcome, record["model"]["target"])
     steps = len(parts.train_dl)
-    epochs, stop = end_of(len(outcome.losses), steps)
     factory = run.factory
     rates = rates_by(schedule_of(config, steps), parts.opt, config.epochs, steps)
     lengths = {0: record.get("first_epochs", config.epochs)}
     lengths |= {p["from_epoch"] * steps: p["epochs"] for p in record.get("lengths", [])}
     schedules = {at: schedule_of(replace(config, epochs=n), steps) for at, n in lengths.items()}
     weights = parts.model.state_dict()
+    data_folder = Path(config.data_dir or cache_folder() / config.data)
     scaling = [LossScaling()] if config.precision == "fp16" else []
     return Recipe(
         name=f"{type(parts.model).__name__} on {parts.data.name}",
@@ -123,21 +107,19 @@ def from_folder(folder: Path) -> Recipe:
         arguments=factory.arguments,
         seed=factory.seed,
         opt=parts.opt,
-        groups=options_of(parts.opt),
+        groups=[{k: v for k, v in g.items() if k != "params"} for g in parts.opt.param_groups],
         loss_func=loss_function(config),
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
         metrics=[accuracy],
         callbacks=[*scaling, *rates, *transformers(parts.config, parts.groups)],
-        epochs=epochs,
         steps=steps,
-        stop=stop,
         precision=config.precision,
         compile=config.compile,
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,
-        data=(config.data, data_folder(config)) if config.data in NAMES else None,
+        data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
         schedules=schedules if rates and len(schedules) > 1 else {},
         initial={n: t.clone() for n, t in weights.items()} if factory.loaded else None,
         config=config,
@@ -145,13 +127,8 @@ def from_folder(folder: Path) -> Recipe:
 
 
 def from_fit(call: FitCall) -> Recipe:
-    """Read what a call of `fit` left.
-
-    Raises:
-        EjectError: if the model cannot be built again, or was changed.
-    """
-    steps, done = length(call.train_dl), len(call.losses)
-    if not done:
+    steps = length(call.train_dl)
+    if not call.losses:
         raise EjectError("a script repeats a training, and this one took no step; train first")
     if call.has_stepped:
         raise EjectError(
@@ -164,13 +141,12 @@ def from_fit(call: FitCall) -> Recipe:
             "a script needs the number of steps in an epoch, and the training loader has none; "
             "give it a __len__"
         )
-    epochs, stop = end_of(done, steps)
     recipe = Recipe(
         name=f"{type(call.model).__name__}",
         origin="A training",
         command="plainfit.fit",
         model=call.model,
-        target=resolve_factory(factory),
+        target=target_of(factory) if factory else None,
         arguments=factory.arguments if factory else {},
         seed=factory.seed if factory else 0,
         opt=call.opt,
@@ -180,33 +156,20 @@ def from_fit(call: FitCall) -> Recipe:
         valid_dl=call.valid_dl,
         metrics=list(call.metrics),
         callbacks=list(call.callbacks),
-        epochs=epochs,
         steps=steps,
-        stop=stop,
         precision=call.precision,
         compile=call.compile,
-        channels_last=False,
         fingerprint=call.fingerprint,
-        outcome=Outcome(list(call.losses), dict(call.model.state_dict()), weights_hash(call.model)),
+        first_epoch=call.first_epoch or 0,
+        order_states=call.order_states,
+        outcome=Outcome(list(call.losses), *saved(call.model)),
     )
-    recipe.first_epoch = call.first_epoch or 0
-    recipe.order_states = call.order_states
     begin_as_recorded(recipe, call)
     return recipe
 
 
-def end_of(done: int, steps: int) -> tuple[int, int | None]:
-    """Return the number of epochs, and the number of steps if the last epoch is unfinished."""
-    whole, rest = divmod(done, steps)
-    return (whole + 1, done) if rest else (whole, None)
-
-
 def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
-    """Set what gives the weights and the generator that the training began with.
-
-    Raises:
-        EjectError: if nothing does.
-    """
+    """Set what gives the weights and the generator that the training began with."""
     if recipe.target is None:
         check_untouched(call.model, None)
         if call.initial is None:
@@ -242,9 +205,7 @@ def untrained(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
 
 
-def resolve_factory(factory: Factory | None) -> Any:
-    if factory is None:
-        return None
+def target_of(factory: Factory) -> Any:
     try:
         return resolve(factory.target)
     except PlainfitError as error:
@@ -254,26 +215,8 @@ def resolve_factory(factory: Factory | None) -> Any:
         ) from error
 
 
-def options_of(opt: Optimizer) -> list[dict[str, Any]]:
-    return [{k: v for k, v in group.items() if k != "params"} for group in opt.param_groups]
-
-
-def data_folder(config: RunConfig) -> Path:
-    from plainfit.data.mnist import cache_folder
-
-    return Path(config.data_dir or cache_folder() / config.data).absolute()
-
-
 def check_untouched(model: nn.Module, fresh: nn.Module | None) -> None:
-    """Check that a model has no hooks, patches or layers that its builder does not give it.
-
-    Args:
-        model: the trained model.
-        fresh: the same model, built again; None where nobody knows how.
-
-    Raises:
-        EjectError: with the name of the layer.
-    """
+    """Check that a model has no hooks, patches or layers that its builder does not give it."""
     own, others = dict(model.named_modules()), dict(fresh.named_modules()) if fresh else {}
     if fresh is not None and own.keys() != others.keys():
         name = min(own.keys() ^ others.keys())
@@ -290,10 +233,6 @@ def check_untouched(model: nn.Module, fresh: nn.Module | None) -> None:
         for kind in HOOKS:
             if len(getattr(module, kind)) > (len(getattr(other, kind)) if other else 0):
                 raise changed(model, f"{name or 'it'} has {kind.strip('_').replace('_', ' ')}")
-    check_tensors(model, fresh)
-
-
-def check_tensors(model: nn.Module, fresh: nn.Module | None) -> None:
     if fresh is None:
         return
     shapes = [{n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (model, fresh)]

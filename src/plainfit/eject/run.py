@@ -3,18 +3,16 @@
 import difflib
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from torch import Tensor
+from safetensors.torch import save_file
 
 from plainfit.common.errors import ConfigError, EjectError, MismatchError, unknown_name
-from plainfit.eject.levels.float64 import in_float64
-from plainfit.eject.levels.lower import lower
-from plainfit.eject.levels.torch_names import LEVELS
+from plainfit.eject.lower import in_float64, lower
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
+from plainfit.eject.replacements import LEVELS
 from plainfit.eject.script import Script
 from plainfit.eject.verify import (
     Outcome,
@@ -25,10 +23,11 @@ from plainfit.eject.verify import (
     run_alone,
 )
 from plainfit.runs.folder import make_folder, read_record, write_whole
+from plainfit.runs.prepare import Say
+from plainfit.runs.train import train
 from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = Fa
 def eject_fit(
     call: FitCall, path: Path, *, level: str, verify: bool, force: bool, echo: Say | None
 ) -> Path:
-    """Write a call of `fit` as a script; see `FitCall.eject`."""
     check(path, level, force)
     ejected = write(from_fit(call), path, level, force)
     verdict = verified(ejected) if verify else None
@@ -72,15 +70,7 @@ def eject_fit(
 
 
 def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
-    """Write a run at every level, and the diffs from each level to the next.
-
-    Returns:
-        The scripts, and the reason why there are none at lower levels, or "".
-
-    Raises:
-        EjectError: if the run cannot become a script at any level.
-        ConfigError: if a file exists already.
-    """
+    """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder)
     make_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
@@ -91,38 +81,24 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
     reason = ""
     for level, path in paths.items():
         try:
-            done.append(write(fresh(recipe), path, level, True, beside=beside))
+            done.append(write(recipe, path, level, True, beside=beside))
         except EjectError as error:
             if not done:
                 raise
             reason = f"no level {level}: {error}"
             break
-    for before, after in pairwise(done):
-        write_diff(before.path, after.path, into / f"{before.level}_to_{after.level}.diff")
+    for one, two in pairwise(done):
+        old, new = (item.path.read_text(encoding="utf-8").splitlines() for item in (one, two))
+        lines = difflib.unified_diff(old, new, one.path.name, two.path.name, lineterm="")
+        write_text(into / f"{one.level}_to_{two.level}.diff", "\n".join([*lines, ""]))
     return done, reason
-
-
-def write_diff(before: Path, after: Path, path: Path) -> None:
-    old, new = (item.read_text(encoding="utf-8").splitlines() for item in (before, after))
-    lines = difflib.unified_diff(old, new, before.name, after.name, lineterm="")
-    write_text(path, "\n".join([*lines, ""]))
 
 
 def write_text(path: Path, text: str) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def fresh(recipe: Recipe) -> Recipe:
-    """Return a recipe without the notes of another script."""
-    return replace(recipe, notes=[])
-
-
 def check(path: Path, level: str, force: bool) -> None:
-    """Check the level and the path before anything is read.
-
-    Raises:
-        ConfigError: if there is no such level, or a script cannot be at the path.
-    """
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
     if path.is_dir():
@@ -151,46 +127,21 @@ def write(
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, level, beside.name)
     text = script.text()
-    check_level(script.limits, level)
+    depths = [LEVELS.index(limit.lowest) if limit.lowest else -1 for limit in script.limits]
+    if depths and LEVELS.index(level) > min(depths):
+        raise script.limits[depths.index(min(depths))]
     text = lower(text, level)
     if tensors := script.beside():
-        from safetensors.torch import save_file
-
         check_free(beside, force)
-        write_whole(beside, lambda temporary: save_file(unshared(tensors), temporary))
+        # Copies: safetensors takes contiguous tensors that share no memory.
+        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        write_whole(beside, lambda temporary: save_file(own, temporary))
     write_text(path, text)
     return Ejected(recipe, level, path)
 
 
-def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors that share no memory, as safetensors needs them."""
-    held: set[int] = set()
-    own: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        is_held = tensor.untyped_storage().data_ptr() in held
-        own[name] = tensor.contiguous().clone() if is_held else tensor.contiguous()
-        held.add(own[name].untyped_storage().data_ptr())
-    return own
-
-
-def check_level(limits: list[EjectError], level: str) -> None:
-    """Raise the limit that stops at the highest level, if that is above `level`.
-
-    Args:
-        limits: the parts of the training that some level lacks, each with the lowest that has it.
-        level: one of `LEVELS`.
-    """
-    depth = {limit: LEVELS.index(limit.lowest) if limit.lowest else -1 for limit in limits}
-    first = min(limits, key=lambda limit: depth[limit], default=None)
-    if first and LEVELS.index(level) > depth[first]:
-        raise first
-
-
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
-    """Run a script in a process of its own; compare every step's loss and the weights with the run.
-
-    On a machine with another fingerprint than the recorded one, the run is trained again first.
-    """
+    """Run a script in a process of its own, and compare its losses and weights with the run's."""
     recipe, level = ejected.recipe, ejected.level
     if level == "math":
         return verified_in_float64(ejected)
@@ -205,10 +156,9 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
 
 
 def verified_in_float64(ejected: Ejected) -> Verdict:
-    """Compare the script with that of level data, both in float64."""
     fingerprint = ejected.recipe.fingerprint
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
-        upper = write(fresh(ejected.recipe), Path(folder) / "upper.py", "data", force=True).path
+        upper = write(ejected.recipe, Path(folder) / "upper.py", "data", force=True).path
         write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
         pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
@@ -221,8 +171,6 @@ def run_again(recipe: Recipe, changed: str) -> Outcome:
             "a script must be compared under the fingerprint of its training, and this machine "
             f"has another ({changed}); train again here and eject that"
         )
-    from plainfit.runs.train import train
-
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         again = Path(folder) / "run"
         threads = recipe.fingerprint["threads"]

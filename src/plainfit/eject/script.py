@@ -42,19 +42,15 @@ class Script:
         self.lifter = Lifter()
         self.data = DataText(recipe, self.lifter, level)
         self.level = level
-        self.limits: list[EjectError] = []
-        """Why there is no script at lower levels, each with the lowest that there is."""
+        self.limits: list[EjectError] = []  # each with the lowest level that has it
 
     def text(self) -> str:
-        """Return the script: its sections in the order in which each needs the ones before."""
-        self.data.prepare()
         reading = self.data.reading(self.data_name)
-        to_read = self.lifted()
+        to_read = len(self.lifter.definitions)
         if self.data.gives_images():
             self.lifter.unused.add("as_images")  # what they are already
         optimizer = OptimizerText(self.recipe, self.lifter)
         model = [*self.model(), *optimizer.lines()]
-        to_build = self.lifted(to_read)
         training = LoopText(self.recipe, self.data, self.lifter)
         for part in (self.recipe, self.data, optimizer, training):
             self.limits += part.limits()
@@ -62,36 +58,26 @@ class Script:
         settings = training.settings(optimizer)
         ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
         self.take_needed("\n".join(line for block in ours for line in block))
-        to_train = self.lifted(to_read, to_build)
         settings, machine, reading, validation, model, loop = map(all_wrapped, ours)
-        blocks = [
-            settings,
-            machine,
-            *map(str.splitlines, to_read.values()),
-            reading,
-            *map(str.splitlines, [*to_build.values(), *to_train.values()]),
-            validation,
-            model,
-            loop,
-        ]
+        definitions = [text.splitlines() for text in self.lifter.definitions.values()]
+        before, after = definitions[:to_read], definitions[to_read:]
+        blocks = [settings, machine, *before, reading, *after, validation, model, loop]
         imports = all_wrapped(self.lifter.imports.lines())
-        return "\n".join([*self.header(), "", *imports, "", *spaced(blocks), ""])
-
-    def lifted(self, *before: dict[str, str]) -> dict[str, str]:
-        known = {name for group in before for name in group}
-        return {name: text for name, text in self.lifter.definitions.items() if name not in known}
+        return "\n".join([*self.header(training.left_out), "", *imports, "", *spaced(blocks), ""])
 
     def machine(self) -> list[str]:
-        """Return the statements that set what the bits depend on, where it is not the default."""
         lines = []
         for name, (default, statement) in MACHINE.items():
             value: Any = self.recipe.fingerprint.get(name, default)
             if value != default:
-                is_dtype = name == "default_dtype"
-                lines.append(statement.format(dtype_text(value) if is_dtype else literal(value)))
+                if name != "default_dtype":
+                    value = literal(value)
+                elif not isinstance(getattr(torch, value.removeprefix("torch."), 0), torch.dtype):
+                    raise EjectError(f"the default dtype must be one of torch, got {value!r}")
+                lines.append(statement.format(value))
         return lines
 
-    def header(self) -> list[str]:
+    def header(self, left_out: list[str]) -> list[str]:
         recipe, on = self.recipe, self.recipe.fingerprint
         threads = f"{on['threads']} thread{'s' * (on['threads'] != 1)}"
         promise = PROMISES.get(self.level, "the same losses and weights, bit for bit")
@@ -102,11 +88,10 @@ class Script:
         )
         if recipe.outcome.sha256 and self.level != "math":
             text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
-        notes = f" Left out, as they only observe: {', '.join(recipe.notes)}." * bool(recipe.notes)
+        notes = f" Left out, as they only observe: {', '.join(left_out)}." * bool(left_out)
         return docstring(f"Train {recipe.name}.", f"{text}.{notes}")
 
     def model(self) -> list[str]:
-        """Return the lines that build the model as it was when the training began."""
         recipe, lifter = self.recipe, self.lifter
         if recipe.target is None:
             made = constructor(recipe.model, lifter)
@@ -132,18 +117,12 @@ class Script:
         return lines
 
     def beside(self) -> dict[str, Tensor]:
-        """Return the tensors that are written beside the script."""
         first = {f"{FIRST}{name}": value for name, value in (self.recipe.initial or {}).items()}
-        generator = self.recipe.generator
-        state = {} if generator is None else {"generator": generator}
-        return {**self.data.tensors, **first, **state}
+        state = {"generator": self.recipe.generator}
+        return {**self.data.tensors, **first, **{k: v for k, v in state.items() if v is not None}}
 
     def take_needed(self, text: str) -> None:
-        """Make what our own text names part of the script, and check what it assigns to.
-
-        Raises:
-            EjectError: if it assigns to the name of a definition that is the user's.
-        """
+        """Make what our own text names part of the script, and check what it assigns to."""
         code = compile(text, "script", "exec")
         for name in sorted(module_names(code) & NEEDS.keys()):
             need = NEEDS[name]
@@ -162,14 +141,3 @@ class Script:
 
 def all_wrapped(lines: list[str]) -> list[str]:
     return [row for line in lines for row in wrapped(line)]
-
-
-def dtype_text(name: str) -> str:
-    """Return the name of a dtype as source.
-
-    Raises:
-        EjectError: if torch has no such dtype.
-    """
-    if not isinstance(getattr(torch, name.removeprefix("torch."), None), torch.dtype):
-        raise EjectError(f"the default dtype of a run must be one of torch, got {name!r}")
-    return name

@@ -1,10 +1,9 @@
 """Python text with its tree, and edits by position."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-Edit = tuple[int, int, str]
-"""Start and end, as indices of the text, and the text to put there."""
+Edit = tuple[int, int, str]  # start and end, as indices of the text, and the text to put there
 
 
 class Source:
@@ -30,7 +29,6 @@ class Source:
         return start, self.at(place.end_lineno, place.end_col_offset)  # type: ignore[attr-defined]
 
     def of(self, node: ast.AST) -> str:
-        """Return the text of a node."""
         start, end = self.span(node)
         return self.text[start:end]
 
@@ -40,27 +38,19 @@ class Source:
         return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
     def line_span(self, statements: list[ast.stmt]) -> tuple[int, int]:
-        """Return where the lines of consecutive statements start and end."""
         last = statements[-1].end_lineno or 0
         end = min(self.starts[last], len(self.text))  # the last line may lack its newline
         return self.starts[self.first_line(statements[0]) - 1], end
 
     def block(self, statements: list[ast.stmt]) -> str:
-        """Return the lines of consecutive statements."""
         start, end = self.line_span(statements)
         return self.text[start:end]
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
-    """Return the text after edits, which must not overlap."""
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
-
-
-def parents(tree: ast.AST) -> dict[ast.AST, ast.AST]:
-    """Return the parent of every node."""
-    return {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
 
 
 def names_in(tree: ast.AST) -> set[str]:
@@ -81,6 +71,17 @@ def bound(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names.update((alias.asname or alias.name).split(".")[0] for alias in node.names)
     return names
+
+
+def imports_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str, str]]:
+    """Yield each imported name, what it stands for, and a statement that imports it alone."""
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            for alias in node.names:
+                full = f"{module}.{alias.name}" if module else alias.name
+                statement = f"from {module} " * bool(module) + f"import {ast.unparse(alias)}"
+                yield alias.asname or alias.name, full, statement
 
 
 def import_block(tree: ast.Module) -> list[ast.stmt]:

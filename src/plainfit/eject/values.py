@@ -23,11 +23,6 @@ USUAL = (
 
 
 def expression(value: Any, lifter: Lifter) -> str:
-    """Return an expression for a value, and make what it names part of the script.
-
-    Raises:
-        EjectError: if the value cannot be written down.
-    """
     if is_literal(value):
         return literal(value)
     if isinstance(value, torch.dtype | range):
@@ -62,11 +57,7 @@ def named(value: Any, lifter: Lifter) -> str:
 
 
 def constructor(value: Any, lifter: Lifter) -> str:
-    """Return the call that makes an object like this one, from the arguments that it stores.
-
-    Raises:
-        EjectError: if it does not store them.
-    """
+    """Return the call that makes an object like this one, from the arguments that it stores."""
     kind = type(value)
     if isinstance(value, nn.Sequential) and kind is nn.Sequential:
         return call(named(kind, lifter), [expression(part, lifter) for part in value], {})
@@ -102,14 +93,12 @@ def constructor(value: Any, lifter: Lifter) -> str:
 
 
 def same(value: Any, default: Any) -> bool:
-    """Return whether an argument is the default; torch stores `(3, 3)` where 3 was passed."""
     if isinstance(value, tuple) and not isinstance(default, tuple):
         return all(part == default for part in value)
     return type(value) is type(default) and bool(value == default)
 
 
 def call(function: str, positional: list[str], keywords: dict[str, str]) -> str:
-    """Return a call; keywords that are no identifiers, which `**kwargs` may have, as a dict."""
     is_name = {name: name.isidentifier() and not iskeyword(name) for name in keywords}
     arguments = [*positional, *(f"{k}={v}" for k, v in keywords.items() if is_name[k])]
     if others := [f"{literal(k)}: {v}" for k, v in keywords.items() if not is_name[k]]:

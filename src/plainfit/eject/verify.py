@@ -4,17 +4,18 @@ import copy
 import hashlib
 import inspect
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from plainfit.common import devices
@@ -35,10 +36,8 @@ class Outcome:
 
     losses: list[float]
     weights: dict[str, Tensor]
-    sha256: str = ""
-    """Of the weights as a safetensors file; empty where there is none."""
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    """Of the process that a script ran in."""
+    sha256: str = ""  # of the weights as a safetensors file; empty where there is none
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # of the process that a script ran in
 
     def differs_from(self, recorded: dict[str, Any]) -> str:
         """Return what differs from a recorded fingerprint; empty if nothing does."""
@@ -49,22 +48,13 @@ class Outcome:
         )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The result of a comparison."""
-
+class Verdict(NamedTuple):
     holds: bool
     text: str
 
 
 def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
-    """Return what a run gave: at its end, or at its newest checkpoint if it did not get there.
-
-    Raises:
-        RunError: if it has neither weights nor a checkpoint.
-    """
-    from safetensors.torch import load_file
-
+    """Return what a run gave: at its end, or at its newest checkpoint if it did not get there."""
     path = folder / runs.WEIGHTS
     losses = [step.loss for step in runs.open_run(folder).steps]
     if path.exists() and record.get("steps", len(losses)) == len(losses):
@@ -77,20 +67,16 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
             f"continue it: plainfit resume {folder}"
         )
     state = found[1]
-    weights = averaged(state) or {
-        name: value for name, value in state["model"].items() if isinstance(value, Tensor)
-    }
+    weights = {name: value for name, value in state["model"].items() if isinstance(value, Tensor)}
+    for name, part in state["callbacks"]:
+        if name == "Averaging" and int(part.get("n_averaged", 0)):
+            start = "module."
+            weights = {k.removeprefix(start): v for k, v in part.items() if k.startswith(start)}
     return Outcome(state["history"]["step_losses"].tolist(), weights)
 
 
 def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
-    """Return an outcome with the tensors that a weights file has: tied weights once, for example.
-
-    Raises:
-        EjectError: if the weights are not those of such a model.
-    """
-    from safetensors.torch import load_file
-
+    """Return an outcome with the tensors that a weights file has, such as tied weights once."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     wrong = [name for name, tensor in outcome.weights.items() if own.get(name) != tensor.shape]
     if outcome.sha256:
@@ -102,41 +88,19 @@ def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
         return outcome
     same = copy.deepcopy(model)
     same.load_state_dict({name: outcome.weights[name] for name in own})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / runs.WEIGHTS
-        save_weights(path, same)
-        return Outcome(outcome.losses, load_file(path))
+    return Outcome(outcome.losses, saved(same)[0])
 
 
-def averaged(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the averaged weights in a checkpoint; empty if there are none."""
-    for name, part in state["callbacks"]:
-        if name == "Averaging" and int(part.get("n_averaged", 0)):
-            prefix = "module."
-            return {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
-    return {}
-
-
-def weights_hash(model: nn.Module) -> str:
+def saved(model: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a model's weights file, and the SHA-256 of the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / runs.WEIGHTS
         save_weights(path, model)
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return load_file(path), hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Outcome:
-    """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported.
-
-    Args:
-        script: its path.
-        fingerprint: of the recorded training; its variables are set.
-        steps: stop after this many.
-
-    Raises:
-        EjectError: if the script fails.
-    """
-    from safetensors.torch import load_file
-
+    """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported."""
     environment = {k: v for k, v in os.environ.items() if k not in ISA_VARIABLES}
     environment |= fingerprint["isa_variables"]
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
@@ -165,30 +129,21 @@ def program() -> str:
 def compare(
     script: Outcome, run: Outcome, level: str, steps: int | None, per_epoch: int | None
 ) -> Verdict:
-    """Compare a script with the training, as its level promises.
-
-    Args:
-        script: what the script gave.
-        run: what the training gave.
-        level: of the script.
-        steps: compare the losses of this many steps only.
-        per_epoch: steps in an epoch, to name the epoch of a difference.
-    """
     losses = run.losses[:steps]
     if len(script.losses) != len(losses):
         return Verdict(
             False, f"the run took {len(losses)} steps, and the script {len(script.losses)}"
         )
-    near = at_most_ulp(MOST_ULP) if level == "tensors" else equal
+    most = MOST_ULP if level == "tensors" else 0
     for step, (ours, theirs) in enumerate(zip(script.losses, losses, strict=True)):
-        if not near(ours, theirs):
+        if not near(ours, theirs, most):
             where = f" (epoch {step // per_epoch})" if per_epoch else ""
             return Verdict(
                 False,
                 f"the loss of step {step}{where} differs first: {theirs!r} in the run, {ours!r} in "
                 "the script",
             )
-    same = "equal" if all(map(equal, script.losses, losses)) else f"equal within {MOST_ULP} ulp"
+    same = "equal" if all(map(near, script.losses, losses)) else f"equal within {MOST_ULP} ulp"
     if steps is not None and steps < len(run.losses):
         return Verdict(True, f"the losses of the first {steps} steps are {same}")
     if differing := first_difference(script.weights, run.weights):
@@ -200,7 +155,6 @@ def compare(
 
 
 def first_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
-    """Return which tensor differs first; empty if all are equal."""
     if missing := theirs.keys() ^ ours.keys():
         return f"{min(missing)} is in one of them only"
     for name, tensor in theirs.items():
@@ -213,23 +167,14 @@ def first_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
     return ""
 
 
-def equal(a: float, b: float) -> bool:
-    """Return whether two losses are the same, NaN included."""
-    return a == b or (a != a and b != b)
-
-
-def at_most_ulp(count: int) -> Callable[[float, float], bool]:
-    """Return a comparison of float32 values that may be `count` units in the last place apart."""
-
-    def near(a: float, b: float) -> bool:
-        unit = float(np.spacing(np.float32(max(abs(a), abs(b)))))
-        return abs(a - b) <= count * unit
-
-    return near
+def near(a: float, b: float, ulp: int = 0) -> bool:
+    """Return whether two losses are at most some units in the last place of float32 apart."""
+    if a == b or (math.isnan(a) and math.isnan(b)):
+        return True
+    return ulp > 0 and abs(a - b) <= ulp * float(np.spacing(np.float32(max(abs(a), abs(b)))))
 
 
 def compare_in_float64(upper: Outcome, lower: Outcome) -> Verdict:
-    """Compare the losses of two scripts that ran in double precision."""
     apart = max(
         (abs(a - b) / max(abs(a), 1e-300) for a, b in zip(upper.losses, lower.losses, strict=True)),
         default=0.0,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
-from plainfit.common.errors import ModelError, PlainfitError, RunError, TrainingError
+from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunError, TrainingError
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import DataSplits, check_images
@@ -234,10 +234,22 @@ def train(
 ) -> RunResult:
     """Train with these settings, and leave a run folder; `echo` gets each line of the report.
 
+<<<<<<< HEAD
     Nothing is written if the settings, the data, the model or the folder cannot be used. A
     TrainingError, or the KeyboardInterrupt of Ctrl-C, comes when everything is saved.
+=======
+    `echo` is called with each line of the report. The callbacks must only observe, and say so by
+    `observer = True` in their class: the run folder does not record them for resume and eject.
+
+    Raises:
+        PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
+            is written then.
+        TrainingError: if the training has to stop.
+        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+>>>>>>> h/t_eject
     """
     say = echo or (lambda line: None)
+    check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
@@ -264,6 +276,7 @@ def resume(
     A finished run continues to a larger number of `epochs` in all.
     """
     say = echo or (lambda line: None)
+    check_callbacks(callbacks)
     run = runs.open_run(folder)
     record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
@@ -280,6 +293,17 @@ def resume(
     runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
     with cpu_threads(threads_of(parts)):
         return run_fit(parts, folder, echo, callbacks, resume=True)
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    for callback in callbacks:
+        if not callback.observer:
+            name = type(callback).__name__
+            raise ConfigError(
+                "the callbacks of a run must change nothing of the training, since its folder does "
+                f"not record them; if {name} does not, say so by `observer = True` in its class, "
+                "or else pass it to plainfit.fit"
+            )
 
 
 def run_fit(

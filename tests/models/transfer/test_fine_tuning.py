@@ -37,6 +37,8 @@ def source(tmp_path_factory):
 class Watch(Callback):
     """Keeps the state and the rates after each epoch, and stops as if killed after a step."""
 
+    observer = True
+
     def __init__(self, stop_at=None):
         self.states, self.rates, self.stop_at = [], [], stop_at
 

@@ -1,20 +1,22 @@
 """From a script to a lower level: names of torch out, definitions of `ladder.scratch` in."""
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
 
 from plainfit.common.errors import ConfigError, EjectError, unknown_name
 from plainfit.eject.layout import Imports
-from plainfit.eject.levels.definitions import Definition, Key, definitions
-from plainfit.eject.levels.float64 import in_float64
-from plainfit.eject.levels.refusals import OWN_METHODS, check, is_default, pools_to_one
-from plainfit.eject.levels.torch_names import (
+from plainfit.eject.lifting import shortened
+from plainfit.eject.refusals import OWN_METHODS, check, is_default, pools_to_one
+from plainfit.eject.replacements import (
     LEVELS,
     STEPS,
+    Definition,
+    Key,
     Reference,
+    definitions,
     imported,
     is_replaced,
     references,
@@ -22,8 +24,7 @@ from plainfit.eject.levels.torch_names import (
     short,
     written_out,
 )
-from plainfit.eject.lifting import shortened
-from plainfit.eject.source import Edit, Source, bound, edited, import_block, names_in
+from plainfit.eject.source import Edit, Source, bound, edited, import_block, imports_in, names_in
 
 IN_DEFINITIONS = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"}
 """What these names stand for in a pasted definition."""
@@ -31,18 +32,30 @@ CALLED_BY = {"save_model": "state_dict", "load_model": "load_state_dict"}
 """The methods of a module that functions of safetensors call."""
 
 
+SWITCH = """
+torch.set_default_dtype(torch.float64)  # sums in another order differ by rounding: 1e-16 here
+"""
+LOADERS = ("torch.load", "torch.from_numpy")
+"""Like `load_file`, these return tensors as they were saved, whatever the default dtype is."""
+
+AS_DOUBLE = '''
+
+def as_double(loaded):
+    """Convert a tensor, or a dict of them, to float64 where it has floating-point numbers."""
+    if isinstance(loaded, dict):
+        return {name: as_double(value) for name, value in loaded.items()}
+    is_real = torch.is_tensor(loaded) and loaded.is_floating_point()
+    return loaded.double() if is_real else loaded
+
+'''
+
+
 def lower(text: str, level: str) -> str:
-    """Return a training script at a level.
+    """Return a script of level `data` at a level; `loop` and `data` change nothing.
 
-    Args:
-        text: a script that uses torch alone and no `DataLoader` (level `data`).
-        level: `optim`: the update rules are written out; `layers`: so are the layers, which call
-            `F`; `tensors`: no `torch.nn`; `math`: convolutions and the like are products and sums,
-            in float64. Each includes the ones before. `loop` and `data` change nothing.
-
-    Raises:
-        EjectError: for the first line that cannot be written at the level.
-        ConfigError: if there is no such level.
+    At `optim`, the update rules are written out; at `layers`, so are the layers, which call `F`; at
+    `tensors`, nothing is of `torch.nn`; at `math`, convolutions and the like are products and sums,
+    in float64. Each includes the ones before.
     """
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
@@ -62,21 +75,16 @@ class Program:
 
     def __init__(self, text: str) -> None:
         self.user = text
-        self.pasted: dict[str, str] = {}
-        """The text of each definition, by its name in the script."""
-        self.names: dict[Key, str] = {}
-        """The names of the definitions in the script."""
+        self.pasted: dict[str, str] = {}  # the text of each definition, by its name in the script
+        self.names: dict[Key, str] = {}  # the names of the definitions in the script
         self.imports: set[str] = set()
-        self.replaced: set[str] = set()
-        """The names of torch that the script no longer uses."""
-        self.taken: set[str] = set()
-        """The names in functions of the user that use those parts of torch."""
+        self.replaced: set[str] = set()  # the names of torch that the script no longer uses
+        self.taken: set[str] = set()  # names in functions that use these
         source = Source(text)
         self.bound = bound_at_top(source.tree)
         self.pools_to_one = pools_to_one(source)
 
     def replace(self, step: str) -> None:
-        """Put definitions in place of the names of torch that a level no longer uses."""
         source = Source(self.user)
         names = imported(source.tree).items()
         known = {name: full for name, full in names if short(full) not in self.replaced}
@@ -94,7 +102,6 @@ class Program:
             done |= new
 
     def without(self, source: Source, refs: list[Reference], step: str) -> str:
-        """Return a text without the names of torch that a level no longer uses."""
         refs = [ref for ref in refs if is_replaced(ref.name, step)]
         if not refs:
             return source.text
@@ -108,16 +115,14 @@ class Program:
         return edited(source.text, edits)
 
     def name_for(self, ref: Reference, call: ast.Call | None, step: str) -> str:
-        """Return what takes the place of a name of torch: the same kernel, or a definition."""
         same = same_kernel(ref.name, step)
         definition = written_out(ref.name, step, self.pools_to_one)
-        if same and (not definition or (call and not same.signature.unknown_option(call))):
-            return same.name
+        if same and (not definition or (call and not same.unknown_option(call))):
+            return ref.name.replace("F.", "torch.")
         assert definition is not None, ref.name  # `check` has refused it
         return self.paste(definition, ref.name.rpartition(".")[2])
 
     def paste(self, definition: Definition, name: str) -> str:
-        """Add a definition and those it needs; return its name, which `name` is unless taken."""
         key = definition.module, definition.name
         if key in self.names:
             return self.names[key]
@@ -133,7 +138,6 @@ class Program:
         return name
 
     def text(self) -> str:
-        """Return the script, with the definitions before the first statement that needs one."""
         if not self.replaced:
             return self.user
         pasted = used(self.pasted, self.user)
@@ -146,25 +150,16 @@ class Program:
         return self.with_imports(text)
 
     def with_imports(self, text: str) -> str:
-        """Return the script with the imports that it needs now.
-
-        Raises:
-            EjectError: if the script has another thing by a name that a definition imports.
-        """
         source, imports = Source(text), Imports()
         old, used_names = import_block(source.tree), names_in(source.tree)
         kept: dict[str, str] = {}
-        for alias, module in aliases(old):
-            full = f"{module}.{alias.name}" if module else alias.name
-            name = alias.asname or alias.name
+        for name, full, statement in imports_in(old):
             is_modular = short(full).split(".")[0] in ("nn", "F", "optim")
             is_used = name.split(".")[0] in used_names or not is_modular
             if short(full) not in self.replaced and is_used:
-                imports.add(import_of(alias, module))
+                imports.add(statement)
                 kept[name] = full
-        for alias, module in aliases([ast.parse(line).body[0] for line in sorted(self.imports)]):
-            name = alias.asname or alias.name
-            full = f"{module}.{alias.name}" if module else alias.name
+        for name, full, statement in imports_in(ast.parse("\n".join(sorted(self.imports))).body):
             if name not in used_names:
                 continue
             if kept.get(name, full) != full or name in self.bound - kept.keys():
@@ -172,13 +167,12 @@ class Program:
                     f"below level data a script needs the name {name!r} for {full}, and it has "
                     "another thing by that name; rename it"
                 )
-            imports.add(import_of(alias, module))
+            imports.add(statement)
         return edited(text, [(*source.line_span(old), "\n".join([*imports.lines(), ""]))])
 
 
 @lru_cache(1000)
 def in_definition(text: str) -> tuple[Source, list[Reference]]:
-    """Return a definition, and the names of torch in it."""
     source = Source(text)
     return source, references(source, IN_DEFINITIONS)
 
@@ -194,22 +188,7 @@ def bound_at_top(tree: ast.Module) -> set[str]:
     return names
 
 
-def aliases(statements: Iterable[ast.stmt]) -> Iterator[tuple[ast.alias, str]]:
-    """Yield what import statements import, and the module that each is taken from, or ""."""
-    for node in statements:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            module = getattr(node, "module", None) or ""
-            yield from ((alias, module) for alias in node.names)
-
-
-def import_of(alias: ast.alias, module: str) -> str:
-    return (
-        f"from {module} import {ast.unparse(alias)}" if module else f"import {ast.unparse(alias)}"
-    )
-
-
 def left_out(source: Source, keyword: ast.keyword) -> Edit:
-    """Return the edit that removes an argument of a call, with the comma before it."""
     start, end = source.span(keyword)
     comma = source.text.rstrip().rfind(",", 0, start)
     is_next = comma >= 0 and not source.text[comma + 1 : start].strip()
@@ -232,11 +211,7 @@ def renamed(text: str, names: dict[str, str]) -> str:
 
 
 def used(texts: dict[str, str], user: str) -> dict[str, str]:
-    """Return the definitions that a program uses, without the methods that it does not call.
-
-    A method counts as called where any attribute or string has its name. In the result, each
-    definition comes after those that it needs.
-    """
+    """Return the definitions that a program uses, without the methods that it does not call."""
     classes, parts = {}, dict[tuple[str, str], list[ast.stmt]]()
     for name, text in texts.items():
         node = in_definition(text)[0].tree.body[0]
@@ -290,19 +265,17 @@ def is_tensor(node: ast.expr) -> bool:
 
 def ordered(needs: dict[str, set[str]]) -> list[str]:
     """Return the names, each after those that it needs."""
-    order: dict[str, None] = {}
-    seen: set[str] = set()
+    order = []
 
     def visit(name: str) -> None:
-        if name in needs and name not in seen:
-            seen.add(name)
-            for need in sorted(needs[name]):
+        if (inner := needs.pop(name, None)) is not None:
+            for need in sorted(inner):
                 visit(need)
-            order[name] = None
+            order.append(name)
 
-    for name in needs:
+    for name in [*needs]:
         visit(name)
-    return list(order)
+    return order
 
 
 def paragraph(source: Source, at: int) -> int:
@@ -316,3 +289,29 @@ def paragraph(source: Source, at: int) -> int:
         if line - 1 > end or isinstance(body[at - 1], ast.Import | ast.ImportFrom):
             return line
         at -= 1
+
+
+def in_float64(text: str) -> str:
+    """Return a script that computes in float64: its own numbers, and the data that it reads."""
+    source = Source(text)
+    refs = references(source)
+    edits: list[Edit] = [
+        (*source.span(ref.node), "torch.float64")
+        for ref in refs
+        if ref.name in ("torch.float32", "torch.float")
+    ]
+    loaders = {ref.node for ref in refs if ref.name in LOADERS}
+    definition = ""
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name == "float" and isinstance(node.func, ast.Attribute) and not node.args:
+            end = source.span(node.func)[1]
+            edits.append((end - len(name), end, "double"))
+        if node.func in loaders or name == "load_file":
+            start, end = source.span(node)
+            edits += [(start, start, "as_double("), (end, end, ")")]
+            definition = AS_DOUBLE
+    at = source.line_span(import_block(source.tree))[1]
+    return edited(text, [*edits, (at, at, SWITCH + definition)])

@@ -2,22 +2,22 @@
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.levels.definitions import definitions
-from plainfit.eject.levels.torch_names import (
+from plainfit.eject.replacements import (
     LEVELS,
     STEPS,
     Reference,
+    definitions,
     is_replaced,
     references,
     same_kernel,
     written_out,
 )
-from plainfit.eject.source import Source, parents
+from plainfit.eject.source import Source
 
 ONLY_AT_LAYERS = {"GELU", "SiLU", "gelu", "silu"}
 """Written out on tensors they round differently (measured: 60 of 60 batches)."""
@@ -26,32 +26,25 @@ ONLY_AT_LOOP = ("torch.autocast", "torch.amp", "torch.cuda.amp", "torch.compile"
 MODULES = {"optim": "data", "nn": "optim", "F": "layers"}
 """The modules of torch, and the lowest level that has them (as in `getattr(nn, name)`)."""
 
+FALSE = (
+    "maximize amsgrad capturable differentiable ceil_mode return_indices sparse error_if_nonfinite"
+)
+NONE = "device dtype weight divisor_override padding_idx max_norm"
 DEFAULTS = {
+    **dict.fromkeys(FALSE.split(), (False,)),
+    **dict.fromkeys(NONE.split(), (None,)),
     "foreach": (None, False, True),  # the same bits (measured), except that CUDA has no for-loop
     "fused": (None, False),
-    "maximize": (False,),
-    "amsgrad": (False,),
-    "capturable": (False,),
-    "differentiable": (False,),
     "padding_mode": ("zeros",),
-    "device": (None,),
-    "dtype": (None,),
     "reduction": ("mean",),
-    "weight": (None,),
     "ignore_index": (-100,),
     "track_running_stats": (True,),
-    "ceil_mode": (False,),
-    "return_indices": (False,),
     "count_include_pad": (True,),
-    "divisor_override": (None,),
-    "padding_idx": (None,),
-    "max_norm": (None,),
-    "sparse": (False,),
     "norm_type": (2, 2.0),
-    "error_if_nonfinite": (False,),
 }
 """Options of torch that our definitions lack, and the values that change nothing."""
 
+Obstacle = tuple[int, str, str]  # a line, what it has, and the lowest level that can have it
 OWN_METHODS = {
     node.name
     for node in ast.walk(ast.parse(definitions("modules")["Module"].text))
@@ -59,30 +52,20 @@ OWN_METHODS = {
 } | {"training"}
 
 
-@dataclass(frozen=True)
-class Obstacle:
-    """A place in a script that some level cannot have."""
-
-    line: int
-    what: str
-    lowest: str
-    """The lowest level that has it."""
-
-
 def check(text: str, level: str) -> None:
-    """Raise an `EjectError` if a script cannot be lowered to a level."""
     try:
         source = Source(text)
     except SyntaxError as error:
         raise EjectError(
             f"line {error.lineno}: a script must be valid Python, got {error.msg}; correct it"
         ) from error
-    found = [each for each in obstacles(source) if LEVELS.index(each.lowest) < LEVELS.index(level)]
+    higher = LEVELS[: LEVELS.index(level)]
+    found = [(line, what, lowest) for line, what, lowest in obstacles(source) if lowest in higher]
     if found:
-        first = min(found, key=lambda obstacle: obstacle.line)
-        lowest = min((obstacle.lowest for obstacle in found), key=LEVELS.index)
+        line, what, _ = min(found, key=itemgetter(0))
+        lowest = min((lowest for *_, lowest in found), key=LEVELS.index)
         raise EjectError(
-            f"line {first.line}: {first.what} cannot be written out at level {level!r}; "
+            f"line {line}: {what} cannot be written out at level {level!r}; "
             f"the lowest level that works for this script is {lowest!r}"
         )
 
@@ -94,8 +77,8 @@ def obstacles(source: Source) -> Iterator[Obstacle]:
         line = ref.node.lineno
         if "".join(source.of(ref.node).split()) != ast.unparse(ref.node):
             # Python 3.11 gives wrong positions within f-strings.
-            yield Obstacle(line, f"`{ref.name}` within an f-string", "data")
-        yield Obstacle(line, f"`{source.of(ref.node)}`", lowest_of(ref.name, pools))
+            yield line, f"`{ref.name}` within an f-string", "data"
+        yield line, f"`{source.of(ref.node)}`", lowest_of(ref.name, pools)
         if ref.node in calls:
             yield from _in_call(source, ref, calls[ref.node])
     yield from _of_modules(source)
@@ -114,7 +97,6 @@ def pools_to_one(source: Source) -> bool:
 
 
 def lowest_of(name: str, pools: bool) -> str:
-    """Return the lowest level of a script that has a name of torch."""
     if name.startswith(ONLY_AT_LOOP):
         return "loop"
     if name in MODULES:
@@ -139,18 +121,19 @@ def _in_call(source: Source, ref: Reference, call: ast.Call) -> Iterator[Obstacl
     if step is None:
         return
     before = LEVELS[LEVELS.index(step) - 1]
-    replacement = written_out(ref.name, step) or same_kernel(ref.name, step)
-    if replacement is not None:
+    definition = written_out(ref.name, step)
+    signature = definition.signature if definition else same_kernel(ref.name, step)
+    if signature is not None:
         given = [each for each in call.keywords if not is_default(each)]
-        option = replacement.signature.unknown_option(ast.Call(call.func, call.args, given))
+        option = signature.unknown_option(ast.Call(call.func, call.args, given))
         if option is not None:
             name = option.arg if isinstance(option, ast.keyword) else source.of(option)
             lowest = "loop" if name == "fused" else before
-            yield Obstacle(call.lineno, f"the option `{name}` of `{ref.name}`", lowest)
+            yield call.lineno, f"the option `{name}` of `{ref.name}`", lowest
     if ref.name == "nn.Sequential" and call.args:
         first = source.of(call.args[0])
         if isinstance(call.args[0], ast.Dict) or "OrderedDict" in first[:25]:
-            yield Obstacle(call.lineno, "a Sequential made of a dict", "layers")
+            yield call.lineno, "a Sequential made of a dict", "layers"
 
 
 def is_default(keyword: ast.keyword) -> bool:
@@ -163,7 +146,8 @@ def is_default(keyword: ast.keyword) -> bool:
 
 def _of_modules(source: Source) -> Iterator[Obstacle]:
     """Yield the uses of methods that torch's modules have and ours do not."""
-    above = parents(source.tree)
+    tree = source.tree
+    above = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.Attribute):
             continue
@@ -172,10 +156,8 @@ def _of_modules(source: Source) -> Iterator[Obstacle]:
             hasattr(torch.Tensor, name) or hasattr(dict, name)
         )
         if is_only_of_modules and name not in OWN_METHODS:
-            yield Obstacle(node.lineno, f"the method `{name}` of a module", "layers")
-        if name == "register_buffer" and isinstance(call, ast.Call) and _is_transient(call):
-            yield Obstacle(node.lineno, "a buffer with `persistent=False`", "layers")
-
-
-def _is_transient(call: ast.Call) -> bool:
-    return len(call.args) > 2 or any(keyword.arg == "persistent" for keyword in call.keywords)
+            yield node.lineno, f"the method `{name}` of a module", "layers"
+        if name == "register_buffer" and isinstance(call, ast.Call):
+            is_given = any(keyword.arg == "persistent" for keyword in call.keywords)
+            if is_given or len(call.args) > 2:
+                yield node.lineno, "a buffer with `persistent=False`", "layers"

@@ -1,1 +1,0 @@
-"""The levels of an ejected script below `data`: parts of torch, written out."""
