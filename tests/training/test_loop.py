@@ -490,10 +490,11 @@ def test_an_error_of_the_loss_is_explained_where_labels_are_mixed(kind, validate
             loss_func=first_good if validates else failing)  # fmt: skip
 
 
-C_LOSS = torch.binary_cross_entropy_with_logits  # without a Python frame
+C_LOSS = torch.dist  # without a Python frame
+C_PARTIAL = partial(torch.binary_cross_entropy_with_logits, reduction=1)
 
 
-@pytest.mark.parametrize("loss", [C_LOSS, partial(C_LOSS, reduction=1)], ids=["plain", "partial"])
+@pytest.mark.parametrize("loss", [C_LOSS, C_PARTIAL], ids=["plain", "partial"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("validates", [False, True])
 def test_an_error_of_a_loss_written_in_c_is_explained_too(loss, precision, validates):

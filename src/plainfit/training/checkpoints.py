@@ -76,10 +76,7 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """Return nested dicts, lists, tuples, tensors, numbers, texts and None as a safetensors file.
-
-    Tensors that share memory are stored once.
-    """
+    """Turn dicts, lists, tuples, tensors, numbers, texts and None into a safetensors file."""
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}

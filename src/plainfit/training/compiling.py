@@ -130,14 +130,12 @@ class CompiledLoss:
     The first 10 steps of a training are never compiled, so that a resumed training has the same
     bits as one that was never stopped. If compiling fails (no C++ compiler, or Python in the model
     that breaks the graph), one line says so and the model runs as it is.
-
-    On CUDA the graph is captured and replayed (`mode="reduce-overhead"`), without the cost of
-    starting each kernel from Python.
     """
 
     def __init__(
         self, context: Context, loss_func: Any, echo: Callable[[str], None] | None
     ) -> None:
+        # On CUDA the graph is captured and replayed, without starting each kernel from Python.
         mode = "reduce-overhead" if device_of(context.model).type == "cuda" else None
         in_graph = gradients_in_graph(context.callbacks)
         self.graph = OneGraph(context.model, loss_func, in_graph, mode)

@@ -108,10 +108,7 @@ def generator_of(dl: Any) -> Any:
 
 
 def bit_sums(model: nn.Module) -> list[int]:
-    """Return the sum over the bits of each parameter and buffer, in the order of `state_dict`.
-
-    The list is empty if a tensor has no bits yet (lazy layers) or is not dense.
-    """
+    """Return the sum over the bits of each tensor; nothing if one is lazy or not dense."""
     try:
         return [
             int(tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).sum())

@@ -31,11 +31,10 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
 
 class WholeSet:
-    """Metrics over a whole validation set, each computed once at the end.
+    """Metrics over a whole validation set: a mean over batches would be wrong for most.
 
-    A mean over batches would be right for means (accuracy) and wrong for F1 or a root mean
-    square. So the predictions are kept, and a function is called once; a torchmetrics object keeps
-    only what it needs, which is less if the predictions are large.
+    The predictions are kept, and a function is called once; a torchmetrics object keeps only what
+    it needs, which is less if the predictions are large.
     """
 
     def __init__(self, metrics: Sequence[Metric], device: torch.device) -> None:

@@ -24,11 +24,8 @@ SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 def session(context: Context, loss_func: Any) -> Iterator[None]:
     """Call the hooks around a training; make Ctrl-C and SIGTERM a stop after the current step.
 
-    Raises:
-        KeyboardInterrupt: after a stop by Ctrl-C, once everything is saved. Not in a notebook or
-            at a prompt, where control returns with the history so far.
-        SystemExit: likewise after SIGTERM, with the code 143.
-        ConfigError: in place of an error that the loss raises because labels are mixed.
+    They then end the program once everything is saved; but after Ctrl-C in a notebook or at a
+    prompt, control returns with the history so far.
     """
     with signals_stop(context) as received:
         try:

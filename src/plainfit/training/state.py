@@ -23,10 +23,7 @@ from plainfit.training.hooks import Context, warn
 
 
 def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any]:
-    """Return the state, to be written at once: its tensors are the training's own.
-
-    At the end of an epoch, whose row is in the history, the next epoch comes first.
-    """
+    """Return the state, to be written at once: its tensors are the training's own."""
     context.read_losses()
     within = not at_end_of_epoch
     return {

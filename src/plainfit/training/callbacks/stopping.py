@@ -187,7 +187,7 @@ class NonFiniteGuard(Callback):
 
 def cause(context: Context) -> str:
     for name, batch in (("inputs", context.xb), ("targets", context.yb)):
-        if any(not is_finite(tensor) for tensor in tensors_in(batch)):
+        if not all(torch.isfinite(tensor).all() for tensor in tensors_in(batch)):
             return f"the {name} of the batch hold NaN or infinite values: fix the data"
     if broken := broken_parameter(context):
         return (
@@ -199,9 +199,5 @@ def cause(context: Context) -> str:
 
 def broken_parameter(context: Context) -> str:
     """Return the name of the first trained parameter that is not finite, or an empty string."""
-    parameters = context.model.named_parameters()
-    return next((name for name, p in parameters if p.requires_grad and not is_finite(p)), "")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    trained = ((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
+    return next((name for name, p in trained if not torch.isfinite(p).all()), "")

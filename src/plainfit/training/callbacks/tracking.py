@@ -39,7 +39,7 @@ class Tracker:
 
 
 class PackageTracker(Tracker):
-    """Base class of the trackers that a package brings; they write to a folder."""
+    """Base class of the trackers that write to a folder by another package."""
 
     package: str
 
