@@ -490,6 +490,34 @@ def test_an_error_of_the_loss_is_explained_where_labels_are_mixed(kind, validate
             loss_func=first_good if validates else failing)  # fmt: skip
 
 
+C_LOSS = torch.dist  # without a Python frame
+C_PARTIAL = partial(torch.binary_cross_entropy_with_logits, reduction=1)
+
+
+@pytest.mark.parametrize("loss", [C_LOSS, C_PARTIAL], ids=["plain", "partial"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("validates", [False, True])
+def test_an_error_of_a_loss_written_in_c_is_explained_too(loss, precision, validates):
+    model, labels = small.network(torch.float32), small.batches(5, dtype=torch.float32)
+    probabilities = [(xb, torch.ones(5, 3) / 3) for xb, _ in labels]
+    what = "validation, whose labels are not mixed," if validates else "first step"
+    with pytest.raises(ConfigError, match=f"the {what} failed with RuntimeError"):
+        small.fit(model, small.sgd(model), Mixed(probabilities if validates else labels), labels,
+            loss_func=loss, precision=precision)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["model", "no batches", "no batches to validate"])
+def test_other_errors_are_raised_as_they_are_with_a_loss_written_in_c(where):
+    model = small.network(torch.float32)
+    good = [(xb, torch.ones(5, 3) / 3) for xb, _ in small.batches(5, dtype=torch.float32)]
+    if where == "model":
+        model[0] = nn.Linear(5, 8)
+    train_dl = Mixed([] if where == "no batches" else good)
+    with pytest.raises((RuntimeError, ValueError)) as caught:
+        small.fit(model, small.sgd(model), train_dl, [], loss_func=C_LOSS)
+    assert not isinstance(caught.value, ConfigError)
+
+
 @pytest.mark.parametrize(
     ("where", "error"),
     [

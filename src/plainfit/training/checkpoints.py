@@ -28,12 +28,7 @@ NAME = re.compile(r"(\d{12})-([0-9a-f]{64})\.safetensors")
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write a checkpoint, read it back to check it, and return its path.
-
-    Raises:
-        OSError: if it cannot be written; earlier checkpoints stay as they are.
-        CheckpointError: if the file does not hold what was written.
-    """
+    """Write a checkpoint, read it back to check it, and return its path."""
     data = to_bytes(state)
     path = folder / f"{step:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
     write_whole(path, lambda temporary: write_bytes(temporary, data))
@@ -55,7 +50,7 @@ def check_sha256(path: Path, data: bytes) -> None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, oldest first."""
+    """Return the paths of a folder's checkpoints, oldest first."""
     found = [path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime_ns))
 
@@ -81,13 +76,7 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
-    """Return nested dicts, lists, tuples, tensors, numbers, texts and None as a safetensors file.
-
-    Tensors that share memory are stored once.
-
-    Raises:
-        CheckpointError: if the state holds anything else; it is named.
-    """
+    """Turn dicts, lists, tuples, tensors, numbers, texts and None into a safetensors file."""
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
@@ -96,18 +85,13 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes) -> dict[str, Any]:
-    """Return the state that `to_bytes` was given; tensors on the CPU, with their strides.
-
-    Raises:
-        CheckpointError: if the bytes are not such a file.
-    """
+    """Return the state that `to_bytes` was given."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])
-        metadata = header["__metadata__"]
+        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
         if metadata["format"] != FORMAT:
             raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
         state = unpack(json.loads(metadata["state"]), load(data))
@@ -133,12 +117,11 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]
     if isinstance(value, dict):
         if all(isinstance(key, str) for key in value) and not MARKS & value.keys():
             return {k: pack(v, f"{below}{k}", tensors, seen) for k, v in value.items()}
-        return {
-            "$pairs": [
-                [pack(k, name, tensors, seen), pack(v, f"{below}{k}", tensors, seen)]
-                for k, v in value.items()
-            ]
-        }
+        parts = [
+            [pack(k, name, tensors, seen), pack(v, f"{below}{k}", tensors, seen)]
+            for k, v in value.items()
+        ]
+        return {"$pairs": parts}
     if isinstance(value, list | tuple):
         parts = [pack(v, f"{below}{i}", tensors, seen) for i, v in enumerate(value)]
         return {"$tuple": parts} if isinstance(value, tuple) else parts
@@ -149,7 +132,6 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]
 
 
 def pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
-    """Put a tensor into `tensors`, unless its memory is there already; return its marker."""
     value = value.detach()
     shape = tuple(value.shape)
     same = (value.data_ptr(), value.device, value.dtype, shape, value.stride())
@@ -184,9 +166,7 @@ def unpack_tensor(marker: dict[str, Any], tensor: Tensor) -> Tensor:
     if "stride" in marker:
         stride = marker["stride"]
         span = sum((n - 1) * abs(step) for n, step in zip(tensor.shape, stride, strict=True)) + 1
-        if span > 2 * math.prod(tensor.shape):  # a view into much more than itself
-            stride = None
-        if stride is not None:
+        if span <= 2 * math.prod(tensor.shape):  # no view into much more than itself
             laid_out = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype)
             tensor = laid_out.copy_(tensor)
     device = torch.device(marker.get("device", "cpu"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -24,38 +25,32 @@ TIMED_STEPS = 20  # steps after it that are timed for the same purpose
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context manager for forward pass and loss.
 
-    Args:
-        precision: `fp32`: as the model is; `bf16` or `fp16`: matrix products and convolutions in
-            that type, and what needs more (sums, norms, losses) in float32. Weights, gradients and
-            the optimizer stay in float32.
-        device: of the model.
-
-    Raises:
-        ConfigError: if there is no such precision.
+    With `bf16` or `fp16`, matrix products and convolutions are in that type, and what needs more
+    (sums, norms, losses) in float32, as are weights, gradients and the optimizer.
     """
-    if precision != "fp32" and precision not in DTYPES:
-        raise ConfigError(unknown_name("precision", precision, ["fp32", *DTYPES]))
     if precision == "fp32":
         return nullcontext()
+    if precision not in DTYPES:
+        raise ConfigError(unknown_name("precision", precision, ["fp32", *DTYPES]))
     return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 @contextmanager
 def loss_computation(
-    model: nn.Module,
+    context: Context,
     loss_func: LossFunction,
     precision: str,
     compile: bool,
-    context: Context,
     echo: Callable[[str], None] | None,
 ) -> Iterator[LossFunction | None]:
     """Yield the function `(xb, yb) -> loss` for `loss_batch`; None for `loss_func(model(xb), yb)`.
 
     At the end, the settings of torch's compiler are as before. The arguments are those of `fit`.
     """
+    model = context.model
     cast = autocast(precision, device_of(model))
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
-    compute = CompiledLoss(model, loss_func, context, echo) if compile else None
+    compute = CompiledLoss(context, loss_func, echo) if compile else None
 
     def in_precision(xb: Any, yb: Any) -> Tensor:
         with cast:
@@ -135,20 +130,15 @@ class CompiledLoss:
     The first 10 steps of a training are never compiled, so that a resumed training has the same
     bits as one that was never stopped. If compiling fails (no C++ compiler, or Python in the model
     that breaks the graph), one line says so and the model runs as it is.
-
-    On CUDA the graph is captured and replayed (`mode="reduce-overhead"`), without the cost of
-    starting each kernel from Python.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        loss_func: Any,
-        context: Context,
-        echo: Callable[[str], None] | None,
+        self, context: Context, loss_func: Any, echo: Callable[[str], None] | None
     ) -> None:
-        mode = "reduce-overhead" if device_of(model).type == "cuda" else None
-        self.graph = OneGraph(model, loss_func, gradients_in_graph(context.callbacks), mode)
+        # On CUDA the graph is captured and replayed, without starting each kernel from Python.
+        mode = "reduce-overhead" if device_of(context.model).type == "cuda" else None
+        in_graph = gradients_in_graph(context.callbacks)
+        self.graph = OneGraph(context.model, loss_func, in_graph, mode)
         self.context = context
         self.echo = echo or (lambda line: None)
         self.failed = False
@@ -178,26 +168,17 @@ class CompiledLoss:
 
     def report(self) -> None:
         """Print what compiling cost and gained, by the time from one step to the next."""
-        after = median_gap(self.calls[True][1:])
-        before = median_gap(self.calls[False][1:])
-        instead = f" instead of {before * 1e3:.2f}" if before else ""
+        gaps = {key: [b - a for a, b in pairwise(times[1:])] for key, times in self.calls.items()}
+        instead = f" instead of {median(gaps[False]) * 1e3:.2f}" if gaps[False] else ""
         self.echo(
             f"note   compiled in {self.compile_seconds:.1f} s; "
-            f"a step takes {after * 1e3:.2f} ms{instead}"
+            f"a step takes {median(gaps[True]) * 1e3:.2f} ms{instead}"
         )
 
 
 def gradients_in_graph(callbacks: Sequence[Callback]) -> bool:
-    """Return whether gradients can be computed in the graph.
-
-    They can if no callback may change the loss first (the guard only looks), with torch 2.11 or
-    newer: the compiler of older ones does not support `torch.autograd.grad`.
-    """
-    others = [c for c in callbacks if not isinstance(c, NonFiniteGuard)]
-    knows_gradients = hasattr(torch._dynamo.config, "trace_autograd_ops")
-    return knows_gradients and not any(overriding(others, "on_loss"))
-
-
-def median_gap(times: list[float]) -> float:
-    gaps = sorted(later - before for before, later in pairwise(times))
-    return gaps[len(gaps) // 2] if gaps else 0.0
+    """Return whether no callback may change the loss before its gradients are computed."""
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):  # before torch 2.11
+        return False
+    others = [c for c in callbacks if not isinstance(c, NonFiniteGuard)]  # which only looks
+    return not any(overriding(others, "on_loss"))

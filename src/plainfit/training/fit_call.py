@@ -58,12 +58,10 @@ class FitCall:
         self.fingerprint = fingerprint(device_of(self.model))
         self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()
-        loaders = {"train": self.train_dl, "valid": self.valid_dl}
-        generators = {part: generator_of(dl) for part, dl in loaders.items()}
         self.order_states = {
             part: generator.get_state()
-            for part, generator in generators.items()
-            if isinstance(generator, torch.Generator)
+            for part, dl in (("train", self.train_dl), ("valid", self.valid_dl))
+            if isinstance(generator := generator_of(dl), torch.Generator)
         }
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()
@@ -98,14 +96,11 @@ class FitCall:
             ConfigError: if there is no such level, or a file exists already.
         """
         # Imported by name: the rooms of `training` must not depend on `eject`, which is above.
-        written: Path = import_module("plainfit.eject").eject_fit(
-            self, Path(path), level=level, verify=verify, force=force, echo=echo
-        )
-        return written
+        eject_fit: Callable[..., Path] = import_module("plainfit.eject").eject_fit
+        return eject_fit(self, Path(path), level=level, verify=verify, force=force, echo=echo)
 
 
 def generator_of(dl: Any) -> Any:
-    """Return the generator that a `DataLoader`, wrapped or not, or its sampler was given."""
     while hasattr(dl, "dl"):
         dl = dl.dl
     given = (getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None)))
@@ -113,10 +108,7 @@ def generator_of(dl: Any) -> Any:
 
 
 def bit_sums(model: nn.Module) -> list[int]:
-    """Return the sum over the bits of each parameter and buffer, in the order of `state_dict`.
-
-    The list is empty if a tensor has no bits yet (lazy layers) or is not dense.
-    """
+    """Return the sum over the bits of each tensor; nothing if one is lazy or not dense."""
     try:
         return [
             int(tensor.detach().contiguous().view(INTEGERS[tensor.element_size()]).sum())
@@ -127,7 +119,7 @@ def bit_sums(model: nn.Module) -> list[int]:
 
 
 def size_of(weights: dict[str, Any]) -> float:
-    """Return the bytes of the weights; infinity if one is not a plain tensor."""
+    # The weights' bytes; infinity if one is not a plain tensor.
     try:
         return float(sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
     except (AttributeError, RuntimeError, ValueError):

@@ -86,18 +86,12 @@ class History:
 def best_epoch(
     rows: Sequence[Mapping[str, Any]], monitor: str | None = None, mode: str | None = None
 ) -> int | None:
-    """Return the index of the best row of a history, the first one among equals.
+    """Return the index of the best row, the first one among equals; None if none is finite.
 
     Args:
         rows: one mapping an epoch, as in `History.epochs`.
         monitor: the column to compare; by default `valid_loss`, or `train_loss` without validation.
         mode: `min` or `max`; by default `min` for losses and errors, by the name of the column.
-
-    Returns:
-        The index; None if no row has a finite value.
-
-    Raises:
-        ConfigError: if a row has no such column.
 
     >>> best_epoch([{"valid_loss": math.nan}, {"valid_loss": 0.5}, {"valid_loss": 0.7}])
     1
@@ -106,10 +100,10 @@ def best_epoch(
         monitor = "valid_loss" if rows and "valid_loss" in rows[0] else "train_loss"
     if mode not in (None, "min", "max"):
         raise ConfigError(f"mode must be 'min' or 'max', got {mode!r}")
-    sign = -1.0 if (mode or ("min" if is_lower_better(monitor) else "max")) == "max" else 1.0
-    values = [sign * monitored(row, monitor) for row in rows]
+    values = [monitored(row, monitor) for row in rows]
     finite = [index for index, value in enumerate(values) if math.isfinite(value)]
-    return min(finite, key=values.__getitem__, default=None)
+    lowest = mode == "min" if mode else is_lower_better(monitor)
+    return (min if lowest else max)(finite, key=values.__getitem__, default=None)
 
 
 def is_lower_better(name: str) -> bool:
@@ -122,11 +116,6 @@ def is_lower_better(name: str) -> bool:
 
 
 def monitored(row: Mapping[str, Any], name: str) -> float:
-    """Return the value of a column in a row of the history.
-
-    Raises:
-        ConfigError: if there is no such column.
-    """
     if name not in row:
         raise ConfigError(
             f"what is monitored must be a column of the history ({', '.join(row)}), got "
@@ -136,7 +125,6 @@ def monitored(row: Mapping[str, Any], name: str) -> float:
 
 
 def heading_line(row: dict[str, Any]) -> str:
-    """Return the header of the table for such a row."""
     return " ".join(f"{HEADINGS.get(name, name):>{WIDTH}}" for name in row)
 
 
@@ -148,12 +136,10 @@ def epoch_line(row: dict[str, Any]) -> str:
 
 
 def read(values: Sequence[Tensor]) -> list[float]:
-    """Return scalars, tensors or not, as floats; waits for the device once."""
-    scalars = [  # (1,) will do too
-        value
-        if isinstance(value, Tensor) and not value.dim()
-        else torch.as_tensor(value).reshape(())
-        for value in values
+    """Return scalars, tensors (also of shape (1,)) or not, as floats; waits for the device once."""
+    scalars = [  # in two steps, as this takes part in what `fit` adds to each step
+        v if isinstance(v, Tensor) and not v.dim() else torch.as_tensor(v).reshape(())
+        for v in values
     ]
     floats: list[float] = torch.stack(scalars).tolist()
     return floats

@@ -1,5 +1,6 @@
 """The places where a training can be watched and changed: `Callback` and its `Context`."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,7 +161,7 @@ class Context:
 
 
 class NoHooks:
-    """The context of a step outside of `fit`, without callbacks."""
+    """In place of the context, outside of `fit`."""
 
     loss: Any
     take_step: bool
@@ -169,8 +170,13 @@ class NoHooks:
         pass
 
 
+def warn(message: str) -> None:
+    """Warn of what a training survives, at the line that called the caller."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
 def check_hooks(callback: Callback) -> None:
-    """Refuse a method that looks like a hook and is none, as it would never be called."""
+    """Refuse a method whose name begins with `on_` and is not a hook's: it is never called."""
     for name in dir(type(callback)):
         if name.startswith("on_") and name not in HOOKS and callable(getattr(type(callback), name)):
             like_ours = name.replace("begin", "start")  # as other libraries call it
@@ -181,7 +187,6 @@ def check_hooks(callback: Callback) -> None:
 
 
 def overriding(callbacks: Iterable[Callback], name: str) -> Iterable[Any]:
-    """Yield the bound hook of every callback that overrides it."""
     for callback in callbacks:
         if getattr(type(callback), name, None) is not getattr(Callback, name):
             yield getattr(callback, name)

@@ -6,6 +6,7 @@ The module is not called `fit`, as that would hide the function `plainfit.fit`
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from plainfit.common.devices import device_of
+from plainfit.common.errors import NonFiniteError
 from plainfit.data.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.training.callbacks.checkpointing import Checkpointing
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
@@ -43,7 +45,7 @@ def loss_batch(
     """Compute the loss of a batch and, with an optimizer, take a step.
 
     Args:
-        model: called as `model(xb)`.
+        model: any module.
         loss_func: called as `loss_func(model(xb), yb)`; returns the mean over the batch.
         xb: the inputs: a tensor with the batch as its first dimension, or a dict or tuple of them.
         yb: the targets, likewise.
@@ -58,7 +60,8 @@ def loss_batch(
     """
     watch = context or NoHooks()
     if isinstance(opt, LBFGS):
-        return _step_by_closure(model, loss_func, xb, yb, opt, watch, compute_loss), batch_size(xb)
+        compute = compute_loss or (lambda xb, yb: loss_func(model(xb), yb))
+        return _step_by_closure(model, partial(compute, xb, yb), opt, watch), batch_size(xb)
     loss = compute_loss(xb, yb) if compute_loss else loss_func(model(xb), yb)
     detached = loss.detach()
     if opt is not None:
@@ -75,27 +78,28 @@ def loss_batch(
 
 
 def _step_by_closure(
-    model: nn.Module,
-    loss_func: LossFunction,
-    xb: Any,
-    yb: Any,
-    opt: LBFGS,
-    watch: Context | NoHooks,
-    compute_loss: LossFunction | None,
+    model: nn.Module, compute: Callable[[], Tensor], opt: LBFGS, watch: Context | NoHooks
 ) -> Tensor:
     """Take a step of LBFGS, which evaluates the loss several times; return the first loss."""
     losses: list[Tensor] = []
+    before = [parameter.detach().clone() for parameter in model.parameters()]
 
     def closure() -> Tensor:
         opt.zero_grad()
-        watch.loss = compute_loss(xb, yb) if compute_loss else loss_func(model(xb), yb)
+        watch.loss = compute()
         losses.append(watch.loss.detach())
         watch.call("on_loss")
         watch.loss.backward()
         loss: Tensor = watch.loss
         return loss
 
-    opt.step(closure)
+    try:
+        opt.step(closure)
+    except NonFiniteError:  # the optimizer has moved the parameters before
+        with torch.no_grad():
+            for parameter, value in zip(model.parameters(), before, strict=True):
+                parameter.copy_(value)
+        raise
     opt.zero_grad()
     watch.loss = losses[0]
     return losses[0]
@@ -116,7 +120,7 @@ def validate(
     are kept, and no random numbers are drawn.
 
     Args:
-        model: called as `model(xb)`.
+        model: any module.
         loss_func: `(model(xb), yb) -> mean loss`.
         valid_dl: as for `fit`.
         metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
@@ -176,12 +180,11 @@ def fit(
         metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
             objects; computed over the whole validation set.
         callbacks: called at each hook in this order.
-        schedule: the learning rate by step: a function `step -> factor` (see
-            `plainfit.training.schedules`), the name of one, such as `one-cycle`, or a torch
-            scheduler.
+        schedule: the learning rate: a function `step -> factor` (see
+            `plainfit.training.schedules`), its name, such as `one-cycle`, or a torch scheduler.
         checkpoint: a folder for checkpoints, written after each epoch and every minute within it.
-        resume: continue from the newest valid checkpoint in that folder, if there is one; the
-            result has the same bits as a training that was never stopped.
+        resume: continue from the newest valid checkpoint there, if any, with the same bits as a
+            training that was never stopped.
         track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
             another folder, pass the callback `Tracking`), or a `Tracker`.
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
@@ -189,8 +192,7 @@ def fit(
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
             takes seconds at the start, pays off in long trainings, and changes the bits.
-        keep_memory: with glibc, let the process keep freed memory until `fit` returns: fewer page
-            faults, the same bits.
+        keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output.
 
     Raises:
@@ -201,8 +203,7 @@ def fit(
     """
     check_optimizer(model, opt)
     steps, device = length(train_dl), device_of(model)
-    cast = autocast(precision, device)
-    keeper = Checkpointing.at(checkpoint)
+    cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
@@ -212,14 +213,13 @@ def fit(
         *([] if keeper is None else [keeper]),
     ]
     context = Context(model, opt, train_dl, everyone, epochs, steps)
-    given = FitCall(
+    context.history.run = FitCall(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
         context.history.step_losses,
     )  # fmt: skip
-    context.history.run = given
     if keeper is not None:
         keeper.begin(context, resume, echo)
-    computation = loss_computation(model, loss_func, precision, compile, context, echo)
+    computation = loss_computation(context, loss_func, precision, compile, echo)
     with kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
         while context.goes_on():
             batches = rest_of_epoch(context)
@@ -228,7 +228,7 @@ def fit(
                 context.call("on_epoch_start")
             for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
-                xb, yb = context.xb, context.yb  # which a callback may have replaced
+                xb, yb = context.xb, context.yb  # a callback may have replaced them
                 loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
                 context.count(loss, n)
                 context.call("on_step_end")
@@ -241,9 +241,10 @@ def fit(
             context.read_losses()
             trained = time.perf_counter() - context.began
             if valid_dl is not None:
+                valid_model = context.valid_model
                 with cast:
                     context.result = validate(
-                        context.valid_model, loss_func, valid_dl, metrics=metrics, context=context
+                        valid_model, loss_func, valid_dl, metrics=metrics, context=context
                     )
                 if not context.result:  # stopped within the validation
                     break
@@ -253,13 +254,7 @@ def fit(
 
 
 def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | None) -> None:
-    """Add the epoch's row to the history, print it, and move on to the next epoch.
-
-    Args:
-        context: of the training; `context.result` holds the values of the validation, if any.
-        trained: seconds that the epoch's steps took.
-        echo: as for `fit`.
-    """
+    """Add the epoch's row to the history, print it, and move on to the next epoch."""
     losses = context.history.step_losses[-len(context.sizes) :]
     row = {"epoch": context.epoch, "train_loss": weighted_mean(losses, context.sizes)}
     row |= {"valid_loss" if k == "loss" else k: value for k, value in context.result.items()}

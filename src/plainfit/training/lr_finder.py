@@ -61,8 +61,6 @@ class RateSearch:
 def valley(losses: list[float]) -> int:
     """Return the index in the middle of the longest falling subsequence, by fastai's rule.
 
-    Of the indices it spans (its length, back from its end), this is the middle of the second third.
-
     >>> valley([3.0, 2.9, 2.5, 2.0, 1.5, 1.2, 1.1, 4.0])
     2
     """
@@ -71,6 +69,7 @@ def valley(losses: list[float]) -> int:
         for before in range(end):
             if losses[end] < losses[before]:
                 longest[end] = max(longest[end], longest[before] + 1)
+    # The middle of the second third of the indices it spans (its length, back from its end).
     end = longest.index(max(longest))
     third = longest[end] / 3
     return end - longest[end] + int(third) + int(third / 2)
@@ -142,8 +141,9 @@ def lr_find(
 
 def endless(dl: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Yield batches on the model's device, starting again when they end."""
-    count = 1
-    while count:
-        count = 0
-        for count, pair in enumerate(pairs(opened(dl), device_of(model)), 1):  # noqa: B007
+    is_empty = False
+    while not is_empty:
+        is_empty = True
+        for pair in pairs(opened(dl), device_of(model)):
+            is_empty = False
             yield pair

@@ -31,16 +31,14 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
 
 
 class WholeSet:
-    """Metrics over a whole validation set, each computed once at the end.
+    """Metrics over a whole validation set: a mean over batches would be wrong for most.
 
-    A mean over batches would be right for means (accuracy) and wrong for F1 or a root mean
-    square. So the predictions are kept, and a function is called once; a torchmetrics object keeps
-    only what it needs, which is less if the predictions are large.
+    The predictions are kept, and a function is called once; a torchmetrics object keeps only what
+    it needs, which is less if the predictions are large.
     """
 
     def __init__(self, metrics: Sequence[Metric], device: torch.device) -> None:
-        names = [metric_name(metric) for metric in metrics]
-        check_names(names)
+        check_names([metric_name(metric) for metric in metrics])
         self.metrics = metrics
         self.streaming = [metric for metric in metrics if is_streaming(metric)]
         self.outputs: list[Any] = []
@@ -58,11 +56,6 @@ class WholeSet:
             self.targets.append(yb)
 
     def compute(self) -> dict[str, float]:
-        """Return each metric by name.
-
-        Raises:
-            ValueError: if the batches cannot be joined for a metric that is a function.
-        """
         values: list[tuple[str, float]] = []
         if self.outputs:
             try:
@@ -82,7 +75,6 @@ class WholeSet:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse two values that would share a column of the history."""
     if len({*TAKEN, *names}) < len(TAKEN) + len(names):
         raise ValueError(
             f"metrics must have different names, none of {', '.join(TAKEN)}, got "

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -23,11 +24,8 @@ SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 def session(context: Context, loss_func: Any) -> Iterator[None]:
     """Call the hooks around a training; make Ctrl-C and SIGTERM a stop after the current step.
 
-    Raises:
-        KeyboardInterrupt: after a stop by Ctrl-C, once everything is saved. Not in a notebook or
-            at a prompt, where control returns with the history so far.
-        SystemExit: likewise after SIGTERM, with the code 143.
-        ConfigError: in place of an error that the loss raises because labels are mixed.
+    They then end the program once everything is saved; but after Ctrl-C in a notebook or at a
+    prompt, control returns with the history so far.
     """
     with signals_stop(context) as received:
         try:
@@ -46,7 +44,8 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
             raise
     if signal.SIGTERM in received:
         raise SystemExit(128 + signal.SIGTERM)
-    if signal.SIGINT in received and not is_interactive():
+    is_interactive = hasattr(sys, "ps1") or "ipykernel" in sys.modules
+    if signal.SIGINT in received and not is_interactive:
         raise KeyboardInterrupt
 
 
@@ -76,17 +75,8 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
             signal.signal(number, before[number])
 
 
-def is_interactive() -> bool:
-    """Return whether this is a notebook or a prompt, to which control returns."""
-    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
-
-
 def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any) -> None:
-    """Say what a loss must accept where labels are mixed, if it failed in its first call.
-
-    Raises:
-        ConfigError: then.
-    """
+    """Raise a ConfigError if labels are mixed and the loss failed in its first call."""
     of_validation = context.epoch == 0 and context.step == context.steps
     if (
         not getattr(context.train_dl, "mixes_labels", False)
@@ -106,11 +96,14 @@ def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any)
 
 
 def is_raised_in(error: BaseException, function: Any) -> bool:
-    """Return whether an error passed through a call of a function or a callable object."""
     while isinstance(function, partial):
         function = function.func
     code = getattr(function, "__code__", None)
     own = code or getattr(type(function).__call__, "__code__", None)
+    if own is None:  # written in C, and without a frame: the last one is the caller's
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        is_ours = Path(last.filename).parent == Path(__file__).parent
+        return is_ours and "loss_func(" in (last.line or "")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(
         frame.f_code is own and (code is not None or frame.f_locals.get("self") is function)
@@ -135,11 +128,10 @@ USUAL = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * MIB, M_TOP_PAD: 128 
 
 @contextmanager
 def kept_memory(keep: bool = True) -> Iterator[None]:
-    """Let the process keep what it frees until the block ends; then give it back.
+    """Let the whole process keep what it frees until the block ends; then give it back.
 
-    The setting applies to the whole process. Nothing happens where the C library is not glibc
-    (macOS, Windows, Alpine) or accepts no larger mmap threshold. After the block, glibc has the
-    thresholds that its own rule ends at.
+    Nothing happens where the C library is not glibc (macOS, Windows, Alpine) or accepts no larger
+    mmap threshold. After the block, glibc has the thresholds that its own rule ends at.
     """
     glibc = find_glibc() if keep else None
     # Setting one threshold freezes the others, so this one, which may be rejected, goes first.
@@ -157,7 +149,6 @@ def kept_memory(keep: bool = True) -> Iterator[None]:
 
 
 def find_glibc() -> ctypes.CDLL | None:
-    """Return the C library of this process, if it is glibc."""
     try:
         library = ctypes.CDLL(None)
     except (OSError, TypeError):  # Windows has no such library

@@ -7,7 +7,6 @@ that were used are skipped.
 
 import random
 import time
-import warnings
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -20,16 +19,11 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import opened
-from plainfit.training.hooks import Context
+from plainfit.training.hooks import Context, warn
 
 
 def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any]:
-    """Return the state, to be written at once: its tensors are the training's own.
-
-    Args:
-        context: of the training.
-        at_end_of_epoch: the epoch's row is in the history, so that the next epoch comes first.
-    """
+    """Return the state, to be written at once: its tensors are the training's own."""
     context.read_losses()
     within = not at_end_of_epoch
     return {
@@ -57,11 +51,6 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
 
 def restore(context: Context, state: dict[str, Any]) -> None:
-    """Restore a captured state.
-
-    Raises:
-        CheckpointError: if model, optimizer or callbacks are not those of the checkpoint.
-    """
     try:
         warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
         load_model(context.model, state["model"])
@@ -97,19 +86,12 @@ def model_tensors(model: nn.Module) -> dict[str, Any]:
 def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
     """Copy saved values into a model's own tensors, which keep their ties and layouts."""
     own = model_tensors(model)
-    missing, extra = own.keys() - saved.keys(), saved.keys() - own.keys()
-    if missing or extra:
-        raise CheckpointError(
-            "the model must be the checkpoint's: "
-            + "; ".join(
-                f"{what} {', '.join(sorted(names)[:5])}"
-                for what, names in (("it has besides", missing), ("it lacks", extra))
-                if names
-            )
-        )
-    for name, tensor in own.items():
-        if not isinstance(tensor, Tensor):
-            continue
+    differing = {"it has besides": own.keys() - saved, "it lacks": saved.keys() - own}
+    texts = [f"{what} {', '.join(sorted(names)[:5])}" for what, names in differing.items() if names]
+    if texts:
+        raise CheckpointError(f"the model must be the checkpoint's: {'; '.join(texts)}")
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (saved[name].shape, saved[name].dtype):
             raise CheckpointError(
                 f"the model must be the checkpoint's, and {name} is {tensor.dtype} of shape "
@@ -117,9 +99,8 @@ def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
                 f"{tuple(saved[name].shape)}"
             )
     with torch.no_grad():
-        for name, tensor in own.items():
-            if isinstance(tensor, Tensor):
-                tensor.copy_(saved[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
     extras = {name: value for name, value in saved.items() if not isinstance(value, Tensor)}
     if extras:
         model.load_state_dict(extras, strict=False)
@@ -157,17 +138,11 @@ def load_callbacks(context: Context, saved: list[Any]) -> None:
 
 
 def warn_if_bits_may_differ(then: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [
-        f"{name} was {then.get(name)}, is {now[name]}"
-        for name in now
-        if then.get(name) != now[name]
-    ]
+    changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
     if changed:
-        warnings.warn(
+        warn(
             "the training goes on, but its bits are not promised to be those of one that was "
-            f"never stopped: {'; '.join(changed)}",
-            RuntimeWarning,
-            stacklevel=2,
+            f"never stopped: {'; '.join(changed)}"
         )
 
 
@@ -189,7 +164,6 @@ def random_state(dl: Any = None) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
-    """Restore every generator to a state that `random_state` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, *rest = state["numpy"]
@@ -204,16 +178,12 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
 
 
 def generators_of(dl: Any) -> list[torch.Generator]:
-    """Return the generators that a stock `DataLoader` and its sampler were given."""
-    found: list[torch.Generator] = []
     if hasattr(dl, "seek"):  # ours: a function of (seed, epoch)
-        return found
+        return []
     dl = getattr(dl, "dl", dl)  # within a WrappedDataLoader
-    for part in (dl, getattr(dl, "sampler", None)):
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator) and all(generator is not one for one in found):
-            found.append(generator)
-    return found
+    found = [getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None))]
+    by_id = {id(each): each for each in found if isinstance(each, torch.Generator)}
+    return list(by_id.values())
 
 
 def rest_of_epoch(context: Context) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from plainfit.training.callbacks import (
     OverfitOneBatch,
     TimeLimit,
 )
+from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.hooks import Callback, Context
 from small import batches, fit, network, plain, same, sgd
 
@@ -187,3 +188,25 @@ def test_the_batch_survives_a_checkpoint():
     second.load_state_dict(from_bytes(to_bytes(first.state_dict())))
     for ours, theirs in zip(second.batch, batches(5, 5)[0], strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"), [([math.nan, math.inf], 1), ([math.nan, 0.5], 1), ([0.5, math.nan], 0)]
+)
+def test_the_best_weights_are_the_last_if_no_epoch_is_finite(losses, kept):
+    model, best, ends = network(), BestInMemory(), []
+
+    class Ends(Callback):
+        def on_epoch_end(self, context):
+            ends.append({k: v.clone() for k, v in context.model.state_dict().items()})
+
+    dl = batches(10, 10)
+    fit(model, sgd(model), dl, dl, callbacks=[Figures("loss", losses), best, Ends()])
+    assert ends[0].keys() == best.weights.keys()
+    assert all(torch.equal(value, ends[kept][name]) for name, value in best.weights.items())
+
+
+def test_the_best_weights_of_a_training_that_stops_in_its_first_epoch_are_the_last():
+    model, best = network(), BestInMemory()
+    fit(model, sgd(model), batches(10, 10), callbacks=[TimeLimit(1e-9), best])
+    assert all(torch.equal(best.weights[name], v) for name, v in model.state_dict().items())

@@ -1,17 +1,15 @@
 """A training's state, and its best weights, on disk."""
 
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
 from plainfit.models.weights import save_weights
 from plainfit.training import checkpoints
 from plainfit.training.callbacks.stopping import Best, broken_parameter
-from plainfit.training.hooks import Callback, Context
+from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.state import capture, restore
 
 
@@ -55,23 +53,12 @@ class Checkpointing(Callback):
         self.best_step = -1
         self.last = 0.0
 
-    @classmethod
-    def at(cls, given: "str | Path | Checkpointing | None") -> Self | None:
-        """Return the callback for what `fit(checkpoint=...)` was given."""
-        if given is None or isinstance(given, cls):
-            return given
-        assert not isinstance(given, Checkpointing)
-        return cls(given)
+    @staticmethod
+    def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
+        return Checkpointing(given) if isinstance(given, str | Path) else given
 
-    def begin(
-        self, context: Context, resume: bool, echo: Callable[[str], None] | None = None
-    ) -> None:
-        """Create the folder, and continue from its newest valid checkpoint if `resume` is set.
-
-        Raises:
-            RunError: if the folder has checkpoints and `resume` is not set, or only damaged ones,
-                or cannot be created.
-        """
+    def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
+        """Create the folder, and continue from its newest valid checkpoint if `resume` is set."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -85,7 +72,7 @@ class Checkpointing(Callback):
                 "pass resume=True to continue from the newest, or choose another folder"
             )
         remove_temporary(self.folder)
-        found = checkpoints.newest(self.folder, lambda text: warnings.warn(text, RuntimeWarning, 4))
+        found = checkpoints.newest(self.folder, warn)
         if found is not None:
             restore(context, found[1])
         elif there:
@@ -116,7 +103,6 @@ class Checkpointing(Callback):
         self.save(context)
 
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
-        """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay
@@ -124,11 +110,9 @@ class Checkpointing(Callback):
         try:
             checkpoints.save(self.folder, context.global_step, state)
         except (OSError, CheckpointError) as error:
-            warnings.warn(
+            warn(
                 f"no checkpoint could be written to {self.folder} ({error}); training goes on, "
-                f"tries again after {self.every_seconds:g} s, and the last good one stays",
-                RuntimeWarning,
-                stacklevel=2,
+                f"tries again after {self.every_seconds:g} s, and the last good one stays"
             )
             return
         checkpoints.prune(self.folder, self.keep, self.best_step)
@@ -157,8 +141,5 @@ class BestWeights(Callback):
         try:
             write_whole(self.path, lambda path: save_weights(path, context.valid_model))
         except OSError as error:
-            warnings.warn(
-                f"the best weights could not be written to {self.path} ({error}); training goes on",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            what = f"the best weights could not be written to {self.path} ({error})"
+            warn(f"{what}; training goes on")

@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from plainfit.common.errors import ConfigError
 from plainfit.common.files import write_bytes, write_whole
 from plainfit.training.callbacks.optimization import refuse_lbfgs
-from plainfit.training.hooks import Callback, Context
+from plainfit.training.hooks import Callback, Context, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,11 +28,11 @@ class EpochLog(Callback):
     """Base class of the logs: after each epoch, appends what is new in the history.
 
     At the start of a training, and after a failed write, the whole file is written again, so that
-    a resumed training leaves the same file as one that was never stopped. A full disk is a
-    warning and another attempt, not the end of the training.
+    a resumed training leaves the same file as one that was never stopped.
     """
 
     observer = True
+    header = ""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -44,50 +43,44 @@ class EpochLog(Callback):
         self.written = 0
         self.update(context)
 
-    def on_epoch_end(self, context: Context) -> None:
-        self.update(context)
-
-    def on_stop(self, context: Context) -> None:
-        self.update(context)
-
     def on_fit_end(self, context: Context) -> None:
         if not self.is_whole:
             self.update(context)
 
     def update(self, context: Context) -> None:
-        """Append the new rows to the file; the first call replaces it."""
-        count, text = self.new(context, self.written)
+        lines = self.lines(context, self.written)
+        text = "".join(lines if self.written else [self.header, *lines])
         try:
             if self.written:
                 with self.path.open("a", encoding="utf-8", newline="") as file:
                     file.write(text)
             elif text or self.path.exists():  # perhaps of another training
                 write_whole(self.path, lambda path: write_bytes(path, text.encode()))
-            self.written, self.is_whole = count, True
+            self.written, self.is_whole = self.written + len(lines), True
         except OSError as error:
             self.written, self.is_whole = 0, False
-            warnings.warn(
+            warn(
                 f"{self.path} could not be written ({error.strerror}); training goes on, and the "
-                "log is written again later",
-                RuntimeWarning,
-                stacklevel=2,
+                "log is written again later"
             )
 
-    def new(self, context: Context, written: int) -> tuple[int, str]:
-        """Return the number of items so far, and those after the first `written` as text."""
+    on_epoch_end = on_stop = update
+
+    def lines(self, context: Context, written: int) -> list[str]:
         raise NotImplementedError
 
 
 class JsonLinesLog(EpochLog):
     """Write each epoch's row of the history as a line of JSON."""
 
-    def new(self, context: Context, written: int) -> tuple[int, str]:
-        rows = context.history.epochs
-        return len(rows), "".join(json.dumps(row) + "\n" for row in rows[written:])
+    def lines(self, context: Context, written: int) -> list[str]:
+        return [json.dumps(row) + "\n" for row in context.history.epochs[written:]]
 
 
 class StepLog(EpochLog):
     """Write each step's loss and (highest) learning rate as CSV: `step,epoch,loss,lr`, exactly."""
+
+    header = "step,epoch,loss,lr\n"
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
@@ -103,13 +96,10 @@ class StepLog(EpochLog):
         self.rates.append(context.rate())
         self.epochs.append(context.epoch)
 
-    def new(self, context: Context, written: int) -> tuple[int, str]:
-        losses = context.history.step_losses
-        rows = zip(self.epochs[written:], losses[written:], self.rates[written:], strict=True)
-        lines = [
-            f"{step},{e},{loss!r},{lr!r}\n" for step, (e, loss, lr) in enumerate(rows, written)
-        ]
-        return len(losses), "".join([*([] if written else ["step,epoch,loss,lr\n"]), *lines])
+    def lines(self, context: Context, written: int) -> list[str]:
+        columns = (self.epochs, context.history.step_losses, self.rates)
+        rows = zip(*(column[written:] for column in columns), strict=True)
+        return [f"{step},{e},{loss!r},{lr!r}\n" for step, (e, loss, lr) in enumerate(rows, written)]
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -127,18 +117,13 @@ class ProgressBar(Callback):
     observer = True
 
     def __init__(self, console: "Console") -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import progress
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self.bar = Progress(
-            *columns,
-            TimeRemainingColumn(),
+        self.bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             auto_refresh=False,  # a thread that redraws would take turns with the loop
             transient=True,
@@ -149,35 +134,25 @@ class ProgressBar(Callback):
         self.epoch = 0
 
     def on_fit_start(self, context: Context) -> None:
-        self.begin(context)
-
-    def on_epoch_start(self, context: Context) -> None:
-        self.on_step_end(context)
-
-    def on_step_end(self, context: Context) -> None:
-        # Short epochs share a drawing.
-        now = time.perf_counter()
-        if now - self.drawn <= REFRESH:
-            return
-        if context.epoch != self.epoch:
-            self.begin(context)
-            return
-        self.drawn = now
-        self.bar.update(self.task, completed=context.step, refresh=True)
-
-    def begin(self, context: Context) -> None:
-        """Reset the bar for an epoch."""
         self.drawn, self.epoch = time.perf_counter(), context.epoch
         title = f"epoch {context.epoch + 1} of {context.epochs}"
         self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
 
+    def on_step_end(self, context: Context) -> None:
+        now = time.perf_counter()
+        if now - self.drawn <= REFRESH:  # short epochs share a drawing
+            return
+        if context.epoch != self.epoch:
+            self.on_fit_start(context)
+            return
+        self.drawn = now
+        self.bar.update(self.task, completed=context.step, refresh=True)
+
+    on_epoch_start = on_step_end
+
 
 class Statistics(Callback):
-    """Base class: values by name and step, kept on the device until they are read.
-
-    Args:
-        every: take them every `every` steps.
-    """
+    """Base class: values by name, of every `every` steps, kept on the device until read."""
 
     observer = True
 
@@ -194,7 +169,6 @@ class Statistics(Callback):
         self.values, self.steps = {}, {}
 
     def note(self, name: str, value: Tensor, context: Context) -> None:
-        """Keep a value of this step under a name."""
         self.values.setdefault(name, []).append(value)
         self.steps.setdefault(name, []).append(context.global_step)
 
@@ -224,9 +198,10 @@ class ActivationStatistics(Statistics):
 
     def on_fit_start(self, context: Context) -> None:
         super().on_fit_start(context)
-        leaves = [(n, m) for n, m in context.model.named_modules() if not list(m.children())]
         self.hooks = [
-            module.register_forward_hook(self.watch(name, context)) for name, module in leaves
+            module.register_forward_hook(self.watch(name, context))
+            for name, module in context.model.named_modules()
+            if not list(module.children())
         ]
 
     def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
@@ -247,8 +222,7 @@ class ActivationStatistics(Statistics):
         for hook in self.hooks:
             hook.remove()
 
-    def on_exception(self, context: Context) -> None:
-        self.on_fit_end(context)
+    on_exception = on_fit_end
 
 
 class GradientStatistics(Statistics):

@@ -60,8 +60,7 @@ class LearningRate(Callback):
             initial = {name: f"initial_{name}" for name in MOVED if f"initial_{name}" in group}
             group.update({name: group.pop(key) for name, key in initial.items()})
 
-    def on_exception(self, context: Context) -> None:
-        self.on_fit_end(context)
+    on_exception = on_fit_end
 
 
 class TorchScheduler(Callback):
@@ -95,12 +94,11 @@ class TorchScheduler(Callback):
             self.scheduler.step()
 
     def on_epoch_end(self, context: Context) -> None:
-        if self.by == "epoch":
-            if isinstance(self.scheduler, ReduceLROnPlateau):
-                row = context.history[-1]
-                self.scheduler.step(row.get("valid_loss", row["train_loss"]))
-            else:
-                self.scheduler.step()
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            row = context.history[-1]
+            self.scheduler.step(row.get("valid_loss", row["train_loss"]))
+        elif self.by == "epoch":
+            self.scheduler.step()
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.scheduler.state_dict())
@@ -111,8 +109,7 @@ class TorchScheduler(Callback):
 
 
 def mend_milestones(scheduler: LRScheduler) -> None:
-    """Turn the milestones of MultiStepLR, which a checkpoint keeps as a dict, into a Counter."""
-    if isinstance(scheduler, MultiStepLR):
+    if isinstance(scheduler, MultiStepLR):  # a checkpoint keeps a Counter as a dict
         scheduler.milestones = Counter(scheduler.milestones)
     for part in getattr(scheduler, "_schedulers", ()):  # SequentialLR, ChainedScheduler
         mend_milestones(part)
@@ -121,7 +118,6 @@ def mend_milestones(scheduler: LRScheduler) -> None:
 def rates_by(
     schedule: Factor | LRScheduler | str | None, opt: Optimizer, epochs: int, steps: int | None
 ) -> list[Callback]:
-    """Return the callback for the argument `schedule` of `fit`, if there is one."""
     if schedule is None:
         return []
     if isinstance(schedule, LRScheduler):
@@ -197,15 +193,13 @@ class GradientAccumulation(Callback):
         context.loss = context.loss * self.samples[-1]
 
     def on_backward_end(self, context: Context) -> None:
-        is_full = len(self.samples) >= self.batches or context.step + 1 == context.steps
-        if is_full:
-            total = sum(self.samples)
-            self.samples.clear()
-            for parameter in parameters_of(context.opt):
-                if parameter.grad is not None:
-                    parameter.grad.div_(total)
-        else:
+        if len(self.samples) < self.batches and context.step + 1 != context.steps:
             context.take_step = False
+            return
+        for parameter in parameters_of(context.opt):
+            if parameter.grad is not None:
+                parameter.grad.div_(sum(self.samples))
+        self.samples.clear()
 
 
 def parameters_of(opt: Optimizer) -> list[Tensor]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS
 
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
@@ -25,11 +24,9 @@ class Best:
         self.epoch: int | None = None
 
     def start(self, context: Context) -> None:
-        """Find the best epoch of a resumed training."""
         self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
-        """Return whether the last epoch is the best so far."""
         rows = context.history.epochs
         rivals = [*([] if self.epoch is None else [rows[self.epoch]]), rows[-1]]
         is_best = best_epoch(rivals, self.monitor, self.mode) == len(rivals) - 1
@@ -65,7 +62,6 @@ class EarlyStopping(Callback):
         self.check(context)
 
     def check(self, context: Context) -> None:
-        """Stop if too many epochs have passed since the best one."""
         best = -1 if self.best.epoch is None else self.best.epoch
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
@@ -74,7 +70,7 @@ class EarlyStopping(Callback):
 
 
 class BestInMemory(Callback):
-    """Keep the weights of the best epoch, to restore them after `fit`."""
+    """Keep the weights of the best epoch, to restore them after `fit`; else the last weights."""
 
     def __init__(self) -> None:
         self.best = Best()
@@ -85,8 +81,15 @@ class BestInMemory(Callback):
 
     def on_epoch_end(self, context: Context) -> None:
         if self.best.improved(context):
-            state = context.valid_model.state_dict()
-            self.weights = {name: value.clone() for name, value in state.items()}
+            self.keep(context)
+
+    def on_fit_end(self, context: Context) -> None:
+        if self.best.epoch is None:  # no epoch has a finite value
+            self.keep(context)
+
+    def keep(self, context: Context) -> None:
+        state = context.valid_model.state_dict()
+        self.weights = {name: value.clone() for name, value in state.items()}
 
 
 class TimeLimit(Callback):
@@ -147,20 +150,12 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
-        self.before: list[Tensor] = []
-
-    def on_batch_start(self, context: Context) -> None:
-        if isinstance(context.opt, LBFGS):  # moves the parameters before the step is over
-            self.before = [p.detach().clone() for p in context.model.parameters()]
 
     def on_loss(self, context: Context) -> None:
         if self.every > 1:
             return
         loss = context.loss.item()
         if not math.isfinite(loss):
-            with torch.no_grad():
-                for parameter, value in zip(context.model.parameters(), self.before, strict=False):
-                    parameter.copy_(value)
             raise NonFiniteError(
                 f"the loss must be finite, and is {loss} in epoch {context.epoch}, "
                 f"step {context.step} (batch {context.step} of that epoch, from 0); "
@@ -191,9 +186,8 @@ class NonFiniteGuard(Callback):
 
 
 def cause(context: Context) -> str:
-    """Return where the value comes from, as far as can be seen, and the remedy."""
     for name, batch in (("inputs", context.xb), ("targets", context.yb)):
-        if any(not is_finite(tensor) for tensor in tensors_in(batch)):
+        if not all(torch.isfinite(tensor).all() for tensor in tensors_in(batch)):
             return f"the {name} of the batch hold NaN or infinite values: fix the data"
     if broken := broken_parameter(context):
         return (
@@ -205,9 +199,5 @@ def cause(context: Context) -> str:
 
 def broken_parameter(context: Context) -> str:
     """Return the name of the first trained parameter that is not finite, or an empty string."""
-    parameters = context.model.named_parameters()
-    return next((name for name, p in parameters if p.requires_grad and not is_finite(p)), "")
-
-
-def is_finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    trained = ((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
+    return next((name for name, p in trained if not torch.isfinite(p).all()), "")

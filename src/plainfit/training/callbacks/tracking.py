@@ -7,14 +7,13 @@ configure the tracker otherwise, by its own environment variables (`MLFLOW_TRACK
 
 import os
 import random
-import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.training.hooks import Callback, Context
+from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.state import random_state, set_random_state
 
 
@@ -39,23 +38,27 @@ class Tracker:
         """Write what is left, and end the run."""
 
 
-def package(name: str) -> Any:
-    extra = "tensorboard" if name.startswith("torch") else name
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ConfigError(
-            f"tracking with {extra} needs its package, and it is not installed ({error}): "
-            f"pip install 'plainfit[{extra}]'"
-        ) from error
+class PackageTracker(Tracker):
+    """Base class of the trackers that write to a folder by another package."""
 
-
-class TensorBoard(Tracker):
-    """Event files for TensorBoard: `tensorboard --logdir FOLDER`."""
+    package: str
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.module = package("torch.utils.tensorboard")
+        extra = self.package.split(".")[-1]
+        try:
+            self.module: Any = import_module(self.package)
+        except ImportError as error:
+            raise ConfigError(
+                f"tracking with {extra} needs its package, and it is not installed ({error}): "
+                f"pip install 'plainfit[{extra}]'"
+            ) from error
+
+
+class TensorBoard(PackageTracker):
+    """Event files for TensorBoard: `tensorboard --logdir FOLDER`."""
+
+    package = "torch.utils.tensorboard"
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         purge = step if run_id else None  # the reader drops the steps from there on in older files
@@ -70,12 +73,10 @@ class TensorBoard(Tracker):
         self.writer.close()
 
 
-class MLflow(Tracker):
+class MLflow(PackageTracker):
     """A run of MLflow, in a database in the folder unless `MLFLOW_TRACKING_URI` says otherwise."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.module = package("mlflow")
+    package = "mlflow"
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         if "MLFLOW_TRACKING_URI" not in os.environ:
@@ -94,12 +95,10 @@ class MLflow(Tracker):
         self.module.end_run()
 
 
-class WeightsAndBiases(Tracker):
+class WeightsAndBiases(PackageTracker):
     """A run of Weights & Biases, offline unless `WANDB_MODE` says otherwise: see `wandb sync`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.module = package("wandb")
+    package = "wandb"
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -118,9 +117,7 @@ class WeightsAndBiases(Tracker):
 class Trackio(WeightsAndBiases):
     """A run of trackio, on this machine: `trackio show`. It has the functions of wandb."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.module = package("trackio")
+    package = "trackio"
 
     def start(self, settings: dict[str, Any], run_id: str | None, step: int) -> str | None:
         name = run_id or self.folder.resolve().name
@@ -129,22 +126,17 @@ class Trackio(WeightsAndBiases):
         return name
 
 
-TRACKERS: dict[str, type[Any]] = {
-    "tensorboard": TensorBoard,
-    "mlflow": MLflow,
-    "wandb": WeightsAndBiases,
-    "trackio": Trackio,
+TRACKERS: dict[str, type[PackageTracker]] = {
+    kind.package.split(".")[-1]: kind for kind in (TensorBoard, MLflow, WeightsAndBiases, Trackio)
 }
 
 
 def make_tracker(given: str | Tracker, folder: Path) -> Tracker:
-    """Return the tracker that was given, or the one of that name, which writes to the folder."""
     if isinstance(given, Tracker):
         return given
     if given not in TRACKERS:
         raise ConfigError(unknown_name("tracker", given, TRACKERS))
-    tracker: Tracker = TRACKERS[given](folder)
-    return tracker
+    return TRACKERS[given](folder)
 
 
 class Tracking(Callback):
@@ -183,11 +175,8 @@ class Tracking(Callback):
             do(self.tracker)
         except Exception as error:  # each tracker has errors of its own
             self.tracker = None
-            warnings.warn(
-                f"tracking failed ({type(error).__name__}: {error}); training goes on without it",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            what = f"tracking failed ({type(error).__name__}: {error})"
+            warn(f"{what}; training goes on without it")
         finally:
             set_random_state(before)
 
@@ -217,5 +206,4 @@ class Tracking(Callback):
     def on_fit_end(self, context: Context) -> None:
         self.attempt(lambda tracker: tracker.close())
 
-    def on_exception(self, context: Context) -> None:
-        self.on_fit_end(context)
+    on_exception = on_fit_end
