@@ -23,8 +23,7 @@ from plainfit.eject.verify import (
     run_alone,
 )
 from plainfit.runs.folder import make_folder, read_record, write_whole
-from plainfit.runs.prepare import Say
-from plainfit.runs.train import train
+from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100

@@ -39,8 +39,8 @@ def predict_images(
     pipeline = Pipeline(augment or run.config.augment).without_mixing()
     if views and not pipeline.steps:
         raise ConfigError(
-            "must name an augmentation of the views, such as light, since "
-            f"{run.folder} was trained without one",
+            "must name an augmentation that changes single images, such as light, for the views, "
+            f"got {augment or run.config.augment!r}",
             field="augment",
         )
     with torch.no_grad():

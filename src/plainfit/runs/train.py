@@ -234,19 +234,14 @@ def train(
 ) -> RunResult:
     """Train with these settings, and leave a run folder; `echo` gets each line of the report.
 
-<<<<<<< HEAD
-    Nothing is written if the settings, the data, the model or the folder cannot be used. A
-    TrainingError, or the KeyboardInterrupt of Ctrl-C, comes when everything is saved.
-=======
-    `echo` is called with each line of the report. The callbacks must only observe, and say so by
-    `observer = True` in their class: the run folder does not record them for resume and eject.
+    The callbacks must only observe, and declare it with `observer = True` in their class: the run
+    folder does not record them for resume and eject.
 
     Raises:
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
             is written then.
         TrainingError: if the training has to stop.
         KeyboardInterrupt: after Ctrl-C, when everything is saved.
->>>>>>> h/t_eject
     """
     say = echo or (lambda line: None)
     check_callbacks(callbacks)

@@ -199,12 +199,12 @@ class ActivationStatistics(Statistics):
     def on_fit_start(self, context: Context) -> None:
         super().on_fit_start(context)
         self.hooks = [
-            module.register_forward_hook(self.watch(name, context))
+            module.register_forward_hook(self._forward_hook(name, context))
             for name, module in context.model.named_modules()
             if not list(module.children())
         ]
 
-    def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
+    def _forward_hook(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
         def look(module: nn.Module, _: Any, out: Any) -> None:
             is_step = module.training and torch.is_grad_enabled()
             is_due = is_step and context.global_step % self.every == 0
