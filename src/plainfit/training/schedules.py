@@ -6,7 +6,6 @@ multiplied with. It remembers nothing, so a resumed training needs the number of
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from plainfit.common.errors import ConfigError, unknown_name
@@ -26,9 +25,6 @@ class Schedule:
     """Base of the schedules; `steps` is how many the whole of it takes."""
 
     steps: int
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
 
     def __call__(self, step: int) -> float:
         """Return the factor at a step, from 0."""
@@ -55,68 +51,75 @@ class Schedule:
         )
 
 
-@dataclass(eq=False, repr=False)
 class Constant(Schedule):
     """The same factor at every step."""
 
-    steps: int
-    factor: float = 1.0
+    def __init__(self, steps: int, factor: float = 1.0) -> None:
+        check_steps(steps)
+        self.steps = steps
+        self.factor = factor
 
     def __call__(self, step: int) -> float:
+        """Return the factor."""
         return self.factor
 
 
-@dataclass(eq=False, repr=False)
 class Linear(Schedule):
     """A straight line from `start` to `end`."""
 
-    steps: int
-    start: float = 1.0
-    end: float = 0.0
+    def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
+        check_steps(steps)
+        self.steps = steps
+        self.start = start
+        self.end = end
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         return self.start + (self.end - self.start) * part_of(step, self.steps)
 
 
-@dataclass(eq=False, repr=False)
 class Cosine(Schedule):
     """Half a cosine from `start` to `end` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5)."""
 
-    steps: int
-    start: float = 1.0
-    end: float = 0.0
+    def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
+        check_steps(steps)
+        self.steps = steps
+        self.start = start
+        self.end = end
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         part = (1 + math.cos(math.pi * part_of(step, self.steps))) / 2
         return self.end + (self.start - self.end) * part
 
 
-@dataclass(eq=False, repr=False)
 class Polynomial(Schedule):
     """`(1 - part done) ** power`, from 1 to `end`."""
 
-    steps: int
-    power: float = 2.0
-    end: float = 0.0
+    def __init__(self, steps: int, power: float = 2.0, end: float = 0.0) -> None:
+        check_steps(steps)
+        self.steps = steps
+        self.power = power
+        self.end = end
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         part = math.pow(1 - part_of(step, self.steps), self.power)
         return self.end + (1 - self.end) * part
 
 
-@dataclass(eq=False, repr=False)
 class Steps(Schedule):
     """Multiplied by `gamma` after every `every` steps."""
 
-    steps: int
-    every: int
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps)
-        check_steps(self.every)
+    def __init__(self, steps: int, every: int, gamma: float = 0.1) -> None:
+        check_steps(steps)
+        check_steps(every)
+        self.steps = steps
+        self.every = every
+        self.gamma = gamma
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         factor: float = math.pow(self.gamma, step // self.every)
         return factor
 
@@ -147,10 +150,12 @@ class Chain(Schedule):
         return self.parts[-1], step
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         part, within = self.at(step)
         return part(within)
 
     def momentum(self, step: int) -> float | None:
+        """Return the momentum at a step."""
         part, within = self.at(step)
         return part.momentum(within)
 
@@ -179,7 +184,6 @@ class WarmupCosine(Chain):
         return f"WarmupCosine(steps={self.steps}, warmup={self.warmup}, end={self.end})"
 
 
-@dataclass(eq=False, repr=False)
 class OneCycle(Schedule):
     """Up and down once, momentum the other way (Smith & Topin 2017, arXiv:1708.07120).
 
@@ -188,17 +192,24 @@ class OneCycle(Schedule):
     The optimizer's own rate is the highest one.
     """
 
-    steps: int
-    rise: float = 0.3
-    start: float = 1 / 25
-    end: float = 1 / 250_000
-    high_momentum: float | None = 0.95
-    low_momentum: float = 0.85
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rise <= 1:
-            raise ConfigError(f"the share of steps that rise must be 0 to 1, got {self.rise}")
-        check_steps(self.steps)
+    def __init__(
+        self,
+        steps: int,
+        rise: float = 0.3,
+        start: float = 1 / 25,
+        end: float = 1 / 250_000,
+        high_momentum: float | None = 0.95,
+        low_momentum: float = 0.85,
+    ) -> None:
+        if not 0 <= rise <= 1:
+            raise ConfigError(f"the share of steps that rise must be 0 to 1, got {rise}")
+        check_steps(steps)
+        self.steps = steps
+        self.rise = rise
+        self.start = start
+        self.end = end
+        self.high_momentum = high_momentum
+        self.low_momentum = low_momentum
 
     def between(self, step: int, start: float, middle: float, end: float) -> float:
         """Return a value at a step that goes from start to middle to end by half cosines."""
@@ -208,6 +219,7 @@ class OneCycle(Schedule):
         return half_cosine(middle, end, min((step - top) / max(self.steps - 1 - top, 1e-9), 1.0))
 
     def __call__(self, step: int) -> float:
+        """Return the factor at a step."""
         return self.between(step, self.start, 1.0, self.end)
 
     def momentum(self, step: int) -> float | None:
@@ -222,6 +234,7 @@ def half_cosine(start: float, end: float, part: float) -> float:
 
 
 def check_steps(steps: int) -> None:
+    """Check a number of steps."""
     if steps < 1:
         raise ConfigError(f"a schedule must have at least 1 step, got {steps}")
 
@@ -237,6 +250,7 @@ BY_NAME: dict[str, Callable[[int], Schedule]] = {
 
 
 def named_schedule(name: str, steps: int) -> Schedule:
+    """Return the schedule of that name over so many steps, with its usual settings."""
     if name not in BY_NAME:
         raise ConfigError(unknown_name("schedule", name, BY_NAME))
     return BY_NAME[name](steps)
