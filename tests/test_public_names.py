@@ -84,8 +84,8 @@ def test_every_name_is_there(name):
 def public_objects():
     """Every public name with its object, and the public methods and properties of classes."""
     tops = {name: getattr(plainfit, name) for name in PUBLIC if name != "__version__"}
-    for module in (callbacks, augment):
-        tops |= {name: v for name, v in vars(module).items() if callable(v)}
+    tops |= {name: getattr(augment, name) for name in augment.__all__}
+    tops |= {name: value for name, value in vars(callbacks).items() if inspect.isclass(value)}
     tops |= {
         name: value
         for name, value in vars(schedules).items()

@@ -55,6 +55,7 @@ class Checkpointing(Callback):
 
     @staticmethod
     def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
+        """Return the callback for the argument `checkpoint` of `fit`."""
         return Checkpointing(given) if isinstance(given, str | Path) else given
 
     def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
@@ -103,6 +104,7 @@ class Checkpointing(Callback):
         self.save(context)
 
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
+        """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay

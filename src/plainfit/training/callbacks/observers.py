@@ -48,6 +48,7 @@ class EpochLog(Callback):
             self.update(context)
 
     def update(self, context: Context) -> None:
+        """Append the new rows to the file; the first call replaces it."""
         lines = self.lines(context, self.written)
         text = "".join(lines if self.written else [self.header, *lines])
         try:
@@ -67,6 +68,7 @@ class EpochLog(Callback):
     on_epoch_end = on_stop = update
 
     def lines(self, context: Context, written: int) -> list[str]:
+        """Return the lines after the first `written` ones."""
         raise NotImplementedError
 
 
@@ -169,6 +171,7 @@ class Statistics(Callback):
         self.values, self.steps = {}, {}
 
     def note(self, name: str, value: Tensor, context: Context) -> None:
+        """Keep a value of this step under a name."""
         self.values.setdefault(name, []).append(value)
         self.steps.setdefault(name, []).append(context.global_step)
 
@@ -199,12 +202,14 @@ class ActivationStatistics(Statistics):
     def on_fit_start(self, context: Context) -> None:
         super().on_fit_start(context)
         self.hooks = [
-            module.register_forward_hook(self._forward_hook(name, context))
+            module.register_forward_hook(self.watch(name, context))
             for name, module in context.model.named_modules()
             if not list(module.children())
         ]
 
-    def _forward_hook(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
+    def watch(self, name: str, context: Context) -> Callable[[nn.Module, Any, Any], None]:
+        """Return a forward hook for the module of this name."""
+
         def look(module: nn.Module, _: Any, out: Any) -> None:
             is_step = module.training and torch.is_grad_enabled()
             is_due = is_step and context.global_step % self.every == 0

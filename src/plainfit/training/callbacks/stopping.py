@@ -62,6 +62,7 @@ class EarlyStopping(Callback):
         self.check(context)
 
     def check(self, context: Context) -> None:
+        """Stop if too many epochs have passed since the best one."""
         best = -1 if self.best.epoch is None else self.best.epoch
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
