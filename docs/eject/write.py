@@ -12,6 +12,8 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import torch
+
 from plainfit.eject import eject_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=HERE.parents[2] / "shared/data/mnist")
     parser.add_argument("--into", type=Path, default=HERE)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a script says how many
     data_dir, into, texts = args.data_dir.resolve(), args.into.resolve(), {}
     with tempfile.TemporaryDirectory() as temporary:
         os.chdir(temporary)

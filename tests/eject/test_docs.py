@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from ejecting import code_lines
+from plainfit.common.devices import cpu_threads
 from plainfit.eject.recipe import from_folder
 from plainfit.eject.run import write
 from plainfit.runs.settings import RunConfig
@@ -30,7 +31,8 @@ def test_the_scripts_in_the_docs_are_up_to_date(mnist_folder, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     run = Path("runs/cnn")
     config = RunConfig(**writer.SETTINGS, data_dir=mnist_folder, out=run)
-    train(config, echo=None, callbacks=[StopAt(1)])
+    with cpu_threads(1):
+        train(config, echo=None, callbacks=[StopAt(1)])
     # Below the header, a script says nothing of the losses: one step is as good as all.
     recipe = from_folder(run)
     recipe.outcome.losses *= config.epochs * recipe.steps
