@@ -206,8 +206,8 @@ def test_exit_codes(folder, plainfit, tmp_path):
         ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must exist"),
-        (["-o", "."], "a script is a file, and . is a folder"),
-        (["--steps", "3"], "add --verify"),
+        (["-o", "."], "a script must be a file, and . is a folder"),
+        (["--steps", "3"], "--steps needs --verify"),
     ):
         code, _, err = plainfit("eject", folder, *words)
         assert (code, err.count("\n")) == (2, 1)

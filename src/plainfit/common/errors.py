@@ -1,5 +1,17 @@
 """Every error that plainfit raises on purpose.
 
+    PlainfitError
+    ├── ConfigError (ValueError)     a setting or a name that is unknown or out of range
+    ├── DataError (ValueError)       data that cannot be read, or cannot be trained on
+    │   └── DownloadError            data that could not be fetched
+    ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
+    ├── EjectError                   a run that cannot become a script at this level
+    │   └── MismatchError            a script that gives something else than its run
+    ├── RunError                     a run folder that cannot be written or read
+    │   └── CheckpointError          a checkpoint that is damaged or of another training
+    └── TrainingError                a training that had to stop; the command line exits with 1
+        └── NonFiniteError           a loss or a gradient that is NaN or infinite
+
 A message is one line: what must hold, what was received, and what to do about it.
 """
 

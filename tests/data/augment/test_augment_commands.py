@@ -68,7 +68,9 @@ def test_views_are_averaged_and_an_image_does_not_depend_on_the_others(tmp_path,
     assert torch.allclose(torch.tensor([*alone["probabilities"].values()]), wanted, atol=1e-6)
     assert predict_images(run, paths)[2]["probabilities"] != alone["probabilities"]
     assert predict_images(run, paths, views=6, augment="light") != many
-    with pytest.raises(ConfigError, match="augment must name an augmentation of the views"):
+    with pytest.raises(
+        ConfigError, match="augment must name an augmentation that changes single images"
+    ):
         predict_images(run, paths, views=6, augment="mixup")
     _, line, _ = plainfit("predict", tmp_path / "run", paths[0], "--tta", 6, "--json")
     assert json.loads(line) == many[:1]
