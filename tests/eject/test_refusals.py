@@ -266,7 +266,18 @@ def test_a_scheduler_by_the_validation_loss_and_groups(min_lr, path):
     assert opt.param_groups[1]["lr"] < 0.1
 
 
-def test_of_several_limits_the_first_rung_that_works_is_named(path):
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_schedule_begins_at_the_rate_that_was_set_last(groups, path):
+    model = made()
+    parts = [model.a.parameters(), model.b.parameters()] if groups == 2 else [model.parameters()]
+    opt = optim.SGD([{"params": part} for part in parts], lr=0.1)
+    S.StepLR(opt, 2)  # leaves an `initial_lr` of 0.1
+    for number, group in enumerate(opt.param_groups):
+        group["lr"] = 0.03 * (1 + number)
+    assert "LR = 0.1" not in verified(path, model, opt=opt, schedule="cosine")
+
+
+def test_of_several_limits_the_first_level_that_works_is_named(path):
     model = made()
     opt = optim.SGD(model.parameters(), lr=0.1, fused=True)
     train_dl, valid_dl = DataLoader(sets()[0], 8), pf.get_data(*sets(), 8)[1]

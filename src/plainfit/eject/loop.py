@@ -161,7 +161,7 @@ class LoopText:
             facts["schedule_name"] = "schedule"
             facts["schedule"] = expression(first[1], self.lifter)
         texts = [f"{step}: {expression(schedule, self.lifter)}" for step, schedule in later]
-        rates = {group.get("initial_lr", group["lr"]) for group in groups}
+        rates = {group["lr"] for group in groups}
         own_rate = 'group.setdefault("initial_lr", group["lr"])'
         return {
             **facts,

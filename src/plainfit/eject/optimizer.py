@@ -15,7 +15,7 @@ from plainfit.eject.layout import literal
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.callbacks.optimization import LearningRate, TorchScheduler
+from plainfit.training.callbacks.optimization import TorchScheduler
 
 CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 
@@ -27,10 +27,10 @@ class OptimizerText:
         self.recipe = recipe
         self.lifter = lifter
         parameters = inspect.signature(type(recipe.opt)).parameters
-        is_scheduled = any(isinstance(c, LearningRate | TorchScheduler) for c in recipe.callbacks)
+        by_scheduler = any(isinstance(c, TorchScheduler) for c in recipe.callbacks)
         groups = [{k: v for k, v in group.items() if k in parameters} for group in recipe.groups]
         for own, group in zip(groups, recipe.groups, strict=True):
-            own["lr"] = group.get("initial_lr", own["lr"]) if is_scheduled else own["lr"]
+            own["lr"] = group.get("initial_lr", own["lr"]) if by_scheduler else own["lr"]
         differing = {k for k, v in groups[0].items() if any(g[k] != v for g in groups)}
         self.own = [{k: v for k, v in group.items() if k in differing} for group in groups]
         """The options of each group that differ between the groups."""
