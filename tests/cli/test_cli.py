@@ -245,7 +245,10 @@ class Net(MLP):
 """
 
 
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.soak)],
+)
 def test_a_signal_stops_and_resume_continues_to_the_same_bits(plainfit, tmp_path, kind, code):
     (tmp_path / "nets.py").write_text(STOPPING)
     options = ("--model", "nets:Net", "--epochs", 4, "--schedule", "one-cycle", "--average", 0.9,

@@ -150,10 +150,8 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
     assert_same(folder, tmp_path / "train.py")
 
 
-@pytest.mark.parametrize(
-    "average",
-    [pytest.param([], marks=pytest.mark.soak), ["--average", "0.9", "--schedule", "one-cycle"]],
-)
+@pytest.mark.soak  # the next tests stop and resume runs in this process
+@pytest.mark.parametrize("average", [[], ["--average", "0.9", "--schedule", "one-cycle"]])
 def test_killed_and_resumed(tmp_path, average):
     folder, script = tmp_path / "run", tmp_path / "train.py"
     settings = ["--model", "mlp", "--epochs", "20", "--checkpoint-every", "7", *average]
@@ -309,18 +307,10 @@ def check_levels(name, folder, tmp_path):
         assert not names_in(script) & names
 
 
-def test_level_math_agrees_in_float64(trained, tmp_path):
-    check_math(trained("sgd"), tmp_path)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("name", IN_FLOAT64)
-def test_level_math_of_other_settings_agrees_in_float64(name, trained, tmp_path):
-    check_math(trained(name), tmp_path)
-
-
-def check_math(folder, tmp_path):
-    verdict = verified(eject_run(folder, tmp_path / "at_math.py", level="math"))
+@pytest.mark.soak  # tests/eject/test_levels.py has a small form
+@pytest.mark.parametrize("name", ["sgd", *IN_FLOAT64])
+def test_level_math_agrees_in_float64(name, trained, tmp_path):
+    verdict = verified(eject_run(trained(name), tmp_path / "at_math.py", level="math"))
     assert verdict.holds, verdict.text
 
 

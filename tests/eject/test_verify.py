@@ -66,6 +66,7 @@ def test_a_script_holds_in_a_process_of_its_own(script):
     assert re.fullmatch(r"40 losses are equal and \d+ tensors are equal, bit for bit", verdict.text)
 
 
+@pytest.mark.soak  # test_exit_codes has a small form
 def test_only_the_first_steps(script, folder):
     text = script.path.read_text()
     script.path.write_text(text.replace("for epoch in range(EPOCHS)", "for epoch in range(1)"))
