@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test bench soak docs clean
+.PHONY: help setup run check test pytest bench soak docs clean
 
 help: ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -28,7 +28,9 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/lint-imports
 
 test: setup ## everything that must pass: check, docs, tests, doctests
-	@$(MAKE) --no-print-directory -j 2 check docs
+	@$(MAKE) --no-print-directory -j 3 check docs pytest
+
+pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 10 # one thread a process
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)

@@ -562,7 +562,7 @@ from plainfit.ladder.catalog import RUNGS
 from plainfit.ladder.climb import climb
 from plainfit.ladder.runner import Setting
 
-for row in climb(RUNGS, Setting(args.data, args.epochs)):
+for row in climb(RUNGS, Setting(args.data, min(args.epochs, 4))):  # a few epochs are enough
     rung, result = row.trace.rung, "holds" if row.holds else "BROKEN"
     print(f"{rung.label} {rung.adds:38} {row.relation:8} {result}")
 

@@ -118,11 +118,10 @@ def listing(folder):
         *(pytest.param(name, "safetensors", marks=pytest.mark.soak) for name in ("mlp", "resnet")),
         ("Small", "torch-export"),
         pytest.param("Small", "onnx", marks=with_onnx),
-        pytest.param("cnn", "onnx", marks=with_onnx),
         *(pytest.param(name, "torch-export", marks=pytest.mark.soak) for name in BUILT_IN),
         *(
             pytest.param(name, "onnx", marks=[with_onnx, pytest.mark.soak])
-            for name in ("logistic", "mlp", "resnet")
+            for name in ("logistic", "mlp", "cnn", "resnet")
         ),
     ],
 )
