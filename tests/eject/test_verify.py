@@ -60,6 +60,7 @@ def verdict_here(script, folder):
     return compare(given, outcome_of(folder, read_record(folder)), "loop", None, 20)
 
 
+@pytest.mark.soak  # the README test verifies a whole run by the command
 def test_a_script_holds_in_a_process_of_its_own(script):
     verdict = verified(script)
     assert verdict.holds, verdict.text

@@ -152,8 +152,8 @@ def test_the_file_gives_the_scores_of_the_model(get_run, name, format, capfd):
     ("name", "format"),
     [
         ("cnn", "safetensors"),
-        ("Small", "torch-export"),
         pytest.param("Small", "onnx", marks=with_onnx),
+        pytest.param("Small", "torch-export", marks=pytest.mark.soak),
         pytest.param("Small", "safetensors", marks=pytest.mark.soak),
         pytest.param("cnn", "torch-export", marks=pytest.mark.soak),
         pytest.param("cnn", "onnx", marks=[with_onnx, pytest.mark.soak]),
