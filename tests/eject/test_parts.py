@@ -134,6 +134,22 @@ def test_our_definitions_are_shortened():
     )
 
 
+def test_a_method_of_checks_alone_is_left_out():
+    text = """class Share:
+    p: float
+
+    def __post_init__(self):
+        if self.p > 1:
+            raise ValueError("too large")
+        check_options(self)
+
+    def half(self):
+        return self.p / 2
+"""
+    expected = "class Share:\n    p: float\n\n    def half(self):\n        return self.p / 2"
+    assert shortened(text, ()) == expected
+
+
 def test_a_reloaded_module_is_read_again(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for value in (1, 22):

@@ -297,8 +297,9 @@ def removable(node: ast.AST, unused: Collection[str]) -> Iterator[ast.stmt]:
     """Yield the statements in a class or function that a script does not need."""
     for statement in node.body if isinstance(node, ast.ClassDef | ast.FunctionDef) else []:
         match statement:
-            case ast.FunctionDef(name=name) if isinstance(node, ast.ClassDef) and name in unused:
-                yield statement
+            case ast.FunctionDef(name=name, body=body) if isinstance(node, ast.ClassDef):
+                if name in unused or body == [*removable(statement, unused)]:
+                    yield statement
             case ast.If(body=[ast.Raise()], orelse=[]):
                 yield statement
             case ast.Assign([ast.Name(name)], ast.Call(ast.Name(function), [ast.Name(given), *_])):
