@@ -11,8 +11,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from matplotlib.figure import Figure
 
 from plainfit.cli import main
+from plainfit.training.history import History
 
 ROOT = Path(__file__).parents[1]
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
@@ -108,3 +110,11 @@ def server(monkeypatch):
     web.shutdown()
     thread.join()
     web.server_close()
+
+
+@pytest.fixture(scope="module")
+def empty_curves():
+    """Runs without their curves, which take longer to draw than a small run to train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(History, "plot", lambda self, *args, **options: Figure((0.1, 0.1)))
+        yield
