@@ -72,7 +72,10 @@ OPTIMIZERS = {
     "momentum": lambda p: optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
     "adamw": lambda p: optim.AdamW(p, lr=1e-2, weight_decay=0.1),
 }
-LOADERS = ("memory", "samples", "workers", "one worker", "stock", "stock generator", "wrapped")
+LOADERS = (
+    *("memory", "samples", "workers", "one worker", "wrapped"),
+    *("stock", "stock generator", "stock wrapped twice"),
+)
 
 
 def loaders(kind):
@@ -86,11 +89,12 @@ def loaders(kind):
     if kind == "wrapped":
         train_dl, valid_dl = pf.get_data(*sets, BS, seed=5)
         return pf.WrappedDataLoader(train_dl, noise), valid_dl
-    generator = torch.Generator().manual_seed(3) if kind == "stock generator" else None
-    return (
-        DataLoader(noisy[0], batch_size=BS, shuffle=True, generator=generator),
-        DataLoader(noisy[1], batch_size=2 * BS),
-    )
+    generator = None if kind == "stock" else torch.Generator().manual_seed(3)
+    train_dl = DataLoader(noisy[0], batch_size=BS, shuffle=True, generator=generator)
+    valid_dl = DataLoader(noisy[1], batch_size=2 * BS)
+    if kind == "stock wrapped twice":
+        return pf.WrappedDataLoader(pf.WrappedDataLoader(train_dl, noise), noise), valid_dl
+    return train_dl, valid_dl
 
 
 class StopAt(Callback):

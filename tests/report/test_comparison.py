@@ -8,7 +8,7 @@ import pytest
 
 from pages import Page, change_record, quiet
 from plainfit.models.build import Factory
-from plainfit.report.comparison import Comparison, write_comparison
+from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
 
 
@@ -36,7 +36,7 @@ def test_the_rows_are_the_results_of_the_runs(digits_run, tmp_path):
 
 def test_a_comparison_shows_curves_results_and_what_differs(digits_run, tmp_path):
     second = quiet(tmp_path / "second", epochs=2, seed=1, lr=0.3, schedule="cosine")
-    page = Page(write_comparison([digits_run, second], tmp_path / "page.html"))
+    page = Page(Comparison([digits_run, second]).write(tmp_path / "page.html"))
     names, *rows = page.tables["Settings that differ"]
     assert [dict(zip(names, row, strict=True)) for row in rows] == [
         {"run": "first", "epochs": "3", "lr": "0.05", "seed": "0"},
@@ -56,7 +56,7 @@ def test_a_comparison_shows_curves_results_and_what_differs(digits_run, tmp_path
     change_record(
         second, data=json.loads((second / "run.json").read_text())["data"] | {"fingerprint": "x"}
     )
-    page = Page(write_comparison([digits_run, second], tmp_path / "page.html"))
+    page = Page(Comparison([digits_run, second]).write(tmp_path / "page.html"))
     assert "trained on different data" in page.text
 
 
@@ -76,7 +76,7 @@ def test_the_best_epoch_is_not_the_last(digits_run, tmp_path):
 
 
 def test_equal_runs_differ_in_no_setting(digits_run, tmp_path):
-    page = Page(write_comparison([digits_run] * 2, tmp_path / "page.html"))
+    page = Page(Comparison([digits_run] * 2).write(tmp_path / "page.html"))
     assert "Settings that differ None." in page.text
     assert "Settings that differ" not in page.tables
 

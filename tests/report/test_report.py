@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import plainfit as pf
 from pages import Page, change_record, quiet
 from plainfit.report.charts import BOTTOM, TOP
-from plainfit.report.comparison import write_comparison
+from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
 from plainfit.runs.settings import RunConfig
 
@@ -120,7 +120,7 @@ def test_the_curves_have_every_point_in_its_place(digits_run, page):
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page, digits_run, tmp_path):
-    pages = [page, Page(write_comparison([digits_run], tmp_path / "one.html"))]
+    pages = [page, Page(Comparison([digits_run]).write(tmp_path / "one.html"))]
     for one in pages:
         source = re.sub(r"base64,[\w+/=]*", "", one.source)
         assert not re.search(r"https?:|//|@import|url\(|<script|<link|<iframe|href=", source)
@@ -131,7 +131,7 @@ def test_the_page_loads_nothing_and_runs_nothing(page, digits_run, tmp_path):
 
 
 def test_the_page_can_be_read_on_a_phone_on_paper_at_night_and_aloud(page, digits_run, tmp_path):
-    for one in (page, Page(write_comparison([digits_run] * 2, tmp_path / "two.html"))):
+    for one in (page, Page(Comparison([digits_run] * 2).write(tmp_path / "two.html"))):
         (viewport,) = one.all("meta", name="viewport")
         assert viewport["content"] == "width=device-width, initial-scale=1"
         assert "@media print" in one.source
@@ -156,9 +156,9 @@ def test_names_are_text_whatever_is_in_them(page, digits_run, tmp_path):
     np.savez(tmp_path / "data.npz", x=rng.integers(0, 256, (60, 6, 6), dtype=np.uint8), y=labels)
     folder = tmp_path / "<script>alert(3)<" / 'run" onload=alert(4) <b>'
     quiet(folder, data=str(tmp_path / "data.npz"), epochs=1)
-    known = page.elements() | Page(write_comparison([digits_run], tmp_path / "a.html")).elements()
+    known = page.elements() | Page(Comparison([digits_run]).write(tmp_path / "a.html")).elements()
     hostile = Page(write_report(folder))
-    for one in (hostile, Page(write_comparison([folder, folder], tmp_path / "b.html"))):
+    for one in (hostile, Page(Comparison([folder, folder]).write(tmp_path / "b.html"))):
         assert one.elements() <= known
         assert 'run" onload=alert(4) <b>' in one.text
     names = [row[0] for row in hostile.tables["Classes"][1:-1]]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import plainfit as pf
 from pages import Page, absent, change_record, quiet
 from plainfit.common.errors import RunError
-from plainfit.report.comparison import Comparison, write_comparison
+from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
 from plainfit.report.predictions import MAX_CLASSES
 from plainfit.runs.folder import open_run
@@ -26,7 +26,7 @@ def test_what_is_no_run_or_cannot_be_written_is_one_line(digits_run, tmp_path):
     with pytest.raises(RunError, match=r"no/page.html must be writable"):
         write_report(digits_run, tmp_path / "no" / "page.html")
     with pytest.raises(RunError, match="needs at least one run"):
-        write_comparison([], tmp_path / "page.html")
+        Comparison([]).write(tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -89,7 +89,7 @@ def test_an_unfinished_run_gives_what_is_there(copied):
     assert (row["state"], row["epochs"], row["best_epoch"]) == ("started", 0, None)
     assert (
         "no run has finished its first epoch"
-        in Page(write_comparison([copied], copied / "c.html")).text
+        in Page(Comparison([copied]).write(copied / "c.html")).text
     )
 
 

@@ -46,7 +46,8 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, a
 def main() -> None:
     """Run the command line: bad input is one line on stderr and exit code 2."""
     warnings.showwarning = show_warning
-    sys.path.append("")  # the current folder, for what a user's model imports when it is called
+    if "" not in sys.path:
+        sys.path.append("")  # the current folder, for what a user's model imports when it is called
     try:
         code = app(standalone_mode=False)
     except (PlainfitError, TyperException) as error:

@@ -36,7 +36,7 @@ from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.fit_call import generator_of
+from plainfit.training.state import generators_of
 
 
 @dataclass
@@ -142,8 +142,8 @@ class DataText:
 
     def order(self, part: str) -> str:
         """Return the name of the generator of a stock loader; both loaders may share one."""
-        train, own = (generator_of(getattr(self.recipe, f"{p}_dl")) for p in ("train", part))
-        return "train_order" if own is train else f"{part}_order"
+        train, own = (generators_of(getattr(self.recipe, f"{p}_dl")) for p in ("train", part))
+        return "train_order" if own[:1] == train[:1] else f"{part}_order"
 
     def sampler(self, sampler: Any, part: str) -> str:
         options = {}

@@ -11,21 +11,8 @@ from plainfit.report.rendering import plain_text, render_to, table_of
 from plainfit.runs.folder import open_run
 
 
-def write_comparison(folders: Sequence[Path], out: Path) -> Path:
-    """Write one HTML page that compares runs, which needs no other file and no network.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        RunError: if there is no folder, or one is not a run folder, or the page cannot be written.
-    """
-    return Comparison(folders).write(out)
-
-
 class Comparison:
     """Runs side by side, each read once; a run's label is its folder's name, or path if needed.
-
     Raises:
         RunError: if there is no folder, or one is not a run folder.
     """
@@ -69,6 +56,11 @@ class Comparison:
         return rows
 
     def write(self, out: Path) -> Path:
+        """Write one HTML page, which needs no other file and no network; return its path.
+
+        Raises:
+            RunError: if the page cannot be written.
+        """
         labels = self.labels
         return render_to(
             out,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint
+from plainfit.training.state import generators_of
 
 MAX_BYTES = 64 * 2**20  # of initial weights that are copied for a model without a factory
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
@@ -59,9 +60,9 @@ class FitCall:
         self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()
         self.order_states = {
-            part: generator.get_state()
+            part: generators[0].get_state()
             for part, dl in (("train", self.train_dl), ("valid", self.valid_dl))
-            if isinstance(generator := generator_of(dl), torch.Generator)
+            if (generators := generators_of(dl))
         }
         self.sums = bit_sums(self.model)
         weights = self.model.state_dict()
@@ -98,13 +99,6 @@ class FitCall:
         # Imported by name: the rooms of `training` must not depend on `eject`, which is above.
         eject_fit: Callable[..., Path] = import_module("plainfit.eject").eject_fit
         return eject_fit(self, Path(path), level=level, verify=verify, force=force, echo=echo)
-
-
-def generator_of(dl: Any) -> Any:
-    while hasattr(dl, "dl"):
-        dl = dl.dl
-    given = (getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None)))
-    return next((generator for generator in given if generator is not None), None)
 
 
 def bit_sums(model: nn.Module) -> list[int]:

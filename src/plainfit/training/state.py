@@ -178,9 +178,11 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
 
 
 def generators_of(dl: Any) -> list[torch.Generator]:
-    if hasattr(dl, "seek"):  # ours: a function of (seed, epoch)
+    """Return a loader's own generators; none for one of ours, a function of (seed, epoch)."""
+    if hasattr(dl, "seek"):
         return []
-    dl = getattr(dl, "dl", dl)  # within a WrappedDataLoader
+    while hasattr(dl, "dl"):  # within WrappedDataLoaders
+        dl = dl.dl
     found = [getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None))]
     by_id = {id(each): each for each in found if isinstance(each, torch.Generator)}
     return list(by_id.values())
