@@ -30,6 +30,14 @@ def _own_data_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("PLAINFIT_DATA", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory):
+    """No test reads or changes what the user trusts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def mnist_folder():
     """The folder with MNIST's four IDX files; the test is skipped where there is none."""

@@ -13,6 +13,7 @@ def test_every_error_is_in_the_tree_that_the_module_draws():
         "DataError": (errors.PlainfitError, ValueError),
         "DownloadError": (errors.DataError,),
         "ModelError": (errors.PlainfitError, ValueError),
+        "TrustError": (errors.ModelError,),
         "EjectError": (errors.PlainfitError,),
         "MismatchError": (errors.EjectError,),
         "RunError": (errors.PlainfitError,),

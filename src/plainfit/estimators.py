@@ -26,7 +26,8 @@ from plainfit.common.devices import cpu_threads, device_of, threads_for
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import write_bytes
 from plainfit.data.loaders import ImageDataset, make_loader, resident
-from plainfit.models.build import Factory, get_model, resolve, target_name
+from plainfit.models.build import Factory, get_model, target_name
+from plainfit.models.trust import remember, trusted
 from plainfit.runs.folder import write_whole
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
@@ -232,15 +233,24 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             "factory": model.plainfit_factory.to_dict(),
             "weights": model.state_dict(),
         }
+        for target in (model.plainfit_factory.target, *named.values()):
+            remember(target)
         content = to_bytes(state)
         write_whole(Path(path), lambda temporary: write_bytes(temporary, content))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, *, trust_code: bool = False) -> Self:
         """Read back what `save` wrote; the model is built on the CPU. No pickle is loaded.
+
+        Args:
+            path: of the file; it may come from someone else, as nothing in it is executed.
+            trust_code: import the source of the model and of the loss that it names, whatever it
+                is, and trust it from now on. By default it is imported only if it is plainfit's or
+                torch's own, or an estimator with it was saved on this machine.
 
         Raises:
             RunError: if the file cannot be read, or holds something else.
+            TrustError: if the source of the model or the loss is not trusted.
             ModelError: if the model can no longer be built.
         """
         try:
@@ -251,9 +261,16 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             ) from error
         if (found := state.get("estimator", "checkpoint")) != cls.__name__:
             raise RunError(f"{path} must hold a {cls.__name__}, and holds a {found}")
-        named = {name: resolve(target) for name, target in state["named"].items()}
-        estimator = cls(**state["params"] | named)
-        factory, history = Factory(**state["factory"]), History()
+        try:
+            named = {
+                name: trusted(target, trust_code=trust_code, builds_model=name == "model")
+                for name, target in state["named"].items()
+            }
+            estimator = cls(**state["params"] | named)
+            factory, history = Factory(**state["factory"]), History()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} must be what `save` wrote, and is damaged ({error})") from error
+        trusted(factory.target, trust_code=trust_code)
         model = factory.build_quietly()
         try:
             model.load_state_dict(state["weights"])

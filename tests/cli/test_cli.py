@@ -169,13 +169,14 @@ OPTIONS = {
         --model-args --momentum --nesterov --no-keep-memory --optimizer --out --overfit-one-batch
         --patience --precision --preset --schedule --seed --skip-bad --split-seed --target
         --threads --time-limit --track --weight-decay""",
-    "fine-tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
-        --clip --compile --data --data-dir --debug --detect-anomaly --device --epochs
-        --freeze-epochs --fused --gradual --help --image-size --json --keep-memory
-        --label-smoothing --lr --lr-ratio --memory-budget --model --model-args --momentum --nesterov
-        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision --schedule
-        --seed --skip-bad --split-seed --target --threads --time-limit --track --weight-decay""",
-    "resume": "--debug --epochs --help --json",
+    "fine-tune": """--accumulate --augment --average --batch-size --channels-last
+        --checkpoint-every --clip --compile --data --data-dir --debug --detect-anomaly
+        --device --epochs --freeze-epochs --fused --gradual --help --image-size --json
+        --keep-memory --label-smoothing --lr --lr-ratio --memory-budget --model
+        --model-args --momentum --nesterov --no-keep-memory --optimizer --out
+        --overfit-one-batch --patience --precision --schedule --seed --skip-bad
+        --split-seed --target --threads --time-limit --track --trust-code --weight-decay""",
+    "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --data --data-dir --debug --device --help --image-size --json
         --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed
         --target""",
@@ -187,16 +188,16 @@ OPTIONS = {
         --seeds --skip-bad --space --split-seed --storage --target --threads --time-limit --track
         --trials --weight-decay""",
     "runs": "--debug --help --json",
-    "report": "--debug --help --out",
+    "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
-    "export": "--debug --force --format --help --json --out",
-    "eject": "--all --debug --force --help --level --out --steps --verify",
-    "predict": "--augment --debug --help --json --tta",
+    "export": "--debug --force --format --help --json --out --trust-code",
+    "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
+    "predict": "--augment --debug --help --json --trust-code --tta",
     "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
         --seed --skip-bad --split-seed --target""",
     "data": """--data-dir --debug --help --image-size --json --memory-budget --only --picture
         --skip-bad --split-seed --target --write""",
-    "summary": "--classes --debug --help --input-shape --json",
+    "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",
     "ladder show": "--debug --help",

@@ -58,7 +58,7 @@ def test_a_page_without_its_model_says_so(copied):
     page = Page(write_report(copied))
     assert len(absent(page)) == 4
     assert "Layers" not in page.tables
-    assert page.text.count("the module 'no_such_module' must import") == 2
+    assert page.text.count("the module 'no_such_module' must be a file") == 2
     assert Comparison([copied]).rows[0]["parameters"] is None
     change_record(copied, model=model)
     (copied / "model.safetensors").write_bytes(b"no weights")

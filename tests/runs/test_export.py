@@ -92,7 +92,7 @@ def get_run(folder, tmp_path):
             record = json.loads((out / "run.json").read_text())
             record["model"] |= model
             (out / "run.json").write_text(json.dumps(record))
-        return open_run(out)
+        return open_run(out, trust_code="target" in model)
 
     return copied
 

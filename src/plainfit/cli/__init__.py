@@ -12,7 +12,7 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import show
 from plainfit.cli.tuning import tune
-from plainfit.common.errors import ConfigError, PlainfitError, TrainingError
+from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, TrustError
 from plainfit.runs.settings import option
 
 app = typer.Typer(
@@ -68,6 +68,8 @@ def message_of(error: PlainfitError | TyperException) -> str:
     text = str(error)
     if isinstance(error, ConfigError) and error.field is not None:
         text = option(error.field) + text.removeprefix(error.field)
+    if isinstance(error, TrustError):
+        text = text.replace("pass trust_code=True", "add --trust-code")
     return text
 
 

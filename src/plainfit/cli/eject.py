@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plainfit.cli.shared import Debug, RunFolder, show
+from plainfit.cli.shared import Debug, RunFolder, TrustCode, open_trusted, show
 from plainfit.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def eject(
         int | None, typer.Option(min=1, help="Compare only the first N steps.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+    trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Write a run as a plain PyTorch script that gives the same bits, without plainfit."""
@@ -44,6 +45,7 @@ def eject(
         raise ConfigError("needs --verify: it limits the steps that are compared", "steps")
     from plainfit.eject import eject_all, eject_run
 
+    open_trusted(run, trust_code)
     reason = ""
     if all_ is not None:
         done, reason = eject_all(run, all_, force=force)

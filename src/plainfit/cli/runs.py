@@ -1,13 +1,14 @@
 """Commands that take a run: `predict`, `summary`, `runs`, `report`, `compare`, `export`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
-from plainfit.cli.shared import Debug, Json, RunFolder, show, show_json
-from plainfit.common.errors import ConfigError
+from plainfit.cli.shared import Debug, Json, RunFolder, TrustCode, open_trusted, show, show_json
+from plainfit.common.errors import ConfigError, ModelError
 
 
 def predict(
@@ -15,16 +16,16 @@ def predict(
     images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
     tta: Annotated[int, Option(min=0, help="Average over N augmented views of an image too.")] = 0,
     augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
+    trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Print the class probabilities of image files."""
     if augment is not None and not tta:
         raise ConfigError("--augment is for the views of --tta: add --tta 8")
-    from plainfit.runs.folder import open_run
     from plainfit.runs.predict import predict_images
 
-    results = predict_images(open_run(run), images, views=tta, augment=augment)
+    results = predict_images(open_trusted(run, trust_code), images, views=tta, augment=augment)
     if json_:
         show_json(results)
         return
@@ -40,6 +41,7 @@ def summary(
         str, Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
     ] = "1,28,28",
     classes: Annotated[int, Option(min=1, help="Number of outputs, for a name.")] = 10,
+    trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -47,10 +49,9 @@ def summary(
     shape, groups = parse_shape(input_shape), []
     from plainfit.models.build import MODELS, get_model
     from plainfit.models.summary import count_parameters, summarize
-    from plainfit.runs.folder import open_run
 
     if model not in MODELS and Path(model).is_dir():
-        run = open_run(Path(model))
+        run = open_trusted(Path(model), trust_code)
         built, shape = run.model, run.record["data"]["input_shape"]
         groups = run.record.get("layers", [])
     else:
@@ -109,11 +110,14 @@ def report(
     out: Annotated[
         Path | None, Option(help="Where to write it (default: report.html in the run).")
     ] = None,
+    trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Write one HTML page about a run: curves, scores, mistakes, settings; it works offline."""
     from plainfit.report.page import write_report
 
+    with suppress(ModelError):  # the page says what it leaves out, and why
+        open_trusted(run, trust_code)
     show(f"report {write_report(run, out)}")
 
 
@@ -148,14 +152,14 @@ def export(
         Path | None, Option(help="Where to write it (default: export.* in the run).")
     ] = None,
     force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
+    trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a run's model as a file that works without plainfit, checked by its scores."""
     from plainfit.runs.export import export_run
-    from plainfit.runs.folder import open_run
 
-    result = export_run(open_run(run), format_, out, force=force)
+    result = export_run(open_trusted(run, trust_code), format_, out, force=force)
     if json_:
         show_json(result.to_dict())
         return

@@ -2,18 +2,26 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from plainfit.common.errors import TrustError
 from plainfit.runs.settings import RunConfig, option
+
+if TYPE_CHECKING:
+    from plainfit.runs.folder import Run
 
 Parameter, KEYWORD_ONLY = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run its model's code, whoever wrote it.")
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -24,6 +32,23 @@ def show(text: str = "") -> None:
 
 def show_json(value: Any) -> None:
     show(json.dumps(value, indent=2))
+
+
+def open_trusted(folder: Path, trust_code: bool) -> "Run":
+    """Open a run; on a terminal, ask whether to trust its model's code if it did not train here."""
+    from plainfit.runs.folder import open_run
+
+    run = open_run(folder, trust_code=trust_code)
+    try:
+        run.factory  # noqa: B018  # imports the code
+    except TrustError as error:
+        if not sys.stdin.isatty():
+            raise
+        show(f"{folder} names code that did not train here: {error.target}\n  {error.source}")
+        if not typer.confirm("Run it, now and from now on?"):
+            raise
+        return open_trusted(folder, trust_code=True)
+    return run
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from plainfit.cli.shared import Debug, Json, RunFolder, is_given, show, show_json, with_options_of
+from plainfit.cli.shared import (
+    Debug,
+    Json,
+    RunFolder,
+    TrustCode,
+    is_given,
+    open_trusted,
+    show,
+    show_json,
+    with_options_of,
+)
 from plainfit.common.errors import ConfigError
 from plainfit.runs import settings
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
@@ -55,15 +65,18 @@ def fine_tune(
         ),
     ],
     model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
+    trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
 ) -> None:
     """Give a trained model a new head, and train it: the head alone at first, then all of it."""
     RunConfig(source=source, **options)  # checked before torch loads
-    from plainfit.runs.fine_tuning import model_name
+    from plainfit.runs.fine_tuning import is_run, model_name
     from plainfit.runs.train import train as run
 
+    if is_run(source):
+        open_trusted(Path(source), trust_code)
     config = RunConfig(source=source, model=model_name(source, model), **options)
     run_with_progress(lambda **shown: run(config, **shown), json_)
 
@@ -71,12 +84,14 @@ def fine_tune(
 def resume(
     run: RunFolder,
     epochs: Annotated[int | None, Option(min=1, help="In all, to continue a finished run.")] = None,
+    trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Continue a stopped run, to the bits of an unbroken one."""
     from plainfit.runs.train import resume as continue_run
 
+    open_trusted(run, trust_code)
     run_with_progress(lambda **shown: continue_run(run, epochs=epochs, **shown), json_)
 
 

@@ -5,6 +5,7 @@
     ├── DataError (ValueError)       data that cannot be read, or cannot be trained on
     │   └── DownloadError            data that could not be fetched
     ├── ModelError (ValueError)      a model that cannot be built, or does not fit its data
+    │   └── TrustError               a model whose code did not train here and was not trusted
     ├── EjectError                   a run that cannot become a script at this level
     │   └── MismatchError            a script that gives something else than its run
     ├── RunError                     a run folder that cannot be written or read
@@ -45,6 +46,17 @@ class DownloadError(DataError):
 
 class ModelError(PlainfitError, ValueError):
     """The model cannot be built, or does not fit the data."""
+
+
+class TrustError(ModelError):
+    """A run or a file names code that did not train on this machine; it was not imported."""
+
+    def __init__(self, target: str, source: str) -> None:
+        super().__init__(
+            f"the code of {target} must be trusted before it runs, and {source} did not train on "
+            "this machine as it is now; read it, then pass trust_code=True"
+        )
+        self.target, self.source = target, source
 
 
 class EjectError(PlainfitError):

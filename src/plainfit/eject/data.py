@@ -21,6 +21,7 @@ from torch.utils.data import (
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import drawing_from
+from plainfit.data.batches import generators_of
 from plainfit.data.loaders import (
     AugmentedLoader,
     ImageDataset,
@@ -36,7 +37,6 @@ from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter, place
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
-from plainfit.training.state import generators_of
 
 
 @dataclass

@@ -83,8 +83,8 @@ class Recipe:
         return str(self.fingerprint["device"])
 
 
-def from_folder(folder: Path) -> Recipe:
-    run = runs.open_run(folder)
+def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
+    run = runs.open_run(folder, trust_code=trust_code)
     record, config = run.record, run.config
     outcome = outcome_of(folder, record)
     parts = prepare(config, run)

@@ -38,7 +38,14 @@ class Ejected:
     path: Path
 
 
-def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = False) -> Ejected:
+def eject_run(
+    folder: Path,
+    path: Path,
+    *,
+    level: str = "loop",
+    force: bool = False,
+    trust_code: bool = False,
+) -> Ejected:
     """Write a run as a plain PyTorch script.
 
     Args:
@@ -46,13 +53,14 @@ def eject_run(folder: Path, path: Path, *, level: str = "loop", force: bool = Fa
         path: of the script; tensors that are in no file are written beside it.
         level: how far down: one of `LEVELS`.
         force: overwrite existing files.
+        trust_code: as for `open_run`.
 
     Raises:
         EjectError: if the run cannot become such a script.
         ConfigError: if there is no such level, or a file exists already.
     """
     check(path, level, force)
-    return write(from_folder(folder), path, level, force)
+    return write(from_folder(folder, trust_code=trust_code), path, level, force)
 
 
 def eject_fit(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import PlainfitError
-from plainfit.models.summary import summarize
+from plainfit.models.summary import count_parameters, summarize
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
 from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
@@ -22,15 +22,16 @@ from plainfit.runs.settings import RunConfig
 FILE = "report.html"
 
 
-def write_report(folder: Path, out: Path | None = None) -> Path:
+def write_report(folder: Path, out: Path | None = None, *, trust_code: bool = False) -> Path:
     """Write one HTML page about a run, which needs no other file and no network.
 
-    If the run has not finished, or its data or model is gone, the page leaves out the sections
-    that need them and says why.
+    If the run has not finished, its data or model is gone, or its model's code is not trusted, the
+    page leaves out the sections that need them and says why.
 
     Args:
         folder: the run folder.
         out: the page; by default `report.html` in the folder.
+        trust_code: as for `open_run`.
 
     Returns:
         The path of the page.
@@ -38,7 +39,7 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
     Raises:
         RunError: if it is not a run folder, or the page cannot be written.
     """
-    run = open_run(folder)
+    run = open_run(folder, trust_code=trust_code)
     defaults = RunConfig().to_dict()
     return render_to(
         out or folder / FILE,
@@ -50,7 +51,6 @@ def write_report(folder: Path, out: Path | None = None) -> Path:
         charts=charts(run),
         epochs=table_of(run.epochs),
         found=find_out(run),
-        parameters=run.parameters,
         settings=[(name, plain_text(value), value != defaults.get(name))
                   for name, value in run.settings.items()],
         machine=facts(run.record.get("versions", {}) | run.record.get("fingerprint", {})),
@@ -69,6 +69,7 @@ def find_out(run: Run) -> dict[str, Any]:
         found["no_command"] = str(error)
     try:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
+        found["parameters"] = count_parameters(run.built_model)
         found["predictions"] = predict(run.model, run.open_data(), run.settings["batch_size"])
     except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
         found["missing"] = str(error)

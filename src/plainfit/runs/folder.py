@@ -15,12 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, ModelError, RunError
+from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
-from plainfit.models.summary import count_parameters
+from plainfit.models.trust import code_of, trusted
 from plainfit.runs.settings import RunConfig
 from plainfit.training.history import best_epoch
+from plainfit.training.hooks import warn
 
 RECORD, CHECKPOINTS = "run.json", "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
@@ -122,6 +123,8 @@ class Run:
     folder: Path
     record: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    trust_code: bool = False
+    """Whether the source of its model is trusted, whoever wrote it."""
 
     @cached_property
     def config(self) -> RunConfig:
@@ -135,7 +138,28 @@ class Run:
 
     @cached_property
     def factory(self) -> Factory:
-        return Factory(**self.record["model"])
+        """How the model was built. Its source is imported here, if it is trusted.
+
+        Raises:
+            TrustError: if it is not.
+            ModelError: if it cannot be imported, or is not known to return a module.
+        """
+        factory = Factory(**self.record["model"])
+        trusted(factory.target, trust_code=self.trust_code)
+        self._tell_changes(factory.target)
+        return factory
+
+    def _tell_changes(self, target: str) -> None:
+        then, now = self.record.get("code"), code_of(target)
+        if then and now and then["sha256"] != now.sha256:
+            names = then["files"].keys() | now.hashes.keys()
+            changed = [n for n in sorted(names) if then["files"].get(n) != now.hashes.get(n)]
+            note = (
+                f"the source of {target} has changed since this run was trained "
+                f"({', '.join(changed)}): what follows is computed with the present source"
+            )
+            self.notes.append(f"{note[0].upper()}{note[1:]}.")
+            warn(f"{self.folder}: {note}")
 
     @cached_property
     def epochs(self) -> list[Row]:
@@ -200,15 +224,10 @@ class Run:
             return self.model
         return self.factory.build_quietly().eval()
 
-    @cached_property
+    @property
     def parameters(self) -> int | None:
-        """The number of parameters; None if the model can no longer be built."""
-        if "parameters" in self.record:
-            return int(self.record["parameters"])
-        try:
-            return count_parameters(self.built_model)
-        except (ModelError, RunError):
-            return None
+        """The number of parameters; None in a run of a plainfit that did not record it."""
+        return self.record.get("parameters")
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on, which must not have changed since."""
@@ -236,8 +255,18 @@ class Run:
         return good
 
 
-def open_run(folder: Path) -> Run:
-    return Run(folder, read_record(folder))
+def open_run(folder: Path, *, trust_code: bool = False) -> Run:
+    """Open a run folder in any state.
+
+    Args:
+        folder: written by `train`; it may come from someone else, as nothing in it is executed.
+        trust_code: import the source of its model, whatever it is, and trust it from now on. By
+            default it is imported only if it has trained on this machine as it is.
+
+    Raises:
+        RunError: if it is not a run folder, or its record is damaged.
+    """
+    return Run(folder, read_record(folder), trust_code=trust_code)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunEr
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import DataSplits, check_images
-from plainfit.models.build import get_model, make_optimizer, to_device
+from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
+from plainfit.models.trust import remember
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
@@ -84,9 +85,11 @@ def build(
     shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
     arguments, options = config.model_arguments, optimizer_options(config)
     if config.source is None:
-        names = ("model", "optimizer", "seed", "device", "channels_last")
+        names = ("optimizer", "seed", "device", "channels_last")
         settings = {name: getattr(config, name) for name in names}
-        return *get_model(**settings, arguments=arguments, **shape, **options), []
+        # A run may come from a stranger: what it names is imported only if it is trusted.
+        target = config.model if run is None else resolve(run.factory.target)
+        return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
         name = config.model if is_weights_only(config.source) else None
         model = new_model(config.source, name, arguments, seed=config.seed, **shape)
@@ -173,10 +176,13 @@ def make_record(parts: Parts) -> dict[str, Any]:
     config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
     options = {name: value for name, value in opt.defaults.items() if name != "params"}
     layers = rates_of(parts)
+    factory: Any = model.plainfit_factory
+    code = remember(factory.target)
     return {
         "state": "started",
         "config": config.to_dict(),
-        "model": model.plainfit_factory.to_dict(),  # type: ignore[union-attr,operator]
+        "model": factory.to_dict(),
+        **({"code": code} if code else {}),
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
@@ -263,16 +269,18 @@ def resume(
     folder: Path,
     *,
     epochs: int | None = None,
+    trust_code: bool = False,
     echo: Say | None = print,
     callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Continue a run from its newest valid checkpoint, to the bits of an unbroken run.
 
-    A finished run continues to a larger number of `epochs` in all.
+    A finished run continues to a larger number of `epochs` in all. `trust_code` is that of
+    `open_run`.
     """
     say = echo or (lambda line: None)
     check_callbacks(callbacks)
-    run = runs.open_run(folder)
+    run = runs.open_run(folder, trust_code=trust_code)
     record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
         raise RunError(

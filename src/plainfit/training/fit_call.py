@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint
-from plainfit.training.state import generators_of
+from plainfit.data.batches import generators_of
 
 MAX_BYTES = 64 * 2**20  # of initial weights that are copied for a model without a factory
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value

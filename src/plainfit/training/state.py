@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
-from plainfit.data.batches import opened
+from plainfit.data.batches import generators_of, opened
 from plainfit.training.hooks import Context, warn
 
 
@@ -175,17 +175,6 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
-
-
-def generators_of(dl: Any) -> list[torch.Generator]:
-    """Return a loader's own generators; none for one of ours, a function of (seed, epoch)."""
-    if hasattr(dl, "seek"):
-        return []
-    while hasattr(dl, "dl"):  # within WrappedDataLoaders
-        dl = dl.dl
-    found = [getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None))]
-    by_id = {id(each): each for each in found if isinstance(each, torch.Generator)}
-    return list(by_id.values())
 
 
 def rest_of_epoch(context: Context) -> Iterable[Any]:
