@@ -64,12 +64,17 @@ def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> P
     They have the shape (height, width) or (height, width, 3): bytes, or floats in [0, 1].
     """
     rows = -(-len(images) // columns)
-    figure = Picture(figsize=(columns, 1.2 * rows), layout="constrained")
-    for number, (image, name) in enumerate(zip(images, names, strict=True), 1):
-        axis = figure.add_subplot(rows, columns, number)
-        axis.set_axis_off()
-        axis.imshow(image, cmap="gray", interpolation="nearest")
-        axis.set_title(name, fontsize=8)
+    figure = Picture(figsize=(columns, 1.2 * rows))  # an inch for each image, and its name
+    axis = figure.add_axes((0, 0, 1, 1))  # one for all: axes of their own take seconds
+    for number, (image, name) in enumerate(zip(images, names, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = column + 0.5, 1.2 * row + 0.7  # the centre
+        height, width = (0.45 * size / max(image.shape[:2]) for size in image.shape[:2])
+        extent = (x - width, x + width, y + height, y - height)
+        axis.imshow(image, cmap="gray", interpolation="nearest", extent=extent)
+        axis.text(x, y - 0.5, name, fontsize=8, ha="center")
+    axis.set(xlim=(0, columns), ylim=(1.2 * rows, 0))
+    axis.set_axis_off()
     return figure
 
 
