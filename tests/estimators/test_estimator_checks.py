@@ -1,5 +1,6 @@
 """scikit-learn's own checks of an estimator."""
 
+import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import plainfit as pf
@@ -19,4 +20,12 @@ def expected_failures(estimator):
     expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_agrees(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.soak
+@parametrize_with_checks(
+    [pf.PlainfitClassifier(), pf.PlainfitRegressor()], expected_failed_checks=expected_failures
+)
+def test_scikit_learn_agrees_with_the_default_epochs(estimator, check):
     check(estimator)
