@@ -2,15 +2,23 @@
 
 import ast
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import nn
 
 from plainfit.common.errors import EjectError
 from plainfit.eject.layout import Imports, docstring, literal, wrapped
 from plainfit.eject.lifting import Lifter, is_liftable, shortened
+from plainfit.eject.recipe import from_folder
+from plainfit.eject.script import Script
 from plainfit.eject.values import call
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 from plainfit.training.schedules import Cosine, OneCycle, WarmupCosine
 
 TEXTS = [
@@ -24,11 +32,67 @@ VALUES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [*TEXTS, *VALUES], ids=ascii)
-def test_a_literal_gives_the_value_back(value):
+ANY_TEXT = st.text() | st.text("\"'\\\n\r{}%#") | st.text(st.characters(categories=["Cs", "Cc"]))
+ANY_VALUE = st.recursive(
+    ANY_TEXT | st.binary() | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(ANY_TEXT, inner),
+)
+
+
+def check_literal(value):
     again = eval(literal(value), {"Path": Path})
     assert again == value
     assert "\n" not in literal(value)
+
+
+@pytest.mark.parametrize("value", [*TEXTS, *VALUES], ids=ascii)
+def test_a_literal_gives_the_value_back(value):
+    check_literal(value)
+
+
+@given(ANY_VALUE)
+def test_every_literal_gives_the_value_back(value):
+    check_literal(value)
+
+
+class Titled(nn.Linear):
+    """A model with a text among its arguments."""
+
+    def __init__(self, in_features, classes, title):
+        super().__init__(in_features, classes)
+        self.title = title
+
+    def forward(self, xb):
+        return super().forward(xb.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Of a training with that model."""
+    folder = tmp_path_factory.mktemp("titled") / "run"
+    model = f"{Titled.__module__}:Titled"
+    train(RunConfig(model=model, model_args="title='plain'", epochs=1, out=folder), echo=None)
+    return from_folder(folder)
+
+
+@given(text=ANY_TEXT)
+@example(text='"""\n__import__("os").system("touch pwned")\n"""')
+@example(text="\\")
+def test_no_text_of_a_run_leaves_its_place_in_a_script(recipe, text):
+    arguments = recipe.arguments | {"title": text}
+    fingerprint = recipe.fingerprint | {"torch": text, "cpu_capability": text, "threads": text}
+    changed = replace(
+        recipe, name=text, origin=text, command=text, arguments=arguments, fingerprint=fingerprint,
+        data=("mnist", Path(f"a{text}")),
+    )  # fmt: skip
+    plain, tree = (
+        ast.parse(Script(each, "loop", "data.safetensors").text()) for each in
+        (replace(changed, name="", arguments=recipe.arguments, data=("mnist", Path("a"))), changed)
+    )  # fmt: skip
+    assert [type(node) for node in plain.body] == [type(node) for node in tree.body]
+    strings = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert text in strings
+    assert Path(f"a{text}").as_posix() in strings
 
 
 def test_nan_is_a_literal_too():
