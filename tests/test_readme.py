@@ -82,3 +82,13 @@ def test_the_library_stays_small():
     assert len(rooms) <= 12
     assert len(files) <= 125
     assert lines <= 19_000
+
+
+def test_every_promise_names_tests_that_exist():
+    text = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line]
+    for row in rows:
+        *_, tests, _ = re.split(r"(?<!\\)\|", row)
+        assert tests.strip() == "Test" or re.findall(r"`([^`]+)`", tests), row
+        for name in re.findall(r"`([^`]+)`", tests):
+            assert (ROOT / "tests" / name).exists(), name
