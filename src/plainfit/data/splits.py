@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,23 @@ from torch.utils.data import Dataset, TensorDataset
 from plainfit.common.errors import ConfigError, DataError
 from plainfit.common.seeding import stream
 from plainfit.data.loaders import ImageDataset
-from plainfit.data.ondisk import LazySamples
+from plainfit.data.ondisk import LazyImages, LazySamples
 
 SHARE = 0.15  # of the samples, for validation and for testing each
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
+MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels of an image
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 
 Samples = Tensor | LazySamples
 Labels = Sequence[Any] | NDArray[Any] | Tensor
+
+
+def image_preprocessing(channels: int) -> dict[str, Any]:
+    mode = MODES.get(channels, f"{channels} channels")
+    return {"values": "bytes / 256", "mode": mode, "order": "channels, height, width"}
+
+
+OF_IMAGE_FILES = [image_preprocessing(channels) for channels in MODES]
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class DataSplits:
     """The shape of one sample: (channels, height, width) for images, else usually (features,)."""
     features: tuple[str, ...] = ()
     """The name of each column, for a table."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """How the features of a table were made: the mean and std of a column, or its categories."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the data was read."""
 
@@ -58,6 +69,15 @@ class DataSplits:
             name: torch.bincount(labels_of(part), minlength=len(self.classes)).tolist()
             for name, part in self.parts().items()
         }
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the values that a model sees were made from those in the files."""
+        if self.columns:
+            return {"values": "(column - mean) / std", "columns": dict(self.columns)}
+        if isinstance(self.train, ImageDataset | LazyImages):
+            return image_preprocessing(self.input_shape[0])
+        return {"values": "as in the data"}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,6 +100,7 @@ class DataSplits:
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
             "features": list(self.features),
+            "preprocessing": self.preprocessing,
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
@@ -105,6 +126,7 @@ def make_splits(
     split_seed: int,
     classes: Sequence[str] = (),
     features: Sequence[str] = (),
+    columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
@@ -145,6 +167,7 @@ def make_splits(
         classes=tuple(classes),
         input_shape=shapes.pop(),
         features=tuple(features),
+        columns=columns or {},
         notes=tuple(notes),
     )
 

@@ -45,15 +45,21 @@ def read_table(
     samples: Samples
     notes: list[str] = []
     if path.suffix.lower() in ARROW and 4 * len(labels) * len(columns) > memory_budget * 2**20:
-        samples, features = write_rows(path, columns, train_rows), tuple(columns)
+        samples, made = write_rows(path, columns, train_rows)
+        features = tuple(columns)
         notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
     else:
-        made = make_features(path, columns, train_rows)
-        samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
-        features = tuple(made)
-    parts = {"train": (samples, encoded["train"])}
+        values, made = make_features(path, columns, train_rows)
+        samples = torch.from_numpy(np.stack(list(values.values()), axis=1, dtype=np.float32))
+        features = tuple(values)
     return splits.make_splits(
-        str(path), parts, split_seed=split_seed, classes=classes, features=features, notes=notes
+        str(path),
+        {"train": (samples, encoded["train"])},
+        split_seed=split_seed,
+        classes=classes,
+        features=features,
+        columns=made,
+        notes=notes,
     )
 
 
@@ -155,22 +161,26 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
 
 def make_features(
     path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the features by name, and how each column became some of them."""
     values = {name: check_column(path, name, column) for name, column in columns.items()}
     categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
+    made: dict[str, Any] = {}
     for name, column in values.items():
         if name in categories:
             numbers = {category: number for number, category in enumerate(categories[name])}
             codes = np.array([numbers.get(value, -1) for value in column.tolist()])
             features |= {f"{name}={text}": codes == number for text, number in numbers.items()}
+            made[name] = {"categories": categories[name]}
         else:
-            features[name] = standardise(path, name, column, *mean_and_std(column[train_rows]))
+            made[name] = stats = mean_and_std(column[train_rows])
+            features[name] = standardise(path, name, column, stats)
     if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
         raise DataError(
             f"{path}: a column must not have the name of another column's category, such as a=b"
         )
-    return features
+    return features, made
 
 
 def find_categories(
@@ -196,27 +206,31 @@ def find_categories(
     return found
 
 
-def mean_and_std(train: NDArray[Any]) -> tuple[float, float]:
+def mean_and_std(train: NDArray[Any]) -> dict[str, float]:
     """Return the mean and standard deviation of training values; the latter is 1 instead of 0."""
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes NaN, and is refused
         std = train.std()
-        return float(train.mean()), float(std or 1.0) if np.isfinite(std) else np.nan
+        std = float(std or 1.0) if np.isfinite(std) else np.nan
+        return {"mean": float(train.mean()), "std": std}
 
 
 def standardise(
-    path: Path, name: str, values: NDArray[Any], mean: float, std: float, first: int = 0
+    path: Path, name: str, values: NDArray[Any], stats: Mapping[str, float], first: int = 0
 ) -> NDArray[np.float32]:
     """Return (values - mean) / std; `first` is the table row of the first value, for messages."""
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = (values - mean) / std
+        scaled = (values - stats["mean"]) / stats["std"]
     rows = np.arange(first, first + len(values))
     return as_floats(str(path), f"column {name!r}, standardised,", scaled, rows)
 
 
-def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]) -> DiskRows:
+def write_rows(
+    path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
+) -> tuple[DiskRows, dict[str, dict[str, float]]]:
     """Write the columns, standardised, row by row to a temporary file beside the table, and map it.
 
-    The file has no name and disappears with the process.
+    Return the rows, and the mean and std of each column. The file has no name and disappears with
+    the process.
     """
     stats = {}
     for name, column in columns.items():
@@ -234,7 +248,7 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
                 block = np.empty((min(step, count - first), len(columns)), np.float32)
                 for at, (name, column) in enumerate(columns.items()):
                     values = check_column(path, name, column.slice(first, step))
-                    block[:, at] = standardise(path, name, values, *stats[name], first)
+                    block[:, at] = standardise(path, name, values, stats[name], first)
                 file.write(block.data)
             file.flush()
             array = np.memmap(file, np.float32, "r", shape=(count, len(columns)))
@@ -245,4 +259,5 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
             "raise memory_budget"
         ) from error
     # The rows were checked when they were written.
-    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), torch.arange(count))
+    rows = torch.arange(count)
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), rows), stats
