@@ -5,6 +5,7 @@ temporary file first: an Arrow file stores column after column, so that reading 
 would read most of it for every batch.
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from plainfit.data.splits import DataSplits, Samples, as_floats
 
 ARROW = (".arrow", ".feather")
 USUAL_TARGETS = ("target", "label", "class", "y")
+WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
 MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
 
 
@@ -31,11 +33,11 @@ def read_table(
     """Return the rows of a table as float32 features and classes; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
-    becomes one 0/1 feature for each category in the training rows.
+    becomes one 0/1 feature for each category in the training rows. Labels keep their text.
     """
     columns = read_columns(path)
     target = find_target(path, list(columns), target)
-    labels = check_column(path, target, columns.pop(target))
+    labels = label_texts(path, target, columns.pop(target))
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
@@ -52,6 +54,7 @@ def read_table(
         values, made = make_features(path, columns, train_rows)
         samples = torch.from_numpy(np.stack(list(values.values()), axis=1, dtype=np.float32))
         features = tuple(values)
+        notes = notes_on(values, made, len(train_rows))
     return splits.make_splits(
         str(path),
         {"train": (samples, encoded["train"])},
@@ -86,6 +89,12 @@ def read_columns(path: Path) -> dict[str, Any]:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
+    numbers = [float(name) for name in names if splits.NUMBER.fullmatch(name)]
+    if len(numbers) == len(names) > 1 and numbers != list(range(len(names))):
+        raise DataError(
+            f"{path}: a table must begin with the names of its columns, got the numbers "
+            f"{splits.shortened(names)}; add a first row with names"
+        )
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
     return dict(zip(names, table.columns, strict=True))
@@ -157,6 +166,45 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
         f"{path}: columns must be numbers, text or true/false, and {name!r} is {kind}; "
         "convert or remove it"
     )
+
+
+def label_texts(path: Path, name: str, column: Any) -> NDArray[Any]:
+    """Return labels as they are written: 01 is not 1, and true is not 1.
+
+    Whole numbers are numbers, in their order; those of any size are told apart.
+    """
+    import pyarrow
+    import pyarrow.csv
+
+    values = check_column(path, name, column)
+    if pyarrow.types.is_floating(column.type) and path.suffix.lower() != ".csv":
+        return values
+    if path.suffix.lower() == ".csv":
+        text = {"include_columns": [name], "column_types": {name: pyarrow.string()}}
+        options = pyarrow.csv.ConvertOptions(**text)
+        column = pyarrow.csv.read_csv(path, convert_options=options).column(0)
+    texts = column.cast(pyarrow.string()).to_pylist()
+    if all(WHOLE.fullmatch(text) for text in set(texts)):
+        return np.array([int(text) for text in texts], dtype=object)
+    if values.dtype.kind == "f":
+        splits.check_whole(str(path), "train", values)
+    return np.array(texts, dtype=object)
+
+
+def notes_on(values: Mapping[str, NDArray[Any]], made: Mapping[str, Any], rows: int) -> list[str]:
+    """Say which text columns are mostly different texts, or have unseen ones."""
+    notes = []
+    for name, info in made.items():
+        categories = info.get("categories", [])
+        if 2 * len(categories) > rows:
+            notes.append(
+                f"column {name!r} is text: {len(categories)} categories in {rows} training rows"
+            )
+        if categories:
+            known = np.any([values[f"{name}={text}"] for text in categories], axis=0)
+            if unseen := int((~known).sum()):
+                notes.append(f"column {name!r}: {unseen} rows have a text that no training row has")
+    return notes
 
 
 def make_features(
