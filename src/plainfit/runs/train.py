@@ -173,6 +173,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
     config, data, model, opt = parts.config, parts.data, parts.model, parts.opt
     options = {name: value for name, value in opt.defaults.items() if name != "params"}
     layers = rates_of(parts)
+    smoothing = f", label_smoothing={p}" if (p := config.label_smoothing) else ""
     return {
         "state": "started",
         "config": config.to_dict(),
@@ -180,7 +181,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
-        "loss": "torch.nn.functional:cross_entropy",
+        "loss": f"torch.nn.functional:cross_entropy{smoothing}",
         "data": data.to_dict(),
         "versions": versions(),
         "fingerprint": fingerprint(device_of(model)),
