@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from plainfit.common.devices import cpu_threads, device_of, threads_for
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import write_bytes
-from plainfit.data.loaders import ImageDataset, make_loader, resident
+from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import remember, trusted
 from plainfit.runs.folder import write_whole
@@ -38,7 +38,7 @@ from plainfit.training.history import History
 from plainfit.training.loop import LossFunction, fit
 from plainfit.training.metrics import Metric, accuracy
 
-CHECKS = {"dtype": [np.float32, np.uint8], "order": "C", "allow_nd": True}  # scikit-learn's, for X
+CHECKS = {"dtype": np.float32, "order": "C", "allow_nd": True}  # scikit-learn's, for X
 
 
 class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -46,7 +46,8 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
 
     `fit` sets `model_`, the module, on its device and in `eval()` mode; `history_`, what
     `plainfit.fit` returned, which refers to the training data (copies and pickles do not);
-    `input_shape_`, of one sample as the model takes it; `n_features_in_` and, from a data frame,
+    `input_shape_`, of one sample as the model takes it; `divisor_`, 256 for images of bytes and 1
+    for other numbers, by which `predict` divides too; `n_features_in_` and, from a data frame,
     `feature_names_in_`.
     """
 
@@ -170,7 +171,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
     def _parts(self, x: Tensor, y: Tensor, config: RunConfig) -> tuple[TensorDataset, Any]:
         # The training set, and a loader of the samples held out for early stopping.
         if config.patience is None:
-            return dataset(x, y), None
+            return TensorDataset(x, y), None
         try:
             train, valid = train_test_split(
                 np.arange(len(x)),
@@ -180,11 +181,11 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             )
         except ValueError as error:
             raise ValueError(f"patience must hold out a validation_fraction: {error}") from error
-        held_out = make_loader(dataset(x[valid], y[valid]), 2 * config.batch_size, False)
-        return dataset(x[train], y[train]), held_out
+        held_out = make_loader(TensorDataset(x[valid], y[valid]), 2 * config.batch_size, False)
+        return TensorDataset(x[train], y[train]), held_out
 
     def _samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803  # scikit-learn's name for it
-        """Return samples in the model's shape: uint8 for images of bytes, else float32."""
+        """Return samples in the model's shape, float32, divided by `divisor_`."""
         x = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         if self.input_shape is not None:
             try:
@@ -194,7 +195,16 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                     f"input_shape must be a shape, such as (1, 8, 8), with the {x[0].numel()} "
                     f"values of a row of X, got {self.input_shape!r}"
                 ) from error
-        return x if x.dim() == 4 else x.float()
+        return x / self.divisor_
+
+    def _first_samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803
+        """Find `divisor_` by the values alone: an array of another type gives the same answer."""
+        self.divisor_ = 1.0
+        x = self._samples(X)
+        is_whole = x.dim() == 4 and bool(((x >= 0) & (x <= 255) & (x == x.floor())).all())
+        if is_whole and x.max() > 127:
+            self.divisor_ = 256.0
+        return x / self.divisor_
 
     def _outputs(self, X: Any) -> Tensor:  # noqa: N803
         """Return the model's outputs: float32 on the CPU, a row for each sample."""
@@ -205,7 +215,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                 f"samples must have the shape {self.input_shape_} of those in fit, got "
                 f"{tuple(x.shape[1:])}"
             )
-        batches = make_loader(dataset(x, torch.zeros(len(x))), 2 * self.batch_size, False)
+        batches = make_loader(TensorDataset(x, torch.zeros(len(x))), 2 * self.batch_size, False)
         device = device_of(self.model_)
         with torch.no_grad():
             return torch.cat([self.model_(xb.to(device)).float().cpu() for xb, _ in batches])
@@ -278,6 +288,8 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             raise RunError(f"{path} must hold the weights of {factory.target}: {error}") from error
         model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
         history.epochs = state["epochs"]
+        if "divisor_" not in state["fitted"]:
+            raise RunError(f"{path} must say how images are scaled, and is too old: fit it again")
         arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
         for name, value in {**state["fitted"], **arrays, "history_": history}.items():
             setattr(estimator, name, value)
@@ -302,8 +314,9 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
 
         Args:
             X: an array or a data frame of numbers, shape (samples, features) or that of the
-                model's input, such as (samples, channels, height, width). It is used as float32;
-                images of bytes (uint8) are divided by 256.
+                model's input, such as (samples, channels, height, width). It is used as float32,
+                whatever its type is. Images of whole numbers from 0 to 255, with one above 127, are
+                bytes: they are divided by 256, here and in `predict`.
             y: labels, of any type, shape (samples,); `classes_` has them in order.
 
         Raises:
@@ -315,7 +328,7 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         labels, classes = torch.from_numpy(numbers), len(self.classes_)
-        return self._train(self._samples(X), labels, classes, F.cross_entropy, [accuracy])
+        return self._train(self._first_samples(X), labels, classes, F.cross_entropy, [accuracy])
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the probability of each of `classes_`: float32, shape (samples, classes)."""
@@ -349,7 +362,7 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
         """
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, **CHECKS)  # noqa: N806
         targets = torch.tensor(np.asarray(y, np.float32)).reshape(len(y), -1)
-        return self._train(self._samples(X), targets, targets.shape[1], F.mse_loss, [])
+        return self._train(self._first_samples(X), targets, targets.shape[1], F.mse_loss, [])
 
     def predict(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the targets: float32, shape (samples,) for one, else (samples, targets)."""
@@ -360,10 +373,6 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
-
-
-def dataset(x: Tensor, y: Tensor) -> TensorDataset:
-    return (ImageDataset if x.dtype == torch.uint8 else TensorDataset)(x, y)
 
 
 def plain(value: Any) -> Any:

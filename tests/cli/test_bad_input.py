@@ -177,3 +177,35 @@ def test_debug_shows_the_traceback(plainfit):
     assert code == 2
     assert "Traceback" in err
     assert "unknown model 'cnnn'" in err.splitlines()[-1]
+
+
+GREEDY = """
+import numpy as np
+import torch
+from torch import nn
+
+
+class Greedy(nn.Module):
+    def __init__(self, how, training=False):
+        super().__init__()
+        self.lin, self.how, self.of_training = nn.Linear(64, 10), how, training
+
+    def forward(self, x):
+        if self.training == self.of_training:
+            x = x + {"torch": torch.empty, "numpy": np.empty}[self.how](2**58)
+        return self.lin(x.flatten(1))
+"""
+
+
+@pytest.mark.parametrize("how", ["torch", "numpy"])
+@pytest.mark.parametrize("training", [False, True])
+def test_running_out_of_memory_names_the_flags_that_help(plainfit, tmp_path, how, training):
+    (tmp_path / "nets.py").write_text(GREEDY)
+    arguments = f"how='{how}', training={training}"
+    code, _, errors = plainfit(
+        "train", "--model", "nets:Greedy", "--model-args", arguments, "--epochs", 1, "--out", "run"
+    )
+    assert (code, errors.count("\n")) == (1 if training else 2, 1)
+    assert errors.endswith(
+        "memory ran out: train with a smaller --image-size, --batch-size or --memory-budget\n"
+    )

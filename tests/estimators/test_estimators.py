@@ -158,6 +158,21 @@ def test_images_as_bytes_and_rows_seen_as_images():
     assert np.array_equal(of_bytes.predict(images), of_rows.predict(images.reshape(-1, 64) / 256))
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("largest", [1, 16, 240])
+def test_the_same_values_in_another_type_give_the_same_answer(dtype, largest):
+    x, y = DIGITS[0][:200], DIGITS[1][:200]
+    images = (x * (largest / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    of_bytes = pf.PlainfitClassifier("cnn", epochs=1, lr=0.01).fit(images, y)
+    of_others = clone(of_bytes).fit(images.astype(dtype), y)
+    assert equal(of_bytes.model_.state_dict(), of_others.model_.state_dict())
+    assert of_bytes.divisor_ == (256 if largest == 240 else 1)
+    dark = images[:20] // 3  # looks like no bytes by itself
+    wanted = of_bytes.predict_proba(dark)
+    assert np.array_equal(wanted, of_others.predict_proba(dark))
+    assert np.array_equal(wanted, of_bytes.predict_proba(dark.astype(dtype)))
+
+
 def test_data_frames():
     pandas = pytest.importorskip("pandas")
     frame, y = load_iris(return_X_y=True, as_frame=True)

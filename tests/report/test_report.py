@@ -105,6 +105,14 @@ def test_results_curves_and_machine_are_those_of_the_files(digits_run, page):
     ]
 
 
+def test_a_smoothed_loss_has_one_value_everywhere(tmp_path):
+    folder = quiet(tmp_path / "run", label_smoothing=0.2)
+    record = json.loads((folder / "run.json").read_text())
+    assert record["loss"] == "torch.nn.functional:cross_entropy, label_smoothing=0.2"
+    page = Page(write_report(folder))
+    assert f"loss {record['test']['loss']:.4f}." in page.text
+
+
 def test_the_curves_have_every_point_in_its_place(digits_run, page):
     steps = [line.split(",") for line in (digits_run / "steps.csv").read_text().splitlines()[1:]]
     rates = [float(step[3]) for step in steps]

@@ -1,6 +1,8 @@
 """Metrics over batches of any sizes are those over the whole set."""
 
+import math
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import pytest
@@ -90,6 +92,61 @@ def test_weighted_mean(values):
     numbers, weights = zip(*values, strict=True)
     wanted = np.average(np.float64(numbers), weights=np.float64(weights))
     assert weighted_mean(numbers, weights) == pytest.approx(wanted, rel=1e-12, abs=1e-12)
+
+
+# losses that do not count by samples
+
+WEIGHT = torch.tensor([0.5, 0.25, 10.0]).double()  # of each class
+
+
+def aux(out, yb):
+    return F.cross_entropy(out, yb, WEIGHT) + 0.5 * F.nll_loss(out.log_softmax(1), yb, WEIGHT)
+
+
+LOSSES = {
+    "lambda": lambda out, yb: F.cross_entropy(out, yb, weight=WEIGHT),
+    "module": nn.CrossEntropyLoss(weight=WEIGHT),
+    "smoothed": partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.1),
+    "ignored": partial(F.cross_entropy, ignore_index=0),
+    "nll": lambda out, yb: F.nll_loss(out.log_softmax(1), yb, WEIGHT, ignore_index=1),
+    "scaled": lambda out, yb: 3 * F.cross_entropy(out, yb, WEIGHT),
+    "two terms": aux,
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "sum over samples": lambda out, yb: F.cross_entropy(out, yb, reduction="sum") / len(yb),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_is_that_of_the_whole_set(name):
+    sizes = [3, 7, 1, 64, 2]
+    out, y = whole_set(sizes, seed=1)
+    y[:3] = 0  # all ignored in the first batch
+    got = validated(split(sizes, out, y), loss_func=LOSSES[name])["loss"]
+    assert got == pytest.approx(float(LOSSES[name](out, y)), rel=1e-6)
+
+
+def test_ignored_labels_of_dense_targets():
+    out, y = torch.randn(6, CLASSES, 5), torch.randint(CLASSES, (6, 5))
+    y[:2] = -100
+    y[4, 1:] = -100
+    got = validated(split([2, 2, 2], out, y))["loss"]
+    assert got == pytest.approx(float(F.cross_entropy(out, y)), rel=1e-6)
+    y[:] = -100
+    assert math.isnan(validated(split([2, 2, 2], out, y))["loss"])
+
+
+def test_probabilities_count_by_samples():
+    out, y = torch.randn(9, CLASSES), torch.rand(9, CLASSES)
+    loss = partial(F.cross_entropy, weight=WEIGHT.float())
+    got = validated(split([4, 4, 1], out, y), loss_func=loss)["loss"]
+    assert got == pytest.approx(float(loss(out, y)), rel=1e-6)
+
+
+def test_the_bits_of_a_usual_loss_are_kept():
+    out, y = whole_set(sizes := [64, 64, 3])
+    losses = [float(F.cross_entropy(*pair)) for pair in split(sizes, out, y)]
+    wanted = sum(loss * n for loss, n in zip(losses, sizes, strict=True)) / sum(sizes)
+    assert validated(split(sizes, out, y))["loss"] == wanted
 
 
 # objects

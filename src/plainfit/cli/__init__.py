@@ -12,7 +12,13 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import show
 from plainfit.cli.tuning import tune
-from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, TrustError
+from plainfit.common.errors import (
+    ConfigError,
+    PlainfitError,
+    TrainingError,
+    TrustError,
+    memory_hint,
+)
 from plainfit.runs.settings import option
 
 app = typer.Typer(
@@ -50,8 +56,11 @@ def main() -> None:
         sys.path.append("")  # the current folder, for what a user's model imports when it is called
     try:
         code = app(standalone_mode=False)
-    except (PlainfitError, TyperException) as error:
-        code = FAILED if isinstance(error, TrainingError) else BAD_INPUT
+    except (PlainfitError, TyperException, MemoryError, RuntimeError) as error:
+        is_other = isinstance(error, MemoryError | RuntimeError)
+        if is_other and not memory_hint(repr(error)):
+            raise
+        code = FAILED if isinstance(error, TrainingError) or is_other else BAD_INPUT
         message = message_of(error)
         if "--debug" in sys.argv:
             traceback.print_exc()
@@ -62,15 +71,15 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def message_of(error: PlainfitError | TyperException) -> str:
+def message_of(error: Exception) -> str:
     if isinstance(error, TyperException):
-        return error.format_message()
-    text = str(error)
+        return str(error.format_message())
+    text = str(error) if isinstance(error, PlainfitError) else f"{type(error).__name__}: {error}"
     if isinstance(error, ConfigError) and error.field is not None:
         text = option(error.field) + text.removeprefix(error.field)
     if isinstance(error, TrustError):
         text = text.replace("pass trust_code=True", "add --trust-code")
-    return text
+    return text + memory_hint(text)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

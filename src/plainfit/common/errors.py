@@ -16,6 +16,7 @@
 A message is one line: what must hold, what was received, and what to do about it.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -89,6 +90,24 @@ class TrainingError(PlainfitError):
 
 class NonFiniteError(TrainingError, ArithmeticError):
     """A loss or a gradient is NaN or infinite; the step was not taken."""
+
+
+NO_MEMORY = re.compile(
+    "MemoryError|not enough memory|out of memory|(cannot|can't|unable to) allocate|bad_alloc|"
+    "could not create a memory|is memory short|killed by signal",
+    re.IGNORECASE,
+)  # as Python, NumPy, torch, CUDA, C++, oneDNN, our own reader and a DataLoader say it
+
+
+def memory_hint(message: str) -> str:
+    """Return what helps if a message says that memory ran out, else the empty string.
+
+    >>> memory_hint("RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB")
+    '; memory ran out: train with a smaller --image-size, --batch-size or --memory-budget'
+    """
+    if NO_MEMORY.search(message) is None:
+        return ""
+    return "; memory ran out: train with a smaller --image-size, --batch-size or --memory-budget"
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

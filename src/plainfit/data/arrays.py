@@ -3,7 +3,7 @@
 import math
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -16,9 +16,18 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError
 from plainfit.data.ondisk import open_rows
-from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits, most_memory
+from plainfit.data.splits import (
+    PARTS,
+    DataSplits,
+    Labels,
+    Samples,
+    as_floats,
+    make_splits,
+    most_memory,
+    shortened,
+)
 
-PARTS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+CHANNELS = (1, 3, 4)  # of images: gray, RGB, RGBA
 USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
@@ -26,15 +35,17 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     """Return the arrays of a .npz file; pickled objects in it are refused.
 
     It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
-    and `y_test`. Bytes of shape (samples, height, width), (samples, height, width, channels) or
-    (samples, channels, height, width) are images; other numbers become float32.
+    and `y_test`; the notes name other arrays. Bytes of shape (samples, height, width), (samples,
+    height, width, channels) or (samples, channels, height, width) are images; other numbers become
+    float32.
     """
     arrays = read_zipped_arrays(path)
+    found = find_parts(path, "a .npz file", list(arrays))
     parts: dict[str, tuple[Samples, Labels]] = {
         part: (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
-        for part, (x, y) in find_parts(path, "a .npz file", list(arrays)).items()
+        for part, (x, y) in found.items()
     }
-    return make_splits(str(path), parts, split_seed=split_seed)
+    return make_splits(str(path), parts, split_seed=split_seed, notes=notes_on(arrays, found))
 
 
 def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
@@ -44,7 +55,7 @@ def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) 
     """
     paths = {path.stem: path for path in sorted(root.glob("*.npy"))}
     found = find_parts(root, "a folder of .npy files", list(paths))
-    mapped = {name: map_array(paths[name]) for pair in found.values() for name in pair}
+    mapped = {name: map_array(path) for name, path in paths.items()}
     fits = sum(size_in_memory(mapped[x]) for x, _ in found.values()) <= memory_budget * 2**20
     parts: dict[str, tuple[Samples, Labels]] = {}
     for part, (x, y) in found.items():
@@ -60,7 +71,9 @@ def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) 
                 "np.ascontiguousarray(x), or raise memory_budget"
             )
         parts[part] = (samples, as_labels(root, y, np.array(mapped[y])))
-    notes = [] if fits else [f"larger than {memory_budget} MiB: read from disk as it is used"]
+    notes = notes_on(mapped, found)
+    if not fits:
+        notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
     return make_splits(str(root), parts, split_seed=split_seed, notes=notes)
 
 
@@ -81,22 +94,49 @@ def size_in_memory(array: NDArray[Any]) -> int:
 
 
 def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[str, str]]:
-    pairs = [(f"x_{name}", f"y_{name}", part) for name, part in PARTS.items()]
-    if "x" in names and "y" in names:
-        pairs = [("x", "y", "train")]
-    found, held = {}, f"it holds {', '.join(names) or 'nothing'}"
-    for x, y, part in pairs:
-        if x in names and y in names:
-            found[part] = (x, y)
-        elif x in names or y in names:
+    """Return the names of the samples and the labels of each part, whatever their case is."""
+    known = {name.lower(): name for name in names}
+    found: dict[str, tuple[str, str]] = {}
+    held = f"it holds {', '.join(names) or 'nothing'}"
+    for end, part in {"": "train", **{f"_{name}": part for name, part in PARTS.items()}}.items():
+        x, y = f"x{end}", f"y{end}"
+        if end and (x in known) != (y in known):
             raise DataError(f"{path}: {x} and {y} must come together, and one is missing; {held}")
+        if not {x, y} <= known.keys():
+            continue
+        if part in found or len(known) < len(names):
+            raise DataError(f"{path}: there must be one x and one y for each part; {held}")
+        found[part] = (known[x], known[y])
     if "train" not in found:
         raise DataError(f"{path}: {what} must hold x and y, or x_train and y_train; {held}")
     return found
 
 
+def notes_on(arrays: Mapping[str, NDArray[Any]], found: Mapping[str, tuple[str, str]]) -> list[str]:
+    used = {name for pair in found.values() for name in pair}
+    notes = []
+    if others := [name for name in arrays if name not in used]:
+        notes.append(
+            f"arrays that are not used: {shortened(others)} (the parts are called x_train, "
+            "x_valid and x_test)"
+        )
+    name = found["train"][0]
+    x = arrays[name]
+    if x.ndim == 4 and x.shape[1] in CHANNELS and x.shape[3] in CHANNELS:
+        notes.append(f"{name} of shape {x.shape} is read as (samples, channels, height, width)")
+    if x.ndim == 4 and x.dtype == np.uint8 and in_torch_order(x).shape[1] == 3:
+        notes.append("the three channels are taken as red, green and blue, in this order")
+    return notes
+
+
+def in_torch_order(images: NDArray[Any]) -> NDArray[Any]:
+    """Return (samples, channels, height, width); TensorFlow has the channels last."""
+    is_last = images.shape[3] in CHANNELS and images.shape[1] not in CHANNELS
+    return images.transpose(0, 3, 1, 2) if is_last else images
+
+
 def read_zipped_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a .npz file, by name in lower case.
+    """Return the arrays of a .npz file, by name.
 
     `np.load` does the same, but allocates as many numbers as the file claims to hold.
     """
@@ -108,7 +148,7 @@ def read_zipped_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if unpacked > most_memory(path):
                 raise ValueError(f"it claims to unpack to {unpacked} bytes")
             return {
-                member.filename.removesuffix(".npy").lower(): parse_npy(file.read(member))
+                member.filename.removesuffix(".npy"): parse_npy(file.read(member))
                 for member in members
             }
     except Exception as error:  # damaged zip files and headers fail in many ways
@@ -138,8 +178,8 @@ def as_samples(
             f"{path}: {name} must be numbers of shape (samples, ...), got {array.dtype} of shape "
             f"{array.shape}"
         )
-    if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
-        array = array.transpose(0, 3, 1, 2)  # (samples, height, width, channels), as in TensorFlow
+    if array.ndim == 4:
+        array = in_torch_order(array)
     if array.ndim == 3 and array.dtype == np.uint8:
         array = array[:, None]
     if array.ndim == 4 and array.dtype == np.uint8:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,14 +26,14 @@ from plainfit.common.errors import DataError
 from plainfit.common.progress import with_bar
 from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
 from plainfit.data.ondisk import LazyImages
-from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
+from plainfit.data.splits import PARTS, DataSplits, Labels, Samples, make_splits, shortened
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder gets to see a file
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
 SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
-DEFAULT_SIZE = 64  # pixels per side, where images differ in size and none was given
-PARTS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
+LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 IGNORED = {"thumbs.db", "desktop.ini"}
 FEW = 32  # images for which a worker process is not worth starting
 CHUNK = 128  # images at most that a worker process decodes before it sends the results
@@ -76,7 +77,7 @@ class Storage(NamedTuple):
 
     shape: tuple[int, int, int]  # channels, height, width
     fits: bool
-    is_default: bool  # the size
+    default: str  # why the size is the default one, else empty
 
 
 class BadImageError(Exception):
@@ -90,15 +91,18 @@ def read_folder(
     skip_bad: bool = False,
     memory_budget: int = 2048,
 ) -> DataSplits:
-    """Read the images of a folder; see `open_data`. Hidden files are ignored.
+    """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
+
+    The folders in it are either parts (train, valid, test), which hold a folder for each class, or
+    classes; a mixture is refused. Images in folders within that of a class belong to it.
 
     Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
-    size if they share one, else to 64x64.
+    size if they share one of at most 512x512 pixels, else to 64x64.
     """
     files = find_images(root)
     paths = [path for *_, path in files]
     storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
-    notes = []
+    notes = notes_on(root, files)
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
@@ -107,9 +111,9 @@ def read_folder(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
             f"{named}; repair or remove them, or set skip_bad"
         )
-    if storage.is_default:
+    if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
-        notes.append(f"images differ in size: fitted to {fitted} (set image_size to change it)")
+        notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
     if bad:
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
     if not storage.fits:
@@ -126,11 +130,9 @@ def read_folder(
 def find_images(root: Path) -> list[tuple[str, str, str]]:
     """Return (part, class, path) of every file in the class folders, sorted by name."""
     folders = subfolders(root)
-    parts = [(PARTS.get(folder.name.lower(), ""), folder) for folder in folders]
-    if any(part == "train" for part, _ in parts):
-        classes = [(part, label) for part, folder in parts if part for label in subfolders(folder)]
-    else:
-        classes = [("train", label) for label in folders]
+    parts = find_parts(root, folders)
+    classes = [(part, label) for part, folder in parts.items() for label in subfolders(folder)]
+    classes = classes or [("train", label) for label in folders]
     if not classes:
         remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
         if any(path.name.startswith("train-images-idx3") for path in root.iterdir()):
@@ -145,6 +147,63 @@ def find_images(root: Path) -> list[tuple[str, str, str]]:
             raise DataError(f"{folder} must hold images of class {folder.name!r}, and it is empty")
         found += [(part, folder.name, path) for path in files]
     return found
+
+
+def find_parts(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folder of each part; none if the folders are classes.
+
+    A single folder among classes that has the name of a part, and no folders, is a class.
+    """
+    named = [folder for folder in folders if folder.name.lower() in PARTS]
+    if not named or (len(named) == 1 < len(folders) and not subfolders(named[0])):
+        return {}
+    parts = {PARTS[folder.name.lower()]: folder for folder in named if subfolders(folder)}
+    flat = [folder for folder in folders if folder not in parts.values() and has_images(folder)]
+    if flat or "train" not in parts:
+        names = shortened([folder.name for folder in flat or folders])
+        raise DataError(
+            f"{root}: its folders must be either parts (one called train, perhaps valid and test, "
+            f"each with a folder for each class) or classes, and {names} would be neither or a "
+            "part twice; rename or move them"
+        )
+    return parts
+
+
+def has_images(folder: Path) -> bool:
+    return any(path.lower().endswith(SUFFIXES) for path in files_under(folder))
+
+
+def notes_on(root: Path, files: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Say what the layout left open: images that are left out, and what belongs to a class."""
+    used, homes = {path for *_, path in files}, set[Path]()
+    nested, missed = Counter[str](), Counter[str]()
+    for _, label, path in files:
+        home = Path(path).parent
+        homes |= {home, home.parent}
+        if home.name != label:
+            nested[str(home.relative_to(root))] += 1
+    for place, folders, names in os.walk(root):
+        home = Path(place)
+        linked = [name for name in folders if (home / name).is_symlink()]
+        images = [name for name in names if name.lower().endswith(SUFFIXES)]
+        missed[str(home.relative_to(root))] += sum(home / name not in homes for name in linked)
+        missed[str(home.relative_to(root))] += sum(str(home / name) not in used for name in images)
+    notes = []
+    if nested:
+        notes.append(f"images in folders within a class belong to it: {counted(nested)}")
+    if +missed:
+        notes.append(
+            "images and linked folders are left out (hidden, not in the folder of a class, or in "
+            f"one that begins with _ or .): {counted(+missed)}"
+        )
+    classes = {label for _, label, _ in files}
+    if names := [label for label in sorted(classes) if label.lower() in PARTS]:
+        notes.append(f"read as a class, since it has no folders: {shortened(names)}")
+    return notes
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    return shortened([f"{count} in {place}" for place, count in sorted(counts.items())])
 
 
 def subfolders(root: Path) -> list[Path]:
@@ -197,11 +256,15 @@ def load(
 
 def choose_storage(headers: Sequence[Header], count: int, size: int | None, budget: int) -> Storage:
     sizes = {header.size for header in headers} if size is None else {(size, size)}
-    is_default = len(sizes) != 1
-    width, height = (DEFAULT_SIZE, DEFAULT_SIZE) if is_default else sizes.pop()
+    default = "" if len(sizes) == 1 else "images differ in size"
+    width, height = max(sizes, default=(0, 0))
+    if size is None and not default and width * height > LARGE:
+        default = f"images of {width}x{height} pixels are larger than 512x512"
+    if default:
+        width = height = DEFAULT_SIZE
     channels = 1 if headers and all(header.gray for header in headers) else 3
     fits = count * channels * height * width <= budget
-    return Storage((channels, height, width), fits, is_default)
+    return Storage((channels, height, width), fits, default)
 
 
 def pack(

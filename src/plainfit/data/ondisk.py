@@ -29,6 +29,7 @@ class LazySamples(Dataset[tuple[Tensor, Tensor]]):
 
     labels: Tensor
     shape: tuple[int, ...]  # of one sample
+    largest: float  # absolute value, before bytes are divided
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -50,6 +51,8 @@ class LazySamples(Dataset[tuple[Tensor, Tensor]]):
 
 class LazyImages(LazySamples):
     """Images, which are floats in [0, 1) when read."""
+
+    largest = 255.0
 
 
 class DiskRows(LazySamples):
@@ -110,6 +113,7 @@ def open_rows(path: str, array: NDArray[Any], decode: Decode) -> DiskRows:
     rows = DiskRows(path, array, decode, at)
     if rows.read(at[:1]).dtype == torch.uint8:
         rows = DiskImages(path, array, decode, at)
-    for block in rows.blocks():
-        rows.read(block)
+    rows.largest = max(
+        (float(rows.read(block).abs().max()) for block in rows.blocks()), default=0.0
+    )
     return rows

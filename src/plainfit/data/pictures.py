@@ -15,9 +15,7 @@ from plainfit.common.plots import Picture, histograms, sample_sheet
 from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
-from plainfit.data.loaders import ImageDataset
-from plainfit.data.ondisk import LazyImages
-from plainfit.data.splits import DataSplits, check_images, labels_of
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 VARIANTS = 5  # augmented versions of each sample
@@ -26,7 +24,7 @@ VARIANTS = 5  # augmented versions of each sample
 def draw_samples(data: DataSplits, path: Path) -> None:
     """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if is_images(data):
+    if data.preprocessing in OF_IMAGE_FILES:
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [
             (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
@@ -61,10 +59,6 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     save(sample_sheet(images, names, columns=len(rows)), path)
 
 
-def is_images(data: DataSplits) -> bool:
-    return isinstance(data.train, ImageDataset | LazyImages) and data.input_shape[0] in (1, 3)
-
-
 def as_drawn(x: torch.Tensor) -> Any:
     # In colour, or the first channel in gray.
     x = x.clamp(0, 1)
@@ -93,7 +87,7 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
 
     Only these classes, or all. `open_data` reads the folder.
     """
-    if not is_images(data):
+    if data.preprocessing not in OF_IMAGE_FILES:
         raise DataError(
             "only images of bytes in gray or in colour can be written, and the samples of "
             f"{data.name} are numbers of shape {tuple(data.input_shape)}"

@@ -1,8 +1,10 @@
 """`DataSplits`, what every source of data becomes, and the splitting and labelling behind it."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,30 @@ from torch.utils.data import Dataset, TensorDataset
 from plainfit.common.errors import ConfigError, DataError
 from plainfit.common.seeding import stream
 from plainfit.data.loaders import ImageDataset
-from plainfit.data.ondisk import LazySamples
+from plainfit.data.ondisk import LazyImages, LazySamples
 
 SHARE = 0.15  # of the samples, for validation and for testing each
+PARTS = {
+    "train": "train", "training": "train", "valid": "valid", "val": "valid",
+    "validation": "valid", "test": "test", "testing": "test",
+}  # fmt: skip
+ALIKE = 16.0  # parts whose largest values are further apart than this factor are scaled differently
+FEW = 5  # names in a note
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
+MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels of an image
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 
 Samples = Tensor | LazySamples
 Labels = Sequence[Any] | NDArray[Any] | Tensor
+
+
+def image_preprocessing(channels: int) -> dict[str, Any]:
+    mode = MODES.get(channels, f"{channels} channels")
+    return {"values": "bytes / 256", "mode": mode, "order": "channels, height, width"}
+
+
+OF_IMAGE_FILES = [image_preprocessing(channels) for channels in MODES]
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,8 @@ class DataSplits:
     """The shape of one sample: (channels, height, width) for images, else usually (features,)."""
     features: tuple[str, ...] = ()
     """The name of each column, for a table."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """How the features of a table were made: the mean and std of a column, or its categories."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the data was read."""
 
@@ -58,6 +78,15 @@ class DataSplits:
             name: torch.bincount(labels_of(part), minlength=len(self.classes)).tolist()
             for name, part in self.parts().items()
         }
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the values that a model sees were made from those in the files."""
+        if self.columns:
+            return {"values": "(column - mean) / std", "columns": dict(self.columns)}
+        if isinstance(self.train, ImageDataset | LazyImages):
+            return image_preprocessing(self.input_shape[0])
+        return {"values": "as in the data"}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -80,6 +109,7 @@ class DataSplits:
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
             "features": list(self.features),
+            "preprocessing": self.preprocessing,
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
@@ -105,6 +135,7 @@ def make_splits(
     split_seed: int,
     classes: Sequence[str] = (),
     features: Sequence[str] = (),
+    columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
@@ -126,13 +157,15 @@ def make_splits(
     }
     if len(shapes) > 1:
         raise DataError(f"{name}: samples must have one shape, got {sorted(shapes)}")
+    notes = [*notes, *check_scales(name, {part: samples for part, (samples, _) in parts.items()})]
     given = {part: labels for part, (_, labels) in parts.items()}
     if classes:
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
         classes, encoded = encode_labels(name, given)
     rows = split_rows(encoded, split_seed)
-    check_classes(name, classes, {part: encoded[source][at] for part, (source, at) in rows.items()})
+    numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
+    notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
     sets = {
         part: make_dataset(parts[source][0], encoded[source], at)
         for part, (source, at) in rows.items()
@@ -145,8 +178,48 @@ def make_splits(
         classes=tuple(classes),
         input_shape=shapes.pop(),
         features=tuple(features),
+        columns=columns or {},
         notes=tuple(notes),
     )
+
+
+def check_scales(name: str, parts: Mapping[str, Samples]) -> list[str]:
+    """Refuse parts that were scaled in different ways; of other numbers than images, note it."""
+    if len(parts) < 2:
+        return []
+    images = {part: is_bytes(samples) for part, samples in parts.items()}
+    if len(set(images.values())) > 1:
+        kinds = ", ".join(
+            f"{part} {'bytes, to be divided by 256' if images[part] else 'other numbers'}"
+            for part in parts
+        )
+        raise DataError(
+            f"{name}: all parts must be scaled alike, got in {kinds}; save all as uint8 or all as "
+            "floats"
+        )
+    largest = {part: largest_value(samples) for part, samples in parts.items()}
+    if max(largest.values()) <= ALIKE * min(largest.values()):
+        return []
+    reach = ", ".join(f"{value:g} in {part}" for part, value in largest.items())
+    if any(len(samples.shape) - isinstance(samples, Tensor) == 3 for samples in parts.values()):
+        raise DataError(
+            f"{name}: the images of all parts must be scaled alike, and they reach {reach}; scale "
+            "them in one way"
+        )
+    return [f"the parts seem to be scaled differently: they reach {reach}"]
+
+
+def is_bytes(samples: Samples) -> bool:
+    if isinstance(samples, LazySamples):
+        return isinstance(samples, LazyImages)
+    return samples.dtype == torch.uint8 and samples.dim() == 4
+
+
+def largest_value(samples: Samples) -> float:
+    if isinstance(samples, LazySamples):
+        return samples.largest
+    low, high = samples.aminmax()
+    return max(abs(float(low)), abs(float(high)))
 
 
 def most_memory(path: Path) -> int:
@@ -180,28 +253,16 @@ def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]
         return part
     if len(rows) < len(labels):  # else not copied
         samples, labels = samples[rows], labels[rows]
-    is_images = samples.dtype == torch.uint8 and samples.dim() == 4
-    return ImageDataset(samples, labels) if is_images else TensorDataset(samples, labels)
+    return (ImageDataset if is_bytes(samples) else TensorDataset)(samples, labels)
 
 
 def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], dict[str, Tensor]]:
     """Number the distinct labels 0, 1, ... in sorted order; return their names and the numbers."""
-    arrays = {part: np.asarray(values) for part, values in labels.items()}
-    for part, values in arrays.items():
-        if values.ndim != 1:
-            raise DataError(
-                f"{name}: labels must be one value per sample, got shape {values.shape} in {part}"
-            )
-        if values.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):  # out-of-range values become other numbers
-                arrays[part] = values.astype(np.int64)
-            if not (arrays[part] == values).all():
-                raise DataError(
-                    f"{name}: labels must be classes (names or whole numbers), got decimal, huge "
-                    f"or missing numbers in {part}; plainfit train does classification"
-                )
-        elif not (values.dtype.kind in "iubUS" or all(isinstance(value, str) for value in values)):
-            raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
+    arrays = {part: label_array(name, part, values) for part, values in labels.items()}
+    if len({values.dtype.kind in "iu" for values in arrays.values()}) > 1:
+        raise DataError(f"{name}: labels must be numbers in all parts, or text in all")
+    if np.result_type(*arrays.values()).kind == "f":  # of int64 and uint64: numbers would merge
+        arrays = {part: values.astype(object) for part, values in arrays.items()}
     distinct = np.unique(np.concatenate(list(arrays.values())))
     if len(distinct) > MOST_CLASSES:
         raise DataError(
@@ -212,12 +273,48 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
         part: torch.from_numpy(np.searchsorted(distinct, values)).long()
         for part, values in arrays.items()
     }
+    return [str(value) for value in distinct.tolist()], encoded
+
+
+def label_array(name: str, part: str, labels: Labels) -> NDArray[Any]:
+    """Return labels as whole numbers or text, after checking that none is missing."""
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise DataError(
+            f"{name}: labels must be one value per sample, got shape {values.shape} in {part}"
+        )
+    if values.dtype.kind == "f":
+        values = values.astype(np.float64)
+        check_whole(name, part, values)
+        return values.astype(np.int64)
+    if values.dtype.kind in "iu" or all(type(value) is int for value in values):
+        return values
+    if values.dtype.kind == "b":
+        values = values.astype(str)
+    if not (values.dtype.kind in "SU" or all(isinstance(value, str) for value in values)):
+        raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
     try:
-        classes = [str(value) for value in distinct.tolist()]
-        "".join(classes).encode()
+        if values.dtype.kind == "S":
+            values = np.char.decode(values, "utf-8")
+        texts = [value.strip() for value in values.tolist()]
+        "".join(texts).encode()
     except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
         raise DataError(f"{name}: class names must be valid text ({error})") from error
-    return classes, encoded
+    if empty := texts.count(""):
+        raise DataError(
+            f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}"
+        )
+    return values
+
+
+def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
+    bad = ~(np.abs(labels) < 2.0**53) | (labels != np.floor(labels))  # beyond, numbers merge
+    if bad.any():
+        raise DataError(
+            f"{name}: labels must be classes (names or whole numbers), got decimal, huge or "
+            f"missing numbers in {part}, in {int(bad.sum())} of {len(labels)} rows; plainfit train "
+            "does classification"
+        )
 
 
 def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
@@ -249,7 +346,28 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
     return rows
 
 
-def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> None:
+def lookalikes(classes: Sequence[str]) -> list[str]:
+    """Note classes that differ in case, spaces or the way a number is written only."""
+    alike: dict[Decimal | str, list[str]] = {}
+    for name in classes:
+        is_number = NUMBER.fullmatch(name.strip())
+        key = Decimal(name.strip()) if is_number else " ".join(name.split()).casefold()
+        alike.setdefault(key, []).append(repr(name))
+    groups = [" and ".join(names) for names in alike.values() if len(names) > 1]
+    return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []
+
+
+def shortened(names: Sequence[str]) -> str:
+    """
+    >>> shortened(["a", "b", "c", "d", "e", "f", "g"])
+    'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more
+
+
+def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> list[str]:
+    """Check that every class can be learned; note those that are in the training set only."""
     if len(classes) < 2:
         raise DataError(f"{name}: there must be at least two classes, got {list(classes)}")
     for part, labels in parts.items():
@@ -258,7 +376,15 @@ def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
                 "provide at least two of each class"
             )
-    absent = (parts["train"].bincount(minlength=len(classes)) == 0).nonzero().flatten().tolist()
-    if absent:
-        names = ", ".join(repr(classes[label]) for label in absent)
+    absent = {
+        part: [classes[i] for i in (labels.bincount(minlength=len(classes)) == 0).nonzero()]
+        for part, labels in parts.items()
+    }
+    if absent["train"]:
+        names = ", ".join(map(repr, absent["train"]))
         raise DataError(f"{name}: every class must be in the training set; missing: {names}")
+    return [
+        f"{part} has no samples of {shortened([repr(label) for label in of_part])}"
+        for part, of_part in absent.items()
+        if of_part
+    ]

@@ -5,6 +5,7 @@ temporary file first: an Arrow file stores column after column, so that reading 
 would read most of it for every batch.
 """
 
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from plainfit.data.splits import DataSplits, Samples, as_floats
 
 ARROW = (".arrow", ".feather")
 USUAL_TARGETS = ("target", "label", "class", "y")
+WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
 MOST_CATEGORIES = 1000  # per column; each becomes an input, so names and dates are refused
 
 
@@ -31,11 +33,11 @@ def read_table(
     """Return the rows of a table as float32 features and classes; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
-    becomes one 0/1 feature for each category in the training rows.
+    becomes one 0/1 feature for each category in the training rows. Labels keep their text.
     """
     columns = read_columns(path)
     target = find_target(path, list(columns), target)
-    labels = check_column(path, target, columns.pop(target))
+    labels = label_texts(path, target, columns.pop(target))
     if not columns:
         raise DataError(f"{path}: a table must have columns beside the target {target!r}")
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
@@ -45,15 +47,22 @@ def read_table(
     samples: Samples
     notes: list[str] = []
     if path.suffix.lower() in ARROW and 4 * len(labels) * len(columns) > memory_budget * 2**20:
-        samples, features = write_rows(path, columns, train_rows), tuple(columns)
+        samples, made = write_rows(path, columns, train_rows)
+        features = tuple(columns)
         notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
     else:
-        made = make_features(path, columns, train_rows)
-        samples = torch.from_numpy(np.stack(list(made.values()), axis=1, dtype=np.float32))
-        features = tuple(made)
-    parts = {"train": (samples, encoded["train"])}
+        values, made = make_features(path, columns, train_rows)
+        samples = torch.from_numpy(np.stack(list(values.values()), axis=1, dtype=np.float32))
+        features = tuple(values)
+        notes = notes_on(values, made, len(train_rows))
     return splits.make_splits(
-        str(path), parts, split_seed=split_seed, classes=classes, features=features, notes=notes
+        str(path),
+        {"train": (samples, encoded["train"])},
+        split_seed=split_seed,
+        classes=classes,
+        features=features,
+        columns=made,
+        notes=notes,
     )
 
 
@@ -80,6 +89,12 @@ def read_columns(path: Path) -> dict[str, Any]:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
+    numbers = [float(name) for name in names if splits.NUMBER.fullmatch(name)]
+    if len(numbers) == len(names) > 1 and numbers != list(range(len(names))):
+        raise DataError(
+            f"{path}: a table must begin with the names of its columns, got the numbers "
+            f"{splits.shortened(names)}; add a first row with names"
+        )
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
     return dict(zip(names, table.columns, strict=True))
@@ -153,24 +168,67 @@ def check_column(path: Path, name: str, column: Any) -> NDArray[Any]:
     )
 
 
+def label_texts(path: Path, name: str, column: Any) -> NDArray[Any]:
+    """Return labels as they are written: 01 is not 1, and true is not 1.
+
+    Whole numbers are numbers, in their order; those of any size are told apart.
+    """
+    import pyarrow
+    import pyarrow.csv
+
+    values = check_column(path, name, column)
+    if pyarrow.types.is_floating(column.type) and path.suffix.lower() != ".csv":
+        return values
+    if path.suffix.lower() == ".csv":
+        text = {"include_columns": [name], "column_types": {name: pyarrow.string()}}
+        options = pyarrow.csv.ConvertOptions(**text)
+        column = pyarrow.csv.read_csv(path, convert_options=options).column(0)
+    texts = column.cast(pyarrow.string()).to_pylist()
+    if all(WHOLE.fullmatch(text) for text in set(texts)):
+        return np.array([int(text) for text in texts], dtype=object)
+    if values.dtype.kind == "f":
+        splits.check_whole(str(path), "train", values)
+    return np.array(texts, dtype=object)
+
+
+def notes_on(values: Mapping[str, NDArray[Any]], made: Mapping[str, Any], rows: int) -> list[str]:
+    """Say which text columns are mostly different texts, or have unseen ones."""
+    notes = []
+    for name, info in made.items():
+        categories = info.get("categories", [])
+        if 2 * len(categories) > rows:
+            notes.append(
+                f"column {name!r} is text: {len(categories)} categories in {rows} training rows"
+            )
+        if categories:
+            known = np.any([values[f"{name}={text}"] for text in categories], axis=0)
+            if unseen := int((~known).sum()):
+                notes.append(f"column {name!r}: {unseen} rows have a text that no training row has")
+    return notes
+
+
 def make_features(
     path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Return the features by name, and how each column became some of them."""
     values = {name: check_column(path, name, column) for name, column in columns.items()}
     categories = find_categories(path, values, train_rows)
     features: dict[str, NDArray[Any]] = {}
+    made: dict[str, Any] = {}
     for name, column in values.items():
         if name in categories:
             numbers = {category: number for number, category in enumerate(categories[name])}
             codes = np.array([numbers.get(value, -1) for value in column.tolist()])
             features |= {f"{name}={text}": codes == number for text, number in numbers.items()}
+            made[name] = {"categories": categories[name]}
         else:
-            features[name] = standardise(path, name, column, *mean_and_std(column[train_rows]))
+            made[name] = stats = mean_and_std(column[train_rows])
+            features[name] = standardise(path, name, column, stats)
     if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
         raise DataError(
             f"{path}: a column must not have the name of another column's category, such as a=b"
         )
-    return features
+    return features, made
 
 
 def find_categories(
@@ -196,27 +254,31 @@ def find_categories(
     return found
 
 
-def mean_and_std(train: NDArray[Any]) -> tuple[float, float]:
+def mean_and_std(train: NDArray[Any]) -> dict[str, float]:
     """Return the mean and standard deviation of training values; the latter is 1 instead of 0."""
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes NaN, and is refused
         std = train.std()
-        return float(train.mean()), float(std or 1.0) if np.isfinite(std) else np.nan
+        std = float(std or 1.0) if np.isfinite(std) else np.nan
+        return {"mean": float(train.mean()), "std": std}
 
 
 def standardise(
-    path: Path, name: str, values: NDArray[Any], mean: float, std: float, first: int = 0
+    path: Path, name: str, values: NDArray[Any], stats: Mapping[str, float], first: int = 0
 ) -> NDArray[np.float32]:
     """Return (values - mean) / std; `first` is the table row of the first value, for messages."""
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = (values - mean) / std
+        scaled = (values - stats["mean"]) / stats["std"]
     rows = np.arange(first, first + len(values))
     return as_floats(str(path), f"column {name!r}, standardised,", scaled, rows)
 
 
-def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]) -> DiskRows:
+def write_rows(
+    path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.int64]
+) -> tuple[DiskRows, dict[str, dict[str, float]]]:
     """Write the columns, standardised, row by row to a temporary file beside the table, and map it.
 
-    The file has no name and disappears with the process.
+    Return the rows, and the mean and std of each column. The file has no name and disappears with
+    the process.
     """
     stats = {}
     for name, column in columns.items():
@@ -234,7 +296,7 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
                 block = np.empty((min(step, count - first), len(columns)), np.float32)
                 for at, (name, column) in enumerate(columns.items()):
                     values = check_column(path, name, column.slice(first, step))
-                    block[:, at] = standardise(path, name, values, *stats[name], first)
+                    block[:, at] = standardise(path, name, values, stats[name], first)
                 file.write(block.data)
             file.flush()
             array = np.memmap(file, np.float32, "r", shape=(count, len(columns)))
@@ -245,4 +307,5 @@ def write_rows(path: Path, columns: Mapping[str, Any], train_rows: NDArray[np.in
             "raise memory_budget"
         ) from error
     # The rows were checked when they were written.
-    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), torch.arange(count))
+    rows = torch.arange(count)
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), rows), stats

@@ -25,7 +25,7 @@ from plainfit.training.callbacks.optimization import (
 from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
-from plainfit.training.metrics import is_streaming, metric_name
+from plainfit.training.metrics import LossWeights, is_streaming, metric_name
 from plainfit.training.schedules import Schedule
 
 # The callbacks that the template has statements for, by the name that they have in it.
@@ -57,6 +57,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "AveragedModel": "from torch.optim.swa_utils import AveragedModel",
     "DataLoader": "from torch.utils.data import DataLoader",
     "OneGraph": OneGraph,
+    "LossWeights": LossWeights,
     "Path": "from pathlib import Path",
     "Tensor": "from torch import Tensor",
     "TensorDataset": "from torch.utils.data import TensorDataset",
@@ -94,6 +95,7 @@ class LoopText:
             **dict.fromkeys(TRANSFORMERS),
             **self.callbacks,
             "compile": recipe.compile,
+            "counts_samples": recipe.counts_samples,
             "counts_steps": recipe.stop is not None or recipe.compile or "rates" in self.callbacks,
             "gradients_in_graph": gradients_in_graph(recipe.callbacks),
             "loss": loss,

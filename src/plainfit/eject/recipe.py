@@ -57,6 +57,7 @@ class Recipe:
     schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
+    counts_samples: bool = True  # whether a validation loss is the mean over the samples
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
     frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
 
@@ -65,6 +66,12 @@ class Recipe:
         used[f"precision {self.precision}"] = self.precision != "fp32"
         for name in (name for name, is_used in used.items() if is_used):
             yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
+        if not self.counts_samples:
+            yield EjectError(
+                "the validation loss counts by the weights of labels or as a sum, and level "
+                "tensors has a loss without them",
+                "layers",
+            )
         if self.fingerprint["world_size"] != 1:
             yield EjectError("a script trains in one process, and this training had several")
 
@@ -162,6 +169,7 @@ def from_fit(call: FitCall) -> Recipe:
         fingerprint=call.fingerprint,
         first_epoch=call.first_epoch or 0,
         order_states=call.order_states,
+        counts_samples=call.counts_samples,
         outcome=Outcome(list(call.losses), *saved(call.model)),
     )
     begin_as_recorded(recipe, call)

@@ -18,6 +18,7 @@ from plainfit.report.rendering import (
 )
 from plainfit.runs.folder import Run, open_run
 from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import loss_function
 
 FILE = "report.html"
 
@@ -70,7 +71,9 @@ def find_out(run: Run) -> dict[str, Any]:
     try:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
         found["parameters"] = count_parameters(run.built_model)
-        found["predictions"] = predict(run.model, run.open_data(), run.settings["batch_size"])
+        found["predictions"] = predict(
+            run.model, run.open_data(), run.settings["batch_size"], loss_function(run.config)
+        )
     except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
         found["missing"] = str(error)
     return found

@@ -2,13 +2,12 @@
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
@@ -36,8 +35,13 @@ class ClassScore(NamedTuple):
     label: int
 
 
-def predict(model: nn.Module, data: DataSplits, batch_size: int) -> dict[str, Any]:
-    """Return what the page shows of predictions for the test set, or else the validation set."""
+def predict(
+    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
+) -> dict[str, Any]:
+    """Return what the page shows of predictions for the test set, or else the validation set.
+
+    `loss_func` is that of the training; with `reduction="none"`, it gives a loss for each sample.
+    """
     part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
     whole: list[Tensor] = []
 
@@ -46,10 +50,11 @@ def predict(model: nn.Module, data: DataSplits, batch_size: int) -> dict[str, An
         return accuracy(out, yb)
 
     loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
-    values = validate(model, F.cross_entropy, loader, metrics=[kept_accuracy])
+    values = validate(model, loss_func, loader, metrics=[kept_accuracy])
     out, labels = whole
-    confidence, predicted = out.softmax(dim=1).max(dim=1)
-    losses = F.cross_entropy(out, labels, reduction="none")
+    probabilities = out.softmax(dim=1)
+    confidence, predicted = probabilities.max(dim=1)
+    losses = loss_func(out, labels, reduction="none")
     scores = class_scores(labels, predicted, data.classes)
     shown = worst_classes(scores)
 
@@ -63,7 +68,7 @@ def predict(model: nn.Module, data: DataSplits, batch_size: int) -> dict[str, An
             "predicted": data.classes[guess],
             "is_right": true == guess,
             "confidence": float(confidence[row]),
-            "true_probability": math.exp(-loss),
+            "true_probability": float(probabilities[row, true]),
             "loss": loss,
             "picture": picture,
             "is_small": is_small,

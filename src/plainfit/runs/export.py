@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from plainfit.common import __version__
 from plainfit.common.errors import ConfigError, PlainfitError, RunError, unknown_name
-from plainfit.data.loaders import ImageDataset, bytes_to_floats, make_loader
-from plainfit.data.ondisk import LazyImages
-from plainfit.data.splits import DataSplits
+from plainfit.data.loaders import bytes_to_floats, make_loader
+from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
 from plainfit.runs.folder import Run
@@ -85,8 +84,8 @@ def export_run(
     path = out or run.folder / f"export{kind.suffix}"
     check_path(path, run, format, force)
     check_packages(format)
-    data, xb, checked_on = samples_of(run)
-    facts = facts_of(run, data)
+    xb, checked_on = samples_of(run)
+    facts = facts_of(run)
     found: list[float] = []
 
     def write(temporary: Path) -> None:
@@ -119,22 +118,22 @@ def check_path(path: Path, run: Run, format: str, force: bool) -> None:
         raise ConfigError(f"{path} must be a new file, and exists; use force to overwrite it")
 
 
-def facts_of(run: Run, data: DataSplits | None) -> Facts:
-    record = run.record["data"]
+def facts_of(run: Run) -> Facts:
+    record, made = run.record["data"], run.preprocessing
     shape, classes = record["input_shape"], record["classes"]
-    values = "numbers as in the training data"
+    values = f"numbers {made['values']} of the training"
     if record["features"]:
-        values = "the columns in `features`, standardised as in training"
-    elif data is not None and isinstance(data.valid, ImageDataset | LazyImages):
-        values = "the bytes of images divided by 256, in [0, 1)"
-    elif data is None:
-        values += "; the bytes of images divided by 256, in [0, 1)"
+        values = "the columns in `features`, standardised by `preprocessing`"
+    elif made in OF_IMAGE_FILES:
+        colors = "gray" if made["mode"] == "L" else made["mode"]
+        values = f"the bytes of {colors} images divided by 256, in [0, 1)"
     return {
         "plainfit": __version__,
         "torch": str(torch.__version__),
         "model": run.record["model"],
         "classes": classes,
         "features": record["features"],
+        "preprocessing": made,
         "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
         "output": {
             "name": "scores",
@@ -144,21 +143,20 @@ def facts_of(run: Run, data: DataSplits | None) -> Facts:
     }
 
 
-def samples_of(run: Run) -> tuple[DataSplits | None, Tensor, str]:
-    """Return the data, if it opens; float32 samples, shape (samples, ...); what they are."""
+def samples_of(run: Run) -> tuple[Tensor, str]:
+    """Return float32 samples, shape (samples, ...), and what they are."""
     sizes = f"in batches of {', '.join(map(str, SIZES[:-1]))} and {SIZES[-1]}"
-    data = None
     try:
         data = run.open_data()
         loader = make_loader(data.valid, SIZES[-1], False)
         xb = torch.cat([batch[0] for batch in islice(loader, MAX_SAMPLES // SIZES[-1])])
-        return data, xb, f"{len(xb)} validation samples of {data.name}, {sizes}"
+        return xb, f"{len(xb)} validation samples of {data.name}, {sizes}"
     except PlainfitError as error:  # reading may fail too, where an image has disappeared
         why = str(error)
     shape, generator = run.record["data"]["input_shape"], torch.Generator().manual_seed(0)
     xb = torch.randint(256, (MAX_SAMPLES, *shape), dtype=torch.uint8, generator=generator)
     because = f"because the validation set cannot be opened ({why})"
-    return data, bytes_to_floats(xb), f"{MAX_SAMPLES} samples of random bytes, {sizes}, {because}"
+    return bytes_to_floats(xb), f"{MAX_SAMPLES} samples of random bytes, {sizes}, {because}"
 
 
 def batches(xb: Tensor) -> list[Tensor]:

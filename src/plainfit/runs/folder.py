@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.models.trust import code_of, trusted
@@ -135,6 +135,16 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The settings as they were recorded, even those that this version does not know."""
         return {**RunConfig().to_dict(), **self.record["config"]}
+
+    @cached_property
+    def preprocessing(self) -> dict[str, Any]:
+        """How its samples were made; for a run that does not say so, as its data is read now."""
+        recorded = self.record["data"].get("preprocessing")
+        if isinstance(recorded, dict):
+            return recorded
+        with suppress(PlainfitError):
+            return self.open_data().preprocessing
+        return {"values": "that are not recorded, of data that cannot be opened"}
 
     @cached_property
     def factory(self) -> Factory:

@@ -12,7 +12,10 @@ from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.folder import read_all, read_image
 from plainfit.data.loaders import bytes_to_floats
+from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.runs.folder import Run
+
+MOST_IMAGES, MOST_PIXELS = 256, 2**20  # in a batch: its activations take a few hundred MiB
 
 
 def predict_images(
@@ -20,22 +23,21 @@ def predict_images(
 ) -> list[dict[str, Any]]:
     """Return each image's path, likeliest class and probability of every class.
 
-    An image is read as the training images were: resized, and in gray if they were gray. With
+    An image is read as the training images were: resized, and in gray if they were gray; a run on
+    other values than the bytes of images is refused. Memory does not grow with the images. With
     `views`, its probabilities are the mean over the image itself and N augmented views of it, which
     do not depend on the other images. They are augmented as in the training by default, without
     what mixes labels.
     """
-    shape, classes = run.record["data"]["input_shape"], run.record["data"]["classes"]
+    shape, classes = tuple(run.record["data"]["input_shape"]), run.record["data"]["classes"]
     if len(shape) != 3:
+        raise RunError(f"predict takes images, and {run.folder} was trained on samples of {shape}")
+    if run.preprocessing not in OF_IMAGE_FILES:
         raise RunError(
-            f"predict takes images, and {run.folder} was trained on samples of shape {tuple(shape)}"
+            f"predict gives a model the bytes of gray or RGB images divided by 256, and "
+            f"{run.folder} was trained on values {run.preprocessing.get('values')}; plainfit "
+            "export writes the model as a file that takes such values"
         )
-    pixels, bad = read_all(paths, lambda path: read_image(path, tuple(shape)))
-    if bad:
-        named = "; ".join(f"{path} ({why})" for path, why in bad.items())
-        raise DataError(f"every image must be readable, and {len(bad)} are not: {named}")
-    xb = bytes_to_floats(torch.stack([torch.from_numpy(pixels[path]) for path in paths]))
-    seed = run.config.seed
     pipeline = Pipeline(augment or run.config.augment).without_mixing()
     if views and not pipeline.steps:
         raise ConfigError(
@@ -43,22 +45,39 @@ def predict_images(
             f"got {augment or run.config.augment!r}",
             field="augment",
         )
-    with torch.no_grad():
-        if views:
-            each = [run.model(views_of(x, views, pipeline, seed)).softmax(1).mean(0) for x in xb]
-            probabilities = torch.stack(each)
-        else:
-            probabilities = run.model(xb).softmax(dim=1)
+    size = max(1, min(MOST_IMAGES, MOST_PIXELS // (shape[1] * shape[2])))
+    rows: list[Tensor] = []
+    bad: dict[Path, str] = {}
+    for batch in (paths[first : first + size] for first in range(0, len(paths), size)):
+        pixels, unreadable = read_all(batch, lambda path: read_image(path, shape))
+        bad |= unreadable
+        if bad:  # the others are still read, to name all that are
+            continue
+        xb = bytes_to_floats(torch.stack([torch.from_numpy(pixels[path]) for path in batch]))
+        with torch.no_grad():
+            if views:
+                rows += [mean_of_views(run, x, views, pipeline, size) for x in xb]
+            else:
+                rows += run.model(xb).softmax(dim=1)
+    if bad:
+        named = "; ".join(f"{path} ({why})" for path, why in bad.items())
+        raise DataError(f"every image must be readable, and {len(bad)} are not: {named}")
     return [
         {
             "image": str(path),
             "class": classes[int(row.argmax())],
             "probabilities": dict(zip(classes, row.tolist(), strict=True)),
         }
-        for path, row in zip(paths, probabilities, strict=True)
+        for path, row in zip(paths, rows, strict=True)
     ]
 
 
-def views_of(x: Tensor, views: int, pipeline: Pipeline, seed: int) -> Tensor:
-    varied, _ = pipeline(x.repeat(views, 1, 1, 1), None, stream(seed, "views"))
-    return torch.cat([x.unsqueeze(0), varied])
+def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int) -> Tensor:
+    """Return the mean probabilities over an image and augmented views of it, `size` at a time."""
+    generator = stream(run.config.seed, "views")
+    total = torch.zeros(len(run.record["data"]["classes"]))
+    for first in range(0, views, size):
+        xb, _ = pipeline(x.repeat(min(size, views - first), 1, 1, 1), None, generator)
+        xb = xb if first else torch.cat([x.unsqueeze(0), xb])
+        total += run.model(xb).softmax(dim=1).sum(dim=0)
+    return total / (views + 1)

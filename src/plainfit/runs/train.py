@@ -19,7 +19,7 @@ from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads
 from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunError, TrainingError
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
-from plainfit.data.splits import DataSplits, check_images
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
@@ -178,6 +178,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
     layers = rates_of(parts)
     factory: Any = model.plainfit_factory
     code = remember(factory.target)
+    smoothing = f", label_smoothing={p}" if (p := config.label_smoothing) else ""
     return {
         "state": "started",
         "config": config.to_dict(),
@@ -186,7 +187,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
-        "loss": "torch.nn.functional:cross_entropy",
+        "loss": f"torch.nn.functional:cross_entropy{smoothing}",
         "data": data.to_dict(),
         "versions": versions(),
         "fingerprint": fingerprint(device_of(model)),
@@ -367,4 +368,4 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
-    return RunResult(folder, history, test, len(data.input_shape) == 3)
+    return RunResult(folder, history, test, data.preprocessing in OF_IMAGE_FILES)

@@ -39,6 +39,8 @@ class FitCall:
     has_stepped: bool = field(init=False)
     """Whether the optimizer had taken steps before."""
     fingerprint: dict[str, Any] = field(init=False)
+    counts_samples: bool = field(init=False, default=True)
+    """Whether a validation loss is the mean over the samples (see `LossWeights`)."""
     generator: Tensor = field(init=False)
     """The state of torch's global generator at the start."""
     order_states: dict[str, Tensor] = field(init=False)

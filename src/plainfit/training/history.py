@@ -145,6 +145,10 @@ def read(values: Sequence[Tensor]) -> list[float]:
     return floats
 
 
-def weighted_mean(values: list[float], weights: list[int]) -> float:
-    """Return the mean of the values, each counting by its weight, in float64."""
-    return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the mean of the values, each counting by its weight, in float64.
+
+    A value of weight 0 does not count, even if it is NaN; without another, the mean is NaN.
+    """
+    counted = [(value, n) for value, n in zip(values, weights, strict=True) if n]
+    return sum(value * n for value, n in counted) / sum(weights) if counted else math.nan

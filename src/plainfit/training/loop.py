@@ -27,7 +27,7 @@ from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
-from plainfit.training.metrics import Metric, WholeSet
+from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
@@ -115,9 +115,12 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean loss (`loss`) and the metrics (by name) over a loader's samples.
 
-    Each batch's loss counts by the size of the batch, and each metric is computed once over the
-    whole set, so unequal batches distort nothing. The model is put in `eval()` mode, no gradients
-    are kept, and no random numbers are drawn.
+    The loss is what `loss_func` gives over the whole set, up to rounding: the mean of the batches'
+    losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
+    weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
+    with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
+    is computed once over the whole set. The model is put in `eval()` mode, no gradients are kept,
+    and no random numbers are drawn.
 
     Args:
         model: any module.
@@ -132,19 +135,24 @@ def validate(
     """
     device = device_of(model)
     whole = WholeSet(metrics, device)
-    losses, sizes = [], []
+    losses, watch = [], LossWeights()
     model.eval()
     with torch.no_grad():
         for xb, yb in pairs(valid_dl, device):
             if context is not None and context.stop:
                 return {}
             out = model(xb)
-            losses.append(loss_func(out, yb))
-            sizes.append(batch_size(xb))
+            with watch:
+                loss = loss_func(out, yb)
+            watch.add(loss, batch_size(xb))
+            losses.append(loss)
             whole.update(out, yb)
-        if not sizes:
+        if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
-        return {"loss": weighted_mean(read(losses), sizes), **whole.compute()}
+        value, counts_samples = watch.of_set(read(losses))
+        if context is not None and context.history.run is not None:
+            context.history.run.counts_samples &= counts_samples
+        return {"loss": value, **whole.compute()}
 
 
 def fit(
@@ -172,7 +180,8 @@ def fit(
     Args:
         epochs: passes over the training data.
         model: any module; batches are moved to its device, the model itself is not moved.
-        loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`.
+        loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`. `train_loss` is the
+            mean of the steps' losses by their samples, `valid_loss` as in `validate`.
         opt: any `torch.optim` optimizer over the model's parameters.
         train_dl: any iterable of `(xb, yb)`, or a function that returns a fresh one each epoch.
             A batch that is not a pair is passed whole: `loss_func(model(batch), batch)`.

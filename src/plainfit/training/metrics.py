@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from plainfit.data.batches import join
+from plainfit.training.history import weighted_mean
 
 TAKEN = ("loss", "epoch", "train_loss", "valid_loss", "seconds", "samples_per_second")
 Metric = Callable[[Any, Any], Any]
@@ -28,6 +31,66 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     tensor(0.5000)
     """
     return (out.argmax(dim=1) == yb).float().mean()
+
+
+class LossWeights(TorchFunctionMode):
+    """By what the loss of each batch counts in the loss of a set, seen while it is computed.
+
+    The mean of `F.cross_entropy` and `F.nll_loss` is over the labels that are not ignored, by the
+    weights of their classes, and so is that over the set. A sum over a batch is one over the set.
+    Every other loss, and one of several such means, counts by the samples.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []  # of the batches
+        self.weights: list[Any] = []  # of their losses
+        self.means: list[Tensor] = []  # the weight of each mean in the current loss
+        self.sum: Any = None
+        self.is_sum = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result, reduction = func(*args, **kwargs), kwargs.get("reduction")
+        if reduction == "mean" and func in (F.cross_entropy, F.nll_loss):
+            self.means.append(labels_weight(*args, **kwargs))
+        elif reduction == "sum":
+            self.sum = result
+        return result
+
+    def add(self, loss: Any, size: int) -> None:
+        """Keep the weight of this loss, which was just computed, of a batch of this size."""
+        self.is_sum |= loss is self.sum
+        agree = all(torch.equal(self.means[0], mean) for mean in self.means[1:])
+        self.weights.append(self.means[0] if self.means and agree else size)
+        self.sizes.append(size)
+        self.means, self.sum = [], None
+
+    def of_set(self, losses: Sequence[float]) -> tuple[float, bool]:
+        """Return the loss of the set, and whether that is the mean over the samples."""
+        if self.is_sum:
+            return sum(losses), False
+        weights, sizes = [float(weight) for weight in self.weights], self.sizes
+        pairs = zip(weights, sizes, strict=True)
+        if all(weight * sizes[0] == weights[0] * size for weight, size in pairs):
+            return weighted_mean(losses, sizes), True
+        return weighted_mean(losses, weights), False
+
+
+def labels_weight(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    **others: Any,
+) -> Tensor:
+    """Return what `F.cross_entropy` or `F.nll_loss` divides by for its mean."""
+    if target.is_floating_point():  # probabilities of classes
+        return torch.tensor(target.numel() / input.shape[min(1, input.dim() - 1)])
+    counted = target != ignore_index
+    return (counted if weight is None else weight[target * counted] * counted).sum()
 
 
 class WholeSet:

@@ -101,7 +101,8 @@ def is_raised_in(error: BaseException, function: Any) -> bool:
     code = getattr(function, "__code__", None)
     own = code or getattr(type(function).__call__, "__code__", None)
     if own is None:  # written in C, and without a frame: the last one is the caller's
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        found = traceback.extract_tb(error.__traceback__)
+        *_, last = (frame for frame in found if frame.name != "__torch_function__")
         is_ours = Path(last.filename).parent == Path(__file__).parent
         return is_ours and "loss_func(" in (last.line or "")
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
