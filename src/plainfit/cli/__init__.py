@@ -12,7 +12,7 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import show
 from plainfit.cli.tuning import tune
-from plainfit.common.errors import ConfigError, PlainfitError, TrainingError
+from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, reason
 from plainfit.runs.settings import option
 
 app = typer.Typer(
@@ -57,6 +57,11 @@ def main() -> None:
             traceback.print_exc()
         if message:  # empty where there were no arguments, and the help has been shown
             print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    except Exception as error:
+        code = FAILED
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print("error:", reason(error), "(--debug shows where)", file=sys.stderr)  # noqa: T201
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
     sys.exit(code if isinstance(code, int) else 0)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plainfit.common.errors import PlainfitError
+from plainfit.common.errors import PlainfitError, reason
 from plainfit.models.summary import summarize
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
 from plainfit.report.predictions import predict
@@ -69,9 +69,9 @@ def find_out(run: Run) -> dict[str, Any]:
         found["no_command"] = str(error)
     try:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
-        found["predictions"] = predict(run.model, run.open_data(), run.settings["batch_size"])
-    except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
-        found["missing"] = str(error)
+        found["predictions"] = predict(run.model, run.open_data(), run.config.batch_size)
+    except Exception as error:  # a user's model and data fail in many ways
+        found["missing"] = reason(error)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common import __version__
-from plainfit.common.errors import ConfigError, PlainfitError, RunError, unknown_name
+from plainfit.common.errors import ConfigError, PlainfitError, RunError, raised_as, unknown_name
 from plainfit.data.loaders import ImageDataset, bytes_to_floats, make_loader
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
@@ -57,6 +57,7 @@ class ExportResult:
         )
 
 
+@raised_as(RunError, "an export needs the run's model")
 def export_run(
     run: Run, format: str, out: Path | None = None, *, force: bool = False
 ) -> ExportResult:

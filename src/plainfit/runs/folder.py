@@ -1,6 +1,7 @@
 """The run folder: what a training leaves behind, each file written whole or not at all."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,14 +16,22 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, ModelError, RunError
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PlainfitError,
+    RunError,
+    reason,
+)
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.models.summary import count_parameters
+from plainfit.runs.record import RECORD, problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training.history import best_epoch
 
-RECORD, CHECKPOINTS = "run.json", "checkpoints"
+CHECKPOINTS = "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 FIRST = "first.safetensors"  # the weights that a fine-tuning started from
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
@@ -82,11 +91,11 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if not {"state", "config", "data", "model"} <= record.keys():
-            raise ValueError("entries are missing")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         what = "has a damaged one" if (folder / RECORD).exists() else "has none"
         raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+    if wrong := problem_of(record):
+        raise RunError(f"{folder / RECORD} is damaged: {wrong}; restore it from a copy")
     return dict(record)
 
 
@@ -106,8 +115,9 @@ def parse_step(line: str) -> Step:
 
 def parse_epoch(line: str) -> Row:
     row = {name: float(value) for name, value in json.loads(line).items()}
-    if not {"epoch", "seconds", "samples_per_second"} <= row.keys():
-        raise KeyError
+    counted = (row["epoch"], row["seconds"], row["samples_per_second"])
+    if not all(0 <= number < math.inf for number in counted) or "train_loss" not in row:
+        raise ValueError
     return row | {"epoch": int(row["epoch"])}
 
 
@@ -126,7 +136,10 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The settings; a run of an older plainfit has the defaults of newer settings."""
-        return RunConfig.from_dict(self.record["config"])
+        try:
+            return RunConfig.from_dict(self.record["config"])
+        except ConfigError as error:
+            raise RunError(f"{self.folder / RECORD}: {error}") from error
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -139,7 +152,13 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[Row]:
-        return self._lines(METRICS, parse_epoch)
+        rows = self._lines(METRICS, parse_epoch)
+        alike = [row for row in rows if row.keys() == rows[0].keys()]
+        if others := len(rows) - len(alike):
+            self.notes.append(
+                f"{others} of the rows of {METRICS} have other columns than the first: left out."
+            )
+        return alike
 
     @property
     def best(self) -> Row | None:
@@ -187,9 +206,9 @@ class Run:
         model = self.factory.build_quietly()
         try:
             load_model(model, str(path))
-        except (SafetensorError, RuntimeError, OSError) as error:
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
-                f"{path} must hold the weights of {self.factory.target}: {error}"
+                f"{path} must hold the weights of {self.factory.target}: {reason(error)}"
             ) from error
         return model.eval()
 
@@ -227,7 +246,9 @@ class Run:
             return []
         good, lines = [], text.splitlines()[header:]
         for line in lines:
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
+            with suppress(
+                ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+            ):
                 good.append(parse(line))
         if bad := len(lines) - len(good):
             self.notes.append(
@@ -259,10 +280,10 @@ def list_runs(parent: Path) -> list[RunLine]:
     for folder in sorted(path.parent for path in parent.glob(f"*/{RECORD}")):
         try:
             run = open_run(folder)
-        except RunError:
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        except (PlainfitError, OSError):  # a file may vanish meanwhile
             lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
             continue
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        done, of = len(run.epochs), run.record["config"]["epochs"]
+        done, of = len(run.epochs), run.settings["epochs"]
         lines.append(RunLine(folder.name, run.record["state"], done, of, run.best or {}, size))
     return lines

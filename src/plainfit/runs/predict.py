@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.common.errors import ConfigError, DataError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.folder import read_all, read_image
@@ -15,6 +15,7 @@ from plainfit.data.loaders import bytes_to_floats
 from plainfit.runs.folder import Run
 
 
+@raised_as(RunError, "the run's model must take the images")
 def predict_images(
     run: Run, paths: Sequence[Path], *, views: int = 0, augment: str | None = None
 ) -> list[dict[str, Any]]:

@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
-from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunError, TrainingError
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    TrainingError,
+    raised_as,
+    reason,
+)
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import DataSplits, check_images
@@ -37,6 +45,7 @@ from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+ONE_SAMPLE = "Expected more than 1 value per channel"  # as batch norm of torch says it
 Say = Callable[[str], None]
 
 
@@ -52,6 +61,7 @@ class Parts:
     groups: list[list[str]] = field(default_factory=list)  # of layers, for a fine-tuning
 
 
+@raised_as(ModelError, "a training needs data and a model")
 def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
@@ -142,7 +152,8 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 
 def find_rate(parts: Parts, say: Say) -> None:
-    search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
+    with raised_as(TrainingError, "a search for a learning rate must train some steps"):
+        search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = config = replace(parts.config, lr=rate)
@@ -150,7 +161,8 @@ def find_rate(parts: Parts, say: Say) -> None:
 
 
 def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
-    xb, yb = next(iter(dl))
+    with raised_as(DataError, "the data must give batches"):
+        xb, yb = next(iter(dl))
     out = try_batch(model, xb)
     if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -326,17 +338,26 @@ def run_fit(
                 keep_memory=config.keep_memory,
                 echo=echo,
             )
+            return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
         runs.update_record(folder, state="interrupted")
         say(f"stopped; everything is saved; continue with: plainfit resume {folder}")
         raise
-    except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
-        runs.update_record(folder, state="failed")
-        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
+    except Exception as error:  # whatever a user's model, data or disk raises
+        why = why_it_failed(error, parts)
+        runs.update_record(folder, state="failed", stopped=why)
         raise TrainingError(
-            f"{kind}{error}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{why}; what was saved is in {folder}: plainfit resume {folder}"
         ) from error
-    return finish(parts, folder, history, say)
+
+
+def why_it_failed(error: Exception, parts: Parts) -> str:
+    """Return an error on one line, with its place in the training."""
+    place = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    why = f"{reason(error)}{place}"
+    if ONE_SAMPLE in why:
+        why += "; the last batch of an epoch has 1 sample: choose another batch size"
+    return why
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
@@ -344,7 +365,8 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     test = None
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
-        test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
+        with raised_as(TrainingError, "the test set must be scored"):
+            test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
     runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
     runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
     runs.update_record(

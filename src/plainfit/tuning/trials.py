@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
-from plainfit.runs.folder import RECORD, read_record
+from plainfit.runs.folder import read_record
+from plainfit.runs.record import RECORD
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import check_outputs, prepare, resume, train
 from plainfit.training.history import History, monitored
