@@ -75,9 +75,9 @@ def test_every_field_of_a_record_with_every_wrong_type(copied):
         (("data", "counts"), {"a": "b"}, "data.counts.a must be a whole number, got 'b'"),
         (("data", "input_shape"), "abc", "data.input_shape must be a list, got 'abc'"),
         (("model", "x"), 1, "run.json is damaged: model must have no 'x'"),
-        (("lengths",), [{"epochs": 3}], r"lengths\[0\] must have 'from_epoch', and lacks it"),
+        (("lengths",), [{"from_step": 3}], r"lengths\[0\] must have 'epochs', and lacks it"),
         (("test",), [1], "test must be names with values or null"),
-        (("state",), "done", "state must be one of started, finished, interrupted, failed, pruned"),
+        (("state",), "done", "state must be one of started, finished, interrupted, pruned"),
     ],
 )
 def test_each_command_says_in_one_line_what_is_wrong(copied, tmp_path, place, value, message):

@@ -150,6 +150,18 @@ class Run:
     def factory(self) -> Factory:
         return Factory(**self.record["model"])
 
+    def lengths(self, steps: int) -> dict[int, int]:
+        """Return the number of epochs in all that was planned, by the step from which it was.
+
+        `steps` is the number of steps in an epoch.
+        """
+        first = {0: self.record.get("first_epochs", self.settings["epochs"])}
+        later = self.record.get("lengths", [])
+        return first | {
+            plan.get("from_step", plan.get("from_epoch", 0) * steps): plan["epochs"]
+            for plan in later
+        }
+
     @cached_property
     def epochs(self) -> list[Row]:
         rows = self._lines(METRICS, parse_epoch)

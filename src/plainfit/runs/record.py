@@ -42,7 +42,8 @@ class Layers(TypedDict):
 
 
 class Length(TypedDict):
-    from_epoch: Count
+    from_step: NotRequired[Count]
+    from_epoch: NotRequired[Count]  # of an older run
     epochs: Size
 
 
@@ -55,7 +56,7 @@ class Fingerprint(TypedDict):
 
 
 class Record(TypedDict):
-    state: Literal["started", "finished", "interrupted", "failed", "pruned"]
+    state: Literal["started", "finished", "interrupted", "pruned", "failed"]
     config: dict[str, Any]
     model: Model
     data: Data

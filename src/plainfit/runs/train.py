@@ -36,7 +36,10 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.checkpointing import check_epochs
+from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
+from plainfit.training.checkpoints import newest
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback
 from plainfit.training.loop import fit, validate
@@ -45,6 +48,7 @@ from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
 ONE_SAMPLE = "Expected more than 1 value per channel"  # as batch norm of torch says it
 Say = Callable[[str], None]
 
@@ -293,13 +297,29 @@ def resume(
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
-    lengths = record.get("lengths", [])
-    if parts.config.epochs != config.epochs:  # a schedule spans all epochs, so it changes here
-        lengths = [*lengths, {"from_epoch": len(run.epochs), "epochs": parts.config.epochs}]
-    first = record.get("first_epochs", config.epochs)
-    runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
+    plan = new_plan(run, parts)  # written before the training goes on by it
+    runs.update_record(folder, state="started", config=parts.config.to_dict(), **plan)
     with cpu_threads(threads_of(parts)):
         return run_fit(parts, folder, echo, callbacks, resume=True)
+
+
+def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
+    """Return the plan of a resumed run: from which step it was to have how many epochs in all.
+
+    A schedule spans all epochs, so it is another one from the step on where their number changes.
+    """
+    place, epochs = run.folder / runs.CHECKPOINTS, parts.config.epochs
+    found = newest(place, lambda text: None)
+    position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
+    check_epochs(epochs, position, place)
+    start = position["global_step"]
+    plans = {at: n for at, n in run.lengths(len(parts.train_dl)).items() if at < start or not at}
+    if start == 0:
+        plans = {0: epochs}
+    elif list(plans.values())[-1] != epochs:
+        plans[start] = epochs
+    later = [{"from_step": at, "epochs": n} for at, n in plans.items() if at]
+    return {"first_epochs": plans[0], "lengths": later}
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -360,6 +380,13 @@ def why_it_failed(error: Exception, parts: Parts) -> str:
     return why
 
 
+def state_of(config: RunConfig, history: History) -> str:
+    """Return the state of a run whose training has returned."""
+    if len(history) >= config.epochs or history.stopped.startswith(NO_BETTER):
+        return "finished"
+    return "pruned" if history.stopped == PRUNED else "interrupted"
+
+
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     config, data, model = parts.config, parts.data, parts.model
     test = None
@@ -371,7 +398,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
     runs.update_record(
         folder,
-        state="interrupted" if history.unfinished else "finished",
+        state=state_of(config, history),
         stopped=history.stopped,
         test=test,
         last=history[-1] if len(history) else None,
