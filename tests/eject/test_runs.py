@@ -13,9 +13,9 @@ from ejecting import differing, names_in, run_here
 from plainfit.common.errors import ConfigError, EjectError, RunError
 from plainfit.eject import LEVELS, eject_all, eject_run, verified
 from plainfit.eject.verify import outcome_of
-from plainfit.runs.folder import read_record
+from plainfit.runs.folder import list_runs, read_record
 from plainfit.runs.settings import RunConfig, preset
-from plainfit.runs.train import resume, train
+from plainfit.runs.train import PRUNED, resume, train
 from plainfit.training.callbacks import GradientClipping
 from plainfit.training.hooks import Callback
 from trainings import StopAt
@@ -150,6 +150,39 @@ def test_resumed_with_more_epochs_once_and_again(tmp_path, schedule):
         resume(folder, epochs=epochs, echo=None)
     eject_run(folder, tmp_path / "train.py")
     assert_same(folder, tmp_path / "train.py")
+
+
+@pytest.mark.parametrize("at", [7, 10])
+def test_extended_within_an_epoch_and_stopped_again(tmp_path, at):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    config = RunConfig(model="mlp", batch_size=256, epochs=4, schedule="one-cycle", out=folder)
+    train(config, echo=None, callbacks=[StopAt(at)])
+    begun = -(-at // 5)
+    with pytest.raises(ConfigError, match=rf"epochs must be at least {begun}, .*got {begun - 1}"):
+        resume(folder, epochs=begun - 1, echo=None)
+    assert resume(folder, epochs=6, echo=None, callbacks=[StopAt(18)]).history.unfinished
+    record = read_record(folder)
+    assert (record["state"], record["config"]["epochs"]) == ("interrupted", 6)
+    assert record["lengths"] == [{"from_step": at, "epochs": 6}]
+    assert len(resume(folder, echo=None).history) == 6  # as planned
+    eject_run(folder, script)
+    assert_same(folder, script)
+
+
+def test_a_pruned_run_is_resumed_to_its_epochs(tmp_path):
+    class Prune(Callback):
+        observer = True
+
+        def on_epoch_end(self, context):
+            context.stop = PRUNED
+
+    folder = tmp_path / "run"
+    train(RunConfig(model="mlp", epochs=3, out=folder), echo=None, callbacks=[Prune()])
+    assert [(line.state, line.epochs, line.of) for line in list_runs(tmp_path)] == [
+        ("pruned", 1, 3)
+    ]
+    assert len(resume(folder, echo=None).history) == 3
+    assert read_record(folder)["state"] == "finished"
 
 
 @pytest.mark.soak  # the next tests stop and resume runs in this process

@@ -76,7 +76,7 @@ def test_no_run_and_damaged_runs(copied, tmp_path):
     with pytest.raises(RunError, match=r"must hold model.safetensors, .*: plainfit resume "):
         _ = open_run(copied).model
     (copied / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="has a damaged one"):
+    with pytest.raises(RunError, match=r"run.json is damaged: it must have 'config', and lacks it"):
         open_run(copied)
     assert [line.state for line in list_runs(tmp_path)] == ["damaged"]
 

@@ -273,7 +273,7 @@ def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
         ({"space": {"kind": ["a"]}}, "missing a required argument: 'x'"),
         ({"fixed": {"x": 1}}, "x is searched and fixed"),
         ({"pruner": "medium"}, "did you mean 'median'"),
-        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"trials": 0}, "trials must be at least 1 and at most"),
         ({"seeds": 2}, "train must have a parameter seed"),
         ({"repeat": 1}, "train must have a parameter seed"),
         ({"time_limit": 0}, "a time limit must be a positive number"),

@@ -18,6 +18,7 @@ from plainfit.common.errors import (
     TrainingError,
     TrustError,
     memory_hint,
+    reason,
 )
 from plainfit.runs.settings import option
 
@@ -56,15 +57,12 @@ def main() -> None:
         sys.path.append("")  # the current folder, for what a user's model imports when it is called
     try:
         code = app(standalone_mode=False)
-    except (PlainfitError, TyperException, MemoryError, RuntimeError) as error:
-        is_other = isinstance(error, MemoryError | RuntimeError)
-        if is_other and not memory_hint(repr(error)):
-            raise
-        code = FAILED if isinstance(error, TrainingError) or is_other else BAD_INPUT
-        message = message_of(error)
+    except Exception as error:
+        is_input = isinstance(error, PlainfitError | TyperException)
+        code = BAD_INPUT if is_input and not isinstance(error, TrainingError) else FAILED
         if "--debug" in sys.argv:
             traceback.print_exc()
-        if message:  # empty where there were no arguments, and the help has been shown
+        if message := message_of(error):  # empty where there were no arguments: it shows the help
             print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
         print("\nstopped", file=sys.stderr)  # noqa: T201
@@ -74,7 +72,9 @@ def main() -> None:
 def message_of(error: Exception) -> str:
     if isinstance(error, TyperException):
         return str(error.format_message())
-    text = str(error) if isinstance(error, PlainfitError) else f"{type(error).__name__}: {error}"
+    text = reason(error)
+    if not isinstance(error, PlainfitError):
+        text += " (--debug shows where)"
     if isinstance(error, ConfigError) and error.field is not None:
         text = option(error.field) + text.removeprefix(error.field)
     if isinstance(error, TrustError):

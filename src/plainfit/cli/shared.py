@@ -65,7 +65,7 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
         hints = get_type_hints(RunConfig, include_extras=True)
         extra = []
         for item in [item for item in fields(RunConfig) if item.name in names]:
-            kind, text = get_args(hints[item.name])
+            kind, text, *_ = get_args(hints[item.name])
             if kind == float | str | None:  # RunConfig tells a number from a word
                 kind = str | None
             shown = item.default is not None and item.default is not False

@@ -18,7 +18,7 @@ from plainfit.cli.shared import (
     show_json,
     with_options_of,
 )
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, TrainingError, raised_as
 from plainfit.runs import settings
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
 
@@ -134,7 +134,8 @@ def lr_find(
     from plainfit.training.lr_finder import lr_find as search
 
     parts = prepare(config)
-    found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
+    with raised_as(TrainingError, "a search for a learning rate must train some steps"):
+        found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
     write_whole(picture, lambda path: found.plot().savefig(path, dpi=120))
     if json_:
         suggested = {"valley": found.valley, "steep": found.steep}

@@ -17,7 +17,8 @@ A message is one line: what must hold, what was received, and what to do about i
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -131,3 +132,31 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     return f"unknown {kind} {name!r}: choose from {', '.join(known)}{near_miss(name, known)}"
+
+
+@contextmanager
+def raised_as(kind: type[PlainfitError], what: str) -> Iterator[None]:
+    """Raise whatever else is raised within, by a user's code or another library, as one of ours.
+
+    >>> with raised_as(ModelError, "the model must take images"):
+    ...     1 / 0
+    Traceback (most recent call last):
+    plainfit.common.errors.ModelError: the model must take images, and failed with \
+ZeroDivisionError: division by zero
+    """
+    try:
+        yield
+    except PlainfitError:
+        raise
+    except Exception as error:
+        raise kind(f"{what}, and failed with {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return an error on one line, with its type unless it is one of ours."""
+    text = str(error).strip()
+    if "\nOriginal Traceback " in text:  # of a worker of a DataLoader: its last line is the error
+        return re.sub(r"^plainfit\.[\w.]+: ", "", text.splitlines()[-1])
+    line = " ".join(text.split())
+    name = type(error).__name__
+    return line if isinstance(error, PlainfitError) else f"{name}: {line}" if line else name

@@ -51,13 +51,27 @@ class ImageFiles(LazyImages):
     shape: tuple[int, int, int]
     content_hash: str
 
+    def __post_init__(self) -> None:
+        self.stamps = torch.tensor([stamp(path) for path in self.paths], dtype=torch.int64)
+
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
-        pixels = np.stack([read_image(self.paths[row], self.shape) for row in rows])
+        pixels = np.stack([self.read(row) for row in rows])
         xb = bytes_to_floats(torch.from_numpy(pixels))
         return list(zip(xb, self.labels[rows], strict=True))
+
+    def read(self, row: int) -> NDArray[np.uint8]:
+        path = self.paths[row]
+        try:
+            if (now := stamp(path)) and now != self.stamps[row]:
+                raise BadImageError("another file")
+            return read_image(path, self.shape)
+        except BadImageError as error:
+            raise DataError(
+                f"{path} must not change while it is in use, and it is {error} now"
+            ) from error
 
     def rows(self, rows: Tensor) -> "ImageFiles":
         paths = [self.paths[row] for row in rows.tolist()]
@@ -349,6 +363,15 @@ def call_in_worker(item: Any) -> Any:
 
 worker_call: Callable[[Any], Any]
 worker_stop: Any
+
+
+def stamp(path: str) -> int:
+    """Return a number that changes when a file is written or replaced; 0 for one that is gone."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  # before each image: no Path is made
+    except OSError:
+        return 0
+    return hash((status.st_size, status.st_mtime_ns, status.st_ino))
 
 
 def open_image(path: str | Path) -> Image.Image:

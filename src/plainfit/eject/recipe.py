@@ -99,9 +99,9 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
     steps = len(parts.train_dl)
     factory = run.factory
     rates = rates_by(schedule_of(config, steps), parts.opt, config.epochs, steps)
-    lengths = {0: record.get("first_epochs", config.epochs)}
-    lengths |= {p["from_epoch"] * steps: p["epochs"] for p in record.get("lengths", [])}
-    schedules = {at: schedule_of(replace(config, epochs=n), steps) for at, n in lengths.items()}
+    schedules = {
+        at: schedule_of(replace(config, epochs=n), steps) for at, n in run.lengths(steps).items()
+    }
     weights = parts.model.state_dict()
     data_folder = Path(config.data_dir or cache_folder() / config.data)
     scaling = [LossScaling()] if config.precision == "fp16" else []

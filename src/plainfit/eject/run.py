@@ -9,7 +9,13 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from plainfit.common.errors import ConfigError, EjectError, MismatchError, unknown_name
+from plainfit.common.errors import (
+    ConfigError,
+    EjectError,
+    MismatchError,
+    raised_as,
+    unknown_name,
+)
 from plainfit.eject.lower import in_float64, lower
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.replacements import LEVELS
@@ -27,6 +33,7 @@ from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100
+A_SCRIPT = "a script repeats a training whose model and data are there"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Ejected:
     path: Path
 
 
+@raised_as(EjectError, A_SCRIPT)
 def eject_run(
     folder: Path,
     path: Path,
@@ -76,6 +84,7 @@ def eject_fit(
     return path
 
 
+@raised_as(EjectError, A_SCRIPT)
 def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder)
@@ -147,6 +156,7 @@ def write(
     return Ejected(recipe, level, path)
 
 
+@raised_as(EjectError, A_SCRIPT)
 def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     """Run a script in a process of its own, and compare its losses and weights with the run's."""
     recipe, level = ejected.recipe, ejected.level

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES
-from plainfit.common.errors import EjectError, RunError
+from plainfit.common.errors import EjectError, RunError, raised_as
 from plainfit.eject import alone
 from plainfit.models.weights import save_weights
 from plainfit.runs import folder as runs
@@ -58,8 +58,9 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
     path = folder / runs.WEIGHTS
     losses = [step.loss for step in runs.open_run(folder).steps]
     if path.exists() and record.get("steps", len(losses)) == len(losses):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Outcome(losses, load_file(path), digest)
+        with raised_as(RunError, f"{path} must hold weights"):
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            return Outcome(losses, load_file(path), digest)
     found = newest(folder / runs.CHECKPOINTS, lambda text: None)
     if found is None:
         raise RunError(
@@ -102,7 +103,8 @@ def saved(model: nn.Module) -> tuple[dict[str, Tensor], str]:
 def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Outcome:
     """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported."""
     environment = {k: v for k, v in os.environ.items() if k not in ISA_VARIABLES}
-    environment |= fingerprint["isa_variables"]
+    recorded = fingerprint["isa_variables"]  # which may name any variable
+    environment |= {name: recorded[name] for name in ISA_VARIABLES if name in recorded}
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
         arguments = [str(script.resolve()), str(report), str(steps or 0)]

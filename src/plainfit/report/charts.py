@@ -28,6 +28,7 @@ WIDE, SIDE = 720, 60  # parallel coordinates: their width, and the margin at bot
 COLORS = 8  # --c0 to --c7 of the style sheet; further lines are dashed
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MAX_MARKS, MAX_POINTS, MAX_TICKS, MAX_LABEL = 40, 400, 6, 10
+TOO_LARGE = 1e100  # for the arithmetic of an axis; no training that goes on has such a value
 LOG_RATIO = 30  # largest to smallest value, above which an axis may be logarithmic
 STYLE: list[str | dict[str, Any]] = [
     "default",  # whatever a user's matplotlibrc says
@@ -49,7 +50,7 @@ class Series:
     """Whether points of a short line are marked."""
 
     def points(self) -> list[tuple[float, float]]:
-        return [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if math.isfinite(y)]
+        return [(x, y) for x, y in zip(self.xs, self.ys, strict=True) if abs(y) < TOO_LARGE]
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def draw_chart(
             styles |= dict.fromkeys((line, marks), line_style(one.color))
             order = 3 - place / len(series)  # the first on top
             if not one.texts:
-                axes.plot(one.xs, one.ys, gid=line, zorder=order)
+                ys = [y if abs(y) < TOO_LARGE else math.nan for y in one.ys]
+                axes.plot(one.xs, ys, gid=line, zorder=order)
             if points and one.has_marks and (one.texts or len(one.xs) <= MAX_MARKS):
                 axes.plot(*zip(*points, strict=True), "o", gid=marks, zorder=order)
                 texts[marks] = one.texts or [

@@ -8,22 +8,29 @@ from typing import Any
 from plainfit.common.errors import RunError
 from plainfit.report.charts import Axis, Chart, Key, draw_chart, epoch_series, line_style
 from plainfit.report.rendering import plain_text, render_to, table_of
-from plainfit.runs.folder import open_run
+from plainfit.runs.folder import Run, open_run
+from plainfit.training.hooks import warn
 
 
 class Comparison:
     """Runs side by side, each read once; a run's label is its folder's name, or path if needed.
+    A run that cannot be read is left out, with a warning.
+
     Raises:
-        RunError: if there is no folder, or one is not a run folder.
+        RunError: if no run is left.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
             raise RunError("a comparison needs at least one run, got none; name run folders")
+        found = [(folder, run) for folder in folders if (run := read_or_warn(folder))]
+        if not found:
+            raise RunError("a comparison needs at least one run that can be read, and has none")
+        folders = [folder for folder, _ in found]
         names = [folder.resolve().name for folder in folders]
         self.labels = [name if names.count(name) == 1 else str(folder)
                        for name, folder in zip(names, folders, strict=True)]  # fmt: skip
-        self.runs = [open_run(folder) for folder in folders]
+        self.runs = [run for _, run in found]
         self.columns = ["valid_loss", *unique(run.metrics for run in self.runs)]
 
     @cached_property
@@ -110,6 +117,14 @@ class Comparison:
         if len({record.get("fingerprint", {}).get("device_name", "") for record in records}) > 1:
             notes.append("The runs were trained on different devices: times do not compare.")
         return notes
+
+
+def read_or_warn(folder: Path) -> Run | None:
+    try:
+        return open_run(folder)
+    except RunError as error:
+        warn(f"left out: {error}")
+        return None
 
 
 def unique(names: Iterable[Iterable[str]]) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plainfit.common.errors import PlainfitError
+from plainfit.common.errors import PlainfitError, reason
 from plainfit.models.summary import count_parameters, summarize
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
 from plainfit.report.predictions import predict
@@ -72,10 +72,10 @@ def find_out(run: Run) -> dict[str, Any]:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
         found["parameters"] = count_parameters(run.built_model)
         found["predictions"] = predict(
-            run.model, run.open_data(), run.settings["batch_size"], loss_function(run.config)
+            run.model, run.open_data(), run.config.batch_size, loss_function(run.config)
         )
-    except (PlainfitError, RuntimeError) as error:  # such as torch's RuntimeError: out of memory
-        found["missing"] = str(error)
+    except Exception as error:  # a user's model and data fail in many ways
+        found["missing"] = reason(error)
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common import __version__
-from plainfit.common.errors import ConfigError, PlainfitError, RunError, unknown_name
+from plainfit.common.errors import ConfigError, PlainfitError, RunError, raised_as, unknown_name
 from plainfit.data.loaders import bytes_to_floats, make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.runs import folder as runs
@@ -56,6 +56,7 @@ class ExportResult:
         )
 
 
+@raised_as(RunError, "an export needs the run's model")
 def export_run(
     run: Run, format: str, out: Path | None = None, *, force: bool = False
 ) -> ExportResult:

@@ -1,6 +1,7 @@
 """The run folder: what a training leaves behind, each file written whole or not at all."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,15 +16,16 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError
+from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError, reason
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.models.trust import code_of, trusted
+from plainfit.runs.record import RECORD, problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training.history import best_epoch
 from plainfit.training.hooks import warn
 
-RECORD, CHECKPOINTS = "run.json", "checkpoints"
+CHECKPOINTS = "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 FIRST = "first.safetensors"  # the weights that a fine-tuning started from
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
@@ -83,11 +85,11 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        if not {"state", "config", "data", "model"} <= record.keys():
-            raise ValueError("entries are missing")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         what = "has a damaged one" if (folder / RECORD).exists() else "has none"
         raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+    if wrong := problem_of(record):
+        raise RunError(f"{folder / RECORD} is damaged: {wrong}; restore it from a copy")
     return dict(record)
 
 
@@ -107,8 +109,9 @@ def parse_step(line: str) -> Step:
 
 def parse_epoch(line: str) -> Row:
     row = {name: float(value) for name, value in json.loads(line).items()}
-    if not {"epoch", "seconds", "samples_per_second"} <= row.keys():
-        raise KeyError
+    counted = (row["epoch"], row["seconds"], row["samples_per_second"])
+    if not all(0 <= number < math.inf for number in counted) or "train_loss" not in row:
+        raise ValueError
     return row | {"epoch": int(row["epoch"])}
 
 
@@ -129,7 +132,10 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The settings; a run of an older plainfit has the defaults of newer settings."""
-        return RunConfig.from_dict(self.record["config"])
+        try:
+            return RunConfig.from_dict(self.record["config"])
+        except ConfigError as error:
+            raise RunError(f"{self.folder / RECORD}: {error}") from error
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -171,9 +177,27 @@ class Run:
             self.notes.append(f"{note[0].upper()}{note[1:]}.")
             warn(f"{self.folder}: {note}")
 
+    def lengths(self, steps: int) -> dict[int, int]:
+        """Return the number of epochs in all that was planned, by the step from which it was.
+
+        `steps` is the number of steps in an epoch.
+        """
+        first = {0: self.record.get("first_epochs", self.settings["epochs"])}
+        later = self.record.get("lengths", [])
+        return first | {
+            plan.get("from_step", plan.get("from_epoch", 0) * steps): plan["epochs"]
+            for plan in later
+        }
+
     @cached_property
     def epochs(self) -> list[Row]:
-        return self._lines(METRICS, parse_epoch)
+        rows = self._lines(METRICS, parse_epoch)
+        alike = [row for row in rows if row.keys() == rows[0].keys()]
+        if others := len(rows) - len(alike):
+            self.notes.append(
+                f"{others} of the rows of {METRICS} have other columns than the first: left out."
+            )
+        return alike
 
     @property
     def best(self) -> Row | None:
@@ -221,9 +245,9 @@ class Run:
         model = self.factory.build_quietly()
         try:
             load_model(model, str(path))
-        except (SafetensorError, RuntimeError, OSError) as error:
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
-                f"{path} must hold the weights of {self.factory.target}: {error}"
+                f"{path} must hold the weights of {self.factory.target}: {reason(error)}"
             ) from error
         return model.eval()
 
@@ -256,7 +280,9 @@ class Run:
             return []
         good, lines = [], text.splitlines()[header:]
         for line in lines:
-            with suppress(ValueError, LookupError, TypeError, AttributeError):
+            with suppress(
+                ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+            ):
                 good.append(parse(line))
         if bad := len(lines) - len(good):
             self.notes.append(
@@ -298,10 +324,10 @@ def list_runs(parent: Path) -> list[RunLine]:
     for folder in sorted(path.parent for path in parent.glob(f"*/{RECORD}")):
         try:
             run = open_run(folder)
-        except RunError:
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        except (PlainfitError, OSError):  # a file may vanish meanwhile
             lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
             continue
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        done, of = len(run.epochs), run.record["config"]["epochs"]
+        done, of = len(run.epochs), run.settings["epochs"]
         lines.append(RunLine(folder.name, run.record["state"], done, of, run.best or {}, size))
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, DataError, RunError
+from plainfit.common.errors import ConfigError, DataError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.folder import read_all, read_image
@@ -18,6 +18,7 @@ from plainfit.runs.folder import Run
 MOST_IMAGES, MOST_PIXELS = 256, 2**20  # in a batch: its activations take a few hundred MiB
 
 
+@raised_as(RunError, "the run's model must take the images")
 def predict_images(
     run: Run, paths: Sequence[Path], *, views: int = 0, augment: str | None = None
 ) -> list[dict[str, Any]]:

@@ -4,14 +4,15 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 """
 
 import ast
-import math
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
+from plainfit.common.schema import Between, hints_of, misfit
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 PRECISIONS = ("fp32", "bf16", "fp16")
+PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+# Numbers have limits, within which they do what they say: no overflow of an integer, no float32
+# that is rounded to 0, 1 or infinity.
+COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
+SHARE, AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +42,23 @@ class DataSettings:
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
     target: Annotated[str | None, "The column to predict, for a table."] = None
-    image_size: Annotated[int | None, "Resize the images of a folder to N x N pixels."] = None
+    image_size: Annotated[
+        int | None, "Resize the images of a folder to N x N pixels.", Between(1, 5000)
+    ] = None
     skip_bad: Annotated[bool, "Skip unreadable images and count them."] = False
     memory_budget: Annotated[
-        int, "MiB of data to hold in memory, and on the accelerator; more stays on disk."
+        int,
+        "MiB of data to hold in memory, and on the accelerator; more stays on disk.",
+        UP_TO_COUNT,
     ] = 2048
-    split_seed: Annotated[int, "Seed of the split, for data that comes without one."] = 0
+    split_seed: Annotated[int, "Seed of the split, for data that comes without one.", SEED] = 0
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
 
         names = names_of(DataSettings, without=("data",))
-        return open_data(self.data, **{name: getattr(self, name) for name in names})
+        with raised_as(DataError, f"{self.data} must be data that can be read"):
+            return open_data(self.data, **{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +72,7 @@ class ModelSettings:
     ] = "resnet"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
-    seed: Annotated[int, "Seed of initial values, dropout and the order of samples."] = 0
+    seed: Annotated[int, "Seed of initial values, dropout and the order of samples.", SEED] = 0
     device: Annotated[str, "auto (an accelerator if there is one), cpu, cuda, mps, ..."] = "auto"
 
     @property
@@ -76,8 +87,12 @@ class ModelSettings:
             assert isinstance(call, ast.Call)
             if call.args or any(keyword.arg is None for keyword in call.keywords):
                 raise ValueError
-            return {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        except (SyntaxError, ValueError, AssertionError) as error:
+            found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+            json.dumps(found)  # as run.json holds them
+            return found
+        except (
+            SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
+        ) as error:  # fmt: skip
             raise ConfigError(
                 "must be names with values, as in a call, such as 'width=32, blocks=(2, 2)', got "
                 f"{self.model_args!r}",
@@ -94,20 +109,26 @@ class OptimizerSettings:
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
     ] = None
-    momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop)."] = None
+    momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop).", SHARE] = (
+        None
+    )
     nesterov: Annotated[bool, "Nesterov momentum, for sgd."] = False
     weight_decay: Annotated[
-        float | None, "Decay of weights, but not of biases and norms (default: torch's own)."
+        float | None,
+        "Decay of weights, but not of biases and norms (default: torch's own).",
+        Between(0, 1e38),
     ] = None
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
         str | None,
         "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
     ] = None
-    accumulate: Annotated[int, "Take a step every N batches, on their mean gradient."] = 1
-    clip: Annotated[float | None, "Scale gradients down to this norm."] = None
+    accumulate: Annotated[int, "Take a step every N batches, on their mean gradient.", COUNT] = 1
+    clip: Annotated[float | None, "Scale gradients down to this norm.", AMOUNT] = None
     average: Annotated[
-        float | None, "Validate and keep a moving average of the weights: its decay, such as 0.999."
+        float | None,
+        "Validate and keep a moving average of the weights: its decay, such as 0.999.",
+        SHARE,
     ] = None
 
     @property
@@ -120,25 +141,31 @@ class OptimizerSettings:
 class TrainingSettings:
     """How long to train, on which batches, and what to write."""
 
-    epochs: Annotated[int, "Passes over the training data."] = 10
-    batch_size: Annotated[int, "Samples in a training batch."] = 64
+    epochs: Annotated[int, "Passes over the training data.", COUNT] = 10
+    batch_size: Annotated[int, "Samples in a training batch.", COUNT] = 64
     augment: Annotated[
         str,
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
-    label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1."] = 0.0
-    patience: Annotated[int | None, "Stop after N epochs without a better validation loss."] = None
-    time_limit: Annotated[float | None, "Stop after N seconds; resume continues."] = None
+    label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1.", SHARE] = 0.0
+    patience: Annotated[
+        int | None, "Stop after N epochs without a better validation loss.", COUNT
+    ] = None
+    time_limit: Annotated[
+        float | None, "Stop after N seconds; resume continues.", Between(1e-9, 1e9)
+    ] = None
     checkpoint_every: Annotated[
-        int | None, "Write a checkpoint every N steps too (always: each epoch, each minute)."
+        int | None, "Write a checkpoint every N steps too (always: each epoch, each minute).", COUNT
     ] = None
     track: Annotated[str | None, "Send metrics to tensorboard, mlflow, wandb or trackio."] = None
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
     compile: Annotated[bool, "Compile the model: slow start, faster steps; other rounding."] = False
-    threads: Annotated[int | None, "CPU threads (default: one for small steps, else all)."] = None
+    threads: Annotated[
+        int | None, "CPU threads (default: one for small steps, else all).", Between(1, 1024)
+    ] = None
     keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
     detect_anomaly: Annotated[bool, "Name the operation whose gradient is NaN; slow."] = False
     overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
@@ -150,11 +177,13 @@ class TransferSettings:
     """What only a fine-tuning has: no options of `plainfit train` and `plainfit tune`."""
 
     source: Annotated[str | None, "Where the body comes from, for a fine-tuning."] = None
-    freeze_epochs: Annotated[int, "Train the new head alone for the first N epochs."] = 1
+    freeze_epochs: Annotated[
+        int, "Train the new head alone for the first N epochs.", UP_TO_COUNT
+    ] = 1
     gradual: Annotated[bool, "Then unfreeze one more group of layers in each epoch."] = False
-    lr_ratio: Annotated[float, "The head's learning rate divided by that of the first layers."] = (
-        100.0
-    )
+    lr_ratio: Annotated[
+        float, "The head's learning rate divided by that of the first layers.", Between(1, 1e9)
+    ] = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,25 +195,16 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        self.check_at_least(0, "memory_budget", "split_seed", "seed", "freeze_epochs")
-        self.check_at_least(1, "epochs", "batch_size", "patience", "checkpoint_every", "threads")
-        self.check_at_least(1, "accumulate", "lr_ratio")
-        self.check("image_size", lambda size: 1 <= size <= 5000, "1 to 5000")
-        self.check("seed", lambda seed: seed < 2**63, "below 2**63")
+        for name, hint in type_hints().items():
+            if wrong := misfit(getattr(self, name), hint, name):
+                raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
         _ = self.model_arguments  # raises
-        self.check("lr", lambda lr: lr == "auto" or is_positive(lr), "a positive number or auto")
+        self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
-        self.check("weight_decay", lambda decay: 0 <= decay < math.inf, "at least 0")
-        for name in ("momentum", "average"):
-            self.check(name, lambda value: 0 <= value < 1, "at least 0 and below 1")
-        for name in ("clip", "time_limit"):
-            self.check(name, is_positive, "a positive number")
         self.check_known("schedule", self.schedule, SCHEDULES)
-        self.check("label_smoothing", lambda p: 0 <= p < 1, "at least 0 and below 1")
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
-        self.check("lr_ratio", math.isfinite, "finite")
         if self.source is not None:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)
@@ -195,10 +215,6 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         value = getattr(self, name)
         if value is not None and not test(value):
             raise ConfigError(f"must be {requirement}, got {value}", field=name)
-
-    def check_at_least(self, low: int, *names: str) -> None:
-        for name in names:
-            self.check(name, lambda value: value >= low, f"at least {low}")
 
     def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
         if value is not None and value not in known:
@@ -213,7 +229,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
                 f"the settings must be of this version of plainfit, and it does not know "
                 f"{', '.join(sorted(unknown))}; use the version in run.json"
             )
-        folders = {n: Path(record[n]) for n in ("data_dir", "out") if record.get(n) is not None}
+        folders = {n: Path(record[n]) for n in PATHS if isinstance(record.get(n), str)}
         return cls(**(record | folders | changes))
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,16 +281,21 @@ def is_weights_only(source: str) -> bool:
     return is_file or source.startswith("hf:")
 
 
-def is_positive(number: str | float) -> bool:
-    """Return whether a number, or the text of one, is above 0 and finite.
+def is_rate(rate: str | float) -> bool:
+    """Return whether a number, or the text of one, is within the limits of a learning rate.
 
-    >>> is_positive("0.1"), is_positive("-1"), is_positive("nan"), is_positive("fast")
+    >>> is_rate("0.1"), is_rate("-1"), is_rate("nan"), is_rate("fast")
     (True, False, False, False)
     """
     try:
-        return 0 < float(number) < math.inf
+        return AMOUNT.low <= float(rate) <= AMOUNT.high
     except ValueError:
         return False
+
+
+def type_hints() -> dict[str, Any]:
+    """Return the types of all settings, with the limits of numbers."""
+    return hints_of(RunConfig)
 
 
 # Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.

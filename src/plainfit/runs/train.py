@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
-from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunError, TrainingError
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    RunError,
+    TrainingError,
+    raised_as,
+    reason,
+)
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
@@ -29,7 +37,10 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
+from plainfit.training.callbacks.checkpointing import check_epochs
+from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
+from plainfit.training.checkpoints import newest
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback
 from plainfit.training.loop import fit, validate
@@ -38,6 +49,8 @@ from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
+PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
+ONE_SAMPLE = "Expected more than 1 value per channel"  # as batch norm of torch says it
 Say = Callable[[str], None]
 
 
@@ -53,6 +66,7 @@ class Parts:
     groups: list[list[str]] = field(default_factory=list)  # of layers, for a fine-tuning
 
 
+@raised_as(ModelError, "a training needs data and a model")
 def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """Open the data, build model and optimizer, make the loaders.
 
@@ -145,7 +159,8 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 
 def find_rate(parts: Parts, say: Say) -> None:
-    search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
+    with raised_as(TrainingError, "a search for a learning rate must train some steps"):
+        search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = config = replace(parts.config, lr=rate)
@@ -153,7 +168,8 @@ def find_rate(parts: Parts, say: Say) -> None:
 
 
 def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
-    xb, yb = next(iter(dl))
+    with raised_as(DataError, "the data must give batches"):
+        xb, yb = next(iter(dl))
     out = try_batch(model, xb)
     if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -290,13 +306,29 @@ def resume(
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
-    lengths = record.get("lengths", [])
-    if parts.config.epochs != config.epochs:  # a schedule spans all epochs, so it changes here
-        lengths = [*lengths, {"from_epoch": len(run.epochs), "epochs": parts.config.epochs}]
-    first = record.get("first_epochs", config.epochs)
-    runs.update_record(folder, state="started", lengths=lengths, first_epochs=first)
+    plan = new_plan(run, parts)  # written before the training goes on by it
+    runs.update_record(folder, state="started", config=parts.config.to_dict(), **plan)
     with cpu_threads(threads_of(parts)):
         return run_fit(parts, folder, echo, callbacks, resume=True)
+
+
+def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
+    """Return the plan of a resumed run: from which step it was to have how many epochs in all.
+
+    A schedule spans all epochs, so it is another one from the step on where their number changes.
+    """
+    place, epochs = run.folder / runs.CHECKPOINTS, parts.config.epochs
+    found = newest(place, lambda text: None)
+    position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
+    check_epochs(epochs, position, place)
+    start = position["global_step"]
+    plans = {at: n for at, n in run.lengths(len(parts.train_dl)).items() if at < start or not at}
+    if start == 0:
+        plans = {0: epochs}
+    elif list(plans.values())[-1] != epochs:
+        plans[start] = epochs
+    later = [{"from_step": at, "epochs": n} for at, n in plans.items() if at]
+    return {"first_epochs": plans[0], "lengths": later}
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -335,17 +367,33 @@ def run_fit(
                 keep_memory=config.keep_memory,
                 echo=echo,
             )
+            return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
         runs.update_record(folder, state="interrupted")
         say(f"stopped; everything is saved; continue with: plainfit resume {folder}")
         raise
-    except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
-        runs.update_record(folder, state="failed")
-        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
+    except Exception as error:  # whatever a user's model, data or disk raises
+        why = why_it_failed(error, parts)
+        runs.update_record(folder, state="failed", stopped=why)
         raise TrainingError(
-            f"{kind}{error}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{why}; what was saved is in {folder}: plainfit resume {folder}"
         ) from error
-    return finish(parts, folder, history, say)
+
+
+def why_it_failed(error: Exception, parts: Parts) -> str:
+    """Return an error on one line, with its place in the training."""
+    place = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    why = f"{reason(error)}{place}"
+    if ONE_SAMPLE in why:
+        why += "; the last batch of an epoch has 1 sample: choose another batch size"
+    return why
+
+
+def state_of(config: RunConfig, history: History) -> str:
+    """Return the state of a run whose training has returned."""
+    if len(history) >= config.epochs or history.stopped.startswith(NO_BETTER):
+        return "finished"
+    return "pruned" if history.stopped == PRUNED else "interrupted"
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
@@ -353,12 +401,13 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     test = None
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
-        test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
+        with raised_as(TrainingError, "the test set must be scored"):
+            test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
     runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
     runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
     runs.update_record(
         folder,
-        state="interrupted" if history.unfinished else "finished",
+        state=state_of(config, history),
         stopped=history.stopped,
         test=test,
         last=history[-1] if len(history) else None,

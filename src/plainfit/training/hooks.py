@@ -142,6 +142,11 @@ class Context:
         """Return whether there are epochs left to train, and no reason to stop."""
         return self.epoch < self.epochs and not self.stop
 
+    def place(self) -> str:
+        """Return the current place in words, for messages."""
+        of = "" if self.steps is None else f" of {self.steps}"
+        return f"epoch {self.epoch}, after {self.step}{of} steps"
+
     def rate(self) -> float:
         """Return the learning rate; the highest one, if groups of parameters differ."""
         return max(float(group["lr"]) for group in self.opt.param_groups)

@@ -23,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from plainfit.common.errors import ConfigError, RunError
+from plainfit.common.errors import ConfigError, RunError, reason
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 
@@ -103,8 +103,8 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         path = folder / JOURNAL
         try:
             return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise RunError(f"{path} must be a study's journal: {error!r}") from error
+        except Exception as error:  # Optuna fails in many ways on damaged lines
+            raise RunError(f"{path} must be a study's journal: {reason(error)}") from error
     from sqlalchemy.exc import SQLAlchemyError
 
     with heartbeats_allowed():
@@ -118,10 +118,10 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
                 ),
             )
         except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-            reason = str(error.__cause__ or error).partition("\n")[0]
+            why = str(error.__cause__ or error).partition("\n")[0]
             raise ConfigError(
                 "must be the URL of an existing database, such as "
-                f"postgresql://USER@HOST/NAME; {reason}",
+                f"postgresql://USER@HOST/NAME; {why}",
                 field="storage",
             ) from error
 

@@ -7,19 +7,47 @@ The module does not have the name of the function, because a module `plainfit.tu
 import inspect
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
+from plainfit.common.schema import misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import create_folder
+from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT
 from plainfit.training.history import is_lower_better
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
+FILE = re.compile(r"\.?[\w-][\w.-]*")
+
+
+class Description(TypedDict):
+    """What `StudyConfig.to_dict` gives, and the number of trials."""
+
+    space: dict[str, Any]
+    fixed: dict[str, Any]
+    monitor: str
+    lower_is_better: bool
+    pruner: str
+    seeds: int
+    seed: int
+    trials: int
+
+
+class Notes(TypedDict):
+    """The attributes of a trial."""
+
+    worker: NotRequired[str]
+    folder: NotRequired[str]
+    note: NotRequired[str]
+    values: NotRequired[list[float]]
+
+
 OFFERED = ("seed", "report", "folder")  # what `train` gets if it has such a parameter
 
 
@@ -110,10 +138,14 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    counts = {"trials": (trials, 1), "seeds": (config.seeds, 1), "repeat": (repeat, 0)}
-    for name, (value, least) in {**counts, "seed": (config.seed, 0)}.items():
-        if value < least:
-            raise ConfigError(f"{name} must be at least {least}, got {value}")
+    counts = {
+        "trials": (trials, COUNT),
+        "seeds": (config.seeds, COUNT),
+        "seed": (config.seed, SEED),
+    }
+    for name, (value, limits) in {**counts, "repeat": (repeat, UP_TO_COUNT)}.items():
+        if wrong := misfit(value, Annotated[int, limits], name):
+            raise ConfigError(wrong)
     if time_limit is not None and not time_limit > 0:
         raise ConfigError(f"a time limit must be a positive number of seconds, got {time_limit}")
     if config.pruner not in PRUNERS:
@@ -158,6 +190,14 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
     except KeyError:
         return None
     found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+    wrong = "" if found is None else misfit(found, Description, "")
+    for trial in storage.get_all_trials(study, deepcopy=False):
+        wrong = wrong or misfit(trial.user_attrs, Notes, f"trial {trial.number}")
+        for place in ("worker", "folder"):  # of files within the study's folder
+            if not (wrong or FILE.fullmatch(trial.user_attrs.get(place, "_"))):
+                wrong = f"trial {trial.number}.{place} must be the name of a file"
+    if wrong:
+        raise RunError(f"the study {name!r} in {url or folder} is damaged: {wrong}; restore it")
     if found is None and storage.get_n_trials(study):
         raise ConfigError(
             f"the study {name!r} must be one of plainfit, and is not; choose another folder"

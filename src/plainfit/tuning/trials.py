@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
-from plainfit.runs.folder import RECORD, read_record
+from plainfit.runs.folder import read_record
+from plainfit.runs.record import RECORD
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import check_outputs, prepare, resume, train
+from plainfit.runs.train import PRUNED, check_outputs, prepare, resume, train
 from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
 from plainfit.tuning.space import Choices, Spec
 
 if TYPE_CHECKING:
     from optuna import Trial
-
-PRUNED = "pruned: other trials did better by this epoch"
 
 
 @dataclass(eq=False)
@@ -95,10 +94,10 @@ class RunTraining:
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at once
             config = RunConfig.from_dict(settings, seed=seed, out=folder)
             train(config, echo=None, callbacks=[report])
-        elif read_record(folder)["state"] != "finished":
+        elif read_record(folder)["state"] not in ("finished", "pruned"):
             resume(folder, echo=None, callbacks=[report])
         record = read_record(folder)
-        report.pruned = record["stopped"] == PRUNED
+        report.pruned = record["state"] == "pruned"
         return monitored(record["last"], self.monitor) if record["last"] else math.nan
 
 

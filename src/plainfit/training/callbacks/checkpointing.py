@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
@@ -76,6 +77,7 @@ class Checkpointing(Callback):
         found = checkpoints.newest(self.folder, warn)
         if found is not None:
             restore(context, found[1])
+            check_epochs(context.epochs, found[1]["position"], self.folder)
         elif there:
             raise CheckpointError(
                 f"{self.folder} must hold a valid checkpoint, and all {len(there)} are damaged; "
@@ -118,6 +120,17 @@ class Checkpointing(Callback):
             )
             return
         checkpoints.prune(self.folder, self.keep, self.best_step)
+
+
+def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
+    """Refuse fewer epochs than a checkpoint has begun."""
+    begun = position["epoch"] + (position["step"] > 0)
+    if epochs < begun:
+        raise ConfigError(
+            f"must be at least {begun}, as many as the checkpoint in {folder} has begun, got "
+            f"{epochs}",
+            field="epochs",
+        )
 
 
 class BestWeights(Callback):

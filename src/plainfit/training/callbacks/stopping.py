@@ -12,6 +12,7 @@ from plainfit.data.batches import tensors_in
 from plainfit.training.history import best_epoch
 from plainfit.training.hooks import Callback, Context
 
+NO_BETTER = "no better "  # the start of why early stopping stopped
 HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
 
 
@@ -67,7 +68,7 @@ class EarlyStopping(Callback):
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
-            context.stop = f"no better {self.best.monitor or loss} for {waited} epochs"
+            context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
 
 
 class BestInMemory(Callback):

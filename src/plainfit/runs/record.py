@@ -1,0 +1,90 @@
+"""What `run.json` holds: the type of every field that a command reads."""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from plainfit.common.schema import Between, misfit
+from plainfit.runs.settings import PATHS, type_hints
+
+RECORD = "run.json"
+Size = Annotated[int, Between(1, 10**9)]
+Count = Annotated[int, Between(0, 2**63 - 1)]
+Values = dict[str, float]
+
+
+class Model(TypedDict):
+    """The fields of `plainfit.models.build.Factory`."""
+
+    target: str
+    arguments: dict[str, Any]
+    seed: int
+    loaded: NotRequired[bool]
+
+
+class Data(TypedDict):
+    name: str
+    counts: dict[str, Count]
+    classes: list[str]
+    input_shape: list[Size]
+    features: list[str]
+    notes: NotRequired[list[str]]
+    fingerprint: str
+
+
+class Optimizer(TypedDict):
+    name: str
+    options: dict[str, Any]
+
+
+class Layers(TypedDict):
+    layers: list[str]
+    lr: float
+    parameters: Count
+
+
+class Length(TypedDict):
+    from_step: NotRequired[Count]
+    from_epoch: NotRequired[Count]  # of an older run
+    epochs: Size
+
+
+class Fingerprint(TypedDict):
+    device: str
+    device_name: NotRequired[str]
+    isa_variables: dict[str, str]
+    threads: Size
+    world_size: Size
+
+
+class Record(TypedDict):
+    state: Literal["started", "finished", "interrupted", "pruned", "failed"]
+    config: dict[str, Any]
+    model: Model
+    data: Data
+    parameters: NotRequired[Count]
+    optimizer: NotRequired[Optimizer]
+    layers: NotRequired[list[Layers]]
+    loss: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    fingerprint: Fingerprint
+    stopped: NotRequired[str]
+    test: NotRequired[Values | None]
+    last: NotRequired[Values | None]
+    best: NotRequired[Values | None]
+    steps: NotRequired[Count]
+    lengths: NotRequired[list[Length]]
+    first_epochs: NotRequired[Size]
+
+
+def problem_of(record: Any) -> str:
+    """Return the first field of another type, what it must be, and what it is; empty if none is.
+
+    Settings that this version does not know are left alone: a report shows them all the same.
+    """
+    if wrong := misfit(record, Record, ""):
+        return wrong
+    if unknown := record["model"].keys() - Model.__annotations__.keys():
+        return f"model must have no {min(unknown)!r}"
+    known = type_hints() | dict.fromkeys(PATHS, str | None)
+    settings = ((value, known.get(name, Any), name) for name, value in record["config"].items())
+    found = (misfit(value, hint, f"config.{name}") for value, hint, name in settings)
+    return next(filter(None, found), "")
