@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from plainfit.data.splits import (
     shortened,
 )
 
-CHANNELS = (1, 3, 4)  # of images: gray, RGB, RGBA
 USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
@@ -41,11 +41,12 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
     """
     arrays = read_zipped_arrays(path)
     found = find_parts(path, "a .npz file", list(arrays))
+    notes = notes_on(list(arrays), found, arrays)
     parts: dict[str, tuple[Samples, Labels]] = {
         part: (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
         for part, (x, y) in found.items()
     }
-    return make_splits(str(path), parts, split_seed=split_seed, notes=notes_on(arrays, found))
+    return make_splits(str(path), parts, split_seed=split_seed, notes=notes)
 
 
 def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
@@ -55,7 +56,7 @@ def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) 
     """
     paths = {path.stem: path for path in sorted(root.glob("*.npy"))}
     found = find_parts(root, "a folder of .npy files", list(paths))
-    mapped = {name: map_array(path) for name, path in paths.items()}
+    mapped = {name: map_array(paths[name]) for pair in found.values() for name in pair}
     fits = sum(size_in_memory(mapped[x]) for x, _ in found.values()) <= memory_budget * 2**20
     parts: dict[str, tuple[Samples, Labels]] = {}
     for part, (x, y) in found.items():
@@ -71,7 +72,7 @@ def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) 
                 "np.ascontiguousarray(x), or raise memory_budget"
             )
         parts[part] = (samples, as_labels(root, y, np.array(mapped[y])))
-    notes = notes_on(mapped, found)
+    notes = notes_on(list(paths), found, mapped)
     if not fits:
         notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
     return make_splits(str(root), parts, split_seed=split_seed, notes=notes)
@@ -112,26 +113,26 @@ def find_parts(path: Path, what: str, names: Sequence[str]) -> dict[str, tuple[s
     return found
 
 
-def notes_on(arrays: Mapping[str, NDArray[Any]], found: Mapping[str, tuple[str, str]]) -> list[str]:
-    used = {name for pair in found.values() for name in pair}
+def notes_on(
+    names: Sequence[str], found: Mapping[str, tuple[str, str]], arrays: Mapping[str, NDArray[Any]]
+) -> list[str]:
     notes = []
-    if others := [name for name in arrays if name not in used]:
+    if others := [name for name in names if name not in chain(*found.values())]:
         notes.append(
             f"arrays that are not used: {shortened(others)} (the parts are called x_train, "
             "x_valid and x_test)"
         )
     name = found["train"][0]
     x = arrays[name]
-    if x.ndim == 4 and x.shape[1] in CHANNELS and x.shape[3] in CHANNELS:
+    if x.ndim == 4 and x.shape[1::2] in ((1, 1), (1, 3), (3, 1), (3, 3), (4, 4)):
         notes.append(f"{name} of shape {x.shape} is read as (samples, channels, height, width)")
-    if x.ndim == 4 and x.dtype == np.uint8 and in_torch_order(x).shape[1] == 3:
-        notes.append("the three channels are taken as red, green and blue, in this order")
     return notes
 
 
 def in_torch_order(images: NDArray[Any]) -> NDArray[Any]:
     """Return (samples, channels, height, width); TensorFlow has the channels last."""
-    is_last = images.shape[3] in CHANNELS and images.shape[1] not in CHANNELS
+    _, first, _, last = images.shape
+    is_last = (last in (1, 3) and first not in (1, 3)) or (last == 4 and first not in (1, 3, 4))
     return images.transpose(0, 3, 1, 2) if is_last else images
 
 
