@@ -11,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 from torch import nn, optim
+from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from plainfit.common.errors import CheckpointError, RunError
+from plainfit.common.errors import CheckpointError, ConfigError, EjectError, RunError
 from plainfit.training import checkpoints as files
-from plainfit.training.callbacks import Checkpointing, EarlyStopping, GradientAccumulation
+from plainfit.training.callbacks import (
+    Checkpointing,
+    EarlyStopping,
+    GradientAccumulation,
+    GradientClipping,
+)
 from plainfit.training.checkpoints import from_bytes, to_bytes
 from trainings import Net, StopAt, differences, loaders, outcome, train
 
@@ -243,7 +249,7 @@ def fit_with(folder, model, opt=None, **options):
         ),
         (nn.Linear(3, 2, bias=False), "the model must be the checkpoint's: it lacks bias"),
         (nn.Linear(3, 2).double(), "and weight is torch.float64"),
-        (nn.Sequential(nn.Linear(3, 2)), "it has besides 0.bias, 0.weight; it lacks bias, weight"),
+        (nn.Sequential(nn.Linear(3, 2)), "layers was Linear, is Sequential Linear"),
     ],
 )
 def test_another_model_is_refused_and_left_as_it_was(tmp_path, model, message):
@@ -333,3 +339,92 @@ def test_in_one_process_too(tmp_path):
     whole_opt = optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
     straight = pf.fit(3, whole, F.cross_entropy, whole_opt, *loaders("memory"), echo=None)
     assert differences(outcome(whole, whole_opt, straight), outcome(model, opt, history)) == []
+
+
+X, Y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 3
+
+
+def go_on(
+    folder, *, epochs=3, bs=10, seed=0, lr=0.1, optimizer="sgd", x=X, layer=nn.ReLU, **options
+):
+    """Train, or go on, by nothing but arguments; return the history and the optimizer."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), layer(), nn.Linear(8, 3))
+    opt = (
+        optim.SGD(model.parameters(), lr) if optimizer == "sgd" else optim.Adam(model.parameters())
+    )
+    data = TensorDataset(x, Y[: len(x)])
+    loaders = pf.get_data(data, data, bs=bs, seed=seed)
+    options = {"checkpoint": folder, "resume": True, "echo": None} | options
+    return pf.fit(epochs, model, F.cross_entropy, opt, *loaders, **options), opt
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"bs": 20}, "batch size was 10, is 20; steps in an epoch was 10, is 5"),
+        ({"seed": 1}, "seed of the order was 0, is 1"),
+        ({"x": X[:50]}, "samples was 100, is 50"),
+        ({"x": X + 1}, "sums over the data was"),
+        ({"layer": nn.Tanh}, "layers was Sequential Linear ReLU Linear, is Sequential Linear Tanh"),
+        ({"optimizer": "adam"}, "optimizer was SGD, is Adam"),
+    ],
+)
+def test_what_cannot_continue_a_training_is_refused(tmp_path, other, message):
+    go_on(tmp_path, callbacks=[StopAt(15)])
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(CheckpointError, match=message):
+        go_on(tmp_path, **other)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_fewer_epochs_than_begun_are_refused(tmp_path):
+    go_on(tmp_path, callbacks=[StopAt(15)])
+    with pytest.raises(ConfigError, match=r"epochs must be at least 2, .* has begun, got 1"):
+        go_on(tmp_path, epochs=1)
+    assert len(go_on(tmp_path, epochs=2)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"lr": 0.01}, "from step 15 on, lr of group 0 was 0.1, is 0.01$"),
+        ({"schedule": "cosine"}, r"LearningRate.schedule was None, is Cosine\(steps=30"),
+        ({"precision": "bf16"}, "precision was fp32, is bf16"),
+        ({"callbacks": [GradientClipping(1.0)]}, "GradientClipping.max_norm was None, is 1.0"),
+    ],
+)
+def test_what_differs_otherwise_is_a_branch(tmp_path, other, message):
+    go_on(tmp_path, callbacks=[StopAt(15)])
+    with pytest.warns(RuntimeWarning, match=f"goes on as a branch: .*{message}"):
+        history, opt = go_on(tmp_path, **other)
+    assert opt.param_groups[0]["lr"] == other.get("lr", 0.1)
+    assert len(history.run.branches) == 1
+    kept = files.newest(tmp_path, print)[1]["setup"]["branches"]
+    assert kept == history.run.branches
+    with pytest.raises(EjectError, match=r"resumed with others .from step 15 on"):
+        history.run.eject(tmp_path / "train.py")
+    again, _ = go_on(tmp_path, **other)  # the same as before: nothing new
+    assert again.run.branches == kept
+
+
+def test_a_longer_training_is_said_and_noted(tmp_path):
+    lines = []
+    go_on(tmp_path, schedule="one-cycle", callbacks=[StopAt(15)])
+    history, _ = go_on(tmp_path, epochs=4, schedule="one-cycle", echo=lines.append)
+    assert lines[0].startswith("note   from step 15 on, epochs was 3, is 4; LearningRate.schedule")
+    assert history.run.branches == [lines[0].removeprefix("note   ")]
+
+
+def test_a_new_rate_holds_from_the_next_step_on(tmp_path):
+    go_on(tmp_path, callbacks=[StopAt(15)])
+    with pytest.warns(RuntimeWarning, match="branch"):
+        history, _ = go_on(tmp_path, lr=0.01)
+
+    class Lower(pf.Callback):
+        def on_batch_start(self, context):
+            if context.global_step == 15:
+                context.opt.param_groups[0]["lr"] = 0.01
+
+    whole, _ = go_on(None, resume=False, callbacks=[Lower()])
+    assert history.step_losses == whole.step_losses

@@ -539,6 +539,6 @@ def test_other_errors_are_raised_as_they_are(error, where, monkeypatch):
         monkeypatch.setattr(opt, "step", fails(error("mine")))
     if where == "loss":
         loss_func = fails(error("mine"))
-    with pytest.raises(error, match=r"^mine$") as caught:
+    with pytest.raises(error, match=r"^mine\nin epoch 0, after \d of") as caught:
         small.fit(model, opt, Mixed(small.batches(5)), loss_func=loss_func, callbacks=[Fail()])
     assert type(caught.value) is error

@@ -21,6 +21,7 @@ from plainfit.training.callbacks.optimization import (
     frozen_groups,
     parameters_of,
     plain_mean,
+    warmed_up_mean,
 )
 from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
@@ -73,6 +74,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "stream": stream,
     "time": "import time",
     "torch": "import torch",
+    "warmed_up_mean": warmed_up_mean,
 }
 
 

@@ -137,6 +137,11 @@ def from_fit(call: FitCall) -> Recipe:
     steps = length(call.train_dl)
     if not call.losses:
         raise EjectError("a script repeats a training, and this one took no step; train first")
+    if call.branches:
+        raise EjectError(
+            "a script has one schedule and one rate, and this training was resumed with others "
+            f"({call.branches[0]}); train anew, or train a run folder, which notes its lengths"
+        )
     if call.has_stepped:
         raise EjectError(
             "a script begins with a new optimizer, and this one had taken steps before; make a new "

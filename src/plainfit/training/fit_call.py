@@ -49,6 +49,8 @@ class FitCall:
     """The sum over the bits of each weight at the start."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
     """The weights at the start, up to 64 MiB, where no factory can build them again."""
+    branches: list[str] = field(init=False, default_factory=list)
+    """From which step on a resumed training had other settings, and which."""
     first_epoch: int = field(init=False)
     """The epoch that the training loader starts with; not 0 if it was read before."""
 

@@ -193,7 +193,9 @@ def fit(
             `plainfit.training.schedules`), its name, such as `one-cycle`, or a torch scheduler.
         checkpoint: a folder for checkpoints, written after each epoch and every minute within it.
         resume: continue from the newest valid checkpoint there, if any, with the same bits as a
-            training that was never stopped.
+            training that was never stopped. Other data, batches, layers or another optimizer than
+            the checkpoint's are refused; other rates, options of the optimizer, losses, schedules
+            and epochs are used from there on, which is said, and noted in `history.run.branches`.
         track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
             another folder, pass the callback `Tracking`), or a `Tracker`.
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn
 
 import plainfit as pf
 from plainfit.common.errors import ConfigError
@@ -31,6 +31,20 @@ def mean_rule(averaged, current, count):
         get_swa_multi_avg_fn()(averaged, current, count)
     else:
         torch._foreach_copy_(averaged, current)
+
+
+def warmed_up(decay):
+    """The rule of an exponential average with the decay that TensorFlow has after `count` steps."""
+
+    def rule(averaged, current, count):
+        own = min(decay, (1 + count.item()) / (10 + count.item()))
+        for average, value in zip(averaged, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - own)
+            else:
+                average.copy_(average * own + value * (1 - own))
+
+    return rule
 
 
 def by_hand(rule, start, by_step):
@@ -70,7 +84,7 @@ class Own(Callback):
 @pytest.mark.parametrize("start", [0, 2])
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999, None])
 def test_averages_are_those_of_swa_utils_bit_for_bit(decay, start):
-    rule = mean_rule if decay is None else get_ema_multi_avg_fn(decay)
+    rule = mean_rule if decay is None else warmed_up(decay)
     own, average, losses, valid_losses = by_hand(rule, start, by_step=decay is not None)
     model, keep = network(), Own()
     history = fit(
@@ -83,6 +97,22 @@ def test_averages_are_those_of_swa_utils_bit_for_bit(decay, start):
     assert all(torch.equal(keep.weights[k], v) for k, v in own.state_dict().items())
     assert same(model, own) == (decay == 0.0)  # the control
     assert "1.running_var" in model.state_dict()
+
+
+def test_the_average_of_a_short_training_is_not_near_its_first_weights():
+    model = nn.Linear(1, 1, bias=False)
+    averaging = Averaging(0.999)
+
+    class Jump(Callback):
+        def on_step_end(self, context):  # after the first step, which the average begins with
+            if context.global_step == 1:
+                context.model.weight.data.fill_(1.0)
+
+    model.weight.data.fill_(0.0)
+    data = [(torch.zeros(1, 1), torch.zeros(1, 1))] * 200
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    fit(model, opt, data, loss_func=F.mse_loss, epochs=1, callbacks=[averaging, Jump()])
+    assert 0.999 < model.weight.item() <= 1  # and 0.18 with a decay of 0.999 throughout
 
 
 def test_the_training_itself_is_not_changed():

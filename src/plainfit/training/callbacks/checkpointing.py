@@ -9,6 +9,7 @@ from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
 from plainfit.models.weights import save_weights
 from plainfit.training import checkpoints
+from plainfit.training.branches import changes, check_same, is_longer_only, setup_of
 from plainfit.training.callbacks.stopping import Best, broken_parameter
 from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.state import capture, restore
@@ -53,6 +54,7 @@ class Checkpointing(Callback):
         self.best = Best(monitor)
         self.best_step = -1
         self.last = 0.0
+        self.setup: dict[str, Any] = {}
 
     @staticmethod
     def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
@@ -75,9 +77,15 @@ class Checkpointing(Callback):
             )
         remove_temporary(self.folder)
         found = checkpoints.newest(self.folder, warn)
+        self.setup = setup_of(context)
         if found is not None:
+            before = found[1].get("setup")  # an older checkpoint has none
+            if before is not None:
+                check_same(before, self.setup)
             restore(context, found[1])
             check_epochs(context.epochs, found[1]["position"], self.folder)
+            if before is not None:
+                self.branch(context, before, echo)
         elif there:
             raise CheckpointError(
                 f"{self.folder} must hold a valid checkpoint, and all {len(there)} are damaged; "
@@ -86,6 +94,29 @@ class Checkpointing(Callback):
         self.last = time.perf_counter()
         if echo is not None and context.global_step:
             echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
+
+    def branch(
+        self, context: Context, before: dict[str, Any], echo: Callable[[str], None] | None
+    ) -> None:
+        """Say what goes on differently and note it; the optimizer gets the options it was given."""
+        call = context.history.run
+        assert call is not None
+        call.branches += before.get("branches", [])
+        self.setup["branches"] = call.branches
+        found = changes(before["open"], self.setup["open"])
+        if not found:
+            return
+        text = f"from step {context.global_step} on, {'; '.join(found.values())}"
+        call.branches.append(text)
+        if is_longer_only(before["open"], self.setup["open"]):
+            if echo is not None:
+                echo(f"note   {text}")
+        else:
+            warn(f"the training goes on as a branch: {text}")
+        for place, group in enumerate(context.opt.param_groups):
+            for name, value in call.groups[place].items():
+                if f"{name} of group {place}" in found:
+                    group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
         self.best.start(context)
@@ -110,7 +141,7 @@ class Checkpointing(Callback):
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay
-        state = capture(context, at_end_of_epoch=at_end_of_epoch)
+        state = capture(context, at_end_of_epoch=at_end_of_epoch) | {"setup": self.setup}
         try:
             checkpoints.save(self.folder, context.global_step, state)
         except (OSError, CheckpointError) as error:

@@ -1,7 +1,7 @@
 """What changes a step: its rate, its gradients, which weights are trained, which are validated."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -254,8 +254,10 @@ class Averaging(Callback):
     """Validate, keep as the best, and end with averaged weights. It changes the training's result.
 
     Args:
-        decay: of the exponential moving average (Polyak & Juditsky 1992) over steps; None for the
-            plain mean of the weights at the ends of epochs (SWA, Izmailov 2018, arXiv:1803.05407).
+        decay: of the exponential moving average (Polyak & Juditsky 1992) over steps, at most; after
+            step t it is (1 + t) / (10 + t), so that a short training does not end near its first
+            weights. None for the plain mean of the weights at the ends of epochs (SWA, Izmailov
+            2018, arXiv:1803.05407).
         start: the first epoch that is averaged.
 
     Buffers, such as the means of batch norm, are averaged like the parameters; a plain mean keeps
@@ -271,7 +273,7 @@ class Averaging(Callback):
         self.resumed: dict[str, Any] = {}
 
     def on_fit_start(self, context: Context) -> None:
-        by_rule = plain_mean if self.decay is None else get_ema_multi_avg_fn(self.decay)
+        by_rule = plain_mean if self.decay is None else warmed_up_mean(self.decay)
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
         if self.resumed and context.global_step:
             self.averaged.load_state_dict(self.resumed)
@@ -314,6 +316,19 @@ def plain_mean(averaged: Tensors, current: Tensors, count: Tensor | int) -> None
         return
     for mean, value in zip(averaged, current, strict=True):
         mean.copy_(value)
+
+
+def warmed_up_mean(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Return the rule of a moving average whose decay rises to `decay`.
+
+    The rise is that of TensorFlow's `tf.train.ExponentialMovingAverage(num_updates=...)`.
+    """
+
+    def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
+        steps = int(count)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+
+    return update
 
 
 class Unfreezing(Callback):
