@@ -25,6 +25,9 @@ from difflib import get_close_matches
 class PlainfitError(Exception):
     """Base of all errors below; the command line prints it on one line and exits with 2."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # a path may have any character
+
 
 class ConfigError(PlainfitError, ValueError):
     """A setting or a name is unknown or out of range.
