@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from plainfit.common.files import write_bytes
 from plainfit.training.callbacks import Checkpointing
 from plainfit.training.checkpoints import from_bytes, to_bytes
 from plainfit.training.state import capture, restore
@@ -182,4 +181,4 @@ class NaiveCheckpointing(Checkpointing):
     def save(self, context, *, at_end_of_epoch=False):
         buffer = io.BytesIO()
         torch.save(capture(context, at_end_of_epoch=at_end_of_epoch), buffer)
-        write_bytes(self.folder / "last.pt", buffer.getvalue())
+        (self.folder / "last.pt").write_bytes(buffer.getvalue())

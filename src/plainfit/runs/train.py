@@ -16,21 +16,30 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
-from plainfit.common.errors import ConfigError, ModelError, PlainfitError, RunError, TrainingError
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PlainfitError,
+    RunError,
+    TrainingError,
+)
+from plainfit.common.locks import one_writer
+from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import DataSplits, check_images
 from plainfit.models.build import get_model, make_optimizer, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.history import History
-from plainfit.training.hooks import Callback
+from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit, validate
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import accuracy
@@ -243,18 +252,24 @@ def train(
         TrainingError: if the training has to stop.
         KeyboardInterrupt: after Ctrl-C, when everything is saved.
     """
-    say = echo or (lambda line: None)
     check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
+    with one_writer(folder):
+        runs.check_new(folder)
+        return begin(parts, folder, echo, callbacks)
+
+
+def begin(parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback]) -> RunResult:
+    config, say = parts.config, echo or (lambda line: None)
     say(describe(parts))
     with cpu_threads(threads_of(parts)):
         if config.lr == "auto":
             find_rate(parts, say)
         if config.source is not None:
-            runs.write_whole(folder / runs.FIRST, lambda path: save_weights(path, parts.model))
+            runs.write_whole(folder / runs.FIRST, weights_to_bytes(parts.model))
         runs.write_record(folder, make_record(parts))
         return run_fit(parts, folder, echo, callbacks, resume=False)
 
@@ -270,14 +285,22 @@ def resume(
 
     A finished run continues to a larger number of `epochs` in all.
     """
-    say = echo or (lambda line: None)
     check_callbacks(callbacks)
+    runs.read_record(folder)  # before a lock is made in a folder that is no run
+    with one_writer(folder):
+        return go_on(folder, epochs, echo, callbacks)
+
+
+def go_on(
+    folder: Path, epochs: int | None, echo: Say | None, callbacks: Sequence[Callback]
+) -> RunResult:
+    say = echo or (lambda line: None)
     run = runs.open_run(folder)
     record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
-            f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
+            f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
@@ -328,13 +351,13 @@ def run_fit(
             )
     except (KeyboardInterrupt, SystemExit):
         runs.update_record(folder, state="interrupted")
-        say(f"stopped; everything is saved; continue with: plainfit resume {folder}")
+        say(f"stopped; everything is saved; continue with: {command('resume', folder)}")
         raise
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
         runs.update_record(folder, state="failed")
         kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
         raise TrainingError(
-            f"{kind}{error}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{kind}{error}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
     return finish(parts, folder, history, say)
 
@@ -345,18 +368,32 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
-    runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
-    runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
-    runs.update_record(
-        folder,
-        state="interrupted" if history.unfinished else "finished",
-        stopped=history.stopped,
-        test=test,
-        last=history[-1] if len(history) else None,
-        best=history.best(),
-        config=config.to_dict(),
-        steps=len(history.step_losses),
-    )
+    try:
+        runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
+        draw_curves(history, folder / runs.CURVES)
+        runs.update_record(
+            folder,
+            state="interrupted" if history.unfinished else "finished",
+            stopped=history.stopped,
+            test=test,
+            last=history[-1] if len(history) else None,
+            best=history.best(),
+            config=config.to_dict(),
+            steps=len(history.step_losses),
+        )
+    except RunError as error:
+        raise TrainingError(
+            f"{error}: the training is done, and {command('resume', folder)} writes its results"
+        ) from error
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
     return RunResult(folder, history, test, len(data.input_shape) == 3)
+
+
+def draw_curves(history: History, path: Path) -> None:
+    from plainfit.common.plots import write_picture
+
+    try:
+        write_picture(history.plot(), path)
+    except DataError as error:  # a full disk
+        warn(f"{error}; the run is complete without it")

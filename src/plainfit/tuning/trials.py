@@ -1,7 +1,6 @@
 """A training of a trial: its callback, its value, and the runs that `plainfit tune` makes of it."""
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -92,7 +91,6 @@ class RunTraining:
 
     def __call__(self, *, seed: int, report: Report, folder: Path, **settings: Any) -> float:
         if not (folder / RECORD).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at once
             config = RunConfig.from_dict(settings, seed=seed, out=folder)
             train(config, echo=None, callbacks=[report])
         elif read_record(folder)["state"] != "finished":

@@ -13,12 +13,12 @@ import optuna
 from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, PlainfitError
+from plainfit.common.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
 from plainfit.tuning.space import StudyConfig
 from plainfit.tuning.storage import (
     DESCRIPTION,
-    FileLock,
     Queue,
     folder_of,
     open_storage,

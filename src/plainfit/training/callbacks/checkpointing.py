@@ -1,12 +1,14 @@
 """A training's state, and its best weights, on disk."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
-from plainfit.models.weights import save_weights
+from plainfit.common.locks import one_writer
+from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
 from plainfit.training.callbacks.stopping import Best, broken_parameter
 from plainfit.training.hooks import Callback, Context, warn
@@ -58,14 +60,23 @@ class Checkpointing(Callback):
         """Return the callback for the argument `checkpoint` of `fit`."""
         return Checkpointing(given) if isinstance(given, str | Path) else given
 
-    def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
-        """Create the folder, and continue from its newest valid checkpoint if `resume` is set."""
+    @contextmanager
+    def begun(
+        self, context: Context, resume: bool, echo: Callable[[str], None] | None
+    ) -> Iterator[None]:
+        """Create the folder, and be the only one to write to it until the block ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
                 f"the checkpoint folder {self.folder} must be writable ({error.strerror})"
             ) from error
+        with one_writer(self.folder):
+            self.begin(context, resume, echo)
+            yield
+
+    def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
+        """Continue from the folder's newest valid checkpoint if `resume` is set."""
         there = checkpoints.listed(self.folder)
         if there and not resume:
             raise RunError(
@@ -141,7 +152,7 @@ class BestWeights(Callback):
         if not self.best.improved(context):
             return
         try:
-            write_whole(self.path, lambda path: save_weights(path, context.valid_model))
+            write_whole(self.path, weights_to_bytes(context.valid_model))
         except OSError as error:
             what = f"the best weights could not be written to {self.path} ({error})"
             warn(f"{what}; training goes on")
