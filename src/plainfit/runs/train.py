@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from plainfit.training.loop import fit, validate
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
+from plainfit.training.session import sigterm_exits
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 Say = Callable[[str], None]
@@ -250,7 +252,7 @@ def train(
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
             is written then.
         TrainingError: if the training has to stop.
-        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+        KeyboardInterrupt: after Ctrl-C, when the current step is done and saved.
     """
     check_callbacks(callbacks)
     parts = prepare(config)
@@ -349,17 +351,27 @@ def run_fit(
                 keep_memory=config.keep_memory,
                 echo=echo,
             )
+        with sigterm_exits():
+            return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
-        runs.update_record(folder, state="interrupted")
-        say(f"stopped; everything is saved; continue with: {command('resume', folder)}")
+        end_as(folder, "interrupted")
+        saved, done = checkpoint.saved_step, checkpoint.last_step
+        kept = "everything is" if saved == done else f"{saved} of {done} steps are"
+        say(f"stopped; {kept} saved; continue with: {command('resume', folder)}")
         raise
     except (RuntimeError, OSError, MemoryError, ArithmeticError) as error:
-        runs.update_record(folder, state="failed")
+        end_as(folder, "failed")
         kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
         raise TrainingError(
             f"{kind}{error}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
-    return finish(parts, folder, history, say)
+
+
+def end_as(folder: Path, state: str) -> None:
+    """Note how a training ended, unless it has finished, or the disk is full."""
+    with suppress(RunError):
+        if runs.read_record(folder)["state"] == "started":
+            runs.update_record(folder, state=state)
 
 
 def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
@@ -383,7 +395,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         )
     except RunError as error:
         raise TrainingError(
-            f"{error}: the training is done, and {command('resume', folder)} writes its results"
+            f"{error}; make room, and {command('resume', folder)} ends the run"
         ) from error
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")

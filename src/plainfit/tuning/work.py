@@ -77,7 +77,7 @@ class Work:
         except OutOfTime:
             self.echo("note   the time limit is reached; the same call continues")
         except (KeyboardInterrupt, SystemExit):
-            self.echo(f"stopped; everything is saved in {self.folder}; the same call continues")
+            self.echo(f"stopped; the same call continues the study in {self.folder}")
             raise
         write_page(self.result(), self.study, self.config)
 

@@ -54,6 +54,7 @@ class Checkpointing(Callback):
         self.best = Best(monitor)
         self.best_step = -1
         self.last = 0.0
+        self.saved_step = self.last_step = 0
 
     @staticmethod
     def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
@@ -93,6 +94,7 @@ class Checkpointing(Callback):
                 "choose another folder to start again"
             )
         self.last = time.perf_counter()
+        self.saved_step = self.last_step = context.global_step
         if echo is not None and context.global_step:
             echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
 
@@ -114,6 +116,11 @@ class Checkpointing(Callback):
     def on_stop(self, context: Context) -> None:
         self.save(context)
 
+    def on_fit_end(self, context: Context) -> None:
+        self.last_step = context.global_step
+
+    on_exception = on_fit_end
+
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
         """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
@@ -128,6 +135,7 @@ class Checkpointing(Callback):
                 f"tries again after {self.every_seconds:g} s, and the last good one stays"
             )
             return
+        self.saved_step = context.global_step
         checkpoints.prune(self.folder, self.keep, self.best_step)
 
 
