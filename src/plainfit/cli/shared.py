@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from io import TextIOWrapper
 from pathlib import Path
@@ -43,23 +43,25 @@ def show(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
 def surroundings() -> Iterator[None]:
     """Make the standard streams safe to write to; leave the process as it was."""
     streams, path, hook = (sys.stdin, sys.stdout, sys.stderr), list(sys.path), sys.excepthook
-    for name in ("stdin", "stdout", "stderr"):  # in the order of their descriptors
-        if getattr(sys, name) is None:  # closed by the shell
-            setattr(sys, name, Path(os.devnull).open("r+", encoding="utf-8"))  # noqa: SIM115
-    strict = [
-        stream
-        for stream in (sys.stdout, sys.stderr)
-        if isinstance(stream, TextIOWrapper) and stream.errors == "strict"
-    ]
-    for stream in strict:
-        stream.reconfigure(errors="replace")
-    try:
-        yield
-    finally:
+    with ExitStack() as opened:
+        for name in ("stdin", "stdout", "stderr"):  # in the order of their descriptors
+            if getattr(sys, name) is None:  # closed by the shell
+                nowhere = opened.enter_context(Path(os.devnull).open("r+", encoding="utf-8"))
+                setattr(sys, name, nowhere)
+        strict = [
+            stream
+            for stream in (sys.stdout, sys.stderr)
+            if isinstance(stream, TextIOWrapper) and stream.errors == "strict"
+        ]
         for stream in strict:
-            stream.reconfigure(errors="strict")
-        (sys.stdin, sys.stdout, sys.stderr), sys.path[:], sys.excepthook = streams, path, hook
-        not_shown.clear()
+            stream.reconfigure(errors="replace")
+        try:
+            yield
+        finally:
+            for stream in strict:
+                stream.reconfigure(errors="strict")
+            (sys.stdin, sys.stdout, sys.stderr), sys.path[:], sys.excepthook = streams, path, hook
+            not_shown.clear()
 
 
 def show_json(value: Any) -> None:
