@@ -3,17 +3,19 @@
 import io
 import os
 import random
+import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 import torch
 
-from plainfit.common.files import write_bytes
 from plainfit.training.callbacks import Checkpointing
 from plainfit.training.checkpoints import from_bytes, to_bytes
 from plainfit.training.state import capture, restore
@@ -182,4 +184,28 @@ class NaiveCheckpointing(Checkpointing):
     def save(self, context, *, at_end_of_epoch=False):
         buffer = io.BytesIO()
         torch.save(capture(context, at_end_of_epoch=at_end_of_epoch), buffer)
-        write_bytes(self.folder / "last.pt", buffer.getvalue())
+        (self.folder / "last.pt").write_bytes(buffer.getvalue())
+
+
+@contextmanager
+def small_disk(folder, size):
+    """Mount a disk in memory of so many bytes; skip the test where that is not allowed."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextmanager
+def files_up_to(size):
+    """Let no file of this process grow beyond so many bytes: its writes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

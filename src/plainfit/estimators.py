@@ -24,11 +24,10 @@ from torch.utils.data import TensorDataset
 
 from plainfit.common.devices import cpu_threads, device_of, threads_for
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
-from plainfit.common.files import write_bytes
 from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import remember, trusted
-from plainfit.runs.folder import write_whole
+from plainfit.runs.folder import write_output
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
@@ -245,8 +244,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         }
         for target in (model.plainfit_factory.target, *named.values()):
             remember(target)
-        content = to_bytes(state)
-        write_whole(Path(path), lambda temporary: write_bytes(temporary, content))
+        write_output(Path(path), to_bytes(state))
 
     @classmethod
     def load(cls, path: str | Path, *, trust_code: bool = False) -> Self:

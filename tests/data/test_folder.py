@@ -142,6 +142,31 @@ def test_files_are_found_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "one/0/broken.png").symlink_to(tmp_path / "none")
     (tmp_path / "one/0/linked.png").symlink_to(tmp_path / "one/0/b.png")
     (tmp_path / "one/0/loop").symlink_to(tmp_path / "one")
-    found = [path for *_, path in find_images(tmp_path / "one")]
+    found = [path for *_, path in find_images(tmp_path / "one")[0]]
     wanted = ".d/x.png b/x.png b/y/x.png b-c/x.png b.png c/Z.png c/a.png linked.png"
     assert found == [str(tmp_path / "one/0" / name) for name in wanted.split()]
+
+
+def test_runs_within_the_data_are_no_data(tmp_path, trained_run):
+    """Below the data as classes are, below a class, and one that begins; a class of none stays."""
+    for label in ("cat", "dog"):
+        for number in range(6):
+            save(tmp_path / label / f"{number}.png", "L", seed=number)
+    before = open_data(tmp_path)
+    places = ["runs/first", "studies/one/0000", "cat/run", "dog/deep/er"]
+    for place in places:
+        shutil.copytree(trained_run, tmp_path / place)
+    (tmp_path / "studies/one/study.html").touch()
+    (tmp_path / "runs/second").mkdir()
+    (tmp_path / "runs/second/.plainfit.lock").touch()
+    after = open_data(tmp_path)
+    assert (after.classes, after.counts()) == (("cat", "dog"), before.counts())
+    assert after.fingerprint == before.fingerprint
+    assert after.notes == ("5 run folders within the data are left out",)
+    (tmp_path / "cat/run/run.json").write_text("[]")  # of something else
+    with pytest.raises(PlainfitError, match="every image must be readable"):
+        open_data(tmp_path)
+    shutil.rmtree(tmp_path / "cat")
+    shutil.rmtree(tmp_path / "dog")
+    with pytest.raises(PlainfitError, match="has only runs"):
+        open_data(tmp_path)

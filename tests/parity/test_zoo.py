@@ -13,7 +13,7 @@ from zoo import CLASSES, ZOO
 
 import plainfit as pf
 from ejecting import differing, names_in, run_here
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 
 ROOT = Path(__file__).parents[2]
 SEED, BS, SAMPLES = 3, 16, 70
@@ -57,7 +57,7 @@ def zoo(sets, tmp_path_factory):
         if name not in made:
             history, model = trained(name, sets)
             start = f"t{[*ZOO].index(name)}"
-            save_weights(into / f"{start}.safetensors", model)
+            (into / f"{start}.safetensors").write_bytes(weights_to_bytes(model))
             paths = {level: into / f"{start}_{level}.py" for level in ("loop", "data")}
             for level, path in paths.items():
                 history.run.eject(path, level=level, echo=None)

@@ -257,16 +257,16 @@ def test_a_file_that_differs_is_not_put_in_place(get_run, monkeypatch, format, t
     run = get_run("mlp")
     kind = formats.FORMATS[format]
 
-    def write_other(path, model, facts):
+    def other_bytes(model, facts):
         other = open_run(run.folder).model
         with torch.no_grad():
             other.out.bias[3] += 0.01
-        kind.write(path, other, facts)
+        return kind.to_bytes(other, facts)
 
     if there_before:
         (run.folder / f"export{kind.suffix}").write_text("mine")
     before = listing(run.folder)
-    monkeypatch.setitem(formats.FORMATS, format, dataclasses.replace(kind, write=write_other))
+    monkeypatch.setitem(formats.FORMATS, format, dataclasses.replace(kind, to_bytes=other_bytes))
     expected = "out.bias must equal the model's" if format == "safetensors" else "differ by 1.0e-02"
     with pytest.raises(RunError, match=expected) as caught:
         export_run(run, format, force=there_before)
@@ -277,9 +277,7 @@ def test_a_file_that_differs_is_not_put_in_place(get_run, monkeypatch, format, t
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_that_does_not_load_is_not_put_in_place(get_run, monkeypatch, format):
     run = get_run("logistic")
-    kind = dataclasses.replace(
-        formats.FORMATS[format], write=lambda path, model, facts: path.write_bytes(b"x" * 99)
-    )
+    kind = dataclasses.replace(formats.FORMATS[format], to_bytes=lambda model, facts: b"x" * 99)
     before = listing(run.folder)
     monkeypatch.setitem(formats.FORMATS, format, kind)
     with pytest.raises(RunError, match="must load again") as caught:
@@ -292,13 +290,13 @@ def test_weights_that_no_score_depends_on_are_compared_too(get_run, monkeypatch)
     run = get_run("Small")
     kind = formats.FORMATS["safetensors"]
 
-    def write_other(path, model, facts):
+    def other_bytes(model, facts):
         other = open_run(run.folder).model
         with torch.no_grad():
             other.spare.bias.add_(1)
-        kind.write(path, other, facts)
+        return kind.to_bytes(other, facts)
 
-    other = dataclasses.replace(kind, write=write_other)
+    other = dataclasses.replace(kind, to_bytes=other_bytes)
     monkeypatch.setitem(formats.FORMATS, "safetensors", other)
     with pytest.raises(RunError, match=r"spare\.bias must equal the model's"):
         export_run(run, "safetensors")
@@ -412,7 +410,7 @@ def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
         ("torch-export", tmp_path / "a.onnx", "must be called NAME.pt2, got a.onnx"),
         ("torch-export", tmp_path / "no" / "a.pt2", "must exist, and does not"),
         ("onnx", tmp_path / "folder.onnx", "must be a file, and is a folder"),
-        ("safetensors", run.folder / "model.safetensors", "must not be the run's own"),
+        ("safetensors", run.folder / "model.safetensors", "must not be a run's own"),
     ):
         with pytest.raises(ConfigError, match=message):
             export_run(run, format, out, force=True)

@@ -11,14 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import plainfit as pf
-from plainfit.common.errors import DataError, RunError
+from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.models.build import MOVED, Factory, resolve
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 from plainfit.runs.export import export_run
-from plainfit.runs.folder import list_runs, open_run
+from plainfit.runs.folder import check_output, list_runs, open_run
 from plainfit.runs.predict import predict_images
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import resume
+from plainfit.runs.train import resume, train
 from small import same
 
 OLD_RECORD = Path(__file__).with_name("run_0.1.0.json")
@@ -81,6 +81,46 @@ def test_no_run_and_damaged_runs(copied, tmp_path):
     assert [line.state for line in list_runs(tmp_path)] == ["damaged"]
 
 
+def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
+    """By another way to the folder, in capitals (as on macOS), and by each command."""
+    checkpoint = next((copied / "checkpoints").iterdir())
+    (copied.parent / "link").symlink_to(copied)
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    for name in [*sorted(path.name for path in copied.iterdir() if path.is_file()), checkpoint]:
+        for path in (copied / name, copied.parent / "link/../run" / name):
+            for each in (path, path.with_name(path.name.upper())):
+                with pytest.raises(ConfigError, match="must not be a run's own file; choose"):
+                    check_output(each)
+    for arguments in (
+        f"report {copied} --out",
+        f"compare {copied} --out",
+        f"export {copied} --force --out",
+        f"eject {copied} --force --out",
+        "lr-find --picture",
+        "data digits --picture",
+        "augment digits --augment light --picture",
+    ):
+        code, _, error = plainfit(*arguments.split(), copied / "best.safetensors")
+        assert (code, error.count("must not be a run's own file")) == (2, 1)
+    assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    check_output(copied / "report.html")
+    check_output(copied.parent / "model.safetensors")
+
+
+def test_a_run_begins_beside_the_files_of_others_or_not_at_all(tmp_path):
+    names = [".plainfit-0123456789abcdef.tmp", "first.safetensors", ".plainfit.lock"]
+    for name in names:  # what a run leaves that was killed before its record was written
+        (tmp_path / name).touch()
+    config = RunConfig(model="logistic", epochs=1, out=tmp_path)
+    (tmp_path / ".env-prod.tmpl").write_text("precious")
+    with pytest.raises(RunError, match="must be new or empty"):
+        train(config, echo=None)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[:2], ".env-prod.tmpl"}
+    (tmp_path / ".env-prod.tmpl").unlink()
+    train(config, echo=None)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_data_that_has_changed(copied):
     change_config(copied, split_seed=1)
     with pytest.raises(DataError, match=r"must be what .*run was trained on, and digits has chan"):
@@ -115,7 +155,7 @@ def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
     run = open_run(folder)
     model = run.factory.build()
     assert same(model, pf.get_model("cnn", input_shape=(1, 8, 8), device="cpu")[0])
-    save_weights(folder / "model.safetensors", model)
+    (folder / "model.safetensors").write_bytes(weights_to_bytes(model))
     assert same(run.model, model)
     assert run.open_data().counts() == run.record["data"]["counts"]
     assert run.config.command() == "plainfit train --model cnn --epochs 1"

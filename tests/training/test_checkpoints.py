@@ -202,7 +202,7 @@ def test_a_damaged_newest_one_is_reported_and_the_one_before_used(tmp_path):
 
 
 def test_the_newest_and_the_best_are_kept_and_scratch_files_go(tmp_path):
-    (tmp_path / ".000-1.tmp.safetensors").write_bytes(b"left by a killed process")
+    (tmp_path / ".plainfit-0123456789abcdef.tmp").write_bytes(b"left by a killed process")
     keeper = Checkpointing(tmp_path, every_steps=1, keep=3)
     train(tmp_path, checkpoint=keeper)
     steps = [int(path.name[:12]) for path in files.listed(tmp_path)]

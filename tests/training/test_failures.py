@@ -8,7 +8,6 @@ import signal
 import subprocess
 import time
 import warnings
-from contextlib import contextmanager
 from multiprocessing import Pipe
 
 import pytest
@@ -18,7 +17,16 @@ from torch import nn, optim
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from killing import NaiveCheckpointing, ended, finish, forked, orphans, train_to_file, warm_up
+from killing import (
+    NaiveCheckpointing,
+    ended,
+    finish,
+    forked,
+    orphans,
+    small_disk,
+    train_to_file,
+    warm_up,
+)
 from plainfit.common.errors import NonFiniteError
 from plainfit.training import checkpoints as files
 from plainfit.training.callbacks import Checkpointing
@@ -154,19 +162,6 @@ def test_the_naive_way_ends_the_training_and_spoils_the_file(tmp_path):
     assert "File too large" in (tmp_path / "error.txt").read_text()
     with pytest.raises((OSError, RuntimeError)):
         torch.load(folder / "last.pt", weights_only=False)
-
-
-@contextmanager
-def small_disk(folder, size):
-    """Mount a disk in memory of so many bytes; skip the test where that is not allowed."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system may be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_folder_that_becomes_read_only_keeps_the_last_good_one(tmp_path, whole):

@@ -341,21 +341,28 @@ def test_a_compiled_training_resumes_with_its_bits(tmp_path):
 
 
 @pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("ends", ["finished", "failed"])
-def test_the_settings_of_the_compiler_are_as_before_afterwards(before, ends):
+@pytest.mark.parametrize("ends", ["finished", "failed", "failed at once"])
+def test_the_settings_of_the_compiler_are_as_before_afterwards(before, ends, monkeypatch):
+    def compile(*_, **__):
+        sys.path.append("of setuptools")  # which torch's compiler imports
+        if ends == "failed at once":
+            raise RuntimeError("the test")
+
     class Look(pf.Callback):
         def on_epoch_start(self, context):
             seen.append(torch._dynamo.config.trace_autograd_ops)
             if ends == "failed":
                 raise RuntimeError("the test")
 
-    seen = []
+    seen, path = [], list(sys.path)
     model = network()
+    monkeypatch.setattr(torch, "compile", compile)
     with torch._dynamo.config.patch(trace_autograd_ops=before):
         with suppress(RuntimeError):  # the first steps are not compiled: this needs no compiler
             fit(model, sgd(model), batches(5), epochs=1, compile=True, callbacks=[Look()])
-        assert seen == [True]
+        assert seen == ([] if ends == "failed at once" else [True])
         assert torch._dynamo.config.trace_autograd_ops is before
+    assert sys.path == path
 
 
 @pytest.mark.soak

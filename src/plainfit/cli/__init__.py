@@ -1,5 +1,6 @@
 """The `plainfit` command. torch loads when a command needs it, so that `--help` is quick."""
 
+import errno
 import sys
 import traceback
 import warnings
@@ -10,7 +11,7 @@ from typer.exceptions import TyperException
 
 from plainfit.cli import ladder, runs, training
 from plainfit.cli.eject import eject
-from plainfit.cli.shared import show
+from plainfit.cli.shared import not_shown, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import (
     ConfigError,
@@ -52,9 +53,14 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, a
 
 def main() -> None:
     """Run the command line: bad input is one line on stderr and exit code 2."""
-    warnings.showwarning = show_warning
-    if "" not in sys.path:
-        sys.path.append("")  # the current folder, for what a user's model imports when it is called
+    with surroundings(), warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        if "" not in sys.path:
+            sys.path.append("")  # the current folder, for what a user's model imports when called
+        sys.exit(run())
+
+
+def run() -> int:
     try:
         code = app(standalone_mode=False)
     except Exception as error:
@@ -63,10 +69,19 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         if message := message_of(error):  # empty where there were no arguments: it shows the help
-            print("error:", " ".join(message.split()), file=sys.stderr)  # noqa: T201
+            tell_error(message)
     if code == INTERRUPTED:  # typer's answer to Ctrl-C
-        print("\nstopped", file=sys.stderr)  # noqa: T201
-    sys.exit(code if isinstance(code, int) else 0)
+        show("\nstopped", sys.stderr)
+    code = code if isinstance(code, int) else 0
+    show(end="")  # what others have left in the buffer
+    if lost := [error for error in not_shown if error.errno != errno.EPIPE]:
+        tell_error(f"the output could not be written ({lost[0].strerror})")
+        code = code or FAILED
+    return code
+
+
+def tell_error(message: str) -> None:
+    show("error: " + " ".join(message.split()), sys.stderr)
 
 
 def message_of(error: Exception) -> str:
@@ -83,7 +98,7 @@ def message_of(error: Exception) -> str:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print("warning:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
+    show("warning: " + " ".join(str(message).split()), sys.stderr)
 
 
 def version_asked(asked: bool) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError
+from plainfit.common.shell import quoted
 from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def copy(
     rung = find_rung(name)
     program, arrays = copy_rung(rung, RunConfig(**options).open_data(), folder, replace=force)
     show(f"copied {program} and {arrays}")
-    show(f"next   python {program} --data {arrays}")
+    show(f"next   python {quoted(program)} --data {quoted(arrays)}")
 
 
 def heading(scratch: bool) -> str:
@@ -175,6 +176,6 @@ def notebook(
     if module is None:
         raise ConfigError(
             "Jupyter is not installed; to open the notebook, "
-            f"pip install 'plainfit[notebook]', then jupyter lab {path}"
+            f"pip install 'plainfit[notebook]', then jupyter lab {quoted(path)}"
         )
     raise typer.Exit(subprocess.run([sys.executable, "-m", module, str(path)]).returncode)

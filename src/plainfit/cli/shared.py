@@ -2,11 +2,14 @@
 
 import inspect
 import json
+import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import fields
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_args, get_type_hints
 
 import typer
 
@@ -25,9 +28,47 @@ TrustCode = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def show(text: str = "") -> None:
-    """Print a line unchanged: never wrapped or coloured, safe to pipe."""
-    print(text)  # noqa: T201
+not_shown: list[OSError] = []  # why output was lost
+
+
+def show(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print a line unchanged: never wrapped or coloured, safe to pipe.
+
+    A stream that cannot be written to, such as a closed pipe, ends no command, and is left alone.
+    """
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except OSError as error:
+        not_shown.append(error)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # what is left in the buffer goes there as well
+        os.close(nowhere)
+
+
+@contextmanager
+def surroundings() -> Iterator[None]:
+    """Make the standard streams safe to write to; leave the process as it was."""
+    streams, path, hook = (sys.stdin, sys.stdout, sys.stderr), list(sys.path), sys.excepthook
+    with ExitStack() as opened:
+        for name in ("stdin", "stdout", "stderr"):  # in the order of their descriptors
+            if getattr(sys, name) is None:  # closed by the shell
+                nowhere = opened.enter_context(Path(os.devnull).open("r+", encoding="utf-8"))
+                setattr(sys, name, nowhere)
+        strict = [
+            stream
+            for stream in (sys.stdout, sys.stderr)
+            if isinstance(stream, TextIOWrapper) and stream.errors == "strict"
+        ]
+        for stream in strict:
+            stream.reconfigure(errors="replace")
+        try:
+            yield
+        finally:
+            for stream in strict:
+                stream.reconfigure(errors="strict")
+            (sys.stdin, sys.stdout, sys.stderr), sys.path[:], sys.excepthook = streams, path, hook
+            not_shown.clear()
 
 
 def show_json(value: Any) -> None:

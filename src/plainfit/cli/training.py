@@ -19,6 +19,7 @@ from plainfit.cli.shared import (
     with_options_of,
 )
 from plainfit.common.errors import ConfigError, TrainingError, raised_as
+from plainfit.common.shell import command
 from plainfit.runs import settings
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
 
@@ -112,9 +113,9 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
         test = f"accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}"
     show(f"\ntest   {test}")
     show(f"run    {result.folder}")
-    show(f"next   plainfit report {result.folder}")
+    show(f"next   {command('report', result.folder)}")
     if result.takes_images:
-        show(f"       plainfit predict {result.folder} IMAGE.png")
+        show(f"       {command('predict', result.folder, 'IMAGE.png')}")
 
 
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))
@@ -129,14 +130,16 @@ def lr_find(
     config = RunConfig(**options)
     import torch.nn.functional as F
 
-    from plainfit.runs.folder import write_whole
+    from plainfit.common.plots import write_picture
+    from plainfit.runs.folder import check_output
     from plainfit.runs.train import prepare
     from plainfit.training.lr_finder import lr_find as search
 
+    check_output(picture)
     parts = prepare(config)
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
         found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
-    write_whole(picture, lambda path: found.plot().savefig(path, dpi=120))
+    write_picture(found.plot(), picture)
     if json_:
         suggested = {"valley": found.valley, "steep": found.steep}
         show_json(suggested | vars(found) | {"picture": str(picture)})
@@ -144,7 +147,7 @@ def lr_find(
     show(f"valley   {found.valley:.2g}   the middle of the longest descent: a rate to train with")
     show(f"steep    {found.steep:.2g}   the steepest descent: the highest rate of a one-cycle")
     show(f"picture  {picture}")
-    show(f"next     plainfit train --lr {found.valley:.2g}, or --lr auto")
+    show(f"next     {command('train', '--lr', f'{found.valley:.2g}')}, or --lr auto")
 
 
 @with_options_of(SOURCE)
@@ -168,6 +171,7 @@ def data(
         raise ConfigError("--only chooses the classes to write: add --write FOLDER")
     from plainfit.data.open_data import open_data
     from plainfit.data.pictures import draw_samples, write_folder
+    from plainfit.runs.folder import check_output
 
     splits = config.open_data()
     if write is not None:
@@ -175,6 +179,7 @@ def data(
         write_folder(splits, write, classes)
         source, splits = str(write), open_data(write, **options)
     path = picture or Path(f"{Path(source).name.split('.')[0]}-samples.png")
+    check_output(path)
     draw_samples(splits, path)
     if json_:
         show_json(splits.to_dict() | {"class_counts": splits.class_counts(), "picture": str(path)})
@@ -207,11 +212,13 @@ def augment(
     if config.augment == "none":
         raise ConfigError("must be light, standard, strong or names", field="augment")
     from plainfit.data.pictures import draw_augmented
+    from plainfit.runs.folder import check_output
 
     path = picture or Path(f"{Path(source).name.split('.')[0]}-augmented.png")
+    check_output(path)
     draw_augmented(config.open_data(), config.augment, config.seed, path)
     if json_:
         show_json({"augment": config.augment, "picture": str(path)})
         return
     show(f"picture: {path} (the first row is not augmented)")
-    show(f"next     plainfit train --data {source} --augment {config.augment}")
+    show(f"next     {command('train', '--data', source, '--augment', config.augment)}")

@@ -10,6 +10,7 @@ from typer import Option
 
 from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.shell import command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 
@@ -126,7 +127,8 @@ def show_study(study: "StudyResult", json_: bool) -> None:
     if study.repeated:
         show(f"repeat {study.repeated_line()}")
     if study.best is not None:
-        show(f"next   plainfit report {study.best.folder}")
-        show(f"       plainfit eject {study.best.folder} --verify")
+        show(f"next   {command('report', study.best.folder)}")
+        show(f"       {command('eject', study.best.folder, '--verify')}")
     show(f"page   {study.folder / 'study.html'}")
-    show(f"study  {study.folder}; continue with: plainfit tune --out {study.folder} --trials N")
+    more = command("tune", "--out", study.folder, "--trials", "N")
+    show(f"study  {study.folder}; continue with: {more}")

@@ -1,6 +1,8 @@
 """Files that are there whole or not at all, written or downloaded, whenever the process stops."""
 
 import os
+import re
+import secrets
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,22 +11,27 @@ from typing import TypeVar
 
 from plainfit.common.errors import DataError, DownloadError
 
+RECORD = "run.json"  # makes a folder a run
 CHUNK = 2**24  # bytes per write
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # the latter for Windows
+TEMPORARY = re.compile(r"\.plainfit-[0-9a-f]{16}\.tmp")
 T = TypeVar("T")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
+    """Write a temporary file beside `path`, let `check` read it, and rename it to `path`.
 
     The content reaches the disk before the name does, and the name before this returns.
 
     Raises:
         OSError: if that fails; the temporary file is gone, and `path` is as it was.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".plainfit-{secrets.token_hex(8)}.tmp")
     try:
-        write(temporary)
+        write_bytes(temporary, data, os.O_CREAT | os.O_EXCL)
         sync(temporary)
+        if check is not None:
+            check(temporary)
         os.replace(temporary, path)  # noqa: PTH105  # counted by the tests, call by call
         sync(path.parent)
     finally:
@@ -32,8 +39,13 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+def append(path: Path, data: bytes) -> None:
+    write_bytes(path, data, os.O_APPEND)
+
+
+def write_bytes(path: Path, data: bytes, flags: int) -> None:
+    # A link is not followed: in a folder from someone else, it may lead to a file outside.
+    descriptor = os.open(path, os.O_WRONLY | NO_LINK | flags, 0o666)
     try:
         rest = memoryview(data)
         while rest:
@@ -54,7 +66,7 @@ def sync(path: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    return path.match(".*-*.tmp*")
+    return TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_temporary(folder: Path) -> None:

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from plainfit.common.errors import DataError
+from plainfit.common.files import write_whole
 
 NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"}
 TRAIN, VALID = "#9db4d3", "#1f4e9c"
@@ -47,6 +51,17 @@ def curves(
     for axis in axes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the suffix of `path` names."""
+    content = BytesIO()
+    try:
+        figure.savefig(content, format=path.suffix[1:] or "png", dpi=120)
+        write_whole(path, content.getvalue())
+    except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
+        message = f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
+        raise DataError(message) from error
 
 
 def panels(count: int, width: float, height: float = 4) -> tuple[Picture, Sequence[Axes]]:

@@ -1,13 +1,14 @@
 """A folder of images: `train/CLASS/*`, `valid/CLASS/*`, `test/CLASS/*`, or just `CLASS/*`."""
 
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.common.errors import DataError
+from plainfit.common.files import RECORD
+from plainfit.common.locks import LOCK
 from plainfit.common.progress import with_bar
 from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
 from plainfit.data.ondisk import LazyImages
@@ -113,10 +116,10 @@ def read_folder(
     Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
     size if they share one of at most 512x512 pixels, else to 64x64.
     """
-    files = find_images(root)
+    files, runs = find_images(root)
     paths = [path for *_, path in files]
     storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
-    notes = notes_on(root, files)
+    notes = notes_on(root, files, runs)
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
@@ -141,8 +144,11 @@ def read_folder(
     return make_splits(str(root), parts, split_seed=split_seed, classes=list(number), notes=notes)
 
 
-def find_images(root: Path) -> list[tuple[str, str, str]]:
-    """Return (part, class, path) of every file in the class folders, sorted by name."""
+def find_images(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Return (part, class, path) of every file in the class folders, sorted by name; and the runs.
+
+    A folder of runs and no image is no class.
+    """
     folders = subfolders(root)
     parts = find_parts(root, folders)
     classes = [(part, label) for part, folder in parts.items() for label in subfolders(folder)]
@@ -154,13 +160,19 @@ def find_images(root: Path) -> list[tuple[str, str, str]]:
         raise DataError(
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
-    found = []
+    found: list[tuple[str, str, str]] = []
+    runs: list[str] = []
     for part, folder in classes:
-        files = list(files_under(folder))
+        before = len(runs)
+        files = list(files_under(folder, runs))
+        if len(runs) > before and not any(path.lower().endswith(SUFFIXES) for path in files):
+            continue
         if not files:
             raise DataError(f"{folder} must hold images of class {folder.name!r}, and it is empty")
         found += [(part, folder.name, path) for path in files]
-    return found
+    if not found:
+        raise DataError(f"{root} must have a folder of images for each class, and has only runs")
+    return found, runs
 
 
 def find_parts(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
@@ -184,10 +196,10 @@ def find_parts(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def has_images(folder: Path) -> bool:
-    return any(path.lower().endswith(SUFFIXES) for path in files_under(folder))
+    return any(path.lower().endswith(SUFFIXES) for path in files_under(folder, []))
 
 
-def notes_on(root: Path, files: Sequence[tuple[str, str, str]]) -> list[str]:
+def notes_on(root: Path, files: Sequence[tuple[str, str, str]], runs: Sequence[str]) -> list[str]:
     """Say what the layout left open: images that are left out, and what belongs to a class."""
     used, homes = {path for *_, path in files}, set[Path]()
     nested, missed = Counter[str](), Counter[str]()
@@ -198,11 +210,14 @@ def notes_on(root: Path, files: Sequence[tuple[str, str, str]]) -> list[str]:
             nested[str(home.relative_to(root))] += 1
     for place, folders, names in os.walk(root):
         home = Path(place)
+        if place in runs:
+            folders.clear()  # and so not walked
+            continue
         linked = [name for name in folders if (home / name).is_symlink()]
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         missed[str(home.relative_to(root))] += sum(home / name not in homes for name in linked)
         missed[str(home.relative_to(root))] += sum(str(home / name) not in used for name in images)
-    notes = []
+    notes = [f"{len(runs)} run folders within the data are left out"] if runs else []
     if nested:
         notes.append(f"images in folders within a class belong to it: {counted(nested)}")
     if +missed:
@@ -224,14 +239,28 @@ def subfolders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
 
 
-def files_under(folder: Path | str) -> Iterator[str]:
+def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
+    # Run folders go to `runs`, and their files are no data.
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
+    if is_run(folder, {entry.name for entry in in_order}):
+        runs.append(str(folder))
+        return
     for entry in in_order:
         if entry.is_dir(follow_symlinks=False):
-            yield from files_under(entry.path)
+            yield from files_under(entry.path, runs)
         elif entry.is_file() and entry.name[0] != "." and entry.name.lower() not in IGNORED:
             yield entry.path
+
+
+def is_run(folder: Path | str, names: Collection[str]) -> bool:
+    if RECORD not in names:
+        return LOCK in names  # of a run that begins
+    try:
+        record = json.loads(Path(folder, RECORD).read_bytes())
+        return bool({"state", "config", "model"} <= record.keys())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def load(

@@ -1,17 +1,17 @@
 """Pictures of a dataset: a sheet of samples, histograms of columns, or a folder of files."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from PIL import Image
 
 from plainfit.common.errors import DataError, unknown_name
-from plainfit.common.plots import Picture, histograms, sample_sheet
+from plainfit.common.plots import histograms, sample_sheet, write_picture
 from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
@@ -42,7 +42,7 @@ def draw_samples(data: DataSplits, path: Path) -> None:
         names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
         columns = zip(names[:MOST_COLUMNS], xb.t().tolist(), strict=False)
         figure = histograms(dict(columns))
-    save(figure, path)
+    write_picture(figure, path)
 
 
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
@@ -56,7 +56,7 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
     images = [as_drawn(x) for xb, _ in sheets for x in xb]
     names = [label_text(y, data.classes) for _, yb in sheets for y in yb]
-    save(sample_sheet(images, names, columns=len(rows)), path)
+    write_picture(sample_sheet(images, names, columns=len(rows)), path)
 
 
 def as_drawn(x: torch.Tensor) -> Any:
@@ -72,14 +72,6 @@ def label_text(y: torch.Tensor, classes: Sequence[str]) -> str:
     top = y.topk(min(2, len(y)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
     return ", ".join(f"{classes[label]} {share:.0%}" for share, label in pairs if share > 0.005)
-
-
-def save(figure: Picture, path: Path) -> None:
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
-        message = f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
-        raise DataError(message) from error
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
@@ -102,14 +94,13 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
             )
     if os.path.lexists(folder):
         raise DataError(f"images must be written to a new folder, and {folder} exists; remove it")
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}.tmp")
     try:
-        write_files(data, temporary, set(only or data.classes))
-        temporary.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".plainfit-") as temporary:
+            write_files(data, Path(temporary, "new"), set(only or data.classes))
+            Path(temporary, "new").rename(folder)
     except OSError as error:
         raise DataError(f"{folder} must be writable ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_files(data: DataSplits, root: Path, classes: set[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from plainfit.common.errors import (
     ConfigError,
@@ -28,7 +28,7 @@ from plainfit.eject.verify import (
     outcome_of,
     run_alone,
 )
-from plainfit.runs.folder import make_folder, read_record, write_whole
+from plainfit.runs.folder import check_output, make_folder, read_record, write_output
 from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
@@ -111,7 +111,7 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
 
 
 def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_output(path, text.encode())
 
 
 def check(path: Path, level: str, force: bool) -> None:
@@ -121,6 +121,7 @@ def check(path: Path, level: str, force: bool) -> None:
         raise ConfigError(
             f"a script must be a file, and {path} is a folder; add a name, such as train.py"
         )
+    check_output(path)
     check_free(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
@@ -151,7 +152,7 @@ def write(
         check_free(beside, force)
         # Copies: safetensors takes contiguous tensors that share no memory.
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        write_whole(beside, lambda temporary: save_file(own, temporary))
+        write_output(beside, save(own))
     write_text(path, text)
     return Ejected(recipe, level, path)
 

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES
 from plainfit.common.errors import EjectError, RunError, raised_as
+from plainfit.common.shell import command
 from plainfit.eject import alone
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.training.checkpoints import newest
 
@@ -65,7 +66,7 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
     if found is None:
         raise RunError(
             f"a script repeats a training, and {folder} has neither weights nor a checkpoint; "
-            f"continue it: plainfit resume {folder}"
+            f"continue it: {command('resume', folder)}"
         )
     state = found[1]
     weights = {name: value for name, value in state["model"].items() if isinstance(value, Tensor)}
@@ -94,10 +95,8 @@ def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:
 
 def saved(model: nn.Module) -> tuple[dict[str, Tensor], str]:
     """Return the tensors of a model's weights file, and the SHA-256 of the file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / runs.WEIGHTS
-        save_weights(path, model)
-        return load_file(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    content = weights_to_bytes(model)
+    return load(content), hashlib.sha256(content).hexdigest()
 
 
 def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Outcome:

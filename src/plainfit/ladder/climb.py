@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from plainfit.data.loaders import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import BITWISE, CHANGED, FIRST, FLOAT64, RUNGS, Rung
 from plainfit.ladder.runner import Parameters, Setting, Trace, run_rung
+from plainfit.runs.folder import write_output
 
 TUTORIAL_EPOCHS, LEAST_STEPS, BATCH = 2, 400, 64
 ON_SCRATCH = range(3, 14)  # the rungs that can run on `scratch`
@@ -69,7 +71,9 @@ def write_data(data: DataSplits, path: Path) -> None:
             )
         images, labels = dataset.tensors
         arrays |= {f"x_{part}": images.numpy(), f"y_{part}": labels.numpy()}
-    np.savez(path, allow_pickle=False, **arrays)
+    content = BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_output(path, content.getvalue())
 
 
 def usual_epochs(samples: int) -> int:

@@ -9,7 +9,7 @@ from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
-from plainfit.runs.folder import make_folder, write_whole
+from plainfit.runs.folder import make_folder, write_output
 
 NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
 JUPYTER = ("jupyterlab", "notebook")  # modules that open a notebook, the preferred one first
@@ -53,8 +53,8 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
         raise ConfigError(f"{program} exists already; use force to overwrite it")
     make_folder(folder)
     if not arrays.exists():
-        write_whole(arrays, lambda path: write_data(data, path))
-    write_whole(program, lambda path: path.write_text(rung.source, encoding="utf-8"))
+        write_data(data, arrays)
+    write_output(program, rung.source.encode())
     return [program, arrays]
 
 
@@ -73,5 +73,5 @@ def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tupl
     if path.exists() and not replace:
         return path, False
     make_folder(folder)
-    write_whole(path, lambda part: part.write_bytes(source.read_bytes()))
+    write_output(path, source.read_bytes())
     return path, True

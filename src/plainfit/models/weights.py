@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common.errors import DownloadError, ModelError
-from plainfit.common.files import download, write_bytes
+from plainfit.common.files import download
 
 # Trained on ImageNet; the hex digits begin the file's SHA-256:
 # https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py
@@ -26,14 +26,16 @@ COUNTS = "num_batches_tracked"  # which checkpoints from before torch 0.4.1 do n
 MAX_NAMES = 6
 
 
-def save_weights(path: Path, model: nn.Module, metadata: dict[str, str] | None = None) -> None:
-    """Write parameters and buffers, tied ones once; pass the path that `write_whole` gives."""
-    from safetensors.torch import save_model
+def weights_to_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return parameters and buffers, tied ones once, as the file that `save_model` writes."""
+    from safetensors.torch import _remove_duplicate_names, save
 
-    save_model(model, str(path), metadata)
-    data = path.read_bytes()
-    path.unlink()  # save_model makes it readable by its owner only
-    write_bytes(path, data)
+    tensors = model.state_dict()
+    tied: dict[str, str] = {}
+    for kept, others in _remove_duplicate_names(tensors).items():
+        tied |= dict.fromkeys(others, kept)
+    own = {name: tensor.contiguous() for name, tensor in tensors.items() if name not in tied}
+    return save(own, {**tied, **(metadata or {})} or None)
 
 
 def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> None:

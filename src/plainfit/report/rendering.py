@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from plainfit.runs.folder import write_whole
+from plainfit.runs.folder import write_output
 from plainfit.training.history import HEADINGS, SHAPES
 
 NOTHING = "-"  # in a cell without a value
@@ -27,7 +27,7 @@ class Card:
 def render_to(out: Path, template: str, **values: Any) -> Path:
     page = environment().get_template(template).render(**values)
     # The name of a file can hold bytes that are not text; they become question marks.
-    write_whole(out, lambda path: path.write_bytes(page.encode("utf-8", "replace")))
+    write_output(out, page.encode("utf-8", "replace"))
     return out
 
 

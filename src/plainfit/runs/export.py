@@ -89,8 +89,7 @@ def export_run(
     facts = facts_of(run)
     found: list[float] = []
 
-    def write(temporary: Path) -> None:
-        kind.write(temporary, run.model, facts)
+    def check(temporary: Path) -> None:
         try:
             call = kind.reopen(temporary, run)
         except Exception as error:  # each library has errors of its own
@@ -100,7 +99,7 @@ def export_run(
             ) from error
         found.extend(compare(format, run.model, call, xb, kind.tolerance))
 
-    runs.write_whole(path, write)
+    runs.write_output(path, kind.to_bytes(run.model, facts), check)
     size, snippet = path.stat().st_size, make_snippet(format, path, facts)
     return ExportResult(path, format, size, found[0], found[1], checked_on, facts, snippet)
 
@@ -113,8 +112,7 @@ def check_path(path: Path, run: Run, format: str, force: bool) -> None:
         raise ConfigError(f"the folder {path.parent} must exist, and does not; make it first")
     if path.is_dir():
         raise ConfigError(f"{path} must be a file, and is a folder; choose another name")
-    if path.resolve() in [(run.folder / name).resolve() for name in (runs.WEIGHTS, runs.BEST)]:
-        raise ConfigError(f"{path} must not be the run's own file of weights; choose another name")
+    runs.check_output(path)
     if path.exists() and not force:
         raise ConfigError(f"{path} must be a new file, and exists; use force to overwrite it")
 

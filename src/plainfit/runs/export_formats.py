@@ -17,8 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.common.files import write_bytes
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 from plainfit.runs.folder import Run
 
 Facts = dict[str, Any]
@@ -39,15 +38,15 @@ TOLERANCE = 1e-5
 @dataclass(frozen=True)
 class Format:
     suffix: str
-    write: Callable[[Path, nn.Module, Facts], None]
+    to_bytes: Callable[[nn.Module, Facts], bytes]
     reopen: Callable[[Path, Run], Callable[[Tensor], Any]]
     tolerance: float
     """The largest difference from the model's scores, as a share of the largest score."""
     snippet: str
 
 
-def write_safetensors(path: Path, model: nn.Module, facts: Facts) -> None:
-    save_weights(path, model, {FACTS: json.dumps(facts)})
+def to_safetensors(model: nn.Module, facts: Facts) -> bytes:
+    return weights_to_bytes(model, {FACTS: json.dumps(facts)})
 
 
 def reopen_safetensors(path: Path, run: Run) -> nn.Module:
@@ -62,12 +61,12 @@ def reopen_safetensors(path: Path, run: Run) -> nn.Module:
     return model.eval()
 
 
-def write_torch_export(path: Path, model: nn.Module, facts: Facts) -> None:
+def to_torch_export(model: nn.Module, facts: Facts) -> bytes:
     program = trace(model, facts)
-    content = io.BytesIO()  # written to a file, it would keep that file's temporary name inside
+    content = io.BytesIO()
     with failing_as_model_error(model, "torch.export"):
         torch.export.save(program, content, extra_files={f"{FACTS}.json": json.dumps(facts)})
-    write_bytes(path, content.getvalue())
+    return content.getvalue()
 
 
 def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
@@ -84,11 +83,11 @@ def reopen_torch_export(path: Path, run: Run) -> nn.Module:
     with warnings.catch_warnings():
         # torch 2.10 warns about its own way of reading the weights.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
-        module: nn.Module = torch.export.load(path).module()
+        module: nn.Module = torch.export.load(io.BytesIO(path.read_bytes())).module()
     return module
 
 
-def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
+def to_onnx(model: nn.Module, facts: Facts) -> bytes:
     # Given the model itself, torch.onnx silently fixes a batch size that it cannot trace.
     program = trace(model, facts)
     with failing_as_model_error(model, "torch.onnx.export"), quiet_torch():
@@ -103,8 +102,8 @@ def write_onnx(path: Path, model: nn.Module, facts: Facts) -> None:
         )
         assert translated is not None  # with dynamo
         translated.model.metadata_props[FACTS] = json.dumps(facts)
-        content = translated.model_proto.SerializeToString()
-    write_bytes(path, content)
+        content: bytes = translated.model_proto.SerializeToString()
+    return content
 
 
 def reopen_onnx(path: Path, run: Run) -> Callable[[Tensor], Tensor]:
@@ -235,10 +234,10 @@ print([facts["classes"][best] for best in scores.argmax(1)])
 """
 FORMATS = {
     "safetensors": Format(
-        ".safetensors", write_safetensors, reopen_safetensors, 0.0, SAFETENSORS_SNIPPET
+        ".safetensors", to_safetensors, reopen_safetensors, 0.0, SAFETENSORS_SNIPPET
     ),
     "torch-export": Format(
-        ".pt2", write_torch_export, reopen_torch_export, TOLERANCE, TORCH_EXPORT_SNIPPET
+        ".pt2", to_torch_export, reopen_torch_export, TOLERANCE, TORCH_EXPORT_SNIPPET
     ),
-    "onnx": Format(".onnx", write_onnx, reopen_onnx, TOLERANCE, ONNX_SNIPPET),
+    "onnx": Format(".onnx", to_onnx, reopen_onnx, TOLERANCE, ONNX_SNIPPET),
 }

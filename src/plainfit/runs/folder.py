@@ -1,5 +1,6 @@
 """The run folder: what a training leaves behind, each file written whole or not at all."""
 
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any, NamedTuple, TypeVar
@@ -17,11 +18,15 @@ from torch import nn
 
 from plainfit.common import files
 from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError, reason
+from plainfit.common.files import RECORD as RECORD
+from plainfit.common.locks import LOCK
+from plainfit.common.shell import command
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
 from plainfit.models.trust import code_of, trusted
-from plainfit.runs.record import RECORD, problem_of
+from plainfit.runs.record import problem_of
 from plainfit.runs.settings import RunConfig
+from plainfit.training import checkpoints
 from plainfit.training.history import best_epoch
 from plainfit.training.hooks import warn
 
@@ -29,37 +34,46 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 FIRST = "first.safetensors"  # the weights that a fine-tuning started from
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
+OWN = {RECORD, WEIGHTS, BEST, FIRST, METRICS, STEPS, CURVES}
 
 T = TypeVar("T")
 Row = dict[str, Any]
 
 
 def default_folder(data: str, model: str) -> Path:
-    """Return `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
+    """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
     base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
-    names = chain([base.name], (f"{base.name}-{number}" for number in count(2)))
-    return next(folder for name in names if not (folder := base.with_name(name)).exists())
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        with suppress(FileExistsError):
+            create_folder(folder, is_new=True)
+            break
+    return folder
 
 
-def create_folder(folder: Path) -> None:
-    """Make a new run folder, or take one whose process was killed before it wrote a record."""
+def create_folder(folder: Path, *, is_new: bool = False) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(
-            path.name != FIRST and not files.is_temporary(path) for path in folder.iterdir()
-        )
+        folder.mkdir(parents=True, exist_ok=not is_new)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
+        if is_new and isinstance(error, FileExistsError):
+            raise
         raise RunError(
             f"the run folder {folder} must be writable ({error.strerror}); choose another"
         ) from error
-    if taken:
-        continue_it = f"plainfit resume {folder}, or " if (folder / RECORD).exists() else ""
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds anything but what a killed process left before its record."""
+    if any(
+        path.name not in (FIRST, LOCK) and not files.is_temporary(path) for path in folder.iterdir()
+    ):
+        resume = f"{command('resume', folder)}, or " if (folder / RECORD).exists() else ""
         raise RunError(
-            f"the run folder must be new or empty, and {folder} is not; {continue_it}choose another"
+            f"the run folder must be new or empty, and {folder} is not; {resume}choose another"
         )
-    if not os.access(folder, os.W_OK):
-        raise RunError(f"the run folder {folder} must be writable; choose another")
     files.remove_temporary(folder)
 
 
@@ -70,16 +84,29 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
     try:
-        files.write_whole(path, write)
+        files.write_whole(path, data, check)
     except OSError as error:
         raise RunError(f"{path} must be writable ({error.strerror or error})") from error
 
 
+def write_output(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
+    """Write a file whose path the user chose."""
+    check_output(path)
+    write_whole(path, data, check)
+
+
+def check_output(path: Path) -> None:
+    """Refuse to write over a run's own files."""
+    folder, name = path.parent.resolve(), path.name.lower()
+    is_own = name in OWN and (folder / RECORD).exists()
+    if is_own or checkpoints.NAME.fullmatch(name):
+        raise ConfigError(f"{path} must not be a run's own file; choose another name")
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    text = json.dumps(record, indent=2) + "\n"
-    write_whole(folder / RECORD, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -240,7 +267,7 @@ class Run:
         if not path.exists():
             raise RunError(
                 f"{self.folder} must hold {WEIGHTS}, which is written when the run finishes, and "
-                f"its state is {self.record['state']}: plainfit resume {self.folder}"
+                f"its state is {self.record['state']}: {command('resume', self.folder)}"
             )
         model = self.factory.build_quietly()
         try:

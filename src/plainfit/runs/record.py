@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from plainfit.common.schema import Between, misfit
 from plainfit.runs.settings import PATHS, type_hints
 
-RECORD = "run.json"
 Size = Annotated[int, Between(1, 10**9)]
 Count = Annotated[int, Between(0, 2**63 - 1)]
 Values = dict[str, float]

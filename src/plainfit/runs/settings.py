@@ -5,7 +5,6 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 
 import ast
 import json
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
 from plainfit.common.schema import Between, hints_of, misfit
+from plainfit.common.shell import command
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
@@ -241,9 +241,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         >>> RunConfig(data="my data", epochs=3, keep_memory=False, out=Path("runs/1")).command()
         "plainfit train --data 'my data' --epochs 3 --no-keep-memory"
         """
-        words, implied = ["plainfit", "train"], {"out", "source"}
+        words, implied = ["train"], {"out", "source"}
         if self.source is not None:
-            words = ["plainfit", "fine-tune", self.source]
+            words = ["fine-tune", self.source]
             implied |= set() if is_weights_only(self.source) else {"model"}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -251,7 +251,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
                 continue
             words.append(f"--no-{option(item.name)[2:]}" if value is False else option(item.name))
             words += [] if isinstance(value, bool) else [str(value)]
-        return shlex.join(words)
+        return command(*words)
 
 
 def names_of(*groups: type, without: tuple[str, ...] = ()) -> list[str]:

@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from plainfit.common.errors import (
     raised_as,
     reason,
 )
+from plainfit.common.locks import one_writer
+from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
@@ -32,7 +35,7 @@ from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
-from plainfit.models.weights import save_weights
+from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
@@ -42,11 +45,12 @@ from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import newest
 from plainfit.training.history import History
-from plainfit.training.hooks import Callback
+from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit, validate
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
+from plainfit.training.session import sigterm_exits
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
@@ -264,20 +268,26 @@ def train(
         PlainfitError: if the settings, the data, the model or the folder cannot be used; nothing
             is written then.
         TrainingError: if the training has to stop.
-        KeyboardInterrupt: after Ctrl-C, when everything is saved.
+        KeyboardInterrupt: after Ctrl-C, when the current step is done and saved.
     """
-    say = echo or (lambda line: None)
     check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
     folder = config.out or runs.default_folder(config.data, config.model)
     runs.create_folder(folder)
+    with one_writer(folder):
+        runs.check_new(folder)
+        return begin(parts, folder, echo, callbacks)
+
+
+def begin(parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback]) -> RunResult:
+    config, say = parts.config, echo or (lambda line: None)
     say(describe(parts))
     with cpu_threads(threads_of(parts)):
         if config.lr == "auto":
             find_rate(parts, say)
         if config.source is not None:
-            runs.write_whole(folder / runs.FIRST, lambda path: save_weights(path, parts.model))
+            runs.write_whole(folder / runs.FIRST, weights_to_bytes(parts.model))
         runs.write_record(folder, make_record(parts))
         return run_fit(parts, folder, echo, callbacks, resume=False)
 
@@ -295,14 +305,21 @@ def resume(
     A finished run continues to a larger number of `epochs` in all. `trust_code` is that of
     `open_run`.
     """
-    say = echo or (lambda line: None)
     check_callbacks(callbacks)
-    run = runs.open_run(folder, trust_code=trust_code)
+    runs.read_record(folder)  # before a lock is made in a folder that is no run
+    with one_writer(folder):
+        return go_on(runs.open_run(folder, trust_code=trust_code), epochs, echo, callbacks)
+
+
+def go_on(
+    run: runs.Run, epochs: int | None, echo: Say | None, callbacks: Sequence[Callback]
+) -> RunResult:
+    say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
     if record["state"] == "finished" and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
-            f"{config.epochs}: plainfit resume {folder} --epochs {2 * config.epochs}"
+            f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
@@ -367,17 +384,27 @@ def run_fit(
                 keep_memory=config.keep_memory,
                 echo=echo,
             )
+        with sigterm_exits():
             return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
-        runs.update_record(folder, state="interrupted")
-        say(f"stopped; everything is saved; continue with: plainfit resume {folder}")
+        end_as(folder, "interrupted")
+        saved, done = checkpoint.saved_step, checkpoint.last_step
+        kept = "everything is" if saved == done else f"{saved} of {done} steps are"
+        say(f"stopped; {kept} saved; continue with: {command('resume', folder)}")
         raise
     except Exception as error:  # whatever a user's model, data or disk raises
         why = why_it_failed(error, parts)
-        runs.update_record(folder, state="failed", stopped=why)
+        end_as(folder, "failed", stopped=why)
         raise TrainingError(
-            f"{why}; what was saved is in {folder}: plainfit resume {folder}"
+            f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def end_as(folder: Path, state: str, **changes: str) -> None:
+    """Note how a training ended, unless it has finished, or the disk is full."""
+    with suppress(RunError):
+        if runs.read_record(folder)["state"] == "started":
+            runs.update_record(folder, state=state, **changes)
 
 
 def why_it_failed(error: Exception, parts: Parts) -> str:
@@ -403,18 +430,32 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         with raised_as(TrainingError, "the test set must be scored"):
             test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
-    runs.write_whole(folder / runs.WEIGHTS, lambda path: save_weights(path, model))
-    runs.write_whole(folder / runs.CURVES, lambda path: history.plot().savefig(path, dpi=120))
-    runs.update_record(
-        folder,
-        state=state_of(config, history),
-        stopped=history.stopped,
-        test=test,
-        last=history[-1] if len(history) else None,
-        best=history.best(),
-        config=config.to_dict(),
-        steps=len(history.step_losses),
-    )
+    try:
+        runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
+        draw_curves(history, folder / runs.CURVES)
+        runs.update_record(
+            folder,
+            state=state_of(config, history),
+            stopped=history.stopped,
+            test=test,
+            last=history[-1] if len(history) else None,
+            best=history.best(),
+            config=config.to_dict(),
+            steps=len(history.step_losses),
+        )
+    except RunError as error:
+        raise TrainingError(
+            f"{error}; make room, and {command('resume', folder)} ends the run"
+        ) from error
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
     return RunResult(folder, history, test, data.preprocessing in OF_IMAGE_FILES)
+
+
+def draw_curves(history: History, path: Path) -> None:
+    from plainfit.common.plots import write_picture
+
+    try:
+        write_picture(history.plot(), path)
+    except DataError as error:  # a full disk
+        warn(f"{error}; the run is complete without it")

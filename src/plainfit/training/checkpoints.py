@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from plainfit.common.errors import CheckpointError
-from plainfit.common.files import write_bytes, write_whole
+from plainfit.common.files import write_whole
 
 FORMAT = "plainfit-checkpoint-1"
 MARKS = {"$tensor", "$tuple", "$pairs"}
@@ -31,7 +31,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a checkpoint, read it back to check it, and return its path."""
     data = to_bytes(state)
     path = folder / f"{step:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
-    write_whole(path, lambda temporary: write_bytes(temporary, data))
+    write_whole(path, data)
     try:
         check_sha256(path, path.read_bytes())
     except CheckpointError:

@@ -1,5 +1,6 @@
 """How `fit` computes a loss other than by `loss_func(model(xb), yb)`: autocast, one graph."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -45,22 +46,26 @@ def loss_computation(
 ) -> Iterator[LossFunction | None]:
     """Yield the function `(xb, yb) -> loss` for `loss_batch`; None for `loss_func(model(xb), yb)`.
 
-    At the end, the settings of torch's compiler are as before. The arguments are those of `fit`.
+    At the end, the settings of torch's compiler and `sys.path` are as before. The arguments are
+    those of `fit`.
     """
     model = context.model
     cast = autocast(precision, device_of(model))
+    path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
-    compute = CompiledLoss(context, loss_func, echo) if compile else None
 
     def in_precision(xb: Any, yb: Any) -> Tensor:
         with cast:
             return compute(xb, yb) if compute else loss_func(model(xb), yb)
 
     try:
+        compute = CompiledLoss(context, loss_func, echo) if compile else None
         yield compute if precision == "fp32" else in_precision
     finally:
         if before is not None:  # torch 2.10 has no such setting
             torch._dynamo.config.trace_autograd_ops = before
+        if compile:
+            sys.path[:] = path
 
 
 class OneGraph:

@@ -6,6 +6,7 @@ The module is not called `fit`, as that would hide the function `plainfit.fit`
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -228,10 +229,9 @@ def fit(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
         context.history.step_losses,
     )  # fmt: skip
-    if keeper is not None:
-        keeper.begin(context, resume, echo)
+    begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, loss_func, precision, compile, echo)
-    with kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
+    with begun, kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
         while context.goes_on():
             batches = rest_of_epoch(context)
             model.train()

@@ -76,6 +76,24 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
             signal.signal(number, before[number])
 
 
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, as Ctrl-C raises KeyboardInterrupt; for after a training."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any) -> None:
     """Raise a ConfigError if labels are mixed and the loss failed in its first call."""
     of_validation = context.epoch == 0 and context.step == context.steps

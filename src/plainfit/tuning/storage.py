@@ -1,12 +1,10 @@
 """The trials of a study: where they are stored, and which one this process works on next.
 
-A study is a journal in its folder, or a database. Locks are POSIX record locks: they end with the
-process that holds them, however that ends, and belong to it alone and not to its children, so that
-the workers of a killed process, which live for some seconds longer, do not hold on to them.
+A study is a journal in its folder, or a database.
 """
 
-import fcntl
 import os
+import re
 import socket
 import threading
 import uuid
@@ -24,44 +22,16 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError, reason
+from plainfit.common.locks import FileLock
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 
 JOURNAL, QUEUE = "study.jsonl", ".queue.lock"  # the latter is held while a trial is taken
 DESCRIPTION = "plainfit"  # the attribute of a study that holds its `StudyConfig`
 WORKER, FOLDER = "worker", "folder"  # attributes of a trial
+WORKER_LOCK = re.compile(r"\.[^/]+-\d+-[0-9a-f]{8}\.lock")  # a free one is removed
 BEAT, SILENCE = 60, 300  # seconds: between two heartbeats in a database; without one until death
 TAIL = 2**16  # bytes at the end of a journal that hold its last line
-
-
-class FileLock:
-    """A lock between processes: `with FileLock(path):`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.descriptor = -1
-
-    def acquire(self, *, wait: bool = True) -> bool:
-        """Take the lock and return True; with `wait=False`, return False if it is held."""
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.lockf(self.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            self.release()
-            return False
-        except BaseException:
-            self.release()
-            raise
-        return True
-
-    def release(self) -> None:
-        os.close(self.descriptor)
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
 
 
 def is_held(path: Path) -> bool:
@@ -207,8 +177,8 @@ class Queue:
             optuna.storages.fail_stale_trials(self.study)
             return
         for trial in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            worker = trial.user_attrs.get(WORKER)
-            if worker is None or not is_held(self.folder / worker):
+            worker = str(trial.user_attrs.get(WORKER))
+            if not WORKER_LOCK.fullmatch(worker) or not is_held(self.folder / worker):
                 self.put_back(trial)
 
     def draw(self, known: Sequence[FrozenTrial]) -> None:

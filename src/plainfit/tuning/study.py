@@ -16,7 +16,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.schema import misfit
 from plainfit.models.build import known_arguments
-from plainfit.runs.folder import create_folder
+from plainfit.runs.folder import check_new, create_folder
 from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT
 from plainfit.training.history import is_lower_better
 from plainfit.tuning.results import StudyResult
@@ -122,6 +122,7 @@ def tune(
     try:
         if not (place / QUEUE).exists():
             create_folder(place)
+            check_new(place)
         (place / QUEUE).touch()
     except OSError as error:
         raise RunError(f"the study's folder {place} must be writable ({error.strerror})") from error

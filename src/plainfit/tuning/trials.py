@@ -1,7 +1,6 @@
 """A training of a trial: its callback, its value, and the runs that `plainfit tune` makes of it."""
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plainfit.common.errors import ConfigError
+from plainfit.common.files import RECORD
 from plainfit.runs.folder import read_record
-from plainfit.runs.record import RECORD
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import PRUNED, check_outputs, prepare, resume, train
 from plainfit.training.history import History, monitored
@@ -91,7 +90,6 @@ class RunTraining:
 
     def __call__(self, *, seed: int, report: Report, folder: Path, **settings: Any) -> float:
         if not (folder / RECORD).exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed at once
             config = RunConfig.from_dict(settings, seed=seed, out=folder)
             train(config, echo=None, callbacks=[report])
         elif read_record(folder)["state"] not in ("finished", "pruned"):

@@ -13,12 +13,12 @@ import optuna
 from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, PlainfitError
+from plainfit.common.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
 from plainfit.tuning.space import StudyConfig
 from plainfit.tuning.storage import (
     DESCRIPTION,
-    FileLock,
     Queue,
     folder_of,
     open_storage,
@@ -77,7 +77,7 @@ class Work:
         except OutOfTime:
             self.echo("note   the time limit is reached; the same call continues")
         except (KeyboardInterrupt, SystemExit):
-            self.echo(f"stopped; everything is saved in {self.folder}; the same call continues")
+            self.echo(f"stopped; the same call continues the study in {self.folder}")
             raise
         write_page(self.result(), self.study, self.config)
 

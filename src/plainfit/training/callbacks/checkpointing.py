@@ -1,15 +1,17 @@
 """A training's state, and its best weights, on disk."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.common.files import remove_temporary, write_whole
-from plainfit.models.weights import save_weights
+from plainfit.common.locks import one_writer
+from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
-from plainfit.training.branches import changes, check_same, is_longer_only, setup_of
+from plainfit.training.callbacks.branches import changes, check_same, is_longer_only, setup_of
 from plainfit.training.callbacks.stopping import Best, broken_parameter
 from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.state import capture, restore
@@ -55,20 +57,30 @@ class Checkpointing(Callback):
         self.best_step = -1
         self.last = 0.0
         self.setup: dict[str, Any] = {}
+        self.saved_step = self.last_step = 0
 
     @staticmethod
     def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
         """Return the callback for the argument `checkpoint` of `fit`."""
         return Checkpointing(given) if isinstance(given, str | Path) else given
 
-    def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
-        """Create the folder, and continue from its newest valid checkpoint if `resume` is set."""
+    @contextmanager
+    def begun(
+        self, context: Context, resume: bool, echo: Callable[[str], None] | None
+    ) -> Iterator[None]:
+        """Create the folder, and be the only one to write to it until the block ends."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
                 f"the checkpoint folder {self.folder} must be writable ({error.strerror})"
             ) from error
+        with one_writer(self.folder):
+            self.begin(context, resume, echo)
+            yield
+
+    def begin(self, context: Context, resume: bool, echo: Callable[[str], None] | None) -> None:
+        """Continue from the folder's newest valid checkpoint if `resume` is set."""
         there = checkpoints.listed(self.folder)
         if there and not resume:
             raise RunError(
@@ -92,6 +104,7 @@ class Checkpointing(Callback):
                 "choose another folder to start again"
             )
         self.last = time.perf_counter()
+        self.saved_step = self.last_step = context.global_step
         if echo is not None and context.global_step:
             echo(f"resumed in epoch {context.epoch}, after {context.step} of its steps")
 
@@ -136,6 +149,11 @@ class Checkpointing(Callback):
     def on_stop(self, context: Context) -> None:
         self.save(context)
 
+    def on_fit_end(self, context: Context) -> None:
+        self.last_step = context.global_step
+
+    on_exception = on_fit_end
+
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
         """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
@@ -150,6 +168,7 @@ class Checkpointing(Callback):
                 f"tries again after {self.every_seconds:g} s, and the last good one stays"
             )
             return
+        self.saved_step = context.global_step
         checkpoints.prune(self.folder, self.keep, self.best_step)
 
 
@@ -185,7 +204,7 @@ class BestWeights(Callback):
         if not self.best.improved(context):
             return
         try:
-            write_whole(self.path, lambda path: save_weights(path, context.valid_model))
+            write_whole(self.path, weights_to_bytes(context.valid_model))
         except OSError as error:
             what = f"the best weights could not be written to {self.path} ({error})"
             warn(f"{what}; training goes on")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from plainfit.common.errors import ConfigError
-from plainfit.common.files import write_bytes, write_whole
+from plainfit.common.files import append, write_whole
 from plainfit.training.callbacks.optimization import refuse_lbfgs
 from plainfit.training.hooks import Callback, Context, warn
 
@@ -53,10 +53,9 @@ class EpochLog(Callback):
         text = "".join(lines if self.written else [self.header, *lines])
         try:
             if self.written:
-                with self.path.open("a", encoding="utf-8", newline="") as file:
-                    file.write(text)
+                append(self.path, text.encode())
             elif text or self.path.exists():  # perhaps of another training
-                write_whole(self.path, lambda path: write_bytes(path, text.encode()))
+                write_whole(self.path, text.encode())
             self.written, self.is_whole = self.written + len(lines), True
         except OSError as error:
             self.written, self.is_whole = 0, False

@@ -17,9 +17,8 @@ from plainfit.training.fit_call import INTEGERS
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.schedules import Schedule
 
-SAMPLED = (
-    2**20
-)  # values of a tensor whose bits are summed: all of most labels, some of large images
+# Values of a tensor whose bits are summed: all of most labels, some of large images.
+SAMPLED = 2**20
 STEPS = re.compile(r"steps=\d+")  # in a schedule, which follow from the number of epochs
 
 
