@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from plainfit.common.files import write_bytes
 from plainfit.training.callbacks import Checkpointing
 from plainfit.training.checkpoints import from_bytes, to_bytes
 from plainfit.training.state import capture, restore
@@ -184,7 +185,7 @@ class NaiveCheckpointing(Checkpointing):
     def save(self, context, *, at_end_of_epoch=False):
         buffer = io.BytesIO()
         torch.save(capture(context, at_end_of_epoch=at_end_of_epoch), buffer)
-        (self.folder / "last.pt").write_bytes(buffer.getvalue())
+        write_bytes(self.folder / "last.pt", buffer.getvalue(), os.O_CREAT | os.O_TRUNC)
 
 
 @contextmanager
