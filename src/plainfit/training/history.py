@@ -25,7 +25,7 @@ class History:
 
     Attributes:
         epochs: one dict per epoch: `epoch` (from 0), `train_loss` (mean over the samples while
-            training), `valid_loss` and each metric (mean over the validation samples), `seconds`
+            training), `valid_loss` and each metric (of the whole validation set), `seconds`
             (training and validation), `samples_per_second` (training alone).
         step_losses: the training loss of every step, in order, as exact floats.
         stopped: why the training stopped before the end of its last epoch, or an empty string.
