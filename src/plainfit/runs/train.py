@@ -289,6 +289,7 @@ def resume(
     """
     check_callbacks(callbacks)
     runs.read_record(folder)  # before a lock is made in a folder that is no run
+    runs.check_own(folder)
     with one_writer(folder):
         return go_on(folder, epochs, echo, callbacks)
 
