@@ -107,6 +107,15 @@ def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     check_output(copied.parent / "model.safetensors")
 
 
+def test_a_run_whose_checkpoints_are_another_s_does_not_continue(copied, trained_run):
+    shutil.rmtree(copied / "checkpoints")
+    (copied / "checkpoints").symlink_to(trained_run / "checkpoints")
+    before = sorted((trained_run / "checkpoints").iterdir())
+    with pytest.raises(RunError, match="must be a folder, and is a link to"):
+        resume(copied, epochs=9, echo=None)
+    assert sorted((trained_run / "checkpoints").iterdir()) == before
+
+
 def test_a_run_begins_beside_the_files_of_others_or_not_at_all(tmp_path):
     names = [".plainfit-0123456789abcdef.tmp", "first.safetensors", ".plainfit.lock"]
     for name in names:  # what a run leaves that was killed before its record was written

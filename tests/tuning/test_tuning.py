@@ -327,6 +327,33 @@ def test_a_history_counts_by_its_last_epoch_and_prunes_by_the_callback(tmp_path)
     assert len(list((tmp_path / "s" / "0000").glob("*.safetensors"))) == 2
 
 
+def test_a_study_of_someone_else_leads_to_no_file_outside(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    search(tmp_path / "s", trials=1)
+    study = storage.optuna.load_study(
+        study_name="study", storage=storage.open_storage(tmp_path / "s", None)
+    )
+    trial = study.ask({"x": storage.distribution_of(Range(0.0, 1.0))})
+    trial.set_user_attr("worker", "../precious")
+    trial.set_user_attr("folder", "../elsewhere")
+    found = search(tmp_path / "s", trials=2, train=lambda x, kind="round": x)
+    assert [(t.state, t.folder.name) for t in found.trials] == [
+        ("complete", "0000"), ("complete", "0001"),
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "s"]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_trial_that_begins_anew_leaves_the_files_of_others(tmp_path):
+    folder = tmp_path / "s" / "0000"
+    search(tmp_path / "s", trials=1)
+    (folder / "notes.txt").write_text("precious")
+    call = RunTraining("valid_loss")
+    with pytest.raises(RunError, match="must be new or empty"):
+        call(seed=0, report=trials.Report("valid_loss"), folder=folder, **SHORT)
+    assert (folder / "notes.txt").read_text() == "precious"
+
+
 def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
     search(tmp_path / "s", trials=3)
     journal = tmp_path / "s" / "study.jsonl"

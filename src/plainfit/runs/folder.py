@@ -77,6 +77,16 @@ def check_new(folder: Path) -> None:
     files.remove_temporary(folder)
 
 
+def check_own(folder: Path) -> None:
+    """Refuse a run, perhaps of someone else, whose checkpoints are another's: they are pruned."""
+    checkpoints = folder / CHECKPOINTS
+    if checkpoints.is_symlink():
+        raise RunError(
+            f"{checkpoints} must be a folder, and is a link to {checkpoints.readlink()}; put the "
+            "checkpoints there instead"
+        )
+
+
 def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)

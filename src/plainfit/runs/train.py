@@ -307,6 +307,7 @@ def resume(
     """
     check_callbacks(callbacks)
     runs.read_record(folder)  # before a lock is made in a folder that is no run
+    runs.check_own(folder)
     with one_writer(folder):
         return go_on(runs.open_run(folder, trust_code=trust_code), epochs, echo, callbacks)
 

@@ -119,8 +119,9 @@ def distribution_of(spec: Spec) -> BaseDistribution:
 
 
 def folder_of(trial: optuna.Trial | FrozenTrial) -> str:
-    # A trial that was started again keeps its folder.
-    return str(trial.user_attrs.get(FOLDER, f"{trial.number:04d}"))
+    # A trial that was started again keeps its folder, in a study of someone else too.
+    name = str(trial.user_attrs.get(FOLDER))
+    return name if name.isdecimal() else f"{trial.number:04d}"
 
 
 @dataclass
