@@ -179,6 +179,28 @@ def test_a_name_that_is_no_text_becomes_one(copied):
     assert "<h1>a?b</h1>" in write_report(folder).read_text()
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"state": "pruned"}, "the run is pruned, and a training goes on to"),
+        ({"lengths": [{"from_step": 30, "epochs": 2}], "first_epochs": 1},
+         "its schedule was first over 1 epochs, and was resumed with 2"),
+        ({"data": "moved"}, "the data must exist, and there is no file or folder"),
+    ],
+)  # fmt: skip
+def test_a_command_that_would_train_something_else_says_so(copied, changes, reason):
+    record = json.loads((copied / "run.json").read_text())
+    record["config"]["schedule"] = "one-cycle"
+    if "data" in changes:
+        record["config"]["data"] = "moved/data.npz"
+    else:
+        record |= changes
+    (copied / "run.json").write_text(json.dumps(record))
+    text = Page(write_report(copied)).text
+    assert "trains the same again" not in text
+    assert f"does not train the same: {reason}" in text
+
+
 def test_the_command_gives_the_same_settings(copied, tmp_path, monkeypatch):
     from plainfit.cli import app
 

@@ -88,6 +88,7 @@ def test_the_settings_are_plain_json_and_read_back():
         RunConfig(),
         RunConfig(data="my data/it's", data_dir=Path("a b"), target="a b", skip_bad=True, lr=1e-05),
         RunConfig(lr="auto", detect_anomaly=True, keep_memory=False, model_args="width=8"),
+        RunConfig(data="-x", target="--epochs", model_args="width=-1"),
         RunConfig(source="resnet18", model="resnet18", gradual=True),
         RunConfig(source="net.pt", model="resnet18", freeze_epochs=0),
     ],

@@ -219,9 +219,27 @@ def test_a_scale_that_overflows_leaves_the_step_out_and_halves():
     dl = batches(8, 8, **SINGLE)
     scaling = LossScaling()
     scaling.scale = 2.0**140  # beyond float32
-    fit(ours, sgd(ours), dl, epochs=1, callbacks=[scaling])
+    with pytest.raises(NonFiniteError, match="until epoch 1, step 0, down to a loss scale of"):
+        fit(ours, sgd(ours), dl, epochs=1, callbacks=[scaling])  # no step was taken at all
     assert same(ours, theirs)
     assert scaling.scale == 2.0**138
+
+
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**20])
+def test_a_training_whose_every_step_is_skipped_stops(scale):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.zero = nn.Linear(4, 3), nn.Parameter(torch.zeros(1))
+
+        def forward(self, xb):  # a finite loss, with the derivative 0 * inf of the root
+            return self.layer(xb) + (self.zero * 0).sqrt()
+
+    model, scaling = Broken(), LossScaling()
+    scaling.scale = scale
+    steps = 30 if scale == 2.0**16 else 34  # until the scale is below 1e-4
+    with pytest.raises(NonFiniteError, match=f"step {steps - 1}, down to a loss scale of 0.000122"):
+        fit(model, sgd(model), batches(*[4] * 50, **SINGLE), epochs=1, callbacks=[scaling])
 
 
 def test_a_scale_that_holds_doubles_and_is_kept(monkeypatch):

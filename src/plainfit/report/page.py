@@ -63,9 +63,10 @@ def write_report(folder: Path, out: Path | None = None, *, trust_code: bool = Fa
 
 def find_out(run: Run) -> dict[str, Any]:
     """Return what building the model and predicting give, and why the rest is missing."""
-    found: dict[str, Any] = {"command": "", "layers": [], "predictions": None}
+    found: dict[str, Any] = {"command": "", "differs": "", "layers": [], "predictions": None}
     try:
         found["command"] = run.config.command()
+        found["differs"] = what_a_command_changes(run)
     except PlainfitError as error:
         found["no_command"] = str(error)
     try:
@@ -77,6 +78,23 @@ def find_out(run: Run) -> dict[str, Any]:
     except Exception as error:  # a user's model and data fail in many ways
         found["missing"] = reason(error)
     return found
+
+
+def what_a_command_changes(run: Run) -> str:
+    """Return why the command does not train the same to the bit; empty if it does."""
+    state, config = run.record["state"], run.config
+    if state != "finished":
+        return f"the run is {state}, and a training goes on to {config.epochs} epochs"
+    plans = run.record.get("lengths", [])
+    if plans and (config.schedule or config.source):
+        first = run.record.get("first_epochs")
+        later = ", then ".join(f"{plan['epochs']}" for plan in plans)
+        return f"its schedule was first over {first} epochs, and was resumed with {later}"
+    try:
+        run.open_data()
+    except PlainfitError as error:
+        return str(error)
+    return ""
 
 
 def cards(run: Run) -> list[Card]:

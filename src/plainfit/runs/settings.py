@@ -249,8 +249,12 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             value = getattr(self, item.name)
             if value == item.default or item.name in implied:
                 continue
-            words.append(f"--no-{option(item.name)[2:]}" if value is False else option(item.name))
-            words += [] if isinstance(value, bool) else [str(value)]
+            if isinstance(value, bool):
+                words.append(option(item.name) if value else f"--no-{option(item.name)[2:]}")
+            elif str(value).startswith("-"):  # else it would be read as another option
+                words.append(f"{option(item.name)}={value}")
+            else:
+                words += [option(item.name), str(value)]
         return command(*words)
 
 

@@ -24,6 +24,7 @@ from plainfit.training.schedules import Factor, named_schedule
 
 MOVED = ("lr", "momentum", "betas")  # what a schedule changes in a group of the optimizer
 FIRST_SCALE = 2.0**16  # torch.amp.GradScaler's defaults, as is the next one
+LEAST_SCALE = 1e-4  # fairseq's `min_loss_scale`: 30 skipped steps in a row from the first scale
 GROWTH_STEPS = 2000  # steps without overflow, after which the scale doubles
 
 
@@ -221,6 +222,10 @@ class LossScaling(Callback):
     of `torch.amp.GradScaler`: a step whose gradients overflow is skipped and halves the scale;
     2,000 steps without overflow double it. All scales are powers of two, so that nothing is
     rounded. It changes the training's result. `fit(precision="fp16")` adds one.
+
+    Raises:
+        NonFiniteError: after 30 skipped steps in a row from the first scale, when it falls below
+            0.0001, and at the end of a training whose every step was skipped.
     """
 
     saved = ("scale", "good_steps")
@@ -228,9 +233,11 @@ class LossScaling(Callback):
     def __init__(self) -> None:
         self.scale = FIRST_SCALE
         self.good_steps = 0
+        self.has_stepped = False
 
     def on_fit_start(self, context: Context) -> None:
         refuse_lbfgs(self, context)
+        self.has_stepped = context.global_step > 0
 
     def on_loss(self, context: Context) -> None:
         context.loss = context.loss * self.scale
@@ -241,6 +248,8 @@ class LossScaling(Callback):
             return
         if not torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all():
             self.scale, self.good_steps = self.scale / 2, 0
+            if self.scale < LEAST_SCALE:
+                raise skipped_too_often(self.scale, context)
             context.opt.zero_grad()  # the optimizer skips parameters without gradients
             return
         for gradient in gradients:
@@ -248,6 +257,19 @@ class LossScaling(Callback):
         self.good_steps += 1
         if self.good_steps == GROWTH_STEPS:
             self.scale, self.good_steps = self.scale * 2, 0
+        self.has_stepped = True
+
+    def on_fit_end(self, context: Context) -> None:
+        if context.history.step_losses and not (self.has_stepped or context.stop):
+            raise skipped_too_often(self.scale, context)
+
+
+def skipped_too_often(scale: float, context: Context) -> NonFiniteError:
+    return NonFiniteError(
+        f"the gradients must be finite, and were not in one step after another until epoch "
+        f"{context.epoch}, step {context.step}, down to a loss scale of {2 * scale:g}; train in "
+        "fp32 to find the cause"
+    )
 
 
 class Averaging(Callback):
