@@ -80,8 +80,8 @@ def test_the_library_stays_small():
     rooms = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
     rooms = [path for path in rooms if path.stem not in ("__init__", "__main__", "__pycache__")]
     assert len(rooms) <= 12
-    assert len(files) <= 125
-    assert lines <= 19_000
+    assert len(files) <= 130
+    assert lines <= 20_500  # 18,512 before the hardening
 
 
 def test_every_promise_names_tests_that_exist():
