@@ -60,8 +60,8 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
     losses = [step.loss for step in runs.open_run(folder).steps]
     if path.exists() and record.get("steps", len(losses)) == len(losses):
         with raised_as(RunError, f"{path} must hold weights"):
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            return Outcome(losses, load_file(path), digest)
+            content = path.read_bytes()
+            return Outcome(losses, load(content), hashlib.sha256(content).hexdigest())
     found = newest(folder / runs.CHECKPOINTS, lambda text: None)
     if found is None:
         raise RunError(
