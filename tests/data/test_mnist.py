@@ -315,3 +315,8 @@ def test_a_pickle_with_nan_or_rows_of_two_lengths_is_refused(tmp_path):
         path.write_bytes(pickle.dumps(((x, y), (valid, y), (x, y)), protocol=2))
         with pytest.raises(DataError, match=says):
             read_mnist_pickle(path)
+
+
+def test_a_signalling_nan_is_no_byte_and_no_warning():
+    rows = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)
+    assert not mnist.holds_bytes(rows)

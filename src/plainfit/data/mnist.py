@@ -203,7 +203,7 @@ def holds_bytes(rows: NDArray[Any]) -> bool:
     """Return whether rows are square images of bytes divided by 256."""
     if rows.dtype.kind != "f" or rows.ndim != 2 or math.isqrt(rows.shape[1]) ** 2 != rows.shape[1]:
         return False
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = rows * 256
     return bool(((scaled >= 0) & (scaled < 256) & (scaled == np.floor(scaled))).all())
 

@@ -40,7 +40,8 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
         except BaseException as error:
             context.exception = error
             context.call("on_exception")
-            error.add_note(f"in {context.place()}")
+            if isinstance(error, Exception):
+                error.add_note(f"in {context.place()}")
             explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:
