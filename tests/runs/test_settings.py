@@ -16,11 +16,14 @@ from plainfit.runs.settings import PRESETS, RunConfig, names_of, preset
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1 and at most 1e+09, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1 and at most 1e+09, got 0"),
-        ({"patience": 0}, "patience must be at least 1 and at most 1e+09, got 0"),
-        ({"memory_budget": -1}, "memory_budget must be at least 0 and at most 1e+09, got -1"),
-        ({"image_size": 5001}, "image_size must be at least 1 and at most 5000, got 5001"),
+        ({"epochs": 0}, "epochs must be at least 1 and at most 1,000,000,000, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1 and at most 1,000,000,000, got 0"),
+        ({"patience": 0}, "patience must be at least 1 and at most 1,000,000,000, got 0"),
+        (
+            {"memory_budget": -1},
+            "memory_budget must be at least 0 and at most 1,000,000,000, got -1",
+        ),
+        ({"image_size": 5001}, "image_size must be at least 1 and at most 5,000, got 5001"),
         ({"seed": 2**63}, f"seed must be below 2**63, got {2**63}"),
         ({"lr": "fast"}, "lr must be at least 1e-38 and at most 1e+38, or auto, got fast"),
         ({"lr": float("nan")}, "lr must be at least 1e-38 and at most 1e+38, or auto, got nan"),

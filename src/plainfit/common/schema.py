@@ -39,7 +39,11 @@ class Between:
     high: float
 
     def __str__(self) -> str:
-        return f"at least {self.low:g} and at most {self.high:g}"
+        low, high = (
+            f"{value:,}" if isinstance(value, int) else f"{value:g}"
+            for value in (self.low, self.high)
+        )
+        return f"at least {low} and at most {high}"
 
 
 def misfit(value: Any, hint: Any, name: str) -> str:

@@ -113,7 +113,6 @@ def open_rows(path: str, array: NDArray[Any], decode: Decode) -> DiskRows:
     rows = DiskRows(path, array, decode, at)
     if rows.read(at[:1]).dtype == torch.uint8:
         rows = DiskImages(path, array, decode, at)
-    rows.largest = max(
-        (float(rows.read(block).abs().max()) for block in rows.blocks()), default=0.0
-    )
+    ends = (torch.stack(torch.aminmax(rows.read(block))) for block in rows.blocks())
+    rows.largest = max((float(pair.abs().max()) for pair in ends), default=0.0)
     return rows

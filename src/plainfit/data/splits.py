@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -287,7 +288,8 @@ def label_array(name: str, part: str, labels: Labels) -> NDArray[Any]:
         values = values.astype(np.float64)
         check_whole(name, part, values)
         return values.astype(np.int64)
-    if values.dtype.kind in "iu" or all(type(value) is int for value in values):
+    kind = values.dtype.kind
+    if kind in "iu" or (kind == "O" and all(type(value) is int for value in values)):
         return values
     if values.dtype.kind == "b":
         values = values.astype(str)
@@ -298,6 +300,8 @@ def label_array(name: str, part: str, labels: Labels) -> NDArray[Any]:
             values = np.char.decode(values, "utf-8")
         texts = [value.strip() for value in values.tolist()]
         "".join(texts).encode()
+        if any(ord(max(text)) > sys.maxunicode for text in {*texts} - {""}):
+            raise ValueError("a code point is out of range")
     except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
         raise DataError(f"{name}: class names must be valid text ({error})") from error
     if empty := texts.count(""):

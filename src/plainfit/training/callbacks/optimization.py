@@ -245,6 +245,7 @@ class LossScaling(Callback):
     def on_step_start(self, context: Context) -> None:
         gradients = [p.grad for p in parameters_of(context.opt) if p.grad is not None]
         if not gradients:
+            self.has_stepped = True  # nothing has overflowed
             return
         if not torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all():
             self.scale, self.good_steps = self.scale / 2, 0
