@@ -71,7 +71,7 @@ def test_every_field_of_a_record_with_every_wrong_type(copied):
             "2",
             r"run.json is damaged: config.epochs must be a whole number, g",
         ),
-        (("config", "threads"), 10**12, "config.threads must be at least 1 and at most 1024, got"),
+        (("config", "threads"), 10**12, "config.threads must be at least 1 and at most 1,024, got"),
         (("data", "counts"), {"a": "b"}, "data.counts.a must be a whole number, got 'b'"),
         (("data", "input_shape"), "abc", "data.input_shape must be a list, got 'abc'"),
         (("model", "x"), 1, "run.json is damaged: model must have no 'x'"),
