@@ -121,7 +121,7 @@ def one_epoch(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [100, pytest.param(MUTATIONS, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("count", [60, pytest.param(MUTATIONS, marks=pytest.mark.soak)])
 def test_a_mutated_record_is_one_line(tmp_path, monkeypatch, one_epoch, count):
     monkeypatch.chdir(tmp_path)
     assert attack(tmp_path, one_epoch, count, seed=count) == []
@@ -251,7 +251,7 @@ class Careless(RuleBasedStateMachine):
         shutil.rmtree(self.room)
 
 
-small = settings(max_examples=4, stateful_step_count=6, deadline=None,
+small = settings(max_examples=2, stateful_step_count=6, deadline=None,
                  suppress_health_check=list(HealthCheck))  # fmt: skip
 TestCareless = pytest.mark.filterwarnings("ignore")(Careless.TestCase)
 TestCareless.settings = small

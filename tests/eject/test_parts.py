@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,6 +50,7 @@ def test_a_literal_gives_the_value_back(value):
     check_literal(value)
 
 
+@settings(max_examples=50)
 @given(ANY_VALUE)
 def test_every_literal_gives_the_value_back(value):
     check_literal(value)
@@ -75,6 +76,7 @@ def recipe(tmp_path_factory):
     return from_folder(folder)
 
 
+@settings(max_examples=30)
 @given(text=ANY_TEXT)
 @example(text='"""\n__import__("os").system("touch pwned")\n"""')
 @example(text="\\")

@@ -134,7 +134,8 @@ def test_a_script_as_it_is_holds(scripts, folders, tmp_path):
         assert verdict_here(tmp_path / "train.py", folder).holds
 
 
-def test_another_machine_compares_two_fresh_runs(folder, tmp_path):
+def test_another_machine_compares_two_fresh_runs(folders, tmp_path):
+    folder = folders["adamw"]
     record = json.loads((folder / "run.json").read_text())
     record["fingerprint"]["torch"] = "1.0"
     (folder / "run.json").write_text(json.dumps(record))

@@ -50,8 +50,9 @@ def loss(out, yb):
     return nn.functional.cross_entropy(out, yb)
 """
 BAIT = "from pathlib import Path\nPath('pwned').touch()\ndef run(*_, **__): Path('pwned').touch()\n"
-CALLABLES = ("bait:run", "os:system", "shutil:rmtree", "builtins:exec", "torch.nn.functional:exec",
-             "plainfit.models.networks:torch.hub.load", "plainfit.runs.train:train")  # fmt: skip
+CALLABLES = ("bait:run", "os:system", "torch.nn.functional:torch.hub.load", "builtins:exec",
+             "shutil:rmtree", "plainfit.models.networks:torch.hub.load",
+             "plainfit.runs.train:train")  # fmt: skip
 number = itertools.count()
 
 
@@ -254,7 +255,13 @@ def use(run):
             assert "\n" not in str(error)  # noqa: PT017
 
 
-@pytest.mark.parametrize("target", CALLABLES)
+SOME = [
+    target if target in CALLABLES[:3] else pytest.param(target, marks=pytest.mark.soak)
+    for target in CALLABLES
+]
+
+
+@pytest.mark.parametrize("target", SOME)
 @pytest.mark.parametrize("field", ["target", "config.model"])
 def test_no_callable_in_place_of_the_model_runs(here, trained_run, target, field):
     import plainfit.eject  # noqa: F401
@@ -308,7 +315,7 @@ def test_an_estimator_is_loaded_where_it_was_saved_or_trusted(here, elsewhere):
     assert pf.PlainfitClassifier.load("own.safetensors", trust_code=True).model_
 
 
-@pytest.mark.parametrize("target", CALLABLES)
+@pytest.mark.parametrize("target", SOME)
 @pytest.mark.parametrize("field", ["factory", "model", "loss"])
 def test_no_callable_in_an_estimators_file_runs(here, target, field):
     (here / "bait.py").write_text(BAIT)

@@ -20,7 +20,7 @@ from plainfit.runs.folder import list_runs, open_run
 from plainfit.runs.settings import RunConfig, names_of, type_hints
 from plainfit.runs.train import resume, train
 
-WRONG = [None, True, -1, 2**70, math.nan, "x", [1], {}, [[]], {"x": {}}]
+WRONG = [None, True, -1, math.nan, "x", [[]], {"x": {}}]
 ROW = {"epoch": 0, "train_loss": 1, "valid_loss": 0.5, "seconds": 1, "samples_per_second": 1}
 
 
