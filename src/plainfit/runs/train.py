@@ -431,23 +431,18 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         with raised_as(TrainingError, "the test set must be scored"):
             test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
-    try:
-        runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
-        draw_curves(history, folder / runs.CURVES)
-        runs.update_record(
-            folder,
-            state=state_of(config, history),
-            stopped=history.stopped,
-            test=test,
-            last=history[-1] if len(history) else None,
-            best=history.best(),
-            config=config.to_dict(),
-            steps=len(history.step_losses),
-        )
-    except RunError as error:
-        raise TrainingError(
-            f"{error}; make room, and {command('resume', folder)} ends the run"
-        ) from error
+    runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
+    draw_curves(history, folder / runs.CURVES)
+    runs.update_record(
+        folder,
+        state=state_of(config, history),
+        stopped=history.stopped,
+        test=test,
+        last=history[-1] if len(history) else None,
+        best=history.best(),
+        config=config.to_dict(),
+        steps=len(history.step_losses),
+    )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
     return RunResult(folder, history, test, data.preprocessing in OF_IMAGE_FILES)
