@@ -11,6 +11,7 @@ import signal
 import tempfile
 import warnings
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from pathlib import Path
 from random import Random
 
@@ -59,7 +60,7 @@ def mutate(record, rng):
     for key in parents:
         place = place[key]
     action = rng.choice(["change"] * 6 + ["remove", "add"])
-    value = rng.choice(VALUES)
+    value = deepcopy(rng.choice(VALUES))
     if action == "change":
         place[last] = value
     elif action == "remove":
