@@ -224,12 +224,10 @@ def started(tmp_path):
     return start
 
 
+@pytest.mark.soak  # the tests in this process are above, and tests/cli stops one of its own
 @pytest.mark.parametrize(
     ("number", "name", "codes"),
-    [
-        (signal.SIGINT, "Ctrl-C", INTERRUPTED),
-        pytest.param(signal.SIGTERM, "SIGTERM", {143}, marks=pytest.mark.soak),
-    ],
+    [(signal.SIGINT, "Ctrl-C", INTERRUPTED), (signal.SIGTERM, "SIGTERM", {143})],
 )
 def test_the_process_ends_with_the_code_of_the_signal(started, number, name, codes):
     process = started(0.2)
