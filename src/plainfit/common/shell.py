@@ -21,7 +21,11 @@ def quoted(word: str | int | Path) -> str:
         text = f"./{text}"
     if text.isprintable():
         return shlex.quote(text)
-    return "$'" + "".join(map(escaped, text.encode("utf-8", "surrogateescape"))) + "'"
+    try:
+        content = text.encode("utf-8", "surrogateescape")  # a name of a file may be no text
+    except UnicodeEncodeError:  # it is no name of a file either
+        content = text.encode("utf-8", "replace")
+    return "$'" + "".join(map(escaped, content)) + "'"
 
 
 def escaped(byte: int) -> str:
