@@ -3,7 +3,7 @@
 import pytest
 
 from plainfit.common import errors
-from plainfit.common.errors import ConfigError, near_miss, unknown_name
+from plainfit.common.errors import ConfigError, DataError, near_miss, reason, unknown_name
 
 
 def test_every_error_is_in_the_tree_that_the_module_draws():
@@ -62,3 +62,12 @@ def test_unknown_name_lists_what_is_known_even_from_a_generator():
 def test_a_config_error_is_a_value_error():
     with pytest.raises(ValueError, match="no"):
         raise ConfigError("no")
+
+
+def test_the_reason_of_a_worker_is_that_of_its_last_line():
+    text = (
+        "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        'last):\n  File "a.py", line 1\nplainfit.common.errors.DataError: a.png is gone\n'
+    )
+    assert reason(DataError(text)) == "a.png is gone"
+    assert "\n" not in str(DataError(text))

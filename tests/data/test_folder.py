@@ -1,6 +1,7 @@
 """A folder of images gives the pixels that Pillow gives, however many processes read it."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_files_are_found_in_the_order_of_their_paths(tmp_path):
     assert found == [str(tmp_path / "one/0" / name) for name in wanted.split()]
 
 
-def test_runs_within_the_data_are_no_data(tmp_path, trained_run):
+def test_runs_within_the_data_are_no_data(tmp_path, trained_run, monkeypatch):
     """Below the data as classes are, below a class, and one that begins; a class of none stays."""
     for label in ("cat", "dog"):
         for number in range(6):
@@ -163,6 +164,8 @@ def test_runs_within_the_data_are_no_data(tmp_path, trained_run):
     assert (after.classes, after.counts()) == (("cat", "dog"), before.counts())
     assert after.fingerprint == before.fingerprint
     assert after.notes == ("5 run folders within the data are left out",)
+    monkeypatch.chdir(tmp_path)
+    assert open_data(Path()).notes == after.notes
     (tmp_path / "cat/run/run.json").write_text("[]")  # of something else
     with pytest.raises(PlainfitError, match="every image must be readable"):
         open_data(tmp_path)

@@ -157,7 +157,8 @@ ZeroDivisionError: division by zero
 
 def reason(error: BaseException) -> str:
     """Return an error on one line, with its type unless it is one of ours."""
-    text = str(error).strip()
+    # Ours are printed on one line, and a worker's has several.
+    text = (Exception.__str__(error) if isinstance(error, PlainfitError) else str(error)).strip()
     if "\nOriginal Traceback " in text:  # of a worker of a DataLoader: its last line is the error
         return re.sub(r"^plainfit\.[\w.]+: ", "", text.splitlines()[-1])
     line = " ".join(text.split())

@@ -201,6 +201,7 @@ def has_images(folder: Path) -> bool:
 
 def notes_on(root: Path, files: Sequence[tuple[str, str, str]], runs: Sequence[str]) -> list[str]:
     """Say what the layout left open: images that are left out, and what belongs to a class."""
+    inner = {os.path.normpath(run) for run in runs}
     used, homes = {path for *_, path in files}, set[Path]()
     nested, missed = Counter[str](), Counter[str]()
     for _, label, path in files:
@@ -210,7 +211,7 @@ def notes_on(root: Path, files: Sequence[tuple[str, str, str]], runs: Sequence[s
             nested[str(home.relative_to(root))] += 1
     for place, folders, names in os.walk(root):
         home = Path(place)
-        if place in runs:
+        if os.path.normpath(place) in inner:
             folders.clear()  # and so not walked
             continue
         linked = [name for name in folders if (home / name).is_symlink()]
