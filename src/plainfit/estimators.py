@@ -26,7 +26,7 @@ from plainfit.common.devices import cpu_threads, device_of, threads_for
 from plainfit.common.errors import CheckpointError, ConfigError, RunError
 from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
-from plainfit.models.trust import remember, trusted
+from plainfit.models.trust import code_of, remember, trusted
 from plainfit.runs.folder import write_output
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
@@ -271,14 +271,16 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             raise RunError(f"{path} must hold a {cls.__name__}, and holds a {found}")
         try:
             named = {
-                name: trusted(target, trust_code=trust_code, builds_model=name == "model")
+                name: trusted(
+                    target, code_of(target), trust_code=trust_code, builds_model=name == "model"
+                )
                 for name, target in state["named"].items()
             }
             estimator = cls(**state["params"] | named)
             factory, history = Factory(**state["factory"]), History()
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} must be what `save` wrote, and is damaged ({error})") from error
-        trusted(factory.target, trust_code=trust_code)
+        trusted(factory.target, code_of(factory.target), trust_code=trust_code)
         model = factory.build_quietly()
         try:
             model.load_state_dict(state["weights"])

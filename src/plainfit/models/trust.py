@@ -186,12 +186,13 @@ def remember(target: str) -> dict[str, Any] | None:
 
 
 def trusted(
-    target: str, *, trust_code: bool = False, builds_model: bool = True
+    target: str, code: Code | None, *, trust_code: bool = False, builds_model: bool = True
 ) -> Callable[..., Any]:
     """Import what a record names, if its source is trusted; return the class or function.
 
     Args:
         target: a built-in model's name, or `module:name`.
+        code: its source, as `code_of` finds it.
         trust_code: trust its source from now on, whatever it is.
         builds_model: whether it has to be known to return a module.
 
@@ -199,7 +200,6 @@ def trusted(
         TrustError: if its source is not trusted; it was not imported.
         ModelError: if it is missing, or not known to return a module; it was not called.
     """
-    code = code_of(target)
     is_known = code is not None and code.is_trusted()
     if code is not None and not (is_known or trust_code):
         raise TrustError(target, str(code))

@@ -23,7 +23,7 @@ from plainfit.common.locks import LOCK
 from plainfit.common.shell import command
 from plainfit.data.splits import DataSplits
 from plainfit.models.build import Factory
-from plainfit.models.trust import code_of, trusted
+from plainfit.models.trust import Code, code_of, trusted
 from plainfit.runs.record import problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training import checkpoints
@@ -198,12 +198,13 @@ class Run:
             ModelError: if it cannot be imported, or is not known to return a module.
         """
         factory = Factory(**self.record["model"])
-        trusted(factory.target, trust_code=self.trust_code)
-        self._tell_changes(factory.target)
+        code = code_of(factory.target)
+        trusted(factory.target, code, trust_code=self.trust_code)
+        self._tell_changes(factory.target, code)
         return factory
 
-    def _tell_changes(self, target: str) -> None:
-        then, now = self.record.get("code"), code_of(target)
+    def _tell_changes(self, target: str, now: Code | None) -> None:
+        then = self.record.get("code")
         if then and now and then["sha256"] != now.sha256:
             names = then["files"].keys() | now.hashes.keys()
             changed = [n for n in sorted(names) if then["files"].get(n) != now.hashes.get(n)]
