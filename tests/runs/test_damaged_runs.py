@@ -74,6 +74,8 @@ def test_every_field_of_a_record_with_every_wrong_type(copied):
         (("config", "threads"), 10**12, "config.threads must be at least 1 and at most 1,024, got"),
         (("data", "counts"), {"a": "b"}, "data.counts.a must be a whole number, got 'b'"),
         (("data", "input_shape"), "abc", "data.input_shape must be a list, got 'abc'"),
+        (("code",), {"sha256": 5}, "code must have 'files', and lacks it"),
+        (("data", "preprocessing"), "x", "data.preprocessing must be names with values, got 'x'"),
         (("model", "x"), 1, "run.json is damaged: model must have no 'x'"),
         (("lengths",), [{"from_step": 3}], r"lengths\[0\] must have 'epochs', and lacks it"),
         (("test",), [1], "test must be names with values or null"),

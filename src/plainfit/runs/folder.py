@@ -182,8 +182,8 @@ class Run:
     @cached_property
     def preprocessing(self) -> dict[str, Any]:
         """How its samples were made; for a run that does not say so, as its data is read now."""
-        recorded = self.record["data"].get("preprocessing")
-        if isinstance(recorded, dict):
+        recorded: dict[str, Any] | None = self.record["data"].get("preprocessing")
+        if recorded is not None:
             return recorded
         with suppress(PlainfitError):
             return self.open_data().preprocessing

@@ -26,7 +26,15 @@ class Data(TypedDict):
     input_shape: list[Size]
     features: list[str]
     notes: NotRequired[list[str]]
+    preprocessing: NotRequired[dict[str, Any]]
     fingerprint: str
+
+
+class Code(TypedDict):
+    """The source of the model, as `plainfit.models.trust.remember` gives it."""
+
+    sha256: str
+    files: dict[str, str]
 
 
 class Optimizer(TypedDict):
@@ -58,6 +66,7 @@ class Record(TypedDict):
     state: Literal["started", "finished", "interrupted", "pruned", "failed"]
     config: dict[str, Any]
     model: Model
+    code: NotRequired[Code]
     data: Data
     parameters: NotRequired[Count]
     optimizer: NotRequired[Optimizer]
