@@ -1,5 +1,6 @@
 # Every task of the project; `make` alone lists them.
 SHELL := /bin/bash
+unexport PYTHONDONTWRITEBYTECODE # each process of the tests would compile the source again
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
