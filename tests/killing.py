@@ -62,7 +62,7 @@ def output_of(work: Callable[[], object], folder: Path, typed: str = "") -> tupl
 
     def in_folder() -> None:
         os.chdir(folder)
-        streams = [open(path, mode) for path, mode in zip(paths, "rww", strict=True)]  # noqa: SIM115
+        streams = [path.open(mode) for path, mode in zip(paths, "rww", strict=True)]
         for number, stream in enumerate(streams):
             os.dup2(stream.fileno(), number)
         sys.stdin, sys.stdout, sys.stderr = streams

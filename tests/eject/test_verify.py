@@ -135,7 +135,13 @@ def test_a_script_as_it_is_holds(scripts, folders, tmp_path):
         assert verdict_here(tmp_path / "train.py", folder).holds
 
 
-def test_another_machine_compares_two_fresh_runs(folders, tmp_path):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_another_machine_compares_two_fresh_runs(folders, tmp_path, monkeypatch, alone):
+    def here(script, recorded, steps=None):
+        return Outcome(*run_here(script), fingerprint=fingerprint(torch.device("cpu")))
+
+    if not alone:  # the README test has the process
+        monkeypatch.setattr("plainfit.eject.run.run_alone", here)
     folder = folders["adamw"]
     record = json.loads((folder / "run.json").read_text())
     record["fingerprint"]["torch"] = "1.0"

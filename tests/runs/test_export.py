@@ -351,7 +351,9 @@ def test_a_model_that_cannot_be_traced_is_one_line(get_run, name, format, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", [*FORMATS[:2], pytest.param("onnx", marks=[with_onnx, pytest.mark.soak])]
+)
 def test_a_model_that_drops_the_batch_of_one_is_found_out(get_run, format, capfd):
     run = get_run("Small", target="nets:Squeezing")
     with pytest.raises(RunError, match=r"for 1 gave shapes \(10,\) and \(10,\)"):

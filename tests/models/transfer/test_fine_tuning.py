@@ -21,7 +21,7 @@ from plainfit.eject.run import eject_run
 from plainfit.models.resnet import resnet18, resnet50
 from plainfit.models.transfer import find_head, layer_groups, layer_rates
 from plainfit.models.weights import load_body, read_weights
-from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
+from plainfit.runs.fine_tuning import fine_tune, model_name, new_head, new_model
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback
@@ -142,6 +142,18 @@ def test_a_built_model_is_left_as_it_is_and_gets_another_head():
     assert tuned[-1].out_features == 3
     assert len(history) == 2
     assert layer_groups(tuned, ds[0][0][None]) == [["0", "1"], ["3"]]
+
+
+def test_a_built_model_that_ends_in_a_convolution_gets_another():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 7, 3, padding=1), nn.Flatten()
+    )
+    tuned = new_head(model, torch.zeros(2, 1, 3, 3), classes=5, seed=0)
+    assert (tuned[2].out_channels, tuned[2].padding, tuned[2].bias.numel()) == (5, (1, 1), 5)
+    assert tuned(torch.zeros(2, 1, 3, 3)).shape == (2, 5)
+    assert torch.equal(tuned[0].weight, model[0].weight)
+    with pytest.raises(ModelError, match="fine-tuning needs layers before the head, and Linear"):
+        new_head(nn.Linear(4, 2), torch.zeros(2, 4), classes=3)
 
 
 @pytest.mark.parametrize(
