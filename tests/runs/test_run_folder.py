@@ -89,7 +89,9 @@ def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     for name in [*sorted(path.name for path in copied.iterdir() if path.is_file()), checkpoint]:
         for path in (copied / name, copied.parent / "link/../run" / name):
             for each in (path, path.with_name(path.name.upper())):
-                with pytest.raises(ConfigError, match="must not be a run's own file; choose"):
+                with pytest.raises(
+                    ConfigError, match="must not be a run's own file or a study's; choose"
+                ):
                     check_output(each)
     for arguments in (
         f"report {copied} --out",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from plainfit.common.devices import device_of, pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss
 from plainfit.data.batches import Batches, length, pairs
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
     Factory,
     arguments_for,
@@ -25,15 +26,19 @@ from plainfit.models.build import (
 )
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
-from plainfit.runs.folder import open_run
+from plainfit.runs.folder import open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
+from plainfit.training.hooks import warn
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle
 
 HUB_NAME = re.compile(HUB + r"[\w.-]+/[\w.-]+")
 TIMM = "timm:"
+SAME_VALUES = (
+    "make them in the same way or, if they are alike, pass its model.safetensors, with model"
+)
 
 
 class PhaseCycles(Chain):
@@ -96,6 +101,7 @@ def fine_tune(
     if isinstance(model_or_run, nn.Module):
         model = new_head(model_or_run, xb, classes, seed)
     else:
+        check_batch(str(model_or_run), xb)
         shape = tuple(xb.shape[1:])
         model = new_model(model_or_run, input_shape=shape, classes=classes, seed=seed)
         model.to(pick_device("auto"))
@@ -157,6 +163,38 @@ def model_name(source: str, model: str | None) -> str:
             f"is for files of weights, and {source} names its own: leave it out", field="model"
         )
     return open_run(Path(source)).config.model if is_run(source) else source.removeprefix(TIMM)
+
+
+def check_source(source: str, data: DataSplits) -> None:
+    """Refuse data whose values were made in another way than those that a run learned from."""
+    if not is_run(source):
+        return
+    run, made = open_run(Path(source)), data.preprocessing
+    gray, color = OF_IMAGE_FILES
+    taken = [made, *([color] if made == gray else [])]  # `load_body` sums over the channels
+    run.check_values(
+        taken,
+        f"{data.name} gives a model values {values_text(made)}",
+        SAME_VALUES,
+        data.features,
+    )
+    if data.columns and made != run.preprocessing:
+        warn(
+            f"the columns are standardised by the mean and std of {data.name}, which are others "
+            f"than those of {source}"
+        )
+
+
+def check_batch(source: str, xb: Tensor) -> None:
+    """Refuse what bytes divided by 256 cannot be: how a loader made its values is unknown."""
+    if not is_run(source) or open_run(Path(source)).preprocessing not in OF_IMAGE_FILES:
+        return
+    low, high = (float(value) for value in xb.aminmax())
+    if low < 0 or high > 1:
+        raise ModelError(
+            f"{source} was trained on bytes divided by 256, from 0 to 1, and the loader's "
+            f"first batch reaches from {low:g} to {high:g}; {SAME_VALUES}"
+        )
 
 
 def new_model(

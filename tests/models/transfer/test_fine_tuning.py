@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -290,3 +291,46 @@ def test_bad_sources_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, 
     error = CliRunner().invoke(app, ["fine-tune", *arguments]).exception
     assert message in str(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_values_than_the_source_learned_from_are_refused(source, tmp_path, plainfit):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    x = rng.random((60, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "floats.npz", x=x, y=y)
+    code, _, errors = plainfit("fine-tune", source, "--data", "floats.npz", "--out", "run")
+    assert (code, errors.count("\n"), (tmp_path / "run").exists()) == (2, 1, False)
+    assert "floats.npz gives a model values as in the data, and" in errors
+    assert "was trained on values bytes / 256, L, " in errors
+    ds = torch.utils.data.TensorDataset(torch.from_numpy(x) * 255, torch.from_numpy(y))
+    with pytest.raises(ModelError, match=r"bytes divided by 256, from 0 to 1, and .* to 25"):
+        fine_tune(source, *pf.get_data(ds, ds, 20), 1, classes=3)
+
+
+@pytest.mark.filterwarnings("default:the columns are standardised")
+def test_a_run_on_colors_takes_gray_images_and_a_table_its_own_columns(
+    tmp_path, plainfit, empty_curves
+):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    color = rng.integers(0, 256, (60, 3, 8, 8), np.uint8)
+    np.savez(tmp_path / "color.npz", x=color, y=y)
+    np.savez(tmp_path / "gray.npz", x=color[:, :1], y=y)
+    for name, columns in {"ab": "a,b", "ba": "b,a", "again": "a,b"}.items():
+        rows = [
+            f"{a},{b},{label}" for (a, b), label in zip(rng.normal(size=(60, 2)), y, strict=True)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"{columns},y", *rows]))
+    for data, model in (("color.npz", "compact"), ("ab.csv", "mlp")):
+        assert (
+            plainfit("train", "--data", data, "--model", model, "--epochs", 1, "--out", model)[0]
+            == 0
+        )
+    tune = ["--epochs", 1, "--data"]
+    assert plainfit("fine-tune", "compact", *tune, "gray.npz")[::2] == (0, "")
+    code, _, errors = plainfit("fine-tune", "mlp", *tune, "ba.csv")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "of the columns b, a, and mlp was trained on a, b; make them in the same way" in errors
+    code, _, errors = plainfit("fine-tune", "mlp", *tune, "again.csv")
+    assert (
+        code,
+        "the mean and std of again.csv, which are others than those of mlp" in errors,
+    ) == (0, True)
