@@ -177,7 +177,11 @@ def near(a: float, b: float, ulp: int = 0) -> bool:
 
 def compare_in_float64(upper: Outcome, lower: Outcome) -> Verdict:
     apart = max(
-        (abs(a - b) / max(abs(a), 1e-300) for a, b in zip(upper.losses, lower.losses, strict=True)),
+        (
+            abs(a - b) / max(abs(a), 1e-300)
+            for a, b in zip(upper.losses, lower.losses, strict=True)
+            if not near(a, b)
+        ),
         default=0.0,
     )
     return Verdict(
