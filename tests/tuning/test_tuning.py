@@ -276,7 +276,7 @@ def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
         ({"trials": 0}, "trials must be at least 1 and at most"),
         ({"seeds": 2}, "train must have a parameter seed"),
         ({"repeat": 1}, "train must have a parameter seed"),
-        ({"time_limit": 0}, "a time limit must be a positive number"),
+        ({"time_limit": 0}, "time_limit must be at least 1e-09 and at most 1e"),
     ],
 )
 def test_what_tune_cannot_do_is_refused_before_anything_is_written(tmp_path, options, message):

@@ -64,6 +64,8 @@ def run() -> int:
     try:
         code = app(standalone_mode=False)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            error = PlainfitError(f"{error.filename} must be a usable path ({error.strerror})")
         is_input = isinstance(error, PlainfitError | TyperException)
         code = BAD_INPUT if is_input and not isinstance(error, TrainingError) else FAILED
         if "--debug" in sys.argv:

@@ -34,7 +34,7 @@ def eject(
         bool, typer.Option("--verify", help="Run it, and compare losses and weights with the run.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Compare only the first N steps.")
+        int | None, typer.Option(min=1, max=10**9, help="Compare only the first N steps.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     trust_code: TrustCode = False,

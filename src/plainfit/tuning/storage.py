@@ -22,11 +22,12 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError, reason
+from plainfit.common.files import JOURNAL
 from plainfit.common.locks import FileLock
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 
-JOURNAL, QUEUE = "study.jsonl", ".queue.lock"  # the latter is held while a trial is taken
+QUEUE = ".queue.lock"  # held while a trial is taken
 DESCRIPTION = "plainfit"  # the attribute of a study that holds its `StudyConfig`
 WORKER, FOLDER = "worker", "folder"  # attributes of a trial
 WORKER_LOCK = re.compile(r"\.[^/]+-\d+-[0-9a-f]{8}\.lock")  # a free one is removed

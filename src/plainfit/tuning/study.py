@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
+from plainfit.common.files import JOURNAL
 from plainfit.common.schema import misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import check_new, create_folder
-from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT
+from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT, type_hints
 from plainfit.training.history import is_lower_better
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, parse_space
@@ -139,16 +140,16 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    counts = {
-        "trials": (trials, COUNT),
-        "seeds": (config.seeds, COUNT),
-        "seed": (config.seed, SEED),
+    numbers = {
+        "trials": (trials, Annotated[int, COUNT]),
+        "seeds": (config.seeds, Annotated[int, COUNT]),
+        "seed": (config.seed, Annotated[int, SEED]),
+        "repeat": (repeat, Annotated[int, UP_TO_COUNT]),
+        "time_limit": (time_limit, type_hints()["time_limit"]),
     }
-    for name, (value, limits) in {**counts, "repeat": (repeat, UP_TO_COUNT)}.items():
-        if wrong := misfit(value, Annotated[int, limits], name):
-            raise ConfigError(wrong)
-    if time_limit is not None and not time_limit > 0:
-        raise ConfigError(f"a time limit must be a positive number of seconds, got {time_limit}")
+    for name, (value, hint) in numbers.items():
+        if wrong := misfit(value, hint, name):
+            raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
     if config.pruner not in PRUNERS:
         raise ConfigError(unknown_name("pruner", config.pruner, PRUNERS))
     settings = [*config.space, *config.fixed]
@@ -181,7 +182,7 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
             f"a search needs Optuna, which is not installed ({error}): pip install 'plainfit[tune]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    from plainfit.tuning.storage import DESCRIPTION, JOURNAL, open_storage, study_name
+    from plainfit.tuning.storage import DESCRIPTION, open_storage, study_name
 
     if url is None and not (folder / JOURNAL).exists():
         return None
