@@ -182,25 +182,27 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
             f"a search needs Optuna, which is not installed ({error}): pip install 'plainfit[tune]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    from plainfit.tuning.storage import DESCRIPTION, open_storage, study_name
+    from plainfit.tuning.storage import DESCRIPTION, open_storage, study_name, whole_study
 
     if url is None and not (folder / JOURNAL).exists():
         return None
     storage, name = open_storage(folder, url), study_name(folder, url)
-    try:
-        study = storage.get_study_id_from_name(name)
-    except KeyError:
-        return None
-    found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+    with whole_study(folder):
+        try:
+            study = storage.get_study_id_from_name(name)
+        except KeyError:
+            return None
+        found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+        trials = storage.get_all_trials(study, deepcopy=False)
     wrong = "" if found is None else misfit(found, Description, "")
-    for trial in storage.get_all_trials(study, deepcopy=False):
+    for trial in trials:
         wrong = wrong or misfit(trial.user_attrs, Notes, f"trial {trial.number}")
         for place in ("worker", "folder"):  # of files within the study's folder
             if not (wrong or FILE.fullmatch(trial.user_attrs.get(place, "_"))):
                 wrong = f"trial {trial.number}.{place} must be the name of a file"
     if wrong:
         raise RunError(f"the study {name!r} in {url or folder} is damaged: {wrong}; restore it")
-    if found is None and storage.get_n_trials(study):
+    if found is None and trials:
         raise ConfigError(
             f"the study {name!r} must be one of plainfit, and is not; choose another folder"
         )

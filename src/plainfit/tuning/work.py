@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from plainfit.tuning.storage import (
     folder_of,
     open_storage,
     study_name,
+    whole_study,
 )
 from plainfit.tuning.trials import Report, value_of
 
@@ -49,7 +51,7 @@ class Work:
 
     def __post_init__(self) -> None:
         config, folder, url = self.config, self.folder, self.url
-        with FileLock(folder / ".begin.lock"):
+        with whole_study(folder), FileLock(folder / ".begin.lock"):
             storage = open_storage(folder, url)
             self.study = optuna.create_study(
                 storage=storage,
@@ -94,6 +96,9 @@ class Work:
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:
+            if lacks_space(error):
+                self.queue.put_back(trial)
+                raise
             self.fail(trial, error)
         else:
             trial.set_user_attr(VALUES, values)
@@ -156,6 +161,13 @@ class Work:
     def changed(self) -> None:
         if self.watch is not None:
             self.watch(self.result())
+
+
+def lacks_space(error: BaseException | None) -> bool:
+    """Return whether a full disk or a quota is the cause: the settings of a trial are not."""
+    if error is None or getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG):
+        return error is not None
+    return lacks_space(error.__cause__)
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
