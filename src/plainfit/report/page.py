@@ -16,6 +16,7 @@ from plainfit.report.rendering import (
     table_of,
     value_text,
 )
+from plainfit.runs.fine_tuning import source_changes
 from plainfit.runs.folder import Run, open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import loss_function
@@ -94,7 +95,7 @@ def what_a_command_changes(run: Run) -> str:
         run.open_data()
     except PlainfitError as error:
         return str(error)
-    return ""
+    return source_changes(run)
 
 
 def cards(run: Run) -> list[Card]:

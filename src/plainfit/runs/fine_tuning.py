@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of, pick_device
-from plainfit.common.errors import ConfigError, ModelError, near_miss
+from plainfit.common.errors import ConfigError, ModelError, near_miss, reason
 from plainfit.data.batches import Batches, length, pairs
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
@@ -25,8 +25,15 @@ from plainfit.models.build import (
     target_name,
 )
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
-from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
-from plainfit.runs.folder import open_run, values_text
+from plainfit.models.weights import (
+    HUB,
+    PUBLISHED,
+    load_body,
+    read_weights,
+    timm_model,
+    weights_to_bytes,
+)
+from plainfit.runs.folder import FIRST, Run, open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
@@ -225,6 +232,28 @@ def new_model(
         factory = Factory(target_name(target), known_arguments(target, arguments or {}), seed)
         weights = read_weights(source)
     return with_new_head(factory, weights, input_shape, classes, seed)
+
+
+def source_changes(run: Run) -> str:
+    """Return why a fine-tuning from its source would begin otherwise; downloads have a hash."""
+    config, data = run.config, run.record["data"]
+    source = config.source or ""
+    if source in ("", *PUBLISHED) or source.startswith((HUB, TIMM)) or "://" in source:
+        return ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = new_model(
+                source,
+                config.model if is_weights_only(source) else None,
+                config.model_arguments,
+                input_shape=data["input_shape"],
+                classes=len(data["classes"]),
+                seed=config.seed,
+            )
+        is_same = weights_to_bytes(model) == (run.folder / FIRST).read_bytes()
+    except Exception as error:  # a user's model, and files, fail in many ways
+        return f"its source cannot be read: {reason(error)}"
+    return "" if is_same else f"its source {source} has other weights now"
 
 
 def with_new_head(

@@ -190,7 +190,10 @@ def rest_of_epoch(context: Context) -> Iterable[Any]:
     now = random_state()
     set_random_state(context.epoch_start["random"], dl)
     batches = iter(opened(dl))
-    for _ in islice(batches, context.step):
-        pass
+    if (given := sum(1 for _ in islice(batches, context.step))) < context.step:
+        raise CheckpointError(
+            f"the loader must give the batches of the checkpoint, which has used {context.step} of "
+            f"this epoch, and gives {given}; resume with what it was"
+        )
     set_random_state(now)
     return batches

@@ -81,7 +81,8 @@ class Work:
         except (KeyboardInterrupt, SystemExit):
             self.echo(f"stopped; the same call continues the study in {self.folder}")
             raise
-        write_page(self.result(), self.study, self.config)
+        with whole_study(self.folder):
+            write_page(self.result(), self.study, self.config)
 
     def run_trial(self, trial: optuna.Trial) -> None:
         """Train with each seed of a trial and store the values; if interrupted, let it wait."""
@@ -149,7 +150,8 @@ class Work:
 
     def result(self) -> StudyResult:
         known = {folder_of(trial): trial for trial in self.study.get_trials(deepcopy=False)}
-        trials = [result_of(trial, self.folder / name) for name, trial in known.items()]
+        with whole_study(self.folder):
+            trials = [result_of(trial, self.folder / name) for name, trial in known.items()]
         config = self.config
         result = StudyResult(self.folder, config.monitor, config.lower_is_better, trials)
         if result.best is not None:

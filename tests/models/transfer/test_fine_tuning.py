@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -22,7 +23,9 @@ from plainfit.eject.run import eject_run
 from plainfit.models.resnet import resnet18, resnet50
 from plainfit.models.transfer import find_head, layer_groups, layer_rates
 from plainfit.models.weights import load_body, read_weights
-from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
+from plainfit.report.page import write_report
+from plainfit.runs.fine_tuning import fine_tune, model_name, new_model, source_changes
+from plainfit.runs.folder import open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback
@@ -100,6 +103,26 @@ def test_a_stopped_fine_tuning_continues_to_the_same_bits(whole, tmp_path, stop_
     files = [load_file(folder / "model.safetensors") for folder in (whole, parted)]
     assert not differing(*files)
     assert (whole / "steps.csv").read_text() == (parted / "steps.csv").read_text()
+
+
+def test_the_report_of_a_fine_tuning_looks_at_its_source(whole, source, tmp_path):
+    run = open_run(whole.out)
+    assert source_changes(run) == ""
+    copy = shutil.copytree(source, tmp_path / "copy")
+    run.record["config"]["source"] = str(copy)
+    for way, says in (("same", ""), ("other", "has other weights now"), ("gone", "cannot be read")):
+        if way == "other":
+            weights = load_file(source / "model.safetensors")
+            save_file({n: w + 1 for n, w in weights.items()}, copy / "model.safetensors")
+        elif way == "gone":
+            shutil.rmtree(copy)
+        run.__dict__.pop("config", None)
+        assert says in (found := source_changes(run))
+        assert bool(says) == bool(found)
+    shutil.copytree(whole.out, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(run.record))
+    text = write_report(tmp_path / "run").read_text()
+    assert "does not train the same: its source cannot be read" in text
 
 
 OPTIONS = {"gradual": True, "weight_decay": 0.01, "average": 0.9}
