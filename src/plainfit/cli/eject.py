@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plainfit.cli.shared import Debug, RunFolder, TrustCode, open_trusted, show
+from plainfit.cli.shared import Debug, RunFolder, TrustCode, asking, show
 from plainfit.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def eject(
         raise ConfigError("needs --verify: it limits the steps that are compared", "steps")
     from plainfit.eject import eject_all, eject_run
 
-    open_trusted(run, trust_code)
-    reason = ""
-    if all_ is not None:
-        done, reason = eject_all(run, all_, force=force)
-    else:
-        done = [eject_run(run, out, level=level, force=force)]
+    def write(trust_code: bool) -> "tuple[list[Ejected], str]":
+        options = {"force": force, "trust_code": trust_code}
+        if all_ is not None:
+            return eject_all(run, all_, **options)
+        return [eject_run(run, out, level=level, **options)], ""
+
+    done, reason = asking(write, trust_code)
     held = [report(ejected, verify, steps) for ejected in done]
     if reason:
         show(f"note   {reason}")

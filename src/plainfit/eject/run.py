@@ -85,9 +85,11 @@ def eject_fit(
 
 
 @raised_as(EjectError, A_SCRIPT)
-def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
+def eject_all(
+    folder: Path, into: Path, *, force: bool = False, trust_code: bool = False
+) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
-    recipe = from_folder(folder)
+    recipe = from_folder(folder, trust_code=trust_code)
     make_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # for all levels

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict, get_type_hints
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.files import JOURNAL
@@ -27,17 +27,9 @@ PRUNERS = ("median", "hyperband", "none")
 FILE = re.compile(r"\.?[\w-][\w.-]*")
 
 
-class Description(TypedDict):
-    """What `StudyConfig.to_dict` gives, and the number of trials."""
-
-    space: dict[str, Any]
-    fixed: dict[str, Any]
-    monitor: str
-    lower_is_better: bool
-    pruner: str
-    seeds: int
-    seed: int
-    trials: int
+# What `StudyConfig.to_dict` gives, and the number of trials.
+HINTS = {**get_type_hints(StudyConfig), "space": dict[str, Any], "trials": int}
+Description: Any = TypedDict("Description", HINTS)  # type: ignore[misc]  # made at run time
 
 
 class Notes(TypedDict):
