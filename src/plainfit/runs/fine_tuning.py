@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of, pick_device
-from plainfit.common.errors import ConfigError, ModelError, near_miss, reason
+from plainfit.common.errors import ConfigError, ModelError, near_miss
 from plainfit.data.batches import Batches, length, pairs
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
@@ -25,15 +25,8 @@ from plainfit.models.build import (
     target_name,
 )
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
-from plainfit.models.weights import (
-    HUB,
-    PUBLISHED,
-    load_body,
-    read_weights,
-    timm_model,
-    weights_to_bytes,
-)
-from plainfit.runs.folder import FIRST, Run, open_run, values_text
+from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
+from plainfit.runs.folder import open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
@@ -43,9 +36,6 @@ from plainfit.training.schedules import Chain, OneCycle
 
 HUB_NAME = re.compile(HUB + r"[\w.-]+/[\w.-]+")
 TIMM = "timm:"
-SAME_VALUES = (
-    "make them in the same way or, if they are alike, pass its model.safetensors, with model"
-)
 
 
 class PhaseCycles(Chain):
@@ -108,7 +98,6 @@ def fine_tune(
     if isinstance(model_or_run, nn.Module):
         model = new_head(model_or_run, xb, classes, seed)
     else:
-        check_batch(str(model_or_run), xb)
         shape = tuple(xb.shape[1:])
         model = new_model(model_or_run, input_shape=shape, classes=classes, seed=seed)
         model.to(pick_device("auto"))
@@ -178,30 +167,14 @@ def check_source(source: str, data: DataSplits) -> None:
         return
     run, made = open_run(Path(source)), data.preprocessing
     gray, color = OF_IMAGE_FILES
-    taken = [made, *([color] if made == gray else [])]  # `load_body` sums over the channels
     run.check_values(
-        taken,
+        [made, *([color] if made == gray else [])],  # `load_body` sums over the channels
         f"{data.name} gives a model values {values_text(made)}",
-        SAME_VALUES,
+        "make them in the same way or, if they are alike, pass its model.safetensors, with model",
         data.features,
     )
     if data.columns and made != run.preprocessing:
-        warn(
-            f"the columns are standardised by the mean and std of {data.name}, which are others "
-            f"than those of {source}"
-        )
-
-
-def check_batch(source: str, xb: Tensor) -> None:
-    """Refuse what bytes divided by 256 cannot be: how a loader made its values is unknown."""
-    if not is_run(source) or open_run(Path(source)).preprocessing not in OF_IMAGE_FILES:
-        return
-    low, high = (float(value) for value in xb.aminmax())
-    if low < 0 or high > 1:
-        raise ModelError(
-            f"{source} was trained on bytes divided by 256, from 0 to 1, and the loader's "
-            f"first batch reaches from {low:g} to {high:g}; {SAME_VALUES}"
-        )
+        warn(f"the columns are standardised by the mean and std of {data.name}, not of {source}")
 
 
 def new_model(
@@ -232,28 +205,6 @@ def new_model(
         factory = Factory(target_name(target), known_arguments(target, arguments or {}), seed)
         weights = read_weights(source)
     return with_new_head(factory, weights, input_shape, classes, seed)
-
-
-def source_changes(run: Run) -> str:
-    """Return why a fine-tuning from its source would begin otherwise; downloads have a hash."""
-    config, data = run.config, run.record["data"]
-    source = config.source or ""
-    if source in ("", *PUBLISHED) or source.startswith((HUB, TIMM)) or "://" in source:
-        return ""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = new_model(
-                source,
-                config.model if is_weights_only(source) else None,
-                config.model_arguments,
-                input_shape=data["input_shape"],
-                classes=len(data["classes"]),
-                seed=config.seed,
-            )
-        is_same = weights_to_bytes(model) == (run.folder / FIRST).read_bytes()
-    except Exception as error:  # a user's model, and files, fail in many ways
-        return f"its source cannot be read: {reason(error)}"
-    return "" if is_same else f"its source {source} has other weights now"
 
 
 def with_new_head(
