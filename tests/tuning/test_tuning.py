@@ -339,8 +339,7 @@ def test_a_study_of_someone_else_leads_to_no_file_outside(tmp_path):
     trial = study.ask({"x": storage.distribution_of(Range(0.0, 1.0))})
     trial.set_user_attr("worker", "../precious")
     trial.set_user_attr("folder", "../elsewhere")
-    with pytest.raises(RunError, match="must be the name of a file"):
-        search(tmp_path / "s", trials=2, train=lambda x, kind="round": x)
+    search(tmp_path / "s", trials=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "s"]
     assert (tmp_path / "precious").read_text() == "precious"
 

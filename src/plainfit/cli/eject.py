@@ -45,11 +45,10 @@ def eject(
         raise ConfigError("needs --verify: it limits the steps that are compared", "steps")
     from plainfit.eject import eject_all, eject_run
 
-    def write(trust_code: bool) -> "tuple[list[Ejected], str]":
-        options = {"force": force, "trust_code": trust_code}
+    def write(trust: bool) -> "tuple[list[Ejected], str]":
         if all_ is not None:
-            return eject_all(run, all_, **options)
-        return [eject_run(run, out, level=level, **options)], ""
+            return eject_all(run, all_, force=force, trust_code=trust)
+        return [eject_run(run, out, level=level, force=force, trust_code=trust)], ""
 
     done, reason = asking(write, trust_code)
     held = [report(ejected, verify, steps) for ejected in done]

@@ -203,33 +203,31 @@ def notes_on_codes(path: Path, columns: Mapping[str, Any]) -> list[str]:
     import pyarrow
     from pyarrow import compute, types
 
-    is_csv, notes = path.suffix.lower() == ".csv", []
-    whole = {name for name, column in columns.items() if types.is_integer(column.type)}
-    large = {
-        name
-        for name, column in columns.items()
-        if name in whole or (is_csv and types.is_floating(column.type))
-        if any(
-            end.is_valid and abs(end.as_py()) >= 2**53 for end in compute.min_max(column).values()
-        )
-    }
-    asked = [name for name in columns if name in large or (is_csv and name in whole)]
+    def is_large(column: Any) -> bool:
+        ends = compute.min_max(column).values()
+        return any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+
+    is_csv = path.suffix.lower() == ".csv"
+    whole = [name for name, column in columns.items() if types.is_integer(column.type)]
+    floats = [name for name, column in columns.items() if types.is_floating(column.type)]
+    large = [name for name in whole + floats * is_csv if is_large(columns[name])]
+    asked = [name for name in columns if name in large or (name in whole and is_csv)]
     texts = csv_texts(path, asked) if is_csv and asked else columns
-    remedy = "if they are codes, put a letter before each, or remove the column"
+    notes = []
     for name in asked:
-        column = texts[name].cast(pyarrow.string())
-        if name in whole:
-            is_long = compute.greater(compute.binary_length(column), 1)
-            begins = compute.and_(compute.starts_with(column, "0"), is_long)
-            if zeros := compute.sum(begins).as_py():
-                lost = f"{zeros} numbers begin with a 0, which is lost"
-                notes.append(f"column {name!r}: {lost}; {remedy}")
+        column, lost = texts[name].cast(pyarrow.string()), ""
+        begins = compute.starts_with(column, "0")
+        is_long = compute.greater(compute.binary_length(column), 1)
+        if name in whole and (zeros := compute.sum(compute.and_(begins, is_long)).as_py()):
+            lost = f"{zeros} numbers begin with a 0, which is lost"
         if name in large:
-            is_long = compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$")
-            distinct = compute.unique(column.filter(is_long)).to_pylist()
+            found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
+            distinct = compute.unique(found).to_pylist()
             if (left := len(set(map(float, distinct)))) < len(distinct):
                 lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
-                notes.append(f"column {name!r}: {lost}; {remedy}")
+        if lost:
+            remedy = "if they are codes, put a letter before each, or remove the column"
+            notes.append(f"column {name!r}: {lost}; {remedy}")
     return notes
 
 

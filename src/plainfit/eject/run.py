@@ -28,7 +28,7 @@ from plainfit.eject.verify import (
     outcome_of,
     run_alone,
 )
-from plainfit.runs.folder import check_output, make_folder, read_record, write_output
+from plainfit.runs.folder import check_output, create_folder, read_record, write_output
 from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
@@ -90,7 +90,7 @@ def eject_all(
 ) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder, trust_code=trust_code)
-    make_folder(into)
+    create_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # for all levels
     for path in (*paths.values(), beside):

@@ -62,7 +62,7 @@ def create_folder(folder: Path, *, is_new: bool = False) -> None:
         if is_new and isinstance(error, FileExistsError):
             raise
         raise RunError(
-            f"the run folder {folder} must be writable ({error.strerror}); choose another"
+            f"the folder {folder} must be writable ({error.strerror}); choose another"
         ) from error
 
 
@@ -86,13 +86,6 @@ def check_own(folder: Path) -> None:
             f"{checkpoints} must be a folder, and is a link to {checkpoints.readlink()}; put the "
             "checkpoints there instead"
         )
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
 
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:

@@ -7,11 +7,10 @@ The module does not have the name of the function, because a module `plainfit.tu
 import inspect
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict, get_type_hints
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.files import JOURNAL
@@ -24,21 +23,11 @@ from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
-FILE = re.compile(r"\.?[\w-][\w.-]*")
 
 
 # What `StudyConfig.to_dict` gives, and the number of trials.
 HINTS = {**get_type_hints(StudyConfig), "space": dict[str, Any], "trials": int}
 Description: Any = TypedDict("Description", HINTS)  # type: ignore[misc]  # made at run time
-
-
-class Notes(TypedDict):
-    """The attributes of a trial."""
-
-    worker: NotRequired[str]
-    folder: NotRequired[str]
-    note: NotRequired[str]
-    values: NotRequired[list[float]]
 
 
 OFFERED = ("seed", "report", "folder")  # what `train` gets if it has such a parameter
@@ -185,14 +174,8 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
         except KeyError:
             return None
         found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
-        trials = storage.get_all_trials(study, deepcopy=False)
-    wrong = "" if found is None else misfit(found, Description, "")
-    for trial in trials:
-        wrong = wrong or misfit(trial.user_attrs, Notes, f"trial {trial.number}")
-        for place in ("worker", "folder"):  # of files within the study's folder
-            if not (wrong or FILE.fullmatch(trial.user_attrs.get(place, "_"))):
-                wrong = f"trial {trial.number}.{place} must be the name of a file"
-    if wrong:
+        trials = storage.get_n_trials(study)
+    if found is not None and (wrong := misfit(found, Description, "")):
         raise RunError(f"the study {name!r} in {url or folder} is damaged: {wrong}; restore it")
     if found is None and trials:
         raise ConfigError(
