@@ -28,7 +28,13 @@ from plainfit.eject.verify import (
     outcome_of,
     run_alone,
 )
-from plainfit.runs.folder import check_output, create_folder, read_record, write_output
+from plainfit.runs.folder import (
+    check_free,
+    check_new_file,
+    create_folder,
+    read_record,
+    write_output,
+)
 from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
@@ -119,24 +125,12 @@ def write_text(path: Path, text: str) -> None:
 def check(path: Path, level: str, force: bool) -> None:
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
-    if path.is_dir():
-        raise ConfigError(
-            f"a script must be a file, and {path} is a folder; add a name, such as train.py"
-        )
-    check_output(path)
-    check_free(path, force)
+    check_new_file(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
             f"a script must not hide a module that it may import, and {path.name} hides "
             f"{path.stem}; choose another name, such as train.py"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} must exist; create it first")
-
-
-def check_free(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise ConfigError(f"must be set to overwrite {path}, which exists", "force")
 
 
 def write(

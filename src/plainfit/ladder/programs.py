@@ -9,7 +9,7 @@ from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
-from plainfit.runs.folder import create_folder, write_output
+from plainfit.runs.folder import check_free, create_folder, write_output
 
 NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
 JUPYTER = ("jupyterlab", "notebook")  # modules that open a notebook, the preferred one first
@@ -49,8 +49,7 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
         raise ConfigError(f"the copy needs a folder, and {folder} is a file; choose another")
     program = folder / rung.path.name
     arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
-    if program.exists() and not replace:
-        raise ConfigError(f"{program} exists already; use force to overwrite it")
+    check_free(program, replace)
     create_folder(folder)
     if not arrays.exists():
         write_data(data, arrays)

@@ -113,6 +113,20 @@ def check_output(path: Path) -> None:
         raise ConfigError(f"{path} must not be a run's own file or a study's; choose another name")
 
 
+def check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise ConfigError(f"must be set to overwrite {path}, which exists", field="force")
+
+
+def check_new_file(path: Path, force: bool) -> None:
+    check_output(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} must be a file, and is a folder; add a name to it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} must exist; create it first")
+    check_free(path, force)
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     write_whole(folder / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 

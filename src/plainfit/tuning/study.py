@@ -98,16 +98,14 @@ def tune(
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
     if (stored := read_study(place, storage)) is not None:
         config.check_against(stored, place)
-    from plainfit.tuning.storage import QUEUE
+    from plainfit.tuning.storage import QUEUE, whole_study
     from plainfit.tuning.work import Work
 
-    try:
+    with whole_study(place):
         if not (place / QUEUE).exists():
             create_folder(place)
             check_new(place)
         (place / QUEUE).touch()
-    except OSError as error:
-        raise RunError(f"the study's folder {place} must be writable ({error.strerror})") from error
     end = math.inf if time_limit is None else time.monotonic() + time_limit
     work = Work(config, train, place, storage, trials, end, echo or (lambda line: None), watch)
     work.run(repeat)
