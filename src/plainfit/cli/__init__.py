@@ -48,7 +48,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(ladder.app)
-# As messages name them; in a path, a call or quotes, it is something else.
+# As a remedy, the end of a message, names them; in a path, a call or quotes they are no settings.
 SETTINGS = re.compile(
     rf"(?<![\w./='-])({'|'.join(n for n in ('trust_code', *names_of(RunConfig)) if '_' in n)})"
     r"(?![\w/='(-]|\.\w)"
@@ -99,7 +99,8 @@ def message_of(error: Exception) -> str:
         text += " (--debug shows where)"
     if isinstance(error, ConfigError) and error.field is not None:
         text = option(error.field) + text.removeprefix(error.field)
-    return SETTINGS.sub(lambda found: option(found[0]), text + memory_hint(text))
+    start, mark, remedy = (text + memory_hint(text)).rpartition("; ")
+    return start + mark + SETTINGS.sub(lambda found: option(found[0]) if mark else found[0], remedy)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -33,7 +33,7 @@ class ConfigError(PlainfitError, ValueError):
     """A setting or a name is unknown or out of range.
 
     `field` is the setting, as `RunConfig` and `get_model` call it, and the start of the message.
-    The command line shows this one, and every setting with `_` in its name, as an option.
+    The command line shows it as an option, and those with `_` in their names after the last `;`.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
