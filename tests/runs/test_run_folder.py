@@ -126,8 +126,7 @@ def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
 def test_a_name_that_is_too_long_is_one_line(plainfit, command):
     words = [*command.split(), "x" * 300, *["a.png"] * (command == "predict")]
     code, out, error = plainfit(*words)
-    assert (code, out, error.count("\n")) == (2, "", 1)
-    assert "File name too long" in error
+    assert (code, out, error.count("\n"), "--debug" in error) == (2, "", 1, False)
 
 
 def test_a_run_whose_checkpoints_are_another_s_does_not_continue(copied, trained_run):
