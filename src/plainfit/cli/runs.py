@@ -11,8 +11,6 @@ from typer import Argument, Option
 from plainfit.cli.shared import Debug, Json, RunFolder, TrustCode, open_trusted, show, show_json
 from plainfit.common.errors import ConfigError, ModelError
 
-MOST_VALUES = 10**8  # in a sample
-
 
 def predict(
     run: RunFolder,
@@ -79,10 +77,10 @@ def summary(
 
 def parse_shape(text: str) -> list[int]:
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
-    if len(sizes) not in (1, 3) or min(sizes) < 1 or math.prod(sizes) > MOST_VALUES:
+    if len(sizes) not in (1, 3) or min(sizes) < 1 or math.prod(sizes) > 10**8:
         raise typer.BadParameter(
-            "--input-shape must be like 1,28,28 (channels, height, width) or 30, with at most "
-            f"{MOST_VALUES:,} values; got {text!r}"
+            "--input-shape must be like 1,28,28 (channels, height, width) or 30, of at most 10**8 "
+            f"values; got {text!r}"
         )
     return sizes
 

@@ -216,9 +216,8 @@ def notes_on_codes(path: Path, columns: Mapping[str, Any]) -> list[str]:
     notes = []
     for name in asked:
         column, lost = texts[name].cast(pyarrow.string()), ""
-        begins = compute.starts_with(column, "0")
-        is_long = compute.greater(compute.binary_length(column), 1)
-        if name in whole and (zeros := compute.sum(compute.and_(begins, is_long)).as_py()):
+        zeros = compute.sum(compute.match_like(column, "0_%")).as_py()
+        if zeros and name in whole:
             lost = f"{zeros} numbers begin with a 0, which is lost"
         if name in large:
             found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))

@@ -28,13 +28,7 @@ from plainfit.eject.verify import (
     outcome_of,
     run_alone,
 )
-from plainfit.runs.folder import (
-    check_free,
-    check_new_file,
-    create_folder,
-    read_record,
-    write_output,
-)
+from plainfit.runs import folder as runs
 from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
@@ -96,7 +90,7 @@ def eject_all(
 ) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder, trust_code=trust_code)
-    create_folder(into)
+    runs.create_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # for all levels
     for path in (*paths.values(), beside):
@@ -119,13 +113,13 @@ def eject_all(
 
 
 def write_text(path: Path, text: str) -> None:
-    write_output(path, text.encode())
+    runs.write_output(path, text.encode())
 
 
 def check(path: Path, level: str, force: bool) -> None:
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
-    check_new_file(path, force)
+    runs.check_new_file(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
             f"a script must not hide a module that it may import, and {path.name} hides "
@@ -145,10 +139,10 @@ def write(
         raise script.limits[depths.index(min(depths))]
     text = lower(text, level)
     if tensors := script.beside():
-        check_free(beside, force)
+        runs.check_free(beside, force)
         # Copies: safetensors takes contiguous tensors that share no memory.
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        write_output(beside, save(own))
+        runs.write_output(beside, save(own))
     write_text(path, text)
     return Ejected(recipe, level, path)
 
@@ -190,4 +184,4 @@ def run_again(recipe: Recipe, changed: str) -> Outcome:
         threads = recipe.fingerprint["threads"]
         config = replace(recipe.config, out=again, epochs=recipe.epochs, threads=threads)
         train(config, echo=None)
-        return outcome_of(again, read_record(again))
+        return outcome_of(again, runs.read_record(again))

@@ -165,15 +165,15 @@ def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
     if not is_run(source):
         return
-    run, made = open_run(Path(source)), data.preprocessing
-    gray, color = OF_IMAGE_FILES
+    run, made = open_run(Path(source)), values_text(data.preprocessing, data.features)
+    gray, color = map(values_text, OF_IMAGE_FILES)
     run.check_values(
         [made, *([color] if made == gray else [])],  # `load_body` sums over the channels
-        f"{data.name} gives a model values {values_text(made)}",
+        f"{data.name} gives a model values {made}",
         "make them in the same way or, if they are alike, pass its model.safetensors, with model",
         data.features,
     )
-    if data.columns and made != run.preprocessing:
+    if data.columns and data.preprocessing != run.preprocessing:
         warn(f"the columns are standardised by the mean and std of {data.name}, not of {source}")
 
 

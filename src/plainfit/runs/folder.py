@@ -202,17 +202,13 @@ class Run:
         return {"values": "that are not recorded, of data that cannot be opened"}
 
     def check_values(
-        self, taken: Sequence[dict[str, Any]], what: str, remedy: str, features: Sequence[str] = ()
+        self, taken: Sequence[str], what: str, remedy: str, features: Sequence[str] = ()
     ) -> None:
         """Refuse to give its model values that were made in another way than in its training."""
-        made, own = values_text(self.preprocessing), self.record["data"]["features"]
-        if made not in map(values_text, taken):
+        own = self.record["data"]["features"]
+        made = values_text(self.preprocessing, own)
+        if made not in taken or list(features) != own:
             raise RunError(f"{what}, and {self.folder} was trained on values {made}; {remedy}")
-        if list(features) != own:
-            raise RunError(
-                f"{what} of the columns {shortened(features)}, and {self.folder} was trained on "
-                f"{shortened(own)}; {remedy}"
-            )
 
     @cached_property
     def factory(self) -> Factory:
@@ -354,9 +350,10 @@ class Run:
         return good
 
 
-def values_text(preprocessing: dict[str, Any]) -> str:
+def values_text(preprocessing: dict[str, Any], features: Sequence[str] = ()) -> str:
     """Return in words how values were made; the mean and std of a column are left out."""
-    return ", ".join(str(part) for name, part in preprocessing.items() if name != "columns")
+    made = ", ".join(str(part) for name, part in preprocessing.items() if name != "columns")
+    return f"{made} of the columns {shortened(features)}" if features else made
 
 
 def open_run(folder: Path, *, trust_code: bool = False) -> Run:

@@ -13,7 +13,7 @@ from plainfit.data.augment import Pipeline
 from plainfit.data.folder import read_all, read_image
 from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.splits import OF_IMAGE_FILES
-from plainfit.runs.folder import Run
+from plainfit.runs.folder import Run, values_text
 
 MOST_IMAGES, MOST_PIXELS = 256, 2**20  # in a batch: its activations take a few hundred MiB
 
@@ -34,7 +34,7 @@ def predict_images(
     if len(shape) != 3:
         raise RunError(f"predict takes images, and {run.folder} was trained on samples of {shape}")
     run.check_values(
-        OF_IMAGE_FILES,
+        list(map(values_text, OF_IMAGE_FILES)),
         "predict gives a model the bytes of gray or RGB images divided by 256",
         "plainfit export writes the model as a file that takes such values",
     )

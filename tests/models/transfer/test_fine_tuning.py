@@ -345,7 +345,8 @@ def test_a_run_on_colors_takes_gray_images_and_a_table_its_own_columns(
     assert plainfit("fine-tune", "compact", *tune, "gray.npz")[::2] == (0, "")
     code, _, errors = plainfit("fine-tune", "mlp", *tune, "ba.csv")
     assert (code, errors.count("\n")) == (2, 1)
-    assert "of the columns b, a, and mlp was trained on a, b; make them in the same way" in errors
+    way = "values (column - mean) / std of the columns"
+    assert f"{way} b, a, and mlp was trained on {way} a, b; make them in the same way" in errors
     code, _, errors = plainfit("fine-tune", "mlp", *tune, "again.csv")
     assert (
         code,

@@ -209,10 +209,8 @@ def cause(context: Context) -> str:
         )
     hint = "the data and the parameters are finite: lower the learning rate, or clip gradients"
     labels = context.yb
-    if context.loss.isnan() and isinstance(labels, Tensor) and not labels.is_floating_point():
-        low, high = labels.aminmax()
-        if low == high:
-            hint += f"; or leave out such batches, if the loss ignores their only label, {int(low)}"
+    if context.loss.isnan() and isinstance(labels, Tensor) and len(labels.unique()) == 1:
+        hint += f"; or leave out such batches, if the loss ignores their only label, {labels.max()}"
     return hint
 
 
