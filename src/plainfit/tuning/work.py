@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from plainfit.common.errors import NonFiniteError, PlainfitError
+from plainfit.common.errors import NonFiniteError, reason
 from plainfit.common.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
@@ -129,8 +129,7 @@ class Work:
     def fail(self, trial: optuna.Trial, error: Exception) -> None:
         """Note why a trial failed; diverging counts as a bad value, other failures do not count."""
         diverged = isinstance(error, NonFiniteError) or isinstance(error.__cause__, NonFiniteError)
-        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
-        trial.set_user_attr(NOTE, f"{kind}{error}")
+        trial.set_user_attr(NOTE, reason(error))
         self.study.tell(trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
         if not diverged and self.result().best is None:
             raise error
