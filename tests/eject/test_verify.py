@@ -225,7 +225,7 @@ def test_exit_codes(folder, plainfit, tmp_path):
         ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must exist"),
-        (["-o", "."], "a script must be a file, and . is a folder"),
+        (["-o", "."], ". must be a file, and is a folder; add a name to it"),
         (["--steps", "3"], "--steps needs --verify"),
     ):
         code, _, err = plainfit("eject", folder, *words)

@@ -108,7 +108,7 @@ def test_what_trained_here_runs_and_what_did_not_is_refused(here, elsewhere, pla
     assert err == (
         f"error: the code of {name}:Net must be trusted before it runs, and {here / name}.py "
         f"(SHA-256 {source['sha256'][:16]}) did not train on this machine as it is now; read it, "
-        "then add --trust-code\n"
+        "then pass --trust-code\n"
     )
     assert name not in sys.modules
     assert plainfit("summary", run, "--trust-code")[0] == 0

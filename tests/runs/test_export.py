@@ -397,7 +397,7 @@ def test_what_is_there_is_kept_unless_forced(get_run, tmp_path):
     run = get_run("logistic")
     out = tmp_path / "mine.safetensors"
     out.write_text("mine")
-    with pytest.raises(ConfigError, match="exists; use force to overwrite it"):
+    with pytest.raises(ConfigError, match="force must be set to overwrite"):
         export_run(run, "safetensors", out)
     assert out.read_text() == "mine"
     export_run(run, "safetensors", out, force=True)
@@ -410,7 +410,7 @@ def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
     for format, out, message in (
         ("tflite", None, "unknown format 'tflite': choose from safetensors, torch-export, onnx"),
         ("torch-export", tmp_path / "a.onnx", "must be called NAME.pt2, got a.onnx"),
-        ("torch-export", tmp_path / "no" / "a.pt2", "must exist, and does not"),
+        ("torch-export", tmp_path / "no" / "a.pt2", "must exist; create it first"),
         ("onnx", tmp_path / "folder.onnx", "must be a file, and is a folder"),
         ("safetensors", run.folder / "model.safetensors", "must not be a run's own"),
     ):

@@ -386,6 +386,25 @@ def test_in_one_process_too(tmp_path):
     assert differences(outcome(whole, whole_opt, straight), outcome(model, opt, history)) == []
 
 
+class Claims(list):
+    """A loader that says it has so many batches."""
+
+    def __len__(self):
+        return 10
+
+
+def test_a_loader_that_gives_fewer_batches_than_were_used_is_refused(tmp_path):
+    batches = [(torch.ones(4, 3), torch.tensor([0, 1, 0, 0]))] * 10
+    for given, stop, resume in ((10, [StopAt(7)], False), (6, [], True)):
+        model = nn.Linear(3, 2)
+        call = (2, model, F.cross_entropy, optim.SGD(model.parameters()), Claims(batches[:given]))
+        options = {"checkpoint": tmp_path, "resume": resume, "callbacks": stop, "echo": None}
+        if not resume:
+            pf.fit(*call, None, **options)
+    with pytest.raises(CheckpointError, match="has used 7 of this epoch, and gives 6; resume"):
+        pf.fit(*call, None, **options)
+
+
 X, Y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 3
 
 
