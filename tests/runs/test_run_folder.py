@@ -81,6 +81,16 @@ def test_no_run_and_damaged_runs(copied, tmp_path):
     assert [line.state for line in list_runs(tmp_path)] == ["damaged"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl", "steps.csv"])
+def test_a_finished_run_gets_a_lost_file_anew(copied, trained_run, name, plainfit):
+    (copied / name).unlink()
+    code, out, error = plainfit("resume", copied)
+    assert (code, error) == (0, "")
+    assert "resumed in epoch 2, after 0 of its steps" in out
+    assert (copied / name).read_bytes() == (trained_run / name).read_bytes()
+    assert plainfit("resume", copied)[0] == 2  # nothing is missing now
+
+
 def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     """By another way to the folder, in capitals (as on macOS), and by each command."""
     checkpoint = next((copied / "checkpoints").iterdir())

@@ -285,7 +285,8 @@ class Run:
             load_model(model, str(path))
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
-                f"{path} must hold the weights of {self.factory.target}: {reason(error)}"
+                f"{path} must hold the weights of {self.factory.target}: {reason(error)}; if it "
+                f"is damaged, remove it, and {command('resume', self.folder)} writes it anew"
             ) from error
         return model.eval()
 

@@ -302,8 +302,8 @@ def resume(
 ) -> RunResult:
     """Continue a run from its newest valid checkpoint, to the bits of an unbroken run.
 
-    A finished run continues to a larger number of `epochs` in all. `trust_code` is that of
-    `open_run`.
+    A finished run continues to a larger number of `epochs` in all, and gets its weights and logs
+    anew if it has lost them. `trust_code` is that of `open_run`.
     """
     check_callbacks(callbacks)
     runs.read_record(folder)  # before a lock is made in a folder that is no run
@@ -317,7 +317,8 @@ def go_on(
 ) -> RunResult:
     say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
-    if record["state"] == "finished" and (epochs or 0) <= config.epochs:
+    is_whole = all((folder / name).exists() for name in (runs.WEIGHTS, runs.METRICS, runs.STEPS))
+    if record["state"] == "finished" and is_whole and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
