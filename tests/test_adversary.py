@@ -38,7 +38,7 @@ from plainfit.training.hooks import Callback
 MUTATIONS, SEQUENCES = 20_000, 2_000
 VALUES = (
     None, True, False, 0, -1, 2**70, 1.5, -0.0, float("nan"), float("inf"), "", "a", "0",
-    "\x00\n\u2028",
+    "\x00\n\u2028", "$_{$",
     "x" * 10_000, "bait:run", "os:system", "../..", "/dev/zero", [], {}, [[]], [None], [1, "a"],
     {"a": {}}, {"target": "bait:run"}, [-1, -1, -1], [10**9] * 3,
 )  # fmt: skip
@@ -123,6 +123,7 @@ def one_epoch(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("count", [60, pytest.param(MUTATIONS, marks=pytest.mark.soak)])
 def test_a_mutated_record_is_one_line(tmp_path, monkeypatch, one_epoch, count):
     monkeypatch.chdir(tmp_path)
