@@ -270,6 +270,11 @@ class Careless(RuleBasedStateMachine):
         how(self.out, there)
         self.out = there
 
+    @rule(after=st.integers(1, IN_EPOCH))
+    def is_moved_meanwhile(self, after):
+        at = self.saved_steps + after
+        self.attempt(1, At(at, lambda context: self.goes_elsewhere(shutil.move)))
+
     @rule()
     def fewer_epochs_are_refused(self):
         begun = -(-self.saved_steps // IN_EPOCH)

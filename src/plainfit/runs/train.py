@@ -43,7 +43,7 @@ from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
-from plainfit.training.checkpoints import newest
+from plainfit.training.checkpoints import listed, newest
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit, validate
@@ -325,6 +325,8 @@ def go_on(
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
+    if not listed(folder / runs.CHECKPOINTS):
+        say("note   there is no checkpoint: the training begins again")
     plan = new_plan(run, parts)  # written before the training goes on by it
     runs.update_record(folder, state="started", config=parts.config.to_dict(), **plan)
     with cpu_threads(threads_of(parts)):
