@@ -202,7 +202,7 @@ def check_scales(name: str, parts: Mapping[str, Samples]) -> list[str]:
     if max(largest.values()) <= ALIKE * min(largest.values()):
         return []
     reach = ", ".join(f"{value:g} in {part}" for part, value in largest.items())
-    if any(len(samples.shape) - isinstance(samples, Tensor) == 3 for samples in parts.values()):
+    if any(len(samples.shape) - isinstance(samples, Tensor) > 1 for samples in parts.values()):
         raise DataError(
             f"{name}: the images of all parts must be scaled alike, and they reach {reach}; scale "
             "them in one way"
