@@ -257,6 +257,7 @@ def pictures(tmp_path):
         ("train/cat train/dog test", "test would be neither"),
         ("train/cat train/dog unlabeled", "unlabeled would be neither"),
         ("train test", "test, train would be neither"),
+        ("training_set/cat training_set/dog test_set/cat test_set/dog", "the same ones, cat, dog"),
         ("test/cat test/dog valid/cat valid/dog", "test, valid would be neither"),
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
         ("train/cat train/dog Train/cat", "or a part twice"),
