@@ -32,7 +32,7 @@ from plainfit.runs.folder import CHECKPOINTS, RECORD, STEPS, WEIGHTS, list_runs,
 from plainfit.runs.predict import predict_images
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
-from plainfit.training.checkpoints import newest
+from plainfit.training.checkpoints import newest, save
 from plainfit.training.hooks import Callback
 
 MUTATIONS, SEQUENCES = 20_000, 2_000
@@ -89,10 +89,14 @@ def use(run, number):
         lambda: Comparison([run]).write(run.parent / "c.html"),
     )
     for action in (*often, seldom[number % len(seldom)]):
-        try:
-            action()
-        except PlainfitError as error:
-            assert "\n" not in str(error), error  # noqa: PT017
+        ends_well(action)
+
+
+def ends_well(action):
+    try:
+        action()
+    except PlainfitError as error:
+        assert "\n" not in str(error), error  # noqa: PT017
 
 
 def attack(folder, run, count, seed):
@@ -128,6 +132,29 @@ def one_epoch(tmp_path_factory):
 def test_a_mutated_record_is_one_line(tmp_path, monkeypatch, one_epoch, count):
     monkeypatch.chdir(tmp_path)
     assert attack(tmp_path, one_epoch, count, seed=count) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("empty_curves")
+@pytest.mark.parametrize("count", [8, pytest.param(MUTATIONS // 20, marks=pytest.mark.soak)])
+def test_a_mutated_checkpoint_is_one_line(tmp_path, count):
+    run, copy, rng = tmp_path / "run", tmp_path / "copy", Random(count)
+    config = RunConfig(model="logistic", epochs=2, batch_size=512, momentum=0.9, out=run)
+    train(config, echo=None, callbacks=[At(4, stop)])
+    _, state = newest(run / CHECKPOINTS, print)
+    for _ in range(count):
+        shutil.copytree(run, copy)
+        shutil.rmtree(copy / CHECKPOINTS)
+        (copy / CHECKPOINTS).mkdir()
+        changed = deepcopy(state)
+        said = mutate(changed, rng)
+        save(copy / CHECKPOINTS, 4, changed)
+        try:
+            ends_well(lambda: eject_run(copy, tmp_path / "t.py", force=True))
+            ends_well(lambda: resume(copy, echo=None))
+        except Exception as error:
+            raise AssertionError(said) from error
+        shutil.rmtree(copy)
 
 
 class At(Callback):

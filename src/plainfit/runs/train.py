@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
 from plainfit.common.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     ModelError,
@@ -40,7 +41,7 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
-from plainfit.training.callbacks.checkpointing import check_epochs
+from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
@@ -340,9 +341,10 @@ def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
     """
     place, epochs = run.folder / runs.CHECKPOINTS, parts.config.epochs
     found = newest(place, lambda text: None)
-    position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
-    check_epochs(epochs, position, place)
-    start = position["global_step"]
+    with raised_as(CheckpointError, OF_THIS):
+        position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
+        check_epochs(epochs, position, place)
+        start = int(position["global_step"])
     plans = {at: n for at, n in run.lengths(len(parts.train_dl)).items() if at < start or not at}
     if start == 0:
         plans = {0: epochs}

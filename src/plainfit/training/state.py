@@ -51,30 +51,24 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
 
 def restore(context: Context, state: dict[str, Any]) -> None:
-    try:
-        warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
-        load_model(context.model, state["model"])
-        for name, parameter in context.model.named_parameters():
-            grad = state["gradients"].get(name)
-            parameter.grad = None if grad is None else grad.to(parameter.device)
-        load_optimizer(context.opt, state["optimizer"])
-        load_callbacks(context, state["callbacks"])
-        context.history.epochs[:] = state["history"]["epochs"]
-        context.history.step_losses[:] = state["history"]["step_losses"].tolist()
-        position = state["position"]
-        context.epoch = context.first_epoch = position["epoch"]
-        context.step = position["step"]
-        context.global_step, context.seconds = position["global_step"], position["seconds"]
-        context.sizes = position["sizes"].tolist()
-        context.epoch_start = position["epoch_start"]
-        if position["loader_epoch"] is not None and hasattr(context.train_dl, "seek"):
-            context.train_dl.seek(position["loader_epoch"], 0)
-        set_random_state(state["random"], context.train_dl)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the checkpoint must be of this training, and does not fit it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
+    load_model(context.model, state["model"])
+    for name, parameter in context.model.named_parameters():
+        grad = state["gradients"].get(name)
+        parameter.grad = None if grad is None else grad.to(parameter.device)
+    load_optimizer(context.opt, state["optimizer"])
+    load_callbacks(context, state["callbacks"])
+    context.history.epochs[:] = state["history"]["epochs"]
+    context.history.step_losses[:] = state["history"]["step_losses"].tolist()
+    position = state["position"]
+    context.epoch = context.first_epoch = position["epoch"]
+    context.step = position["step"]
+    context.global_step, context.seconds = position["global_step"], position["seconds"]
+    context.sizes = position["sizes"].tolist()
+    context.epoch_start = position["epoch_start"]
+    if position["loader_epoch"] is not None and hasattr(context.train_dl, "seek"):
+        context.train_dl.seek(position["loader_epoch"], 0)
+    set_random_state(state["random"], context.train_dl)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Any]:
