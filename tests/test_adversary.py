@@ -319,17 +319,22 @@ class Careless(RuleBasedStateMachine):
     @precondition(lambda self: self.state == "finished")
     @rule()
     def ask(self):
-        with suppress(RunError):  # its weights are damaged
+        with suppress(*self.refusals):
             (answer,) = predict_images(open_run(self.out), [self.room / "a.png"])
             assert abs(sum(answer["probabilities"].values()) - 1) < 1e-5
 
     @precondition(lambda self: self.state == "finished")
     @rule()
     def eject(self):
-        run = open_run(self.out)
-        script = eject_run(self.out, self.room / "script.py", force=True)
-        losses, _ = run_here(script.path)
-        assert losses == [step.loss for step in self.like(run.config.epochs).steps]
+        like = self.like(open_run(self.out).config.epochs)
+        with suppress(*self.refusals):
+            script = eject_run(self.out, self.room / "script.py", force=True)
+            losses, _ = run_here(script.path)
+            assert losses == [step.loss for step in like.steps]
+
+    @property
+    def refusals(self):
+        return (RunError,) if self.damaged else ()
 
     def like(self, epochs):
         """Return a run of so many epochs that was never disturbed."""
