@@ -26,13 +26,14 @@ from ejecting import run_here
 from killing import WHEN, die_at, ended, files_up_to, forked
 from plainfit.common.errors import PlainfitError, RunError
 from plainfit.eject import eject_run
+from plainfit.estimators import PlainfitClassifier
 from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
 from plainfit.runs.folder import CHECKPOINTS, RECORD, STEPS, WEIGHTS, list_runs, open_run
 from plainfit.runs.predict import predict_images
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
-from plainfit.training.checkpoints import newest, save
+from plainfit.training.checkpoints import from_bytes, newest, save, to_bytes
 from plainfit.training.hooks import Callback
 
 MUTATIONS, SEQUENCES = 20_000, 2_000
@@ -134,27 +135,49 @@ def test_a_mutated_record_is_one_line(tmp_path, monkeypatch, one_epoch, count):
     assert attack(tmp_path, one_epoch, count, seed=count) == []
 
 
+def each_mutation(state, count, action):
+    rng = Random(count)
+    for _ in range(count):
+        changed = deepcopy(state)
+        said = mutate(changed, rng)
+        try:
+            action(changed)
+        except Exception as error:  # the adversary has found something
+            raise AssertionError(said) from error
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("count", [8, pytest.param(MUTATIONS // 20, marks=pytest.mark.soak)])
 def test_a_mutated_checkpoint_is_one_line(tmp_path, count):
-    run, copy, rng = tmp_path / "run", tmp_path / "copy", Random(count)
+    run, copy = tmp_path / "run", tmp_path / "copy"
     config = RunConfig(model="logistic", epochs=2, batch_size=512, momentum=0.9, out=run)
     train(config, echo=None, callbacks=[At(4, stop)])
     _, state = newest(run / CHECKPOINTS, print)
-    for _ in range(count):
+    shutil.rmtree(run / CHECKPOINTS)
+
+    def go_on(changed):
         shutil.copytree(run, copy)
-        shutil.rmtree(copy / CHECKPOINTS)
         (copy / CHECKPOINTS).mkdir()
-        changed = deepcopy(state)
-        said = mutate(changed, rng)
         save(copy / CHECKPOINTS, 4, changed)
-        try:
-            ends_well(lambda: eject_run(copy, tmp_path / "t.py", force=True))
-            ends_well(lambda: resume(copy, echo=None))
-        except Exception as error:
-            raise AssertionError(said) from error
+        ends_well(lambda: eject_run(copy, tmp_path / "t.py", force=True))
+        ends_well(lambda: resume(copy, echo=None))
         shutil.rmtree(copy)
+
+    each_mutation(state, count, go_on)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [50, pytest.param(MUTATIONS // 10, marks=pytest.mark.soak)])
+def test_a_mutated_estimator_is_one_line(tmp_path, count):
+    path = tmp_path / "a.safetensors"
+    PlainfitClassifier("logistic", epochs=1).fit([[0.0], [1.0]] * 8, [0, 1] * 8).save(path)
+
+    def load(changed):
+        path.write_bytes(to_bytes(changed))
+        ends_well(lambda: PlainfitClassifier.load(path))
+
+    each_mutation(from_bytes(path.read_bytes()), count, load)
 
 
 class At(Callback):
