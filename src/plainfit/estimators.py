@@ -290,8 +290,8 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
             for name, value in {**state["fitted"], **arrays, "history_": history}.items():
                 setattr(estimator, name, value)
-        estimator.model_ = model.eval()
-        return estimator
+            estimator.model_ = model.eval()
+            return estimator
 
 
 class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[misc]

@@ -78,6 +78,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("model not a module", NOTHING, "--model nosuch:Net", "the module 'nosuch' must import"),
     ("model not in module", text("m.py", NET + "class Net: pass"), "--model m:Nett", "'Net'?"),
     ("model of syntax error", text("m.py", "def"), "--model m:Net", "SyntaxError"),
+    ("model that ends Python", text("m.py", "exit()"), "--model m:Net", "failed with SystemExit"),
+    ("ending when called", text("m.py", "def f(): exit()"), "--model m:f", "with SystemExit"),
     ("model no Module", text("m.py", "def f(): return 3"), "--model m:f", "Module, got int"),
     ("too few outputs", text("m.py", NET + "def f(): return nn.Sequential(nn.Flatten(), "
      "nn.Linear(64, 3))"), "--model m:f", "one score for each of the 10 classes"),

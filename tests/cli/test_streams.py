@@ -1,6 +1,7 @@
 """Standard streams that are closed, full or of few characters; and the process left as it was."""
 
 import os
+import shutil
 import sys
 import warnings
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from plainfit.runs.folder import read_record
 
@@ -77,12 +79,12 @@ def test_characters_that_a_terminal_lacks_become_question_marks(plainfit, monkey
 
 def surroundings():
     return {
+        "dynamo": torch._dynamo.config.get_config_copy(),  # its import adds a filter
         "path": list(sys.path),
         "streams": (sys.stdin, sys.stdout, sys.stderr),
         "excepthook": sys.excepthook,
         "filters": list(warnings.filters),
         "showwarning": warnings.showwarning,
-        "dynamo": torch._dynamo.config.get_config_copy(),
     }
 
 
@@ -95,3 +97,21 @@ def test_a_command_leaves_the_process_as_it_was(plainfit, arguments):
     before = surroundings()
     plainfit(*arguments.split())
     assert surroundings() == before
+
+
+def test_a_name_commands_no_terminal(plainfit, trained_run, tmp_path):
+    shutil.copytree(trained_run, tmp_path / "a\x1b[2J\x9b1m\a")
+    code, out, _ = plainfit("runs", ".")
+    assert code == 0
+    assert out.splitlines()[1].startswith(r"a\x1b[2J\x9b1m\x07  finished")
+    code, _, error = plainfit("report", "\x1b[2J")
+    assert error.startswith(r"error: \x1b[2J must be a run folder")
+
+
+def test_a_name_is_no_mathematics(plainfit, tmp_path):
+    for kind in ("a$_{$", "b"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number in range(6):
+            Image.new("L", (8, 8), number).save(tmp_path / "data" / kind / f"{number}.png")
+    assert plainfit("data", "data")[::2] == (0, "")
+    assert (tmp_path / "data-samples.png").exists()

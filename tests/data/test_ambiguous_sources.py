@@ -98,14 +98,16 @@ def test_images_that_are_scaled_differently_are_refused(write, test):
 @pytest.mark.parametrize("budget", [2048, 0])
 def test_floats_that_are_scaled_differently(tmp_path, budget):
     arrays = {"x": IMAGES / 255, "y": y(40), "x_test": IMAGES / 1.0, "y_test": y(40)}
-    for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    with pytest.raises(
-        DataError, match="the images of all parts must be scaled alike, and they re"
-    ):
-        open_data(tmp_path, memory_budget=budget)
-    for name in ("x", "x_test"):
-        np.save(tmp_path / f"{name}.npy", arrays[name].reshape(40, -1))
+
+    def save(*shape):
+        for name, array in arrays.items():
+            np.save(tmp_path / f"{name}.npy", array.reshape(40, *shape) if "x" in name else array)
+
+    for shape in ((1, 8, -1), (8, -1)):
+        save(*shape)
+        with pytest.raises(DataError, match="the images of all parts must be scaled alike, and"):
+            open_data(tmp_path, memory_budget=budget)
+    save(-1)
     *_, note = open_data(tmp_path, memory_budget=budget).notes
     assert note == "the parts seem to be scaled differently: they reach 1 in train, 255 in test"
 
@@ -288,6 +290,7 @@ def pictures(tmp_path):
         ("train/cat train/dog test", "test would be neither"),
         ("train/cat train/dog unlabeled", "unlabeled would be neither"),
         ("train test", "test, train would be neither"),
+        ("training_set/cat training_set/dog test_set/cat test_set/dog", "the same ones, cat, dog"),
         ("test/cat test/dog valid/cat valid/dog", "test, valid would be neither"),
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
         ("train/cat train/dog Train/cat", "or a part twice"),

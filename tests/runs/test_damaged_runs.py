@@ -3,7 +3,10 @@
 import copy
 import json
 import math
+import os
 import shutil
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -92,6 +95,26 @@ def test_each_command_says_in_one_line_what_is_wrong(copied, tmp_path, place, va
     for command in commands:
         with pytest.raises(RunError, match=message):
             command()
+
+
+@pytest.mark.usefixtures("empty_curves")
+@pytest.mark.parametrize("how", [os.mkfifo, lambda path: path.symlink_to("nowhere"), Path.mkdir])
+def test_what_is_no_file_is_none(copied, how):
+    """A pipe that nobody writes to, a link to nowhere, a folder."""
+    checkpoint = copied / "checkpoints" / f"{'9' * 12}-{'a' * 64}.safetensors"
+    how(checkpoint)
+    for name in ("metrics.jsonl", "steps.csv", "model.safetensors"):
+        (copied / name).unlink()
+        how(copied / name)
+    assert open_run(copied).epochs == open_run(copied).steps == []
+    with pytest.raises(RunError, match="which is written when the run fin"):
+        open_run(copied).model  # noqa: B018
+    with suppress(TrainingError):  # a folder stays one
+        resume(copied, epochs=3, echo=None)
+    (copied / "run.json").unlink()
+    how(copied / "run.json")
+    with pytest.raises(RunError, match="must be a run folder with"):
+        open_run(copied)
 
 
 def test_a_broken_run_does_not_hide_the_others(copied, tmp_path):

@@ -81,6 +81,24 @@ def test_no_run_and_damaged_runs(copied, tmp_path):
     assert [line.state for line in list_runs(tmp_path)] == ["damaged"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl", "steps.csv"])
+def test_a_finished_run_gets_a_lost_file_anew(copied, trained_run, name, plainfit):
+    (copied / name).unlink()
+    code, out, error = plainfit("resume", copied)
+    assert (code, error) == (0, "")
+    assert "resumed in epoch 2, after 0 of its steps" in out
+    assert (copied / name).read_bytes() == (trained_run / name).read_bytes()
+    assert plainfit("resume", copied)[0] == 2  # nothing is missing now
+
+
+def test_without_checkpoints_a_training_begins_again_and_says_so(copied, trained_run, plainfit):
+    shutil.rmtree(copied / "checkpoints")
+    code, out, _ = plainfit("resume", copied, "--epochs", 3)
+    assert code == 0
+    assert "\nnote   there is no checkpoint: the training begins again\n" in out
+    assert (copied / "steps.csv").read_text().startswith((trained_run / "steps.csv").read_text())
+
+
 def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     """By another way to the folder, in capitals (as on macOS), and by each command."""
     checkpoint = next((copied / "checkpoints").iterdir())

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,15 +30,18 @@ TrustCode = Annotated[
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey them
 not_shown: list[OSError] = []  # why output was lost
 
 
 def show(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
-    """Print a line unchanged: never wrapped or coloured, safe to pipe.
+    """Print text: never wrapped or coloured, safe to pipe, and without control characters.
 
-    A stream that cannot be written to, such as a closed pipe, ends no command, and is left alone.
+    A name of a file or a class from someone else may hold those. A stream that cannot be written
+    to, such as a closed pipe, ends no command, and is left alone.
     """
     stream = stream or sys.stdout
+    text = CONTROL.sub(lambda character: ascii(character[0])[1:-1], text)
     try:
         print(text, file=stream, end=end, flush=True)
     except OSError as error:

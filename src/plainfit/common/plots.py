@@ -26,6 +26,15 @@ class Picture(Figure):
         return png.getvalue()
 
 
+def literal(name: str) -> str:
+    r"""Return a name as matplotlib draws it unchanged: what is between $ is no mathematics.
+
+    >>> literal("US$ to A$")
+    'US\\$ to A\\$'
+    """
+    return name.replace("$", r"\$")
+
+
 def curves(
     epochs: Sequence[dict[str, Any]], step_losses: Sequence[float], steps: int | None
 ) -> Picture:
@@ -44,7 +53,7 @@ def curves(
         axes[0].plot(ends, losses, "o-", color=VALID, label="valid")
     axes[0].legend()
     for name in metrics:
-        label = f"{name}: {epochs[-1][name]:.4f} at the end"
+        label = f"{literal(name)}: {epochs[-1][name]:.4f} at the end"
         axes[1].plot(ends, [row[name] for row in epochs], "o-", label=label)
         axes[1].set(title="on the validation set", xlabel="epochs done")
         axes[1].legend()
@@ -84,7 +93,7 @@ def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> P
         height, width = (0.45 * size / max(image.shape[:2]) for size in image.shape[:2])
         extent = (x - width, x + width, y + height, y - height)
         axis.imshow(image, cmap="gray", interpolation="nearest", extent=extent)
-        axis.text(x, y - 0.5, name, fontsize=8, ha="center")
+        axis.text(x, y - 0.5, literal(name), fontsize=8, ha="center")
     axis.set(xlim=(0, columns), ylim=(1.2 * rows, 0))
     axis.set_axis_off()
     return figure
@@ -98,7 +107,7 @@ def histograms(columns: dict[str, Sequence[float]]) -> Picture:
     for number, (name, values) in enumerate(columns.items(), 1):
         axis = figure.add_subplot(rows, across, number)
         axis.hist(values, bins=30, color=VALID)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(literal(name), fontsize=8)
         axis.tick_params(labelsize=7)
     return figure
 
@@ -122,7 +131,7 @@ def statistics_curves(
     for number, (name, rows) in enumerate(statistics.items()):
         color = colormaps["viridis"](0.9 * number / max(1, len(statistics) - 1))
         for axis, values in zip(axes, zip(*rows, strict=True), strict=True):
-            axis.plot(steps[name], values, color=color, linewidth=0.8, label=name)
+            axis.plot(steps[name], values, color=color, linewidth=0.8, label=literal(name))
     for axis, title in zip(axes, columns, strict=True):
         axis.set(title=title, xlabel="step")
     if 0 < len(statistics) <= 20:

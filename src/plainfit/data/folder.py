@@ -181,6 +181,12 @@ def find_parts(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
     A single folder among classes that has the name of a part, and no folders, is a class.
     """
     named = [folder for folder in folders if folder.name.lower() in PARTS]
+    held = {tuple(path.name for path in subfolders(folder)) for folder in folders}
+    if len(held) == 1 < len(folders) and len(inner := held.pop()) > 1 and not named:
+        raise DataError(
+            f"{root}: parts cannot be told from classes, as all its folders hold the same ones, "
+            f"{shortened(inner)}; call the parts train, valid and test, or move the images up"
+        )
     if not named or (len(named) == 1 < len(folders) and not subfolders(named[0])):
         return {}
     parts = {PARTS[folder.name.lower()]: folder for folder in named if subfolders(folder)}

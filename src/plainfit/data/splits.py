@@ -3,6 +3,7 @@
 import hashlib
 import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -202,7 +203,7 @@ def check_scales(name: str, parts: Mapping[str, Samples]) -> list[str]:
     if max(largest.values()) <= ALIKE * min(largest.values()):
         return []
     reach = ", ".join(f"{value:g} in {part}" for part, value in largest.items())
-    if any(len(samples.shape) - isinstance(samples, Tensor) == 3 for samples in parts.values()):
+    if any(len(samples.shape) - isinstance(samples, Tensor) > 1 for samples in parts.values()):
         raise DataError(
             f"{name}: the images of all parts must be scaled alike, and they reach {reach}; scale "
             "them in one way"
@@ -351,11 +352,11 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
 
 
 def lookalikes(classes: Sequence[str]) -> list[str]:
-    """Note classes that differ in case, spaces or the way a number is written only."""
+    """Note classes that differ only in case, spaces, or how letters or a number are written."""
     alike: dict[Decimal | str, list[str]] = {}
     for name in classes:
-        is_number = NUMBER.fullmatch(name.strip())
-        key = Decimal(name.strip()) if is_number else " ".join(name.split()).casefold()
+        text = " ".join(unicodedata.normalize("NFKC", name).split())
+        key = Decimal(text) if NUMBER.fullmatch(text) else text.casefold()
         alike.setdefault(key, []).append(repr(name))
     groups = [" and ".join(names) for names in alike.values() if len(names) > 1]
     return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []

@@ -68,13 +68,14 @@ def outcome_of(folder: Path, record: dict[str, Any]) -> Outcome:
             f"a script repeats a training, and {folder} has neither weights nor a checkpoint; "
             f"continue it: {command('resume', folder)}"
         )
-    state = found[1]
-    weights = {name: value for name, value in state["model"].items() if isinstance(value, Tensor)}
-    for name, part in state["callbacks"]:
-        if name == "Averaging" and int(part.get("n_averaged", 0)):
-            start = "module."
-            weights = {k.removeprefix(start): v for k, v in part.items() if k.startswith(start)}
-    return Outcome(state["history"]["step_losses"].tolist(), weights)
+    with raised_as(RunError, f"{found[0]} must be of this training"):
+        state = found[1]
+        weights = {name: v for name, v in state["model"].items() if isinstance(v, Tensor)}
+        for name, part in state["callbacks"]:
+            if name == "Averaging" and int(part.get("n_averaged", 0)):
+                start = "module."
+                weights = {k.removeprefix(start): v for k, v in part.items() if k.startswith(start)}
+        return Outcome(state["history"]["step_losses"].tolist(), weights)
 
 
 def as_of(model: nn.Module, outcome: Outcome, target: str) -> Outcome:

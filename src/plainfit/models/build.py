@@ -68,7 +68,7 @@ class Factory:
         try:
             with current_folder_on_path():
                 model = target(**self.arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
             raise ModelError(
                 f"{self.target}({given}) must return a model, and failed with "
@@ -173,7 +173,7 @@ def resolve(name: str) -> Callable[..., Any]:
     try:
         with current_folder_on_path():
             found: Any = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's file raises is shown in one line
+    except (Exception, SystemExit) as error:  # whatever the user's file raises is shown in one line
         raise ModelError(
             f"the module {module_name!r} must import, and failed with {type(error).__name__}: "
             f"{error}; give a module as Python imports it: nets.small:Net for nets/small.py"

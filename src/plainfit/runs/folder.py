@@ -132,13 +132,17 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if not path.is_file():  # a named pipe, say, would never end
+            raise RunError(f"{folder} must be a run folder with a {RECORD}, and has none")
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        what = "has a damaged one" if (folder / RECORD).exists() else "has none"
-        raise RunError(f"{folder} must be a run folder with a {RECORD}, and {what}") from error
+        raise RunError(
+            f"{folder} must be a run folder with a {RECORD}, and has a damaged one"
+        ) from error
     if wrong := problem_of(record):
-        raise RunError(f"{folder / RECORD} is damaged: {wrong}; restore it from a copy")
+        raise RunError(f"{path} is damaged: {wrong}; restore it from a copy")
     return dict(record)
 
 
@@ -296,7 +300,7 @@ class Run:
         from safetensors.torch import load_model
 
         path = self.folder / WEIGHTS
-        if not path.exists():
+        if not path.is_file():
             raise RunError(
                 f"{self.folder} must hold {WEIGHTS}, which is written when the run finishes, and "
                 f"its state is {self.record['state']}: {command('resume', self.folder)}"
@@ -306,14 +310,15 @@ class Run:
             load_model(model, str(path))
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
-                f"{path} must hold the weights of {self.factory.target}: {reason(error)}"
+                f"{path} must hold the weights of {self.factory.target}: {reason(error)}; if it "
+                f"is damaged, remove it, and {command('resume', self.folder)} writes it anew"
             ) from error
         return model.eval()
 
     @cached_property
     def built_model(self) -> nn.Module:
         """The trained model, or an untrained one if the run has no weights yet."""
-        if (self.folder / WEIGHTS).exists():
+        if (self.folder / WEIGHTS).is_file():
             return self.model
         return self.factory.build_quietly().eval()
 
@@ -333,8 +338,9 @@ class Run:
         return data
 
     def _lines(self, name: str, parse: Callable[[str], T], *, header: bool = False) -> list[T]:
+        path = self.folder / name
         try:
-            text = (self.folder / name).read_text(encoding="utf-8", errors="replace")
+            text = path.read_text("utf-8", "replace") if path.is_file() else ""
         except OSError:
             return []
         good, lines = [], text.splitlines()[header:]

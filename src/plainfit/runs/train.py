@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import cpu_threads, device_of, fingerprint, threads_for, versions
 from plainfit.common.errors import (
+    CheckpointError,
     ConfigError,
     DataError,
     ModelError,
@@ -40,10 +41,10 @@ from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
-from plainfit.training.callbacks.checkpointing import check_epochs
+from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
-from plainfit.training.checkpoints import newest
+from plainfit.training.checkpoints import listed, newest
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit, validate
@@ -303,8 +304,8 @@ def resume(
 ) -> RunResult:
     """Continue a run from its newest valid checkpoint, to the bits of an unbroken run.
 
-    A finished run continues to a larger number of `epochs` in all. `trust_code` is that of
-    `open_run`.
+    A finished run continues to a larger number of `epochs` in all, and gets its weights and logs
+    anew if it has lost them. `trust_code` is that of `open_run`.
     """
     check_callbacks(callbacks)
     runs.read_record(folder)  # before a lock is made in a folder that is no run
@@ -318,13 +319,16 @@ def go_on(
 ) -> RunResult:
     say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
-    if record["state"] == "finished" and (epochs or 0) <= config.epochs:
+    is_whole = all((folder / name).exists() for name in (runs.WEIGHTS, runs.METRICS, runs.STEPS))
+    if record["state"] == "finished" and is_whole and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
     say(describe(parts))
+    if not listed(folder / runs.CHECKPOINTS):
+        say("note   there is no checkpoint: the training begins again")
     plan = new_plan(run, parts)  # written before the training goes on by it
     runs.update_record(folder, state="started", config=parts.config.to_dict(), **plan)
     with cpu_threads(threads_of(parts)):
@@ -338,9 +342,10 @@ def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
     """
     place, epochs = run.folder / runs.CHECKPOINTS, parts.config.epochs
     found = newest(place, lambda text: None)
-    position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
-    check_epochs(epochs, position, place)
-    start = position["global_step"]
+    with raised_as(CheckpointError, OF_THIS):
+        position = found[1]["position"] if found else {"epoch": 0, "step": 0, "global_step": 0}
+        check_epochs(epochs, position, place)
+        start = int(position["global_step"])
     plans = {at: n for at, n in run.lengths(len(parts.train_dl)).items() if at < start or not at}
     if start == 0:
         plans = {0: epochs}

@@ -51,7 +51,8 @@ def check_sha256(path: Path, data: bytes) -> None:
 
 def listed(folder: Path) -> list[Path]:
     """Return the paths of a folder's checkpoints, oldest first."""
-    found = [path for path in folder.glob("*.safetensors") if NAME.fullmatch(path.name)]
+    there = folder.glob("*.safetensors")
+    found = [path for path in there if NAME.fullmatch(path.name) and path.is_file()]
     return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime_ns))
 
 

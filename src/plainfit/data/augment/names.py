@@ -36,15 +36,15 @@ NAMES = {
     "translate": Named(affine, "translate", "a fraction of the side", 1, 0.1),
     "perspective": Named(images.perspective, "fraction", "a fraction of the side", 0.24),
     "elastic": Named(images.elastic, "fraction", "a fraction of the side", 1),
-    "warp": Named(images.warp, "strength", "a strength", math.inf),
+    "warp": Named(images.warp, "strength", "a strength", 1000),
     "brightness": Named(images.brightness, "fraction", "a fraction", 1),
     "contrast": Named(images.contrast, "fraction", "a fraction", 1),
     "saturation": Named(images.saturation, "fraction", "a fraction", 1),
     "noise": Named(images.noise, "fraction", "a fraction of white", 1),
     "random-erasing": Named(mixing.random_erasing, "fraction", "a fraction of the area", 1),
     "trivial-augment": Named(images.trivial_augment, "strength", "a strength", 1),
-    "mixup": Named(mixing.mixup, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
-    "cutmix": Named(mixing.cutmix, "alpha", "the alpha of Beta(alpha, alpha)", math.inf),
+    "mixup": Named(mixing.mixup, "alpha", "the alpha of Beta(alpha, alpha)", 1000),
+    "cutmix": Named(mixing.cutmix, "alpha", "the alpha of Beta(alpha, alpha)", 1000),
 }
 # None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
@@ -104,7 +104,7 @@ def range_of(name: str, given: str) -> float:
         value: float = int(given) if name == "pad-and-crop" else float(given)
     except ValueError:
         value = math.nan
-    if not (0 < value <= most and value < math.inf):
+    if not (0 < value <= most and value < 1000):
         bound = "" if most == math.inf else f" and at most {most:g}"
         raise ConfigError(f"the range of {name} must be {unit}, above 0{bound}, got {given!r}")
     return value

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plainfit.common.errors import CheckpointError, ConfigError, RunError
+from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
 from plainfit.common.files import remove_temporary, write_whole
 from plainfit.common.locks import one_writer
 from plainfit.models.weights import weights_to_bytes
@@ -15,6 +15,8 @@ from plainfit.training.callbacks.branches import changes, check_same, is_longer_
 from plainfit.training.callbacks.stopping import Best, broken_parameter
 from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.state import capture, restore
+
+OF_THIS = "the checkpoint must be of this training"
 
 
 class Checkpointing(Callback):
@@ -91,13 +93,14 @@ class Checkpointing(Callback):
         found = checkpoints.newest(self.folder, warn)
         self.setup = setup_of(context)
         if found is not None:
-            before = found[1].get("setup")  # an older checkpoint has none
-            if before is not None:
-                check_same(before, self.setup)
-            restore(context, found[1])
-            check_epochs(context.epochs, found[1]["position"], self.folder)
-            if before is not None:
-                self.branch(context, before, echo)
+            with raised_as(CheckpointError, OF_THIS):
+                before = found[1].get("setup")  # an older checkpoint has none
+                if before is not None:
+                    check_same(before, self.setup)
+                restore(context, found[1])
+                check_epochs(context.epochs, found[1]["position"], self.folder)
+                if before is not None:
+                    self.branch(context, before, echo)
         elif there:
             raise CheckpointError(
                 f"{self.folder} must hold a valid checkpoint, and all {len(there)} are damaged; "
