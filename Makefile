@@ -29,7 +29,7 @@ check: setup ## formatting, lint, types, layers
 	$(BIN)/lint-imports
 
 test: setup ## everything that must pass: check, docs, tests, doctests
-	@$(MAKE) --no-print-directory -j 3 check docs pytest
+	@NOTEBOOKS=off $(MAKE) --no-print-directory -j 3 check docs pytest
 
 pytest: setup # one thread a process
 	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover -m pytest -n 2 --dist loadfile --durations 10

@@ -1,6 +1,7 @@
 """How Sphinx builds the site: `make docs`."""
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ release = version = plainfit.__version__
 # A notebook is executed once for each state of the library: both languages have the same cells.
 sources = sorted((HERE.parent / "src").rglob("*.py"))
 state = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-nb_execution_mode = "cache"
+nb_execution_mode = os.environ.get("NOTEBOOKS", "cache")  # `make test` has another test of them
 nb_execution_cache_path = str(HERE / "_build" / "notebooks" / state)
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300  # seconds a cell

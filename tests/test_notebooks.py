@@ -1,4 +1,7 @@
-"""The notebooks are built from their source and the rungs. `make docs` executes them."""
+"""The notebooks are built from their source and the rungs.
+
+`make docs` executes them as they are, and shows what their cells print.
+"""
 
 import importlib.util
 import json
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import RUNGS
@@ -94,6 +98,25 @@ def test_every_rung_has_a_heading_and_a_diff():
 def test_a_wrong_directive_says_so(directive, message):
     with pytest.raises(PlainfitError, match=message):
         build.build(f"# %%\n{directive}\n", "en")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # matplotlib
+def test_the_cells_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("plainfit.ladder.climb.usual_epochs", lambda samples: 4)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    threads, names = torch.get_num_threads(), {"__name__": "__main__"}
+    code = ["".join(cell["source"]) for cell in cells("en") if cell["cell_type"] == "code"]
+    try:
+        for number, text in enumerate(code):
+            exec(compile(text, f"cell {number}", "exec"), names)
+    finally:
+        torch.set_num_threads(threads)
+    assert names["args"].epochs == 4
+    assert len(code) > 30
+    out = capsys.readouterr().out
+    assert "valid_loss" in out
+    assert out.count(" holds\n") == 15
+    assert "BROKEN" not in out
 
 
 def test_a_notebook_shows_a_history_by_itself():

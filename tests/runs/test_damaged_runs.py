@@ -125,11 +125,8 @@ def test_a_broken_run_does_not_hide_the_others(copied, tmp_path):
     with pytest.warns(RuntimeWarning, match="left out: .*(deep|text)"):
         both = Comparison([tmp_path / "deep", copied, tmp_path / "text"])
     assert [row["run"] for row in both.rows] == ["run"]
-    with (
-        pytest.warns(RuntimeWarning, match="left out"),
-        pytest.raises(RunError, match="at least one run that can be read, and has none"),
-    ):
-        Comparison([tmp_path / "deep"])
+    with pytest.raises(RunError, match="deep must be a run folder"):
+        Comparison([tmp_path / "deep", tmp_path / "text"])
 
 
 @pytest.mark.parametrize(

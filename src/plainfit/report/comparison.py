@@ -17,20 +17,27 @@ class Comparison:
     A run that cannot be read is left out, with a warning.
 
     Raises:
-        RunError: if no run is left.
+        RunError: of the first one, if none can be read.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         if not folders:
             raise RunError("a comparison needs at least one run, got none; name run folders")
-        found = [(folder, run) for folder in folders if (run := read_or_warn(folder))]
-        if not found:
-            raise RunError("a comparison needs at least one run that can be read, and has none")
-        folders = [folder for folder, _ in found]
+        self.runs: list[Run] = []
+        errors = []
+        for folder in folders:
+            try:
+                self.runs.append(open_run(folder))
+            except RunError as error:
+                errors.append(error)
+        if not self.runs:
+            raise errors[0]
+        for reason in errors:
+            warn(f"left out: {reason}")
+        folders = [run.folder for run in self.runs]
         names = [folder.resolve().name for folder in folders]
         self.labels = [name if names.count(name) == 1 else str(folder)
                        for name, folder in zip(names, folders, strict=True)]  # fmt: skip
-        self.runs = [run for _, run in found]
         self.columns = ["valid_loss", *unique(run.metrics for run in self.runs)]
 
     @cached_property
@@ -117,14 +124,6 @@ class Comparison:
         if len({record.get("fingerprint", {}).get("device_name", "") for record in records}) > 1:
             notes.append("The runs were trained on different devices: times do not compare.")
         return notes
-
-
-def read_or_warn(folder: Path) -> Run | None:
-    try:
-        return open_run(folder)
-    except RunError as error:
-        warn(f"left out: {error}")
-        return None
 
 
 def unique(names: Iterable[Iterable[str]]) -> list[str]:
