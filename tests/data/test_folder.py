@@ -22,9 +22,11 @@ FORMATS = {
 }
 
 
-@pytest.fixture(params=[1, 3], ids=["here", "3 processes"], autouse=True)
+@pytest.fixture(autouse=True)
 def processes(request, monkeypatch):
-    monkeypatch.setattr(folder, "cores", lambda: request.param)
+    """Files are decoded here, where a test does not ask for more processes."""
+    count = getattr(request, "param", 1)
+    monkeypatch.setattr(folder, "cores", lambda: count)
     monkeypatch.setattr(folder, "FEW", 4)
 
 
@@ -83,6 +85,7 @@ def test_images_of_one_size(tmp_path, modes, mode):
     check(tmp_path, (8, 8), mode, image_size=8)
 
 
+@pytest.mark.parametrize("processes", [1, 3], indirect=True)
 @pytest.mark.parametrize("odd", [0, 3, 29])
 def test_images_of_which_one_has_another_size(tmp_path, odd):
     for i in range(30):
@@ -106,6 +109,7 @@ def test_large_files(tmp_path):
     check(tmp_path, (200, 200), "RGB")
 
 
+@pytest.mark.parametrize("processes", [1, 3], indirect=True)
 def test_bad_files_are_named_wherever_they_are(tmp_path):
     for i in range(40):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)

@@ -50,7 +50,7 @@ def test_a_literal_gives_the_value_back(value):
     check_literal(value)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(ANY_VALUE)
 def test_every_literal_gives_the_value_back(value):
     check_literal(value)
@@ -76,7 +76,7 @@ def recipe(tmp_path_factory):
     return from_folder(folder)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(text=ANY_TEXT)
 @example(text='"""\n__import__("os").system("touch pwned")\n"""')
 @example(text="\\")

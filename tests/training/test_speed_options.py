@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import torch
@@ -275,11 +276,17 @@ def test_an_unknown_precision_is_named():
 # --- compile ---
 
 
-@pytest.fixture
-def compiler():
-    """A compiler that has compiled nothing yet; torch itself uses what it has deprecated."""
-    if torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+@pytest.fixture(params=["aot_eager", pytest.param("inductor", marks=pytest.mark.soak)])
+def compiler(request, monkeypatch):
+    """A compiler that has compiled nothing yet: to calls of torch, or to C++.
+
+    The second needs a C++ compiler, and 40 s where torch's cache is empty.
+    """
+    inductor = request.param == "inductor"
+    if inductor and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
         pytest.skip("torch compiles vectorised code only, and ATEN_CPU_CAPABILITY=default has none")
+    if not inductor:
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=request.param))
     torch._dynamo.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -314,7 +321,7 @@ class Shared(nn.Module):
         return self.head(self.norm(self.second(self.first(xb).tanh()))) + self.one + self.other
 
 
-RAGGED = batches(8, 8, 8, 3)  # of two tests, so that the second finds the graphs in torch's cache
+RAGGED = batches(8, 8, 8, 3)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -425,7 +432,7 @@ def test_a_model_that_breaks_the_graph_goes_on_without():
     assert note.startswith("note   not compiled, goes on without: ")
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it has deprecated
 def test_a_missing_compiler_goes_on_without(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
