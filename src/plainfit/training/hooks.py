@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.training.history import History, read
+from plainfit.training.history import History, kept, read
 
 
 class Callback:
@@ -111,8 +111,8 @@ class Context:
     exception: BaseException | None = None
     valid_model: nn.Module = None  # type: ignore[assignment]  # set below
     """The model that is validated and saved as the best: the averaged one, if there is one."""
-    pending: list[Tensor] = field(default_factory=list)
-    """Losses still on the device; `read_losses` moves them to the history."""
+    pending: list[Any] = field(default_factory=list)
+    """Losses that the history has not yet, on an accelerator as tensors."""
     sizes: list[int] = field(default_factory=list)
     """The number of samples of each batch of this epoch."""
     seconds: float = 0.0
@@ -153,7 +153,7 @@ class Context:
 
     def count(self, loss: Tensor, size: int) -> None:
         """Note a finished step: its loss, and the number of its samples."""
-        self.pending.append(loss)
+        self.pending.append(kept(loss))
         self.sizes.append(size)
         self.step += 1
         self.global_step += 1

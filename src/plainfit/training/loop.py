@@ -26,7 +26,7 @@ from plainfit.training.callbacks.tracking import Tracker, Tracking
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall
-from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
+from plainfit.training.history import History, epoch_line, heading_line, kept, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.schedules import Factor
@@ -146,7 +146,7 @@ def validate(
             with watch:
                 loss = loss_func(out, yb)
             watch.add(loss, batch_size(xb))
-            losses.append(loss)
+            losses.append(kept(loss))
             whole.update(out, yb)
         if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
