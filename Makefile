@@ -1,5 +1,6 @@
 # Every task of the project; `make` alone lists them.
 SHELL := /bin/bash
+unexport PYTHONDONTWRITEBYTECODE # each process of the tests would compile the source again
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
@@ -30,8 +31,9 @@ check: setup ## formatting, lint, types, layers
 test: setup ## everything that must pass: check, docs, tests, doctests
 	@$(MAKE) --no-print-directory -j 3 check docs pytest
 
-pytest: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations 10 # one thread a process
+pytest: setup # one thread a process
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover -m pytest -n 2 --dist loadfile --durations 10
+	@$(BIN)/python tests/print_coverage.py
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
 	$(BIN)/python benchmarks/run.py
@@ -46,4 +48,4 @@ docs: setup ## build the documentation into docs/_build/html, notebooks executed
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 
 clean: ## remove what the targets above made, runs excepted
-	rm -rf .venv docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage.json

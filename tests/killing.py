@@ -55,6 +55,27 @@ def forked(work: Callable[[], object], errors: Path) -> int:
         os._exit(code)
 
 
+def output_of(work: Callable[[], object], folder: Path, typed: str = "") -> tuple[int, str, str]:
+    """Run a function in a forked process and in a folder; return its exit code, stdout, stderr."""
+    paths = [folder / name for name in ("stdin.txt", "stdout.txt", "stderr.txt")]
+    paths[0].write_text(typed)
+
+    def in_folder() -> None:
+        os.chdir(folder)
+        streams = [path.open(mode) for path, mode in zip(paths, "rww", strict=True)]
+        for number, stream in enumerate(streams):
+            os.dup2(stream.fileno(), number)
+        sys.stdin, sys.stdout, sys.stderr = streams
+        sys.path.insert(0, str(folder))
+        try:
+            work()
+        finally:
+            sys.stderr.flush()
+
+    code = ended(forked(in_folder, paths[2]))
+    return code, paths[1].read_text(), paths[2].read_text()
+
+
 def train_to_file(folder: Path, **options) -> None:
     """Train, or go on, with a checkpoint every 2 steps, and leave the outcome in a file."""
     kind = options.pop("kind", Checkpointing)

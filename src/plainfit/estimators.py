@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from plainfit.common.devices import cpu_threads, device_of, threads_for
-from plainfit.common.errors import CheckpointError, ConfigError, RunError
+from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
 from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import code_of, remember, trusted
@@ -269,7 +269,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             ) from error
         if (found := state.get("estimator", "checkpoint")) != cls.__name__:
             raise RunError(f"{path} must hold a {cls.__name__}, and holds a {found}")
-        try:
+        with raised_as(RunError, f"{path} must be what `save` wrote"):
             named = {
                 name: trusted(
                     target, code_of(target), trust_code=trust_code, builds_model=name == "model"
@@ -278,21 +278,18 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             }
             estimator = cls(**state["params"] | named)
             factory, history = Factory(**state["factory"]), History()
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} must be what `save` wrote, and is damaged ({error})") from error
-        trusted(factory.target, code_of(factory.target), trust_code=trust_code)
-        model = factory.build_quietly()
-        try:
+            trusted(factory.target, code_of(factory.target), trust_code=trust_code)
+            model = factory.build_quietly()
             model.load_state_dict(state["weights"])
-        except RuntimeError as error:
-            raise RunError(f"{path} must hold the weights of {factory.target}: {error}") from error
-        model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
-        history.epochs = state["epochs"]
-        if "divisor_" not in state["fitted"]:
-            raise RunError(f"{path} must say how images are scaled, and is too old: fit it again")
-        arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
-        for name, value in {**state["fitted"], **arrays, "history_": history}.items():
-            setattr(estimator, name, value)
+            model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
+            history.epochs = state["epochs"]
+            if "divisor_" not in state["fitted"]:
+                raise RunError(
+                    f"{path} must say how images are scaled, and is too old: fit it again"
+                )
+            arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
+            for name, value in {**state["fitted"], **arrays, "history_": history}.items():
+                setattr(estimator, name, value)
         estimator.model_ = model.eval()
         return estimator
 

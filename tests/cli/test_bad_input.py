@@ -209,3 +209,19 @@ def test_running_out_of_memory_names_the_flags_that_help(plainfit, tmp_path, how
     assert errors.endswith(
         "memory ran out: train with a smaller --image-size, --batch-size or --memory-budget\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--data images", "repair or remove them, or set --skip-bad\n"),
+        ("--data missing/batch_size.npz", "no file or folder missing/batch_size.npz\n"),
+        ("--search batch_size=1..1.5", "the range of batch_size must be of whole numbers, got "),
+        ("--search widht=1..2", "choose from image_size, model, model_args, "),
+    ],
+)
+def test_settings_in_a_remedy_are_options(plainfit, tmp_path, arguments, says):
+    images("a/1.png", "b/1.png")(tmp_path)
+    (tmp_path / "images" / "b" / "1.png").write_text("no image")
+    code, _, error = plainfit("tune" if "search" in arguments else "train", *arguments.split())
+    assert (code, says in error) == (2, True), error

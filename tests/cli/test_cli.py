@@ -7,21 +7,24 @@ import json
 import os
 import re
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+from pdb import Pdb
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from killing import output_of
+from plainfit.cli import main
 from plainfit.data.open_data import open_data
 from plainfit.runs import settings
 
 SHORT = ("--epochs", 2, "--model", "logistic")
-OWN = [sys.executable, "-m", "plainfit"]
 
 
 def test_train_reports_each_epoch_and_leaves_a_run(plainfit, tmp_path):
@@ -254,14 +257,16 @@ def test_a_signal_stops_and_resume_continues_to_the_same_bits(plainfit, tmp_path
     (tmp_path / "nets.py").write_text(STOPPING)
     options = ("--model", "nets:Net", "--epochs", 4, "--schedule", "one-cycle", "--average", 0.9,
                "--clip", 1)  # fmt: skip
-    done = subprocess.run(
-        [*OWN, "train", *map(str, options), "--out", "run"],
-        cwd=tmp_path, env=os.environ | {"STOP_AT": "60", "SIGNAL": str(int(kind))},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "continue with: plainfit resume run" in done.stdout
-    assert done.stderr.strip() in ("", "stopped")
+
+    def work():
+        os.environ |= {"STOP_AT": "60", "SIGNAL": str(int(kind))}
+        sys.argv = ["plainfit", "train", *map(str, options), "--out", "run"]
+        main()
+
+    ended_with, out, err = output_of(work, tmp_path)
+    assert ended_with == code, err
+    assert "continue with: plainfit resume run" in out
+    assert err.strip() in ("", "stopped")
     assert re.search(r"^run +interrupted +[12]/4 ", plainfit("runs", ".")[1], re.MULTILINE)
     code, out, err = plainfit("resume", "run")
     assert code == 0, err
@@ -375,11 +380,14 @@ pf.fit(1, model, loss_func, optim.SGD(model.parameters(), lr=0.1), data, None)
 
 def test_a_breakpoint_lands_two_readable_frames_below_fit(tmp_path):
     (tmp_path / "look.py").write_text(LOOK)
-    done = subprocess.run(
-        [sys.executable, "look.py"], cwd=tmp_path, input="where\nup\np xb.shape\nup\n"
-        "p context.step, model\nquit\n", capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "loss_func(model(xb), yb)\n" in done.stdout
-    assert "-> loss, n = loss_batch(model, loss_func, xb, yb, " in done.stdout
-    assert "torch.Size([4, 2])" in done.stdout
-    assert "(0, Linear(in_features=2, out_features=2, bias=True))" in done.stdout
+
+    def work():
+        sys.breakpointhook = lambda: Pdb().set_trace(sys._getframe(1))  # pytest has its own
+        runpy.run_path("look.py", run_name="__main__")
+
+    typed = "where\nup\np xb.shape\nup\np context.step, model\nquit\n"
+    _, out, _ = output_of(work, tmp_path, typed)
+    assert "loss_func(model(xb), yb)\n" in out
+    assert "-> loss, n = loss_batch(model, loss_func, xb, yb, " in out
+    assert "torch.Size([4, 2])" in out
+    assert "(0, Linear(in_features=2, out_features=2, bias=True))" in out

@@ -227,6 +227,39 @@ def test_labels_of_arrow_columns(tmp_path):
         assert open_data(tmp_path / "t.parquet").classes == classes
 
 
+@pytest.mark.parametrize(
+    ("suffix", "budget"), [("csv", 2048), ("parquet", 2048), ("arrow", 2048), ("arrow", 0)]
+)
+def test_codes_that_lose_digits_are_noted(tmp_path, suffix, budget):
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.feather
+    import pyarrow.parquet
+
+    long = [2**53 + row for row in range(40)]
+    table = pa.table({"id": long, "n": [*range(40)], "x": [1e20] * 40, "y": [0, 1] * 20})
+    path = tmp_path / f"t.{suffix}"
+    if suffix == "csv":
+        rows = [f"{i},{i % 3:03},{long[i]},{10**19 + i},{i},0.5,{i % 2}" for i in range(40)]
+        path.write_text("\n".join(["id,zip,uid,huge,n,x,y", *rows]).replace("\n0,", "\n1,"))
+    elif suffix == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        pyarrow.feather.write_feather(table, path, compression="uncompressed")
+    notes = list(open_data(path, memory_budget=budget).notes)
+    remedy = "if they are codes, put a letter before each, or remove the column"
+    rounded = f"40 numbers beyond 2**53 are rounded to 21; {remedy}"
+    if suffix == "csv":
+        assert notes == [
+            f"column 'zip': 40 numbers begin with a 0, which is lost; {remedy}",
+            f"column 'uid': {rounded}",
+            f"column 'huge': 40 numbers beyond 2**53 are rounded to 1; {remedy}",
+        ]
+    else:
+        assert notes[0] == f"column 'id': {rounded}"
+        assert "rounded" not in "".join(notes[1:])
+
+
 def test_texts_that_are_mostly_different_are_noted(tmp_path):
     rows = "".join(f'"{i},5",{i % 2}\n' for i in range(40))
     (tmp_path / "t.csv").write_text("a,target\n" + rows)

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ejecting import run_here
+from plainfit.common.devices import fingerprint
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verified
 from plainfit.eject.verify import Outcome, compare, compare_in_float64, outcome_of, run_alone
-from plainfit.runs.folder import read_record
+from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
@@ -134,7 +135,13 @@ def test_a_script_as_it_is_holds(scripts, folders, tmp_path):
         assert verdict_here(tmp_path / "train.py", folder).holds
 
 
-def test_another_machine_compares_two_fresh_runs(folders, tmp_path):
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_another_machine_compares_two_fresh_runs(folders, tmp_path, monkeypatch, alone):
+    def here(script, recorded, steps=None):
+        return Outcome(*run_here(script), fingerprint=fingerprint(torch.device("cpu")))
+
+    if not alone:  # the README test has the process
+        monkeypatch.setattr("plainfit.eject.run.run_alone", here)
     folder = folders["adamw"]
     record = json.loads((folder / "run.json").read_text())
     record["fingerprint"]["torch"] = "1.0"
@@ -178,30 +185,37 @@ def test_every_fact_of_the_fingerprint_is_compared(folder):
     assert given.differs_from({"torch": torch.__version__}) == ""  # of an older version
 
 
+def set_machine(benchmark, tf32, deterministic, precision):
+    """Set what the bits depend on besides the processor."""
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision(precision)
+
+
 @pytest.fixture
-def machine():
-    """What the bits depend on, put back afterwards."""
+def usual():
+    """Those settings as they are before the test, and again after it."""
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    yield
-    cudnn.benchmark, cudnn.allow_tf32 = before[:2]
-    torch.set_float32_matmul_precision(before[2])
-    torch.use_deterministic_algorithms(False)
+    before = cudnn.benchmark, cudnn.allow_tf32, False, torch.get_float32_matmul_precision()
+    yield before
+    set_machine(*before)
 
 
-def test_a_script_sets_all_that_the_fingerprint_has(machine, folder, plainfit, tmp_path):
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
-    torch.use_deterministic_algorithms(True)
-    torch.set_float32_matmul_precision("high")
+def test_a_script_sets_all_that_the_fingerprint_has(usual, tmp_path):
+    set_machine(True, False, True, "high")
     run = tmp_path / "run"
     train(RunConfig(model="logistic", epochs=1, batch_size=256, out=run), echo=None)
-    differing = Outcome([], {}, fingerprint=read_record(folder)["fingerprint"])
-    assert differing.differs_from(read_record(run)["fingerprint"])
-    code, out, err = plainfit("eject", run, "--verify", "--steps", "3")
-    assert code == 0, err
-    assert out.startswith("script train.py: level loop, ")  # and no word of another fingerprint
-    assert out.endswith("verify holds: the losses of the first 3 steps are equal\n")
+    script = eject_run(run, tmp_path / "train.py")
+    set_machine(*usual)
+    recorded = read_record(run)["fingerprint"]
+
+    def here():
+        return Outcome([], {}, fingerprint=fingerprint(torch.device("cpu")))
+
+    assert here().differs_from(recorded)
+    losses, _ = run_here(script.path)
+    assert here().differs_from(recorded) == ""
+    assert losses == [step.loss for step in open_run(run).steps]
 
 
 def test_exit_codes(folder, plainfit, tmp_path):
@@ -211,7 +225,7 @@ def test_exit_codes(folder, plainfit, tmp_path):
         ([], "error: --force must be set to overwrite train.py, which exists"),
         (["--level", "lop"], "did you mean 'loop'?"),
         (["-o", "no/train.py"], "the folder no must exist"),
-        (["-o", "."], "a script must be a file, and . is a folder"),
+        (["-o", "."], ". must be a file, and is a folder; add a name to it"),
         (["--steps", "3"], "--steps needs --verify"),
     ):
         code, _, err = plainfit("eject", folder, *words)

@@ -112,7 +112,7 @@ def test_a_copy_runs_and_is_not_overwritten(plainfit, tmp_path, monkeypatch, cap
     before = arrays.stat().st_mtime_ns
     code, _, err = plainfit("ladder", "copy", "07", "mine")
     assert (code, err) == (
-        2, "error: mine/r07_dataloader.py exists already; use force to overwrite it\n",
+        2, "error: --force must be set to overwrite mine/r07_dataloader.py, which exists\n",
     )  # fmt: skip
     assert program.read_text() == "mine now"
     assert plainfit("ladder", "copy", "07", "mine", "--force")[0] == 0

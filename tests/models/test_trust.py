@@ -42,6 +42,9 @@ from {module}_layers import Net
 def annotated(in_features: int, classes: int) -> nn.Module:
     return Net(in_features, classes)
 
+def unknown(in_features, classes) -> "Nowhere":
+    return plain(in_features, classes)
+
 def plain(in_features, classes):
     Path("called").touch()
     return Net(in_features, classes)
@@ -105,7 +108,7 @@ def test_what_trained_here_runs_and_what_did_not_is_refused(here, elsewhere, pla
     assert err == (
         f"error: the code of {name}:Net must be trusted before it runs, and {here / name}.py "
         f"(SHA-256 {source['sha256'][:16]}) did not train on this machine as it is now; read it, "
-        "then add --trust-code\n"
+        "then pass --trust-code\n"
     )
     assert name not in sys.modules
     assert plainfit("summary", run, "--trust-code")[0] == 0
@@ -201,6 +204,9 @@ def test_a_function_must_be_known_to_return_a_module(here, elsewhere):
     with pytest.raises(ModelError, match=r"annotated to return one \(-> nn.Module\)"):
         open_run(run, trust_code=True).model  # noqa: B018
     assert not (here / "called").exists()
+    with trust.from_source(trust.code_of(f"{name}:unknown")):
+        assert not trust.returns_module(trust.resolve(f"{name}:unknown"))
+    assert trust.remember("nowhere_at_all:Net") is None  # no other process can build it
     annotated = train_here(f"{name}:annotated", "annotated")
     elsewhere()
     assert open_run(annotated, trust_code=True).model

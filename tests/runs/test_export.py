@@ -351,7 +351,9 @@ def test_a_model_that_cannot_be_traced_is_one_line(get_run, name, format, capfd)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format", [*FORMATS[:2], pytest.param("onnx", marks=[with_onnx, pytest.mark.soak])]
+)
 def test_a_model_that_drops_the_batch_of_one_is_found_out(get_run, format, capfd):
     run = get_run("Small", target="nets:Squeezing")
     with pytest.raises(RunError, match=r"for 1 gave shapes \(10,\) and \(10,\)"):
@@ -395,7 +397,7 @@ def test_what_is_there_is_kept_unless_forced(get_run, tmp_path):
     run = get_run("logistic")
     out = tmp_path / "mine.safetensors"
     out.write_text("mine")
-    with pytest.raises(ConfigError, match="exists; use force to overwrite it"):
+    with pytest.raises(ConfigError, match="force must be set to overwrite"):
         export_run(run, "safetensors", out)
     assert out.read_text() == "mine"
     export_run(run, "safetensors", out, force=True)
@@ -408,7 +410,7 @@ def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
     for format, out, message in (
         ("tflite", None, "unknown format 'tflite': choose from safetensors, torch-export, onnx"),
         ("torch-export", tmp_path / "a.onnx", "must be called NAME.pt2, got a.onnx"),
-        ("torch-export", tmp_path / "no" / "a.pt2", "must exist, and does not"),
+        ("torch-export", tmp_path / "no" / "a.pt2", "must exist; create it first"),
         ("onnx", tmp_path / "folder.onnx", "must be a file, and is a folder"),
         ("safetensors", run.folder / "model.safetensors", "must not be a run's own"),
     ):

@@ -89,7 +89,9 @@ def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     for name in [*sorted(path.name for path in copied.iterdir() if path.is_file()), checkpoint]:
         for path in (copied / name, copied.parent / "link/../run" / name):
             for each in (path, path.with_name(path.name.upper())):
-                with pytest.raises(ConfigError, match="must not be a run's own file; choose"):
+                with pytest.raises(
+                    ConfigError, match="must not be a run's own file or a study's; choose"
+                ):
                     check_output(each)
     for arguments in (
         f"report {copied} --out",
@@ -105,6 +107,26 @@ def test_no_path_leads_to_a_run_s_own_files(copied, plainfit):
     assert before == {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     check_output(copied / "report.html")
     check_output(copied.parent / "model.safetensors")
+    study = copied.parent / "study"
+    study.mkdir()
+    (study / "study.jsonl").touch()
+    for path in (
+        study / "study.jsonl",
+        study / ".host-3-0123abcd.lock",
+        copied / "tracked" / "a" / "events",
+        copied / "checkpoints" / "page.html",
+    ):
+        with pytest.raises(ConfigError, match="must not be a run's own file or a study's; choose"):
+            check_output(path)
+
+
+@pytest.mark.parametrize(
+    "command", ["report", "predict", "runs", "compare", "eject", "train --out"]
+)
+def test_a_name_that_is_too_long_is_one_line(plainfit, command):
+    words = [*command.split(), "x" * 300, *["a.png"] * (command == "predict")]
+    code, out, error = plainfit(*words)
+    assert (code, out, error.count("\n"), "--debug" in error) == (2, "", 1, False)
 
 
 def test_a_run_whose_checkpoints_are_another_s_does_not_continue(copied, trained_run):

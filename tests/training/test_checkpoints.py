@@ -229,6 +229,51 @@ def test_bad_settings(tmp_path, options, message):
         Checkpointing(tmp_path, **options)
 
 
+def test_a_disk_that_changes_what_it_is_given_is_found_at_once(tmp_path, monkeypatch):
+    files.save(tmp_path, 1, small_state())
+    write = files.write_whole
+    monkeypatch.setattr(files, "write_whole", lambda path, data: write(path, data[:-1] + b"!"))
+    with pytest.raises(CheckpointError, match="must have the SHA-256 in its name"):
+        files.save(tmp_path, 2, small_state())
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith("000000000001-")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"the checkpoint folder .*file.new must be writable \(Not"):
+        train(tmp_path / "file" / "new")
+
+
+def test_what_a_model_adds_to_its_state_is_resumed(tmp_path):
+    class Counting(nn.Linear):
+        """Learns less the longer it has been trained, which only its own state tells."""
+
+        seen = 0
+
+        def forward(self, xb):
+            self.seen += self.training
+            return super().forward(xb) / (1 + self.seen)
+
+        def get_extra_state(self):
+            return {"seen": self.seen}
+
+        def set_extra_state(self, state):
+            self.seen = state["seen"]
+
+    x, y = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+
+    def losses(epochs, **options):
+        torch.manual_seed(0)
+        model = Counting(4, 3)
+        opt = optim.SGD(model.parameters(), lr=0.1)
+        dl = list(zip(x.split(5), y.split(5), strict=True))
+        return pf.fit(epochs, model, F.cross_entropy, opt, dl, None, echo=None, **options)
+
+    losses(2, checkpoint=tmp_path)
+    assert losses(4, checkpoint=tmp_path, resume=True).step_losses == losses(4).step_losses
+
+
 # another training than the checkpoint's
 
 
@@ -339,6 +384,25 @@ def test_in_one_process_too(tmp_path):
     whole_opt = optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
     straight = pf.fit(3, whole, F.cross_entropy, whole_opt, *loaders("memory"), echo=None)
     assert differences(outcome(whole, whole_opt, straight), outcome(model, opt, history)) == []
+
+
+class Claims(list):
+    """A loader that says it has so many batches."""
+
+    def __len__(self):
+        return 10
+
+
+def test_a_loader_that_gives_fewer_batches_than_were_used_is_refused(tmp_path):
+    batches = [(torch.ones(4, 3), torch.tensor([0, 1, 0, 0]))] * 10
+    for given, stop, resume in ((10, [StopAt(7)], False), (6, [], True)):
+        model = nn.Linear(3, 2)
+        call = (2, model, F.cross_entropy, optim.SGD(model.parameters()), Claims(batches[:given]))
+        options = {"checkpoint": tmp_path, "resume": resume, "callbacks": stop, "echo": None}
+        if not resume:
+            pf.fit(*call, None, **options)
+    with pytest.raises(CheckpointError, match="has used 7 of this epoch, and gives 6; resume"):
+        pf.fit(*call, None, **options)
 
 
 X, Y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 3

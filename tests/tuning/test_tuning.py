@@ -3,7 +3,9 @@
 import itertools
 import json
 import os
+import random
 import re
+import shutil
 import signal
 import time
 from io import StringIO
@@ -15,12 +17,13 @@ import torch
 from rich.console import Console
 
 import plainfit as pf
-from killing import ended, forked
+from killing import ended, files_up_to, forked
 from pages import Page, quiet
-from plainfit.common.errors import ConfigError, NonFiniteError, RunError
+from plainfit.common.errors import ConfigError, NonFiniteError, PlainfitError, RunError
 from plainfit.tuning import results, trials
 from plainfit.tuning.space import Choices, Range, StudyConfig, kinds_of_setting, parse, parse_space
 from plainfit.tuning.trials import RunTraining
+from test_adversary import mutate
 
 pytest.importorskip("optuna", reason="Optuna is not installed")
 from plainfit.tuning import storage  # it needs Optuna
@@ -276,7 +279,7 @@ def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
         ({"trials": 0}, "trials must be at least 1 and at most"),
         ({"seeds": 2}, "train must have a parameter seed"),
         ({"repeat": 1}, "train must have a parameter seed"),
-        ({"time_limit": 0}, "a time limit must be a positive number"),
+        ({"time_limit": 0}, "time_limit must be at least 1e-09 and at most 1e"),
     ],
 )
 def test_what_tune_cannot_do_is_refused_before_anything_is_written(tmp_path, options, message):
@@ -336,8 +339,7 @@ def test_a_study_of_someone_else_leads_to_no_file_outside(tmp_path):
     trial = study.ask({"x": storage.distribution_of(Range(0.0, 1.0))})
     trial.set_user_attr("worker", "../precious")
     trial.set_user_attr("folder", "../elsewhere")
-    with pytest.raises(RunError, match="must be the name of a file"):
-        search(tmp_path / "s", trials=2, train=lambda x, kind="round": x)
+    search(tmp_path / "s", trials=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "s"]
     assert (tmp_path / "precious").read_text() == "precious"
 
@@ -361,6 +363,49 @@ def test_a_line_of_the_journal_that_was_cut_off_is_dropped(tmp_path):
     assert tried(search(tmp_path / "s", trials=5)) == tried(whole)
     for line in journal.read_text().splitlines():
         json.loads(line)
+
+
+@pytest.mark.parametrize("step", [700, pytest.param(100, marks=pytest.mark.soak)])
+def test_a_study_on_a_full_disk_goes_on_later(tmp_path, step):
+    whole = tried(search(tmp_path / "whole", trials=3))
+    size = (tmp_path / "whole" / "study.jsonl").stat().st_size
+    for room in range(0, size, step):
+        with files_up_to(room), pytest.raises(RunError, match=r"must be writable .*File too large"):
+            search(tmp_path / str(room), trials=3)
+        assert tried(search(tmp_path / str(room), trials=3)) == whole
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trial_that_finds_no_space_is_tried_again(tmp_path, empty_curves):
+    whole = tried(runs_in(tmp_path / "whole", {"lr": (0.1, 1.0)}, trials=1))
+    with files_up_to(3100), pytest.raises(PlainfitError, match="must be writable"):
+        runs_in(tmp_path / "s", {"lr": (0.1, 1.0)}, trials=1)
+    assert tried(runs_in(tmp_path / "s", {"lr": (0.1, 1.0)}, trials=1)) == whole
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(1000, marks=pytest.mark.soak)])
+def test_a_damaged_journal_is_one_line(tmp_path, count):
+    search(tmp_path / "s", trials=2)
+    lines, rng = (tmp_path / "s" / "study.jsonl").read_text().splitlines(), random.Random(count)
+    for number in range(count):
+        damaged = [json.loads(line) for line in lines]
+        said = mutate(rng.choice(damaged), rng)
+        copy = shutil.copytree(tmp_path / "s", tmp_path / "copy")
+        (copy / "study.jsonl").write_text("".join(json.dumps(line) + "\n" for line in damaged))
+        try:
+            search(copy, trials=3)
+        except PlainfitError as error:
+            assert "\n" not in str(error), (said, number)  # noqa: PT017
+        shutil.rmtree(copy)
+
+
+def test_a_journal_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "mine").write_text("no end of line")
+    (tmp_path / "s" / "study.jsonl").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match="must be a file, and is a link to"):
+        search(tmp_path / "s")
+    assert (tmp_path / "mine").read_text() == "no end of line"
 
 
 def test_the_page_shows_every_trial_and_loads_nothing(tmp_path, study_page):

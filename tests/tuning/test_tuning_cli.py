@@ -112,7 +112,7 @@ def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
         ([*LR, "--pruner", "medium"], "unknown pruner 'medium'.* 'median'"),
         ([*LR, "--data", "digit"], "digit"),
         ([*LR, "--storage", "postgre://x"], "--storage must be the URL of an existing database"),
-        ([*LR, "--time-limit", "0"], "a time limit must be a positive number of seconds, got 0"),
+        ([*LR, "--time-limit", "0"], "--time-limit must be at least 1e-09 and"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(

@@ -1,6 +1,7 @@
 """The `plainfit` command. torch loads when a command needs it, so that `--help` is quick."""
 
 import errno
+import re
 import sys
 import traceback
 import warnings
@@ -17,11 +18,10 @@ from plainfit.common.errors import (
     ConfigError,
     PlainfitError,
     TrainingError,
-    TrustError,
     memory_hint,
     reason,
 )
-from plainfit.runs.settings import option
+from plainfit.runs.settings import RunConfig, names_of, option
 
 app = typer.Typer(
     help="Train a PyTorch model in three lines, and see exactly what they do.",
@@ -48,6 +48,11 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(ladder.app)
+# As a remedy, the end of a message, names them; in a path, a call or quotes they are no settings.
+SETTINGS = re.compile(
+    rf"(?<![\w./='-])({'|'.join(n for n in ('trust_code', *names_of(RunConfig)) if '_' in n)})"
+    r"(?![\w/='(-]|\.\w)"
+)
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
 
 
@@ -64,6 +69,8 @@ def run() -> int:
     try:
         code = app(standalone_mode=False)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            error = PlainfitError(f"{error.filename} must be a usable path ({error.strerror})")
         is_input = isinstance(error, PlainfitError | TyperException)
         code = BAD_INPUT if is_input and not isinstance(error, TrainingError) else FAILED
         if "--debug" in sys.argv:
@@ -92,9 +99,8 @@ def message_of(error: Exception) -> str:
         text += " (--debug shows where)"
     if isinstance(error, ConfigError) and error.field is not None:
         text = option(error.field) + text.removeprefix(error.field)
-    if isinstance(error, TrustError):
-        text = text.replace("pass trust_code=True", "add --trust-code")
-    return text + memory_hint(text)
+    start, mark, remedy = (text + memory_hint(text)).rpartition("; ")
+    return start + mark + SETTINGS.sub(lambda found: option(found[0]) if mark else found[0], remedy)
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from plainfit.cli.shared import Debug, RunFolder, TrustCode, open_trusted, show
+from plainfit.cli.shared import Debug, RunFolder, TrustCode, asking, show
 from plainfit.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def eject(
         bool, typer.Option("--verify", help="Run it, and compare losses and weights with the run.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Compare only the first N steps.")
+        int | None, typer.Option(min=1, max=10**9, help="Compare only the first N steps.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
     trust_code: TrustCode = False,
@@ -45,12 +45,12 @@ def eject(
         raise ConfigError("needs --verify: it limits the steps that are compared", "steps")
     from plainfit.eject import eject_all, eject_run
 
-    open_trusted(run, trust_code)
-    reason = ""
-    if all_ is not None:
-        done, reason = eject_all(run, all_, force=force)
-    else:
-        done = [eject_run(run, out, level=level, force=force)]
+    def write(trust: bool) -> "tuple[list[Ejected], str]":
+        if all_ is not None:
+            return eject_all(run, all_, force=force, trust_code=trust)
+        return [eject_run(run, out, level=level, force=force, trust_code=trust)], ""
+
+    done, reason = asking(write, trust_code)
     held = [report(ejected, verify, steps) for ejected in done]
     if reason:
         show(f"note   {reason}")

@@ -30,7 +30,8 @@ def ladder(
     *,
     rungs: Annotated[str, typer.Option(help="Rungs to run, such as 3-7 or 1,4,8-10.")] = "0-14",
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs (default: 2, or as many as make 400 steps).")
+        int | None,
+        typer.Option(min=1, max=10_000, help="Epochs (default: 2, or as many as make 400 steps)."),
     ] = None,
     scratch: Annotated[
         bool,

@@ -1,5 +1,6 @@
 """Commands that take a run: `predict`, `summary`, `runs`, `report`, `compare`, `export`."""
 
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,9 @@ from plainfit.common.errors import ConfigError, ModelError
 def predict(
     run: RunFolder,
     images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
-    tta: Annotated[int, Option(min=0, help="Average over N augmented views of an image too.")] = 0,
+    tta: Annotated[
+        int, Option(min=0, max=10_000, help="Average over N augmented views of an image too.")
+    ] = 0,
     augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
     trust_code: TrustCode = False,
     json_: Json = False,
@@ -40,7 +43,7 @@ def summary(
     input_shape: Annotated[
         str, Option(help="Of one sample, for a name: CHANNELS,HEIGHT,WIDTH or FEATURES.")
     ] = "1,28,28",
-    classes: Annotated[int, Option(min=1, help="Number of outputs, for a name.")] = 10,
+    classes: Annotated[int, Option(min=1, max=10_000, help="Number of outputs, for a name.")] = 10,
     trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
@@ -74,9 +77,10 @@ def summary(
 
 def parse_shape(text: str) -> list[int]:
     sizes = [int(size) if size.strip().isdecimal() else 0 for size in text.split(",")]
-    if len(sizes) not in (1, 3) or min(sizes) < 1:
+    if len(sizes) not in (1, 3) or min(sizes) < 1 or math.prod(sizes) > 10**8:
         raise typer.BadParameter(
-            f"--input-shape must be like 1,28,28 (channels, height, width) or 30; got {text!r}"
+            "--input-shape must be like 1,28,28 (channels, height, width) or 30, of at most 10**8 "
+            f"values; got {text!r}"
         )
     return sizes
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -19,6 +19,7 @@ from plainfit.runs.settings import RunConfig, option
 if TYPE_CHECKING:
     from plainfit.runs.folder import Run
 
+T = TypeVar("T")
 Parameter, KEYWORD_ONLY = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
@@ -75,21 +76,29 @@ def show_json(value: Any) -> None:
     show(json.dumps(value, indent=2))
 
 
-def open_trusted(folder: Path, trust_code: bool) -> "Run":
-    """Open a run; on a terminal, ask whether to trust its model's code if it did not train here."""
-    from plainfit.runs.folder import open_run
-
-    run = open_run(folder, trust_code=trust_code)
+def asking(call: Callable[[bool], T], trust_code: bool) -> T:
+    """Call with `trust_code`; on a terminal, ask whether to trust code that did not train here."""
     try:
-        run.factory  # noqa: B018  # imports the code
+        return call(trust_code)
     except TrustError as error:
         if not sys.stdin.isatty():
             raise
-        show(f"{folder} names code that did not train here: {error.target}\n  {error.source}")
+        show(f"this is code that did not train here: {error.target}\n  {error.source}")
         if not typer.confirm("Run it, now and from now on?"):
             raise
-        return open_trusted(folder, trust_code=True)
-    return run
+        return call(True)
+
+
+def open_trusted(folder: Path, trust_code: bool) -> "Run":
+    """Open a run, and import its model's code; see `asking`."""
+    from plainfit.runs.folder import open_run
+
+    def opened(trust_code: bool) -> "Run":
+        run = open_run(folder, trust_code=trust_code)
+        run.factory  # noqa: B018  # imports the code
+        return run
+
+    return asking(opened, trust_code)
 
 
 def is_given(context: typer.Context, name: str) -> bool:

@@ -1,6 +1,7 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from plainfit.cli.shared import (
     Json,
     RunFolder,
     TrustCode,
+    asking,
     is_given,
     open_trusted,
     show,
@@ -76,10 +78,13 @@ def fine_tune(
     from plainfit.runs.fine_tuning import is_run, model_name
     from plainfit.runs.train import train as run
 
-    if is_run(source):
-        open_trusted(Path(source), trust_code)
-    config = RunConfig(source=source, model=model_name(source, model), **options)
-    run_with_progress(lambda **shown: run(config, **shown), json_)
+    def begin(trust_code: bool) -> None:
+        if trust_code and is_run(source):
+            open_trusted(Path(source), trust_code)
+        config = RunConfig(source=source, model=model_name(source, model), **options)
+        run_with_progress(lambda **shown: run(config, **shown), json_)
+
+    asking(begin, trust_code)
 
 
 def resume(
@@ -92,8 +97,11 @@ def resume(
     """Continue a stopped run, to the bits of an unbroken one."""
     from plainfit.runs.train import resume as continue_run
 
-    open_trusted(run, trust_code)
-    run_with_progress(lambda **shown: continue_run(run, epochs=epochs, **shown), json_)
+    def go_on(trust_code: bool) -> None:
+        call = partial(continue_run, run, epochs=epochs, trust_code=trust_code)
+        run_with_progress(call, json_)
+
+    asking(go_on, trust_code)
 
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:

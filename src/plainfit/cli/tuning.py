@@ -66,6 +66,7 @@ def tune(
     """
     plan = {**options, "monitor": monitor, "pruner": pruner, "seeds": seeds, "trials": trials}
     given = {name for name in plan if is_given(context, name)}
+    RunConfig(time_limit=time_limit)  # checks it
     searches, known = read_searches(search or [], space), None
     if out is not None:
         from plainfit.tuning.study import read_study

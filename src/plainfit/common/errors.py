@@ -33,7 +33,7 @@ class ConfigError(PlainfitError, ValueError):
     """A setting or a name is unknown or out of range.
 
     `field` is the setting, as `RunConfig` and `get_model` call it, and the start of the message.
-    The command line shows it as an option.
+    The command line shows it as an option, and those with `_` in their names after the last `;`.
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -59,7 +59,7 @@ class TrustError(ModelError):
     def __init__(self, target: str, source: str) -> None:
         super().__init__(
             f"the code of {target} must be trusted before it runs, and {source} did not train on "
-            "this machine as it is now; read it, then pass trust_code=True"
+            "this machine as it is now; read it, then pass trust_code"
         )
         self.target, self.source = target, source
 
@@ -107,11 +107,10 @@ def memory_hint(message: str) -> str:
     """Return what helps if a message says that memory ran out, else the empty string.
 
     >>> memory_hint("RuntimeError: CUDA out of memory. Tried to allocate 2.00 GiB")
-    '; memory ran out: train with a smaller --image-size, --batch-size or --memory-budget'
+    '; memory ran out: train with a smaller image_size, batch_size or memory_budget'
     """
-    if NO_MEMORY.search(message) is None:
-        return ""
-    return "; memory ran out: train with a smaller --image-size, --batch-size or --memory-budget"
+    hint = "; memory ran out: train with a smaller image_size, batch_size or memory_budget"
+    return hint if NO_MEMORY.search(message) else ""
 
 
 def near_miss(name: str, known: Iterable[str]) -> str:

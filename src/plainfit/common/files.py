@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from plainfit.common.errors import DataError, DownloadError
 
-RECORD = "run.json"  # makes a folder a run
+RECORD, JOURNAL = "run.json", "study.jsonl"  # make a folder a run, a study
 CHUNK = 2**24  # bytes per write
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # the latter for Windows
 TEMPORARY = re.compile(r"\.plainfit-[0-9a-f]{16}\.tmp")

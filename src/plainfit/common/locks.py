@@ -7,6 +7,7 @@ some seconds longer, do not hold on to them.
 
 import errno
 import os
+import re
 import socket
 import time
 import warnings
@@ -23,6 +24,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".plainfit.lock"  # in a folder that a process writes to; it says which one
+ANY_LOCK = re.compile(r"\..+\.lock")
 held_here: set[tuple[int, int, int]] = set()  # to open a file again, and close it, would unlock it
 
 

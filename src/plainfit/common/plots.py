@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, raised_as
 from plainfit.common.files import write_whole
 
 NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"}
@@ -56,12 +56,9 @@ def curves(
 def write_picture(figure: Figure, path: Path) -> None:
     """Write a figure in the format that the suffix of `path` names."""
     content = BytesIO()
-    try:
+    with raised_as(DataError, f"the picture {path} must be writable as PNG, PDF or SVG"):
         figure.savefig(content, format=path.suffix[1:] or "png", dpi=120)
         write_whole(path, content.getvalue())
-    except (OSError, ValueError) as error:  # ValueError: the suffix is no picture format
-        message = f"the picture {path} must be writable as PNG, PDF or SVG ({error})"
-        raise DataError(message) from error
 
 
 def panels(count: int, width: float, height: float = 4) -> tuple[Picture, Sequence[Axes]]:

@@ -244,7 +244,7 @@ def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
     # Run folders go to `runs`, and their files are no data.
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
-    if is_run(folder, {entry.name for entry in in_order}):
+    if holds_run(folder, {entry.name for entry in in_order}):
         runs.append(str(folder))
         return
     for entry in in_order:
@@ -254,7 +254,7 @@ def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
             yield entry.path
 
 
-def is_run(folder: Path | str, names: Collection[str]) -> bool:
+def holds_run(folder: Path | str, names: Collection[str]) -> bool:
     if RECORD not in names:
         return LOCK in names  # of a run that begins
     try:

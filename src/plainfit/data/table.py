@@ -45,16 +45,16 @@ def read_table(
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     samples: Samples
-    notes: list[str] = []
+    notes = notes_on_codes(path, columns)
     if path.suffix.lower() in ARROW and 4 * len(labels) * len(columns) > memory_budget * 2**20:
         samples, made = write_rows(path, columns, train_rows)
         features = tuple(columns)
-        notes = [f"larger than {memory_budget} MiB: read from disk as it is used"]
+        notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
     else:
         values, made = make_features(path, columns, train_rows)
         samples = torch.from_numpy(np.stack(list(values.values()), axis=1, dtype=np.float32))
         features = tuple(values)
-        notes = notes_on(values, made, len(train_rows))
+        notes += notes_on(values, made, len(train_rows))
     return splits.make_splits(
         str(path),
         {"train": (samples, encoded["train"])},
@@ -174,21 +174,60 @@ def label_texts(path: Path, name: str, column: Any) -> NDArray[Any]:
     Whole numbers are numbers, in their order; those of any size are told apart.
     """
     import pyarrow
-    import pyarrow.csv
 
     values = check_column(path, name, column)
     if pyarrow.types.is_floating(column.type) and path.suffix.lower() != ".csv":
         return values
     if path.suffix.lower() == ".csv":
-        text = {"include_columns": [name], "column_types": {name: pyarrow.string()}}
-        options = pyarrow.csv.ConvertOptions(**text)
-        column = pyarrow.csv.read_csv(path, convert_options=options).column(0)
+        column = csv_texts(path, [name])[name]
     texts = column.cast(pyarrow.string()).to_pylist()
     if all(WHOLE.fullmatch(text) for text in set(texts)):
         return np.array([int(text) for text in texts], dtype=object)
     if values.dtype.kind == "f":
         splits.check_whole(str(path), "train", values)
     return np.array(texts, dtype=object)
+
+
+def csv_texts(path: Path, names: list[str]) -> dict[str, Any]:
+    """Return columns of a CSV file as they are written."""
+    import pyarrow
+    import pyarrow.csv
+
+    types = dict.fromkeys(names, pyarrow.string())
+    options = pyarrow.csv.ConvertOptions(include_columns=names, column_types=types)
+    return dict(zip(names, pyarrow.csv.read_csv(path, convert_options=options), strict=True))
+
+
+def notes_on_codes(path: Path, columns: Mapping[str, Any]) -> list[str]:
+    """Name numbers that lose digits, as codes do: zeros in front of them, or by rounding."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    def is_large(column: Any) -> bool:
+        ends = compute.min_max(column).values()
+        return any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+
+    is_csv = path.suffix.lower() == ".csv"
+    whole = [name for name, column in columns.items() if types.is_integer(column.type)]
+    floats = [name for name, column in columns.items() if types.is_floating(column.type)]
+    large = [name for name in whole + floats * is_csv if is_large(columns[name])]
+    asked = [name for name in columns if name in large or (name in whole and is_csv)]
+    texts = csv_texts(path, asked) if is_csv and asked else columns
+    notes = []
+    for name in asked:
+        column, lost = texts[name].cast(pyarrow.string()), ""
+        zeros = compute.sum(compute.match_like(column, "0_%")).as_py()
+        if zeros and name in whole:
+            lost = f"{zeros} numbers begin with a 0, which is lost"
+        if name in large:
+            found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
+            distinct = compute.unique(found).to_pylist()
+            if (left := len(set(map(float, distinct)))) < len(distinct):
+                lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
+        if lost:
+            remedy = "if they are codes, put a letter before each, or remove the column"
+            notes.append(f"column {name!r}: {lost}; {remedy}")
+    return notes
 
 
 def notes_on(values: Mapping[str, NDArray[Any]], made: Mapping[str, Any], rows: int) -> list[str]:

@@ -1,5 +1,6 @@
 """The loop of a script: the facts that fill in `templates/loop.py.jinja`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,7 @@ class LoopText:
             "gradients_in_graph": gradients_in_graph(recipe.callbacks),
             "loss": loss,
             "loss_func": name,
+            "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
             "stops": recipe.stop is not None,
             "valid_model": self.valid_model(),

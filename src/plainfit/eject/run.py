@@ -28,7 +28,7 @@ from plainfit.eject.verify import (
     outcome_of,
     run_alone,
 )
-from plainfit.runs.folder import check_output, make_folder, read_record, write_output
+from plainfit.runs import folder as runs
 from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
@@ -85,10 +85,12 @@ def eject_fit(
 
 
 @raised_as(EjectError, A_SCRIPT)
-def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ejected], str]:
+def eject_all(
+    folder: Path, into: Path, *, force: bool = False, trust_code: bool = False
+) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
-    recipe = from_folder(folder)
-    make_folder(into)
+    recipe = from_folder(folder, trust_code=trust_code)
+    runs.create_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # for all levels
     for path in (*paths.values(), beside):
@@ -111,30 +113,18 @@ def eject_all(folder: Path, into: Path, *, force: bool = False) -> tuple[list[Ej
 
 
 def write_text(path: Path, text: str) -> None:
-    write_output(path, text.encode())
+    runs.write_output(path, text.encode())
 
 
 def check(path: Path, level: str, force: bool) -> None:
     if level not in LEVELS:
         raise ConfigError(unknown_name("level", level, LEVELS))
-    if path.is_dir():
-        raise ConfigError(
-            f"a script must be a file, and {path} is a folder; add a name, such as train.py"
-        )
-    check_output(path)
-    check_free(path, force)
+    runs.check_new_file(path, force)
     if path.stem in {*sys.stdlib_module_names, "numpy", "safetensors", "sklearn", "torch"}:
         raise ConfigError(
             f"a script must not hide a module that it may import, and {path.name} hides "
             f"{path.stem}; choose another name, such as train.py"
         )
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} must exist; create it first")
-
-
-def check_free(path: Path, force: bool) -> None:
-    if path.exists() and not force:
-        raise ConfigError(f"must be set to overwrite {path}, which exists", "force")
 
 
 def write(
@@ -149,10 +139,10 @@ def write(
         raise script.limits[depths.index(min(depths))]
     text = lower(text, level)
     if tensors := script.beside():
-        check_free(beside, force)
+        runs.check_free(beside, force)
         # Copies: safetensors takes contiguous tensors that share no memory.
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        write_output(beside, save(own))
+        runs.write_output(beside, save(own))
     write_text(path, text)
     return Ejected(recipe, level, path)
 
@@ -194,4 +184,4 @@ def run_again(recipe: Recipe, changed: str) -> Outcome:
         threads = recipe.fingerprint["threads"]
         config = replace(recipe.config, out=again, epochs=recipe.epochs, threads=threads)
         train(config, echo=None)
-        return outcome_of(again, read_record(again))
+        return outcome_of(again, runs.read_record(again))

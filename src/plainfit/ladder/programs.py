@@ -9,7 +9,7 @@ from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import Rung
 from plainfit.ladder.climb import write_data
-from plainfit.runs.folder import make_folder, write_output
+from plainfit.runs.folder import check_free, create_folder, write_output
 
 NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
 JUPYTER = ("jupyterlab", "notebook")  # modules that open a notebook, the preferred one first
@@ -49,9 +49,8 @@ def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = Fal
         raise ConfigError(f"the copy needs a folder, and {folder} is a file; choose another")
     program = folder / rung.path.name
     arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
-    if program.exists() and not replace:
-        raise ConfigError(f"{program} exists already; use force to overwrite it")
-    make_folder(folder)
+    check_free(program, replace)
+    create_folder(folder)
     if not arrays.exists():
         write_data(data, arrays)
     write_output(program, rung.source.encode())
@@ -72,6 +71,6 @@ def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tupl
     path = folder / source.name
     if path.exists() and not replace:
         return path, False
-    make_folder(folder)
+    create_folder(folder)
     write_output(path, source.read_bytes())
     return path, True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
-from plainfit.common.errors import ModelError
+from plainfit.common.errors import ModelError, raised_as
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,9 @@ def try_batch(model: nn.Module, xb: Tensor) -> Any:
     """Return `model(xb)` in `eval()` mode, without gradients or other side effects."""
     was_training = model.training
     model.eval()
+    what = f"the model {type(model).__name__} must take samples of shape {tuple(xb.shape[1:])}"
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with raised_as(ModelError, what), torch.no_grad(), torch.random.fork_rng(devices=[]):
             return model(xb.to(device_of(model)))
-    except Exception as error:  # whatever a model raises is shown in one line
-        raise ModelError(
-            f"the model must take samples of shape {tuple(xb.shape[1:])}, and "
-            f"{type(model).__name__} failed with {type(error).__name__}: {error}"
-        ) from error
     finally:
         model.train(was_training)

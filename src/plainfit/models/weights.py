@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.errors import DownloadError, ModelError
+from plainfit.common.errors import DownloadError, ModelError, raised_as
 from plainfit.common.files import download
 
 # Trained on ImageNet; the hex digits begin the file's SHA-256:
@@ -172,12 +172,8 @@ def timm_model(
             "pip install 'plainfit[timm]'"
         ) from error
     options = {} if classes is None else {"num_classes": classes}
-    try:
+    with raised_as(ModelError, f"timm must have {name!r}, with weights"):
         model: nn.Module = timm.create_model(
             name, pretrained=pretrained, in_chans=channels, **options
         )
-    except Exception as error:  # timm, its hub and the network have errors of their own
-        raise ModelError(
-            f"timm must have {name!r}, with weights: {type(error).__name__}: {error}"
-        ) from error
     return model

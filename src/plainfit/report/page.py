@@ -3,8 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from plainfit.common.errors import PlainfitError, reason
 from plainfit.models.summary import count_parameters, summarize
+from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
 from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
@@ -16,9 +19,9 @@ from plainfit.report.rendering import (
     table_of,
     value_text,
 )
-from plainfit.runs.folder import Run, open_run
+from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import loss_function
+from plainfit.runs.train import loss_function, prepare
 
 FILE = "report.html"
 
@@ -90,9 +93,15 @@ def what_a_command_changes(run: Run) -> str:
         first = run.record.get("first_epochs")
         later = ", then ".join(f"{plan['epochs']}" for plan in plans)
         return f"its schedule was first over {first} epochs, and was resumed with {later}"
+    source = config.source or ""
     try:
         run.open_data()
-    except PlainfitError as error:
+        if source and source not in PUBLISHED and ":" not in source:  # downloads have a hash
+            with torch.random.fork_rng(devices=[]):
+                begun = weights_to_bytes(prepare(config).model)
+            if begun != (run.folder / FIRST).read_bytes():
+                return f"its source {source} has other weights now"
+    except (PlainfitError, OSError) as error:
         return str(error)
     return ""
 

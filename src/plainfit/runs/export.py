@@ -83,7 +83,9 @@ def export_run(
         raise ConfigError(unknown_name("format", format, FORMATS))
     kind = FORMATS[format]
     path = out or run.folder / f"export{kind.suffix}"
-    check_path(path, run, format, force)
+    if path.suffix != kind.suffix:
+        raise ConfigError(f"a {format} file must be called NAME{kind.suffix}, got {path.name}")
+    runs.check_new_file(path, force)
     check_packages(format)
     xb, checked_on = samples_of(run)
     facts = facts_of(run)
@@ -102,19 +104,6 @@ def export_run(
     runs.write_output(path, kind.to_bytes(run.model, facts), check)
     size, snippet = path.stat().st_size, make_snippet(format, path, facts)
     return ExportResult(path, format, size, found[0], found[1], checked_on, facts, snippet)
-
-
-def check_path(path: Path, run: Run, format: str, force: bool) -> None:
-    suffix = FORMATS[format].suffix
-    if path.suffix != suffix:
-        raise ConfigError(f"a {format} file must be called NAME{suffix}, got {path.name}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"the folder {path.parent} must exist, and does not; make it first")
-    if path.is_dir():
-        raise ConfigError(f"{path} must be a file, and is a folder; choose another name")
-    runs.check_output(path)
-    if path.exists() and not force:
-        raise ConfigError(f"{path} must be a new file, and exists; use force to overwrite it")
 
 
 def facts_of(run: Run) -> Facts:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from plainfit.common.devices import device_of, pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss
 from plainfit.data.batches import Batches, length, pairs
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
     Factory,
     arguments_for,
@@ -25,10 +26,11 @@ from plainfit.models.build import (
 )
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
-from plainfit.runs.folder import open_run
+from plainfit.runs.folder import open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
+from plainfit.training.hooks import warn
 from plainfit.training.loop import fit
 from plainfit.training.schedules import Chain, OneCycle
 
@@ -157,6 +159,22 @@ def model_name(source: str, model: str | None) -> str:
             f"is for files of weights, and {source} names its own: leave it out", field="model"
         )
     return open_run(Path(source)).config.model if is_run(source) else source.removeprefix(TIMM)
+
+
+def check_source(source: str, data: DataSplits) -> None:
+    """Refuse data whose values were made in another way than those that a run learned from."""
+    if not is_run(source):
+        return
+    run, made = open_run(Path(source)), values_text(data.preprocessing, data.features)
+    gray, color = map(values_text, OF_IMAGE_FILES)
+    run.check_values(
+        [made, *([color] if made == gray else [])],  # `load_body` sums over the channels
+        f"{data.name} gives a model values {made}",
+        "make them in the same way or, if they are alike, pass its model.safetensors, with model",
+        data.features,
+    )
+    if data.columns and data.preprocessing != run.preprocessing:
+        warn(f"the columns are standardised by the mean and std of {data.name}, not of {source}")
 
 
 def new_model(

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +18,11 @@ from torch import nn
 
 from plainfit.common import files
 from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError, reason
+from plainfit.common.files import JOURNAL
 from plainfit.common.files import RECORD as RECORD
-from plainfit.common.locks import LOCK
+from plainfit.common.locks import ANY_LOCK, LOCK
 from plainfit.common.shell import command
-from plainfit.data.splits import DataSplits
+from plainfit.data.splits import DataSplits, shortened
 from plainfit.models.build import Factory
 from plainfit.models.trust import Code, code_of, trusted
 from plainfit.runs.record import problem_of
@@ -30,11 +31,11 @@ from plainfit.training import checkpoints
 from plainfit.training.history import best_epoch
 from plainfit.training.hooks import warn
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, TRACKED = "checkpoints", "tracked"
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"
 FIRST = "first.safetensors"  # the weights that a fine-tuning started from
 METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
-OWN = {RECORD, WEIGHTS, BEST, FIRST, METRICS, STEPS, CURVES}
+OWN = {RECORD, JOURNAL, WEIGHTS, BEST, FIRST, METRICS, STEPS, CURVES}
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -61,7 +62,7 @@ def create_folder(folder: Path, *, is_new: bool = False) -> None:
         if is_new and isinstance(error, FileExistsError):
             raise
         raise RunError(
-            f"the run folder {folder} must be writable ({error.strerror}); choose another"
+            f"the folder {folder} must be writable ({error.strerror}); choose another"
         ) from error
 
 
@@ -87,13 +88,6 @@ def check_own(folder: Path) -> None:
         )
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"the folder {folder} cannot be made ({error.strerror})") from error
-
-
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
     try:
         files.write_whole(path, data, check)
@@ -108,11 +102,29 @@ def write_output(path: Path, data: bytes, check: Callable[[Path], object] | None
 
 
 def check_output(path: Path) -> None:
-    """Refuse to write over a run's own files."""
+    """Refuse to write over what a run or a study owns: its files, its folders, every lock."""
     folder, name = path.parent.resolve(), path.name.lower()
-    is_own = name in OWN and (folder / RECORD).exists()
-    if is_own or checkpoints.NAME.fullmatch(name):
-        raise ConfigError(f"{path} must not be a run's own file; choose another name")
+    is_own = name in OWN and any((folder / file).exists() for file in (RECORD, JOURNAL))
+    is_within = any(
+        place.name in (CHECKPOINTS, TRACKED) and (place.parent / RECORD).exists()
+        for place in (folder, *folder.parents)
+    )
+    if is_own or is_within or checkpoints.NAME.fullmatch(name) or ANY_LOCK.fullmatch(name):
+        raise ConfigError(f"{path} must not be a run's own file or a study's; choose another name")
+
+
+def check_free(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise ConfigError(f"must be set to overwrite {path}, which exists", field="force")
+
+
+def check_new_file(path: Path, force: bool) -> None:
+    check_output(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} must be a file, and is a folder; add a name to it")
+    if not path.parent.is_dir():
+        raise ConfigError(f"the folder {path.parent} must exist; create it first")
+    check_free(path, force)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -188,6 +200,15 @@ class Run:
         with suppress(PlainfitError):
             return self.open_data().preprocessing
         return {"values": "that are not recorded, of data that cannot be opened"}
+
+    def check_values(
+        self, taken: Sequence[str], what: str, remedy: str, features: Sequence[str] = ()
+    ) -> None:
+        """Refuse to give its model values that were made in another way than in its training."""
+        own = self.record["data"]["features"]
+        made = values_text(self.preprocessing, own)
+        if made not in taken or list(features) != own:
+            raise RunError(f"{what}, and {self.folder} was trained on values {made}; {remedy}")
 
     @cached_property
     def factory(self) -> Factory:
@@ -327,6 +348,12 @@ class Run:
                 f"{bad} of the {len(lines)} lines of {name} cannot be read: left out."
             )
         return good
+
+
+def values_text(preprocessing: dict[str, Any], features: Sequence[str] = ()) -> str:
+    """Return in words how values were made; the mean and std of a column are left out."""
+    made = ", ".join(str(part) for name, part in preprocessing.items() if name != "columns")
+    return f"{made} of the columns {shortened(features)}" if features else made
 
 
 def open_run(folder: Path, *, trust_code: bool = False) -> Run:

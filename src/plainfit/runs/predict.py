@@ -13,7 +13,7 @@ from plainfit.data.augment import Pipeline
 from plainfit.data.folder import read_all, read_image
 from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.splits import OF_IMAGE_FILES
-from plainfit.runs.folder import Run
+from plainfit.runs.folder import Run, values_text
 
 MOST_IMAGES, MOST_PIXELS = 256, 2**20  # in a batch: its activations take a few hundred MiB
 
@@ -33,12 +33,11 @@ def predict_images(
     shape, classes = tuple(run.record["data"]["input_shape"]), run.record["data"]["classes"]
     if len(shape) != 3:
         raise RunError(f"predict takes images, and {run.folder} was trained on samples of {shape}")
-    if run.preprocessing not in OF_IMAGE_FILES:
-        raise RunError(
-            f"predict gives a model the bytes of gray or RGB images divided by 256, and "
-            f"{run.folder} was trained on values {run.preprocessing.get('values')}; plainfit "
-            "export writes the model as a file that takes such values"
-        )
+    run.check_values(
+        list(map(values_text, OF_IMAGE_FILES)),
+        "predict gives a model the bytes of gray or RGB images divided by 256",
+        "plainfit export writes the model as a file that takes such values",
+    )
     pipeline = Pipeline(augment or run.config.augment).without_mixing()
     if views and not pipeline.steps:
         raise ConfigError(

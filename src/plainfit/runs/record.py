@@ -93,6 +93,6 @@ def problem_of(record: Any) -> str:
     if unknown := record["model"].keys() - Model.__annotations__.keys():
         return f"model must have no {min(unknown)!r}"
     known = type_hints() | dict.fromkeys(PATHS, str | None)
-    settings = ((value, known.get(name, Any), name) for name, value in record["config"].items())
-    found = (misfit(value, hint, f"config.{name}") for value, hint, name in settings)
+    settings = record["config"].items()
+    found = (misfit(value, known.get(name, Any), f"config.{name}") for name, value in settings)
     return next(filter(None, found), "")

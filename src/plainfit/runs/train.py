@@ -37,7 +37,7 @@ from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
-from plainfit.runs.fine_tuning import PhaseCycles, begun_model, new_model
+from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import check_epochs
@@ -109,6 +109,7 @@ def build(
         target = config.model if run is None else resolve(run.factory.target)
         return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
+        check_source(config.source, data)
         name = config.model if is_weights_only(config.source) else None
         model = new_model(config.source, name, arguments, seed=config.seed, **shape)
     else:
@@ -151,7 +152,7 @@ def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
     """Return the callbacks that write files, and those that stop a training."""
     settings = {name: value for name, value in config.to_dict().items() if value is not None}
-    tracked = folder / "tracked"
+    tracked = folder / runs.TRACKED
     return [
         cb.BestWeights(folder / runs.BEST),
         cb.JsonLinesLog(folder / runs.METRICS),

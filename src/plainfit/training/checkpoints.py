@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import CheckpointError
+from plainfit.common.errors import CheckpointError, raised_as
 from plainfit.common.files import write_whole
 
 FORMAT = "plainfit-checkpoint-1"
@@ -84,26 +84,18 @@ def to_bytes(state: dict[str, Any]) -> bytes:
     return save(tensors, metadata={"format": FORMAT, "state": json.dumps(tree)})
 
 
+@raised_as(CheckpointError, "a checkpoint must be a whole file of plainfit")
 def from_bytes(data: bytes) -> dict[str, Any]:
     """Return the state that `to_bytes` was given."""
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
-        size = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
-        state = unpack(json.loads(metadata["state"]), load(data))
-        if not isinstance(state, dict):
-            raise TypeError("it holds no dict")
-    except (
-        SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError,
-        RecursionError, OverflowError,
-    ) as error:  # fmt: skip
-        raise CheckpointError(
-            f"a checkpoint must be a whole file of plainfit: {type(error).__name__}: {error}"
-        ) from error
+    size = int.from_bytes(data[:8], "little")
+    metadata = json.loads(data[8 : 8 + size])["__metadata__"]
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
+    state = unpack(json.loads(metadata["state"]), load(data))
+    if not isinstance(state, dict):
+        raise TypeError("it holds no dict")
     return state
 
 

@@ -16,6 +16,7 @@ from plainfit.data.batches import Batches, opened, pairs
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
 from plainfit.training.loop import check_optimizer, loss_batch
+from plainfit.training.metrics import lacks_labels
 from plainfit.training.state import capture, restore
 
 if TYPE_CHECKING:
@@ -121,8 +122,10 @@ def lr_find(
             for group, own in zip(opt.param_groups, base, strict=True):
                 group["lr"] = rate * (own / max(base) if max(base) else 1.0)
             loss = float(loss_batch(model, loss_func, xb, yb, opt)[0])
+            if math.isnan(loss) and lacks_labels(model, loss_func, xb, yb):
+                continue
             mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-            smooth = mean / (1 - SMOOTHING ** (step + 1))
+            smooth = mean / (1 - SMOOTHING ** (len(losses) + 1))
             if not math.isfinite(loss) or smooth > DIVERGED * min([smooth, *losses]):
                 break
             rates.append(rate)

@@ -1,11 +1,13 @@
 """Metrics: plain functions `(pred, yb) -> tensor`, or torchmetrics objects."""
 
+import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plainfit.data.batches import join
@@ -91,6 +93,16 @@ def labels_weight(
         return torch.tensor(target.numel() / input.shape[min(1, input.dim() - 1)])
     counted = target != ignore_index
     return (counted if weight is None else weight[target * counted] * counted).sum()
+
+
+def lacks_labels(model: nn.Module, loss_func: Any, xb: Any, yb: Any) -> bool:
+    """Return whether the loss ignores all labels of a batch: it is 0 / 0 then, its gradients 0."""
+    watch = LossWeights()
+    with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        out = copy.deepcopy(model)(xb)  # a copy, as batch norm counts what it sees
+        with watch:
+            loss_func(out, yb)
+    return bool(watch.means) and not any(map(float, watch.means))
 
 
 class WholeSet:

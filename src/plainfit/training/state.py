@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint, versions
-from plainfit.common.errors import CheckpointError
+from plainfit.common.errors import CheckpointError, raised_as
 from plainfit.data.batches import generators_of, opened
 from plainfit.training.hooks import Context, warn
 
@@ -50,31 +50,26 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     }
 
 
+@raised_as(CheckpointError, "the checkpoint must be of this training")
 def restore(context: Context, state: dict[str, Any]) -> None:
-    try:
-        warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
-        load_model(context.model, state["model"])
-        for name, parameter in context.model.named_parameters():
-            grad = state["gradients"].get(name)
-            parameter.grad = None if grad is None else grad.to(parameter.device)
-        load_optimizer(context.opt, state["optimizer"])
-        load_callbacks(context, state["callbacks"])
-        context.history.epochs[:] = state["history"]["epochs"]
-        context.history.step_losses[:] = state["history"]["step_losses"].tolist()
-        position = state["position"]
-        context.epoch = context.first_epoch = position["epoch"]
-        context.step = position["step"]
-        context.global_step, context.seconds = position["global_step"], position["seconds"]
-        context.sizes = position["sizes"].tolist()
-        context.epoch_start = position["epoch_start"]
-        if position["loader_epoch"] is not None and hasattr(context.train_dl, "seek"):
-            context.train_dl.seek(position["loader_epoch"], 0)
-        set_random_state(state["random"], context.train_dl)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        raise CheckpointError(
-            f"the checkpoint must be of this training, and does not fit it: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
+    load_model(context.model, state["model"])
+    for name, parameter in context.model.named_parameters():
+        grad = state["gradients"].get(name)
+        parameter.grad = None if grad is None else grad.to(parameter.device)
+    load_optimizer(context.opt, state["optimizer"])
+    load_callbacks(context, state["callbacks"])
+    context.history.epochs[:] = state["history"]["epochs"]
+    context.history.step_losses[:] = state["history"]["step_losses"].tolist()
+    position = state["position"]
+    context.epoch = context.first_epoch = position["epoch"]
+    context.step = position["step"]
+    context.global_step, context.seconds = position["global_step"], position["seconds"]
+    context.sizes = position["sizes"].tolist()
+    context.epoch_start = position["epoch_start"]
+    if position["loader_epoch"] is not None and hasattr(context.train_dl, "seek"):
+        context.train_dl.seek(position["loader_epoch"], 0)
+    set_random_state(state["random"], context.train_dl)
 
 
 def model_tensors(model: nn.Module) -> dict[str, Any]:
@@ -190,7 +185,10 @@ def rest_of_epoch(context: Context) -> Iterable[Any]:
     now = random_state()
     set_random_state(context.epoch_start["random"], dl)
     batches = iter(opened(dl))
-    for _ in islice(batches, context.step):
-        pass
+    if (given := sum(1 for _ in islice(batches, context.step))) < context.step:
+        raise CheckpointError(
+            f"the loader must give the batches of the checkpoint, which has used {context.step} of "
+            f"this epoch, and gives {given}; resume with what it was"
+        )
     set_random_state(now)
     return batches

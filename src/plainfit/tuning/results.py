@@ -154,9 +154,9 @@ def result_of(trial: "FrozenTrial", folder: Path) -> TrialResult:
         trial.number,
         "failed" if state == "fail" else "diverged" if state == "pruned" and note else state,
         dict(trial.params),
-        trial.value if state == "complete" else None,
+        float(trial.value) if state == "complete" else None,  # type: ignore[arg-type]  # or damaged
         list(trial.user_attrs.get(VALUES, [])),
-        [value for _, value in sorted(trial.intermediate_values.items())],
+        [float(value) for _, value in sorted(trial.intermediate_values.items())],
         trial.duration.total_seconds() if trial.duration else None,
         folder,
         note,

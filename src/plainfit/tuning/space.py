@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 
 ALL_KINDS = (NoneType, bool, int, float, str)
@@ -204,10 +204,8 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
 def read_searches(texts: Sequence[str], file: Path | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if file is not None:
-        try:
+        with raised_as(ConfigError, f"{file} must be a TOML file of NAME = WHAT"):
             found = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{file} must be a TOML file of NAME = WHAT: {error}") from error
     for text in texts:
         name, equals, spec = text.partition("=")
         if not equals:

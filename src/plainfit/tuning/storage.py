@@ -10,9 +10,10 @@ import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -21,12 +22,13 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from plainfit.common.errors import ConfigError, RunError, reason
+from plainfit.common.errors import ConfigError, RunError, raised_as
+from plainfit.common.files import JOURNAL
 from plainfit.common.locks import FileLock
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 
-JOURNAL, QUEUE = "study.jsonl", ".queue.lock"  # the latter is held while a trial is taken
+QUEUE = ".queue.lock"  # held while a trial is taken
 DESCRIPTION = "plainfit"  # the attribute of a study that holds its `StudyConfig`
 WORKER, FOLDER = "worker", "folder"  # attributes of a trial
 WORKER_LOCK = re.compile(r"\.[^/]+-\d+-[0-9a-f]{8}\.lock")  # a free one is removed
@@ -67,14 +69,29 @@ class JournalLock(FileLock, JournalFileOpenLock):
         return True
 
 
+class Journal(JournalFileBackend):
+    """A journal whose errors are ours, as on a full disk."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines."""
+        what = f"{self._file_path} must be writable (the same call continues the study then)"
+        with raised_as(RunError, what):
+            super().append_logs(logs)
+
+
+def whole_study(folder: Path) -> AbstractContextManager[None]:
+    """Raise what Optuna raises on damaged lines of a journal, in many ways, as one error."""
+    return raised_as(RunError, f"the study in {folder} must be whole and writable")
+
+
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
     """Open or create the journal of a study in its folder, or open the database at a URL."""
     if url is None:
         path = folder / JOURNAL
-        try:
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-        except Exception as error:  # Optuna fails in many ways on damaged lines
-            raise RunError(f"{path} must be a study's journal: {reason(error)}") from error
+        if path.is_symlink():
+            raise RunError(f"{path} must be a file, and is a link to {path.readlink()}")
+        with raised_as(RunError, f"{path} must be a study's journal"):
+            return JournalStorage(Journal(str(path), lock_obj=JournalLock(path)))
     from sqlalchemy.exc import SQLAlchemyError
 
     with heartbeats_allowed():
@@ -161,7 +178,7 @@ class Queue:
 
         One process at a time takes one, so that no trial is taken twice and none is one too many.
         """
-        with self.lock, heartbeats_allowed():
+        with whole_study(self.folder), self.lock, heartbeats_allowed():
             self.recover()
             known = self.study.get_trials(deepcopy=False)
             if not any(trial.state == TrialState.WAITING for trial in known):

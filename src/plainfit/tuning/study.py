@@ -7,45 +7,27 @@ The module does not have the name of the function, because a module `plainfit.tu
 import inspect
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict, get_type_hints
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
+from plainfit.common.files import JOURNAL
 from plainfit.common.schema import misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import check_new, create_folder
-from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT
+from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT, type_hints
 from plainfit.training.history import is_lower_better
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
-FILE = re.compile(r"\.?[\w-][\w.-]*")
 
 
-class Description(TypedDict):
-    """What `StudyConfig.to_dict` gives, and the number of trials."""
-
-    space: dict[str, Any]
-    fixed: dict[str, Any]
-    monitor: str
-    lower_is_better: bool
-    pruner: str
-    seeds: int
-    seed: int
-    trials: int
-
-
-class Notes(TypedDict):
-    """The attributes of a trial."""
-
-    worker: NotRequired[str]
-    folder: NotRequired[str]
-    note: NotRequired[str]
-    values: NotRequired[list[float]]
+# What `StudyConfig.to_dict` gives, and the number of trials.
+HINTS = {**get_type_hints(StudyConfig), "space": dict[str, Any], "trials": int}
+Description: Any = TypedDict("Description", HINTS)  # type: ignore[misc]  # made at run time
 
 
 OFFERED = ("seed", "report", "folder")  # what `train` gets if it has such a parameter
@@ -116,16 +98,14 @@ def tune(
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
     if (stored := read_study(place, storage)) is not None:
         config.check_against(stored, place)
-    from plainfit.tuning.storage import QUEUE
+    from plainfit.tuning.storage import QUEUE, whole_study
     from plainfit.tuning.work import Work
 
-    try:
+    with whole_study(place):
         if not (place / QUEUE).exists():
             create_folder(place)
             check_new(place)
         (place / QUEUE).touch()
-    except OSError as error:
-        raise RunError(f"the study's folder {place} must be writable ({error.strerror})") from error
     end = math.inf if time_limit is None else time.monotonic() + time_limit
     work = Work(config, train, place, storage, trials, end, echo or (lambda line: None), watch)
     work.run(repeat)
@@ -139,16 +119,16 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    counts = {
-        "trials": (trials, COUNT),
-        "seeds": (config.seeds, COUNT),
-        "seed": (config.seed, SEED),
+    numbers = {
+        "trials": (trials, Annotated[int, COUNT]),
+        "seeds": (config.seeds, Annotated[int, COUNT]),
+        "seed": (config.seed, Annotated[int, SEED]),
+        "repeat": (repeat, Annotated[int, UP_TO_COUNT]),
+        "time_limit": (time_limit, type_hints()["time_limit"]),
     }
-    for name, (value, limits) in {**counts, "repeat": (repeat, UP_TO_COUNT)}.items():
-        if wrong := misfit(value, Annotated[int, limits], name):
-            raise ConfigError(wrong)
-    if time_limit is not None and not time_limit > 0:
-        raise ConfigError(f"a time limit must be a positive number of seconds, got {time_limit}")
+    for name, (value, hint) in numbers.items():
+        if wrong := misfit(value, hint, name):
+            raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
     if config.pruner not in PRUNERS:
         raise ConfigError(unknown_name("pruner", config.pruner, PRUNERS))
     settings = [*config.space, *config.fixed]
@@ -181,25 +161,21 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
             f"a search needs Optuna, which is not installed ({error}): pip install 'plainfit[tune]'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    from plainfit.tuning.storage import DESCRIPTION, JOURNAL, open_storage, study_name
+    from plainfit.tuning.storage import DESCRIPTION, open_storage, study_name, whole_study
 
     if url is None and not (folder / JOURNAL).exists():
         return None
     storage, name = open_storage(folder, url), study_name(folder, url)
-    try:
-        study = storage.get_study_id_from_name(name)
-    except KeyError:
-        return None
-    found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
-    wrong = "" if found is None else misfit(found, Description, "")
-    for trial in storage.get_all_trials(study, deepcopy=False):
-        wrong = wrong or misfit(trial.user_attrs, Notes, f"trial {trial.number}")
-        for place in ("worker", "folder"):  # of files within the study's folder
-            if not (wrong or FILE.fullmatch(trial.user_attrs.get(place, "_"))):
-                wrong = f"trial {trial.number}.{place} must be the name of a file"
-    if wrong:
+    with whole_study(folder):
+        try:
+            study = storage.get_study_id_from_name(name)
+        except KeyError:
+            return None
+        found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+        trials = storage.get_n_trials(study)
+    if found is not None and (wrong := misfit(found, Description, "")):
         raise RunError(f"the study {name!r} in {url or folder} is damaged: {wrong}; restore it")
-    if found is None and storage.get_n_trials(study):
+    if found is None and trials:
         raise ConfigError(
             f"the study {name!r} must be one of plainfit, and is not; choose another folder"
         )

@@ -6,13 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from plainfit.common.errors import NonFiniteError, PlainfitError
+from plainfit.common.errors import NonFiniteError, reason
 from plainfit.common.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
@@ -23,6 +24,7 @@ from plainfit.tuning.storage import (
     folder_of,
     open_storage,
     study_name,
+    whole_study,
 )
 from plainfit.tuning.trials import Report, value_of
 
@@ -49,7 +51,7 @@ class Work:
 
     def __post_init__(self) -> None:
         config, folder, url = self.config, self.folder, self.url
-        with FileLock(folder / ".begin.lock"):
+        with whole_study(folder), FileLock(folder / ".begin.lock"):
             storage = open_storage(folder, url)
             self.study = optuna.create_study(
                 storage=storage,
@@ -79,7 +81,8 @@ class Work:
         except (KeyboardInterrupt, SystemExit):
             self.echo(f"stopped; the same call continues the study in {self.folder}")
             raise
-        write_page(self.result(), self.study, self.config)
+        with whole_study(self.folder):
+            write_page(self.result(), self.study, self.config)
 
     def run_trial(self, trial: optuna.Trial) -> None:
         """Train with each seed of a trial and store the values; if interrupted, let it wait."""
@@ -94,6 +97,9 @@ class Work:
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:
+            if lacks_space(error):
+                self.queue.put_back(trial)
+                raise
             self.fail(trial, error)
         else:
             trial.set_user_attr(VALUES, values)
@@ -123,8 +129,7 @@ class Work:
     def fail(self, trial: optuna.Trial, error: Exception) -> None:
         """Note why a trial failed; diverging counts as a bad value, other failures do not count."""
         diverged = isinstance(error, NonFiniteError) or isinstance(error.__cause__, NonFiniteError)
-        kind = "" if isinstance(error, PlainfitError) else f"{type(error).__name__}: "
-        trial.set_user_attr(NOTE, f"{kind}{error}")
+        trial.set_user_attr(NOTE, reason(error))
         self.study.tell(trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
         if not diverged and self.result().best is None:
             raise error
@@ -144,7 +149,8 @@ class Work:
 
     def result(self) -> StudyResult:
         known = {folder_of(trial): trial for trial in self.study.get_trials(deepcopy=False)}
-        trials = [result_of(trial, self.folder / name) for name, trial in known.items()]
+        with whole_study(self.folder):
+            trials = [result_of(trial, self.folder / name) for name, trial in known.items()]
         config = self.config
         result = StudyResult(self.folder, config.monitor, config.lower_is_better, trials)
         if result.best is not None:
@@ -156,6 +162,13 @@ class Work:
     def changed(self) -> None:
         if self.watch is not None:
             self.watch(self.result())
+
+
+def lacks_space(error: BaseException | None) -> bool:
+    """Return whether a full disk or a quota is the cause: the settings of a trial are not."""
+    if error is None or getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG):
+        return error is not None
+    return lacks_space(error.__cause__)
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:

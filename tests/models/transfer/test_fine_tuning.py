@@ -2,11 +2,13 @@
 
 import json
 import random
+import shutil
 import signal
 import sys
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,12 +18,14 @@ from typer.testing import CliRunner
 import plainfit as pf
 from ejecting import differing, run_here
 from killing import WHEN, die_at, ended, forked
+from pages import Page
 from plainfit.common.errors import ConfigError, EjectError, ModelError
 from plainfit.eject.run import eject_run
 from plainfit.models.resnet import resnet18, resnet50
 from plainfit.models.transfer import find_head, layer_groups, layer_rates
 from plainfit.models.weights import load_body, read_weights
-from plainfit.runs.fine_tuning import fine_tune, model_name, new_model
+from plainfit.report.page import write_report
+from plainfit.runs.fine_tuning import fine_tune, model_name, new_head, new_model
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback
@@ -101,6 +105,23 @@ def test_a_stopped_fine_tuning_continues_to_the_same_bits(whole, tmp_path, stop_
     assert (whole / "steps.csv").read_text() == (parted / "steps.csv").read_text()
 
 
+def test_the_report_of_a_fine_tuning_looks_at_its_source(whole, source, tmp_path):
+    copy, run = (
+        shutil.copytree(source, tmp_path / "copy"),
+        shutil.copytree(whole.out, tmp_path / "run"),
+    )
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["source"] = str(copy)
+    (run / "run.json").write_text(json.dumps(record))
+    assert "trains the same again" in Page(write_report(run)).text
+    weights = load_file(source / "model.safetensors")
+    save_file({name: w + 1 for name, w in weights.items()}, copy / "model.safetensors")
+    differs = "This command has the same settings, and does not train the same: "
+    assert f"{differs}its source {copy} has other weights now" in Page(write_report(run)).text
+    shutil.rmtree(copy)
+    assert f"{differs}a source must be a run folder" in Page(write_report(run)).text
+
+
 OPTIONS = {"gradual": True, "weight_decay": 0.01, "average": 0.9}
 
 
@@ -142,6 +163,18 @@ def test_a_built_model_is_left_as_it_is_and_gets_another_head():
     assert tuned[-1].out_features == 3
     assert len(history) == 2
     assert layer_groups(tuned, ds[0][0][None]) == [["0", "1"], ["3"]]
+
+
+def test_a_built_model_that_ends_in_a_convolution_gets_another():
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 7, 3, padding=1), nn.Flatten()
+    )
+    tuned = new_head(model, torch.zeros(2, 1, 3, 3), classes=5, seed=0)
+    assert (tuned[2].out_channels, tuned[2].padding, tuned[2].bias.numel()) == (5, (1, 1), 5)
+    assert tuned(torch.zeros(2, 1, 3, 3)).shape == (2, 5)
+    assert torch.equal(tuned[0].weight, model[0].weight)
+    with pytest.raises(ModelError, match="fine-tuning needs layers before the head, and Linear"):
+        new_head(nn.Linear(4, 2), torch.zeros(2, 4), classes=3)
 
 
 @pytest.mark.parametrize(
@@ -290,3 +323,44 @@ def test_bad_sources_are_one_line_and_nothing_is_written(tmp_path, monkeypatch, 
     error = CliRunner().invoke(app, ["fine-tune", *arguments]).exception
     assert message in str(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_values_than_the_source_learned_from_are_refused(source, tmp_path, plainfit):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    x = rng.random((60, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "floats.npz", x=x, y=y)
+    code, _, errors = plainfit("fine-tune", source, "--data", "floats.npz", "--out", "run")
+    assert (code, errors.count("\n"), (tmp_path / "run").exists()) == (2, 1, False)
+    assert "floats.npz gives a model values as in the data, and" in errors
+    assert "was trained on values bytes / 256, L, " in errors
+
+
+@pytest.mark.filterwarnings("default:the columns are standardised")
+def test_a_run_on_colors_takes_gray_images_and_a_table_its_own_columns(
+    tmp_path, plainfit, empty_curves
+):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    color = rng.integers(0, 256, (60, 3, 8, 8), np.uint8)
+    np.savez(tmp_path / "color.npz", x=color, y=y)
+    np.savez(tmp_path / "gray.npz", x=color[:, :1], y=y)
+    for name, columns in {"ab": "a,b", "ba": "b,a", "again": "a,b"}.items():
+        rows = [
+            f"{a},{b},{label}" for (a, b), label in zip(rng.normal(size=(60, 2)), y, strict=True)
+        ]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"{columns},y", *rows]))
+    for data, model in (("color.npz", "compact"), ("ab.csv", "mlp")):
+        assert (
+            plainfit("train", "--data", data, "--model", model, "--epochs", 1, "--out", model)[0]
+            == 0
+        )
+    tune = ["--epochs", 1, "--data"]
+    assert plainfit("fine-tune", "compact", *tune, "gray.npz")[::2] == (0, "")
+    code, _, errors = plainfit("fine-tune", "mlp", *tune, "ba.csv")
+    assert (code, errors.count("\n")) == (2, 1)
+    way = "values (column - mean) / std of the columns"
+    assert f"{way} b, a, and mlp was trained on {way} a, b; make them in the same way" in errors
+    code, _, errors = plainfit("fine-tune", "mlp", *tune, "again.csv")
+    assert (
+        code,
+        "by the mean and std of again.csv, not of mlp" in errors,
+    ) == (0, True)

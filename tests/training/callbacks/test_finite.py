@@ -1,12 +1,14 @@
 """The guard: what it sees, what it says, and what it leaves as it was."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
 
+from ejecting import differing, run_here
 from plainfit.common.errors import NonFiniteError, TrainingError
 from plainfit.training.callbacks import GradientAccumulation
 from plainfit.training.hooks import Callback
@@ -54,6 +56,7 @@ def distance(out, yb):
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("place", ["inputs", "targets"])
 def test_values_in_the_data_are_named_with_epoch_and_step(place, value):
+    torch.manual_seed(1)  # weights of both signs
     model = nn.Linear(4, 3).double()
     dl = broken(place, 12, value)
     text, steps = stopped(model, sgd(model, lr=0.01), dl, loss_func=distance)
@@ -204,3 +207,56 @@ def test_the_guard_changes_no_bit():
     unguarded = fit(free, sgd(free), batches(5, 5), check_finite=False)
     assert guarded.step_losses == unguarded.step_losses
     assert same(model, free)
+
+
+IGNORED = {
+    "plain": F.cross_entropy,
+    "index": partial(F.cross_entropy, ignore_index=0),
+    "lambda": lambda out, yb: F.cross_entropy(out, yb, label_smoothing=0.1) * 2,
+    "module": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)),
+    "nll": lambda out, yb: F.nll_loss(out.log_softmax(1), yb),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_a_batch_whose_labels_are_all_ignored_teaches_nothing(name, tmp_path):
+    loss_func, label = IGNORED[name], 0 if name == "index" else -100
+    dl = batches(5, 5, 5)
+    dl[1] = (dl[1][0], torch.full((5,), label))
+    model, other, weights = network(), network(), Weights()
+    history = fit(model, sgd(model), dl, dl, loss_func=loss_func, callbacks=[weights])
+    assert [math.isnan(loss) for loss in history.step_losses] == [False, True, False] * 2
+    pairs = zip(weights.after[1], weights.after[2], strict=True)
+    assert all(torch.equal(before, after) for before, after in pairs)
+    labelled = fit(other, sgd(other), [dl[0], dl[2]], dl, loss_func=loss_func)
+    assert same(model, other)
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in labelled]
+    assert [row["valid_loss"] for row in history] == [row["valid_loss"] for row in labelled]
+
+
+def test_a_model_is_not_touched_to_find_that_out_and_a_script_gives_the_same(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout()).double()
+    dl = [(x, torch.full_like(y, -100) if at == 1 else y)
+          for at, (x, y) in enumerate(batches(5, 5, 5))]  # fmt: skip
+    x, y = (torch.cat(parts) for parts in zip(*dl, strict=True))
+    ds = torch.utils.data.TensorDataset(x, y)
+    train_dl = torch.utils.data.DataLoader(ds, batch_size=5)
+    history = fit(model, sgd(model), train_dl, loss_func=F.cross_entropy)
+    assert int(model[1].num_batches_tracked) == 6
+    script = history.run.eject(tmp_path / "script.py", echo=None)
+    losses, weights = run_here(script)
+    assert list(map(repr, losses)) == list(map(repr, history.step_losses))
+    assert not differing(weights, model.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_loss_that_cannot_be_seen_names_the_label():
+    model, scripted = network(), torch.jit.script(written_out)
+    dl = batches(5, 5)
+    dl[1] = (dl[1][0], torch.full((5,), -100))
+    text, _ = stopped(model, sgd(model), dl, loss_func=scripted)
+    assert text.endswith("or leave out such batches, if the loss ignores their only label, -100")
+
+
+def written_out(out: torch.Tensor, yb: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(out, yb)

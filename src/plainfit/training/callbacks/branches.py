@@ -14,7 +14,7 @@ from torch import Tensor
 from plainfit.common.errors import CheckpointError
 from plainfit.training.callbacks.optimization import TorchScheduler
 from plainfit.training.fit_call import INTEGERS
-from plainfit.training.hooks import Callback, Context
+from plainfit.training.hooks import Context
 from plainfit.training.schedules import Schedule
 
 # Values of a tensor whose bits are summed: all of most labels, some of large images.
@@ -44,19 +44,18 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         "loss": text_of(call.loss_func),
         "precision": call.precision,
     }
-    for callback in context.callbacks:
-        if type(callback).__module__ == TorchScheduler.__module__:
-            opened |= {f"{type(callback).__name__}.{n}": v for n, v in settings_of(callback)}
+    opened |= {
+        f"{type(callback).__name__}.{name}": text
+        for callback in context.callbacks
+        if type(callback).__module__ == TorchScheduler.__module__
+        for name, value in vars(callback).items()
+        if name not in callback.saved and (text := text_of(value))
+    }
     if not any(isinstance(callback, TorchScheduler) for callback in context.callbacks):
         for place, group in enumerate(call.groups):  # a scheduler of torch has its own rates
             options = {n: repr(v) for n, v in group.items() if not n.startswith("initial_")}
             opened |= {f"{n} of group {place}": text for n, text in options.items()}
     return {"same": same, "open": opened}
-
-
-def settings_of(callback: Callback) -> list[tuple[str, str]]:
-    own = [(n, value) for n, value in vars(callback).items() if n not in callback.saved]
-    return [(n, text) for n, value in own if (text := text_of(value))]
 
 
 def text_of(value: Any) -> str:

@@ -11,6 +11,7 @@ from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
 from plainfit.training.history import best_epoch, read
 from plainfit.training.hooks import Callback, Context
+from plainfit.training.metrics import lacks_labels
 
 NO_BETTER = "no better "  # the start of why early stopping stopped
 HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
@@ -139,6 +140,8 @@ class NonFiniteGuard(Callback):
     The parameters are then those of the step before; batch norm has already seen the batch.
     Gradients that are not finite break the parameters, which shows in the next step's loss, or at
     the end of the epoch, before a checkpoint is written; `GradientClipping` sees them at once.
+    A batch whose labels are all ignored has the loss 0 / 0 and gradients of 0: it is no reason to
+    stop, and does not count in `train_loss`.
 
     Args:
         every: check only every `every` steps, all losses since. A check waits for the device, so
@@ -152,12 +155,17 @@ class NonFiniteGuard(Callback):
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
+        self.lacks_labels = False
 
     def on_loss(self, context: Context) -> None:
         if self.every > 1:
             return
         loss = context.loss.item()
-        if not math.isfinite(loss):
+        call: Any = context.history.run
+        self.lacks_labels = math.isnan(loss) and lacks_labels(
+            context.model, call.loss_func, context.xb, context.yb
+        )
+        if not (math.isfinite(loss) or self.lacks_labels):
             raise NonFiniteError(
                 f"the loss must be finite, and is {loss} in epoch {context.epoch}, "
                 f"step {context.step} (batch {context.step} of that epoch, from 0); "
@@ -165,6 +173,8 @@ class NonFiniteGuard(Callback):
             )
 
     def on_step_end(self, context: Context) -> None:
+        if self.lacks_labels:
+            context.sizes[-1] = 0
         is_due = self.every > 1 and (
             context.step % self.every == 0 or context.step == context.steps
         )
@@ -176,7 +186,8 @@ class NonFiniteGuard(Callback):
                 f"the loss must be finite, and is {bad[0][1]} in epoch "
                 f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
                 "of an accelerator are read together; go on from the last checkpoint, with a lower "
-                "learning rate or clipped gradients"
+                "learning rate or clipped gradients, and without batches whose labels are all "
+                "ignored"
             )
 
     def on_epoch_end(self, context: Context) -> None:
@@ -196,7 +207,11 @@ def cause(context: Context) -> str:
             f"the parameter {broken} holds such values since an earlier step, whose gradients "
             f"had them; {HOW_TO_FIND}"
         )
-    return "the data and the parameters are finite: lower the learning rate, or clip gradients"
+    hint = "the data and the parameters are finite: lower the learning rate, or clip gradients"
+    labels = context.yb
+    if context.loss.isnan() and isinstance(labels, Tensor) and len(labels.unique()) == 1:
+        hint += f"; or leave out such batches, if the loss ignores their only label, {labels.max()}"
+    return hint
 
 
 def broken_parameter(context: Context) -> str:
