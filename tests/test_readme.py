@@ -81,7 +81,7 @@ def test_the_library_stays_small():
     rooms = [path for path in rooms if path.stem not in ("__init__", "__main__", "__pycache__")]
     assert len(rooms) <= 12
     assert len(files) <= 130
-    assert lines <= 20_500  # 18,512 before the hardening
+    assert lines <= 20_600  # 18,512 before the hardening
 
 
 def test_every_promise_names_tests_that_exist():

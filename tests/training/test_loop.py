@@ -316,6 +316,38 @@ def test_validation_does_not_change_the_training(data):
     assert losses[0] == losses[1]
 
 
+def validating(hook, dl):
+    """Return a callback that validates on a loader, for figures every few steps, say."""
+
+    def look(self, context):
+        modes = [module.training for module in context.model.modules()]
+        pf.validate(context.model, F.cross_entropy, dl)
+        assert [module.training for module in context.model.modules()] == modes
+
+    return type("Validating", (pf.Callback,), {hook: look})()
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_epoch_start", "on_step_end", "on_epoch_end"])
+@pytest.mark.parametrize("kind", ["memory", "samples", "wrapped"])
+def test_validating_on_the_training_loader_in_a_callback_changes_nothing(data, kind, hook):
+    ds = TensorDataset(*data)
+
+    def trained(does_validate, epochs=(3,), **options):
+        train_dl, _ = pf.get_data(list(ds) if kind == "samples" else ds, ds, 8)
+        if kind == "wrapped":
+            train_dl = pf.WrappedDataLoader(train_dl, lambda xb, yb: (xb, yb))
+        callbacks = [validating(hook, train_dl)] if does_validate else []
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3))
+        model[1].eval()  # a part that stays frozen
+        opt = optim.SGD(model.parameters(), lr=0.1)
+        losses = [quiet(n, model, opt, train_dl, callbacks=callbacks, **options) for n in epochs]
+        return [history.step_losses for history in losses], train_dl.epoch
+
+    assert trained(True) == trained(False)
+    assert trained(True, (2, 1)) == trained(False, (2, 1))
+
+
 def test_accuracy():
     out = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     assert pf.accuracy(out, torch.tensor([1, 1, 1])).item() == pytest.approx(2 / 3)

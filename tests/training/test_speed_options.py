@@ -1,11 +1,13 @@
 """What makes a training faster: which bits stay, and what is said where something cannot be had."""
 
 import json
+import mmap
 import subprocess
 import sys
 import warnings
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +114,52 @@ def test_memory_changes_no_bits():
     ]
     assert losses[0] == losses[1]
     assert same(*models)
+
+
+class Resident(pf.Callback):
+    """The memory of the process after each step, in bytes."""
+
+    observer = True
+
+    def __init__(self):
+        self.after = []
+
+    def on_step_end(self, context=None):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.after.append(pages * mmap.PAGESIZE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "words",
+    [
+        8_000,
+        pytest.param(2_000, marks=pytest.mark.soak),
+        pytest.param(32_000, marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.parametrize("what", ["fit", "fit without kept memory", "validate"])
+def test_memory_does_not_grow_with_the_steps(what, words):
+    """Small tensors kept from each step lay between the large ones: 1 batch of scores a step."""
+    model = nn.Sequential(nn.Embedding(words, 16), nn.Linear(16, words))
+    xb = torch.zeros(8, 64, dtype=torch.int64)
+    watch, steps = Resident(), 40
+
+    def loss_func(out, yb):
+        return F.cross_entropy(out.flatten(0, 1), yb.flatten())
+
+    def watched():
+        for _ in range(steps):
+            yield xb, xb
+            watch.on_step_end()
+
+    if what == "validate":
+        pf.validate(model, loss_func, watched())
+    else:
+        keep = what == "fit"
+        fit(model, sgd(model), [(xb, xb)] * steps, epochs=1, loss_func=loss_func,
+            callbacks=[watch], keep_memory=keep)  # fmt: skip
+    assert watch.after[-1] - watch.after[9] < 12 * xb.numel() * words * 4
 
 
 # --- threads ---

@@ -135,12 +135,20 @@ def epoch_line(row: dict[str, Any]) -> str:
     )
 
 
-def read(values: Sequence[Tensor]) -> list[float]:
-    """Return scalars, tensors (also of shape (1,)) or not, as floats; waits for the device once."""
-    scalars = [  # in two steps, as this takes part in what `fit` adds to each step
-        v if isinstance(v, Tensor) and not v.dim() else torch.as_tensor(v).reshape(())
-        for v in values
-    ]
+def kept(value: Any) -> Any:
+    """Return a scalar as it may be kept for long: a float, or a tensor of an accelerator.
+
+    To read one of those would wait. On the CPU, a small tensor lies within the memory that a step
+    frees, and the C library cannot use what is around it for the large ones of the next step.
+    """
+    return value if isinstance(value, Tensor) and value.device.type != "cpu" else float(value)
+
+
+def read(values: Sequence[Any]) -> list[float]:
+    """Return what was `kept` as floats; waits for the device once."""
+    if not any(isinstance(value, Tensor) for value in values):
+        return list(values)
+    scalars = [torch.as_tensor(value).reshape(()) for value in values]
     floats: list[float] = torch.stack(scalars).tolist()
     return floats
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.training.history import History, read
+from plainfit.training.history import History, kept, read
 
 
 class Callback:
@@ -111,8 +111,8 @@ class Context:
     exception: BaseException | None = None
     valid_model: nn.Module = None  # type: ignore[assignment]  # set below
     """The model that is validated and saved as the best: the averaged one, if there is one."""
-    pending: list[Tensor] = field(default_factory=list)
-    """Losses still on the device; `read_losses` moves them to the history."""
+    pending: list[Any] = field(default_factory=list)
+    """Losses that the history has not yet, on an accelerator as tensors."""
     sizes: list[int] = field(default_factory=list)
     """The number of samples of each batch of this epoch."""
     seconds: float = 0.0
@@ -121,6 +121,8 @@ class Context:
     """The start of this epoch, by `time.perf_counter`, less `seconds`."""
     epoch_start: dict[str, Any] = field(default_factory=dict)
     """The state of the loader and of the generators at the start of this epoch."""
+    loader_epoch: int | None = field(init=False)
+    """The epoch of the loader, whose order is a function of it; None for any other loader."""
 
     def __post_init__(self) -> None:
         for callback in self.callbacks:
@@ -131,6 +133,7 @@ class Context:
             check_hooks(callback)
         self.history.steps = self.steps
         self.valid_model = self.model
+        self.loader_epoch = self.train_dl.epoch if hasattr(self.train_dl, "seek") else None
         self._hooks = {name: list(overriding(self.callbacks, name)) for name in HOOKS}
 
     def call(self, name: str) -> None:
@@ -141,6 +144,9 @@ class Context:
     def goes_on(self) -> bool:
         """Return whether there are epochs left to train, and no reason to stop."""
         return self.epoch < self.epochs and not self.stop
+
+    def next_loader_epoch(self) -> int | None:
+        return None if self.loader_epoch is None else self.loader_epoch + 1
 
     def place(self) -> str:
         """Return the current place in words, for messages."""
@@ -153,7 +159,7 @@ class Context:
 
     def count(self, loss: Tensor, size: int) -> None:
         """Note a finished step: its loss, and the number of its samples."""
-        self.pending.append(loss)
+        self.pending.append(kept(loss))
         self.sizes.append(size)
         self.step += 1
         self.global_step += 1

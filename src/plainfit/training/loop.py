@@ -5,8 +5,8 @@ The module is not called `fit`, as that would hide the function `plainfit.fit`
 """
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from plainfit.training.callbacks.tracking import Tracker, Tracking
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall
-from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
+from plainfit.training.history import History, epoch_line, heading_line, kept, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.schedules import Factor
@@ -106,6 +106,18 @@ def _step_by_closure(
     return losses[0]
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every part of a model in `eval()` mode, and back in its own at the end."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
 def validate(
     model: nn.Module,
     loss_func: LossFunction,
@@ -120,8 +132,8 @@ def validate(
     losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
     weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
     with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
-    is computed once over the whole set. The model is put in `eval()` mode, no gradients are kept,
-    and no random numbers are drawn.
+    is computed once over the whole set. Meanwhile the model is in `eval()` mode, no gradients are
+    kept, and no random numbers are drawn.
 
     Args:
         model: any module.
@@ -137,8 +149,7 @@ def validate(
     device = device_of(model)
     whole = WholeSet(metrics, device)
     losses, watch = [], LossWeights()
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         for xb, yb in pairs(valid_dl, device):
             if context is not None and context.stop:
                 return {}
@@ -146,7 +157,7 @@ def validate(
             with watch:
                 loss = loss_func(out, yb)
             watch.add(loss, batch_size(xb))
-            losses.append(loss)
+            losses.append(kept(loss))
             whole.update(out, yb)
         if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
@@ -233,11 +244,10 @@ def fit(
     computation = loss_computation(context, loss_func, precision, compile, echo)
     with begun, kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
         while context.goes_on():
-            batches = rest_of_epoch(context)
             model.train()
             if context.step == 0:
                 context.call("on_epoch_start")
-            for context.xb, context.yb in pairs(batches, device):
+            for context.xb, context.yb in pairs(rest_of_epoch(context), device):
                 context.call("on_batch_start")
                 xb, yb = context.xb, context.yb  # a callback may have replaced them
                 loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
@@ -252,7 +262,7 @@ def fit(
             context.read_losses()
             trained = time.perf_counter() - context.began
             if valid_dl is not None:
-                valid_model = context.valid_model
+                valid_model = context.valid_model.eval()  # and it stays so, after the training too
                 with cast:
                     context.result = validate(
                         valid_model, loss_func, valid_dl, metrics=metrics, context=context
@@ -276,6 +286,9 @@ def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | No
         is_first = context.epoch == context.first_epoch
         echo(f"{heading_line(row)}\n{epoch_line(row)}" if is_first else epoch_line(row))
     context.call("on_epoch_end")
+    context.loader_epoch = context.next_loader_epoch()
+    if context.loader_epoch is not None:  # a callback may have read the loader
+        context.train_dl.seek(context.loader_epoch, 0)
     context.epoch += 1
     context.step, context.sizes, context.seconds, context.result = 0, [], 0.0, {}
 

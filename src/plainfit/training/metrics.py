@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plainfit.data.batches import join
-from plainfit.training.history import weighted_mean
+from plainfit.training.history import kept, weighted_mean
 
 TAKEN = ("loss", "epoch", "train_loss", "valid_loss", "seconds", "samples_per_second")
 Metric = Callable[[Any, Any], Any]
@@ -66,7 +66,7 @@ class LossWeights(TorchFunctionMode):
         """Keep the weight of this loss, which was just computed, of a batch of this size."""
         self.is_sum |= loss is self.sum
         agree = all(torch.equal(self.means[0], mean) for mean in self.means[1:])
-        self.weights.append(self.means[0] if self.means and agree else size)
+        self.weights.append(kept(self.means[0]) if self.means and agree else size)
         self.sizes.append(size)
         self.means, self.sum = [], None
 

@@ -42,7 +42,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
             "sizes": torch.tensor(context.sizes if within else [], dtype=torch.int64),
             "seconds": time.perf_counter() - context.began if within else 0.0,
             "epoch_start": context.epoch_start if within else {},
-            "loader_epoch": getattr(context.train_dl, "epoch", None),
+            "loader_epoch": context.loader_epoch if within else context.next_loader_epoch(),
         },
         "random": random_state(context.train_dl),
         "fingerprint": fingerprint(device_of(context.model)),
@@ -67,8 +67,8 @@ def restore(context: Context, state: dict[str, Any]) -> None:
     context.global_step, context.seconds = position["global_step"], position["seconds"]
     context.sizes = position["sizes"].tolist()
     context.epoch_start = position["epoch_start"]
-    if position["loader_epoch"] is not None and hasattr(context.train_dl, "seek"):
-        context.train_dl.seek(position["loader_epoch"], 0)
+    if context.loader_epoch is not None:
+        context.loader_epoch = position["loader_epoch"]
     set_random_state(state["random"], context.train_dl)
 
 
@@ -177,10 +177,10 @@ def rest_of_epoch(context: Context) -> Iterable[Any]:
     context.began = time.perf_counter() - context.seconds
     dl = context.train_dl
     if context.step == 0:
-        context.epoch_start = {"random": random_state(dl), "epoch": getattr(dl, "epoch", None)}
-        return opened(dl)
-    if hasattr(dl, "seek"):
-        dl.seek(context.epoch_start["epoch"], context.step)
+        context.epoch_start = {"random": random_state(dl), "epoch": context.loader_epoch}
+    if context.loader_epoch is not None:  # a callback may have read the loader
+        dl.seek(context.loader_epoch, context.step)
+    if context.step == 0 or context.loader_epoch is not None:
         return opened(dl)
     now = random_state()
     set_random_state(context.epoch_start["random"], dl)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
-from plainfit.training.history import best_epoch
+from plainfit.training.history import best_epoch, read
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import lacks_labels
 
@@ -179,11 +179,11 @@ class NonFiniteGuard(Callback):
             context.step % self.every == 0 or context.step == context.steps
         )
         recent = context.pending[-self.every :] if is_due else []
-        bad = (~torch.isfinite(torch.stack(recent))).nonzero().flatten().tolist() if recent else []
+        bad = [(i, loss) for i, loss in enumerate(read(recent)) if not math.isfinite(loss)]
         if bad:
-            step = context.step - len(recent) + bad[0]
+            step = context.step - len(recent) + bad[0][0]
             raise NonFiniteError(
-                f"the loss must be finite, and is {float(recent[bad[0]])} in epoch "
+                f"the loss must be finite, and is {bad[0][1]} in epoch "
                 f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
                 "of an accelerator are read together; go on from the last checkpoint, with a lower "
                 "learning rate or clipped gradients, and without batches whose labels are all "
