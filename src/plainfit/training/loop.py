@@ -247,7 +247,8 @@ def fit(
             model.train()
             if context.step == 0:
                 context.call("on_epoch_start")
-            for context.xb, context.yb in pairs(rest_of_epoch(context), device):
+            batches = rest_of_epoch(context)
+            for context.xb, context.yb in pairs(batches, device):
                 context.call("on_batch_start")
                 xb, yb = context.xb, context.yb  # a callback may have replaced them
                 loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
