@@ -87,6 +87,7 @@ def test_rates_are_spaced_evenly_by_their_logarithms(source, tmp_path):
 def whole(source, tmp_path_factory):
     """A fine-tuning that is never stopped, and its settings."""
     config = RunConfig(source=str(source), epochs=3, gradual=True, average=0.9, device="cpu",
+                       threads=1,  # as many as in a fork
                        out=tmp_path_factory.mktemp("whole") / "run")  # fmt: skip
     train(config, echo=None)
     return config
