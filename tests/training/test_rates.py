@@ -173,6 +173,37 @@ def test_a_scheduler_by_step_if_asked():
     assert rates.lr == [[0.1 * 0.5**step] for step in range(4)]
 
 
+def warmed_up(opt):
+    """As transformers makes it: linear warm-up over 3 steps, then linear decay to 0."""
+    return torch_s.LambdaLR(opt, lambda i: i / 3 if i < 3 else max(0.0, (12 - i) / 9))
+
+
+def test_a_scheduler_that_is_made_for_steps():
+    by_hand, opt = start()
+    scheduler, rates = warmed_up(opt), []
+    losses = plain(
+        by_hand, opt, batches(*SIZES), epochs=EPOCHS,
+        before_step=lambda: rates.append([opt.param_groups[0]["lr"]]), after_step=scheduler.step,
+    )  # fmt: skip
+    assert_trained_alike(by_fit(warmed_up, schedule_by="step"), by_hand, losses, rates)
+
+
+def test_a_rate_of_0_for_a_whole_epoch_is_an_error():
+    with pytest.raises(ConfigError, match=r"LambdaLR.* gives 0 for epoch 0; .*schedule_by='step'"):
+        by_fit(warmed_up)
+    with pytest.raises(ConfigError, match="gives 0 for epoch 1; "):
+        by_fit(lambda opt: torch_s.LambdaLR(opt, lambda epoch: 1.0 - epoch))
+
+
+@pytest.mark.parametrize("schedule", [None, "cosine", s.Cosine(steps=10)])
+def test_schedules_of_ours_are_always_by_step(schedule):
+    model = network()
+    with pytest.raises(
+        ConfigError, match=r"schedule_by applies to a scheduler of torch, and sched"
+    ):
+        fit(model, sgd(model), batches(4), schedule=schedule, schedule_by="epoch")
+
+
 def test_with_accumulation_a_scheduler_moves_with_the_optimizer():
     model, opt = start()
     rates = Rates()

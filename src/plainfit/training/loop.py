@@ -178,6 +178,7 @@ def fit(
     metrics: Sequence[Metric] = (),
     callbacks: Sequence[Callback] = (),
     schedule: Factor | LRScheduler | str | None = None,
+    schedule_by: str | None = None,
     checkpoint: str | Path | Checkpointing | None = None,
     resume: bool = False,
     track: str | Tracker | None = None,
@@ -203,6 +204,8 @@ def fit(
         callbacks: called at each hook in this order.
         schedule: the learning rate: a function `step -> factor` (see
             `plainfit.training.schedules`), its name, such as `one-cycle`, or a torch scheduler.
+        schedule_by: `step` or `epoch`, when a torch scheduler is stepped; by default as torch
+            documents it (see `TorchScheduler`). Those of transformers are made for steps.
         checkpoint: a folder for checkpoints, written after each epoch and every minute within it.
         resume: continue from the newest valid checkpoint there, if any, with the same bits as a
             training that was never stopped. Other data, batches, layers or another optimizer than
@@ -230,7 +233,7 @@ def fit(
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
-        *rates_by(schedule, opt, epochs, steps),
+        *rates_by(schedule, opt, epochs, steps, schedule_by),
         *callbacks,
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),

@@ -72,6 +72,10 @@ class TorchScheduler(Callback):
         by: `step` or `epoch`; by default as in torch's documentation: OneCycleLR and CyclicLR by
             step (of the optimizer, where gradients are summed over batches), all others by epoch,
             ReduceLROnPlateau with the validation loss.
+
+    Raises:
+        ConfigError: where a whole epoch would have a rate of 0, as by a scheduler that is made for
+            steps and stepped by epoch.
     """
 
     def __init__(self, scheduler: LRScheduler, by: str | None = None) -> None:
@@ -88,6 +92,15 @@ class TorchScheduler(Callback):
         if self.scheduler.optimizer is not context.opt:
             raise ConfigError(
                 "the scheduler must be made with the optimizer that is passed to fit, got another's"
+            )
+
+    def on_epoch_start(self, context: Context) -> None:
+        if self.by == "epoch" and context.rate() == 0:
+            name = type(self.scheduler).__name__
+            raise ConfigError(
+                f"the learning rate must not be 0 for a whole epoch, and {name}, which is stepped "
+                f"once an epoch, gives 0 for epoch {context.epoch}; if it is made for steps, as "
+                "those of transformers are, pass schedule_by='step'"
             )
 
     def on_step_end(self, context: Context) -> None:
@@ -117,12 +130,21 @@ def mend_milestones(scheduler: LRScheduler) -> None:
 
 
 def rates_by(
-    schedule: Factor | LRScheduler | str | None, opt: Optimizer, epochs: int, steps: int | None
+    schedule: Factor | LRScheduler | str | None,
+    opt: Optimizer,
+    epochs: int,
+    steps: int | None,
+    by: str | None = None,
 ) -> list[Callback]:
+    if isinstance(schedule, LRScheduler):
+        return [TorchScheduler(schedule, by)]
+    if by is not None:
+        raise ConfigError(
+            f"applies to a scheduler of torch, and schedule is {schedule!r}: schedules of plainfit "
+            "go by step; leave it out", "schedule_by"
+        )  # fmt: skip
     if schedule is None:
         return []
-    if isinstance(schedule, LRScheduler):
-        return [TorchScheduler(schedule)]
     if isinstance(schedule, str):
         if steps is None:
             raise ConfigError(
