@@ -27,6 +27,7 @@ from killing import (
     train_to_file,
     warm_up,
 )
+from plainfit.common.devices import cpu_threads
 from plainfit.common.errors import NonFiniteError
 from plainfit.training import checkpoints as files
 from plainfit.training.callbacks import Checkpointing
@@ -49,6 +50,13 @@ class StepCounter(Callback):
     @property
     def steps(self):
         return int.from_bytes(self.memory[:8], "little")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As many here as in the forks."""
+    with cpu_threads(1):
+        yield
 
 
 @pytest.fixture(scope="module")

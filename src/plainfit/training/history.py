@@ -141,7 +141,7 @@ def kept(value: Any) -> Any:
     To read one of those would wait. On the CPU, a small tensor lies within the memory that a step
     frees, and the C library cannot use what is around it for the large ones of the next step.
     """
-    return value if isinstance(value, Tensor) and value.device.type != "cpu" else float(value)
+    return value if isinstance(value, Tensor) and not value.is_cpu else float(value)
 
 
 def read(values: Sequence[Any]) -> list[float]:
