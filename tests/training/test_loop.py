@@ -348,6 +348,19 @@ def test_validating_on_the_training_loader_in_a_callback_changes_nothing(data, k
     assert trained(True, (2, 1)) == trained(False, (2, 1))
 
 
+def test_lr_find_changes_nothing_of_the_training_after_it(data):
+    def trained(does_search):
+        train_dl, _ = pf.get_data(TensorDataset(*data), TensorDataset(*data), 8)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3))
+        opt = optim.SGD(model.parameters(), lr=0.1)
+        if does_search:
+            pf.lr_find(model, F.cross_entropy, opt, train_dl)
+        return quiet(2, model, opt, train_dl).step_losses
+
+    assert trained(True) == trained(False)
+
+
 def test_accuracy():
     out = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     assert pf.accuracy(out, torch.tensor([1, 1, 1])).item() == pytest.approx(2 / 3)

@@ -69,6 +69,7 @@ def restore(context: Context, state: dict[str, Any]) -> None:
     context.epoch_start = position["epoch_start"]
     if context.loader_epoch is not None:
         context.loader_epoch = position["loader_epoch"]
+        context.train_dl.seek(context.loader_epoch, 0)
     set_random_state(state["random"], context.train_dl)
 
 
