@@ -120,7 +120,7 @@ class Context:
     began: float = 0.0
     """The start of this epoch, by `time.perf_counter`, less `seconds`."""
     epoch_start: dict[str, Any] = field(default_factory=dict)
-    """The state of the loader and of the generators at the start of this epoch."""
+    """The state of the generators at the start of this epoch."""
     loader_epoch: int | None = field(init=False)
     """The epoch of the loader, whose order is a function of it; None for any other loader."""
 

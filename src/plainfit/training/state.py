@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint, versions
-from plainfit.common.errors import CheckpointError, raised_as
+from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened
 from plainfit.training.hooks import Context, warn
 
@@ -50,7 +50,6 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     }
 
 
-@raised_as(CheckpointError, "the checkpoint must be of this training")
 def restore(context: Context, state: dict[str, Any]) -> None:
     warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
     load_model(context.model, state["model"])
@@ -178,7 +177,7 @@ def rest_of_epoch(context: Context) -> Iterable[Any]:
     context.began = time.perf_counter() - context.seconds
     dl = context.train_dl
     if context.step == 0:
-        context.epoch_start = {"random": random_state(dl), "epoch": context.loader_epoch}
+        context.epoch_start = {"random": random_state(dl)}
     if context.loader_epoch is not None:  # a callback may have read the loader
         dl.seek(context.loader_epoch, context.step)
     if context.step == 0 or context.loader_epoch is not None:

@@ -9,7 +9,7 @@ from pictures import bytes_of, here, images
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline, affine, mixup, named_steps, warp
-from plainfit.data.augment.names import NAMES, SETS
+from plainfit.data.augment.names import NAMES, SETS, range_of
 
 MIXES = {"mixup", "cutmix"}
 
@@ -67,6 +67,11 @@ def test_bytes_are_floats_times_256_rounded_and_half_precision_is_kept(name, cha
 def test_whole_numbers_are_no_images(name):
     with pytest.raises(ValueError, match=r"images must be uint8 or floats, got torch\.int64"):
         applied(name, torch.zeros(4, 1, 8, 8, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_range_that_a_message_names_is_allowed(name):
+    assert range_of(name, f"{NAMES[name].most}") == NAMES[name].most
 
 
 def test_a_list_is_what_its_names_are_one_after_another():

@@ -175,10 +175,9 @@ class NonFiniteGuard(Callback):
     def on_step_end(self, context: Context) -> None:
         if self.lacks_labels:
             context.sizes[-1] = 0
-        is_due = self.every > 1 and (
-            context.step % self.every == 0 or context.step == context.steps
-        )
-        recent = context.pending[-self.every :] if is_due else []
+        if self.every == 1 or (context.step % self.every and context.step != context.steps):
+            return
+        recent = context.pending[-self.every :]
         bad = [(i, loss) for i, loss in enumerate(read(recent)) if not math.isfinite(loss)]
         if bad:
             step = context.step - len(recent) + bad[0][0]
