@@ -148,7 +148,9 @@ def fit(
         model, opt, train_dl, everyone, epochs, steps, loss_func, split, batch_size,
         steps_per_epoch, max_steps,
     )  # fmt: skip
-    valid_dls = valid_dl if isinstance(valid_dl, Mapping) else {"": valid_dl} if valid_dl else {}
+    valid_dls = (
+        valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
+    )
     if step is not None:
         check_own_step(context, compile or precision != "fp32", train_metrics)
     context.history.run = FitCall(
