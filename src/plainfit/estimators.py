@@ -27,6 +27,7 @@ from plainfit.common.errors import CheckpointError, ConfigError, RunError, raise
 from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import code_of, remember, trusted
+from plainfit.models.weights import Uncompiled
 from plainfit.runs.folder import write_output
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
@@ -240,7 +241,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
             "epochs": history.epochs,
             "factory": model.plainfit_factory.to_dict(),
-            "weights": model.state_dict(),
+            "weights": Uncompiled(model).state_dict(),
         }
         for target in (model.plainfit_factory.target, *named.values()):
             remember(target)
@@ -280,7 +281,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             factory, history = Factory(**state["factory"]), History()
             trusted(factory.target, code_of(factory.target), trust_code=trust_code)
             model = factory.build_quietly()
-            model.load_state_dict(state["weights"])
+            Uncompiled(model).load_state_dict(state["weights"])
             model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
             history.epochs = state["epochs"]
             if "divisor_" not in state["fitted"]:

@@ -217,7 +217,9 @@ def fit(
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
-            takes seconds at the start, pays off in long trainings, and changes the bits.
+            takes seconds for each of the first 4 shapes of batches, and for all others together
+            (of which a resumed training may differ in the last bits); it pays off in long
+            trainings, and changes the bits. What cannot be compiled runs as it is.
         keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output.
 

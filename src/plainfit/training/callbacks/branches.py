@@ -36,7 +36,11 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         "steps in an epoch": context.steps,
         "samples": len(data) if isinstance(data, Sized) else None,
         "sums over the data": [bits_of(tensor) for tensor in getattr(data, "tensors", ())],
-        "layers": " ".join(type(module).__qualname__ for module in context.model.modules()),
+        "layers": " ".join(
+            type(module).__qualname__
+            for module in context.model.modules()
+            if "_orig_mod" not in module._modules  # a wrapper of torch.compile
+        ),
         "optimizer": type(context.opt).__qualname__,
     }
     opened = {
