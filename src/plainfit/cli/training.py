@@ -28,7 +28,7 @@ from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, na
 if TYPE_CHECKING:
     from plainfit.runs.train import RunResult
 
-RATE_OPTIONS = ("model", "momentum", "batch_size", "optimizer", "seed", "device")
+RATE_OPTIONS = ("model", "momentum", "batch_size", "drop_last", "optimizer", "seed", "device")
 SOURCE = names_of(DataSettings, without=("data",))
 
 
