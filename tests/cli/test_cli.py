@@ -168,10 +168,11 @@ def seconds_of(command):
 OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr --memory-budget --model
-        --model-args --momentum --nesterov --no-keep-memory --optimizer --out --overfit-one-batch
-        --patience --precision --preset --schedule --seed --skip-bad --split-seed --target
-        --threads --time-limit --track --weight-decay""",
+        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
+        --memory-budget --model --model-args --momentum --nesterov --no-keep-memory
+        --optimizer --out --overfit-one-batch --patience --precision --preset --schedule
+        --seed --skip-bad --split-seed --target --threads --time-limit --track
+        --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --detect-anomaly
         --device --drop-last --epochs --freeze-epochs --fused --gradual --help --image-size --json
@@ -181,15 +182,16 @@ OPTIONS = {
         --split-seed --target --threads --time-limit --track --trust-code --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --data --data-dir --debug --device --drop-last --help --image-size
-        --json --memory-budget --model --momentum --optimizer --picture --seed --skip-bad --split-seed
-        --target""",
+        --json --memory-budget --model --momentum --optimizer --picture --seed --skip-bad
+        --split-seed --target""",
     "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr --memory-budget --model
-        --model-args --momentum --monitor --nesterov --no-keep-memory --optimizer --out
-        --overfit-one-batch --patience --precision --pruner --repeat --schedule --search --seed
-        --seeds --skip-bad --space --split-seed --storage --target --threads --time-limit --track
-        --trials --weight-decay""",
+        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
+        --memory-budget --model --model-args --momentum --monitor --nesterov
+        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
+        --pruner --repeat --schedule --search --seed --seeds --skip-bad --space
+        --split-seed --storage --target --threads --time-limit --track --trials
+        --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",

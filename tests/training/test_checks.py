@@ -76,7 +76,7 @@ def test_a_last_batch_of_one_is_refused_before_anything_is_trained(kind):
     model = ONE_VALUE["batch norm"]()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    with pytest.raises(ConfigError, match=r"batch_size must .* 9 = 2 \* 4 \+ 1; set drop_last, or"):
+    with pytest.raises(ConfigError, match=r"got 9 = 2 \* 4 \+ 1 samples; set drop_last, or"):
         fit(model, sgd(model), LOADERS[kind](9))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

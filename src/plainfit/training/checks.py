@@ -21,7 +21,8 @@ def check_last_batch(model: nn.Module, dl: Any) -> None:
     if how := fails_on_last(model, dl):
         raise ConfigError(
             f"must leave no last batch of one sample, where a norm of {type(model).__name__} has "
-            f"one value per channel, got {how} samples; set drop_last, or choose another batch_size",
+            f"one value per channel, got {how} samples; set drop_last, or choose another "
+            "batch_size",
             field="batch_size",
         )
 

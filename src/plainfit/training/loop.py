@@ -20,6 +20,7 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import NonFiniteError
 from plainfit.data.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.training.callbacks.checkpointing import Checkpointing
+from plainfit.training.callbacks.observers import progress
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.callbacks.stopping import NonFiniteGuard, OverfitOneBatch
 from plainfit.training.callbacks.tracking import Tracker, Tracking
@@ -222,7 +223,8 @@ def fit(
             (of which a resumed training may differ in the last bits); it pays off in long
             trainings, and changes the bits. What cannot be compiled runs as it is.
         keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
-        echo: called with the table's header and each epoch's line; None for no output.
+        echo: called with the table's header and each epoch's line; None for no output. With it, a
+            terminal shows the progress within the epoch, a notebook that and the curves.
 
     Raises:
         ValueError: if the optimizer has none of the model's parameters, or a loader is empty.
@@ -240,6 +242,7 @@ def fit(
         *([LossScaling()] if precision == "fp16" else []),
         *rates_by(schedule, opt, epochs, steps, schedule_by),
         *callbacks,
+        *([] if echo is None else progress(callbacks)),
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]
