@@ -1,18 +1,17 @@
 """What is refused before a training starts, and what is not."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 import plainfit as pf
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import CheckpointError, ConfigError
 from plainfit.data.loaders import WrappedDataLoader
-from plainfit.training.callbacks import OverfitOneBatch
-from small import fit, samples, sgd
-
-# --- a last batch of one sample ---
+from plainfit.training.callbacks import OverfitOneBatch, TimeLimit
+from small import batches, fit, network, samples, sgd
 
 
 class Rows(torch.utils.data.Dataset):
@@ -31,6 +30,119 @@ class Rows(torch.utils.data.Dataset):
 class Stream(IterableDataset):
     def __iter__(self):
         yield from zip(*samples(9), strict=True)
+
+
+# --- the arguments of fit ---
+
+GIVEN = {
+    "epochs": 1, "model": None, "loss_func": F.cross_entropy, "opt": None, "train_dl": batches(5),
+    "valid_dl": None,
+}  # fmt: skip
+
+
+def call(**changes):
+    model = network()
+    given = GIVEN | {"model": model, "opt": sgd(model), "echo": None} | changes
+    first = [given.pop(name) for name in GIVEN]
+    return pf.fit(*first, **given)
+
+
+def each(out, yb):
+    return F.cross_entropy(out, yb, reduction="none")
+
+
+DATA = TensorDataset(*samples(8))
+ORDER = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
+LOADER = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
+WRONG = [
+    ({"epochs": "3"}, f"epochs must be a whole number, 0 or more, got '3'; {ORDER}"),
+    ({"epochs": 2.5}, f"epochs must be a whole number, 0 or more, got 2.5; {ORDER}"),
+    ({"epochs": True}, f"epochs must be a whole number, 0 or more, got True; {ORDER}"),
+    ({"epochs": -1}, f"epochs must be a whole number, 0 or more, got -1; {ORDER}"),
+    ({"model": nn.Flatten}, "model must be a torch.nn.Module, got Flatten itself; make an object "
+     "of it: Flatten(...)"),
+    ({"model": "mlp"}, f"model must be a torch.nn.Module, got 'mlp'; {ORDER}"),
+    ({"loss_func": nn.CrossEntropyLoss}, "loss_func must be a function such as F.cross_entropy, "
+     "got CrossEntropyLoss itself; make an object of it: CrossEntropyLoss(...)"),
+    ({"loss_func": sgd(network()), "opt": F.cross_entropy},
+     f"loss_func must be a function such as F.cross_entropy, got an object of SGD; {ORDER}"),
+    ({"opt": "adam"}, "opt must be an optimizer, got 'adam'; make one: "
+     "optim.Adam(model.parameters(), lr=1e-3)"),
+    ({"opt": torch.optim.Adam}, "opt must be an optimizer, got Adam itself; make an object of it: "
+     "Adam(...)"),
+    ({"train_dl": DATA}, "train_dl must be an iterable of batches, or a function that returns one, "
+     f"got an object of TensorDataset; {LOADER}"),
+    ({"train_dl": Rows(*samples(8))}, f"got an object of Rows; {LOADER}"),
+    ({"train_dl": "mnist"}, f"got 'mnist'; {LOADER}"),
+    ({"valid_dl": Subset(DATA, [0])}, "valid_dl must be an iterable of batches, or a function "
+     f"that returns one, got an object of Subset; {LOADER}"),
+    ({"metrics": pf.accuracy}, "metrics must be a list of functions or metric objects, got "
+     "accuracy itself; write metrics=[pf.accuracy]"),
+    ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=[pf.accuracy]"),
+    ({"callbacks": TimeLimit(3)}, "callbacks must be a list, got an object of TimeLimit; write "
+     "callbacks=[...]"),
+    ({"loss_func": each}, "loss_func must return one number, the mean over the batch, got shape "
+     '(5,); pass reduction="mean", or take its mean()'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "line"), WRONG)
+def test_wrong_arguments_of_fit_are_named(changes, line):
+    with pytest.raises(ConfigError) as caught:
+        call(**changes)
+    assert str(caught.value).endswith(line)
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": np.int64(1)},
+        {"callbacks": (), "metrics": ()},
+        {"train_dl": lambda: iter(batches(5))},
+        {"train_dl": DataLoader(Stream(), 3)},
+        {"opt": torch.optim.LBFGS, "loss_func": nn.CrossEntropyLoss()},
+    ],
+    ids=["count of NumPy", "tuples", "function", "stream", "LBFGS"],
+)
+def test_what_is_usual_is_accepted(changes):
+    if isinstance(make := changes.get("opt"), type):
+        model = network()
+        changes = changes | {"model": model, "opt": make(model.parameters())}
+    assert len(call(**changes)) == 1
+
+
+# --- state that no checkpoint can hold ---
+
+
+class Keeps(pf.Callback):
+    saved = ("seen",)
+
+    def __init__(self, seen):
+        self.seen = seen
+
+
+@pytest.mark.parametrize(
+    ("seen", "what"),
+    [
+        ({3}, "Keeps/seen is a set"),
+        ({"a": [np.zeros(2)]}, "Keeps/seen/a/0 is a ndarray"),
+        (np.float32(1), "Keeps/seen is a float32"),
+        ({frozenset(): 1}, "Keeps/seen is a frozenset"),
+        (object(), "Keeps/seen is a object"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_state_that_cannot_be_kept_is_refused_at_the_start(seen, what, tmp_path):
+    callback = Keeps(seen)
+    with pytest.raises(CheckpointError, match=f"lists and dicts, and {what}; leave it out of"):
+        call(callbacks=[callback], checkpoint=tmp_path)
+    assert len(call(callbacks=[callback])) == 1  # without checkpoints it may be anything
+    callback.seen = {"a": [torch.zeros(2), (1, "b", None)], 2: True}
+    assert len(call(callbacks=[callback], checkpoint=tmp_path)) == 1
+
+
+# --- a last batch of one sample ---
 
 
 def normed(norm, *before):

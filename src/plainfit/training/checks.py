@@ -1,19 +1,96 @@
-"""What is checked before a training starts."""
+"""What is checked before a training starts, and named where its first step fails."""
 
 import copy
+from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.data import BatchSampler
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, Dataset
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError
 from plainfit.data.batches import length, pairs
+from plainfit.training.callbacks.stopping import OverfitOneBatch
+from plainfit.training.hooks import Context
 from plainfit.training.state import random_state, set_random_state
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)  # those that may need several samples
 ONE_SAMPLE = "Expected more than 1 value per channel"  # as they say it
+
+
+def check_call(
+    epochs: Any,
+    model: Any,
+    loss_func: Any,
+    opt: Any,
+    train_dl: Any,
+    valid_dl: Any,
+    metrics: Any = (),
+    callbacks: Any = (),
+) -> None:
+    """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
+    is_count = isinstance(epochs, Integral) and not isinstance(epochs, bool)
+    order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
+    loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
+    must = "an iterable of batches, or a function that returns one"
+    for name, value, fits, what, remedy in (
+        ("epochs", epochs, is_count and epochs >= 0, "a whole number, 0 or more", order),
+        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
+        ("loss_func", loss_func, is_made(loss_func), "a function such as F.cross_entropy", order),
+        ("opt", opt, hasattr(opt, "param_groups"), "an optimizer",
+         "make one: optim.Adam(model.parameters(), lr=1e-3)"),
+        ("train_dl", train_dl, gives_batches(train_dl), must, loader),
+        ("valid_dl", valid_dl, valid_dl is None or gives_batches(valid_dl), must, loader),
+        ("metrics", metrics, is_list(metrics) and all(map(is_made, metrics)),
+         "a list of functions or metric objects", "write metrics=[pf.accuracy]"),
+        ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
+    ):  # fmt: skip
+        if not fits:
+            if isinstance(value, type):
+                remedy = f"make an object of it: {value.__name__}(...)"
+            raise ConfigError(f"must be {what}, got {shown(value)}; {remedy}", field=name)
+    if not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
+        check_last_batch(model, train_dl)
+
+
+def is_made(function: Any) -> bool:
+    is_usable = callable(function) or hasattr(function, "update")  # a metric that streams
+    return is_usable and not isinstance(function, type)
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def gives_batches(dl: Any) -> bool:
+    """Return whether this can be a loader, and is no data set, whose items are samples."""
+    if isinstance(dl, str) or hasattr(dl, "__getitems__"):
+        return False
+    has_items = hasattr(dl, "__getitem__") and not isinstance(dl, Dataset)
+    return callable(dl) or isinstance(dl, Iterable) or has_items
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: short ones as they are, others by their name or class."""
+    if value is None or isinstance(value, str | int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    name = getattr(value, "__name__", None)
+    return f"an object of {type(value).__name__}" if name is None else f"{name} itself"
+
+
+def explain_loss(error: BaseException, context: Context) -> None:
+    """Raise a ConfigError if the first step failed with a loss that is no scalar."""
+    loss = context.loss
+    if isinstance(error, Exception) and isinstance(loss, Tensor) and loss.numel() != 1:
+        raise ConfigError(
+            f"must return one number, the mean over the batch, got shape {tuple(loss.shape)}; pass "
+            'reduction="mean", or take its mean()',
+            field="loss_func",
+        ) from error
 
 
 def check_last_batch(model: nn.Module, dl: Any) -> None:

@@ -22,9 +22,9 @@ from plainfit.data.batches import Batches, batch_size, length, no_batches, pairs
 from plainfit.training.callbacks.checkpointing import Checkpointing
 from plainfit.training.callbacks.observers import progress
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
-from plainfit.training.callbacks.stopping import NonFiniteGuard, OverfitOneBatch
+from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.callbacks.tracking import Tracker, Tracking
-from plainfit.training.checks import check_last_batch
+from plainfit.training.checks import check_call
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall
@@ -232,9 +232,8 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved; in a notebook,
             `fit` returns instead.
     """
+    check_call(epochs, model, loss_func, opt, train_dl, valid_dl, metrics, callbacks)
     check_optimizer(model, opt)
-    if not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
-        check_last_batch(model, train_dl)
     steps, device = length(train_dl), device_of(model)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,9 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
+        for callback in context.callbacks:
+            with suppress(AttributeError):  # it gets the attribute later
+                checkpoints.check_state(callback.state_dict(), type(callback).__name__)
         self.best.start(context)
         if context.global_step == 0:
             self.best_step = -1
