@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, Dataset
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError
-from plainfit.data.batches import length, pairs
+from plainfit.data.batches import called, length, pairs
 from plainfit.training.callbacks.stopping import OverfitOneBatch
 from plainfit.training.hooks import Context
 from plainfit.training.state import random_state, set_random_state
@@ -27,6 +27,7 @@ def check_call(
     opt: Any,
     train_dl: Any,
     valid_dl: Any,
+    target: str | None,
     metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
@@ -38,7 +39,7 @@ def check_call(
     for name, value, fits, what, remedy in (
         ("epochs", epochs, is_count and epochs >= 0, "a whole number, 0 or more", order),
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
-        ("loss_func", loss_func, is_made(loss_func), "a function such as F.cross_entropy", order),
+        ("loss_func", loss_func, loss_func is None or is_made(loss_func), "a function such as F.cross_entropy", order),
         ("opt", opt, hasattr(opt, "param_groups"), "an optimizer",
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
@@ -52,7 +53,7 @@ def check_call(
                 remedy = f"make an object of it: {value.__name__}(...)"
             raise ConfigError(f"must be {what}, got {shown(value)}; {remedy}", field=name)
     if not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
-        check_last_batch(model, train_dl)
+        check_last_batch(model, train_dl, target)
 
 
 def is_made(function: Any) -> bool:
@@ -93,9 +94,9 @@ def explain_loss(error: BaseException, context: Context) -> None:
         ) from error
 
 
-def check_last_batch(model: nn.Module, dl: Any) -> None:
+def check_last_batch(model: nn.Module, dl: Any, target: str | None = None) -> None:
     """Refuse a last batch of one sample where the model cannot be trained on it."""
-    if how := fails_on_last(model, dl):
+    if how := fails_on_last(model, dl, target):
         raise ConfigError(
             f"must leave no last batch of one sample, where a norm of {type(model).__name__} has "
             f"one value per channel, got {how} samples; set drop_last, or choose another "
@@ -104,7 +105,7 @@ def check_last_batch(model: nn.Module, dl: Any) -> None:
         )
 
 
-def fails_on_last(model: nn.Module, dl: Any) -> str:
+def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
     """Return how the last batch comes to one sample, if the model cannot be trained on it."""
     inner = dl
     while hasattr(inner, "dl"):  # within WrappedDataLoaders
@@ -124,8 +125,8 @@ def fails_on_last(model: nn.Module, dl: Any) -> str:
     order.batch_size, inner.num_workers = 1, 0
     try:
         with torch.no_grad():
-            xb, _ = next(pairs(dl, device_of(model)))
-            copy.deepcopy(model).train()(xb)
+            xb, _ = next(pairs(dl, device_of(model), target))
+            called(copy.deepcopy(model).train(), xb)
     except Exception as error:  # another one is for the training to raise
         return how if ONE_SAMPLE in str(error) else ""
     finally:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
-from plainfit.data.batches import Batches, opened, pairs
+from plainfit.data.batches import Batches, pairs
 from plainfit.training.checks import check_call
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
@@ -79,10 +79,11 @@ def valley(losses: list[float]) -> int:
 
 def lr_find(
     model: nn.Module,
-    loss_func: LossFunction,
+    loss_func: LossFunction | None,
     opt: Optimizer,
     train_dl: Batches,
     *,
+    target: str | None = None,
     low: float = 1e-7,
     high: float = 10.0,
     steps: int = 100,
@@ -96,6 +97,7 @@ def lr_find(
         loss_func: as in `fit`.
         opt: likewise; groups of parameters keep the ratio of their rates.
         train_dl: likewise; read again from the start if it has fewer batches than `steps`.
+        target: likewise.
         low: the first rate.
         high: the last rate, unless the loss grows to 4 times its best first.
         steps: the number of rates, in geometric progression.
@@ -108,7 +110,7 @@ def lr_find(
             f"lr_find needs 0 < low < high and at least {2 * LEFT_OUT} steps, got low={low}, "
             f"high={high}, steps={steps}"
         )
-    check_call(0, model, loss_func, opt, train_dl, None)
+    check_call(0, model, loss_func, opt, train_dl, None, target)
     check_optimizer(model, opt)
     context = Context(model, opt, train_dl, [], 0, None)
     before = copy.deepcopy(capture(context))
@@ -119,7 +121,7 @@ def lr_find(
     base = [group["lr"] for group in opt.param_groups]
     model.train()
     try:
-        for step, (xb, yb) in zip(range(steps), endless(train_dl, model), strict=False):
+        for step, (xb, yb) in zip(range(steps), endless(train_dl, model, target), strict=False):
             rate = low * (high / low) ** (step / (steps - 1))
             for group, own in zip(opt.param_groups, base, strict=True):
                 group["lr"] = rate * (own / max(base) if max(base) else 1.0)
@@ -144,11 +146,11 @@ def lr_find(
     return RateSearch(rates, losses)
 
 
-def endless(dl: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
+def endless(dl: Batches, model: nn.Module, target: str | None) -> Iterator[tuple[Any, Any]]:
     """Yield batches on the model's device, starting again when they end."""
     is_empty = False
     while not is_empty:
         is_empty = True
-        for pair in pairs(opened(dl), device_of(model)):
+        for pair in pairs(dl, device_of(model), target):
             is_empty = False
             yield pair
