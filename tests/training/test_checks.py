@@ -51,7 +51,7 @@ def each(out, yb):
     return F.cross_entropy(out, yb, reduction="none")
 
 
-DATA = TensorDataset(*samples(8))
+DATA = TensorDataset(*samples(9))
 ORDER = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
 LOADER = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
 WRONG = [
@@ -81,8 +81,10 @@ WRONG = [
     ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=[pf.accuracy]"),
     ({"callbacks": TimeLimit(3)}, "callbacks must be a list, got an object of TimeLimit; write "
      "callbacks=[...]"),
-    ({"loss_func": each}, "loss_func must return one number, the mean over the batch, got shape "
-     '(5,); pass reduction="mean", or take its mean()'),
+    ({"loss_func": each}, "loss_func must return one number as a tensor, the mean over the batch, "
+     "got shape (5,); pass reduction='mean', or take its mean()"),
+    ({"loss_func": lambda out, yb: 0.5}, "the mean over the batch, got 0.5; return the loss alone"),
+    ({"loss_func": lambda out, yb: None}, "got None; return the loss alone"),
 ]  # fmt: skip
 
 
@@ -196,6 +198,12 @@ def test_a_last_batch_of_one_is_refused_before_anything_is_trained(kind):
         fit(model, sgd(model), LOADERS[kind](9, drop_last=True), epochs=1)
         fit(model, sgd(model), LOADERS[kind](10), epochs=1)
         fit(model, sgd(model), LOADERS[kind](9), epochs=1, callbacks=[OverfitOneBatch()])
+
+
+def test_batches_of_one_are_refused_whatever_is_dropped():
+    model = ONE_VALUE["batch norm"]()
+    with pytest.raises(ConfigError, match=r"got 9 = 8 \* 1 \+ 1 samples; .* another batch_size"):
+        fit(model, sgd(model), pf.get_data(DATA, DATA, 1, drop_last=True)[0])
 
 
 @pytest.mark.parametrize("kind", ONE_VALUE)

@@ -32,14 +32,15 @@ def check_call(
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
-    is_count = isinstance(epochs, Integral) and not isinstance(epochs, bool)
+    is_count = not isinstance(epochs, bool) and isinstance(epochs, Integral) and int(epochs) >= 0
+    is_loss = loss_func is None or is_made(loss_func)
     order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
     loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
     must = "an iterable of batches, or a function that returns one"
     for name, value, fits, what, remedy in (
-        ("epochs", epochs, is_count and epochs >= 0, "a whole number, 0 or more", order),
+        ("epochs", epochs, is_count, "a whole number, 0 or more", order),
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
-        ("loss_func", loss_func, loss_func is None or is_made(loss_func), "a function such as F.cross_entropy", order),
+        ("loss_func", loss_func, is_loss, "a function such as F.cross_entropy", order),
         ("opt", opt, hasattr(opt, "param_groups"), "an optimizer",
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
@@ -84,14 +85,17 @@ def shown(value: Any) -> str:
 
 
 def explain_loss(error: BaseException, context: Context) -> None:
-    """Raise a ConfigError if the first step failed with a loss that is no scalar."""
+    """Raise a ConfigError if a step failed because its loss is no scalar."""
     loss = context.loss
-    if isinstance(error, Exception) and isinstance(loss, Tensor) and loss.numel() != 1:
-        raise ConfigError(
-            f"must return one number, the mean over the batch, got shape {tuple(loss.shape)}; pass "
-            'reduction="mean", or take its mean()',
-            field="loss_func",
-        ) from error
+    if isinstance(loss, Tensor) and loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
+    elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
+        got = f"{shown(loss)}; return the loss alone"
+    else:
+        return
+    raise ConfigError(
+        f"must return one number as a tensor, the mean over the batch, got {got}", field="loss_func"
+    ) from error
 
 
 def check_last_batch(model: nn.Module, dl: Any, target: str | None = None) -> None:
@@ -116,7 +120,11 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
     else:
         order = getattr(inner, "batch_sampler", None)
         samples = length(order.sampler) if type(order) is BatchSampler else None
-    if not samples or order.drop_last or (samples - 1) % order.batch_size:
+    if (
+        not samples
+        or (samples - 1) % order.batch_size
+        or (order.drop_last and order.batch_size > 1)
+    ):
         return ""
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return ""

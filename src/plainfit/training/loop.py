@@ -73,9 +73,10 @@ def loss_batch(
         loss = compute_loss(xb, yb)
     else:
         loss = loss_func(model(xb) if isinstance(xb, Tensor) else called(model, xb), yb)
+    watch.loss = loss
     detached = loss.detach()
     if opt is not None:
-        watch.loss, watch.take_step = loss, True
+        watch.take_step = True
         watch.call("on_loss")
         watch.loss.backward()
         watch.call("on_backward_end")

@@ -43,7 +43,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
             context.call("on_exception")
             if isinstance(error, Exception):
                 error.add_note(f"in {context.place()}")
-            explain_loss(error, context)
+                explain_loss(error, context)
             explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:

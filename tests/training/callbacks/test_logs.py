@@ -8,6 +8,7 @@ import resource
 import sys
 
 import pytest
+import torch
 import torch.nn.functional as F
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -289,9 +290,9 @@ def test_a_terminal_shows_the_progress_by_default(monkeypatch, capsys):
 
 
 def test_the_bar_ends_with_a_training_that_fails(monkeypatch):
-    dl = [*batches(5, 5), None]
+    dl = [*batches(5, 5), (torch.zeros(2), torch.zeros(2))]
     out = sys.stdout
-    with pytest.raises(TypeError):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
         printed(monkeypatch, Terminal(), dl)
     assert sys.stdout is out
 

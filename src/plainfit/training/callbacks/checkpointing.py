@@ -135,9 +135,11 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
-        for callback in context.callbacks:
-            with suppress(AttributeError):  # it gets the attribute later
-                checkpoints.check_state(callback.state_dict(), type(callback).__name__)
+        with suppress(AttributeError):  # which a callback has later
+            state = capture(context)
+            parts = [[name, state[name]] for name in ("model", "optimizer")]
+            for name, part in [*parts, *state["callbacks"]]:
+                checkpoints.check_state(part, name)
         self.best.start(context)
         if context.global_step == 0:
             self.best_step = -1
