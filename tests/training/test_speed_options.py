@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from plainfit.common.devices import cpu_threads, threads_for
@@ -41,7 +42,7 @@ from plainfit.training.session import (
     find_glibc,
     kept_memory,
 )
-from small import batches, fit, network, plain, same, sgd
+from small import batches, fit, network, plain, same, samples, sgd
 
 SINGLE = {"dtype": torch.float32}
 LIKE_A_STEP = """
@@ -529,6 +530,18 @@ def test_any_failure_to_compile_goes_on_without(fails, monkeypatch):
     assert losses == fit(theirs, sgd(theirs), dl, epochs=12, **options).step_losses
     assert same(ours, theirs)
     assert note.startswith("note   not compiled, goes on without: ")
+
+
+def test_a_training_that_could_not_be_compiled_is_ejected_as_it_was(monkeypatch, tmp_path):
+    def compile(*args, **options):
+        raise RuntimeError("torch.compile is not supported here")
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model, opt = pf.get_model("mlp", input_shape=(4,), classes=3)
+    dl = pf.get_data(*2 * [TensorDataset(*samples(20, torch.float32))], 5)[0]
+    history = fit(model, opt, dl, epochs=4, compile=True)
+    script = history.run.eject(tmp_path / "train.py", echo=None)
+    assert "OneGraph" not in script.read_text()
 
 
 @pytest.mark.usefixtures("compiler")

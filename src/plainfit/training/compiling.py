@@ -212,6 +212,8 @@ class CompiledLoss:
             return loss
         loss = self.graph.loss(xb, yb)  # raises what is no failure of the compiler
         self.failed = True
+        if self.context.global_step == PLAIN_STEPS and (call := self.context.history.run):
+            call.compile = False  # a script of this training compiles nothing, too
         self.echo(f"note   not compiled, goes on without: {why}")
         return loss
 
