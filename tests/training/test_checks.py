@@ -70,6 +70,8 @@ WRONG = [
      "optim.Adam(model.parameters(), lr=1e-3)"),
     ({"opt": torch.optim.Adam}, "opt must be an optimizer, got Adam itself; make an object of it: "
      "Adam(...)"),
+    ({"opt": [sgd(network())]}, "opt must be an optimizer, got [an object of SGD]; make one: "
+     "optim.Adam(model.parameters(), lr=1e-3)"),
     ({"train_dl": DATA}, "train_dl must be an iterable of batches, or a function that returns one, "
      f"got an object of TensorDataset; {LOADER}"),
     ({"train_dl": Rows(*samples(8))}, f"got an object of Rows; {LOADER}"),
@@ -83,8 +85,8 @@ WRONG = [
      "callbacks=[...]"),
     ({"loss_func": each}, "loss_func must return one number as a tensor, the mean over the batch, "
      "got shape (5,); pass reduction='mean', or take its mean()"),
-    ({"loss_func": lambda out, yb: 0.5}, "the mean over the batch, got 0.5; return the loss alone"),
-    ({"loss_func": lambda out, yb: None}, "got None; return the loss alone"),
+    ({"loss_func": lambda out, yb: 0.5}, "got a number of Python; return the tensor"),
+    ({"valid_dl": {"a": batches(5), "b": DATA}}, f"got an object of dict; {LOADER}"),
 ]  # fmt: skip
 
 
@@ -101,11 +103,13 @@ def test_wrong_arguments_of_fit_are_named(changes, line):
     [
         {"epochs": np.int64(1)},
         {"callbacks": (), "metrics": ()},
+        {"epochs": None, "max_steps": 1},
+        {"valid_dl": {"a": batches(5), "b": batches(5)}},
         {"train_dl": lambda: iter(batches(5))},
         {"train_dl": DataLoader(Stream(), 3)},
         {"opt": torch.optim.LBFGS, "loss_func": nn.CrossEntropyLoss()},
     ],
-    ids=["count of NumPy", "tuples", "function", "stream", "LBFGS"],
+    ids=["count of NumPy", "tuples", "no epochs", "two sets", "function", "stream", "LBFGS"],
 )
 def test_what_is_usual_is_accepted(changes):
     if isinstance(make := changes.get("opt"), type):
@@ -198,6 +202,7 @@ def test_a_last_batch_of_one_is_refused_before_anything_is_trained(kind):
         fit(model, sgd(model), LOADERS[kind](9, drop_last=True), epochs=1)
         fit(model, sgd(model), LOADERS[kind](10), epochs=1)
         fit(model, sgd(model), LOADERS[kind](9), epochs=1, callbacks=[OverfitOneBatch()])
+        fit(model, sgd(model), LOADERS[kind](9), max_steps=2)
 
 
 def test_batches_of_one_are_refused_whatever_is_dropped():

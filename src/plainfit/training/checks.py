@@ -1,7 +1,7 @@
 """What is checked before a training starts, and named where its first step fails."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.data import BatchSampler, Dataset
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError
 from plainfit.data.batches import called, length, pairs
-from plainfit.training.callbacks.stopping import OverfitOneBatch
+from plainfit.training.fit_call import optimizers_in
 from plainfit.training.hooks import Context
 from plainfit.training.state import random_state, set_random_state
 
@@ -26,13 +26,17 @@ def check_call(
     loss_func: Any,
     opt: Any,
     train_dl: Any,
-    valid_dl: Any,
-    target: str | None,
+    valid_dl: Any = None,
+    step: Any = None,
     metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
-    is_count = not isinstance(epochs, bool) and isinstance(epochs, Integral) and int(epochs) >= 0
+    is_whole = isinstance(epochs, Integral) and not isinstance(epochs, bool)
+    is_count = epochs is None or (is_whole and int(epochs) >= 0)
+    several = valid_dl if isinstance(valid_dl, Mapping) else {"": valid_dl}
+    is_valid = valid_dl is None or all(map(gives_batches, several.values()))
+    opts = [opt] if step is None else optimizers_in(opt)
     is_loss = loss_func is None or is_made(loss_func)
     order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
     loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
@@ -41,10 +45,10 @@ def check_call(
         ("epochs", epochs, is_count, "a whole number, 0 or more", order),
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
         ("loss_func", loss_func, is_loss, "a function such as F.cross_entropy", order),
-        ("opt", opt, hasattr(opt, "param_groups"), "an optimizer",
+        ("opt", opt, all(hasattr(each, "param_groups") for each in opts), "an optimizer",
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
-        ("valid_dl", valid_dl, valid_dl is None or gives_batches(valid_dl), must, loader),
+        ("valid_dl", valid_dl, is_valid, must, loader),
         ("metrics", metrics, is_list(metrics) and all(map(is_made, metrics)),
          "a list of functions or metric objects", "write metrics=[pf.accuracy]"),
         ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
@@ -53,8 +57,6 @@ def check_call(
             if isinstance(value, type):
                 remedy = f"make an object of it: {value.__name__}(...)"
             raise ConfigError(f"must be {what}, got {shown(value)}; {remedy}", field=name)
-    if not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
-        check_last_batch(model, train_dl, target)
 
 
 def is_made(function: Any) -> bool:
@@ -90,7 +92,7 @@ def explain_loss(error: BaseException, context: Context) -> None:
     if isinstance(loss, Tensor) and loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
     elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
-        got = f"{shown(loss)}; return the loss alone"
+        got = "a number of Python; return the tensor"
     else:
         return
     raise ConfigError(
@@ -98,9 +100,12 @@ def explain_loss(error: BaseException, context: Context) -> None:
     ) from error
 
 
-def check_last_batch(model: nn.Module, dl: Any, target: str | None = None) -> None:
-    """Refuse a last batch of one sample where the model cannot be trained on it."""
-    if how := fails_on_last(model, dl, target):
+def check_last_batch(
+    model: nn.Module, dl: Any, target: str | None = None, steps: int | None = None
+) -> None:
+    """Refuse a last batch of one sample where the model cannot be trained on it in these steps."""
+    is_reached = steps is None or steps >= (length(dl) or 0)
+    if is_reached and (how := fails_on_last(model, dl, target)):
         raise ConfigError(
             f"must leave no last batch of one sample, where a norm of {type(model).__name__} has "
             f"one value per channel, got {how} samples; set drop_last, or choose another "

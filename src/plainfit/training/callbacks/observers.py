@@ -155,7 +155,7 @@ class ProgressBar(Callback):
         self.bar.start()
         self.bar.update(
             self.task,
-            description=f"epoch {context.epoch + 1} of {context.epochs}",
+            description=epoch_of(context),
             total=context.steps,
             completed=context.step,
             speed=speed(context),
@@ -182,8 +182,8 @@ class NotebookProgress(ProgressBar):
 
     def draw(self, context: Context) -> None:
         of = "" if context.steps is None else f" of {context.steps}"
-        at = f"epoch {context.epoch + 1} of {context.epochs}: step {context.step}{of}"
-        self.line.update({"text/plain": f"{at}, {speed(context)}"}, raw=True)
+        at = f"{epoch_of(context)}: step {context.step}{of}, {speed(context)}"
+        self.line.update({"text/plain": at}, raw=True)
 
     def on_epoch_end(self, context: Context) -> None:
         if time.perf_counter() - self.plotted > REPLOT:
@@ -194,6 +194,11 @@ class NotebookProgress(ProgressBar):
         self.line.update({"text/plain": ""}, raw=True)
         if len(context.history):
             self.curves.update(context.history.plot())
+
+
+def epoch_of(context: Context) -> str:
+    of = "" if context.epochs == sys.maxsize else f" of {context.epochs}"
+    return f"epoch {context.epoch + 1}{of}"
 
 
 def speed(context: Context) -> str:
