@@ -27,9 +27,11 @@ from plainfit.data.batches import (
     no_batches,
 )
 from plainfit.training.callbacks.checkpointing import Checkpointing
+from plainfit.training.callbacks.observers import progress
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
-from plainfit.training.callbacks.stopping import NonFiniteGuard
+from plainfit.training.callbacks.stopping import NonFiniteGuard, OverfitOneBatch
 from plainfit.training.callbacks.tracking import Tracker, Tracking
+from plainfit.training.checks import check_call, check_last_batch
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall, optimizers_in
@@ -117,9 +119,12 @@ def fit(
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
-            takes seconds at the start, pays off in long trainings, and changes the bits.
+            takes seconds for each of the first 4 shapes of batches, and for all others together
+            (of which a resumed training may differ in the last bits); it pays off in long
+            trainings, and changes the bits. What cannot be compiled runs as it is.
         keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
-        echo: called with the table's header and each epoch's line; None for no output.
+        echo: called with the table's header and each epoch's line; None for no output. With it, a
+            terminal shows the progress within the epoch, a notebook that and the curves.
 
     Raises:
         ValueError: if the optimizer has none of the model's parameters, or a loader is empty.
@@ -127,18 +132,23 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved; in a notebook,
             `fit` returns instead.
     """
+    check_call(epochs, model, loss_func, opt, train_dl, valid_dl, step, metrics, callbacks)
     check_optimizer(model, opt)
     check_steps(steps_per_epoch, max_steps, epochs)
     steps, device = steps_per_epoch or length(train_dl), device_of(model)
     epochs = sys.maxsize if epochs is None else epochs
+    total = total_steps(epochs, steps, max_steps)
+    if step is None and not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
+        check_last_batch(model, train_dl, target, total)
     if isinstance(loss_func, nn.Module):
         loss_func.to(device)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
-        *rates_by(schedule, total_steps(epochs, steps, max_steps), schedule_by),
+        *rates_by(schedule, total, schedule_by),
         *callbacks,
+        *([] if echo is None else progress(callbacks)),
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]

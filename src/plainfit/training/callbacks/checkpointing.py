@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,11 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
+        with suppress(AttributeError):  # which a callback has later
+            state = capture(context)
+            parts = [[name, state[name]] for name in ("model", "optimizer")]
+            for name, part in [*parts, *state["callbacks"]]:
+                checkpoints.check_state(part, name)
         self.best.start(context)
         if context.global_step == 0:
             self.best_step = -1
