@@ -28,7 +28,7 @@ from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, kept, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
-from plainfit.training.metrics import LossWeights, Metric, WholeSet
+from plainfit.training.metrics import LossWeights, Metric, WholeSet, declared_modes
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
@@ -243,6 +243,7 @@ def fit(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
         context.history.step_losses,
     )  # fmt: skip
+    context.history.modes = declared_modes(metrics)
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, loss_func, precision, compile, echo)
     with begun, kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):

@@ -1,7 +1,7 @@
 """Metrics: plain functions `(pred, yb) -> tensor`, or torchmetrics objects."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -164,6 +164,14 @@ def is_streaming(metric: Any) -> bool:
 
 def metric_name(metric: Any) -> str:
     return str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def declared_modes(metrics: Iterable[Metric]) -> dict[str, str]:
+    """Return `min` or `max` by name for the metrics that have `higher_is_better`."""
+    named = [(metric_name(m), m) for m in metrics if not hasattr(m, "items")]
+    named += [pair for m in metrics if hasattr(m, "items") for pair in m.items()]  # a collection
+    found = ((name, getattr(metric, "higher_is_better", None)) for name, metric in named)
+    return {name: "max" if better else "min" for name, better in found if better is not None}
 
 
 def named(name: str, value: Any) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """When to stop: no progress, no time left, a loss that is not finite; training on one batch."""
 
+import copy
 import math
 import time
 from typing import Any
@@ -7,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
-from plainfit.training.history import best_epoch, read
+from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
-from plainfit.training.metrics import lacks_labels
+from plainfit.training.metrics import lacks_labels, metric_name
+from plainfit.training.state import load_model, model_tensors
 
 NO_BETTER = "no better "  # the start of why early stopping stopped
 HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
@@ -20,12 +22,18 @@ HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(
 class Best:
     """The best epoch of a training so far; arguments as for `EarlyStopping`."""
 
-    def __init__(self, monitor: str | None = None, lower_is_better: bool | None = None) -> None:
+    def __init__(self, monitor: str | None = None, mode: str | None = None) -> None:
+        if mode is not None:
+            mode_of("", mode)  # checks it
         self.monitor = monitor
-        self.mode = {None: None, True: "min", False: "max"}[lower_is_better]
+        self.given = self.mode = mode
         self.epoch: int | None = None
 
     def start(self, context: Context) -> None:
+        """Look at the epochs so far; refuse what can be no column, or has no known mode."""
+        if self.monitor is not None:
+            check_column(self.monitor, context)
+            self.mode = mode_of(self.monitor, self.given, context.history.modes)
         self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
@@ -37,6 +45,20 @@ class Best:
         return is_best
 
 
+def check_column(monitor: str, context: Context) -> None:
+    """Refuse what no epoch of this training will have, where every column is known before."""
+    call = context.history.run
+    if call is None:
+        return
+    valid = {"valid_loss": 0, **{metric_name(metric): 0 for metric in call.metrics}}
+    columns = {"epoch": 0, "train_loss": 0, **({} if call.valid_dl is None else valid)}
+    columns |= {"seconds": 0, "samples_per_second": 0}
+    makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
+    homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
+    if homes <= {"plainfit", "torch"}:
+        monitored(columns, monitor)
+
+
 class EarlyStopping(Callback):
     """Stop when a metric has not improved for `patience` epochs (Prechelt 1998).
 
@@ -44,24 +66,50 @@ class EarlyStopping(Callback):
         patience: epochs to wait after the best one.
         monitor: a column of the history; by default the validation loss, or the training loss
             without validation.
-        lower_is_better: by default True for losses and errors, by the name of the column.
+        mode: `min` or `max`, which values of the column are better; by default what the metric
+            says (`higher_is_better`), or what is known of its name. For others it must be given.
+        restore_best: give the model the weights of the best epoch when `fit` returns.
     """
 
     def __init__(
-        self, patience: int = 5, monitor: str | None = None, lower_is_better: bool | None = None
+        self,
+        patience: int = 5,
+        monitor: str | None = None,
+        mode: str | None = None,
+        *,
+        restore_best: bool = False,
     ) -> None:
         if patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
         self.patience = patience
-        self.best = Best(monitor, lower_is_better)
+        self.best = Best(monitor, mode)
+        self.restore_best = restore_best
+        self.saved = ("weights", "weights_epoch") if restore_best else ()
+        self.weights: dict[str, Any] = {}
+        self.weights_epoch: int | None = None
 
     def on_fit_start(self, context: Context) -> None:
+        if context.global_step == 0:
+            self.weights, self.weights_epoch = {}, None
         self.best.start(context)
+        if self.restore_best and self.weights_epoch != self.best.epoch:
+            raise CheckpointError(
+                f"restore_best needs the weights of epoch {self.best.epoch}, the best so far, and "
+                "the checkpoint does not have them; resume with the EarlyStopping that it was made "
+                "with, or without restore_best"
+            )
         self.check(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        self.best.improved(context)
+        if self.best.improved(context) and self.restore_best:
+            self.weights = copy.deepcopy(model_tensors(context.valid_model))
+            self.weights_epoch = self.best.epoch
         self.check(context)
+
+    def on_fit_end(self, context: Context) -> None:
+        if self.weights:
+            for model in (context.model, context.valid_model):  # which `Averaging` copies later
+                load_model(model, self.weights)
 
     def check(self, context: Context) -> None:
         """Stop if too many epochs have passed since the best one."""
@@ -70,29 +118,6 @@ class EarlyStopping(Callback):
         if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
             context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
-
-
-class BestInMemory(Callback):
-    """Keep the weights of the best epoch, to restore them after `fit`; else the last weights."""
-
-    def __init__(self) -> None:
-        self.best = Best()
-        self.weights: dict[str, Tensor] = {}
-
-    def on_fit_start(self, context: Context) -> None:
-        self.best.start(context)
-
-    def on_epoch_end(self, context: Context) -> None:
-        if self.best.improved(context):
-            self.keep(context)
-
-    def on_fit_end(self, context: Context) -> None:
-        if self.best.epoch is None:  # no epoch has a finite value
-            self.keep(context)
-
-    def keep(self, context: Context) -> None:
-        state = context.valid_model.state_dict()
-        self.weights = {name: value.clone() for name, value in state.items()}
 
 
 class TimeLimit(Callback):
