@@ -13,7 +13,6 @@ from plainfit.data.batches import tensors_in
 from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import lacks_labels, metric_name
-from plainfit.training.state import load_model, model_tensors
 
 NO_BETTER = "no better "  # the start of why early stopping stopped
 HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
@@ -102,14 +101,14 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, context: Context) -> None:
         if self.best.improved(context) and self.restore_best:
-            self.weights = copy.deepcopy(model_tensors(context.valid_model))
+            self.weights = copy.deepcopy(dict(context.valid_model.state_dict()))
             self.weights_epoch = self.best.epoch
         self.check(context)
 
     def on_fit_end(self, context: Context) -> None:
         if self.weights:
             for model in (context.model, context.valid_model):  # which `Averaging` copies later
-                load_model(model, self.weights)
+                model.load_state_dict(self.weights)
 
     def check(self, context: Context) -> None:
         """Stop if too many epochs have passed since the best one."""
