@@ -29,6 +29,7 @@ from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, kept, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, NoHooks
 from plainfit.training.metrics import LossWeights, Metric, WholeSet, declared_modes
+from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
@@ -123,7 +124,7 @@ def validate(
     loss_func: LossFunction,
     valid_dl: Batches,
     *,
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric | str] = (),
     context: Context | None = None,
 ) -> dict[str, float]:
     """Return the mean loss (`loss`) and the metrics (by name) over a loader's samples.
@@ -139,15 +140,14 @@ def validate(
         model: any module.
         loss_func: `(model(xb), yb) -> mean loss`.
         valid_dl: as for `fit`.
-        metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
-            objects with `reset`, `update` and `compute`, such as those of torchmetrics.
+        metrics: as for `fit`.
         context: of a training; once it is to stop, the validation ends with an empty result.
 
     Raises:
         ValueError: if the loader is empty, or two metrics have the same name.
     """
     device = device_of(model)
-    whole = WholeSet(metrics, device)
+    whole = WholeSet(made(metrics), device)
     losses, watch = [], LossWeights()
     with torch.no_grad(), evaluating(model):
         for xb, yb in pairs(valid_dl, device):
@@ -175,7 +175,7 @@ def fit(
     train_dl: Batches,
     valid_dl: Batches | None,
     *,
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric | str] = (),
     callbacks: Sequence[Callback] = (),
     schedule: Factor | LRScheduler | str | None = None,
     schedule_by: str | None = None,
@@ -199,8 +199,11 @@ def fit(
         train_dl: any iterable of `(xb, yb)`, or a function that returns a fresh one each epoch.
             A batch that is not a pair is passed whole: `loss_func(model(batch), batch)`.
         valid_dl: likewise; None to train without validation.
-        metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
-            objects; computed over the whole validation set.
+        metrics: computed over the whole validation set: names, such as `accuracy`, `f1`, `rmse`
+            (docs/api.md lists them); objects with `reset`, `update` and `compute`,
+            as those of torchmetrics; or functions `(predictions, targets) -> tensor`. A function is
+            called once, so all predictions and targets are kept in memory until then; names,
+            objects and the function `plainfit.accuracy` take each batch by itself.
         callbacks: called at each hook in this order.
         schedule: the learning rate: a function `step -> factor` (see
             `plainfit.training.schedules`), its name, such as `one-cycle`, or a torch scheduler.
@@ -228,6 +231,7 @@ def fit(
             `fit` returns instead.
     """
     check_optimizer(model, opt)
+    metrics = made(metrics)
     steps, device = length(train_dl), device_of(model)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
