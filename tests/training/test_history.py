@@ -6,7 +6,7 @@ import pytest
 
 from plainfit import History
 from plainfit.common.errors import ConfigError
-from plainfit.training.history import best_epoch, mode_by_name, mode_of
+from plainfit.training.history import best_epoch, mode_by_name
 
 NAN, INF = math.nan, math.inf
 
@@ -79,7 +79,12 @@ def test_the_last_words_of_a_name_say_which_values_are_better(mode, names):
 
 
 def test_a_given_mode_comes_first_then_that_of_the_metric():
-    assert mode_of("f1", "min", {"f1": "max"}) == "min"
-    assert mode_of("loss_2", None, {"loss": "max"}) == "max"
+    history = History()
+    history.epochs += [{"f1": 1.0, "x": 1.0}, {"f1": 2.0, "x": 2.0}]
+    assert history.best("f1") == history[1]
+    history.modes = {"f1": "min", "x": "max"}
+    assert history.best("f1") == history[0]
+    assert history.best("x") == history[1]
+    assert history.best("f1", "max") == history[1]
     with pytest.raises(ConfigError, match=r"values of 'x' are better: pass mode='min' or mode='ma"):
         best_epoch([{"x": 1.0}], "x")

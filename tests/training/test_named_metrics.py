@@ -208,14 +208,10 @@ def test_every_name_has_a_direction():
             ["acuracy"],
             "unknown metric 'acuracy': choose from accuracy, .*; did you mean 'accuracy'",
         ),
-        ("accuracy", "metrics must be a list, got 'accuracy'"),
-        (pf.accuracy, "metrics must be a list, got <function accuracy"),
-        ([pf.History], "metrics must be names, functions .*, got <class"),
-        ([3], "metrics must be names, functions .*, got 3"),
         (["accuracy", pf.accuracy], "metrics must have different names"),
     ],
 )
-def test_what_is_no_metric_is_refused_before_the_first_step(metrics, says):
+def test_an_unknown_name_is_refused_before_the_first_step(metrics, says):
     model = network()
     with pytest.raises(ValueError, match=says):
         fit(model, sgd(model), lambda: pytest.fail("a step was taken"), metrics=metrics)
@@ -224,7 +220,9 @@ def test_what_is_no_metric_is_refused_before_the_first_step(metrics, says):
 def test_a_missing_torchmetrics_is_said_to_be(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     assert made(["accuracy"]) == [pf.accuracy]
-    with pytest.raises(ConfigError, match=r"'f1' needs torchmetrics.*'plainfit\[metrics\]'"):
+    with pytest.raises(
+        ConfigError, match=r"'f1' needs pip install 'plainfit\[metrics\]', and failed"
+    ):
         made(["f1"])
 
 

@@ -95,7 +95,7 @@ class History:
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> dict[str, Any] | None:
         """Return the row of the best epoch, as `best_epoch` finds it; None without one."""
-        index = best_epoch(self.epochs, monitor, mode, self.modes)
+        index = best_epoch(self.epochs, monitor, mode or self.modes.get(monitor or ""))
         return None if index is None else self.epochs[index]
 
     def plot(self) -> "Figure":
@@ -106,19 +106,14 @@ class History:
 
 
 def best_epoch(
-    rows: Sequence[Mapping[str, Any]],
-    monitor: str | None = None,
-    mode: str | None = None,
-    declared: Mapping[str, str] | None = None,
+    rows: Sequence[Mapping[str, Any]], monitor: str | None = None, mode: str | None = None
 ) -> int | None:
     """Return the index of the best row, the first one among equals; None if none is finite.
 
     Args:
         rows: one mapping an epoch, as in `History.epochs`.
         monitor: the column to compare; by default `valid_loss`, or `train_loss` without validation.
-        mode: `min` or `max`, which values are better; by default what the metric has `declared`,
-            or what is known of its name.
-        declared: as `History.modes`.
+        mode: `min` or `max`, which values are better; by default as known of its name.
 
     >>> best_epoch([{"valid_loss": math.nan}, {"valid_loss": 0.5}, {"valid_loss": 0.7}])
     1
@@ -126,26 +121,25 @@ def best_epoch(
     if monitor is None:
         monitor = "valid_loss" if rows and "valid_loss" in rows[0] else "train_loss"
     values = [monitored(row, monitor) for row in rows]
-    better = min if mode_of(monitor, mode, declared) == "min" else max
+    better = min if mode_of(monitor, mode) == "min" else max
     finite = [index for index, value in enumerate(values) if math.isfinite(value)]
     return better(finite, key=values.__getitem__, default=None)
 
 
-def mode_of(column: str, mode: str | None = None, declared: Mapping[str, str] | None = None) -> str:
-    """Return whether low or high values of a column are better: `min` or `max`.
-
-    Without a `mode` that is given, and one that the metric has `declared`, the last words of the
-    name decide.
+def mode_of(column: str, mode: str | None = None) -> str:
+    """Return `min` or `max`, which values of a column are better: as given, or known of its name.
 
     >>> [mode_of(name) for name in ("valid_loss", "word_error_rate", "top5_accuracy", "MeanIoU")]
     ['min', 'min', 'max', 'max']
     """
-    mode = mode or (declared or {}).get(re.sub(r"(_\d+)+$", "", column)) or mode_by_name(column)
-    if mode not in ("min", "max"):
-        wrong = f"must be 'min' or 'max', got {mode!r}"
-        unknown = f"must say which values of {column!r} are better: pass mode='min' or mode='max'"
-        raise ConfigError(unknown if mode is None else wrong, field="mode")
-    return mode
+    if mode not in (None, "min", "max"):
+        raise ConfigError(f"must be 'min' or 'max', got {mode!r}", field="mode")
+    if (known := mode or mode_by_name(column)) is None:
+        raise ConfigError(
+            f"must say which values of {column!r} are better: pass mode='min' or mode='max'",
+            field="mode",
+        )
+    return known
 
 
 def mode_by_name(name: str) -> str | None:

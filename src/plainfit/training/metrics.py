@@ -1,8 +1,8 @@
 """Metrics: plain functions `(pred, yb) -> tensor`, or torchmetrics objects."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -56,16 +56,12 @@ def class_dim(out: Tensor, yb: Tensor) -> int:
     return fitting[0]
 
 
-@contextmanager
-def fitting(name: str, out: Any, yb: Any) -> Iterator[None]:
+def fitting(name: str, out: Any, yb: Any) -> AbstractContextManager[None]:
     """Raise errors of a built-in metric as one that says what to pass instead."""
     kinds = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (out, yb)]
-    what = (
-        f"outputs of {kinds[0]} and targets of {kinds[1]} must fit the metric {name!r} (otherwise "
-        "pass a function, or an object of torchmetrics)"
-    )
-    with raised_as(ConfigError, what):
-        yield
+    instead = "pass a function, or an object of torchmetrics"
+    what = f"outputs of {kinds[0]} and targets of {kinds[1]} must fit the metric {name!r}"
+    return raised_as(ConfigError, f"{what} (otherwise {instead})")
 
 
 class Mean:
@@ -225,10 +221,8 @@ def metric_name(metric: Any) -> str:
 
 def declared_modes(metrics: Iterable[Metric]) -> dict[str, str]:
     """Return `min` or `max` by name for the metrics that have `higher_is_better`."""
-    named = [(metric_name(m), m) for m in metrics if not hasattr(m, "items")]
-    named += [pair for m in metrics if hasattr(m, "items") for pair in m.items()]  # a collection
-    found = ((name, getattr(metric, "higher_is_better", None)) for name, metric in named)
-    return {name: "max" if better else "min" for name, better in found if better is not None}
+    found = {metric_name(m): getattr(m, "higher_is_better", None) for m in metrics}
+    return {n: "max" if better else "min" for n, better in found.items() if better is not None}
 
 
 def named(name: str, value: Any) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.training.metrics import (
     Mean,
     Metric,
@@ -17,7 +17,6 @@ from plainfit.training.metrics import (
     check_names,
     class_dim,
     fitting,
-    is_streaming,
     metric_name,
 )
 
@@ -36,46 +35,26 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # the class of torchmetrics, a
     "rmse": ("MeanSquaredError", {"squared": False}),
     "roc_auc": ("AUROC", MACRO),
 }
-NUMBERS = ("MeanAbsoluteError", "MeanSquaredError", "R2Score")  # those of targets that are numbers
+NUMBERS = ("mae", "mse", "r2", "rmse")  # of targets that are numbers
 NAMES = ("accuracy", "perplexity", "top5_accuracy", *KINDS)
 
 
 def made(metrics: Sequence[Metric | str]) -> list[Any]:
-    """Return metrics with objects in place of names; refuse what is no metric, or there twice."""
-    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-        raise ConfigError(f"must be a list, got {metrics!r}; pass [...]", field="metrics")
-    found = [by_name(metric) if isinstance(metric, str) else checked(metric) for metric in metrics]
+    """Return metrics with objects in place of names, all with different names."""
+    found = [by_name(metric) if isinstance(metric, str) else metric for metric in metrics]
     check_names([metric_name(metric) for metric in found])
     return found
 
 
-def checked(metric: Any) -> Any:
-    if isinstance(metric, type) or not (callable(metric) or is_streaming(metric)):
-        raise ConfigError(
-            "must be names, functions (predictions, targets) -> number, or objects with reset, "
-            f"update and compute, got {metric!r}",
-            field="metrics",
-        )
-    return metric
-
-
 def by_name(name: str) -> Any:
-    top = re.fullmatch(r"top(\d+)_accuracy", name)
     if name == "accuracy":
         return accuracy
     if name == "perplexity":
         return Mean(name, negative_log_likelihood, torch.exp)
-    if top is None and name not in NAMES:
-        raise ConfigError(unknown_name("metric", name, NAMES))
-    try:
-        import_module("torchmetrics")
-    except ImportError as error:
-        raise ConfigError(
-            f"the metric {name!r} needs torchmetrics, which is not installed ({error}): pip "
-            "install 'plainfit[metrics]'"
-        ) from error
-    if top:
+    if top := re.fullmatch(r"top(\d+)_accuracy", name):
         return NamedMetric(name, "Accuracy", {"average": "micro", "top_k": int(top[1])})
+    if name not in KINDS:
+        raise ConfigError(unknown_name("metric", name, NAMES))
     return NamedMetric(name, *KINDS[name])
 
 
@@ -89,10 +68,10 @@ class NamedMetric:
 
     def __init__(self, name: str, kind: str, options: dict[str, Any]) -> None:
         self.__name__ = name
-        self.kind = kind
         self.options = options
+        with raised_as(ConfigError, f"the metric {name!r} needs pip install 'plainfit[metrics]'"):
+            self.kind = getattr(import_module("torchmetrics"), kind)
         self.metric: Any = None
-        self.task: dict[str, Any] = {}
         self.is_logits: bool | None = None
 
     def reset(self) -> None:
@@ -102,17 +81,15 @@ class NamedMetric:
     def update(self, out: Any, yb: Any) -> None:
         """Count a batch."""
         with fitting(self.__name__, out, yb):
-            pred, target, task = (self.numbers if self.kind in NUMBERS else self.classes)(out, yb)
+            arranged = self.numbers if self.__name__ in NUMBERS else self.classes
+            pred, target, task = arranged(out, yb)
             if self.metric is None:
-                made = getattr(import_module("torchmetrics"), self.kind)(**task, **self.options)
-                self.metric, self.task = made.to(pred.device), task
-            if task != self.task:
-                raise ValueError(f"the first batch had {self.task}, and this one has {task}")
+                self.metric = self.kind(**task, **self.options).to(pred.device)
             self.metric.update(pred, target.to(pred.device))
 
     def compute(self) -> Any:
         value = self.metric.compute()
-        if self.kind == "ConfusionMatrix":  # balanced accuracy: the mean over the classes there are
+        if self.__name__ == "balanced_accuracy":  # the mean over the classes that there are
             return (value.diag() / value.sum(1)).nanmean()
         return value
 
@@ -130,7 +107,7 @@ class NamedMetric:
         if out.numel() != yb.numel() or "top_k" in self.options:
             rows = out.movedim(class_dim(out, yb), -1).flatten(0, -2)
             task["num_classes"] = rows.shape[1]
-            if self.kind == "AUROC":
+            if self.__name__ == "roc_auc":
                 rows = self.probabilities(rows, torch.softmax, 1)
             elif "top_k" not in self.options:
                 rows = rows.argmax(1)
@@ -139,7 +116,7 @@ class NamedMetric:
         out = self.probabilities(out, torch.sigmoid)
         has_labels = out.shape == yb.shape and yb.shape[1:2].numel() > 1
         if has_labels and self.__name__ != "binary_accuracy":
-            if yb.dim() > 2 or self.kind == "ConfusionMatrix":
+            if yb.dim() > 2 or self.__name__ == "balanced_accuracy":
                 raise ValueError("it is not clear which of the labels of a sample are of a kind")
             return out, labels, task | {"task": "multilabel", "num_labels": yb.shape[1]}
         return out.flatten(), labels.flatten(), task | {"task": "binary"}

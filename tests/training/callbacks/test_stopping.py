@@ -130,7 +130,7 @@ def test_an_unknown_name_without_a_mode_is_an_error_before_the_first_step(callba
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     for wrong in ("lowest", True):
         with pytest.raises(ConfigError, match=f"mode must be 'min' or 'max', got {wrong!r}"):
-            callback(9 if callback is EarlyStopping else tmp_path / "f", mode=wrong)
+            fit(model, sgd(model), dl, dl, callbacks=[EarlyStopping(mode=wrong)])
 
 
 @pytest.mark.parametrize(

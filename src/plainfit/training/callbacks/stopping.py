@@ -22,17 +22,16 @@ class Best:
     """The best epoch of a training so far; arguments as for `EarlyStopping`."""
 
     def __init__(self, monitor: str | None = None, mode: str | None = None) -> None:
-        if mode is not None:
-            mode_of("", mode)  # checks it
         self.monitor = monitor
-        self.given = self.mode = mode
+        self.mode = mode
         self.epoch: int | None = None
 
     def start(self, context: Context) -> None:
         """Look at the epochs so far; refuse what can be no column, or has no known mode."""
         if self.monitor is not None:
             check_column(self.monitor, context)
-            self.mode = mode_of(self.monitor, self.given, context.history.modes)
+            declared = context.history.modes.get(self.monitor)
+            self.mode = mode_of(self.monitor, self.mode or declared)
         self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
@@ -46,16 +45,13 @@ class Best:
 
 def check_column(monitor: str, context: Context) -> None:
     """Refuse what no epoch of this training will have, where every column is known before."""
-    call = context.history.run
-    if call is None:
-        return
-    valid = {"valid_loss": 0, **{metric_name(metric): 0 for metric in call.metrics}}
-    columns = {"epoch": 0, "train_loss": 0, **({} if call.valid_dl is None else valid)}
-    columns |= {"seconds": 0, "samples_per_second": 0}
+    call: Any = context.history.run
     makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
     homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
     if homes <= {"plainfit", "torch"}:
-        monitored(columns, monitor)
+        valid = [] if call.valid_dl is None else ["valid_loss", *map(metric_name, call.metrics)]
+        columns = ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
+        monitored(dict.fromkeys(columns, 0), monitor)
 
 
 class EarlyStopping(Callback):
