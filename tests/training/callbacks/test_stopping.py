@@ -133,6 +133,14 @@ def test_an_unknown_name_without_a_mode_is_an_error_before_the_first_step(callba
             fit(model, sgd(model), dl, dl, callbacks=[EarlyStopping(mode=wrong)])
 
 
+def test_no_callback_makes_a_validation_loss():
+    model = network()
+    callbacks = [Ends(), EarlyStopping(monitor="valid_loss")]
+    with pytest.raises(ConfigError, match="got 'valid_loss'") as caught:
+        fit(model, sgd(model), batches(5), callbacks=callbacks)
+    assert "after 0 of 1 steps" in caught.value.__notes__[0]
+
+
 @pytest.mark.parametrize(
     ("monitor", "validates", "says"),
     [

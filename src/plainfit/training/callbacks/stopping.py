@@ -48,7 +48,7 @@ def check_column(monitor: str, context: Context) -> None:
     call: Any = context.history.run
     makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
     homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
-    if homes <= {"plainfit", "torch"}:
+    if homes <= {"plainfit", "torch"} or monitor == "valid_loss":
         valid = [] if call.valid_dl is None else ["valid_loss", *map(metric_name, call.metrics)]
         columns = ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
         monitored(dict.fromkeys(columns, 0), monitor)
@@ -63,7 +63,8 @@ class EarlyStopping(Callback):
             without validation.
         mode: `min` or `max`, which values of the column are better; by default what the metric
             says (`higher_is_better`), or what is known of its name. For others it must be given.
-        restore_best: give the model the weights of the best epoch when `fit` returns.
+        restore_best: give the model the weights of the best epoch when `fit` returns. Until then,
+            they are kept in memory and in each checkpoint.
     """
 
     def __init__(
