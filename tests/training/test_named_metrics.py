@@ -196,6 +196,19 @@ def test_names_are_columns_that_can_be_monitored():
     near({"f1": history.best("f1")["f1"]}, f1=sk.f1_score(y, pred, average="macro"))
 
 
+def test_a_loss_of_torch_allows_every_column_of_fit():
+    model, dl = network(), batches(10, 10)
+    for monitor in ("train_accuracy", "accuracy", "valid_loss", "late_loss", "late_accuracy"):
+        early = pf.EarlyStopping(monitor=monitor)
+        history = fit(
+            model, sgd(model), dl, {"early": dl, "late": dl[1:]}, metrics=["accuracy"],
+            train_metrics=["accuracy"], callbacks=[early],
+        )  # fmt: skip
+        assert history[early.best.epoch] == history.best(monitor)
+    with pytest.raises(ConfigError, match="train_metrics must be 'accuracy' or functions, got f1"):
+        fit(model, sgd(model), dl, train_metrics=["f1"])
+
+
 def test_every_name_has_a_direction():
     modes = {name: mode_of(name) for name in NAMES}
     assert {name for name in NAMES if modes[name] == "min"} == {"mae", "mse", "perplexity", "rmse"}

@@ -354,6 +354,26 @@ def test_the_best_weights_outlive_a_resume(step, tmp_path):
     assert same(resumed, whole)
 
 
+def test_a_loss_with_parameters_goes_back_too():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, out, yb):
+            return F.cross_entropy(self.scale * out, yb)
+
+    def trained(epochs):
+        model, loss = network(), Scaled()
+        opt = optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+        callbacks = [Figures("loss", [2, 1, 3]), EarlyStopping(restore_best=True)]
+        fit(model, opt, dl, dl, epochs=epochs, loss_func=loss, callbacks=callbacks)
+        return nn.ModuleList([model, loss])
+
+    dl = batches(10, 10)
+    assert same(trained(3), trained(2))
+
+
 def test_restoring_what_the_checkpoint_lacks_is_refused(tmp_path):
     model, dl = network(), batches(10, 10)
     fit(model, sgd(model), dl, dl, checkpoint=tmp_path, callbacks=[EarlyStopping()])

@@ -3,10 +3,11 @@
 import copy
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
@@ -48,7 +49,8 @@ def check_column(monitor: str, context: Context) -> None:
     call: Any = context.history.run
     makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
     homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
-    if homes <= {"plainfit", "torch"} or monitor == "valid_loss":
+    is_one = not (isinstance(call.valid_dl, Mapping) or monitor.startswith("train_"))
+    if (is_one and homes <= {"plainfit", "torch"}) or monitor == "valid_loss":
         valid = [] if call.valid_dl is None else ["valid_loss", *map(metric_name, call.metrics)]
         columns = ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
         monitored(dict.fromkeys(columns, 0), monitor)
@@ -81,12 +83,12 @@ class EarlyStopping(Callback):
         self.best = Best(monitor, mode)
         self.restore_best = restore_best
         self.saved = ("weights", "weights_epoch") if restore_best else ()
-        self.weights: dict[str, Any] = {}
+        self.weights: list[dict[str, Any]] = []
         self.weights_epoch: int | None = None
 
     def on_fit_start(self, context: Context) -> None:
         if context.global_step == 0:
-            self.weights, self.weights_epoch = {}, None
+            self.weights, self.weights_epoch = [], None
         self.best.start(context)
         if self.restore_best and self.weights_epoch != self.best.epoch:
             raise CheckpointError(
@@ -98,14 +100,15 @@ class EarlyStopping(Callback):
 
     def on_epoch_end(self, context: Context) -> None:
         if self.best.improved(context) and self.restore_best:
-            self.weights = copy.deepcopy(dict(context.valid_model.state_dict()))
+            self.weights = [copy.deepcopy(dict(each.state_dict())) for each in trained(context)]
             self.weights_epoch = self.best.epoch
         self.check(context)
 
     def on_fit_end(self, context: Context) -> None:
         if self.weights:
-            for model in (context.model, context.valid_model):  # which `Averaging` copies later
-                model.load_state_dict(self.weights)
+            context.model.load_state_dict(self.weights[0])
+            for module, weights in zip(trained(context), self.weights, strict=True):
+                module.load_state_dict(weights)  # of the average too, which is copied later
 
     def check(self, context: Context) -> None:
         """Stop if too many epochs have passed since the best one."""
@@ -114,6 +117,12 @@ class EarlyStopping(Callback):
         if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
             context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
+
+
+def trained(context: Context) -> list[nn.Module]:
+    """Return the model that is validated, and the loss, if it is a module."""
+    loss = context.loss_func
+    return [context.valid_model, *([loss] if isinstance(loss, nn.Module) else [])]
 
 
 class TimeLimit(Callback):
@@ -177,6 +186,7 @@ class NonFiniteGuard(Callback):
     def __init__(self, every: int = 1) -> None:
         self.every = every
         self.lacks_labels = False
+        self.has_checked = False
 
     def on_loss(self, context: Context) -> None:
         if self.every > 1:
@@ -192,11 +202,13 @@ class NonFiniteGuard(Callback):
                 f"step {context.step} (batch {context.step} of that epoch, from 0); "
                 f"{cause(context)}"
             )
+        self.has_checked = True
 
     def on_step_end(self, context: Context) -> None:
         if self.lacks_labels:
             context.sizes[-1] = 0
-        if self.every == 1 or (context.step % self.every and context.step != context.steps):
+        if self.has_checked or (context.step % self.every and context.step != context.steps):
+            self.has_checked = False
             return
         recent = context.pending[-self.every :]
         bad = [(i, loss) for i, loss in enumerate(read(recent)) if not math.isfinite(loss)]
@@ -204,10 +216,9 @@ class NonFiniteGuard(Callback):
             step = context.step - len(recent) + bad[0][0]
             raise NonFiniteError(
                 f"the loss must be finite, and is {bad[0][1]} in epoch "
-                f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
-                "of an accelerator are read together; go on from the last checkpoint, with a lower "
-                "learning rate or clipped gradients, and without batches whose labels are all "
-                "ignored"
+                f"{context.epoch}, step {step}; seen after step {context.step - 1}, whose update "
+                "is done; go on from the last checkpoint, with a lower learning rate or clipped "
+                "gradients, and without batches whose labels are all ignored"
             )
 
     def on_epoch_end(self, context: Context) -> None:
@@ -236,5 +247,8 @@ def cause(context: Context) -> str:
 
 def broken_parameter(context: Context) -> str:
     """Return the name of the first trained parameter that is not finite, or an empty string."""
-    trained = ((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
+    loss, named = context.loss_func, list(context.model.named_parameters())
+    if isinstance(loss, nn.Module):
+        named += loss.named_parameters("the loss")
+    trained = ((name, p) for name, p in named if p.requires_grad)
     return next((name for name, p in trained if not torch.isfinite(p).all()), "")
