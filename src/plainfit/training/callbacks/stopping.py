@@ -49,8 +49,8 @@ def check_column(monitor: str, context: Context) -> None:
     call: Any = context.history.run
     makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
     homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
-    is_one = not (isinstance(call.valid_dl, Mapping) or monitor.startswith("train_"))
-    if (is_one and homes <= {"plainfit", "torch"}) or monitor == "valid_loss":
+    is_plain = not (isinstance(call.valid_dl, Mapping) or monitor.startswith(("train_", "valid_")))
+    if (is_plain and homes <= {"plainfit", "torch"}) or monitor == "valid_loss":
         valid = [] if call.valid_dl is None else ["valid_loss", *map(metric_name, call.metrics)]
         columns = ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
         monitored(dict.fromkeys(columns, 0), monitor)
