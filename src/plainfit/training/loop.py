@@ -37,7 +37,8 @@ from plainfit.training.compiling import autocast, loss_computation
 from plainfit.training.fit_call import FitCall, optimizers_in
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
 from plainfit.training.hooks import Callback, Context, overriding
-from plainfit.training.metrics import Metric
+from plainfit.training.metrics import Metric, declared_modes, metric_name
+from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
@@ -56,8 +57,8 @@ def fit(
     steps_per_epoch: int | None = None,
     max_steps: int | None = None,
     step: Step | None = None,
-    metrics: Sequence[Metric] = (),
-    train_metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric | str] = (),
+    train_metrics: Sequence[Metric | str] = (),
     target: str | None = None,
     batch_size: Size = batch_size,
     callbacks: Sequence[Callback] = (),
@@ -96,10 +97,13 @@ def fit(
         max_steps: end after so many steps; the last epoch may be shorter.
         step: `(model, batch, opt) -> losses`, called for each batch in place of `loss_batch`: it
             computes gradients and updates itself, and returns the loss, or several by name.
-        metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
-            objects; computed over the whole validation set.
-        train_metrics: functions as in `metrics`, of each training batch and before its update;
-            their means over the epoch become the columns `train_name`.
+        metrics: computed over the whole validation set: names, such as `accuracy`, `f1`, `rmse`
+            (docs/api.md lists them); objects with `reset`, `update` and `compute`, as those of
+            torchmetrics; or functions `(predictions, targets) -> tensor`. A function is called
+            once, so all predictions and targets are kept in memory until then; names, objects and
+            the function `plainfit.accuracy` take each batch by itself.
+        train_metrics: `accuracy`, or functions as in `metrics`, of each training batch and before
+            its update; their means over the epoch become the columns `train_name`.
         target: the key of the targets in batches that are mappings; None to pass these whole.
         batch_size: `(xb, yb) -> number of samples`, for batches where that is not the length of
             the targets, or of the inputs where the targets have none.
@@ -134,6 +138,11 @@ def fit(
     """
     check_call(epochs, model, loss_func, opt, train_dl, valid_dl, step, metrics, callbacks)
     check_optimizer(model, opt)
+    metrics, train_metrics = made(metrics), made(train_metrics)
+    if others := [metric_name(metric) for metric in train_metrics if not callable(metric)]:
+        raise ConfigError(
+            f"must be 'accuracy' or functions, got {', '.join(others)}", field="train_metrics"
+        )
     check_steps(steps_per_epoch, max_steps, epochs)
     steps, device = steps_per_epoch or length(train_dl), device_of(model)
     epochs = sys.maxsize if epochs is None else epochs
@@ -175,6 +184,7 @@ def fit(
             if value
         ),
     )  # fmt: skip
+    context.history.modes = declared_modes(metrics)
     train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, train_loss, precision, compile, echo)
@@ -279,7 +289,7 @@ def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int 
         )
 
 
-def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Metric]) -> None:
+def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Any]) -> None:
     """Refuse what changes or watches the inside of a step, where that is the user's own."""
     if is_changed or train_metrics:
         raise ConfigError(
