@@ -187,7 +187,7 @@ OPTIONS = {
     "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
         --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
-        --memory-budget --model --model-args --momentum --monitor --nesterov
+        --memory-budget --mode --model --model-args --momentum --monitor --nesterov
         --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
         --pruner --repeat --schedule --search --seed --seeds --skip-bad --space
         --split-seed --storage --target --threads --time-limit --track --trials

@@ -31,12 +31,18 @@ from plainfit.training.callbacks.observers import progress
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.callbacks.stopping import NonFiniteGuard, OverfitOneBatch
 from plainfit.training.callbacks.tracking import Tracker, Tracking
-from plainfit.training.checks import check_call, check_last_batch
+from plainfit.training.checks import (
+    check_call,
+    check_last_batch,
+    check_optimizer,
+    check_own_step,
+    check_steps,
+)
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
-from plainfit.training.fit_call import FitCall, optimizers_in
+from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
-from plainfit.training.hooks import Callback, Context, overriding
+from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import Metric, declared_modes, metric_name
 from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
@@ -145,7 +151,8 @@ def fit(
         )
     check_steps(steps_per_epoch, max_steps, epochs)
     steps, device = steps_per_epoch or length(train_dl), device_of(model)
-    epochs = sys.maxsize if epochs is None else epochs
+    if epochs is None:
+        epochs = -(-(max_steps or 0) // steps) if steps else sys.maxsize
     total = total_steps(epochs, steps, max_steps)
     if step is None and not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
         check_last_batch(model, train_dl, target, total)
@@ -161,7 +168,7 @@ def fit(
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]
-    loss_func = loss_func or own_loss
+    loss_func = own_loss if loss_func is None else loss_func
     split = partial(inputs_and_target, target=target) if step is None else twice
     context = Context(
         model, opt, train_dl, everyone, epochs, steps, loss_func, split, batch_size,
@@ -266,43 +273,3 @@ def total_steps(epochs: int, steps: int | None, most: int | None) -> int | None:
     if steps is None:
         return most
     return epochs * steps if most is None else min(epochs * steps, most)
-
-
-def check_optimizer(model: nn.Module, opt: Any) -> None:
-    """Refuse an optimizer that was made for another model: it would silently train nothing."""
-    mine = {id(parameter) for parameter in model.parameters()}
-    for each in optimizers_in(opt):
-        if not any(id(p) in mine for group in each.param_groups for p in group["params"]):
-            raise ValueError(
-                "the optimizer must hold the model's parameters, and it holds none of them; "
-                "make it from this model: optim.SGD(model.parameters(), lr=...)"
-            )
-
-
-def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int | None) -> None:
-    for name, value in (("steps_per_epoch", steps_per_epoch), ("max_steps", max_steps)):
-        if value is not None and not (isinstance(value, int) and value > 0):
-            raise ConfigError(f"must be a whole number, 1 or more, got {value!r}", field=name)
-    if epochs is None and max_steps is None:
-        raise ConfigError(
-            "may be None only with max_steps, which ends the training", field="epochs"
-        )
-
-
-def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Any]) -> None:
-    """Refuse what changes or watches the inside of a step, where that is the user's own."""
-    if is_changed or train_metrics:
-        raise ConfigError(
-            "computes losses itself, and precision, compile and train_metrics belong to the step "
-            "of fit; use torch.autocast and torch.compile in it, and return values by name",
-            field="step",
-        )
-    within = ("on_loss", "on_backward_end", "on_step_start")
-    for callback in context.callbacks:
-        found = [name for name in within if any(overriding([callback], name))]
-        if found and not isinstance(callback, NonFiniteGuard):
-            raise ConfigError(
-                f"replaces the step that calls {found[0]}, which {type(callback).__name__} needs; "
-                "do its work in the step, and leave it out",
-                field="step",
-            )
