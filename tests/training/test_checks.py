@@ -78,9 +78,10 @@ WRONG = [
     ({"train_dl": "mnist"}, f"got 'mnist'; {LOADER}"),
     ({"valid_dl": Subset(DATA, [0])}, "valid_dl must be an iterable of batches, or a function "
      f"that returns one, got an object of Subset; {LOADER}"),
-    ({"metrics": pf.accuracy}, "metrics must be a list of functions or metric objects, got "
-     "accuracy itself; write metrics=[pf.accuracy]"),
-    ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=[pf.accuracy]"),
+    ({"metrics": pf.accuracy}, "metrics must be a list of names, functions or metric objects, "
+     "got accuracy itself; write metrics=['accuracy']"),
+    ({"metrics": "accuracy"}, "got 'accuracy'; write metrics=['accuracy']"),
+    ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=['accuracy']"),
     ({"callbacks": TimeLimit(3)}, "callbacks must be a list, got an object of TimeLimit; write "
      "callbacks=[...]"),
     ({"loss_func": each}, "loss_func must return one number as a tensor, the mean over the batch, "

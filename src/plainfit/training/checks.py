@@ -29,7 +29,6 @@ def check_call(
     train_dl: Any,
     valid_dl: Any = None,
     step: Any = None,
-    metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
@@ -50,8 +49,6 @@ def check_call(
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
         ("valid_dl", valid_dl, is_valid, must, loader),
-        ("metrics", metrics, is_list(metrics) and all(map(is_made, metrics)),
-         "a list of functions or metric objects", "write metrics=[pf.accuracy]"),
         ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
     ):  # fmt: skip
         if not fits:
