@@ -32,7 +32,6 @@ from plainfit.runs.folder import write_output
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
-from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
 from plainfit.training.checks import fails_on_last
 from plainfit.training.compiling import LossFunction
@@ -144,9 +143,11 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
     def _train(
         self, x: Tensor, y: Tensor, outputs: int, loss: LossFunction, metrics: Sequence[Metric]
     ) -> Self:
-        config, best = self._settings(), BestInMemory()
+        config = self._settings()
         train_ds, valid_dl = self._parts(x, y, config)
-        stopping = [] if config.patience is None else [EarlyStopping(config.patience), best]
+        stopping = []
+        if config.patience is not None:
+            stopping.append(EarlyStopping(config.patience, restore_best=True))
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             names = ("optimizer", "seed", "device")
             options = {name: getattr(config, name) for name in names} | optimizer_options(config)
@@ -174,8 +175,6 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                     callbacks=[*transformers(config), *stopping],
                     echo=print if self.verbose else None,
                 )
-        if stopping:
-            model.load_state_dict(best.weights)
         self.model_ = model.eval()
         self.input_shape_ = tuple(x.shape[1:])
         return self

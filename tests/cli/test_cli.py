@@ -187,7 +187,7 @@ OPTIONS = {
     "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
         --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
-        --memory-budget --model --model-args --momentum --monitor --nesterov
+        --memory-budget --mode --model --model-args --momentum --monitor --nesterov
         --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
         --pruner --repeat --schedule --search --seed --seeds --skip-bad --space
         --split-seed --storage --target --threads --time-limit --track --trials
@@ -389,7 +389,7 @@ def test_a_breakpoint_lands_two_readable_frames_below_fit(tmp_path):
 
     typed = "where\nup\np xb.shape\nup\np context.step, model\nquit\n"
     _, out, _ = output_of(work, tmp_path, typed)
-    assert "loss_func(model(xb), yb)\n" in out
-    assert "-> loss, n = loss_batch(model, loss_func, xb, yb, " in out
+    assert "loss_func(model(xb) if isinstance(xb, Tensor) else" in out
+    assert "-> loss, n = loss_batch(model, train_loss, xb, yb, " in out
     assert "torch.Size([4, 2])" in out
     assert "(0, Linear(in_features=2, out_features=2, bias=True))" in out

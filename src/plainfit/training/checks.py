@@ -12,8 +12,9 @@ from torch.utils.data import BatchSampler, Dataset
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError
 from plainfit.data.batches import called, length, pairs
+from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.fit_call import optimizers_in
-from plainfit.training.hooks import Context
+from plainfit.training.hooks import Context, overriding
 from plainfit.training.state import random_state, set_random_state
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)  # those that may need several samples
@@ -146,3 +147,43 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
         order.batch_size, inner.num_workers = kept
         set_random_state(states, dl)
     return ""
+
+
+def check_optimizer(model: nn.Module, opt: Any) -> None:
+    """Refuse an optimizer that was made for another model: it would silently train nothing."""
+    mine = {id(parameter) for parameter in model.parameters()}
+    for each in optimizers_in(opt):
+        if not any(id(p) in mine for group in each.param_groups for p in group["params"]):
+            raise ValueError(
+                "the optimizer must hold the model's parameters, and it holds none of them; "
+                "make it from this model: optim.SGD(model.parameters(), lr=...)"
+            )
+
+
+def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int | None) -> None:
+    for name, value in (("steps_per_epoch", steps_per_epoch), ("max_steps", max_steps)):
+        if value is not None and not (isinstance(value, int) and value > 0):
+            raise ConfigError(f"must be a whole number, 1 or more, got {value!r}", field=name)
+    if epochs is None and max_steps is None:
+        raise ConfigError(
+            "may be None only with max_steps, which ends the training", field="epochs"
+        )
+
+
+def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Any]) -> None:
+    """Refuse what changes or watches the inside of a step, where that is the user's own."""
+    if is_changed or train_metrics:
+        raise ConfigError(
+            "computes losses itself, and precision, compile and train_metrics belong to the step "
+            "of fit; use torch.autocast and torch.compile in it, and return values by name",
+            field="step",
+        )
+    within = ("on_loss", "on_backward_end", "on_step_start")
+    for callback in context.callbacks:
+        found = [name for name in within if any(overriding([callback], name))]
+        if found and not isinstance(callback, NonFiniteGuard):
+            raise ConfigError(
+                f"replaces the step that calls {found[0]}, which {type(callback).__name__} needs; "
+                "do its work in the step, and leave it out",
+                field="step",
+            )

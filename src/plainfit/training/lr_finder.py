@@ -13,10 +13,9 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs
-from plainfit.training.checks import check_call, check_last_batch
+from plainfit.training.checks import check_call, check_last_batch, check_optimizer
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
-from plainfit.training.loop import check_optimizer
 from plainfit.training.metrics import lacks_labels
 from plainfit.training.state import capture, restore
 from plainfit.training.step import loss_batch
