@@ -30,6 +30,7 @@ def check_call(
     valid_dl: Any = None,
     step: Any = None,
     metrics: Any = (),
+    train_metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
@@ -42,6 +43,7 @@ def check_call(
     order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
     loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
     must = "an iterable of batches, or a function that returns one"
+    listed = "a list of names, functions or metric objects"
     for name, value, fits, what, remedy in (
         ("epochs", epochs, is_count, "a whole number, 0 or more", order),
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
@@ -50,8 +52,9 @@ def check_call(
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
         ("valid_dl", valid_dl, is_valid, must, loader),
-        ("metrics", metrics, is_list(metrics) and all(map(is_made, metrics)),
-         "a list of functions or metric objects", "write metrics=[pf.accuracy]"),
+        ("metrics", metrics, are_metrics(metrics), listed, "write metrics=['accuracy']"),
+        ("train_metrics", train_metrics, are_metrics(train_metrics), listed,
+         "write train_metrics=['accuracy']"),
         ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
     ):  # fmt: skip
         if not fits:
@@ -61,8 +64,15 @@ def check_call(
 
 
 def is_made(function: Any) -> bool:
-    is_usable = callable(function) or hasattr(function, "update")  # a metric that streams
-    return is_usable and not isinstance(function, type)
+    return callable(function) and not isinstance(function, type)
+
+
+def are_metrics(metrics: Any) -> bool:
+    return is_list(metrics) and all(
+        not isinstance(metric, type)
+        and (isinstance(metric, str) or callable(metric) or hasattr(metric, "update"))
+        for metric in metrics
+    )
 
 
 def is_list(value: Any) -> bool:

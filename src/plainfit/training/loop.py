@@ -142,7 +142,9 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved; in a notebook,
             `fit` returns instead.
     """
-    check_call(epochs, model, loss_func, opt, train_dl, valid_dl, step, metrics, callbacks)
+    check_call(
+        epochs, model, loss_func, opt, train_dl, valid_dl, step, metrics, train_metrics, callbacks
+    )
     check_optimizer(model, opt)
     metrics, train_metrics = made(metrics), made(train_metrics)
     if others := [metric_name(metric) for metric in train_metrics if not callable(metric)]:
