@@ -28,8 +28,9 @@ from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Callback
-from plainfit.training.loop import LossFunction, fit
+from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric
 
 CHECKS = {"dtype": np.float32, "order": "C", "allow_nd": True}  # scikit-learn's, for X
