@@ -174,15 +174,10 @@ def is_table(data: Any) -> bool:
 
 
 def of_table(table: Any, name: str, target: Any) -> Dataset[Any]:
-    if not is_table(table):
+    if target is None or not is_table(table):
         raise ConfigError(
-            f"names a column of a data frame, and {name} is a {type(table).__name__}; for a key of "
-            "batches, pass target to fit",
-            field="target",
-        )
-    if target is None:
-        raise ConfigError(
-            f"must name the column of {name} to predict; without one, pass {name}.to_numpy()",
+            f"names the column of a data frame to predict, got {target!r} with a "
+            f"{type(table).__name__} as {name}; for a key of batches, pass target to fit",
             field="target",
         )
     columns = list(table.columns)
