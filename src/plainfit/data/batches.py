@@ -43,16 +43,20 @@ def pairs_of(
     split: Callable[[Any], tuple[Any, Any]],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield `split(batch)` of some batches of a loader, on the device."""
+    for batch in by_parts(batches, loader):
+        xb, yb = split(batch)
+        moved = to_device(xb, device)
+        yield moved, moved if yb is xb else to_device(yb, device)
+
+
+def by_parts(batches: Iterable[Any], loader: Any) -> Iterator[Any]:
+    """Yield some batches of a loader, with tuples in place of lists of parts."""
     collate = getattr(loader, "collate_fn", None)
     makes_lists = collate and collate in (default_collate, default_convert)
     for batch in batches:
         if makes_lists is None:
             makes_lists = is_listed_pair(batch)
-        if makes_lists and isinstance(batch, list | Mapping):
-            batch = with_tuples(batch)
-        xb, yb = split(batch)
-        moved = to_device(xb, device)
-        yield moved, moved if yb is xb else to_device(yb, device)
+        yield with_tuples(batch) if makes_lists and isinstance(batch, list | Mapping) else batch
 
 
 def is_listed_pair(batch: Any) -> bool:

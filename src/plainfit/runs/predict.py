@@ -10,8 +10,8 @@ from torch import Tensor
 from plainfit.common.errors import ConfigError, DataError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
+from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.folder import read_all, read_image
-from plainfit.data.loaders import bytes_to_floats
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.runs.folder import Run, values_text
 
