@@ -51,6 +51,7 @@ PUBLIC = [
     "fit",
     "get_data",
     "get_model",
+    "load_run",
     "loss_batch",
     "lr_find",
     "open_data",

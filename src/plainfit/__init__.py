@@ -55,6 +55,7 @@ _HOMES = {
     "fit": "training.loop",
     "get_data": "data.loaders",
     "get_model": "models.build",
+    "load_run": "runs.folder",
     "loss_batch": "training.loop",
     "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from plainfit.models.networks import MnistCNN as MnistCNN
     from plainfit.models.networks import ResNet as ResNet
     from plainfit.runs.fine_tuning import fine_tune as fine_tune
+    from plainfit.runs.folder import load_run as load_run
     from plainfit.training.callbacks.checkpointing import BestWeights as BestWeights
     from plainfit.training.callbacks.checkpointing import Checkpointing as Checkpointing
     from plainfit.training.callbacks.observers import ActivationStatistics as ActivationStatistics
