@@ -47,6 +47,7 @@ PUBLIC = [
     "WrappedDataLoader",
     "__version__",
     "accuracy",
+    "evaluate",
     "fine_tune",
     "fit",
     "get_data",
@@ -55,6 +56,7 @@ PUBLIC = [
     "loss_batch",
     "lr_find",
     "open_data",
+    "predict",
     "tune",
     "validate",
 ]

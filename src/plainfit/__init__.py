@@ -51,6 +51,7 @@ _HOMES = {
     "Unfreezing": "training.callbacks.optimization",
     "WrappedDataLoader": "data.loaders",
     "accuracy": "training.metrics",
+    "evaluate": "runs.inference",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
     "get_data": "data.loaders",
@@ -59,6 +60,7 @@ _HOMES = {
     "loss_batch": "training.loop",
     "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
+    "predict": "runs.inference",
     "tune": "tuning.study",
     "validate": "training.loop",
 }
@@ -84,6 +86,8 @@ if TYPE_CHECKING:
     from plainfit.models.networks import ResNet as ResNet
     from plainfit.runs.fine_tuning import fine_tune as fine_tune
     from plainfit.runs.folder import load_run as load_run
+    from plainfit.runs.inference import evaluate as evaluate
+    from plainfit.runs.inference import predict as predict
     from plainfit.training.callbacks.checkpointing import BestWeights as BestWeights
     from plainfit.training.callbacks.checkpointing import Checkpointing as Checkpointing
     from plainfit.training.callbacks.observers import ActivationStatistics as ActivationStatistics

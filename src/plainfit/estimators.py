@@ -28,6 +28,7 @@ from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import code_of, remember, trusted
 from plainfit.runs.folder import write_output
+from plainfit.runs.inference import predict
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
@@ -214,10 +215,8 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                 f"samples must have the shape {self.input_shape_} of those in fit, got "
                 f"{tuple(x.shape[1:])}"
             )
-        batches = make_loader(TensorDataset(x, torch.zeros(len(x))), 2 * self.batch_size, False)
-        device = device_of(self.model_)
-        with torch.no_grad():
-            return torch.cat([self.model_(xb.to(device)).float().cpu() for xb, _ in batches])
+        out: Tensor = predict(self.model_, x, bs=2 * self.batch_size)
+        return out.float()
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file: its weights, the rest as JSON.

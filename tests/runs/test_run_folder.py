@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import plainfit as pf
+from plainfit.common.devices import cpu_threads
 from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.models.build import MOVED, Factory, resolve
 from plainfit.models.weights import weights_to_bytes
@@ -63,7 +64,8 @@ def test_a_run_is_loaded_with_its_best_weights(trained_run, copied):
     assert repr(run) == f"<Run {trained_run}: logistic, finished>"
     data = run.open_data()
     _, valid_dl = pf.get_data(data.train, data.valid, bs=64)
-    loss = pf.validate(run.model, torch.nn.functional.cross_entropy, valid_dl)["loss"]
+    with cpu_threads(run.record["fingerprint"]["threads"]):
+        loss = pf.validate(run.model, torch.nn.functional.cross_entropy, valid_dl)["loss"]
     assert loss == run.best["valid_loss"]
     (copied / "best.safetensors").write_bytes(weights_to_bytes(pf.LogisticRegression(64, 10)))
     best = load_file(copied / "best.safetensors")
