@@ -28,7 +28,7 @@ _HOMES = {
     "GradientClipping": "training.callbacks.optimization",
     "GradientStatistics": "training.callbacks.observers",
     "History": "training.history",
-    "ImageDataset": "data.loaders",
+    "ImageDataset": "data.datasets",
     "JsonLinesLog": "training.callbacks.observers",
     "Lambda": "models.networks",
     "LearningRate": "training.callbacks.optimization",
@@ -69,7 +69,7 @@ __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
     from plainfit.common.errors import PlainfitError as PlainfitError
-    from plainfit.data.loaders import ImageDataset as ImageDataset
+    from plainfit.data.datasets import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
     from plainfit.data.loaders import WrappedDataLoader as WrappedDataLoader
     from plainfit.data.loaders import get_data as get_data

@@ -24,7 +24,8 @@ from torch.utils.data import TensorDataset
 
 from plainfit.common.devices import cpu_threads, device_of, threads_for
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
-from plainfit.data.loaders import make_loader, resident
+from plainfit.data.datasets import resident
+from plainfit.data.loaders import make_loader
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import code_of, remember, trusted
 from plainfit.runs.folder import write_output

@@ -6,7 +6,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from plainfit import ImageDataset, TensorLoader, WrappedDataLoader, get_data
 from plainfit.common.seeding import stream
-from plainfit.data.loaders import BatchSampler, bytes_to_floats, make_loader, resident
+from plainfit.data.datasets import bytes_to_floats, resident
+from plainfit.data.loaders import BatchSampler, make_loader
 
 
 def numbered(n: int) -> TensorDataset:

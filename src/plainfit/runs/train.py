@@ -30,7 +30,8 @@ from plainfit.common.errors import (
 from plainfit.common.locks import one_writer
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
-from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
+from plainfit.data.datasets import resident
+from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch

@@ -1,10 +1,12 @@
 """What holds while `fit` runs: the hooks around it, Ctrl-C and SIGTERM, errors, memory."""
 
 import ctypes
+import re
 import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,9 +16,13 @@ from typing import Any
 
 import torch
 
-from plainfit.common.errors import ConfigError, PlainfitError
+from plainfit.common.errors import ConfigError, ModelError, PlainfitError
 from plainfit.training.hooks import Context
 
+BROADCAST = (  # as torch says it
+    r"Using a target size \(torch\.Size\(\[(.*?)\]\)\) that is different to the input size "
+    r"\(torch\.Size\(\[(.*?)\]\)\)"
+)
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -27,7 +33,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
     They then end the program once everything is saved; but after Ctrl-C in a notebook or at a
     prompt, control returns with the history so far.
     """
-    with signals_stop(context) as received:
+    with signals_stop(context) as received, broadcasting_raises():
         try:
             context.call("on_fit_start")
             yield
@@ -93,6 +99,23 @@ def sigterm_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def broadcasting_raises() -> Iterator[None]:
+    """Refuse targets of another shape than the outputs, of which `F.mse_loss` and others warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", BROADCAST)
+        try:
+            yield
+        except UserWarning as warning:
+            if not (found := re.match(BROADCAST, str(warning))):
+                raise
+            target, out = found.groups()
+            raise ModelError(
+                f"outputs and targets must have one shape for this loss, got ({out}) and "
+                f"({target}), which would be broadcast; use y.unsqueeze(1) or model(xb).squeeze(1)"
+            ) from warning
 
 
 def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any) -> None:
