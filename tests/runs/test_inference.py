@@ -190,11 +190,15 @@ def test_wrapped_and_tied_models(wrap):
     [
         (nn.Linear, X, "model must be a module, or a run from plainfit.load_run, got <class"),
         ("runs/first", X, "model must be a module, or a run from plainfit.load_run, got 'runs/f"),
-        (network(), "x.csv", "a path is read as for a run from load_run, got x.csv for a model"),
-        (network(), np.array([["a"]]), "arrays must be of numbers, got <U1; encode what is text"),
-        (network(), (X, Y[:5]), r"samples must be as many in each array, got \[5, 70\]"),
+        (
+            network(),
+            "x.csv",
+            "data must be a data set with a length, arrays .*, got str; read files",
+        ),
+        (network(), np.array([["a"]]), r"must be numbers, got <U1 such as .*'a'.*; encode text"),
+        (network(), (X, Y[:5]), "data must have one row in each array for a sample, got 70 and 5"),
         (network(), [], r"there must be batches to predict, got none from \[\]"),
-        (network(), 3, "data must be a tensor, an array, a data frame, a dataset or batches, got"),
+        (network(), 3, "data must be a data set with a length, arrays .*, got int"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(model, data, message):
@@ -227,7 +231,7 @@ def test_a_run_takes_images_as_its_training_did(trained_run, images):
     run, (root, rows) = pf.load_run(trained_run), images
     xb = torch.from_numpy(BYTES)[:, None].float() / 256
     scores = by_hand(run.model, xb, bs=128)
-    for data in (BYTES, torch.from_numpy(BYTES)[:, None], xb):
+    for data in (BYTES, torch.from_numpy(BYTES)[:, None], xb, xb.double().numpy()):
         assert torch.equal(pf.predict(run, data), scores)
     files = sorted(root.glob("*/*.png"))
     for data in (root, str(root), files, list(map(str, files))):
@@ -246,12 +250,9 @@ def test_a_run_takes_images_as_its_training_did(trained_run, images):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (
-            DIGITS.images,
-            "X is read as values as in the data, and .* on values bytes / 256, L, .*; p",
-        ),
-        (torch.from_numpy(BYTES)[:, None].float(), "must be bytes / 256, .* up to 255; pass them"),
-        (torch.zeros(5, 64), r"must have the shape \(1, 8, 8\) of those in the training, got \(64"),
+        (DIGITS.images, "must be bytes, or bytes / 256 as in .* up to 16; pass them as uint8"),
+        (torch.from_numpy(BYTES)[:, None].float(), r"torch.float32 up to 255; pass them"),
+        (torch.zeros(5, 64), r"must have the shape \(1, 8, 8\) of the training's, got \(64"),
         (pd.DataFrame({"a": [1]}), "DataFrame is a table, and .* on values bytes / 256"),
         ("nowhere.csv", "the data must exist, and there is no file or folder nowhere.csv"),
         (["a.png", "b.gif"], r"2 are not: a.png \(no such file\); b.gif \(not a .png"),
@@ -267,7 +268,7 @@ def test_a_run_refuses_other_values(trained_run, data, message):
     [
         (BYTES, r"must have targets, got a ndarray of inputs; pass \(X, y\)"),
         ((BYTES, DIGITS.target + 1), r"must be classes of .* got 10; did you mean '1'"),
-        ((BYTES, DIGITS.target[:5]), "one label, got 1797 samples and 5 labels"),
+        ((BYTES, DIGITS.target[:5]), "one row in each array for a sample, got 1797 and 5"),
     ],
 )
 def test_a_run_refuses_other_targets(trained_run, data, message):
@@ -314,7 +315,10 @@ def test_a_run_refuses_other_tables(table):
         (rows.assign(weight=1), "and weight was none; remove what it was trained without"),
         (rows.assign(city=1), "column 'city' must be text, as in the training"),
         (rows.assign(height=np.nan), "column 'height' has 90 missing"),
-        (rows[["height"]].to_numpy(), "X is read as values as in the data, and"),
+        (
+            rows[["height"]].to_numpy(),
+            "an array has no columns, and .* needs its own; pass a data frame",
+        ),
     ):
         with pytest.raises((DataError, RunError), match=message):
             pf.predict(run, data)

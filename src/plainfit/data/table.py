@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss
+from plainfit.common.errors import DataError, near_miss, raised_as
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import DataSplits, Samples, as_floats
@@ -100,21 +100,15 @@ def read_columns(path: Path) -> dict[str, Any]:
     return dict(zip(names, table.columns, strict=True))
 
 
-def is_frame(data: Any) -> bool:
-    """Return whether data are a data frame, of pandas or of another library that pyarrow reads."""
-    return hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__")
-
-
 def frame_columns(frame: Any) -> dict[str, Any]:
     """Return the columns of a data frame by name, as those of a file are read."""
     import pyarrow
 
-    is_pandas = hasattr(frame, "iloc")  # its index is no column
-    try:
-        read = pyarrow.Table.from_pandas
-        table = read(frame, preserve_index=False) if is_pandas else pyarrow.table(frame)
-    except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"the data frame cannot be read ({error})") from error
+    with raised_as(DataError, "the data frame must be one that pyarrow reads"):
+        if hasattr(frame, "iloc"):  # of pandas, whose index is no column
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        else:
+            table = pyarrow.table(frame)
     return dict(zip(table.column_names, table.columns, strict=True))
 
 

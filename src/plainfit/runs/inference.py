@@ -1,20 +1,18 @@
 """After the training: what a model gives for data of any kind, and how good that is."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, DataError, ModelError, raised_as, unknown_name
 from plainfit.data.batches import called, join, pairs, sizes, tensors_in, to_device
+from plainfit.data.datasets import as_dataset, is_table
 from plainfit.data.loaders import make_loader
-from plainfit.data.table import is_frame
 from plainfit.runs.folder import Run
 from plainfit.runs.inputs import as_trained
 from plainfit.runs.train import loss_function
@@ -142,73 +140,20 @@ def joinable(out: Any) -> tuple[Any, int]:
 def parts(
     model: nn.Module | Run, data: Any, bs: int | None, *, labelled: bool = False
 ) -> tuple[nn.Module, Any]:
-    """Return the module, and the data as a loader."""
+    """Return the module, and the data as batches."""
     if isinstance(model, Run):
         bs = 2 * model.config.batch_size if bs is None else bs
-        return model.model, loader_of(as_trained(model, data, bs, labelled), model.model, bs)
+        data = as_trained(model, data, bs, labelled)
+        model = model.model
     if not isinstance(model, nn.Module):
         raise ConfigError(
             f"must be a module, or a run from plainfit.load_run, got {model!r}", field="model"
         )
-    return model, loader_of(data, model, BATCH if bs is None else bs)
-
-
-def loader_of(data: Any, model: nn.Module, bs: int) -> Any:
-    if isinstance(data, Tensor | np.ndarray | tuple | Mapping) or is_frame(data):
-        return make_loader(Rows(data, model), bs, False)
-    if isinstance(data, str | Path):
-        raise DataError(f"a path is read as for a run from load_run, got {data} for a model")
-    if hasattr(data, "__getitem__") and not isinstance(data, list):
-        return make_loader(data, bs, False)
-    if not (callable(data) or hasattr(data, "__iter__")):
-        raise DataError(
-            "data must be a tensor, an array, a data frame, a dataset or batches, got a "
-            f"{type(data).__name__}"
-        )
-    return data
-
-
-class Rows(Dataset[Any]):
-    """Samples in memory: a tensor, an array or a data frame; or a tuple or mapping of them."""
-
-    def __init__(self, data: Any, model: nn.Module) -> None:
-        floats = (p.dtype for p in model.parameters() if p.is_floating_point())
-        self.data = as_tensors(data, next(floats, torch.get_default_dtype()))
-        lengths = sizes(self.data)
-        if len(lengths) != 1:
-            raise DataError(f"samples must be as many in each array, got {sorted(lengths)}")
-        self.length = lengths.pop()
-
-    def __len__(self) -> int:
-        return self.length
-
-    def gather(self, rows: Tensor) -> Any:
-        return gathered(self.data, rows)
-
-
-def as_tensors(data: Any, dtype: torch.dtype) -> Any:
-    """Return arrays as tensors: floats in the model's type, whole numbers but bytes as int64."""
-    if isinstance(data, Mapping):
-        return {name: as_tensors(part, dtype) for name, part in data.items()}
-    if isinstance(data, tuple):
-        return tuple([as_tensors(part, dtype) for part in data])
-    if isinstance(data, Tensor):
-        return data
-    array = np.asarray(data)
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"arrays must be of numbers, got {array.dtype}; encode what is text")
-    if array.dtype.kind in "iu" and array.dtype != np.uint8:
-        array = array.astype(np.int64)
-    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def gathered(data: Any, rows: Tensor) -> Any:
-    if isinstance(data, Tensor):
-        return data.index_select(0, rows.to(data.device))
-    if isinstance(data, Mapping):
-        return {name: gathered(part, rows) for name, part in data.items()}
-    return tuple([gathered(part, rows) for part in data])
+    can_be_indexed = hasattr(data, "__getitem__") and not isinstance(data, list)
+    if callable(data) or (hasattr(data, "__iter__") and not can_be_indexed):
+        return model, data
+    dataset = as_dataset((data,) if is_table(data) else data, "data")
+    return model, make_loader(dataset, BATCH if bs is None else bs, False)
 
 
 def probabilities(out: Any) -> Tensor:
