@@ -159,7 +159,7 @@ def parts(
 def probabilities(out: Any) -> Tensor:
     scores = scores_of(out)
     are_already = bool((scores >= 0).all()) and torch.allclose(
-        scores.sum(dim=1), torch.ones_like(scores[:, 0]), atol=1e-3
+        scores.sum(dim=1), torch.ones_like(scores[:, 0]), atol=1e-4
     )
     return scores if are_already else scores.softmax(dim=1)
 
