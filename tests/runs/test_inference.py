@@ -1,7 +1,9 @@
 """`predict` and `evaluate`: as a loop by hand, on data of any kind, and nothing else changes."""
 
 import random
+import re
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -326,3 +328,15 @@ def test_a_run_refuses_other_tables(table):
         pf.evaluate(run, rows[["height", "city"]])
     with pytest.warns(RuntimeWarning, match="column 'city': 90 rows have a text that no training"):
         pf.predict(run, rows.assign(city="Wien"))
+
+
+def test_the_examples_of_the_page(plainfit, empty_curves):
+    page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
+    shell, *programs = re.findall(r"```(?:sh|python)\n(.*?)```", page, re.DOTALL)
+    assert plainfit(*shell.split()[1:])[0] == 0
+    names: dict = {}
+    for program in programs:
+        exec(program, names)
+    assert names["scores"]["accuracy"] < 0.7  # of labels by chance
+    assert np.mean(np.array(names["names"]) == DIGITS.target.astype(str)) > 0.8
+    assert torch.allclose(names["chances"].sum(dim=1), torch.ones(100))
