@@ -4,6 +4,7 @@ import random
 import re
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,13 @@ def test_in_a_callback_the_training_keeps_its_bits():
     assert losses[0] == losses[1]
 
 
+class Named(nn.Sequential):
+    """Its outputs are those of transformers: named, and scores are called logits."""
+
+    def forward(self, xb):
+        return SimpleNamespace(logits=super().forward(xb))
+
+
 def test_probabilities_and_classes():
     model = network()
     scores = by_hand(model, bs=128)
@@ -130,6 +138,7 @@ def test_probabilities_and_classes():
     assert torch.equal(pf.predict(model, X, output=torch.sigmoid), scores.sigmoid())
     normed = nn.Sequential(model, nn.Softmax(dim=1))
     assert torch.equal(pf.predict(normed, X, output="probabilities"), scores.softmax(dim=1))
+    assert torch.equal(pf.predict(Named(model), X, output="classes"), scores.argmax(dim=1))
     for wrong in (nn.Linear(4, 1), nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (2, 3)))):
         with pytest.raises(ModelError, match=r"with two classes .*such as output=torch.sigmoid"):
             pf.predict(wrong, X, output="classes")
