@@ -26,6 +26,7 @@ import plainfit as pf
 from ejecting import differing, run_here
 from plainfit.common.errors import ConfigError, DataError, EjectError, ModelError
 from plainfit.common.seeding import stream
+from plainfit.data.datasets import Columns
 from plainfit.data.loaders import SampleLoader, TensorLoader
 
 X = np.random.default_rng(0).normal(size=(40, 4))
@@ -40,11 +41,15 @@ def epoch(dl):
     return [batch if isinstance(batch, dict) else list(batch) for batch in dl]
 
 
+def parts(batch):
+    return batch.values() if isinstance(batch, dict) else batch
+
+
 def same(ours, theirs):
     return len(ours) == len(theirs) and all(
         one.dtype == other.dtype and torch.equal(one, other)
         for batch, wanted in zip(ours, theirs, strict=True)
-        for one, other in zip(batch, wanted, strict=True)
+        for one, other in zip(parts(batch), parts(wanted), strict=True)
     )
 
 
@@ -135,6 +140,7 @@ SPLITS = {
     "two types": ConcatDataset(
         [TENSORS, TensorDataset(TENSORS.tensors[0].double(), torch.ones(40))]
     ),
+    "two dicts": ConcatDataset([Columns({"x": torch.rand(5)}), Columns({"x": torch.zeros(3)})]),
     "three tensors": Subset(TensorDataset(*TENSORS.tensors, torch.arange(40)), [5, 6]),
 }
 

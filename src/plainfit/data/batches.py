@@ -37,13 +37,17 @@ def pairs_of(
     batches: Iterable[Any], loader: Any, device: torch.device, target: str | None
 ) -> Iterator[Any]:
     """Yield the pairs of some batches of a loader."""
-    makes_lists = getattr(loader, "collate_fn", None) in (default_collate, default_convert)
+    are_collated = makes_lists(loader)
     for batch in batches:
-        if makes_lists and isinstance(batch, list | Mapping):
+        if are_collated and isinstance(batch, list | Mapping):
             batch = with_tuples(batch)
         xb, yb = inputs_and_target(batch, target)
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
+
+
+def makes_lists(loader: Any) -> bool:
+    return getattr(loader, "collate_fn", None) in (default_collate, default_convert)
 
 
 def with_tuples(batch: Any) -> Any:

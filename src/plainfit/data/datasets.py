@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError, reason, unknown_name
-from plainfit.data.batches import join
 
 NUMBERS = (Tensor, np.ndarray, np.generic, bool, int, float)
 
@@ -103,8 +102,11 @@ class Rows:
 
     def gather(self, rows: Tensor) -> Any:
         """Return the batch of these rows, numbered as in `at`."""
-        if len(self.parts) == 1:
-            return read(self.parts[0], rows)
+        first, *others = self.parts
+        batch = self.joined(rows) if others else read(first, rows)
+        return dict(zip(first.names, batch, strict=True)) if isinstance(first, Columns) else batch
+
+    def joined(self, rows: Tensor) -> tuple[Tensor, ...]:
         places, batches, start = [], [], 0
         for part in self.parts:
             mine = ((rows >= start) & (rows < start + len(part))).nonzero().flatten()
@@ -112,10 +114,8 @@ class Rows:
                 places.append(mine)
                 batches.append(read(part, rows[mine] - start))
             start += len(part)
-        back, joined = torch.cat(places).argsort(), join(batches)
-        if isinstance(joined, Mapping):
-            return {name: column[back] for name, column in joined.items()}
-        return tuple(column[back] for column in joined)
+        back = torch.cat(places).argsort()
+        return tuple(torch.cat(column)[back] for column in zip(*batches, strict=True))
 
 
 def read(dataset: Any, rows: Tensor) -> Any:
@@ -124,8 +124,6 @@ def read(dataset: Any, rows: Tensor) -> Any:
     if not isinstance(dataset, TensorDataset):
         return dataset.gather(rows)
     xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
-    if isinstance(dataset, Columns):
-        return dict(zip(dataset.names, (xb, *rest), strict=True))
     return bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest
 
 

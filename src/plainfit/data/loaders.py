@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -33,7 +34,7 @@ from torch.utils.data import (
 from plainfit.common.errors import ConfigError, raised_as
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step
-from plainfit.data.batches import to_device
+from plainfit.data.batches import makes_lists, to_device, with_tuples
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
 from plainfit.data.splits import draw_parts
 
@@ -226,6 +227,9 @@ def end_with_parent(*_: object) -> None:
 class WrappedDataLoader:
     """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
 
+    A tuple's parts are its arguments, as are those of a list that torch's `default_collate` makes;
+    any other batch, such as a dict, is the argument.
+
     >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
     ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
     >>> len(dl), next(iter(dl))[0].shape
@@ -246,7 +250,9 @@ class WrappedDataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.dl:
-            yield self.func(*batch)
+            parts = with_tuples(batch) if makes_lists(self.dl) else batch
+            is_spread = isinstance(parts, tuple) and not isinstance(parts, PackedSequence)
+            yield self.func(*parts) if is_spread else self.func(parts)
 
 
 class AugmentedLoader(WrappedDataLoader):
@@ -294,7 +300,13 @@ class AugmentedLoader(WrappedDataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.dl.epoch
-        for step, (xb, yb) in enumerate(self.dl, self.dl.first):
+        for step, batch in enumerate(self.dl, self.dl.first):
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise ConfigError(
+                    f"requires batches (xb, yb), got a {type(batch).__name__}; leave it out",
+                    field="augment",
+                )
+            xb, yb = batch
             if self.only_images and xb.dim() != 4:
                 raise ConfigError(
                     "an augmentation by name requires images of shape (channels, height, width), "

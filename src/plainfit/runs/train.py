@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -174,7 +174,7 @@ def find_rate(parts: Parts, say: Say) -> None:
     parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
 
 
-def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
+def check_outputs(model: nn.Module, dl: Iterable[Any], classes: int, what: str = "classes") -> None:
     with raised_as(DataError, "the data must give batches"):
         xb, yb = next(iter(dl))
     out = try_batch(model, xb)
