@@ -2,6 +2,7 @@
 
 import random
 import re
+import warnings
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 import plainfit as pf
 from plainfit.common.devices import cpu_threads
@@ -91,11 +92,10 @@ def test_nothing_else_changes():
         DataLoader(dataset),
     ):
         states = torch.get_rng_state(), generator.get_state(), random.getstate()
-        if dl is ours or dl.generator is generator:
-            with pytest.warns(RuntimeWarning, match="shuffles, and so the predictions are not in"):
-                out = pf.predict(model, dl)
-        else:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             out = pf.predict(model, dl)
+        assert len(caught) == (dl is ours or dl.generator is generator)
         pf.evaluate(model, dl, F.cross_entropy)
         assert not out.requires_grad
         assert [module.training for module in model.modules()] == modes
@@ -103,6 +103,16 @@ def test_nothing_else_changes():
         assert torch.equal(states[1], generator.get_state())
         assert states[2] == random.getstate()
     assert (ours.epoch, ours.first) == (3, 2)
+
+
+def test_an_order_by_chance_is_said():
+    dataset, sampler = TensorDataset(XB, YB), WeightedRandomSampler([1.0] * 70, 70)
+    ours, _ = pf.get_data(dataset, dataset, bs=16, sampler=sampler)
+    wrapped = pf.WrappedDataLoader(pf.get_data(dataset, dataset, bs=16)[0], lambda xb, yb: (xb, yb))
+    slow, _ = pf.get_data(Samples(), dataset, bs=16)
+    for dl in (ours, wrapped, slow, DataLoader(dataset, sampler=sampler)):
+        with pytest.warns(RuntimeWarning, match="shuffles, and so the predictions are not in the"):
+            pf.predict(network(), dl)
 
 
 def test_in_a_callback_the_training_keeps_its_bits():
@@ -167,7 +177,7 @@ def test_several_inputs_and_parts_of_outputs():
 
 def test_outputs_of_several_shapes():
     batches, model = [torch.ones(2, 3), torch.ones(2, 5)], nn.Identity()
-    with pytest.raises(ModelError, match=r"one shape, unless output=list .* RuntimeError: Sizes"):
+    with pytest.raises(ModelError, match=r"one shape; output=list .* RuntimeError: Sizes"):
         pf.predict(model, batches)
     assert [len(row) for row in pf.predict(model, batches, output=list)] == [3, 3, 5, 5]
 

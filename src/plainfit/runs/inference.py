@@ -79,9 +79,7 @@ def predict(
             counts.append(count)
     if not found:
         raise DataError(f"there must be batches to predict, got none from {batches!r}")
-    with raised_as(
-        ModelError, "all samples must give one shape, unless output=list keeps them apart"
-    ):
+    with raised_as(ModelError, "samples must give one shape; output=list keeps others apart"):
         return join(found, counts)
 
 
@@ -190,9 +188,10 @@ OUTPUTS: dict[str, Callable[[Any], Any]] = {
 def is_shuffled(dl: Any) -> bool:
     while hasattr(dl, "dl"):  # within WrappedDataLoaders
         dl = dl.dl
-    sampler = getattr(dl, "sampler", None)
-    by_ours = any(getattr(part, "shuffle", False) is True for part in (dl, sampler))
-    return by_ours or isinstance(sampler, RANDOM)
+    order = getattr(dl, "sampler", dl)
+    return getattr(order, "shuffle", False) or isinstance(
+        getattr(order, "rows_from", order), RANDOM
+    )
 
 
 @contextmanager
