@@ -218,7 +218,7 @@ def test_wrapped_and_tied_models(wrap):
         ),
         (network(), np.array([["a"]]), r"must be numbers, got <U1 such as .*'a'.*; encode text"),
         (network(), (X, Y[:5]), "data must have one row in each array for a sample, got 70 and 5"),
-        (network(), [], r"there must be batches to predict, got none from \[\]"),
+        (network(), [], "there must be batches to predict, got none from a list"),
         (network(), 3, "data must be a data set with a length, arrays .*, got int"),
     ],
 )

@@ -78,7 +78,7 @@ def predict(
             found.append(out)
             counts.append(count)
     if not found:
-        raise DataError(f"there must be batches to predict, got none from {batches!r}")
+        raise DataError(f"there must be batches to predict, got none from a {type(data).__name__}")
     with raised_as(ModelError, "samples must give one shape; output=list keeps others apart"):
         return join(found, counts)
 

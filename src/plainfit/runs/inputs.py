@@ -122,9 +122,9 @@ def numbers_of(run: Run, labels: Any) -> Tensor:
 def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
     """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
-        files = [path] if path.is_file() else map(Path, files_under(path, []))
-        paths = [file for file in files if path.is_file() or file.suffix.lower() in SUFFIXES]
-        return image_batches(run, paths, bs)
+        inside = [] if path.is_file() else files_under(path, [])
+        images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
+        return image_batches(run, [path] if path.is_file() else images, bs)
     found, _ = find_images(path)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
