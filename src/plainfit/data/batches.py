@@ -9,7 +9,7 @@ A tuple or a mapping has parts, a list has samples. So a batch is read by its ty
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from functools import cache
+from functools import cache, partial
 from numbers import Number
 from typing import Any
 
@@ -27,21 +27,26 @@ Size = Callable[[Any, Any], int]
 WRAPPERS = (DataParallel, DistributedDataParallel)
 
 
-def pairs(dl: Batches, device: torch.device, target: str | None = None) -> Iterator[Any]:
+def pairs(
+    dl: Batches, device: torch.device, target: str | None = None
+) -> Iterator[tuple[Any, Any]]:
     """Yield `(xb, yb)` on the device; where a batch is its own target, `yb` is `xb`."""
     made = opened(dl)
-    return pairs_of(made, made, device, target)
+    return pairs_of(made, made, device, partial(inputs_and_target, target=target))
 
 
 def pairs_of(
-    batches: Iterable[Any], loader: Any, device: torch.device, target: str | None
-) -> Iterator[Any]:
-    """Yield the pairs of some batches of a loader."""
+    batches: Iterable[Any],
+    loader: Any,
+    device: torch.device,
+    split: Callable[[Any], tuple[Any, Any]],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield `split(batch)` of some batches of a loader, on the device."""
     are_collated = makes_lists(loader)
     for batch in batches:
         if are_collated and isinstance(batch, list | Mapping):
             batch = with_tuples(batch)
-        xb, yb = inputs_and_target(batch, target)
+        xb, yb = split(batch)
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
 

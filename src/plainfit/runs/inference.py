@@ -10,16 +10,26 @@ from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomS
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, DataError, ModelError, raised_as, unknown_name
-from plainfit.data.batches import called, join, pairs, sizes, tensors_in, to_device
+from plainfit.data.batches import (
+    Size,
+    batch_size,
+    called,
+    join,
+    pairs,
+    sizes,
+    tensors_in,
+    to_device,
+)
 from plainfit.data.datasets import as_dataset, is_table
 from plainfit.data.loaders import make_loader
 from plainfit.runs.folder import Run
 from plainfit.runs.inputs import as_trained
 from plainfit.runs.train import loss_function
+from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import warn
-from plainfit.training.loop import LossFunction, evaluating, validate
 from plainfit.training.metrics import Metric, accuracy
 from plainfit.training.state import random_state, set_random_state
+from plainfit.training.validation import evaluating, validate
 
 BATCH = 128  # samples, for a model that is no run's
 CPU = torch.device("cpu")
@@ -91,6 +101,7 @@ def evaluate(
     metrics: Sequence[Metric] = (),
     bs: int | None = None,
     target: str | None = None,
+    batch_size: Size = batch_size,
 ) -> dict[str, float]:
     """Return the loss (`loss`) and the metrics (by name) of a model over data with targets.
 
@@ -106,6 +117,7 @@ def evaluate(
         metrics: as for `fit`; by default the accuracy for a run.
         bs: as for `predict`.
         target: as for `fit`.
+        batch_size: as for `fit`.
 
     Raises:
         ConfigError, DataError: if the data cannot be used, or there is none.
@@ -119,7 +131,9 @@ def evaluate(
         raise ConfigError("must be given for a model; a run from load_run has its own", "data")
     net, batches = parts(model, data, bs, labelled=True)
     with untouched(batches):
-        return validate(net, loss_func, batches, metrics=metrics, target=target)
+        return validate(
+            net, loss_func, batches, metrics=metrics, target=target, batch_size=batch_size
+        )
 
 
 def joinable(out: Any) -> tuple[Any, int]:
