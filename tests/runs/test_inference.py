@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 import warnings
 import weakref
 from pathlib import Path
@@ -192,6 +194,25 @@ def test_a_part_of_an_output_does_not_keep_the_whole():
     model.register_forward_hook(look)
     out = pf.predict(model, X, output=lambda out: out[:, :1], bs=7)
     assert (out.shape, len(outputs)) == ((70, 1), 10)
+
+
+LANGUAGE_MODEL = """
+import resource, sys, torch, plainfit as pf
+from torch import nn
+model = nn.Sequential(nn.Embedding(8000, 16), nn.Linear(16, 8000))
+tokens = torch.randint(8000, (int(sys.argv[1]), 64))
+pf.predict(model, tokens, bs=8, output=lambda out: out.argmax(dim=-1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.soak
+def test_memory_does_not_grow_with_the_batches():
+    few, many = (
+        int(subprocess.check_output([sys.executable, "-c", LANGUAGE_MODEL, str(rows)]))
+        for rows in (80, 800)
+    )
+    assert many < 1.05 * few
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
