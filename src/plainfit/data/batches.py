@@ -100,7 +100,16 @@ def called(model: nn.Module, xb: Any) -> Any:
     Those in a tuple are passed as `model(*xb)`, those in a mapping as `model(**xb)`, if `forward`
     takes them so; else, as all others, as `model(xb)`.
     """
-    return caller(model, xb)(xb)
+    try:
+        return caller(model, xb)(xb)
+    except (TypeError, AttributeError) as error:
+        if not isinstance(xb, list):
+            raise
+        raise ConfigError(
+            "a batch that is a list is passed to the model as it is, a list of samples, and failed "
+            f"with {type(error).__name__}: {error}; for inputs and a target, give tuples, as by "
+            "map(tuple, batches)"
+        ) from error
 
 
 def caller(model: nn.Module, xb: Any) -> Callable[[Any], Any]:
