@@ -81,16 +81,18 @@ def predict(
     net, batches = parts(model, data, bs)
     if is_shuffled(batches):
         warn("the loader shuffles, and so the predictions are not in the order of its dataset")
-    found, counts = [], []
+    found, counts = list[Any](), list[int]()
     with torch.no_grad(), evaluating(net), untouched(batches):
         for xb, _ in pairs(batches, device_of(net), target):
             out, count = joinable(chosen(called(net, xb)))
             found.append(out)
             counts.append(count)
+            while len(counts) > 1 and counts[-1] >= counts[-2]:  # many small blocks: see `kept`
+                join_last(2, found, counts)
     if not found:
         raise DataError(f"there must be batches to predict, got none from a {type(data).__name__}")
-    with raised_as(ModelError, "samples must give one shape; output=list keeps others apart"):
-        return join(found, counts)
+    join_last(len(found), found, counts)
+    return found[0]
 
 
 def evaluate(
@@ -147,6 +149,11 @@ def joinable(out: Any) -> tuple[Any, int]:
         )
     count = lengths.pop()
     return to_device(join([out], [count]), CPU), count  # a view would keep the whole
+
+
+def join_last(n: int, found: list[Any], counts: list[int]) -> None:
+    with raised_as(ModelError, "samples must give one shape; output=list keeps others apart"):
+        found[-n:], counts[-n:] = [join(found[-n:], counts[-n:])], [sum(counts[-n:])]
 
 
 def parts(
