@@ -94,6 +94,8 @@ def test_columns_of_a_data_frame():
 def test_one_array_several_inputs_and_arrays_by_name():
     [[xb], *_] = epoch(pf.get_data(X, None, 8, shuffle=False)[0])
     assert torch.equal(xb, torch.tensor(X[:8]).float())
+    [[series], *_] = epoch(pf.get_data(FRAME.a, None, 8, shuffle=False)[0])
+    assert torch.equal(series, xb[:, 0])
     [[xb], *_] = epoch(pf.get_data(list(TENSORS.tensors[0]), None, 8, shuffle=False)[0])
     assert torch.equal(xb, TENSORS.tensors[0][:8])
     parts = epoch(pf.get_data((X, X[:, 0], Y), None, 40, shuffle=False)[0])[0]
@@ -234,9 +236,9 @@ class Stream(IterableDataset):
          "column 'b' must be numbers, got object such as 'x'"),
         (lambda: pf.get_data(FRAME.assign(b=np.nan), None, 8, target="a"), DataError,
          "no missing values, and has some in 'b'"),
-        (lambda: pf.get_data(FRAME, None, 8), ConfigError, "target must name the column"),
+        (lambda: pf.get_data(FRAME, None, 8), ConfigError, "target names the column .* got None"),
         (lambda: pf.get_data(FRAME, None, 8, target="lable"), ConfigError, "did you mean 'label'"),
-        (lambda: pf.get_data((X, Y), None, 8, target="a"), ConfigError, "a data frame, got 'a'"),
+        (lambda: pf.get_data((X, Y), None, 8, target="a"), ConfigError, "pass target to fit"),
         (lambda: pf.get_data(FRAME, FRAME[["b", "a", "c", "d", "label"]], 8, target="label"),
          DataError, "in one order, got a, b, c, d, label and b, a"),
         (lambda: pf.get_data(([[1.0], [1.0, 2.0]], [0, 1]), None, 8), DataError, "of one shape"),
@@ -247,6 +249,7 @@ class Stream(IterableDataset):
         (lambda: pf.get_data(TENSORS, 3, 8), ConfigError, "valid_ds must be a share .* got 3"),
         (lambda: pf.get_data(Stream(), 0.2, 8), ConfigError, "got 0.2 of a Stream"),
         (lambda: pf.get_data(Stream(), None, 8, sampler=[1]), ConfigError, "got a stream"),
+        (lambda: pf.get_data(Stream(), None, 8, shuffle=True), ConfigError, "got a stream"),
         (lambda: pf.get_data(TENSORS, None, 8, sampler=[1], shuffle=True), ConfigError,
          "leave one out"),
         (lambda: list(pf.get_data(TENSORS, None, 8, sampler=BatchSampler(range(4), 2, False))[0]),
@@ -261,7 +264,8 @@ def test_what_cannot_be_data_is_refused_in_one_line(call, error, says):
 
 def test_a_hugging_face_data_set_gives_tensors_by_name():
     datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_dict({"x": X.tolist(), "y": Y.tolist(), "text": ["a"] * 40})
+    table = pytest.importorskip("pyarrow").table({"x": X.tolist(), "y": Y, "text": ["a"] * 40})
+    rows = datasets.Dataset(table, fingerprint="1")
     for data in (rows, rows.with_format("torch"), random_split(rows, [40, 0])[0]):
         train_dl, valid_dl = pf.get_data(data, 0.2, 8)
         batch = next(iter(train_dl))
@@ -321,7 +325,7 @@ def test_targets_that_would_be_broadcast_are_refused(loss):
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
     train_dl, _ = pf.get_data((X, X[:, 0]), None, 8)
     before = model.weight.clone()
-    with pytest.raises(ModelError, match=r"got \(8, 1\) and \(8\), .* use y.unsqueeze\(1\)"):
+    with pytest.raises(ModelError, match=r"by y.unsqueeze\(1\) .*\[8\]\).*\[8, 1\]"):
         pf.fit(1, model, loss, opt, train_dl, None, echo=None)
     assert torch.equal(model.weight, before)
     train_dl, _ = pf.get_data((X, X[:, :1]), None, 8)

@@ -6,7 +6,6 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from plainfit import ImageDataset, TensorLoader, WrappedDataLoader, get_data
-from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
 from plainfit.data.datasets import bytes_to_floats, resident
 from plainfit.data.loaders import BatchSampler, make_loader
@@ -257,13 +256,6 @@ def test_a_wrapped_batch_of_parts_is_spread_and_any_other_is_passed_whole():
     assert batch == (samples,)
     [batch] = WrappedDataLoader(make_loader(samples, 2, False, collate_fn=list), pair)
     assert batch == (samples,)
-
-
-def test_augmentation_takes_pairs_only():
-    for data in ({"x": torch.zeros(4, 1, 8, 8), "y": torch.arange(4)}, torch.zeros(4, 1, 8, 8)):
-        dl, _ = get_data(data, None, 2, augment="light")
-        with pytest.raises(ConfigError, match=r"^augment requires batches \(xb, yb\), got a"):
-            next(iter(dl))
 
 
 def test_wrapped_loader_over_a_generator_has_no_length():

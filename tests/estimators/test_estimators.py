@@ -421,9 +421,14 @@ def test_warm_start_goes_on_with_the_weights_in_a_new_optimizer(tmp_path):
     ("params", "call", "error", "message"),
     [
         ({}, {}, ValueError, "classes must be passed in the first call"),
-        ({}, {"classes": [0, 1]}, ValueError, r"among those of the first fit, \[0, 1\], got \[2\]"),
-        ({"patience": 2}, {"classes": [0, 1, 2]}, ConfigError, "patience applies to `fit`"),
-        ({"schedule": "one-cycle"}, {"classes": [0, 1, 2]}, ConfigError, "schedule applies to"),
+        ({}, {"classes": [0, 1]}, ValueError, r"must be among \[0, 1\], got \[2\]"),
+        ({"patience": 2}, {"classes": [0, 1, 2]}, ConfigError, "patience and schedule"),
+        (
+            {"schedule": "one-cycle"},
+            {"classes": [0, 1, 2]},
+            ConfigError,
+            "patience and schedule",
+        ),
         ({"class_weight": "balanced"}, {"classes": [0, 1, 2]}, ConfigError, "must be a dict"),
     ],
 )

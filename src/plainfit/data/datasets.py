@@ -146,7 +146,7 @@ def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -
         return of_table(data, name, target)
     if isinstance(data, tuple | Mapping):
         return of_arrays(data, name)
-    if isinstance(data, Tensor | np.ndarray):
+    if hasattr(data, "__array__"):  # of NumPy, torch, pandas, ...
         return of_arrays((data,), name)
     if type(data) is Subset:
         return Subset(as_dataset(data.dataset, name, raw=raw), data.indices)
@@ -174,15 +174,10 @@ def is_table(data: Any) -> bool:
 
 
 def of_table(table: Any, name: str, target: Any) -> Dataset[Any]:
-    if not is_table(table):
+    if target is None or not is_table(table):
         raise ConfigError(
-            f"names a column of a data frame, got {target!r}, and {name} is a "
-            f"{type(table).__name__}",
-            field="target",
-        )
-    if target is None:
-        raise ConfigError(
-            f"must name the column of {name} to predict; without one, pass {name}.to_numpy()",
+            f"names the column of a data frame to predict, got {target!r} with a "
+            f"{type(table).__name__} as {name}; for a key of batches, pass target to fit",
             field="target",
         )
     columns = list(table.columns)

@@ -122,11 +122,7 @@ class TensorLoader(BatchOrder):
 
     def __iter__(self) -> Iterator[Any]:
         epoch, rows = self.epoch, Rows.of(self.dataset)
-        if rows is None:
-            raise ConfigError(
-                f"a TensorLoader must be given tensors, got a {type(self.dataset).__name__}; serve "
-                "it by plainfit.get_data"
-            )
+        assert rows, "a TensorLoader must be given tensors; serve other data by get_data"
         for _, batch in self.remaining(rows):
             yield rows.gather(batch)
         self.epoch = epoch + 1
@@ -300,13 +296,7 @@ class AugmentedLoader(WrappedDataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.dl.epoch
-        for step, batch in enumerate(self.dl, self.dl.first):
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise ConfigError(
-                    f"requires batches (xb, yb), got a {type(batch).__name__}; leave it out",
-                    field="augment",
-                )
-            xb, yb = batch
+        for step, (xb, yb) in enumerate(self.dl, self.dl.first):
             if self.only_images and xb.dim() != 4:
                 raise ConfigError(
                     "an augmentation by name requires images of shape (channels, height, width), "
@@ -332,7 +322,7 @@ def get_data(
     target: Any = None,
     shuffle: bool | None = None,
     sampler: Any = None,
-    collate_fn: Callable[[Any], Any] = default_collate,
+    collate_fn: Callable[[Any], Any] | None = None,
 ) -> tuple[Loader, Any]:
     """Return the training loader, shuffled, and the validation loader, with twice the batch size.
 
@@ -370,17 +360,19 @@ def get_data(
     """
     if sampler is not None and shuffle:
         raise ConfigError("and sampler both give the order: leave one out", field="shuffle")
-    is_raw = collate_fn is not default_collate
+    collate = collate_fn or default_collate
     check_columns(train_ds, valid_ds)
-    train, valid = as_dataset(train_ds, "train_ds", target, raw=is_raw), None
+    convert = partial(as_dataset, target=target, raw=collate is not default_collate)
+    train, valid = convert(train_ds, "train_ds"), None
+    if isinstance(train, IterableDataset) and (shuffle or sampler is not None):
+        raise ConfigError("and sampler need data with a length, got a stream", field="shuffle")
     if isinstance(valid_ds, int | float):
         train, valid = split(train, valid_ds, seed)
     elif valid_ds is not None:
-        valid = as_dataset(valid_ds, "valid_ds", target, raw=is_raw)
-    make = partial(make_loader, seed=seed, num_workers=num_workers, collate_fn=collate_fn)
-    is_shuffled = sampler is None and shuffle is not False
+        valid = convert(valid_ds, "valid_ds")
+    make = partial(make_loader, seed=seed, num_workers=num_workers, collate_fn=collate)
     own = {"drop_last": drop_last, "sampler": sampler, "trains": True}
-    train_dl: Loader = make(train, bs, is_shuffled, **own)
+    train_dl: Loader = make(train, bs, sampler is None and shuffle is not False, **own)
     if augment is not None:
         train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train))
     return train_dl, None if valid is None else make(valid, bs * 2, False, trains=False)
@@ -424,8 +416,6 @@ def make_loader(
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
-        if sampler is not None:
-            raise ConfigError("needs data with a length, got a stream", field="sampler")
         return DataLoader(
             dataset,
             batch_size=batch_size,

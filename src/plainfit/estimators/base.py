@@ -1,6 +1,9 @@
 """What classifier and regressor share: parameters, training, and outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
+from inspect import signature
 from numbers import Integral
 from typing import Any, Self
 
@@ -20,15 +23,15 @@ from plainfit.common.errors import ConfigError
 from plainfit.data.datasets import resident
 from plainfit.data.loaders import WrappedDataLoader, make_loader
 from plainfit.estimators.saving import Saving
-from plainfit.estimators.weighting import WeightedLoss, with_weights
 from plainfit.models.build import get_model, make_optimizer
 from plainfit.runs.inference import predict
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Callback
-from plainfit.training.loop import LossFunction, fit
+from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric
 
 CHECKS = {"dtype": np.float32, "order": "C", "allow_nd": True}  # scikit-learn's, for X
@@ -45,7 +48,7 @@ class PlainfitEstimator(Saving):
     `feature_names_in_`.
     """
 
-    n_iter_: int
+    n_iter_ = 0
 
     def __init__(
         self,
@@ -131,7 +134,7 @@ class PlainfitEstimator(Saving):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _settings(self, *, partial: bool = False) -> RunConfig:
+    def _settings(self, *, once: bool = False) -> RunConfig:
         given = self.get_params(deep=False)
         shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args", "optimizer"}
         seed = self.random_state
@@ -141,19 +144,14 @@ class PlainfitEstimator(Saving):
             raise ConfigError(
                 "must be a number here, got 'auto'; plainfit.lr_find suggests one", field="lr"
             )
-        for name in ("patience", "schedule") if partial else ():
-            if given[name] is not None:
-                raise ConfigError(
-                    f"applies to `fit`, and `partial_fit` is one pass, got {given[name]!r}; leave "
-                    "it out",
-                    field=name,
-                )
+        if once and (self.patience is not None or self.schedule is not None):
+            raise ConfigError("patience and schedule apply to `fit`: `partial_fit` is one pass")
         return RunConfig(seed=int(seed), **{name: given[name] for name in shared})
 
-    def _goes_on(self, partial: bool) -> bool:
+    def _goes_on(self, once: bool) -> bool:
         """Return whether to train the model that there is, rather than a new one."""
-        goes_on = (partial or self.warm_start) and hasattr(self, "model_")
-        if goes_on and partial and not hasattr(self, "optimizer_"):
+        goes_on = (once or self.warm_start) and hasattr(self, "model_")
+        if goes_on and once and not hasattr(self, "optimizer_"):
             raise ConfigError(
                 "partial_fit goes on with the optimizer's state, which is not in a file of `save`; "
                 "use `fit` with warm_start=True, or pickle the estimator"
@@ -169,9 +167,9 @@ class PlainfitEstimator(Saving):
         *,
         outputs: int,
         weights: Any = None,
-        partial: bool = False,
+        once: bool = False,
     ) -> Self:
-        config, goes_on = self._settings(partial=partial), self._goes_on(partial)
+        config, goes_on = self._settings(once=once), self._goes_on(once)
         x = self._samples(X) if goes_on else self._first_samples(X)
         tensors, loss = [x, y], self.loss or loss
         if weights is not None:
@@ -184,7 +182,7 @@ class PlainfitEstimator(Saving):
         best = BestInMemory()
         stopping = [] if valid_dl is None else [EarlyStopping(config.patience or 1), best]
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
-            model, opt = self._begun(config, tuple(x.shape[1:]), outputs, goes_on, partial)
+            model, opt = self._begun(config, tuple(x.shape[1:]), outputs, goes_on, once)
             what = "classes" if is_classifier(self) else "targets"
             check_outputs(model, [train_ds[: config.batch_size][:2]], outputs, what)
             on_device = resident(train_ds, device_of(model), config.memory_budget)
@@ -193,7 +191,7 @@ class PlainfitEstimator(Saving):
             sample = train_ds[:1][0].to(device_of(model))
             with cpu_threads(config.threads or threads_for(model, sample, config.batch_size)):
                 self.history_ = fit(
-                    1 if partial else config.epochs,
+                    1 if once else config.epochs,
                     model,
                     loss,
                     opt,
@@ -213,7 +211,7 @@ class PlainfitEstimator(Saving):
         return self
 
     def _begun(
-        self, config: RunConfig, shape: tuple[int, ...], outputs: int, goes_on: bool, partial: bool
+        self, config: RunConfig, shape: tuple[int, ...], outputs: int, goes_on: bool, once: bool
     ) -> tuple[nn.Module, Optimizer]:
         """Return model and optimizer, new or as they are, with the generator in its place."""
         if goes_on:
@@ -221,7 +219,7 @@ class PlainfitEstimator(Saving):
             torch.manual_seed(config.seed)
             if hasattr(self, "_generator"):  # not in a file
                 torch.set_rng_state(self._generator)
-            if partial:
+            if once:
                 return model, self.optimizer_
         else:
             self.n_iter_ = 0
@@ -294,4 +292,35 @@ class PlainfitEstimator(Saving):
 def served(dataset: Any, batch_size: int, shuffle: bool, *, seed: int = 0) -> Any:
     """Return a loader of inputs and targets; of weighted samples, with weights beside targets."""
     dl = make_loader(dataset, batch_size, shuffle, seed=seed)
-    return WrappedDataLoader(dl, with_weights) if len(dataset.tensors) == 3 else dl
+    if len(dataset.tensors) == 2:
+        return dl
+    return WrappedDataLoader(dl, lambda xb, yb, weights: (xb, (yb, weights)))
+
+
+class WeightedLoss:
+    """The weighted mean of a batch's losses, `(losses * weights).sum() / weights.sum()`.
+
+    Its target is a pair, the loss's own and the weights, of shape (batch,). Without gradients, the
+    weights have the mean 1 over the whole set, so that its batches average exactly.
+    """
+
+    def __init__(self, loss: Any) -> None:
+        if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
+            loss = copy(loss)
+            loss.reduction = "none"
+        elif "reduction" in signature(loss).parameters:
+            loss = partial(loss, reduction="none")
+        else:
+            raise ConfigError(
+                "must have a parameter `reduction`, as those of torch, where samples have weights, "
+                f"got {loss!r}",
+                field="loss",
+            )
+        self.of_each = loss
+
+    def __call__(self, out: Tensor, target: tuple[Tensor, Tensor]) -> Tensor:
+        yb, weights = target
+        losses: Tensor = self.of_each(out, yb)
+        losses = losses.reshape(len(losses), -1).mean(1)  # of several targets
+        total = weights.sum() if torch.is_grad_enabled() else len(weights)
+        return (losses * weights).sum() / total

@@ -28,6 +28,9 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
     True
     """
 
+    classes_: NDArray[Any]
+    is_multilabel_ = False
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train, from scratch unless `warm_start`.
 
@@ -64,7 +67,7 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
         Raises:
             ValueError, ModelError, NonFiniteError: as for `fit`.
         """
-        return self._learn(X, y, classes, sample_weight, partial=True)
+        return self._learn(X, y, classes, sample_weight, once=True)
 
     def _learn(
         self,
@@ -73,9 +76,9 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
         classes: Any,
         weights: Any,
         *,
-        partial: bool = False,
+        once: bool = False,
     ) -> Self:
-        goes_on = self._goes_on(partial)
+        goes_on = self._goes_on(once)
         X, y = validate_data(self, X, y, reset=not goes_on, multi_output=True, **CHECKS)  # noqa: N806
         check_classification_targets(y)
         self.is_multilabel_ = type_of_target(y) == "multilabel-indicator"
@@ -84,36 +87,22 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
             known, targets = np.arange(y.shape[1]), torch.tensor(y, dtype=torch.float32)
         else:
             y = column_or_1d(y, warn=True)
-            known = self._known(y, classes, partial, goes_on)
+            if classes is None and once and not goes_on:
+                raise ValueError("classes must be passed in the first call of partial_fit")
+            known = self.classes_ if goes_on else np.unique(y if classes is None else classes)
+            if unknown := sorted({*y.tolist()} - {*known.tolist()}):
+                raise ValueError(f"labels must be among {known.tolist()}, got {unknown}")
             targets = torch.from_numpy(np.searchsorted(known, y))
         if self.class_weight is not None:
-            if partial and self.class_weight == "balanced":
-                raise ConfigError(
-                    "must be a dict for `partial_fit`, which sees a part of the labels, got "
-                    "'balanced'",
-                    field="class_weight",
-                )
+            if once and self.class_weight == "balanced":
+                raise ConfigError("must be a dict for `partial_fit`", field="class_weight")
             of_class = compute_sample_weight(self.class_weight, y)
             weights = of_class if weights is None else of_class * np.asarray(weights)
-        self.classes_ = known
+        self.classes_, count = known, len(known)
         task: Any = (F.cross_entropy, [accuracy])
         if self.is_multilabel_:
             task = (F.binary_cross_entropy_with_logits, [])
-        count = len(known)
-        return self._train(X, targets, *task, outputs=count, weights=weights, partial=partial)
-
-    def _known(self, y: NDArray[Any], classes: Any, partial: bool, goes_on: bool) -> NDArray[Any]:
-        """Return all labels that there may be, in order."""
-        known = np.unique(y if classes is None else classes)
-        if goes_on:
-            known = self.classes_
-        elif partial and classes is None:
-            raise ValueError("classes must be passed in the first call of partial_fit: all labels")
-        if unknown := sorted(set(y.tolist()) - set(known.tolist())):
-            raise ValueError(
-                f"labels must be among those of the first fit, {known.tolist()}, got {unknown}"
-            )
-        return known
+        return self._train(X, targets, *task, outputs=count, weights=weights, once=once)
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the probability of each of `classes_`: float32, shape (samples, classes)."""
@@ -157,20 +146,18 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
         """Train for one more epoch, on this data; model and optimizer go on as they are."""
-        return self._learn(X, y, sample_weight, partial=True)
+        return self._learn(X, y, sample_weight, once=True)
 
-    def _learn(self, X: Any, y: Any, weights: Any, *, partial: bool = False) -> Self:  # noqa: N803
+    def _learn(self, X: Any, y: Any, weights: Any, *, once: bool = False) -> Self:  # noqa: N803
         if self.class_weight is not None:
             raise ConfigError("applies to classifiers only", field="class_weight")
-        new = not self._goes_on(partial)
+        new = not self._goes_on(once)
         X, y = validate_data(  # noqa: N806
             self, X, y, reset=new, multi_output=True, y_numeric=True, **CHECKS
         )
         targets = torch.tensor(np.asarray(y, np.float32)).reshape(len(y), -1)
         count = targets.shape[1]
-        return self._train(
-            X, targets, F.mse_loss, [], outputs=count, weights=weights, partial=partial
-        )
+        return self._train(X, targets, F.mse_loss, [], outputs=count, weights=weights, once=once)
 
     def predict(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
         """Return the targets: float32, shape (samples,) for one, else (samples, targets)."""

@@ -89,8 +89,7 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
                     f"{path} must say how images are scaled, and is too old: fit it again"
                 )
             arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
-            fitted = {"n_iter_": len(history), **state["fitted"], **arrays, "history_": history}
-            for name, value in fitted.items():
+            for name, value in {**state["fitted"], **arrays, "history_": history}.items():
                 setattr(estimator, name, value)
             estimator.model_ = model.eval()
             return estimator

@@ -1,7 +1,6 @@
 """What holds while `fit` runs: the hooks around it, Ctrl-C and SIGTERM, errors, memory."""
 
 import ctypes
-import re
 import signal
 import sys
 import threading
@@ -19,10 +18,7 @@ import torch
 from plainfit.common.errors import ConfigError, ModelError, PlainfitError
 from plainfit.training.hooks import Context
 
-BROADCAST = (  # as torch says it
-    r"Using a target size \(torch\.Size\(\[(.*?)\]\)\) that is different to the input size "
-    r"\(torch\.Size\(\[(.*?)\]\)\)"
-)
+BROADCAST = "Using a target size"  # the start of torch's warning
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -109,12 +105,11 @@ def broadcasting_raises() -> Iterator[None]:
         try:
             yield
         except UserWarning as warning:
-            if not (found := re.match(BROADCAST, str(warning))):
+            if not str(warning).startswith(BROADCAST):
                 raise
-            target, out = found.groups()
             raise ModelError(
-                f"outputs and targets must have one shape for this loss, got ({out}) and "
-                f"({target}), which would be broadcast; use y.unsqueeze(1) or model(xb).squeeze(1)"
+                "targets must have the shape of the outputs for this loss, by y.unsqueeze(1) or "
+                f"model(xb).squeeze(1); torch says: {warning}"
             ) from warning
 
 
