@@ -205,6 +205,14 @@ def test_a_sampler_is_a_function_of_seed_and_epoch(own, options):
     assert "20" not in str(first).split()
 
 
+def test_a_last_batch_of_one_is_counted_by_the_sampler():
+    model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    train_dl, _ = pf.get_data((X, Y), None, 8, sampler=range(33))
+    with pytest.raises(ConfigError, match=r"got 33 = 4 \* 8 \+ 1 samples; set drop_last"):
+        pf.fit(1, model, F.cross_entropy, opt, train_dl, None, echo=None)
+
+
 def test_without_shuffle_random_samples_still_differ_between_epochs():
     class Noisy(Dataset):
         def __len__(self):

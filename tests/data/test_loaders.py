@@ -245,9 +245,14 @@ def test_a_wrapped_batch_of_parts_is_spread_and_any_other_is_passed_whole():
 
     x, y = torch.arange(4.0), torch.arange(4)
     packed = pack_sequence([x, x[:2]])
-    for whole in ({"x": x, "y": y}, [x, y], x, "text", packed):
+    for whole in ({"x": x, "y": y}, [x, y[:2]], ["a", "b"], x, "text", packed):
         assert list(WrappedDataLoader([whole], pair)) == [(whole,)]
-    for dl in ([(x, y)], DataLoader(TensorDataset(x, y), 4), make_loader(Own(4), 4, False)):
+    for dl in (
+        [(x, y)],
+        [[x, y]],
+        DataLoader(TensorDataset(x, y), 4),
+        make_loader(Own(4), 4, False),
+    ):
         [(xb, yb)] = WrappedDataLoader(dl, pair)
         assert torch.equal(xb, x)
         assert torch.equal(yb, y)

@@ -34,7 +34,7 @@ from torch.utils.data import (
 from plainfit.common.errors import ConfigError, raised_as
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step
-from plainfit.data.batches import makes_lists, to_device, with_tuples
+from plainfit.data.batches import by_parts, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
 from plainfit.data.splits import draw_parts
 
@@ -61,8 +61,13 @@ class BatchOrder:
         self.epoch = 0
         self.first = 0
 
+    @property
+    def samples(self) -> int:
+        """The number of samples in an epoch."""
+        return len(self.dataset if self.rows_from is None else self.rows_from)
+
     def __len__(self) -> int:
-        n = len(self.dataset if self.rows_from is None else self.rows_from)
+        n = self.samples
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def seek(self, epoch: int, step: int) -> None:
@@ -223,8 +228,8 @@ def end_with_parent(*_: object) -> None:
 class WrappedDataLoader:
     """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
 
-    A tuple's parts are its arguments, as are those of a list that torch's `default_collate` makes;
-    any other batch, such as a dict, is the argument.
+    The parts of a tuple, or of a list that is inputs and target, are its arguments; any other
+    batch, such as a dict, is the argument.
 
     >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
     ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
@@ -245,10 +250,9 @@ class WrappedDataLoader:
         raise AttributeError(name)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.dl:
-            parts = with_tuples(batch) if makes_lists(self.dl) else batch
-            is_spread = isinstance(parts, tuple) and not isinstance(parts, PackedSequence)
-            yield self.func(*parts) if is_spread else self.func(parts)
+        for batch in by_parts(self.dl, self.dl):
+            is_spread = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
+            yield self.func(*batch) if is_spread else self.func(batch)
 
 
 class AugmentedLoader(WrappedDataLoader):

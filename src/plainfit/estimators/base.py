@@ -28,9 +28,9 @@ from plainfit.runs.inference import predict
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
-from plainfit.training.callbacks.stopping import BestInMemory
+from plainfit.training.checks import fails_on_last
 from plainfit.training.compiling import LossFunction
-from plainfit.training.hooks import Callback
+from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric
 
@@ -59,6 +59,7 @@ class PlainfitEstimator(Saving):
         loss: LossFunction | None = None,
         epochs: int = 50,
         batch_size: int = 64,
+        drop_last: bool | None = None,
         optimizer: str | type[Optimizer] = "adam",
         optimizer_args: Mapping[str, Any] | None = None,
         lr: float | None = None,
@@ -90,6 +91,9 @@ class PlainfitEstimator(Saving):
                 regressor's the mean squared error, of float32 of shape (batch, targets) both.
             epochs: passes over the training data.
             batch_size: samples in a training batch.
+            drop_last: leave out a last training batch that is not full, other samples in each
+                epoch; by default only if it has one sample and a norm of the model needs more,
+                with a warning.
             optimizer: a class of `torch.optim`, its name, such as `NAdam`, or another `Optimizer`.
             optimizer_args: arguments for the optimizer, by name.
             lr: the learning rate; by default 0.1 for `sgd`, 0.001 for `adam`, `adamw` and
@@ -117,6 +121,7 @@ class PlainfitEstimator(Saving):
         self.loss = loss
         self.epochs = epochs
         self.batch_size = batch_size
+        self.drop_last = drop_last
         self.optimizer = optimizer
         self.optimizer_args = optimizer_args
         self.lr = lr
@@ -136,7 +141,8 @@ class PlainfitEstimator(Saving):
 
     def _settings(self, *, once: bool = False) -> RunConfig:
         given = self.get_params(deep=False)
-        shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args", "optimizer"}
+        own = {"model", "model_args", "optimizer", "drop_last"}
+        shared = set(names_of(RunConfig)) & given.keys() - own
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
@@ -179,15 +185,20 @@ class PlainfitEstimator(Saving):
             tensors = [tensor[w > 0] for tensor in (x, y, w)]
             loss, metrics = WeightedLoss(loss), []
         train_ds, valid_dl = self._parts(tensors, config)
-        best = BestInMemory()
-        stopping = [] if valid_dl is None else [EarlyStopping(config.patience or 1), best]
+        stopping = []
+        if config.patience is not None:
+            stopping.append(EarlyStopping(config.patience, restore_best=True))
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             model, opt = self._begun(config, tuple(x.shape[1:]), outputs, goes_on, once)
             what = "classes" if is_classifier(self) else "targets"
             check_outputs(model, [train_ds[: config.batch_size][:2]], outputs, what)
             on_device = resident(train_ds, device_of(model), config.memory_budget)
-            train_dl = served(on_device, config.batch_size, True, seed=config.seed)
-            train_dl.seek(self.n_iter_, 0)
+            order: Any = make_loader(on_device, config.batch_size, True, seed=config.seed)
+            order.seek(self.n_iter_, 0)
+            order.drop_last, train_dl = bool(self.drop_last), with_weights(order)
+            if self.drop_last is None and (how := fails_on_last(model, train_dl)):
+                order.drop_last = len(order) > 1  # else `fit` refuses it
+                warn(f"{how} samples: each epoch leaves out one, as a norm of the model needs more")
             sample = train_ds[:1][0].to(device_of(model))
             with cpu_threads(config.threads or threads_for(model, sample, config.batch_size)):
                 self.history_ = fit(
@@ -203,8 +214,6 @@ class PlainfitEstimator(Saving):
                     echo=print if self.verbose else None,
                 )
             self._generator = torch.get_rng_state()
-        if stopping:
-            model.load_state_dict(best.weights)
         self.model_, self.optimizer_ = model.eval(), opt
         self.n_iter_ += len(self.history_)
         self.input_shape_ = tuple(x.shape[1:])
@@ -251,8 +260,8 @@ class PlainfitEstimator(Saving):
         held_out = [tensor[valid] for tensor in tensors]
         if len(held_out) == 3:
             held_out[2] /= held_out[2].mean()
-        valid_dl = served(TensorDataset(*held_out), 2 * config.batch_size, False)
-        return TensorDataset(*(tensor[train] for tensor in tensors)), valid_dl
+        valid_dl = make_loader(TensorDataset(*held_out), 2 * config.batch_size, False)
+        return TensorDataset(*(tensor[train] for tensor in tensors)), with_weights(valid_dl)
 
     def _samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803  # scikit-learn's name for it
         """Return samples in the model's shape, float32, divided by `divisor_`."""
@@ -289,10 +298,9 @@ class PlainfitEstimator(Saving):
         return out.float()
 
 
-def served(dataset: Any, batch_size: int, shuffle: bool, *, seed: int = 0) -> Any:
-    """Return a loader of inputs and targets; of weighted samples, with weights beside targets."""
-    dl = make_loader(dataset, batch_size, shuffle, seed=seed)
-    if len(dataset.tensors) == 2:
+def with_weights(dl: Any) -> Any:
+    """Return a loader of `(xb, (yb, weights))`, where samples have weights."""
+    if len(dl.dataset.tensors) == 2:
         return dl
     return WrappedDataLoader(dl, lambda xb, yb, weights: (xb, (yb, weights)))
 

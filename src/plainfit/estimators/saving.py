@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
 from plainfit.models.build import Factory, target_name
 from plainfit.models.trust import code_of, remember, trusted
+from plainfit.models.weights import Uncompiled
 from plainfit.runs.folder import write_output
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
 from plainfit.training.history import History
@@ -41,7 +42,7 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
             "epochs": history.epochs,
             "factory": model.plainfit_factory.to_dict(),
-            "weights": model.state_dict(),
+            "weights": Uncompiled(model).state_dict(),
         }
         for target in (model.plainfit_factory.target, *named.values()):
             remember(target)
@@ -81,7 +82,7 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             factory, history = Factory(**state["factory"]), History()
             trusted(factory.target, code_of(factory.target), trust_code=trust_code)
             model = factory.build_quietly()
-            model.load_state_dict(state["weights"])
+            Uncompiled(model).load_state_dict(state["weights"])
             model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
             history.epochs = state["epochs"]
             if "divisor_" not in state["fitted"]:

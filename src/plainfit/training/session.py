@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from plainfit.common.errors import ConfigError, ModelError, PlainfitError
+from plainfit.common.errors import ConfigError, PlainfitError
+from plainfit.training.checks import BROADCAST, explain_loss
 from plainfit.training.hooks import Context
 
-BROADCAST = "Using a target size"  # the start of torch's warning
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
@@ -29,7 +29,8 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
     They then end the program once everything is saved; but after Ctrl-C in a notebook or at a
     prompt, control returns with the history so far.
     """
-    with signals_stop(context) as received, broadcasting_raises():
+    with signals_stop(context) as received, warnings.catch_warnings():
+        warnings.filterwarnings("error", BROADCAST)
         try:
             context.call("on_fit_start")
             yield
@@ -44,6 +45,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
             context.call("on_exception")
             if isinstance(error, Exception):
                 error.add_note(f"in {context.place()}")
+                explain_loss(error, context)
             explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:
@@ -95,22 +97,6 @@ def sigterm_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-@contextmanager
-def broadcasting_raises() -> Iterator[None]:
-    """Refuse targets of another shape than the outputs, of which `F.mse_loss` and others warn."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", BROADCAST)
-        try:
-            yield
-        except UserWarning as warning:
-            if not str(warning).startswith(BROADCAST):
-                raise
-            raise ModelError(
-                "targets must have the shape of the outputs for this loss, by y.unsqueeze(1) or "
-                f"model(xb).squeeze(1); torch says: {warning}"
-            ) from warning
 
 
 def explain_mixed_labels(error: BaseException, context: Context, loss_func: Any) -> None:
