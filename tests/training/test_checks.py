@@ -78,9 +78,10 @@ WRONG = [
     ({"train_dl": "mnist"}, f"got 'mnist'; {LOADER}"),
     ({"valid_dl": Subset(DATA, [0])}, "valid_dl must be an iterable of batches, or a function "
      f"that returns one, got an object of Subset; {LOADER}"),
-    ({"metrics": pf.accuracy}, "metrics must be a list of functions or metric objects, got "
-     "accuracy itself; write metrics=[pf.accuracy]"),
-    ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=[pf.accuracy]"),
+    ({"metrics": pf.accuracy}, "metrics must be a list of names, functions or metric objects, "
+     "got accuracy itself; write metrics=['accuracy']"),
+    ({"metrics": "accuracy"}, "got 'accuracy'; write metrics=['accuracy']"),
+    ({"metrics": [nn.L1Loss]}, "got [L1Loss itself]; write metrics=['accuracy']"),
     ({"callbacks": TimeLimit(3)}, "callbacks must be a list, got an object of TimeLimit; write "
      "callbacks=[...]"),
     ({"loss_func": each}, "loss_func must return one number as a tensor, the mean over the batch, "
@@ -104,12 +105,22 @@ def test_wrong_arguments_of_fit_are_named(changes, line):
         {"epochs": np.int64(1)},
         {"callbacks": (), "metrics": ()},
         {"epochs": None, "max_steps": 1},
+        {"valid_dl": batches(5), "metrics": ["accuracy", "f1"], "train_metrics": []},
         {"valid_dl": {"a": batches(5), "b": batches(5)}},
         {"train_dl": lambda: iter(batches(5))},
         {"train_dl": DataLoader(Stream(), 3)},
         {"opt": torch.optim.LBFGS, "loss_func": nn.CrossEntropyLoss()},
     ],
-    ids=["count of NumPy", "tuples", "no epochs", "two sets", "function", "stream", "LBFGS"],
+    ids=[
+        "count of NumPy",
+        "tuples",
+        "no epochs",
+        "names",
+        "two sets",
+        "function",
+        "stream",
+        "LBFGS",
+    ],
 )
 def test_what_is_usual_is_accepted(changes):
     if isinstance(make := changes.get("opt"), type):

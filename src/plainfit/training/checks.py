@@ -30,7 +30,6 @@ def check_call(
     train_dl: Any,
     valid_dl: Any = None,
     step: Any = None,
-    metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
@@ -51,8 +50,6 @@ def check_call(
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
         ("valid_dl", valid_dl, is_valid, must, loader),
-        ("metrics", metrics, is_list(metrics) and all(map(is_made, metrics)),
-         "a list of functions or metric objects", "write metrics=[pf.accuracy]"),
         ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
     ):  # fmt: skip
         if not fits:
@@ -62,8 +59,8 @@ def check_call(
 
 
 def is_made(function: Any) -> bool:
-    is_usable = callable(function) or hasattr(function, "update")  # a metric that streams
-    return is_usable and not isinstance(function, type)
+    """Return whether this is a function, or an object such as a metric that streams."""
+    return (callable(function) or hasattr(function, "update")) and not isinstance(function, type)
 
 
 def is_list(value: Any) -> bool:
