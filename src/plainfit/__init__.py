@@ -51,13 +51,16 @@ _HOMES = {
     "Unfreezing": "training.callbacks.optimization",
     "WrappedDataLoader": "data.loaders",
     "accuracy": "training.metrics",
+    "evaluate": "runs.inference",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
     "get_data": "data.loaders",
     "get_model": "models.build",
+    "load_run": "runs.folder",
     "loss_batch": "training.step",
     "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
+    "predict": "runs.inference",
     "tune": "tuning.study",
     "validate": "training.validation",
 }
@@ -82,6 +85,9 @@ if TYPE_CHECKING:
     from plainfit.models.networks import MnistCNN as MnistCNN
     from plainfit.models.networks import ResNet as ResNet
     from plainfit.runs.fine_tuning import fine_tune as fine_tune
+    from plainfit.runs.folder import load_run as load_run
+    from plainfit.runs.inference import evaluate as evaluate
+    from plainfit.runs.inference import predict as predict
     from plainfit.training.callbacks.checkpointing import BestWeights as BestWeights
     from plainfit.training.callbacks.checkpointing import Checkpointing as Checkpointing
     from plainfit.training.callbacks.observers import ActivationStatistics as ActivationStatistics

@@ -24,6 +24,7 @@ from plainfit.data.datasets import resident
 from plainfit.data.loaders import WrappedDataLoader, make_loader
 from plainfit.estimators.saving import Saving
 from plainfit.models.build import get_model, make_optimizer
+from plainfit.runs.inference import predict
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
@@ -293,10 +294,8 @@ class PlainfitEstimator(Saving):
                 f"samples must have the shape {self.input_shape_} of those in fit, got "
                 f"{tuple(x.shape[1:])}"
             )
-        batches = make_loader(TensorDataset(x, torch.zeros(len(x))), 2 * self.batch_size, False)
-        device = device_of(self.model_)
-        with torch.no_grad():
-            return torch.cat([self.model_(xb.to(device)).float().cpu() for xb, _ in batches])
+        out: Tensor = predict(self.model_, x, bs=2 * self.batch_size)
+        return out.float()
 
 
 def with_weights(dl: Any) -> Any:
