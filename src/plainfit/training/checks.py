@@ -97,9 +97,11 @@ def shown(value: Any) -> str:
     return f"an object of {type(value).__name__}" if name is None else f"{name} itself"
 
 
-def explain_loss(error: BaseException, context: Context) -> None:
-    """Raise a ConfigError if a step failed because its loss is no scalar."""
+def explain(error: Exception, context: Context) -> None:
+    """Note what helps after a batch of one sample; raise a ConfigError if the loss is no scalar."""
     loss = context.loss
+    if ONE_SAMPLE in str(error):
+        error.add_note("leave out batches of one sample, as drop_last=True does with the last one")
     if isinstance(loss, Tensor) and loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
     elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
