@@ -198,7 +198,7 @@ def test_names_are_columns_that_can_be_monitored():
 
 def test_a_loss_of_torch_allows_every_column_of_fit():
     model, dl = network(), batches(10, 10)
-    for monitor in ("train_accuracy", "valid_accuracy", "valid_loss", "late_loss", "late_accuracy"):
+    for monitor in ("train_accuracy", "accuracy", "valid_loss", "late_loss", "late_accuracy"):
         early = pf.EarlyStopping(monitor=monitor)
         history = fit(
             model, sgd(model), dl, {"early": dl, "late": dl[1:]}, metrics=["accuracy"],
@@ -222,12 +222,15 @@ def test_every_name_has_a_direction():
             "unknown metric 'acuracy': choose from accuracy, .*; did you mean 'accuracy'",
         ),
         (["accuracy", pf.accuracy], "metrics must have different names"),
+        (pf.accuracy, "metrics must be a list of names, functions or metric objects, got accuracy"),
     ],
 )
 def test_an_unknown_name_is_refused_before_the_first_step(metrics, says):
     model = network()
     with pytest.raises(ValueError, match=says):
         fit(model, sgd(model), lambda: pytest.fail("a step was taken"), metrics=metrics)
+    with pytest.raises(ValueError, match=says):
+        pf.validate(model, F.cross_entropy, [], metrics=metrics)
 
 
 def test_a_missing_torchmetrics_is_said_to_be(monkeypatch):

@@ -29,8 +29,6 @@ def check_call(
     train_dl: Any,
     valid_dl: Any = None,
     step: Any = None,
-    metrics: Any = (),
-    train_metrics: Any = (),
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
@@ -43,7 +41,6 @@ def check_call(
     order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
     loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
     must = "an iterable of batches, or a function that returns one"
-    listed = "a list of names, functions or metric objects"
     for name, value, fits, what, remedy in (
         ("epochs", epochs, is_count, "a whole number, 0 or more", order),
         ("model", model, isinstance(model, nn.Module), "a torch.nn.Module", order),
@@ -52,9 +49,6 @@ def check_call(
          "make one: optim.Adam(model.parameters(), lr=1e-3)"),
         ("train_dl", train_dl, gives_batches(train_dl), must, loader),
         ("valid_dl", valid_dl, is_valid, must, loader),
-        ("metrics", metrics, are_metrics(metrics), listed, "write metrics=['accuracy']"),
-        ("train_metrics", train_metrics, are_metrics(train_metrics), listed,
-         "write train_metrics=['accuracy']"),
         ("callbacks", callbacks, is_list(callbacks), "a list", "write callbacks=[...]"),
     ):  # fmt: skip
         if not fits:
@@ -64,15 +58,8 @@ def check_call(
 
 
 def is_made(function: Any) -> bool:
-    return callable(function) and not isinstance(function, type)
-
-
-def are_metrics(metrics: Any) -> bool:
-    return is_list(metrics) and all(
-        not isinstance(metric, type)
-        and (isinstance(metric, str) or callable(metric) or hasattr(metric, "update"))
-        for metric in metrics
-    )
+    """Return whether this is a function, or an object such as a metric that streams."""
+    return (callable(function) or hasattr(function, "update")) and not isinstance(function, type)
 
 
 def is_list(value: Any) -> bool:

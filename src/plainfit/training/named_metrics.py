@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
+from plainfit.training.checks import is_list, is_made, shown
 from plainfit.training.metrics import (
     Mean,
     Metric,
@@ -41,6 +42,12 @@ NAMES = ("accuracy", "perplexity", "top5_accuracy", *KINDS)
 
 def made(metrics: Sequence[Metric | str]) -> list[Any]:
     """Return metrics with objects in place of names, all with different names."""
+    if not (is_list(metrics) and all(isinstance(m, str) or is_made(m) for m in metrics)):
+        raise ConfigError(
+            f"must be a list of names, functions or metric objects, got {shown(metrics)}; write "
+            "metrics=['accuracy']",
+            field="metrics",
+        )
     found = [by_name(metric) if isinstance(metric, str) else metric for metric in metrics]
     check_names([metric_name(metric) for metric in found])
     return found
