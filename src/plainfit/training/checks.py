@@ -85,14 +85,16 @@ def shown(value: Any) -> str:
     return f"an object of {type(value).__name__}" if name is None else f"{name} itself"
 
 
-def explain_loss(error: BaseException, context: Context) -> None:
-    """Raise one of our errors if a loss is no scalar, or would broadcast its targets."""
+def explain(error: Exception, context: Context) -> None:
+    """Raise one of our errors for a loss of another shape; note what helps after one sample."""
     if isinstance(error, UserWarning) and str(error).startswith(BROADCAST):
         raise ModelError(
             "targets must have the shape of the outputs for this loss, by y.unsqueeze(1) or "
             f"model(xb).squeeze(1); torch says: {error}"
         ) from error
     loss = context.loss
+    if ONE_SAMPLE in str(error):
+        error.add_note("leave out batches of one sample, as drop_last=True does with the last one")
     if isinstance(loss, Tensor) and loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
     elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
