@@ -13,7 +13,6 @@ from functools import cache, partial
 from numbers import Number
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -188,8 +187,8 @@ def to_device(batch: Any, device: torch.device) -> Any:
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biufc":
-        return torch.from_numpy(batch).to(device)
+    if getattr(getattr(batch, "dtype", None), "kind", "object") in "biufc":  # of NumPy
+        return torch.as_tensor(batch, device=device)
     if isinstance(batch, tuple | list):
         moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)

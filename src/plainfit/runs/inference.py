@@ -1,7 +1,6 @@
 """After the training: what a model gives for data of any kind, and how good that is."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from plainfit.runs.train import loss_function
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import warn
 from plainfit.training.metrics import Metric, accuracy
-from plainfit.training.state import random_state, set_random_state
+from plainfit.training.state import untouched
 from plainfit.training.validation import evaluating, validate
 
 BATCH = 128  # samples, for a model that is no run's
@@ -132,10 +131,7 @@ def evaluate(
     elif data is None:
         raise ConfigError("must be given for a model; a run from load_run has its own", "data")
     net, batches = parts(model, data, bs, labelled=True)
-    with untouched(batches):
-        return validate(
-            net, loss_func, batches, metrics=metrics, target=target, batch_size=batch_size
-        )
+    return validate(net, loss_func, batches, metrics=metrics, target=target, batch_size=batch_size)
 
 
 def joinable(out: Any) -> tuple[Any, int]:
@@ -213,16 +209,3 @@ def is_shuffled(dl: Any) -> bool:
     return getattr(order, "shuffle", False) or isinstance(
         getattr(order, "rows_from", order), RANDOM
     )
-
-
-@contextmanager
-def untouched(dl: Any) -> Iterator[None]:
-    """Leave the generators, and the place of a loader in its epochs, as they were."""
-    before = random_state(dl)
-    place = (dl.epoch, dl.first) if hasattr(dl, "seek") else None
-    try:
-        yield
-    finally:
-        set_random_state(before, dl)
-        if place is not None:
-            dl.seek(*place)
