@@ -56,15 +56,13 @@ def loss_computation(
     cast = autocast(precision, device_of(model))
     path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
-    # Else a backward pass is compiled when it is called, where a failure could not be mended.
-    whole = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
 
     def in_precision(xb: Any, yb: Any) -> Tensor:
         with cast:
             return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
     try:
-        with whole if compile else nullcontext():
+        with compiled_whole() if compile else nullcontext():
             compute = CompiledLoss(context, loss_func, echo) if compile else None
             yield compute if precision == "fp32" else in_precision
     finally:
@@ -72,6 +70,14 @@ def loss_computation(
             torch._dynamo.config.trace_autograd_ops = before
         if compile:
             sys.path[:] = path
+
+
+def compiled_whole() -> AbstractContextManager[Any]:
+    """Compile a backward pass with its forward pass; later, a failure could not be mended."""
+    patched: AbstractContextManager[Any] = torch._functorch.config.patch(
+        force_non_lazy_backward_lowering=True
+    )
+    return patched
 
 
 class OneGraph:
