@@ -34,8 +34,9 @@ from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.ondisk import LazySamples
 from plainfit.data.splits import draw_parts
 from plainfit.eject.layout import literal, rendered
-from plainfit.eject.lifting import Lifter, place
+from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import place
 from plainfit.eject.values import call, expression, named
 
 
@@ -87,13 +88,12 @@ class DataText:
         is_changed = any(not isinstance(func, AugmentedLoader) for func in self.funcs)
         return isinstance(first, Tensor) and first.dim() == 3 and not is_changed
 
-    def reading(self, beside: str) -> list[str]:
+    def reading(self) -> list[str]:
         """Return the lines that read the data."""
         name, folder = self.recipe.data or ("", Path())
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
         facts = {
-            "beside": literal(beside) if self.recipe.initial or not name else "",
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
             "split_seed": literal(self.recipe.config.split_seed) if self.recipe.config else 0,

@@ -10,9 +10,10 @@ from plainfit.common.errors import EjectError
 from plainfit.common.seeding import stream
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
-from plainfit.eject.lifting import Lifter, place
+from plainfit.eject.lifting import Lifter
 from plainfit.eject.optimizer import OptimizerText, same, scheduler_text
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import place
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.optimization import (
@@ -192,7 +193,8 @@ class LoopText:
         names = [metric_name(metric) for metric in self.metrics]
         # A name of their own for the values: a metric's function may have its name.
         values = [
-            f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}" for at, n in enumerate(names)
+            self.lifter.name_for(f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}", "")
+            for at, n in enumerate(names)
         ]
         valid = {"valid_loss": "valid_loss", **dict(zip(names, values, strict=True))}
         columns = {

@@ -105,11 +105,21 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
 
 def layers_of(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
     for name, module in model.named_modules():
-        steps = [step for step in name.split(".") if step]
-        path = "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps)
-        if any(iskeyword(s) or not (s.isdecimal() or s.isidentifier()) for s in steps):
-            path = f".get_submodule({literal(name)})"
-        yield f"model{path}.parameters()", list(module.parameters())
+        yield f"{path_to(name, model)}.parameters()", list(module.parameters())
+
+
+def path_to(name: str, model: nn.Module) -> str:
+    """Return an expression for a layer or a tensor of a model."""
+    text, owner = "model", model
+    for step in filter(None, name.split(".")):
+        if step.isidentifier() and not iskeyword(step):
+            text += f".{step}"
+        elif step.isdecimal() and hasattr(owner, "__getitem__"):
+            text += f"[{step}]"
+        else:
+            text += f".get_submodule({literal(step)})"
+        owner = getattr(owner, step)
+    return text
 
 
 def layers_text(params: list[Tensor], model: nn.Module) -> str:
