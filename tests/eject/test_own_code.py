@@ -228,6 +228,28 @@ def test_one_name_for_two_things(path, module):
     assert "def own_scale(" in text
 
 
+def test_what_a_module_changes_after_it_was_bound(path, module):
+    own = module("own_changes", """
+        import torch.nn.functional as F
+
+        index = {"a": 0}
+        for letter in "bc":
+            index[letter] = len(index)
+        names = []
+        names.append("a")
+        size = 1
+        size += 2
+        half, third = 2, 3  # both from one statement
+        if size:
+            factor = half / third
+
+        def loss(out, y):
+            return F.cross_entropy(out, y) * len(index) * len(names) * size * factor * ord(letter)
+    """)  # fmt: skip
+    text = ejected(path, nn.Sequential(nn.Linear(6, 3)), own.loss)
+    assert text.count("half, third = 2, 3  # both from one statement") == 1
+
+
 def smooth(by, weight):
     def loss(out, y, *, power=by):
         return F.cross_entropy(out, y, weight=weight, label_smoothing=power) * by

@@ -150,9 +150,7 @@ def test_closures_over_what_cannot_be_written_down(path):
 def test_tensors_and_any_arguments(path):
     loss = nn.CrossEntropyLoss(weight=torch.ones(3))
     loss.weight = loss.weight.to_sparse()
-    with pytest.raises(
-        EjectError, match="can write down a dense tensor, got one of layout"
-    ):
+    with pytest.raises(EjectError, match="can write down a dense tensor, got one of layout"):
         expression(loss, Lifter())
     model = nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (1, 3)), nn.RNN(3, 3), Last())
     assert "RNN was made, and it does not keep its argument args" in refused(path, model)

@@ -104,10 +104,8 @@ class Lifter:
 
     def keep(self, tensor: Tensor) -> str:
         """Put a tensor into the file beside the script; return its name there."""
-        for name, other in self.tensors.items():
-            if other is tensor:
-                return name
-        name = f"tensor_{len(self.tensors)}"
+        same = (name for name, other in self.tensors.items() if other is tensor)
+        name = next(same, f"tensor_{len(self.tensors)}")
         self.tensors[name] = tensor
         return name
 
@@ -119,15 +117,21 @@ class Lifter:
         if "<" in name:
             return self.lift_nested(thing)
         source = self.source_of(module, thing)
-        if source.bindings.get(top) is None:
+        if (node := source.bindings.get(top)) is None:
             raise undefined(top, source)
-        return ".".join([self.take(top, source), *inner])
+        return ".".join([self.take_statement(top, node, source), *inner])
 
     def take(self, name: str, source: ModuleText) -> str:
-        """Give the script the definition that a text has of a name; return its name there."""
-        node = source.bindings.get(name)
-        if node is None:
-            return self.take_value(name, value_of(name, source), f"{source.home}:{name}")
+        """Give the script what a name in a text stands for; return its name there."""
+        node = None if source.is_cell else source.bindings.get(name)
+        if node is None:  # bound in another cell of a notebook, in a loop, or more than once
+            if not hasattr(source.module, name):
+                raise undefined(name, source)
+            value = getattr(source.module, name)
+            return self.take_value(name, value, f"{source.module.__name__}:{name}")
+        return self.take_statement(name, node, source)
+
+    def take_statement(self, name: str, node: ast.stmt, source: ModuleText) -> str:
         if isinstance(node, ast.Import | ast.ImportFrom):
             return self.take_imported(name, node, source)
         names = {each: self.name_for(each, f"{source.home}:{each}") for each in bindings([node])}
@@ -170,18 +174,12 @@ class Lifter:
         starts = {start for start, *_ in edits}
         for needed in sorted({each for each, at, _ in global_names(code) if at not in starts}):
             if needed not in names and (source.has(needed) or not hasattr(builtins, needed)):
-                names[needed] = self.look_up(needed, source)
+                names[needed] = self.take(needed, source)
         if "annotations" in source.bindings:
             self.imports.add("from __future__ import annotations")
         del self.definitions[name]  # to the end, after what it needs
         edits += [edit for edit in renaming(code, names) if edit[0] not in starts]
         self.definitions[name] = edited(text, edits)
-
-    def look_up(self, name: str, source: ModuleText) -> str:
-        """Give the script what a name in a text stands for: in a notebook, its value now."""
-        if not source.is_cell:
-            return self.take(name, source)
-        return self.take_value(name, value_of(name, source), f"{source.module.__name__}:{name}")
 
     def take_again(self, name: str) -> str:
         """Give something in the script a second name, where the first is that of a variable."""
@@ -272,13 +270,6 @@ def public(names: Iterable[str]) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
-def value_of(name: str, source: ModuleText) -> Any:
-    try:
-        return getattr(source.module, name)
-    except AttributeError as error:
-        raise undefined(name, source) from error
-
-
 def undefined(name: str, source: ModuleText) -> EjectError:
     return EjectError(
         f"a script needs the definition of {name!r}, and the text of {source.module.__name__} "
@@ -287,11 +278,13 @@ def undefined(name: str, source: ModuleText) -> EjectError:
 
 
 def bindings(statements: Iterable[ast.stmt]) -> dict[str, ast.stmt | None]:
-    """Return the statement that binds each name; None for one that several change."""
+    """Return the statement that binds each name; None if several do, or change what it is."""
     found: dict[str, ast.stmt | None] = {}
     for name, node in binding_statements(statements):
-        is_whole = isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom)
-        found[name] = node if is_whole or name not in found else None
+        if node is None or isinstance(node, ast.Assign | ast.AnnAssign):
+            node = None if name in found else node
+        if node or not isinstance(found.get(name), ast.Import | ast.ImportFrom):
+            found[name] = node
     return found
 
 
@@ -305,12 +298,18 @@ def binding_statements(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, as
                     yield alias.asname or alias.name.split(".")[0], node
             case ast.If() | ast.Try():
                 yield from binding_statements([*node.body, *node.orelse])
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name(name)))):  # such as `names.append(...)`
+                yield name, None
             case _:  # what a loop or another statement binds is taken by its value
                 whole = node if isinstance(node, ast.Assign | ast.AnnAssign) else None
-                for target in getattr(node, "targets", None) or [node]:
-                    for inner in ast.walk(target):
-                        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
-                            yield inner.id, whole
+                for inner in (
+                    each for t in getattr(node, "targets", [node]) for each in ast.walk(t)
+                ):
+                    match inner:
+                        case ast.Name(name, ast.Store()):
+                            yield name, whole
+                        case ast.Subscript(ast.Name(name), ctx=ast.Store()):
+                            yield name, None
 
 
 def is_liftable(module: str) -> bool:
