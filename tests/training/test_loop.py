@@ -1,7 +1,6 @@
 """`fit`, `loss_batch`, `validate`, and the history they return."""
 
 import sys
-from collections import namedtuple
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch.utils.data import IterableDataset, TensorDataset
 import plainfit as pf
 import small
 from plainfit.common.errors import ConfigError
-from plainfit.data.batches import batch_size, to_device
 from plainfit.training.history import History
 
 PACKAGE = Path(pf.__file__).parent
@@ -138,58 +136,6 @@ def test_loss_batch_with_an_optimizer_takes_one_step_and_clears_the_gradients(da
 # kinds of batches and loaders
 
 
-def test_a_batch_may_be_a_dict_of_inputs(data):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.lin = nn.Linear(4, 3)
-
-        def forward(self, xb):
-            return self.lin(xb["a"]) + xb["b"]
-
-    x, y = data
-    model = Net()
-    opt = optim.SGD(model.parameters(), lr=0.1)
-    train = [({"a": x[:12], "b": 0}, y[:12]), ({"a": x[12:], "b": 0}, y[12:])]
-    history = quiet(20, model, opt, train, train)
-    assert history[-1]["valid_loss"] < history[0]["train_loss"]
-
-
-def test_a_batch_may_have_a_tuple_of_inputs(data):
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.bilinear = nn.Bilinear(4, 4, 3)
-
-        def forward(self, xb):
-            return self.bilinear(*xb)
-
-    x, y = data
-    model = Two()
-    train = [((x, x + 1), y)]
-    history = quiet(2, model, optim.SGD(model.parameters(), lr=0.1), train, train)
-    assert history.step_losses[1] < history.step_losses[0]
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_a_batch_that_is_no_pair_is_input_and_target(data, count):
-    parts = tuple(data[0] for _ in range(count))
-    seen = []
-
-    class Auto(nn.Linear):
-        def forward(self, batch):
-            return super().forward(batch if count == 1 else batch[0])
-
-    def loss_func(out, batch):
-        seen.append(batch)
-        return F.mse_loss(out, batch if count == 1 else batch[0])
-
-    model = Auto(4, 4)
-    opt = optim.SGD(model.parameters(), lr=0.1)
-    quiet(1, model, opt, [parts[0] if count == 1 else parts], loss_func=loss_func)
-    assert torch.equal(seen[0] if count == 1 else seen[0][2], data[0])
-
-
 @pytest.mark.parametrize("kind", ["list", "factory", "iterable dataset", "wrapped"])
 def test_every_kind_of_loader_trains_to_the_same_bits(data, linear, kind):
     model, opt = linear
@@ -245,22 +191,6 @@ def test_an_optimizer_of_a_part_of_the_model_is_accepted(data):
     first = model[0].weight.clone()
     quiet(1, model, optim.SGD(model[1].parameters(), lr=0.1), batches(*data, 20))
     assert torch.equal(model[0].weight, first)
-
-
-def test_batch_size_is_the_length_of_the_first_tensor():
-    x = torch.zeros(7, 2)
-    for xb in (x, {"a": x, "b": 1}, (x, x), [x], ({"a": x},), ["a"] * 7):
-        assert batch_size(xb) == 7
-
-
-def test_to_device_keeps_the_shape_of_a_batch():
-    pair = namedtuple("pair", "x y")
-    x = torch.zeros(2)
-    moved = to_device({"a": [x, (x, "text")], "b": pair(x, 3)}, torch.device("meta"))
-    assert moved["a"][0].device.type == moved["a"][1][0].device.type == "meta"
-    assert (moved["a"][1][1], moved["b"].y) == ("text", 3)
-    assert type(moved["b"]) is pair
-    assert moved["b"].x.is_meta
 
 
 # validation

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import plainfit as pf
-from plainfit.data.batches import batch_size, join
+from plainfit.data.batches import join
 from plainfit.training.history import read, weighted_mean
 from plainfit.training.metrics import TAKEN, metric_name, named
 
@@ -227,10 +227,17 @@ def test_a_last_batch_of_one_that_was_squeezed_is_joined():
 
 
 def test_texts_are_joined_in_their_order():
-    assert join([["a", "b"], ["c"]]) == ["a", "b", "c"]
-    assert join([["a", "b"], ["c", "d"]]) == ["a", "b", "c", "d"]
-    assert join([("a", "b"), ("c", "d")]) == (["a", "c"], ["b", "d"])  # a tuple has columns
-    assert join([3, 4]) == [3, 4]
+    assert join([["a", "b"], ["c"]], [2, 1]) == ["a", "b", "c"]
+    assert join([["a", "b"], ["c", "d"]], [2, 2]) == ["a", "b", "c", "d"]
+    assert join([("a", "b"), ("c", "d")], [2, 2]) == (["a", "c"], ["b", "d"])  # it has columns
+    assert join([3, 4], [1, 1]) == [3, 4]
+
+
+def test_a_list_with_an_entry_for_each_sample_is_one_of_samples():
+    boxes = [torch.ones(3, 4) * i for i in range(5)]
+    assert join([boxes[:3], boxes[3:]], [3, 2]) == boxes
+    maps = [[torch.zeros(3, 8), torch.zeros(3, 2)], [torch.ones(2, 8), torch.ones(2, 2)]]
+    assert [each.shape for each in join(maps, [3, 2])] == [(5, 8), (5, 2)]
 
 
 @pytest.mark.parametrize(
@@ -258,15 +265,6 @@ def test_objects_need_no_joining():
 
 
 # sizes and names
-
-
-def test_batch_size_finds_the_first_tensor_wherever_it_is():
-    x = torch.zeros(7, 2)
-    for xb in (
-        x, {"a": 1, "b": x}, (3, x), [torch.tensor(3), x], {"a": {"b": ()}, "c": (x,)},
-        ["text"] * 7, {"texts": ["text"] * 7}, (["text"] * 7, ["more"] * 7),
-    ):  # fmt: skip
-        assert batch_size(xb) == 7, xb
 
 
 def test_losses_of_shape_one_are_read_as_numbers():

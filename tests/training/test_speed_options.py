@@ -502,3 +502,25 @@ def test_a_guard_that_looks_seldom_names_the_step():
     options = {"check_finite": False, "callbacks": [NonFiniteGuard(every=4)]}
     with pytest.raises(NonFiniteError, match=r"is nan in epoch 0, step 2; seen after step 3,"):
         fit(model, sgd(model), dl, **options)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "mapping"])
+def test_several_inputs_are_compiled(kind, compiler):
+    class Bilinear(nn.Bilinear):
+        def forward(self, one, two):
+            return super().forward(one, two)
+
+    one, two, y = torch.randn(40, 3), torch.randn(40, 3), torch.randint(2, (40,))
+    dl = list(zip(one.split(2), two.split(2), y.split(2), strict=True))
+    if kind == "mapping":
+        dl = [({"two": b, "one": a}, yb) for a, b, yb in dl]
+    losses = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        model = Bilinear(3, 3, 2)
+        opt = sgd(model)
+        lines = []
+        history = pf.fit(1, model, F.cross_entropy, opt, dl, compile=compile, echo=lines.append)
+        losses.append(history.step_losses)
+    assert not any("not compiled" in line for line in lines)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -1,21 +1,136 @@
-"""Batches of any loader: as pairs `(xb, yb)` on a device, counted by their samples."""
+"""Batches of any loader: as inputs and targets on a device, counted by their samples.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+A tuple or a mapping has parts, a list has samples. So a batch is read by its type, not its length:
+
+- a tuple is `(inputs..., target)`, as is the list that torch's `default_collate` makes of tuples;
+- a mapping is inputs by name, of which `target` names the target;
+- one part alone, a list of samples, or any other object is both inputs and target.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import cache
+from numbers import Number
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import default_collate, default_convert
+
+from plainfit.common.errors import ConfigError, near_miss
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+Size = Callable[[Any, Any], int]
+"""A function of inputs and targets that returns the number of samples in a batch."""
+WRAPPERS = (DataParallel, DistributedDataParallel)
 
 
-def pairs(dl: Batches, device: torch.device) -> Iterator[tuple[Any, Any]]:
-    """Yield `(xb, yb)` on the device; a batch that is not a pair is its own target."""
-    for batch in opened(dl):
-        is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-        xb, yb = batch if is_pair else (batch, batch)
-        xb = to_device(xb, device)
-        yield xb, (to_device(yb, device) if is_pair else xb)
+def pairs(dl: Batches, device: torch.device, target: str | None = None) -> Iterator[Any]:
+    """Yield `(xb, yb)` on the device; where a batch is its own target, `yb` is `xb`."""
+    made = opened(dl)
+    return pairs_of(made, made, device, target)
+
+
+def pairs_of(
+    batches: Iterable[Any], loader: Any, device: torch.device, target: str | None
+) -> Iterator[Any]:
+    """Yield the pairs of some batches of a loader."""
+    makes_lists = getattr(loader, "collate_fn", None) in (default_collate, default_convert)
+    for batch in batches:
+        if makes_lists and isinstance(batch, list | Mapping):
+            batch = with_tuples(batch)
+        xb, yb = inputs_and_target(batch, target)
+        moved = to_device(xb, device)
+        yield moved, moved if yb is xb else to_device(yb, device)
+
+
+def with_tuples(batch: Any) -> Any:
+    """Return what `default_collate` made with a tuple for each list of parts."""
+    if isinstance(batch, list) and has_parts(tuple(batch)):
+        return tuple([with_tuples(part) for part in batch])
+    if type(batch) is dict:
+        return {key: with_tuples(part) for key, part in batch.items()}
+    return batch
+
+
+def has_parts(batch: Any) -> bool:
+    """Return whether a batch is a tuple or mapping of parts; a tuple of texts or numbers is not."""
+    if isinstance(batch, tuple) and not isinstance(batch, PackedSequence):
+        return not all(isinstance(part, str | bytes | Number) for part in batch)
+    return isinstance(batch, Mapping)
+
+
+def inputs_and_target(batch: Any, target: str | None = None) -> tuple[Any, Any]:
+    if target is not None:
+        if not isinstance(batch, Mapping) or target not in batch:
+            keys = list(batch) if isinstance(batch, Mapping) else []
+            raise ConfigError(
+                f"must be a key of every batch, got {target!r} for a {type(batch).__name__}"
+                + (f" of {', '.join(map(str, keys))}{near_miss(target, keys)}" if keys else ""),
+                field="target",
+            )
+        return {key: part for key, part in batch.items() if key != target}, batch[target]
+    if not isinstance(batch, tuple) or not has_parts(batch):
+        return batch, batch
+    *inputs, yb = batch
+    if not inputs:
+        return yb, yb
+    xb = inputs[0] if len(inputs) == 1 else tuple(inputs)
+    if isinstance(yb, tuple) and not (has_parts(yb) and len(sizes(xb) | sizes(yb)) <= 1):
+        # A collate function such as `tuple(zip(*samples))` has made tuples of samples.
+        is_zipped = isinstance(xb, tuple) and len(xb) == len(yb)
+        return (list(xb) if is_zipped else xb), list(yb)
+    return xb, yb
+
+
+def called(model: nn.Module, xb: Any) -> Any:
+    """Return what a model gives for inputs.
+
+    Those in a tuple are passed as `model(*xb)`, those in a mapping as `model(**xb)`, if `forward`
+    takes them so; else, as all others, as `model(xb)`.
+    """
+    return caller(model, xb)(xb)
+
+
+def caller(model: nn.Module, xb: Any) -> Callable[[Any], Any]:
+    """Return the function of inputs such as these that calls the model with them."""
+    form = call_form(model, xb)
+    if form == "*xb":
+        return lambda xb: model(*xb)
+    return (lambda xb: model(**xb)) if form == "**xb" else model
+
+
+def call_form(model: nn.Module, xb: Any) -> str:
+    """Return how a model is called with inputs: `xb`, `*xb` or `**xb`."""
+    if not has_parts(xb):
+        return "xb"
+    inner: Any = model
+    while hasattr(inner, "_orig_mod") or isinstance(inner, WRAPPERS):  # the first of torch.compile
+        inner = inner.module if isinstance(inner, WRAPPERS) else inner._orig_mod
+    forward = inner.forward
+    function = getattr(forward, "__func__", forward)
+    by_name = isinstance(xb, Mapping)
+    given = tuple(xb) if by_name else len(xb)
+    if not accepts(function, given, function is not forward):
+        return "xb"
+    return "**xb" if by_name else "*xb"
+
+
+@cache
+def accepts(function: Any, given: int | tuple[Any, ...], is_method: bool) -> bool:
+    """Return whether a function takes so many arguments, or arguments of these names."""
+    own: list[Any] = [None] if is_method else []
+    try:
+        signature = inspect.signature(function)
+        if isinstance(given, int):
+            signature.bind(*own, *range(given))
+        else:
+            signature.bind(*own, **dict.fromkeys(given))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def opened(dl: Batches) -> Iterable[Any]:
@@ -44,21 +159,38 @@ def length(dl: Batches) -> int | None:
         return None
 
 
-def batch_size(xb: Any) -> int:
-    """Return the number of samples in a batch: the length of its first tensor, else its own."""
-    if isinstance(xb, Tensor) and xb.dim():  # the usual case, first
-        return xb.size(0)
-    for tensor in tensors_in(xb):
-        if tensor.dim():
-            return len(tensor)
-    while isinstance(xb, Mapping) or (isinstance(xb, tuple | list) and is_nested(xb)):
-        xb = next(iter(xb.values() if isinstance(xb, Mapping) else xb))
-    return len(xb)
+def batch_size(xb: Any, yb: Any) -> int:
+    """Return the number of samples in a batch: the length of its targets, where that is one.
+
+    Raises:
+        ConfigError: if neither the targets nor the inputs have one length.
+    """
+    if isinstance(yb, Tensor) and isinstance(xb, Tensor) and yb.dim():  # the usual case, first
+        return yb.size(0)
+    inputs, targets = sizes(xb), sizes(yb)
+    for found in (targets & inputs, targets, inputs):
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            break
+    lengths = [", ".join(map(str, sorted(found))) or "none" for found in (inputs, targets)]
+    raise ConfigError(
+        f"the number of samples in a batch must be known, got inputs of lengths {lengths[0]} and "
+        f"targets of lengths {lengths[1]}; pass batch_size=, a function (xb, yb) -> number"
+    )
 
 
-def is_nested(parts: tuple[Any, ...] | list[Any]) -> bool:
-    # Else the parts are samples, such as texts.
-    return bool(parts) and isinstance(parts[0], Tensor | Mapping | tuple | list)
+def sizes(batch: Any) -> set[int]:
+    """Return the lengths of a batch's parts, each of which should be its number of samples."""
+    if isinstance(batch, Tensor):
+        return {batch.size(0)} if batch.dim() else set()
+    if has_parts(batch):
+        parts = batch.values() if isinstance(batch, Mapping) else batch
+        return set().union(*map(sizes, parts))
+    if isinstance(batch, PackedSequence):
+        return {int(batch.batch_sizes[0])}
+    is_sized = isinstance(batch, Sized) and not isinstance(batch, str | bytes)
+    return {len(batch)} if is_sized else set()
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -69,17 +201,20 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def join(values: list[Any]) -> Any:
-    """Join tensors, or dicts, lists or tuples of tensors, along their first dimension."""
+def join(values: list[Any], counts: Sequence[int]) -> Any:
+    """Join what batches of so many samples have, part by part, along the first dimension.
+
+    A list with an entry for each sample of every batch is a list of samples.
+    """
     first = values[0]
     if isinstance(first, Tensor):
         return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
     if isinstance(first, Mapping):
-        return {key: join([value[key] for value in values]) for key in first}
-    if isinstance(first, list) and not is_nested(first):
+        return {key: join([value[key] for value in values], counts) for key in first}
+    if isinstance(first, list) and [len(value) for value in values] == list(counts):
         return [sample for value in values for sample in value]
     if isinstance(first, tuple | list):
-        joined = [join(list(parts)) for parts in zip(*values, strict=True)]
+        joined = [join(list(parts), counts) for parts in zip(*values, strict=True)]
         return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
     return values
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.data.batches import called, caller
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, overriding
 
@@ -56,7 +57,7 @@ def loss_computation(
 
     def in_precision(xb: Any, yb: Any) -> Tensor:
         with cast:
-            return compute(xb, yb) if compute else loss_func(model(xb), yb)
+            return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
     try:
         compute = CompiledLoss(context, loss_func, echo) if compile else None
@@ -87,6 +88,7 @@ class OneGraph:
         self, model: nn.Module, loss_func: Any, with_gradients: bool = True, mode: str | None = None
     ) -> None:
         self.model, self.loss_func, self.with_gradients = model, loss_func, with_gradients
+        self.forward: Any = model
         modules = nn.ModuleList(
             [part for part in (model, loss_func) if isinstance(part, nn.Module)]
         )
@@ -99,7 +101,7 @@ class OneGraph:
 
     def loss(self, xb: Any, yb: Any) -> Tensor:
         """Return the loss of a batch."""
-        loss: Tensor = self.loss_func(self.model(xb), yb)
+        loss: Tensor = self.loss_func(self.forward(xb), yb)
         return loss
 
     def loss_and_gradients(self, xb: Any, yb: Any, trained: list[Tensor]) -> Any:
@@ -151,6 +153,8 @@ class CompiledLoss:
         self.calls: dict[bool, list[float]] = {False: [], True: []}
 
     def __call__(self, xb: Any, yb: Any) -> Tensor:
+        if not isinstance(xb, Tensor) and self.graph.forward is self.graph.model:
+            self.graph.forward = caller(self.graph.model, xb)
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
         times = self.calls[use_compiled]
         if len(times) < TIMED_STEPS:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.errors import ConfigError, near_miss
+from plainfit.data.batches import Size, batch_size
 from plainfit.training.history import History, kept, read
 
 
@@ -89,6 +90,10 @@ class Context:
     """The number of epochs that `fit` was called with."""
     steps: int | None
     """Steps (batches) per epoch; None if the loader has no length."""
+    target: str | None = None
+    """The key of the targets in batches that are mappings."""
+    batch_size: Size = batch_size
+    """The function `(xb, yb) -> number of samples`."""
     history: History = field(default_factory=History)
     epoch: int = 0
     """The current epoch, from 0."""
@@ -100,6 +105,8 @@ class Context:
     """Steps done in all epochs."""
     xb: Any = None
     yb: Any = None
+    size: int = 0
+    """The number of samples in this batch, once its loss is computed."""
     loss: Any = None
     """The loss of this batch; until the step is done, with its graph."""
     take_step: bool = True
@@ -176,6 +183,8 @@ class NoHooks:
 
     loss: Any
     take_step: bool
+    size: int
+    batch_size = staticmethod(batch_size)
 
     def call(self, name: str) -> None:
         pass

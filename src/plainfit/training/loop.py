@@ -5,7 +5,7 @@ The module is not called `fit`, as that would hide the function `plainfit.fit`
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from plainfit.common.devices import device_of
-from plainfit.common.errors import NonFiniteError
-from plainfit.data.batches import Batches, batch_size, length, no_batches, pairs
+from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.data.batches import Batches, Size, batch_size, called, length, no_batches, pairs
 from plainfit.training.callbacks.checkpointing import Checkpointing
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.callbacks.stopping import NonFiniteGuard
@@ -36,7 +36,7 @@ from plainfit.training.state import rest_of_epoch
 
 def loss_batch(
     model: nn.Module,
-    loss_func: LossFunction,
+    loss_func: LossFunction | None,
     xb: Any,
     yb: Any,
     opt: Optimizer | None = None,
@@ -47,9 +47,11 @@ def loss_batch(
 
     Args:
         model: any module.
-        loss_func: called as `loss_func(model(xb), yb)`; returns the mean over the batch.
-        xb: the inputs: a tensor with the batch as its first dimension, or a dict or tuple of them.
-        yb: the targets, likewise.
+        loss_func: called as `loss_func(model(xb), yb)`; returns the mean over the batch. None for
+            a model whose outputs have the loss, as `out.loss` or `out["loss"]`.
+        xb: the inputs, such as a tensor with the batch as its first dimension. A tuple is passed
+            as `model(*xb)`, a mapping as `model(**xb)`, if the model's `forward` takes them so.
+        yb: the targets.
         opt: trains the model on the batch; without it, nothing changes.
         context: has its callbacks called.
         compute_loss: called as `compute_loss(xb, yb)` in place of `loss_func(model(xb), yb)`, of
@@ -60,10 +62,15 @@ def loss_batch(
         waits for the device, so `fit` reads once per epoch) and the number of samples.
     """
     watch = context or NoHooks()
+    loss_func = loss_func or own_loss
+    watch.size = n = watch.batch_size(xb, yb)
     if isinstance(opt, LBFGS):
-        compute = compute_loss or (lambda xb, yb: loss_func(model(xb), yb))
-        return _step_by_closure(model, partial(compute, xb, yb), opt, watch), batch_size(xb)
-    loss = compute_loss(xb, yb) if compute_loss else loss_func(model(xb), yb)
+        compute = compute_loss or (lambda xb, yb: loss_func(called(model, xb), yb))
+        return _step_by_closure(model, partial(compute, xb, yb), opt, watch), n
+    if compute_loss is not None:
+        loss = compute_loss(xb, yb)
+    else:
+        loss = loss_func(model(xb) if isinstance(xb, Tensor) else called(model, xb), yb)
     detached = loss.detach()
     if opt is not None:
         watch.loss, watch.take_step = loss, True
@@ -75,7 +82,19 @@ def loss_batch(
             opt.step()
             opt.zero_grad()
         watch.loss = detached
-    return detached, batch_size(xb)
+    return detached, n
+
+
+def own_loss(out: Any, yb: Any) -> Tensor:
+    """Return the loss that a model has computed itself, as those of transformers do."""
+    loss = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
+    if not isinstance(loss, Tensor):
+        raise ConfigError(
+            "may be None where the model's outputs have a loss, as `out.loss` or `out['loss']`, "
+            f"got a {type(out).__name__} with none; pass a function, or give the model its labels",
+            field="loss_func",
+        )
+    return loss
 
 
 def _step_by_closure(
@@ -120,10 +139,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def validate(
     model: nn.Module,
-    loss_func: LossFunction,
+    loss_func: LossFunction | None,
     valid_dl: Batches,
     *,
     metrics: Sequence[Metric] = (),
+    target: str | None = None,
+    batch_size: Size = batch_size,
     context: Context | None = None,
 ) -> dict[str, float]:
     """Return the mean loss (`loss`) and the metrics (by name) over a loader's samples.
@@ -137,10 +158,12 @@ def validate(
 
     Args:
         model: any module.
-        loss_func: `(model(xb), yb) -> mean loss`.
+        loss_func: `(model(xb), yb) -> mean loss`; None as for `loss_batch`.
         valid_dl: as for `fit`.
         metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
             objects with `reset`, `update` and `compute`, such as those of torchmetrics.
+        target: as for `fit`.
+        batch_size: as for `fit`.
         context: of a training; once it is to stop, the validation ends with an empty result.
 
     Raises:
@@ -148,15 +171,16 @@ def validate(
     """
     device = device_of(model)
     whole = WholeSet(metrics, device)
+    loss_func = loss_func or own_loss
     losses, watch = [], LossWeights()
     with torch.no_grad(), evaluating(model):
-        for xb, yb in pairs(valid_dl, device):
+        for xb, yb in pairs(valid_dl, device, target):
             if context is not None and context.stop:
                 return {}
-            out = model(xb)
+            out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
             with watch:
                 loss = loss_func(out, yb)
-            watch.add(loss, batch_size(xb))
+            watch.add(loss, batch_size(xb, yb))
             losses.append(kept(loss))
             whole.update(out, yb)
         if not losses:
@@ -164,18 +188,20 @@ def validate(
         value, counts_samples = watch.of_set(read(losses))
         if context is not None and context.history.run is not None:
             context.history.run.counts_samples &= counts_samples
-        return {"loss": value, **whole.compute()}
+        return {"loss": value, **whole.compute(watch.sizes)}
 
 
 def fit(
     epochs: int,
     model: nn.Module,
-    loss_func: LossFunction,
+    loss_func: LossFunction | None,
     opt: Optimizer,
     train_dl: Batches,
-    valid_dl: Batches | None,
+    valid_dl: Batches | None = None,
     *,
     metrics: Sequence[Metric] = (),
+    target: str | None = None,
+    batch_size: Size = batch_size,
     callbacks: Sequence[Callback] = (),
     schedule: Factor | LRScheduler | str | None = None,
     schedule_by: str | None = None,
@@ -194,13 +220,20 @@ def fit(
         epochs: passes over the training data.
         model: any module; batches are moved to its device, the model itself is not moved.
         loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`. `train_loss` is the
-            mean of the steps' losses by their samples, `valid_loss` as in `validate`.
+            mean of the steps' losses by their samples, `valid_loss` as in `validate`. None for a
+            model whose outputs have the loss, as those of transformers do with `labels`.
         opt: any `torch.optim` optimizer over the model's parameters.
-        train_dl: any iterable of `(xb, yb)`, or a function that returns a fresh one each epoch.
-            A batch that is not a pair is passed whole: `loss_func(model(batch), batch)`.
+        train_dl: any iterable of batches, or a function that returns a fresh one each epoch. A
+            batch is a tuple `(inputs..., target)`, for `loss_func(model(*inputs), target)`; or a
+            mapping of inputs, for `model(**inputs)`, of which `target` names the target. Anything
+            else, such as a list of samples, is both: `loss_func(model(batch), batch)`. A `forward`
+            that takes one argument is given a tuple or mapping of inputs as it is.
         valid_dl: likewise; None to train without validation.
         metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
             objects; computed over the whole validation set.
+        target: the key of the targets in batches that are mappings; None to pass these whole.
+        batch_size: `(xb, yb) -> number of samples`, for batches where that is not the length of
+            the targets, or of the inputs where the targets have none.
         callbacks: called at each hook in this order.
         schedule: the learning rate: a function `step -> factor` (see
             `plainfit.training.schedules`), its name, such as `one-cycle`, or a torch scheduler.
@@ -238,7 +271,8 @@ def fit(
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]
-    context = Context(model, opt, train_dl, everyone, epochs, steps)
+    loss_func = loss_func or own_loss
+    context = Context(model, opt, train_dl, everyone, epochs, steps, target, batch_size)
     context.history.run = FitCall(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
         context.history.step_losses,
@@ -250,8 +284,8 @@ def fit(
             model.train()
             if context.step == 0:
                 context.call("on_epoch_start")
-            batches = rest_of_epoch(context)
-            for context.xb, context.yb in pairs(batches, device):
+            batches = rest_of_epoch(context, device)
+            for context.xb, context.yb in batches:
                 context.call("on_batch_start")
                 xb, yb = context.xb, context.yb  # a callback may have replaced them
                 loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
@@ -269,8 +303,9 @@ def fit(
                 valid_model = context.valid_model.eval()  # and it stays so, after the training too
                 with cast:
                     context.result = validate(
-                        valid_model, loss_func, valid_dl, metrics=metrics, context=context
-                    )
+                        valid_model, loss_func, valid_dl, metrics=metrics, target=target,
+                        batch_size=batch_size, context=context,
+                    )  # fmt: skip
                 if not context.result:  # stopped within the validation
                     break
                 context.call("on_validate_end")

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
-from plainfit.data.batches import Batches, opened, pairs
+from plainfit.data.batches import Batches, pairs
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
 from plainfit.training.loop import check_optimizer, loss_batch
@@ -78,10 +78,11 @@ def valley(losses: list[float]) -> int:
 
 def lr_find(
     model: nn.Module,
-    loss_func: LossFunction,
+    loss_func: LossFunction | None,
     opt: Optimizer,
     train_dl: Batches,
     *,
+    target: str | None = None,
     low: float = 1e-7,
     high: float = 10.0,
     steps: int = 100,
@@ -95,6 +96,7 @@ def lr_find(
         loss_func: as in `fit`.
         opt: likewise; groups of parameters keep the ratio of their rates.
         train_dl: likewise; read again from the start if it has fewer batches than `steps`.
+        target: likewise.
         low: the first rate.
         high: the last rate, unless the loss grows to 4 times its best first.
         steps: the number of rates, in geometric progression.
@@ -117,7 +119,7 @@ def lr_find(
     base = [group["lr"] for group in opt.param_groups]
     model.train()
     try:
-        for step, (xb, yb) in zip(range(steps), endless(train_dl, model), strict=False):
+        for step, (xb, yb) in zip(range(steps), endless(train_dl, model, target), strict=False):
             rate = low * (high / low) ** (step / (steps - 1))
             for group, own in zip(opt.param_groups, base, strict=True):
                 group["lr"] = rate * (own / max(base) if max(base) else 1.0)
@@ -142,11 +144,11 @@ def lr_find(
     return RateSearch(rates, losses)
 
 
-def endless(dl: Batches, model: nn.Module) -> Iterator[tuple[Any, Any]]:
+def endless(dl: Batches, model: nn.Module, target: str | None) -> Iterator[tuple[Any, Any]]:
     """Yield batches on the model's device, starting again when they end."""
     is_empty = False
     while not is_empty:
         is_empty = True
-        for pair in pairs(opened(dl), device_of(model)):
+        for pair in pairs(dl, device_of(model), target):
             is_empty = False
             yield pair

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from plainfit.data.batches import join
+from plainfit.data.batches import called, join
 from plainfit.training.history import kept, weighted_mean
 
 TAKEN = ("loss", "epoch", "train_loss", "valid_loss", "seconds", "samples_per_second")
@@ -99,7 +99,7 @@ def lacks_labels(model: nn.Module, loss_func: Any, xb: Any, yb: Any) -> bool:
     """Return whether the loss ignores all labels of a batch: it is 0 / 0 then, its gradients 0."""
     watch = LossWeights()
     with suppress(Exception), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        out = copy.deepcopy(model)(xb)  # a copy, as batch norm counts what it sees
+        out = called(copy.deepcopy(model), xb)  # a copy, as batch norm counts what it sees
         with watch:
             loss_func(out, yb)
     return bool(watch.means) and not any(map(float, watch.means))
@@ -130,11 +130,11 @@ class WholeSet:
             self.outputs.append(out)
             self.targets.append(yb)
 
-    def compute(self) -> dict[str, float]:
+    def compute(self, sizes: Sequence[int]) -> dict[str, float]:
         values: list[tuple[str, float]] = []
         if self.outputs:
             try:
-                out, yb = join(self.outputs), join(self.targets)
+                out, yb = join(self.outputs, sizes), join(self.targets, sizes)
             except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
                 raise ValueError(
                     "a metric that is a function is computed once over the whole set, and the "

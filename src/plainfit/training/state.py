@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
-from plainfit.data.batches import generators_of, opened
+from plainfit.data.batches import generators_of, opened, pairs_of
 from plainfit.training.hooks import Context, warn
 
 
@@ -172,8 +172,8 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def rest_of_epoch(context: Context) -> Iterable[Any]:
-    """Begin an epoch, or continue a resumed one; return the batches that have not been used yet."""
+def rest_of_epoch(context: Context, device: torch.device) -> Iterable[Any]:
+    """Begin an epoch, or continue a resumed one; return the pairs that have not been used yet."""
     context.began = time.perf_counter() - context.seconds
     dl = context.train_dl
     if context.step == 0:
@@ -181,14 +181,16 @@ def rest_of_epoch(context: Context) -> Iterable[Any]:
     if context.loader_epoch is not None:  # a callback may have read the loader
         dl.seek(context.loader_epoch, context.step)
     if context.step == 0 or context.loader_epoch is not None:
-        return opened(dl)
+        made = opened(dl)
+        return pairs_of(made, made, device, context.target)
     now = random_state()
     set_random_state(context.epoch_start["random"], dl)
-    batches = iter(opened(dl))
+    made = opened(dl)
+    batches = iter(made)
     if (given := sum(1 for _ in islice(batches, context.step))) < context.step:
         raise CheckpointError(
             f"the loader must give the batches of the checkpoint, which has used {context.step} of "
             f"this epoch, and gives {given}; resume with what it was"
         )
     set_random_state(now)
-    return batches
+    return pairs_of(batches, made, device, context.target)

@@ -18,7 +18,6 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from plainfit.common.errors import ConfigError, NonFiniteError
-from plainfit.data.batches import batch_size
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.schedules import Factor, named_schedule
 
@@ -212,7 +211,7 @@ class GradientAccumulation(Callback):
 
     def on_loss(self, context: Context) -> None:
         # A sum over the samples, as only sums add up over batches of different sizes.
-        self.samples.append(batch_size(context.xb))
+        self.samples.append(context.size)
         context.loss = context.loss * self.samples[-1]
 
     def on_backward_end(self, context: Context) -> None:
