@@ -92,10 +92,10 @@ def validate(model: nn.Module) -> tuple[float, float]:
         for xb, yb in valid_dl:
             out = model(xb)
             losses.append(F.cross_entropy(out, yb).item())
-            sizes.append(len(xb))
+            sizes.append(len(yb))
             outputs.append(out)
             targets.append(yb)
-    return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
+    return weighted_mean(losses, sizes), float(accuracy(torch.cat(outputs), torch.cat(targets)))
 
 
 torch.manual_seed(SEED)
@@ -117,7 +117,7 @@ for epoch in range(EPOCHS):
         loss.backward()
         opt.step()
         opt.zero_grad()
-        sizes.append(len(xb))
+        sizes.append(len(yb))
     trained = time.perf_counter() - started
     valid_loss, valid_accuracy = validate(model)
     train_loss = weighted_mean(losses[-len(sizes) :], sizes)

@@ -87,10 +87,10 @@ def validate(model: nn.Module) -> tuple[float, float]:
             xb, yb = x_valid[rows], y_valid[rows]
             out = model(xb)
             losses.append(F.cross_entropy(out, yb).item())
-            sizes.append(len(xb))
+            sizes.append(len(yb))
             outputs.append(out)
             targets.append(yb)
-    return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
+    return weighted_mean(losses, sizes), float(accuracy(torch.cat(outputs), torch.cat(targets)))
 
 
 class Optimizer:
@@ -153,7 +153,7 @@ for epoch in range(EPOCHS):
         loss.backward()
         opt.step()
         opt.zero_grad()
-        sizes.append(len(xb))
+        sizes.append(len(yb))
     trained = time.perf_counter() - started
     valid_loss, valid_accuracy = validate(model)
     train_loss = weighted_mean(losses[-len(sizes) :], sizes)

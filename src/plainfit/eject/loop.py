@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import stream
+from plainfit.data.batches import batch_size, join
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
@@ -68,6 +69,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "frozen_groups": frozen_groups,
     "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
     "gzip": "import gzip",
+    "join": join,
     "load_digits": "from sklearn.datasets import load_digits",
     "load_file": "from safetensors.torch import load_file",
     "nn": "from torch import nn",
@@ -106,6 +108,7 @@ class LoopText:
             "loss_func": name,
             "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
+            "size": self.size(),
             "stops": recipe.stop is not None,
             "valid_model": self.valid_model(),
             "validates": is_validated,
@@ -127,7 +130,10 @@ class LoopText:
 
     def validation(self) -> list[str]:
         joined = "torch.cat(outputs), torch.cat(targets)"
-        metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
+        if not self.recipe.joins_tensors:
+            counts = "sizes" if self.recipe.counts_samples else "watch.sizes"
+            joined = f"join(outputs, {counts}), join(targets, {counts})"
+        metrics = [f"float({expression(m, self.lifter)}({joined}))" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
         return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
 
@@ -144,6 +150,10 @@ class LoopText:
             dtype = DTYPES[recipe.precision]
             autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
         return {"forward": loss, "autocast": autocast}
+
+    def size(self) -> str:
+        own = self.recipe.batch_size
+        return "len(yb)" if own is batch_size else f"{expression(own, self.lifter)}(xb, yb)"
 
     def valid_model(self) -> str:
         """Return the model that is validated and saved: the average, once there is one."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import EjectError, PlainfitError
-from plainfit.data.batches import length
+from plainfit.data.batches import batch_size, length
 from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
 from plainfit.eject.source import place
@@ -60,6 +60,8 @@ class Recipe:
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
     counts_samples: bool = True  # whether a validation loss is the mean over the samples
+    batch_size: Any = batch_size
+    joins_tensors: bool = True  # whether outputs and targets of the validation are tensors
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
     frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
     ties: dict[str, str] = field(default_factory=dict)  # of layers and tensors, made afterwards
@@ -178,6 +180,8 @@ def from_fit(call: FitCall) -> Recipe:
         first_epoch=call.first_epoch or 0,
         order_states=call.order_states,
         counts_samples=call.counts_samples,
+        batch_size=call.batch_size,
+        joins_tensors=call.joins_tensors,
         outcome=Outcome(list(call.losses), *saved(call.model)),
     )
     begin_as_recorded(recipe, call)

@@ -34,6 +34,8 @@ class FitCall:
     compile: bool
     losses: list[float]
     """The loss of every step; the history's own list."""
+    batch_size: Any
+    """The function of inputs and targets that counts the samples of a batch."""
     groups: list[dict[str, Any]] = field(init=False)
     """The options of each group of the optimizer at the start."""
     has_stepped: bool = field(init=False)
@@ -41,6 +43,8 @@ class FitCall:
     fingerprint: dict[str, Any] = field(init=False)
     counts_samples: bool = field(init=False, default=True)
     """Whether a validation loss is the mean over the samples (see `LossWeights`)."""
+    joins_tensors: bool = field(init=False, default=True)
+    """Whether the outputs and targets that metrics took were tensors."""
     generator: Tensor = field(init=False)
     """The state of torch's global generator at the start."""
     order_states: dict[str, Tensor] = field(init=False)

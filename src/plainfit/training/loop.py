@@ -188,6 +188,7 @@ def validate(
         value, counts_samples = watch.of_set(read(losses))
         if context is not None and context.history.run is not None:
             context.history.run.counts_samples &= counts_samples
+            context.history.run.joins_tensors &= whole.are_tensors
         return {"loss": value, **whole.compute(watch.sizes)}
 
 
@@ -275,7 +276,7 @@ def fit(
     context = Context(model, opt, train_dl, everyone, epochs, steps, target, batch_size)
     context.history.run = FitCall(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
-        context.history.step_losses,
+        context.history.step_losses, batch_size,
     )  # fmt: skip
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, loss_func, precision, compile, echo)
