@@ -55,11 +55,11 @@ _HOMES = {
     "fit": "training.loop",
     "get_data": "data.loaders",
     "get_model": "models.build",
-    "loss_batch": "training.loop",
+    "loss_batch": "training.step",
     "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
     "tune": "tuning.study",
-    "validate": "training.loop",
+    "validate": "training.validation",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]
@@ -106,10 +106,10 @@ if TYPE_CHECKING:
     from plainfit.training.history import History as History
     from plainfit.training.hooks import Callback as Callback
     from plainfit.training.loop import fit as fit
-    from plainfit.training.loop import loss_batch as loss_batch
-    from plainfit.training.loop import validate as validate
     from plainfit.training.lr_finder import lr_find as lr_find
     from plainfit.training.metrics import accuracy as accuracy
+    from plainfit.training.step import loss_batch as loss_batch
+    from plainfit.training.validation import validate as validate
     from plainfit.tuning.study import tune as tune
 
 

@@ -33,8 +33,9 @@ from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
+from plainfit.training.compiling import LossFunction
 from plainfit.training.history import History
-from plainfit.training.loop import LossFunction, fit
+from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric, accuracy
 
 CHECKS = {"dtype": np.float32, "order": "C", "allow_nd": True}  # scikit-learn's, for X

@@ -96,6 +96,14 @@ def test_a_collate_function_that_zips_gives_lists_of_samples(label, count):
     assert batch_size(xb, yb) == len(xb) == len(yb) == count
 
 
+def test_lists_of_inputs_and_target_are_said_to_be_lists_of_samples():
+    model = nn.Linear(2, 1)
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    batches = list(DataLoader(TensorDataset(X, Y), 4))
+    with pytest.raises(ConfigError, match=r"failed with TypeError.*give tuples, as by map\(tuple"):
+        pf.fit(1, model, F.mse_loss, opt, batches, echo=None)
+
+
 def test_several_inputs_and_several_targets():
     (a, b), (c, d) = inputs_and_target(((X, X), (Y, Y)))
     assert all(each.size(0) == 7 for each in (a, b, c, d))

@@ -9,7 +9,7 @@ A tuple or a mapping has parts, a list has samples. So a batch is read by its ty
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from functools import cache
+from functools import cache, partial
 from numbers import Number
 from typing import Any
 
@@ -27,21 +27,26 @@ Size = Callable[[Any, Any], int]
 WRAPPERS = (DataParallel, DistributedDataParallel)
 
 
-def pairs(dl: Batches, device: torch.device, target: str | None = None) -> Iterator[Any]:
+def pairs(
+    dl: Batches, device: torch.device, target: str | None = None
+) -> Iterator[tuple[Any, Any]]:
     """Yield `(xb, yb)` on the device; where a batch is its own target, `yb` is `xb`."""
     made = opened(dl)
-    return pairs_of(made, made, device, target)
+    return pairs_of(made, made, device, partial(inputs_and_target, target=target))
 
 
 def pairs_of(
-    batches: Iterable[Any], loader: Any, device: torch.device, target: str | None
-) -> Iterator[Any]:
-    """Yield the pairs of some batches of a loader."""
+    batches: Iterable[Any],
+    loader: Any,
+    device: torch.device,
+    split: Callable[[Any], tuple[Any, Any]],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield `split(batch)` of some batches of a loader, on the device."""
     makes_lists = getattr(loader, "collate_fn", None) in (default_collate, default_convert)
     for batch in batches:
         if makes_lists and isinstance(batch, list | Mapping):
             batch = with_tuples(batch)
-        xb, yb = inputs_and_target(batch, target)
+        xb, yb = split(batch)
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
 
@@ -91,7 +96,16 @@ def called(model: nn.Module, xb: Any) -> Any:
     Those in a tuple are passed as `model(*xb)`, those in a mapping as `model(**xb)`, if `forward`
     takes them so; else, as all others, as `model(xb)`.
     """
-    return caller(model, xb)(xb)
+    try:
+        return caller(model, xb)(xb)
+    except (TypeError, AttributeError) as error:
+        if not isinstance(xb, list):
+            raise
+        raise ConfigError(
+            "a batch that is a list is passed to the model as it is, a list of samples, and failed "
+            f"with {type(error).__name__}: {error}; for inputs and a target, give tuples, as by "
+            "map(tuple, batches)"
+        ) from error
 
 
 def caller(model: nn.Module, xb: Any) -> Callable[[Any], Any]:

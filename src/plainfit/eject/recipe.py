@@ -103,7 +103,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
     outcome = as_of(parts.model, outcome, record["model"]["target"])
     steps = len(parts.train_dl)
     factory = run.factory
-    rates = rates_by(schedule_of(config, steps), parts.opt, config.epochs, steps)
+    rates = rates_by(schedule_of(config, steps), config.epochs * steps)
     schedules = {
         at: schedule_of(replace(config, epochs=n), steps) for at, n in run.lengths(steps).items()
     }
@@ -146,6 +146,11 @@ def from_fit(call: FitCall) -> Recipe:
         raise EjectError(
             "a script has one schedule and one rate, and this training was resumed with others "
             f"({call.branches[0]}); train anew, or train a run folder, which notes its lengths"
+        )
+    if call.unlike_a_script:
+        raise EjectError(
+            "a script has the loop of fit without options that change it, and this training had "
+            f"{', '.join(call.unlike_a_script)}; train without, or keep the call of fit"
         )
     if call.has_stepped:
         raise EjectError(

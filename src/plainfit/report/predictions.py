@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from plainfit.data.loaders import ImageDataset, make_loader
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
-from plainfit.training.loop import validate
 from plainfit.training.metrics import accuracy
+from plainfit.training.validation import validate
 
 MAX_CLASSES = 30  # in the tables of a page; of more, those with the lowest F1
 MAX_SAMPLES, MAX_COLUMNS = 12, 8

@@ -47,11 +47,12 @@ from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
-from plainfit.training.loop import fit, validate
+from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
+from plainfit.training.validation import validate
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped

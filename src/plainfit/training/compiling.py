@@ -18,7 +18,7 @@ from plainfit.data.batches import called, caller
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, overriding
 
-LossFunction = Callable[[Any, Any], Tensor]
+LossFunction = Callable[[Any, Any], Any]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN_STEPS = 10  # steps before compiling, to know what it gains
 TIMED_STEPS = 20  # steps after it that are timed for the same purpose

@@ -1,6 +1,6 @@
 """What `fit` was called with: enough to write the training as a script."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint
-from plainfit.data.batches import generators_of
+from plainfit.data.batches import batch_size, generators_of
 
 MAX_BYTES = 64 * 2**20  # of initial weights that are copied for a model without a factory
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
@@ -24,7 +24,7 @@ class FitCall:
     epochs: int
     model: nn.Module
     loss_func: Any
-    opt: Optimizer
+    opt: Any
     train_dl: Any
     valid_dl: Any
     metrics: Sequence[Any]
@@ -34,7 +34,9 @@ class FitCall:
     compile: bool
     losses: list[float]
     """The loss of every step; the history's own list."""
-    batch_size: Any
+    unlike_a_script: tuple[str, ...] = ()
+    """Options of `fit` that a script has no statements for."""
+    batch_size: Any = batch_size
     """The function of inputs and targets that counts the samples of a batch."""
     groups: list[dict[str, Any]] = field(init=False)
     """The options of each group of the optimizer at the start."""
@@ -51,6 +53,8 @@ class FitCall:
     """The states of the generators of stock loaders, by `train` and `valid`."""
     sums: list[int] = field(init=False)
     """The sum over the bits of each weight at the start."""
+    loss_sums: list[int] = field(init=False)
+    """The same of a loss with tensors of its own."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
     """The weights at the start, up to 64 MiB, where no factory can build them again."""
     branches: list[str] = field(init=False, default_factory=list)
@@ -61,9 +65,10 @@ class FitCall:
     def __post_init__(self) -> None:
         self.groups = [
             {name: value for name, value in group.items() if name != "params"}
-            for group in self.opt.param_groups
+            for opt in optimizers_in(self.opt)
+            for group in opt.param_groups
         ]
-        self.has_stepped = bool(self.opt.state)
+        self.has_stepped = any(opt.state for opt in optimizers_in(self.opt))
         self.fingerprint = fingerprint(device_of(self.model))
         self.first_epoch = getattr(self.train_dl, "epoch", 0)
         self.generator = torch.get_rng_state()
@@ -73,6 +78,7 @@ class FitCall:
             if (generators := generators_of(dl))
         }
         self.sums = bit_sums(self.model)
+        self.loss_sums = bit_sums(self.loss_func) if isinstance(self.loss_func, nn.Module) else []
         weights = self.model.state_dict()
         factory = getattr(self.model, "plainfit_factory", None)
         if (factory is None or factory.loaded) and size_of(weights) <= MAX_BYTES:
@@ -107,6 +113,13 @@ class FitCall:
         # Imported by name: the rooms of `training` must not depend on `eject`, which is above.
         eject_fit: Callable[..., Path] = import_module("plainfit.eject").eject_fit
         return eject_fit(self, Path(path), level=level, verify=verify, force=force, echo=echo)
+
+
+def optimizers_in(opt: Any) -> list[Optimizer]:
+    """Return the optimizers in a list, tuple or mapping, or the one that this is."""
+    if isinstance(opt, Mapping):
+        return list(opt.values())
+    return list(opt) if isinstance(opt, list | tuple) else [opt]
 
 
 def bit_sums(model: nn.Module) -> list[int]:

@@ -1,7 +1,7 @@
 """The places where a training can be watched and changed: `Callback` and its `Context`."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.data.batches import Size, batch_size
+from plainfit.data.batches import Size, batch_size, inputs_and_target
+from plainfit.training.fit_call import optimizers_in
 from plainfit.training.history import History, kept, read
 
 
@@ -83,17 +84,23 @@ class Context:
     """The argument of every hook: where the training is, and what it works on."""
 
     model: nn.Module
-    opt: Optimizer
+    opt: Any
+    """The optimizer; where `fit` has a `step`, whatever it was called with."""
     train_dl: Any
     callbacks: Sequence[Callback]
     epochs: int
     """The number of epochs that `fit` was called with."""
     steps: int | None
     """Steps (batches) per epoch; None if the loader has no length."""
-    target: str | None = None
-    """The key of the targets in batches that are mappings."""
+    loss_func: Any = None
+    split: Callable[[Any], tuple[Any, Any]] = inputs_and_target
+    """Returns `(xb, yb)` of a batch."""
     batch_size: Size = batch_size
     """The function `(xb, yb) -> number of samples`."""
+    steps_per_epoch: int | None = None
+    """Where an epoch has so many steps, of whatever passes over the loader."""
+    max_steps: int | None = None
+    """The number of steps after which the training ends."""
     history: History = field(default_factory=History)
     epoch: int = 0
     """The current epoch, from 0."""
@@ -113,6 +120,12 @@ class Context:
     """Whether the optimizer takes a step after this batch."""
     result: dict[str, float] = field(default_factory=dict)
     """The values of the last validation: `loss` and each metric."""
+    others: dict[str, float] = field(default_factory=dict)
+    """The values over further validation loaders, as columns of the history."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """What the loss of this batch came with, by name."""
+    epoch_values: dict[str, list[Any]] = field(default_factory=dict)
+    """The same of each batch of this epoch."""
     stop: str = ""
     """Set it to the reason, and the training stops after the current step."""
     exception: BaseException | None = None
@@ -126,8 +139,12 @@ class Context:
     """The time that earlier processes spent on this epoch, if it was resumed."""
     began: float = 0.0
     """The start of this epoch, by `time.perf_counter`, less `seconds`."""
-    epoch_start: dict[str, Any] = field(default_factory=dict)
-    """The state of the generators at the start of this epoch."""
+    batch: int = 0
+    """Batches used in this pass over the loader; `step`, without `steps_per_epoch`."""
+    pass_start: dict[str, Any] = field(default_factory=dict)
+    """The state of the generators at the start of this pass."""
+    batches: Iterator[Any] | None = None
+    """The rest of this pass."""
     loader_epoch: int | None = field(init=False)
     """The epoch of the loader, whose order is a function of it; None for any other loader."""
 
@@ -150,10 +167,12 @@ class Context:
 
     def goes_on(self) -> bool:
         """Return whether there are epochs left to train, and no reason to stop."""
-        return self.epoch < self.epochs and not self.stop
+        is_done = self.max_steps is not None and self.global_step >= self.max_steps
+        return self.epoch < self.epochs and not self.stop and not is_done
 
-    def next_loader_epoch(self) -> int | None:
-        return None if self.loader_epoch is None else self.loader_epoch + 1
+    def ends_epoch(self) -> bool:
+        """Return whether the epoch ends at this step, wherever its pass over the loader is."""
+        return self.step == self.steps_per_epoch or self.global_step == self.max_steps
 
     def place(self) -> str:
         """Return the current place in words, for messages."""
@@ -162,12 +181,28 @@ class Context:
 
     def rate(self) -> float:
         """Return the learning rate; the highest one, if groups of parameters differ."""
-        return max(float(group["lr"]) for group in self.opt.param_groups)
+        return max(float(group["lr"]) for group in self.groups())
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return the optimizers; more than one only where `fit` has a `step`."""
+        return optimizers_in(self.opt)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the groups of parameters of all optimizers."""
+        return [group for opt in self.optimizers() for group in opt.param_groups]
 
     def count(self, loss: Tensor, size: int) -> None:
         """Note a finished step: its loss, and the number of its samples."""
         self.pending.append(kept(loss))
         self.sizes.append(size)
+        if self.values or self.epoch_values:
+            if self.step and self.values.keys() != self.epoch_values.keys():
+                raise ConfigError(
+                    "the values beside a loss must have the same names in every batch, got "
+                    f"{', '.join(self.values) or 'none'} after {', '.join(self.epoch_values)}"
+                )
+            for name, value in self.values.items():
+                self.epoch_values.setdefault(name, []).append(kept(value))
         self.step += 1
         self.global_step += 1
 
@@ -184,6 +219,7 @@ class NoHooks:
     loss: Any
     take_step: bool
     size: int
+    values: dict[str, Any]
     batch_size = staticmethod(batch_size)
 
     def call(self, name: str) -> None:

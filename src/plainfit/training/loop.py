@@ -4,203 +4,58 @@ The module is not called `fit`, as that would hide the function `plainfit.fit`
 (docs/decisions/0002-lazy-package.md).
 """
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from plainfit.common.devices import device_of
-from plainfit.common.errors import ConfigError, NonFiniteError
-from plainfit.data.batches import Batches, Size, batch_size, called, length, no_batches, pairs
+from plainfit.common.errors import ConfigError
+from plainfit.data.batches import (
+    Batches,
+    Size,
+    batch_size,
+    inputs_and_target,
+    length,
+    no_batches,
+)
 from plainfit.training.callbacks.checkpointing import Checkpointing
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.callbacks.tracking import Tracker, Tracking
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
-from plainfit.training.fit_call import FitCall
-from plainfit.training.history import History, epoch_line, heading_line, kept, read, weighted_mean
-from plainfit.training.hooks import Callback, Context, NoHooks
-from plainfit.training.metrics import LossWeights, Metric, WholeSet
+from plainfit.training.fit_call import FitCall, optimizers_in
+from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
+from plainfit.training.hooks import Callback, Context, overriding
+from plainfit.training.metrics import Metric
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
-
-
-def loss_batch(
-    model: nn.Module,
-    loss_func: LossFunction | None,
-    xb: Any,
-    yb: Any,
-    opt: Optimizer | None = None,
-    context: Context | None = None,
-    compute_loss: LossFunction | None = None,
-) -> tuple[Tensor, int]:
-    """Compute the loss of a batch and, with an optimizer, take a step.
-
-    Args:
-        model: any module.
-        loss_func: called as `loss_func(model(xb), yb)`; returns the mean over the batch. None for
-            a model whose outputs have the loss, as `out.loss` or `out["loss"]`.
-        xb: the inputs, such as a tensor with the batch as its first dimension. A tuple is passed
-            as `model(*xb)`, a mapping as `model(**xb)`, if the model's `forward` takes them so.
-        yb: the targets.
-        opt: trains the model on the batch; without it, nothing changes.
-        context: has its callbacks called.
-        compute_loss: called as `compute_loss(xb, yb)` in place of `loss_func(model(xb), yb)`, of
-            which it is another implementation (compiled, or in lower precision).
-
-    Returns:
-        The loss (detached, without dimensions, on the model's device: reading it with `float()`
-        waits for the device, so `fit` reads once per epoch) and the number of samples.
-    """
-    watch = context or NoHooks()
-    loss_func = loss_func or own_loss
-    watch.size = n = watch.batch_size(xb, yb)
-    if isinstance(opt, LBFGS):
-        compute = compute_loss or (lambda xb, yb: loss_func(called(model, xb), yb))
-        return _step_by_closure(model, partial(compute, xb, yb), opt, watch), n
-    if compute_loss is not None:
-        loss = compute_loss(xb, yb)
-    else:
-        loss = loss_func(model(xb) if isinstance(xb, Tensor) else called(model, xb), yb)
-    detached = loss.detach()
-    if opt is not None:
-        watch.loss, watch.take_step = loss, True
-        watch.call("on_loss")
-        watch.loss.backward()
-        watch.call("on_backward_end")
-        if watch.take_step:
-            watch.call("on_step_start")
-            opt.step()
-            opt.zero_grad()
-        watch.loss = detached
-    return detached, n
-
-
-def own_loss(out: Any, yb: Any) -> Tensor:
-    """Return the loss that a model has computed itself, as those of transformers do."""
-    loss = out.get("loss") if isinstance(out, Mapping) else getattr(out, "loss", None)
-    if not isinstance(loss, Tensor):
-        raise ConfigError(
-            "may be None where the model's outputs have a loss, as `out.loss` or `out['loss']`, "
-            f"got a {type(out).__name__} with none; pass a function, or give the model its labels",
-            field="loss_func",
-        )
-    return loss
-
-
-def _step_by_closure(
-    model: nn.Module, compute: Callable[[], Tensor], opt: LBFGS, watch: Context | NoHooks
-) -> Tensor:
-    """Take a step of LBFGS, which evaluates the loss several times; return the first loss."""
-    losses: list[Tensor] = []
-    before = [parameter.detach().clone() for parameter in model.parameters()]
-
-    def closure() -> Tensor:
-        opt.zero_grad()
-        watch.loss = compute()
-        losses.append(watch.loss.detach())
-        watch.call("on_loss")
-        watch.loss.backward()
-        loss: Tensor = watch.loss
-        return loss
-
-    try:
-        opt.step(closure)
-    except NonFiniteError:  # the optimizer has moved the parameters before
-        with torch.no_grad():
-            for parameter, value in zip(model.parameters(), before, strict=True):
-                parameter.copy_(value)
-        raise
-    opt.zero_grad()
-    watch.loss = losses[0]
-    return losses[0]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every part of a model in `eval()` mode, and back in its own at the end."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
-
-
-def validate(
-    model: nn.Module,
-    loss_func: LossFunction | None,
-    valid_dl: Batches,
-    *,
-    metrics: Sequence[Metric] = (),
-    target: str | None = None,
-    batch_size: Size = batch_size,
-    context: Context | None = None,
-) -> dict[str, float]:
-    """Return the mean loss (`loss`) and the metrics (by name) over a loader's samples.
-
-    The loss is what `loss_func` gives over the whole set, up to rounding: the mean of the batches'
-    losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
-    weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
-    with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
-    is computed once over the whole set. Meanwhile the model is in `eval()` mode, no gradients are
-    kept, and no random numbers are drawn.
-
-    Args:
-        model: any module.
-        loss_func: `(model(xb), yb) -> mean loss`; None as for `loss_batch`.
-        valid_dl: as for `fit`.
-        metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
-            objects with `reset`, `update` and `compute`, such as those of torchmetrics.
-        target: as for `fit`.
-        batch_size: as for `fit`.
-        context: of a training; once it is to stop, the validation ends with an empty result.
-
-    Raises:
-        ValueError: if the loader is empty, or two metrics have the same name.
-    """
-    device = device_of(model)
-    whole = WholeSet(metrics, device)
-    loss_func = loss_func or own_loss
-    losses, watch = [], LossWeights()
-    with torch.no_grad(), evaluating(model):
-        for xb, yb in pairs(valid_dl, device, target):
-            if context is not None and context.stop:
-                return {}
-            out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
-            with watch:
-                loss = loss_func(out, yb)
-            watch.add(loss, batch_size(xb, yb))
-            losses.append(kept(loss))
-            whole.update(out, yb)
-        if not losses:
-            raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
-        value, counts_samples = watch.of_set(read(losses))
-        if context is not None and context.history.run is not None:
-            context.history.run.counts_samples &= counts_samples
-            context.history.run.joins_tensors &= whole.are_tensors
-        return {"loss": value, **whole.compute(watch.sizes)}
+from plainfit.training.step import Step, loss_batch, measured, own_loss, own_step
+from plainfit.training.validation import validate
 
 
 def fit(
-    epochs: int,
+    epochs: int | None,
     model: nn.Module,
     loss_func: LossFunction | None,
-    opt: Optimizer,
+    opt: Optimizer | Any,
     train_dl: Batches,
-    valid_dl: Batches | None = None,
+    valid_dl: Batches | Mapping[str, Batches] | None = None,
     *,
+    steps_per_epoch: int | None = None,
+    max_steps: int | None = None,
+    step: Step | None = None,
     metrics: Sequence[Metric] = (),
+    train_metrics: Sequence[Metric] = (),
     target: str | None = None,
     batch_size: Size = batch_size,
     callbacks: Sequence[Callback] = (),
@@ -218,20 +73,31 @@ def fit(
     """Train a model for some epochs, validate after each, and return the history.
 
     Args:
-        epochs: passes over the training data.
+        epochs: passes over the training data; None for as many as `max_steps` takes.
         model: any module; batches are moved to its device, the model itself is not moved.
         loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`. `train_loss` is the
             mean of the steps' losses by their samples, `valid_loss` as in `validate`. None for a
-            model whose outputs have the loss, as those of transformers do with `labels`.
-        opt: any `torch.optim` optimizer over the model's parameters.
+            model whose outputs have the loss, as those of transformers do with `labels`. It may
+            return `(loss, {"name": value})`, whose means become the columns `train_name` and
+            `valid_name`. A module is trained and saved with the model, if `opt` has its parameters.
+        opt: any `torch.optim` optimizer over the model's parameters; with `step`, also a list or
+            mapping of several.
         train_dl: any iterable of batches, or a function that returns a fresh one each epoch. A
             batch is a tuple `(inputs..., target)`, for `loss_func(model(*inputs), target)`; or a
             mapping of inputs, for `model(**inputs)`, of which `target` names the target. Anything
             else, such as a list of samples, is both: `loss_func(model(batch), batch)`. A `forward`
             that takes one argument is given a tuple or mapping of inputs as it is.
-        valid_dl: likewise; None to train without validation.
+        valid_dl: likewise; None to train without validation. Of a mapping of several, by name,
+            the first is as one alone, and the columns of the others begin with their names.
+        steps_per_epoch: an epoch is so many steps, whatever passes over the loader that takes: for
+            validation, a row and a checkpoint every N steps, and for streams without a length.
+        max_steps: end after so many steps; the last epoch may be shorter.
+        step: `(model, batch, opt) -> losses`, called for each batch in place of `loss_batch`: it
+            computes gradients and updates itself, and returns the loss, or several by name.
         metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
             objects; computed over the whole validation set.
+        train_metrics: functions as in `metrics`, of each training batch and before its update;
+            their means over the epoch become the columns `train_name`.
         target: the key of the targets in batches that are mappings; None to pass these whole.
         batch_size: `(xb, yb) -> number of samples`, for batches where that is not the length of
             the targets, or of the inputs where the targets have none.
@@ -262,24 +128,47 @@ def fit(
             `fit` returns instead.
     """
     check_optimizer(model, opt)
-    steps, device = length(train_dl), device_of(model)
+    check_steps(steps_per_epoch, max_steps, epochs)
+    steps, device = steps_per_epoch or length(train_dl), device_of(model)
+    epochs = sys.maxsize if epochs is None else epochs
+    if isinstance(loss_func, nn.Module):
+        loss_func.to(device)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
-        *rates_by(schedule, opt, epochs, steps, schedule_by),
+        *rates_by(schedule, total_steps(epochs, steps, max_steps), schedule_by),
         *callbacks,
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]
     loss_func = loss_func or own_loss
-    context = Context(model, opt, train_dl, everyone, epochs, steps, target, batch_size)
+    split = partial(inputs_and_target, target=target) if step is None else twice
+    context = Context(
+        model, opt, train_dl, everyone, epochs, steps, loss_func, split, batch_size,
+        steps_per_epoch, max_steps,
+    )  # fmt: skip
+    valid_dls = (
+        valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
+    )
+    if step is not None:
+        check_own_step(context, compile or precision != "fp32", train_metrics)
     context.history.run = FitCall(
         epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
-        context.history.step_losses, batch_size,
+        context.history.step_losses,
+        tuple(
+            name
+            for name, value in {
+                "steps_per_epoch": steps_per_epoch, "max_steps": max_steps, "step": step,
+                "several validation loaders": len(valid_dls) > 1, "target": target,
+            }.items()
+            if value
+        ),
+        batch_size,
     )  # fmt: skip
+    train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
-    computation = loss_computation(context, loss_func, precision, compile, echo)
+    computation = loss_computation(context, train_loss, precision, compile, echo)
     with begun, kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
         while context.goes_on():
             model.train()
@@ -289,7 +178,10 @@ def fit(
             for context.xb, context.yb in batches:
                 context.call("on_batch_start")
                 xb, yb = context.xb, context.yb  # a callback may have replaced them
-                loss, n = loss_batch(model, loss_func, xb, yb, opt, context, compute_loss)
+                if step is None:
+                    loss, n = loss_batch(model, train_loss, xb, yb, opt, context, compute_loss)
+                else:
+                    loss, n = own_step(context, step)
                 context.count(loss, n)
                 context.call("on_step_end")
                 if context.stop:
@@ -300,15 +192,23 @@ def fit(
                 raise ValueError(no_batches(train_dl, context.epoch))
             context.read_losses()
             trained = time.perf_counter() - context.began
-            if valid_dl is not None:
+            found: dict[str, float] = {}
+            for name, dl in valid_dls.items():
                 valid_model = context.valid_model.eval()  # and it stays so, after the training too
                 with cast:
-                    context.result = validate(
-                        valid_model, loss_func, valid_dl, metrics=metrics, target=target,
+                    found = validate(
+                        valid_model, loss_func, dl, metrics=metrics, target=target,
                         batch_size=batch_size, context=context,
                     )  # fmt: skip
-                if not context.result:  # stopped within the validation
+                if not found:
                     break
+                if context.result:
+                    context.others |= {f"{name}_{column}": v for column, v in found.items()}
+                else:
+                    context.result = found
+            if valid_dls and not found:  # stopped within the validation
+                break
+            if valid_dls:
                 context.call("on_validate_end")
             end_epoch(context, trained, echo)
     return context.history
@@ -316,9 +216,13 @@ def fit(
 
 def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | None) -> None:
     """Add the epoch's row to the history, print it, and move on to the next epoch."""
-    losses = context.history.step_losses[-len(context.sizes) :]
-    row = {"epoch": context.epoch, "train_loss": weighted_mean(losses, context.sizes)}
-    row |= {"valid_loss" if k == "loss" else k: value for k, value in context.result.items()}
+    sizes, values = context.sizes, context.epoch_values
+    losses = context.history.step_losses[-len(sizes) :]
+    row: dict[str, Any] = {"epoch": context.epoch, "train_loss": weighted_mean(losses, sizes)}
+    row |= {f"train_{name}": weighted_mean(read(each), sizes) for name, each in values.items()}
+    beside = {"loss", *values}
+    row |= {f"valid_{k}" if k in beside else k: value for k, value in context.result.items()}
+    row |= context.others
     row["seconds"] = time.perf_counter() - context.began
     row["samples_per_second"] = sum(context.sizes) / trained
     context.history.epochs.append(row)
@@ -326,18 +230,60 @@ def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | No
         is_first = context.epoch == context.first_epoch
         echo(f"{heading_line(row)}\n{epoch_line(row)}" if is_first else epoch_line(row))
     context.call("on_epoch_end")
-    context.loader_epoch = context.next_loader_epoch()
     if context.loader_epoch is not None:  # a callback may have read the loader
-        context.train_dl.seek(context.loader_epoch, 0)
+        context.train_dl.seek(context.loader_epoch, context.batch)
     context.epoch += 1
-    context.step, context.sizes, context.seconds, context.result = 0, [], 0.0, {}
+    context.step, context.sizes, context.seconds = 0, [], 0.0
+    context.result, context.others, context.epoch_values = {}, {}, {}
 
 
-def check_optimizer(model: nn.Module, opt: Optimizer) -> None:
+def twice(batch: Any) -> tuple[Any, Any]:
+    """Return a batch as a pair, for a `step` that takes it whole."""
+    return batch, batch
+
+
+def total_steps(epochs: int, steps: int | None, most: int | None) -> int | None:
+    """Return the number of steps of a whole training; None where the loader has no length."""
+    if steps is None:
+        return most
+    return epochs * steps if most is None else min(epochs * steps, most)
+
+
+def check_optimizer(model: nn.Module, opt: Any) -> None:
     """Refuse an optimizer that was made for another model: it would silently train nothing."""
     mine = {id(parameter) for parameter in model.parameters()}
-    if not any(id(p) in mine for group in opt.param_groups for p in group["params"]):
-        raise ValueError(
-            "the optimizer must hold the model's parameters, and it holds none of them; "
-            "make it from this model: optim.SGD(model.parameters(), lr=...)"
+    for each in optimizers_in(opt):
+        if not any(id(p) in mine for group in each.param_groups for p in group["params"]):
+            raise ValueError(
+                "the optimizer must hold the model's parameters, and it holds none of them; "
+                "make it from this model: optim.SGD(model.parameters(), lr=...)"
+            )
+
+
+def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int | None) -> None:
+    for name, value in (("steps_per_epoch", steps_per_epoch), ("max_steps", max_steps)):
+        if value is not None and not (isinstance(value, int) and value > 0):
+            raise ConfigError(f"must be a whole number, 1 or more, got {value!r}", field=name)
+    if epochs is None and max_steps is None:
+        raise ConfigError(
+            "may be None only with max_steps, which ends the training", field="epochs"
         )
+
+
+def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Metric]) -> None:
+    """Refuse what changes or watches the inside of a step, where that is the user's own."""
+    if is_changed or train_metrics:
+        raise ConfigError(
+            "computes losses itself, and precision, compile and train_metrics belong to the step "
+            "of fit; use torch.autocast and torch.compile in it, and return values by name",
+            field="step",
+        )
+    within = ("on_loss", "on_backward_end", "on_step_start")
+    for callback in context.callbacks:
+        found = [name for name in within if any(overriding([callback], name))]
+        if found and not isinstance(callback, NonFiniteGuard):
+            raise ConfigError(
+                f"replaces the step that calls {found[0]}, which {type(callback).__name__} needs; "
+                "do its work in the step, and leave it out",
+                field="step",
+            )

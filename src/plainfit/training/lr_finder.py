@@ -15,9 +15,10 @@ from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
-from plainfit.training.loop import check_optimizer, loss_batch
+from plainfit.training.loop import check_optimizer
 from plainfit.training.metrics import lacks_labels
 from plainfit.training.state import capture, restore
+from plainfit.training.step import loss_batch
 
 if TYPE_CHECKING:
     from plainfit.common.plots import Picture
@@ -110,7 +111,7 @@ def lr_find(
             f"high={high}, steps={steps}"
         )
     check_optimizer(model, opt)
-    context = Context(model, opt, train_dl, [], 0, None)
+    context = Context(model, opt, train_dl, [], 0, None, loss_func)
     before = copy.deepcopy(capture(context))
     modes = {name: module.training for name, module in model.named_modules()}
     rates: list[float] = []

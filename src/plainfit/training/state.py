@@ -7,7 +7,7 @@ that were used are skipped.
 
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened, pairs_of
+from plainfit.training.history import read
 from plainfit.training.hooks import Context, warn
 
 
@@ -26,10 +27,13 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     """Return the state, to be written at once: its tensors are the training's own."""
     context.read_losses()
     within = not at_end_of_epoch
+    values = context.epoch_values if within else {}
+    states = [opt.state_dict() for opt in context.optimizers()]
     return {
         "model": model_tensors(context.model),
         "gradients": {n: p.grad for n, p in context.model.named_parameters() if p.grad is not None},
-        "optimizer": context.opt.state_dict(),
+        **beside_model(context),
+        "optimizer": states[0] if len(states) == 1 else states,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in context.callbacks],
         "history": {
             "epochs": context.history.epochs,
@@ -41,8 +45,10 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
             "global_step": context.global_step,
             "sizes": torch.tensor(context.sizes if within else [], dtype=torch.int64),
             "seconds": time.perf_counter() - context.began if within else 0.0,
-            "epoch_start": context.epoch_start if within else {},
-            "loader_epoch": context.loader_epoch if within else context.next_loader_epoch(),
+            "values": {n: torch.tensor(read(v), dtype=torch.float64) for n, v in values.items()},
+            "batch": context.batch,
+            "epoch_start": context.pass_start,
+            "loader_epoch": context.loader_epoch,
         },
         "random": random_state(context.train_dl),
         "fingerprint": fingerprint(device_of(context.model)),
@@ -56,7 +62,16 @@ def restore(context: Context, state: dict[str, Any]) -> None:
     for name, parameter in context.model.named_parameters():
         grad = state["gradients"].get(name)
         parameter.grad = None if grad is None else grad.to(parameter.device)
-    load_optimizer(context.opt, state["optimizer"])
+    load_beside_model(context, state)
+    states, optimizers = state["optimizer"], context.optimizers()
+    states = states if isinstance(states, list) else [states]
+    if len(states) != len(optimizers):
+        raise CheckpointError(
+            f"the training must have the checkpoint's {len(states)} optimizers, got "
+            f"{len(optimizers)}"
+        )
+    for opt, saved in zip(optimizers, states, strict=True):
+        load_optimizer(opt, saved)
     load_callbacks(context, state["callbacks"])
     context.history.epochs[:] = state["history"]["epochs"]
     context.history.step_losses[:] = state["history"]["step_losses"].tolist()
@@ -65,11 +80,48 @@ def restore(context: Context, state: dict[str, Any]) -> None:
     context.step = position["step"]
     context.global_step, context.seconds = position["global_step"], position["seconds"]
     context.sizes = position["sizes"].tolist()
-    context.epoch_start = position["epoch_start"]
+    context.epoch_values = {n: v.tolist() for n, v in position.get("values", {}).items()}
+    context.batch, context.batches = position.get("batch", position["step"]), None
+    context.pass_start = position["epoch_start"]
     if context.loader_epoch is not None:
         context.loader_epoch = position["loader_epoch"]
         context.train_dl.seek(context.loader_epoch, 0)
     set_random_state(state["random"], context.train_dl)
+
+
+def beside_model(context: Context) -> dict[str, Any]:
+    """Return the state of a loss with tensors of its own, and of what else the optimizers train."""
+    loss, others = context.loss_func, other_parameters(context)
+    return {
+        "loss": model_tensors(loss) if isinstance(loss, nn.Module) else {},
+        "others": [parameter.detach() for parameter in others],
+        "other_gradients": [parameter.grad for parameter in others],
+    }
+
+
+def load_beside_model(context: Context, state: dict[str, Any]) -> None:
+    if isinstance(context.loss_func, nn.Module) and "loss" in state:  # older ones lack it
+        load_model(context.loss_func, state.get("loss", {}), "loss")
+    others, saved = other_parameters(context), state.get("others", [])
+    shapes = [[tuple(each.shape) for each in parameters] for parameters in (others, saved)]
+    if shapes[0] != shapes[1]:
+        raise CheckpointError(
+            "the optimizer must train what the checkpoint's does beside the model, parameters of "
+            f"shapes {shapes[1]}, got {shapes[0]}"
+        )
+    with torch.no_grad():
+        for parameter, value, grad in zip(
+            others, saved, state.get("other_gradients", []), strict=True
+        ):
+            parameter.copy_(value)
+            parameter.grad = None if grad is None else grad.to(parameter.device)
+
+
+def other_parameters(context: Context) -> list[Tensor]:
+    """Return what the optimizers train and the model has not, such as a loss's parameters."""
+    own = {id(parameter) for parameter in context.model.parameters()}
+    groups = [group for opt in context.optimizers() for group in opt.param_groups]
+    return [p for group in groups for p in group["params"] if id(p) not in own]
 
 
 def model_tensors(model: nn.Module) -> dict[str, Any]:
@@ -78,18 +130,18 @@ def model_tensors(model: nn.Module) -> dict[str, Any]:
     return {**dict(buffers), **model.state_dict()}
 
 
-def load_model(model: nn.Module, saved: dict[str, Any]) -> None:
+def load_model(model: nn.Module, saved: dict[str, Any], what: str = "model") -> None:
     """Copy saved values into a model's own tensors, which keep their ties and layouts."""
     own = model_tensors(model)
     differing = {"it has besides": own.keys() - saved, "it lacks": saved.keys() - own}
     texts = [f"{what} {', '.join(sorted(names)[:5])}" for what, names in differing.items() if names]
     if texts:
-        raise CheckpointError(f"the model must be the checkpoint's: {'; '.join(texts)}")
+        raise CheckpointError(f"the {what} must be the checkpoint's: {'; '.join(texts)}")
     tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
         if (tensor.shape, tensor.dtype) != (saved[name].shape, saved[name].dtype):
             raise CheckpointError(
-                f"the model must be the checkpoint's, and {name} is {tensor.dtype} of shape "
+                f"the {what} must be the checkpoint's, and {name} is {tensor.dtype} of shape "
                 f"{tuple(tensor.shape)}, in the checkpoint {saved[name].dtype} of shape "
                 f"{tuple(saved[name].shape)}"
             )
@@ -172,25 +224,42 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
         torch.mps.set_rng_state(state["mps"])
 
 
-def rest_of_epoch(context: Context, device: torch.device) -> Iterable[Any]:
-    """Begin an epoch, or continue a resumed one; return the pairs that have not been used yet."""
+def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """Yield the pairs of an epoch that have not been used yet, as they are asked for."""
     context.began = time.perf_counter() - context.seconds
-    dl = context.train_dl
-    if context.step == 0:
-        context.epoch_start = {"random": random_state(dl)}
+    while not context.ends_epoch():
+        context.batches = context.batches or rest_of_pass(context, device)
+        for pair in context.batches:
+            context.batch += 1
+            yield pair
+            if context.ends_epoch():
+                return
+        was_empty = not context.batch
+        context.batch, context.batches, context.pass_start = 0, None, {}
+        if context.loader_epoch is not None:
+            context.loader_epoch += 1
+        if was_empty or context.steps_per_epoch is None:
+            return
+
+
+def rest_of_pass(context: Context, device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """Begin a pass over the loader, or continue that of a resumed training."""
+    dl, used = context.train_dl, context.batch
+    if not used:
+        context.pass_start = {"random": random_state(dl)}
     if context.loader_epoch is not None:  # a callback may have read the loader
-        dl.seek(context.loader_epoch, context.step)
-    if context.step == 0 or context.loader_epoch is not None:
+        dl.seek(context.loader_epoch, used)
+    if not used or context.loader_epoch is not None:
         made = opened(dl)
-        return pairs_of(made, made, device, context.target)
+        return pairs_of(made, made, device, context.split)
     now = random_state()
-    set_random_state(context.epoch_start["random"], dl)
+    set_random_state(context.pass_start["random"], dl)
     made = opened(dl)
     batches = iter(made)
-    if (given := sum(1 for _ in islice(batches, context.step))) < context.step:
+    if (given := sum(1 for _ in islice(batches, used))) < used:
         raise CheckpointError(
-            f"the loader must give the batches of the checkpoint, which has used {context.step} of "
+            f"the loader must give the batches of the checkpoint, which has used {used} of "
             f"this epoch, and gives {given}; resume with what it was"
         )
     set_random_state(now)
-    return pairs_of(batches, made, device, context.target)
+    return pairs_of(batches, made, device, context.split)

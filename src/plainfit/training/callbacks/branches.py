@@ -36,13 +36,16 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         "steps in an epoch": context.steps,
         "samples": len(data) if isinstance(data, Sized) else None,
         "sums over the data": [bits_of(tensor) for tensor in getattr(data, "tensors", ())],
+        "first tensors of the loss": call.loss_sums or None,
         "layers": " ".join(type(module).__qualname__ for module in context.model.modules()),
-        "optimizer": type(context.opt).__qualname__,
+        "optimizer": " ".join(type(opt).__qualname__ for opt in context.optimizers()),
+        "steps_per_epoch": context.steps_per_epoch,
     }
     opened = {
         "epochs": context.epochs,
         "loss": text_of(call.loss_func),
         "precision": call.precision,
+        "max_steps": context.max_steps,
     }
     opened |= {
         f"{type(callback).__name__}.{name}": text
@@ -82,7 +85,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def is_longer_only(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Return whether only the number of epochs differs, and the steps of a schedule with it."""
     pairs = [{n: STEPS.sub("", str(v)) for n, v in opened.items()} for opened in (before, now)]
-    return changes(*pairs).keys() <= {"epochs"}
+    return changes(*pairs).keys() <= {"epochs", "max_steps"}
 
 
 def check_same(before: dict[str, Any], now: dict[str, Any]) -> None:

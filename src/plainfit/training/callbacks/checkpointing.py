@@ -129,7 +129,7 @@ class Checkpointing(Callback):
                 echo(f"note   {text}")
         else:
             warn(f"the training goes on as a branch: {text}")
-        for place, group in enumerate(context.opt.param_groups):
+        for place, group in enumerate(context.groups()):
             for name, value in call.groups[place].items():
                 if f"{name} of group {place}" in found:
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))

@@ -40,13 +40,13 @@ class LearningRate(Callback):
 
     def on_fit_start(self, context: Context) -> None:
         if context.global_step == 0:  # in a resumed training, the checkpoint has them
-            for group in context.opt.param_groups:
+            for group in context.groups():
                 group.update({f"initial_{name}": group[name] for name in MOVED if name in group})
 
     def on_batch_start(self, context: Context) -> None:
         factor = self.schedule(context.global_step)
         momentum = getattr(self.schedule, "momentum", lambda step: None)(context.global_step)
-        for group in context.opt.param_groups:
+        for group in context.groups():
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
             if momentum is None:
                 continue
@@ -56,7 +56,7 @@ class LearningRate(Callback):
                 group["momentum"] = momentum  # plain SGD stays plain
 
     def on_fit_end(self, context: Context) -> None:
-        for group in context.opt.param_groups:
+        for group in context.groups():
             initial = {name: f"initial_{name}" for name in MOVED if f"initial_{name}" in group}
             group.update({name: group.pop(key) for name, key in initial.items()})
 
@@ -88,7 +88,7 @@ class TorchScheduler(Callback):
             )
 
     def on_fit_start(self, context: Context) -> None:
-        if self.scheduler.optimizer is not context.opt:
+        if self.scheduler.optimizer not in context.optimizers():
             raise ConfigError(
                 "the scheduler must be made with the optimizer that is passed to fit, got another's"
             )
@@ -130,8 +130,6 @@ def mend_milestones(scheduler: LRScheduler) -> None:
 
 def rates_by(
     schedule: Factor | LRScheduler | str | None,
-    opt: Optimizer,
-    epochs: int,
     steps: int | None,
     by: str | None = None,
 ) -> list[Callback]:
@@ -148,9 +146,10 @@ def rates_by(
         if steps is None:
             raise ConfigError(
                 f"the schedule {schedule!r} is over all steps, and the training loader has no "
-                "length; give a schedule with its number of steps, such as Cosine(steps=1000)"
+                "length; pass steps_per_epoch or max_steps, or a schedule with its number of "
+                "steps, such as Cosine(steps=1000)"
             )
-        schedule = named_schedule(schedule, max(1, epochs * steps))
+        schedule = named_schedule(schedule, max(1, steps))
     if not callable(schedule) or isinstance(schedule, type):
         raise ConfigError(
             "a schedule must be a function step -> factor, a name or a torch scheduler, got "

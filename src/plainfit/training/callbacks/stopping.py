@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
@@ -156,6 +156,7 @@ class NonFiniteGuard(Callback):
     def __init__(self, every: int = 1) -> None:
         self.every = every
         self.lacks_labels = False
+        self.has_checked = False
 
     def on_loss(self, context: Context) -> None:
         if self.every > 1:
@@ -171,11 +172,13 @@ class NonFiniteGuard(Callback):
                 f"step {context.step} (batch {context.step} of that epoch, from 0); "
                 f"{cause(context)}"
             )
+        self.has_checked = True
 
     def on_step_end(self, context: Context) -> None:
         if self.lacks_labels:
             context.sizes[-1] = 0
-        if self.every == 1 or (context.step % self.every and context.step != context.steps):
+        if self.has_checked or (context.step % self.every and context.step != context.steps):
+            self.has_checked = False
             return
         recent = context.pending[-self.every :]
         bad = [(i, loss) for i, loss in enumerate(read(recent)) if not math.isfinite(loss)]
@@ -183,10 +186,9 @@ class NonFiniteGuard(Callback):
             step = context.step - len(recent) + bad[0][0]
             raise NonFiniteError(
                 f"the loss must be finite, and is {bad[0][1]} in epoch "
-                f"{context.epoch}, step {step}; seen after step {context.step - 1}, as the losses "
-                "of an accelerator are read together; go on from the last checkpoint, with a lower "
-                "learning rate or clipped gradients, and without batches whose labels are all "
-                "ignored"
+                f"{context.epoch}, step {step}; seen after step {context.step - 1}, whose update "
+                "is done; go on from the last checkpoint, with a lower learning rate or clipped "
+                "gradients, and without batches whose labels are all ignored"
             )
 
     def on_epoch_end(self, context: Context) -> None:
@@ -215,5 +217,8 @@ def cause(context: Context) -> str:
 
 def broken_parameter(context: Context) -> str:
     """Return the name of the first trained parameter that is not finite, or an empty string."""
-    trained = ((name, p) for name, p in context.model.named_parameters() if p.requires_grad)
+    loss, named = context.loss_func, list(context.model.named_parameters())
+    if isinstance(loss, nn.Module):
+        named += loss.named_parameters("the loss")
+    trained = ((name, p) for name, p in named if p.requires_grad)
     return next((name for name, p in trained if not torch.isfinite(p).all()), "")

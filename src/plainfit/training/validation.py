@@ -1,0 +1,91 @@
+"""A model's loss and metrics over a set."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainfit.common.devices import device_of
+from plainfit.data.batches import Batches, Size, batch_size, called, pairs
+from plainfit.training.compiling import LossFunction
+from plainfit.training.history import kept, read, weighted_mean
+from plainfit.training.hooks import Context
+from plainfit.training.metrics import LossWeights, Metric, WholeSet
+from plainfit.training.step import loss_and_values, own_loss
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put every part of some models in `eval()` mode, and back in its own at the end."""
+    before = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def validate(
+    model: nn.Module,
+    loss_func: LossFunction | None,
+    valid_dl: Batches,
+    *,
+    metrics: Sequence[Metric] = (),
+    target: str | None = None,
+    batch_size: Size = batch_size,
+    context: Context | None = None,
+) -> dict[str, float]:
+    """Return the mean loss (`loss`), its values and the metrics by name, over a loader's samples.
+
+    The loss is what `loss_func` gives over the whole set, up to rounding: the mean of the batches'
+    losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
+    weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
+    with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
+    is computed once over the whole set. Meanwhile the model is in `eval()` mode, no gradients are
+    kept, and no random numbers are drawn.
+
+    Args:
+        model: any module.
+        loss_func: `(model(xb), yb) -> mean loss`; None as for `loss_batch`.
+        valid_dl: as for `fit`.
+        metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
+            objects with `reset`, `update` and `compute`, such as those of torchmetrics.
+        target: as for `fit`.
+        batch_size: as for `fit`.
+        context: of a training; once it is to stop, the validation ends with an empty result.
+
+    Raises:
+        ValueError: if the loader is empty, or two metrics have the same name.
+    """
+    device = device_of(model)
+    whole = WholeSet(metrics, device)
+    loss_func = loss_func or own_loss
+    losses, watch = [], LossWeights()
+    beside: dict[str, list[Any]] = {}
+    modules = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
+    with torch.no_grad(), evaluating(*modules):
+        for xb, yb in pairs(valid_dl, device, target):
+            if context is not None and context.stop:
+                return {}
+            out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
+            with watch:
+                loss = loss_func(out, yb)
+            if not isinstance(loss, Tensor):
+                loss, values = loss_and_values(loss)
+                for name, value in values.items():
+                    beside.setdefault(name, []).append(kept(value))
+            watch.add(loss, batch_size(xb, yb))
+            losses.append(kept(loss))
+            whole.update(out, yb)
+        if not losses:
+            raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
+        value, counts_samples = watch.of_set(read(losses))
+        if context is not None and context.history.run is not None:
+            context.history.run.counts_samples &= counts_samples
+            context.history.run.joins_tensors &= whole.are_tensors
+        means = {name: weighted_mean(read(each), watch.sizes) for name, each in beside.items()}
+        return {"loss": value, **means, **whole.compute(watch.sizes)}
