@@ -317,6 +317,49 @@ def test_tensors_within_a_loss(name, path):
     assert written.replace("own_", "") in text.replace("own_", "")
 
 
+class Centers(nn.Module):
+    """A loss that is trained."""
+
+    def __init__(self, classes, width=3):
+        super().__init__()
+        self.classes, self.width = classes, width
+        self.centers = nn.Parameter(torch.randn(classes, width))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, out, y):
+        if self.training:
+            self.seen += len(y)
+        return (out * self.scale - self.centers[y]).square().mean() + self.seen / 1000
+
+
+@pytest.mark.parametrize("form", ["list", "groups", "frozen", "factory"])
+def test_a_loss_that_is_trained(form, path):
+    loss = Centers(3)
+    model = built(Small) if form == "factory" else Small()
+    groups = [*model.parameters(), *loss.parameters()]
+    if form == "groups":
+        groups = [{"params": model.parameters()}, {"params": loss.parameters(), "lr": 0.5}]
+    if form == "frozen":
+        groups = model.parameters()
+    ds = vectors()
+    opt = optim.SGD(groups, lr=0.1)
+    history = pf.fit(2, model, loss, opt, *pf.get_data(ds, ds, 8), echo=None)
+    history.run.eject(path, echo=None)
+    losses, weights = run_here(path)
+    assert losses == history.step_losses
+    assert differing(weights, model.state_dict()) == []
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.f(x)
+
+
 class Kind(Enum):
     RELU = "relu"
     TANH = "tanh"

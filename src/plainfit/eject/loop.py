@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit.common.errors import EjectError
@@ -97,6 +98,12 @@ class LoopText:
         self.left_out += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         loss = expression(recipe.loss_func, lifter)
         name = loss if loss.replace(".", "").isidentifier() else "loss_func"
+        self.loss = [f"loss_func = {loss}"] if name == "loss_func" else []
+        """The lines that make the loss, before the model: they may draw numbers."""
+        is_module = isinstance(recipe.loss_func, nn.Module)
+        is_of_torch = type(recipe.loss_func).__module__ == nn.CrossEntropyLoss.__module__
+        if is_module and recipe.device != "cpu":
+            self.loss[0] += ".to(DEVICE)"
         self.facts: dict[str, Any] = {
             **dict.fromkeys(TRANSFORMERS),
             **self.callbacks,
@@ -104,8 +111,8 @@ class LoopText:
             "counts_samples": recipe.counts_samples,
             "counts_steps": recipe.stop is not None or recipe.compile or "rates" in self.callbacks,
             "gradients_in_graph": gradients_in_graph(recipe.callbacks),
-            "loss": loss,
             "loss_func": name,
+            "loss_has_modes": is_module and not is_of_torch and recipe.loss_func.training,
             "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
             "size": self.size(),

@@ -58,6 +58,7 @@ class Recipe:
     order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders at the start
     schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
+    loss_initial: dict[str, Tensor] = field(default_factory=dict)  # the same of the loss
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
     counts_samples: bool = True  # whether a validation loss is the mean over the samples
     batch_size: Any = batch_size
@@ -204,7 +205,10 @@ def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
     with torch.random.fork_rng(devices=[]):
         fresh = factory.call(recipe.target) if factory else rebuilt(model)
         state = torch.get_rng_state()
+        loss = rebuilt(call.loss_func)
     fresh.to(device_of(model))
+    if isinstance(loss, nn.Module) and bit_sums(loss) != call.loss_sums:
+        recipe.loss_initial = call.loss_initial
     if factory is None:
         for dtype in {p.dtype for p in model.parameters()}:
             fresh.to(dtype)  # one at most, else it is refused

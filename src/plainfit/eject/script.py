@@ -24,6 +24,7 @@ PROMISES = {
     "math": "the same mathematics, rounded otherwise: in float64, losses within 1e-12",
 }
 FIRST = "first."  # before the names of first weights in the file beside a script
+FIRST_OF_LOSS = "first_of_loss."
 SAVE = 'save_model(model, "model.safetensors")'
 # How a script sets what the bits depend on, with torch's default, by the name in the fingerprint.
 MACHINE = {
@@ -85,6 +86,9 @@ class Script:
         settings = training.settings(optimizer)
         tensors = f"data = load_file(Path(__file__).with_name({literal(self.data_name)}))"
         beside = [tensors] if self.beside() else []
+        if self.recipe.loss_initial:
+            training.loss.append(load_first("loss_func", FIRST_OF_LOSS))
+        model = [*training.loss, *model]
         ours = [settings, self.machine(), beside, reading, validation, model, [*loop, "", SAVE]]
         self.take_needed("\n".join(line for block in ours for line in block))
         settings, machine, beside, reading, validation, model, loop = map(all_wrapped, ours)
@@ -139,8 +143,7 @@ class Script:
         for name, first in recipe.ties.items():
             lines.append(f"{path_to(name, recipe.model)} = {path_to(first, recipe.model)}")
         if recipe.initial:
-            taken = f'{{k.removeprefix("{FIRST}"): v for k, v in data.items() if "{FIRST}" in k}}'
-            lines.append(f"model.load_state_dict({taken})")
+            lines.append(load_first("model", FIRST))
         for name in recipe.frozen:
             lines.append(f"model.get_parameter({literal(name)}).requires_grad_(False)")
         if recipe.generator is not None:
@@ -149,6 +152,7 @@ class Script:
 
     def beside(self) -> dict[str, Tensor]:
         first = {f"{FIRST}{name}": value for name, value in (self.recipe.initial or {}).items()}
+        first |= {f"{FIRST_OF_LOSS}{name}": v for name, v in self.recipe.loss_initial.items()}
         state = {"generator": self.recipe.generator}
         own = {**self.data.tensors, **self.lifter.tensors}
         return {**own, **first, **{k: v for k, v in state.items() if v is not None}}
@@ -161,6 +165,14 @@ class Script:
                 self.lifter.imports.add(need)
             else:
                 self.lifter.lift(need)
+
+
+def load_first(module: str, prefix: str) -> str:
+    """Return the line that loads first weights from the file beside a script."""
+    taken = (
+        f'{{k.removeprefix("{prefix}"): v for k, v in data.items() if k.startswith("{prefix}")}}'
+    )
+    return f"{module}.load_state_dict({taken})"
 
 
 def all_wrapped(lines: list[str]) -> list[str]:

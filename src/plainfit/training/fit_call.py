@@ -55,6 +55,8 @@ class FitCall:
     """The sum over the bits of each weight at the start."""
     loss_sums: list[int] = field(init=False)
     """The same of a loss with tensors of its own."""
+    loss_initial: dict[str, Tensor] = field(init=False)
+    """Those tensors at the start."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
     """The weights at the start, up to 64 MiB, where no factory can build them again."""
     branches: list[str] = field(init=False, default_factory=list)
@@ -79,6 +81,8 @@ class FitCall:
         }
         self.sums = bit_sums(self.model)
         self.loss_sums = bit_sums(self.loss_func) if isinstance(self.loss_func, nn.Module) else []
+        own = self.loss_func.state_dict() if isinstance(self.loss_func, nn.Module) else {}
+        self.loss_initial = {name: tensor.detach().clone() for name, tensor in own.items()}
         weights = self.model.state_dict()
         factory = getattr(self.model, "plainfit_factory", None)
         if (factory is None or factory.loaded) and size_of(weights) <= MAX_BYTES:
