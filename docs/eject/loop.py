@@ -39,7 +39,7 @@ x_train, x_valid = images.split([50_000, 10_000])
 y_train, y_valid = labels.split([50_000, 10_000])
 train_ds = TensorDataset(x_train, y_train)
 valid_ds = TensorDataset(x_valid, y_valid)
-rows = torch.arange(len(x_valid)).split(2 * BATCH_SIZE)
+rows = torch.arange(len(y_valid)).split(2 * BATCH_SIZE)
 # A generator of its own: what a DataLoader draws must not change dropout.
 valid_dl = DataLoader(valid_ds, batch_size=None, sampler=rows, generator=torch.Generator())
 
@@ -108,7 +108,7 @@ for epoch in range(EPOCHS):
     started = time.perf_counter()
     model.train()
     sizes = []
-    order = torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))
+    order = torch.randperm(len(y_train), generator=stream(SEED, "order", epoch))
     rows = order.split(BATCH_SIZE)
     train_dl = DataLoader(train_ds, batch_size=None, sampler=rows, generator=torch.Generator())
     for xb, yb in train_dl:

@@ -259,7 +259,7 @@ def validate(model: Module) -> tuple[float, float]:
     losses, sizes = [], []
     model.eval()
     with torch.no_grad():
-        for rows in torch.arange(len(x_valid)).split(2 * BATCH_SIZE):
+        for rows in torch.arange(len(y_valid)).split(2 * BATCH_SIZE):
             xb, yb = x_valid[rows], y_valid[rows]
             out = model(xb)
             losses.append(cross_entropy(out, yb).item())
@@ -279,7 +279,7 @@ for epoch in range(EPOCHS):
     started = time.perf_counter()
     model.train()
     sizes = []
-    order = torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))
+    order = torch.randperm(len(y_train), generator=stream(SEED, "order", epoch))
     for rows in order.split(BATCH_SIZE):
         xb, yb = x_train[rows], y_train[rows]
         loss = cross_entropy(model(xb), yb)

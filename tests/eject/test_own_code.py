@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn, optim
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import plainfit as pf
 from ejecting import differing, run_here
@@ -250,6 +250,22 @@ def test_what_a_module_changes_after_it_was_bound(path, module):
     assert text.count("half, third = 2, 3  # both from one statement") == 1
 
 
+def test_tables_that_were_drawn(path, module):
+    own = module("own_tables", """
+        import numpy
+        import torch
+        import torch.nn.functional as F
+
+        table = torch.rand(3, 24) * numpy.random.rand()
+        factors = numpy.random.rand(3)
+
+        def loss(out, y):
+            return F.cross_entropy(out * table[:, 0] * torch.from_numpy(factors), y)
+    """)  # fmt: skip
+    text = ejected(path, nn.Sequential(nn.Linear(6, 3)), own.loss)
+    assert 'table = data["tensor_0"]' in text
+
+
 def smooth(by, weight):
     def loss(out, y, *, power=by):
         return F.cross_entropy(out, y, weight=weight, label_smoothing=power) * by
@@ -360,6 +376,41 @@ class Small(nn.Module):
         return self.f(x)
 
 
+class Two(Small):
+    def forward(self, a, b=None):
+        a, b = a if b is None else (a, b)
+        return super().forward(torch.cat([a, b], 1)), a
+
+
+class OfOne(Two):
+    def forward(self, pair):
+        return super().forward(pair)
+
+
+@pytest.mark.parametrize("stock", [True, False])
+@pytest.mark.parametrize("kind", [Two, OfOne])
+def test_several_inputs(kind, stock, path):
+    x, y = vectors().tensors
+    ds = TensorDataset(x[:, :2], x[:, 2:], y)
+
+    def loss(out, y):
+        return F.cross_entropy(out[0], y)
+
+    def size(out, y):
+        return out[1].shape[1] + 0.0 * len(y)
+
+    model = kind()
+    own = DataLoader(ds, 8, shuffle=True), DataLoader(ds, 8)
+    loaders = own if stock else pf.get_data(ds, ds, 8)
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    history = pf.fit(2, model, loss, opt, loaders[0], loaders[1], metrics=[size], echo=None)
+    for level in ("loop",) if stock else ("loop", "data", "layers"):
+        history.run.eject(path, level=level, echo=None, force=True)
+        losses, weights = run_here(path)
+        assert losses == history.step_losses
+        assert differing(weights, model.state_dict()) == []
+
+
 class Kind(Enum):
     RELU = "relu"
     TANH = "tanh"
@@ -421,7 +472,7 @@ CELLS = [
     import torch, tempfile
     import torch.nn.functional as F
     from torch import nn
-    from torch.utils.data import TensorDataset
+    from torch.utils.data import DataLoader, TensorDataset
     from dataclasses import dataclass
     import plainfit as pf
     """,

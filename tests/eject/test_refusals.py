@@ -327,7 +327,7 @@ def test_data_that_cannot_be_read_again(path):
 
 def test_loaders_that_draw_in_a_way_of_their_own(path):
     train_ds, valid_ds = sets()
-    rows = SubsetRandomSampler(numpy.arange(9))
+    rows = SubsetRandomSampler(numpy.arange(9).astype(object))
     loaders = DataLoader(train_ds, 8, sampler=rows), DataLoader(valid_ds, 8)
     assert "cannot write down a ndarray; use numbers, lists or tensors" in refused(
         path, made(), loaders=loaders

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from plainfit.common.errors import EjectError
@@ -123,8 +124,9 @@ class Lifter:
 
     def take(self, name: str, source: ModuleText) -> str:
         """Give the script what a name in a text stands for; return its name there."""
-        node = None if source.is_cell else source.bindings.get(name)
-        if node is None:  # bound in another cell of a notebook, in a loop, or more than once
+        is_table = isinstance(vars(source.module).get(name), Tensor | np.ndarray)
+        node = None if source.is_cell or is_table else source.bindings.get(name)
+        if node is None:  # drawn or read, bound in another cell, in a loop, or more than once
             if not hasattr(source.module, name):
                 raise undefined(name, source)
             value = getattr(source.module, name)

@@ -149,7 +149,7 @@ class LoopText:
 
     def forward(self, loss_func: str) -> dict[str, Any]:
         recipe = self.recipe
-        loss = f"{loss_func}(model(xb), yb)"
+        loss = f"{loss_func}(model({self.data.given}), yb)"
         if recipe.compile:
             loss = f"compiled(xb, yb) if step >= {PLAIN_STEPS} else {loss}"
         autocast = ""

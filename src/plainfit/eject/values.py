@@ -56,6 +56,8 @@ def expression(value: Any, lifter: Definitions) -> str:
             return expression(value.item(), lifter)
         case Tensor():
             return tensor_text(value, lifter)
+        case np.ndarray() if value.dtype.kind in "bif":
+            return f"{tensor_text(torch.from_numpy(value), lifter)}.numpy()"
         case partial():
             lifter.imports.add("from functools import partial")
             function = expression(value.func, lifter)
