@@ -62,9 +62,16 @@ class MnistCNN(nn.Module):
         return self.pool(xb).flatten(1)
 
 
+def correct(out: Tensor, yb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many labels have the largest score at their index, and how many count."""
+    hits = out.argmax(dim=1 if out.shape[2:] == yb.shape[1:] else -1) == yb
+    return (hits & (yb != -100)).sum(), (yb != -100).sum()
+
+
 def accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the share of samples whose largest output is at the index of their label."""
-    return (out.argmax(dim=1) == yb).float().mean()
+    """Return the share of labels at whose index the scores are largest; -100 does not count."""
+    hits, count = correct(out, yb)
+    return hits / count
 
 
 def seed_at(seed: int, *address: str | int) -> int:

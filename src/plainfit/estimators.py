@@ -27,14 +27,16 @@ from plainfit.common.errors import CheckpointError, ConfigError, RunError, raise
 from plainfit.data.loaders import make_loader, resident
 from plainfit.models.build import Factory, get_model, target_name
 from plainfit.models.trust import code_of, remember, trusted
+from plainfit.models.weights import Uncompiled
 from plainfit.runs.folder import write_output
 from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
-from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.checkpoints import from_bytes, pack, to_bytes
+from plainfit.training.checks import fails_on_last
 from plainfit.training.compiling import LossFunction
 from plainfit.training.history import History
+from plainfit.training.hooks import warn
 from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric, accuracy
 
@@ -60,6 +62,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         loss: LossFunction | None = None,
         epochs: int = 50,
         batch_size: int = 64,
+        drop_last: bool | None = None,
         optimizer: str = "adam",
         lr: float | None = None,
         momentum: float | None = None,
@@ -87,6 +90,9 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                 regressor's the mean squared error, of float32 of shape (batch, targets) both.
             epochs: passes over the training data.
             batch_size: samples in a training batch.
+            drop_last: leave out a last training batch that is not full, other samples in each
+                epoch; by default only if it has one sample and a norm of the model needs more,
+                with a warning.
             optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
             lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
             momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default).
@@ -108,6 +114,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
         self.loss = loss
         self.epochs = epochs
         self.batch_size = batch_size
+        self.drop_last = drop_last
         self.optimizer = optimizer
         self.lr = lr
         self.momentum = momentum
@@ -123,7 +130,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
 
     def _settings(self) -> RunConfig:
         given = self.get_params(deep=False)
-        shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args"}
+        shared = set(names_of(RunConfig)) & given.keys() - {"model", "model_args", "drop_last"}
         seed = self.random_state
         if not isinstance(seed, Integral):
             seed = check_random_state(seed).randint(2**31)
@@ -136,9 +143,11 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
     def _train(
         self, x: Tensor, y: Tensor, outputs: int, loss: LossFunction, metrics: Sequence[Metric]
     ) -> Self:
-        config, best = self._settings(), BestInMemory()
+        config = self._settings()
         train_ds, valid_dl = self._parts(x, y, config)
-        stopping = [] if config.patience is None else [EarlyStopping(config.patience), best]
+        stopping = []
+        if config.patience is not None:
+            stopping.append(EarlyStopping(config.patience, restore_best=True))
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             names = ("optimizer", "seed", "device")
             options = {name: getattr(config, name) for name in names} | optimizer_options(config)
@@ -147,7 +156,11 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             device = device_of(model)
             sample = train_ds[:1][0].to(device)
             on_device = resident(train_ds, device, config.memory_budget)
-            train_dl = make_loader(on_device, config.batch_size, True, seed=config.seed)
+            train_dl: Any = make_loader(on_device, config.batch_size, True, seed=config.seed)
+            train_dl.drop_last = bool(self.drop_last)
+            if self.drop_last is None and (how := fails_on_last(model, train_dl)):
+                train_dl.drop_last = len(train_dl) > 1  # else `fit` refuses it
+                warn(f"{how} samples: each epoch leaves out one, as a norm of the model needs more")
             check_outputs(model, train_dl, outputs, "classes" if metrics else "targets")
             with cpu_threads(config.threads or threads_for(model, sample, config.batch_size)):
                 self.history_ = fit(
@@ -162,8 +175,6 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
                     callbacks=[*transformers(config), *stopping],
                     echo=print if self.verbose else None,
                 )
-        if stopping:
-            model.load_state_dict(best.weights)
         self.model_ = model.eval()
         self.input_shape_ = tuple(x.shape[1:])
         return self
@@ -241,7 +252,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
             "epochs": history.epochs,
             "factory": model.plainfit_factory.to_dict(),
-            "weights": model.state_dict(),
+            "weights": Uncompiled(model).state_dict(),
         }
         for target in (model.plainfit_factory.target, *named.values()):
             remember(target)
@@ -281,7 +292,7 @@ class PlainfitEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn is
             factory, history = Factory(**state["factory"]), History()
             trusted(factory.target, code_of(factory.target), trust_code=trust_code)
             model = factory.build_quietly()
-            model.load_state_dict(state["weights"])
+            Uncompiled(model).load_state_dict(state["weights"])
             model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
             history.epochs = state["epochs"]
             if "divisor_" not in state["fitted"]:

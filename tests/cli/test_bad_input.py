@@ -83,6 +83,9 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("model no Module", text("m.py", "def f(): return 3"), "--model m:f", "Module, got int"),
     ("too few outputs", text("m.py", NET + "def f(): return nn.Sequential(nn.Flatten(), "
      "nn.Linear(64, 3))"), "--model m:f", "one score for each of the 10 classes"),
+    ("last batch of one", text("m.py", NET + "def f(): return nn.Sequential(nn.Flatten(), "
+     "nn.Linear(64, 10), nn.BatchNorm1d(10))"), "--model m:f --batch-size 74",
+     "got 1,259 = 17 * 74 + 1 samples; set --drop-last, or choose another --batch-size"),
     ("wrong input shape", text("m.py", NET + "def f(): return nn.Linear(5, 10)"), "--model m:f",
      "must take samples of shape (1, 8, 8)"),
     ("image model on a table", text("t.csv", CSV), "--data t.csv --model cnn", "model logistic"),

@@ -28,7 +28,6 @@ from plainfit.training.callbacks import (
     LossScaling,
     TorchScheduler,
 )
-from plainfit.training.callbacks.stopping import BestInMemory
 
 
 class Net(nn.Module):
@@ -416,18 +415,43 @@ def test_a_training_that_stops_before_it_has_an_average(callback, step, path):
 
 
 @pytest.mark.parametrize("callbacks", [[], [Averaging(0.5)]])
-@pytest.mark.parametrize("validates", [True, False])
-def test_the_best_weights_in_memory(callbacks, validates, path):
-    model, best = made(), BestInMemory()
-    opt = optim.SGD(model.parameters(), lr=0.1)
+@pytest.mark.parametrize(
+    ("validates", "options"),
+    [
+        (True, {}),
+        (True, {"patience": 1}),
+        (True, {"monitor": "accuracy"}),
+        (True, {"monitor": "train_loss", "mode": "max"}),
+        (False, {}),
+    ],
+)
+def test_the_best_weights(callbacks, validates, options, path):
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=1.0)
     train_dl, valid_dl = pf.get_data(*sets(), 8)
+    early = pf.EarlyStopping(**options, restore_best=True)
     history = pf.fit(
-        3, model, F.cross_entropy, opt, train_dl, valid_dl if validates else None,
-        callbacks=[*callbacks, best], echo=None,
+        4, model, F.cross_entropy, opt, train_dl, valid_dl if validates else None,
+        metrics=[pf.accuracy], callbacks=[*callbacks, early], echo=None,
     )  # fmt: skip
     history.run.eject(path, echo=None)
     assert run_here(path)[0] == history.step_losses
-    assert differing(load_file(path.with_name("model.safetensors")), best.weights) == []
+    assert differing(load_file(path.with_name("model.safetensors")), model.state_dict()) == []
+    assert early.weights_epoch == history.epochs.index(
+        history.best(options.get("monitor"), options.get("mode"))
+    )
+
+
+def test_best_weights_by_what_a_script_does_not_compute_are_refused(path):
+    model = made()
+    opt = optim.SGD(model.parameters(), lr=0.1)
+    train_dl, valid_dl = pf.get_data(*sets(), 8)
+    early = pf.EarlyStopping(monitor="seconds", mode="min", restore_best=True)
+    history = pf.fit(
+        2, model, F.cross_entropy, opt, train_dl, valid_dl, callbacks=[early], echo=None
+    )
+    with pytest.raises(EjectError, match="by train_loss, valid_loss, and this training did by 'se"):
+        history.run.eject(path, echo=None)
 
 
 def flexible(width=4, **options):

@@ -298,3 +298,26 @@ def test_a_script_keeps_the_weights_of_the_best_epoch_too(level, tmp_path):
         losses, weights = run_here(script)
         assert losses == net.history_.step_losses
         assert equal(weights, net.model_.state_dict())
+
+
+class Normed(Small):
+    def __init__(self, in_features, classes):
+        super().__init__(in_features, classes)
+        self.layers[1] = nn.BatchNorm1d(8)
+
+
+def test_a_last_batch_of_one_is_left_out_where_a_norm_needs_more():
+    """As cross-validation has folds of whatever size."""
+    x, y = DIGITS[0][:65], DIGITS[1][:65]
+    options = {"epochs": 2, "batch_size": 16}
+    with pytest.warns(
+        RuntimeWarning, match=r"65 = 4 \* 16 \+ 1 samples: each epoch leaves out one"
+    ):
+        found = pf.PlainfitClassifier(Normed, **options).fit(x, y)
+    asked = pf.PlainfitClassifier(Normed, **options, drop_last=True).fit(x, y)
+    assert found.history_.step_losses == asked.history_.step_losses
+    assert len(found.history_.step_losses) == 2 * 4
+    with pytest.raises(ConfigError, match="set drop_last"):
+        pf.PlainfitClassifier(Normed, **options, drop_last=False).fit(x, y)
+    whole = pf.PlainfitClassifier(Small, **options).fit(x, y)
+    assert len(whole.history_.step_losses) == 2 * 5

@@ -96,10 +96,25 @@ def test_a_collate_function_that_zips_gives_lists_of_samples(label, count):
     assert batch_size(xb, yb) == len(xb) == len(yb) == count
 
 
+def test_the_batches_of_a_dataloader_may_be_kept_in_a_list():
+    batches = list(DataLoader(TensorDataset(X, X, Y), 4))
+    for dl in (
+        batches,
+        iter(batches),
+        lambda: batches,
+        pf.WrappedDataLoader(batches, lambda *b: [*b]),
+    ):
+        (a, b), y = first(dl)
+        assert a.size(0) == b.size(0) == y.size(0) == 4
+    for samples in (["a", "b"], [{"x": X}, {"x": X}], [torch.ones(3), torch.ones(2)], [X], []):
+        xb, yb = first([samples])
+        assert xb is yb
+
+
 def test_lists_of_inputs_and_target_are_said_to_be_lists_of_samples():
     model = nn.Linear(2, 1)
     opt = optim.SGD(model.parameters(), lr=0.1)
-    batches = list(DataLoader(TensorDataset(X, Y), 4))
+    batches = [[torch.zeros(5, 7, 2), Y]]  # time first
     with pytest.raises(ConfigError, match=r"failed with TypeError.*give tuples, as by map\(tuple"):
         pf.fit(1, model, F.mse_loss, opt, batches, echo=None)
 

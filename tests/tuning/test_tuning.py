@@ -110,6 +110,9 @@ def test_the_search_finds_the_bottom_and_prints_it(tmp_path, capsys):
     assert str(study).splitlines()[1].split()[0] == str(study.best.number)
     high = search(tmp_path / "h", monitor="accuracy", trials=4)
     assert high.best.value == max(bowl(**trial.settings) for trial in high.trials)
+    other = search(tmp_path / "m", monitor="quality", mode="max", trials=4)
+    assert tried(other) == tried(high)
+    assert other.best.number == high.best.number
 
 
 def test_what_is_tried_depends_on_the_seed_and_not_on_the_calls(tmp_path):
@@ -269,9 +272,22 @@ def test_a_study_of_something_else_is_refused(tmp_path, changes, message):
     assert (tmp_path / "s" / "study.jsonl").read_bytes() == before
 
 
+def test_a_study_of_before_mode_goes_on(tmp_path):
+    first = search(tmp_path / "s", trials=3)
+    journal = tmp_path / "s" / "study.jsonl"
+    text = journal.read_text()
+    journal.write_text(text.replace('"mode":"min"', '"lower_is_better":true'))
+    assert journal.read_text() != text
+    assert search(tmp_path / "s", trials=4).trials[:3] == first.trials
+    with pytest.raises(ConfigError, match="has mode=min, got mode=max"):
+        search(tmp_path / "s", trials=4, mode="max")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"monitor": "quality"}, "mode must say which values of 'quality' are better: pass mode='"),
+        ({"mode": "low"}, "mode must be 'min' or 'max', got 'low'"),
         ({"space": {"y": (0, 1)}}, "unknown argument of bowl 'y'"),
         ({"space": {"kind": ["a"]}}, "missing a required argument: 'x'"),
         ({"fixed": {"x": 1}}, "x is searched and fixed"),

@@ -28,7 +28,7 @@ from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, na
 if TYPE_CHECKING:
     from plainfit.runs.train import RunResult
 
-RATE_OPTIONS = ("model", "momentum", "batch_size", "optimizer", "seed", "device")
+RATE_OPTIONS = ("model", "momentum", "batch_size", "drop_last", "optimizer", "seed", "device")
 SOURCE = names_of(DataSettings, without=("data",))
 
 
@@ -105,14 +105,7 @@ def resume(
 
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
-    from rich.console import Console
-
-    from plainfit.common.progress import on_terminal
-    from plainfit.training.callbacks import ProgressBar
-
-    progress = ProgressBar(Console(stderr=True))
-    with on_terminal(progress.bar):
-        result = run(echo=None if json_ else show, callbacks=[progress])
+    result = run(echo=(lambda text: None) if json_ else show)
     if json_:
         show_json(result.to_dict())
         return

@@ -39,6 +39,9 @@ def tune(
     monitor: Annotated[
         str, Option(help="Optimize the last epoch's valid_loss, accuracy or train_loss.")
     ] = "valid_loss",
+    mode: Annotated[
+        str | None, Option(help="Which values of it are better: min or max (default: by name).")
+    ] = None,
     pruner: Annotated[
         str, Option(help="How to stop trials early: median, hyperband or none.")
     ] = "median",
@@ -64,7 +67,9 @@ def tune(
     The same command continues a study, as does plainfit tune --out FOLDER; several processes share
     its trials.
     """
-    plan = {**options, "monitor": monitor, "pruner": pruner, "seeds": seeds, "trials": trials}
+    own: dict[str, Any] = {"monitor": monitor, "mode": mode, "pruner": pruner}
+    own |= {"seeds": seeds, "trials": trials}
+    plan = options | own
     given = {name for name in plan if is_given(context, name)}
     RunConfig(time_limit=time_limit)  # checks it
     searches, known = read_searches(search or [], space), None
@@ -76,7 +81,7 @@ def tune(
         before = {**known["fixed"], **known}
         plan |= {name: before[name] for name in plan.keys() & before.keys() - given}
         searches = searches or known["space"]
-    own = {name: plan.pop(name) for name in ("monitor", "pruner", "seeds", "trials", "seed")}
+    own = {name: plan.pop(name) for name in (*own, "seed")}
     if own["monitor"] not in MONITORS:
         raise ConfigError(unknown_name("metric", own["monitor"], MONITORS))
     specs = parse_space(searches, kinds_of_setting)

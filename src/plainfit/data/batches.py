@@ -2,7 +2,8 @@
 
 A tuple or a mapping has parts, a list has samples. So a batch is read by its type, not its length:
 
-- a tuple is `(inputs..., target)`, as is the list that torch's `default_collate` makes of tuples;
+- a tuple is `(inputs..., target)`, as is the list that torch's `default_collate` makes of tuples,
+  and one of tensors of one length, such as a batch from such a loader, if no loader made it;
 - a mapping is inputs by name, of which `target` names the target;
 - one part alone, a list of samples, or any other object is both inputs and target.
 """
@@ -42,13 +43,22 @@ def pairs_of(
     split: Callable[[Any], tuple[Any, Any]],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield `split(batch)` of some batches of a loader, on the device."""
-    makes_lists = getattr(loader, "collate_fn", None) in (default_collate, default_convert)
+    collate = getattr(loader, "collate_fn", None)
+    makes_lists = collate and collate in (default_collate, default_convert)
     for batch in batches:
+        if makes_lists is None:
+            makes_lists = is_listed_pair(batch)
         if makes_lists and isinstance(batch, list | Mapping):
             batch = with_tuples(batch)
         xb, yb = split(batch)
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
+
+
+def is_listed_pair(batch: Any) -> bool:
+    """Return whether a list is inputs and a target rather than samples."""
+    ends_with_tensor = isinstance(batch, list) and batch and isinstance(batch[-1], Tensor)
+    return bool(ends_with_tensor) and len(batch) > 1 and len(sizes(tuple(batch))) == 1
 
 
 def with_tuples(batch: Any) -> Any:

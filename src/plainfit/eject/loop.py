@@ -27,7 +27,6 @@ from plainfit.training.callbacks.optimization import (
     plain_mean,
     warmed_up_mean,
 )
-from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.metrics import LossWeights, is_streaming, metric_name
@@ -38,7 +37,7 @@ TRANSFORMERS = {
     "accumulation": cb.GradientAccumulation,
     "averaging": cb.Averaging,
     "clipping": cb.GradientClipping,
-    "keeps_best": BestInMemory,
+    "keeps_best": cb.EarlyStopping,  # with `restore_best`
     "one_batch": cb.OverfitOneBatch,
     "rates": cb.LearningRate,
     "scaling": cb.LossScaling,
@@ -71,6 +70,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
     "gzip": "import gzip",
     "join": join,
+    "math": "import math",
     "load_digits": "from sklearn.datasets import load_digits",
     "load_file": "from safetensors.torch import load_file",
     "nn": "from torch import nn",
@@ -92,6 +92,7 @@ class LoopText:
         self.lifter = lifter
         self.callbacks = by_name(recipe.callbacks)
         is_validated = recipe.valid_dl is not None
+        self.loss_column = "valid_loss" if is_validated else "train_loss"
         self.metrics = [m for m in recipe.metrics if is_validated and not is_streaming(m)]
         observers = [type(c) for c in recipe.callbacks if getattr(c, "observer", False)]
         self.left_out = [o.__name__ for o in observers if not o.__module__.startswith("plainfit.")]
@@ -195,15 +196,13 @@ class LoopText:
         }
 
     def scheduler(self) -> dict[str, str]:
-        loss = "train_loss" if self.recipe.valid_dl is None else "valid_loss"
         if "scheduler" not in self.callbacks:
-            return {"monitored": loss}
+            return {}
         scheduler = self.callbacks["scheduler"].scheduler
         is_plateau = isinstance(scheduler, ReduceLROnPlateau)
         return {
-            "monitored": loss,
             "new_scheduler": scheduler_text(scheduler, self.lifter),
-            "scheduler_steps_with": loss if is_plateau else "",
+            "scheduler_steps_with": self.loss_column if is_plateau else "",
         }
 
     def table(self) -> dict[str, Any]:
@@ -226,10 +225,26 @@ class LoopText:
             width = max(WIDTH, len(HEADINGS.get(column, column)))
             cells.append(f"{{{value}:{width}{SHAPES.get(column, '.4f')}}}")
         return {
+            "keeps_best": self.keeps_best({"train_loss": "train_loss", **valid}),
             "table_heading": literal(heading_line(dict.fromkeys(columns))),
             "table_row": (" ".join(cells[:-2]), " ".join(cells[-2:])),
             "valid_values": ", ".join(valid.values()),
         }
+
+    def keeps_best(self, values: dict[str, str]) -> dict[str, str] | None:
+        """Return which value of an epoch is better than the best one so far, and how."""
+        if (stopping := self.callbacks.get("keeps_best")) is None:
+            return None
+        column = stopping.best.monitor or self.loss_column
+        if column not in values:
+            raise EjectError(
+                f"a script restores the best weights by {', '.join(values)}, and this training did "
+                f"by {column!r}, which it cannot compute; monitor one of them"
+            )
+        is_low = stopping.best.mode != "max"
+        test = "-math.inf < {0} < best_value" if is_low else "best_value < {0} < math.inf"
+        worst = "math.inf" if is_low else "-math.inf"
+        return {"value": values[column], "test": test.format(values[column]), "worst": worst}
 
     def parameters(self) -> str:
         own, mine = self.recipe.model.parameters(), parameters_of(self.recipe.opt)
@@ -244,8 +259,10 @@ def by_name(callbacks: list[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for callback in callbacks:
         kind = type(callback)
+        if kind in STOPPERS and not getattr(callback, "restore_best", False):
+            continue
         name = names.get(kind)
-        if name is None and kind not in STOPPERS and not getattr(callback, "observer", False):
+        if name is None and not getattr(callback, "observer", False):
             raise EjectError(
                 f"{place(kind)}: a script cannot repeat what the callback {kind.__name__} does to "
                 "the training; if it changes nothing, say so by `observer = True` in its class"

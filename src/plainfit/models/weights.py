@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import torch
@@ -23,14 +24,48 @@ PUBLISHED = {
 }
 HUB = "hf:"
 COUNTS = "num_batches_tracked"  # which checkpoints from before torch 0.4.1 do not have
+COMPILED = "_orig_mod."  # in the names of a module within torch.compile
 MAX_NAMES = 6
+
+
+def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tensors by the names that they have in a model that is not compiled."""
+    return {name.replace(COMPILED, ""): value for name, value in tensors.items()}
+
+
+class Uncompiled:
+    """The state of a model by its plain names; loads it by either form of them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        return plain_names(self.model.state_dict())
+
+    def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> Any:
+        names = {name.replace(COMPILED, ""): name for name in self.model.state_dict()}
+        own = {names.get(name, name): value for name, value in plain_names(weights).items()}
+        found = self.model.load_state_dict(own, strict)
+        return [[name.replace(COMPILED, "") for name in part] for part in found]
+
+
+def load_model(model: nn.Module, path: Path) -> None:
+    """Load the file that `weights_to_bytes` made, whether parts of the model are compiled or not.
+
+    Raises:
+        RuntimeError, SafetensorError, OSError: if it does not fit the model, or cannot be read.
+    """
+    from safetensors.torch import load_model as load
+
+    is_compiled = any(COMPILED in name for name in model.state_dict())
+    load(Uncompiled(model) if is_compiled else model, str(path))  # type: ignore[arg-type]
 
 
 def weights_to_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
     """Return parameters and buffers, tied ones once, as the file that `save_model` writes."""
     from safetensors.torch import _remove_duplicate_names, save
 
-    tensors = model.state_dict()
+    tensors = Uncompiled(model).state_dict()
     tied: dict[str, str] = {}
     for kept, others in _remove_duplicate_names(tensors).items():
         tied |= dict.fromkeys(others, kept)
@@ -90,7 +125,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     try:
         path = downloaded(PUBLISHED.get(source, source))
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return plain_names(load_file(path))
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         if isinstance(error, FileNotFoundError):
@@ -103,7 +138,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     found = found.get("state_dict", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise ModelError(f"{source} must hold a state_dict, tensors by name, and does not")
-    return dict(found)
+    return plain_names(found)
 
 
 def downloaded(source: str) -> Path:

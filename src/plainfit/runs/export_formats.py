@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.models.weights import weights_to_bytes
+from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs.folder import Run
 
 Facts = dict[str, Any]
@@ -51,8 +51,6 @@ def to_safetensors(model: nn.Module, facts: Facts) -> bytes:
 
 def reopen_safetensors(path: Path, run: Run) -> nn.Module:
     """Load the weights into a new model; compare all, even those that no score depends on."""
-    from safetensors.torch import load_model
-
     model = run.factory.build_quietly()
     load_model(model, path)
     ours, theirs = run.model.state_dict(), model.state_dict()

@@ -25,7 +25,7 @@ from plainfit.models.build import (
     target_name,
 )
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
-from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, timm_model
+from plainfit.models.weights import HUB, PUBLISHED, load_body, load_model, read_weights, timm_model
 from plainfit.runs.folder import open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
@@ -229,9 +229,7 @@ def with_new_head(
 
 
 def begun_model(factory: Factory, path: Path) -> nn.Module:
-    from safetensors.torch import load_model
-
     model = factory.build()
-    load_model(model, str(path))
+    load_model(model, path)
     model.plainfit_factory = factory  # type: ignore[assignment]
     return model

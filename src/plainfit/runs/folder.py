@@ -25,6 +25,7 @@ from plainfit.common.shell import command
 from plainfit.data.splits import DataSplits, shortened
 from plainfit.models.build import Factory
 from plainfit.models.trust import Code, code_of, trusted
+from plainfit.models.weights import load_model
 from plainfit.runs.record import problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training import checkpoints
@@ -297,7 +298,6 @@ class Run:
     def model(self) -> nn.Module:
         """The trained model, on the CPU, in `eval()` mode."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_model
 
         path = self.folder / WEIGHTS
         if not path.is_file():
@@ -307,7 +307,7 @@ class Run:
             )
         model = self.factory.build_quietly()
         try:
-            load_model(model, str(path))
+            load_model(model, path)
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
                 f"{path} must hold the weights of {self.factory.target}: {reason(error)}; if it "

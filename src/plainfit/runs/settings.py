@@ -143,6 +143,7 @@ class TrainingSettings:
 
     epochs: Annotated[int, "Passes over the training data.", COUNT] = 10
     batch_size: Annotated[int, "Samples in a training batch.", COUNT] = 64
+    drop_last: Annotated[bool, "Leave out a last training batch that is not full."] = False
     augment: Annotated[
         str,
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "

@@ -45,6 +45,7 @@ from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
 from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
+from plainfit.training.checks import check_last_batch
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
@@ -56,7 +57,6 @@ from plainfit.training.validation import validate
 
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
-ONE_SAMPLE = "Expected more than 1 value per channel"  # as batch norm of torch says it
 Say = Callable[[str], None]
 
 
@@ -90,12 +90,19 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     device, budget = device_of(model), config.memory_budget
     train_ds, valid_ds = (resident(part, device, budget) for part in (data.train, data.valid))
     train_dl, valid_dl = get_data(
-        train_ds, valid_ds, config.batch_size, seed=config.seed, num_workers=workers
+        train_ds,
+        valid_ds,
+        config.batch_size,
+        seed=config.seed,
+        drop_last=config.drop_last,
+        num_workers=workers,
     )
     if is_augmented:
         train_dl = AugmentedLoader(
             train_dl, config.augment, config.seed, classes=len(data.classes), device=device
         )
+    if not config.overfit_one_batch:
+        check_last_batch(model, train_dl)
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
@@ -401,7 +408,7 @@ def run_fit(
         say(f"stopped; {kept} saved; continue with: {command('resume', folder)}")
         raise
     except Exception as error:  # whatever a user's model, data or disk raises
-        why = why_it_failed(error, parts)
+        why = why_it_failed(error)
         end_as(folder, "failed", stopped=why)
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
@@ -415,13 +422,10 @@ def end_as(folder: Path, state: str, **changes: str) -> None:
             runs.update_record(folder, state=state, **changes)
 
 
-def why_it_failed(error: Exception, parts: Parts) -> str:
+def why_it_failed(error: Exception) -> str:
     """Return an error on one line, with its place in the training."""
     place = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    why = f"{reason(error)}{place}"
-    if ONE_SAMPLE in why:
-        why += "; the last batch of an epoch has 1 sample: choose another batch size"
-    return why
+    return f"{reason(error)}{place}"
 
 
 def state_of(config: RunConfig, history: History) -> str:

@@ -100,6 +100,16 @@ def from_bytes(data: bytes) -> dict[str, Any]:
     return state
 
 
+def check_state(value: Any, name: str) -> None:
+    """Refuse what no checkpoint can hold, without a copy of its tensors."""
+    if isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            check_state(key, name)
+            check_state(part, f"{name}/{key}")
+    elif not isinstance(value, Tensor):
+        pack(value, name, {}, {})
+
+
 def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]) -> Any:
     """Return a value for JSON; its tensors go into `tensors`, named by their path."""
     if isinstance(value, Tensor):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 from statistics import median
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.data.batches import called, caller
+from plainfit.data.batches import called, caller, tensors_in
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, overriding
 
@@ -22,6 +23,7 @@ LossFunction = Callable[[Any, Any], Any]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN_STEPS = 10  # steps before compiling, to know what it gains
 TIMED_STEPS = 20  # steps after it that are timed for the same purpose
+OWN_GRAPHS = 4  # shapes of batches with a graph of their own, of which each takes seconds
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -54,14 +56,17 @@ def loss_computation(
     cast = autocast(precision, device_of(model))
     path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
+    # Else a backward pass is compiled when it is called, where a failure could not be mended.
+    whole = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
 
     def in_precision(xb: Any, yb: Any) -> Tensor:
         with cast:
             return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
     try:
-        compute = CompiledLoss(context, loss_func, echo) if compile else None
-        yield compute if precision == "fp32" else in_precision
+        with whole if compile else nullcontext():
+            compute = CompiledLoss(context, loss_func, echo) if compile else None
+            yield compute if precision == "fp32" else in_precision
     finally:
         if before is not None:  # torch 2.10 has no such setting
             torch._dynamo.config.trace_autograd_ops = before
@@ -95,9 +100,27 @@ class OneGraph:
         self.parameters = list(modules.parameters())
         if with_gradients:
             torch._dynamo.config.trace_autograd_ops = True
-        compute = self.loss_and_gradients if with_gradients else self.loss
-        # A graph for each shape: with one for several, the bits would depend on which came first.
-        self.compiled = torch.compile(compute, fullgraph=True, dynamic=False, mode=mode)
+        self.mode = mode
+        self.graphs: dict[bool, Any] = {}
+        self.shapes: set[Any] = set()
+        self.shares = False
+
+    def graph_of(self, *batch: Any) -> Any:
+        """Return the graph for a batch of this shape.
+
+        Each of the first few shapes has its own; there is one for all others, whose bits depend on
+        the shape that it first comes with.
+        """
+        shape = tuple(tensor.shape for tensor in tensors_in(batch))
+        if len(self.shapes) < OWN_GRAPHS:
+            self.shapes.add(shape)
+        self.shares = shape not in self.shapes
+        if self.shares not in self.graphs:
+            compute = self.loss_and_gradients if self.with_gradients else self.loss
+            self.graphs[self.shares] = torch.compile(
+                with_own_code(compute), fullgraph=True, dynamic=self.shares, mode=self.mode
+            )
+        return self.graphs[self.shares]
 
     def loss(self, xb: Any, yb: Any) -> Tensor:
         """Return the loss of a batch."""
@@ -114,13 +137,20 @@ class OneGraph:
     def __call__(self, xb: Any, yb: Any) -> Tensor:
         """Return the loss of a batch. Its own memory: a captured CUDA graph would reuse its."""
         if not self.with_gradients:
-            separate: Tensor = self.compiled(xb, yb).clone()
+            separate: Tensor = self.graph_of(xb, yb)(xb, yb).clone()
             return separate
         trained = [parameter for parameter in self.parameters if parameter.requires_grad]
-        compiled, gradients = self.compiled(xb, yb, trained)
+        compiled, gradients = self.graph_of(xb, yb)(xb, yb, trained)
         loss: Tensor = compiled.clone()
         loss.backward = partial(add_gradients, trained, gradients)  # type: ignore[method-assign]
         return loss
+
+
+def with_own_code(method: Any) -> Any:
+    """Copy a method with its code: torch keeps graphs by the code, and only so many for each."""
+    function = method.__func__
+    copied = FunctionType(function.__code__.replace(), function.__globals__)
+    return MethodType(copied, method.__self__)
 
 
 def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -135,8 +165,8 @@ class CompiledLoss:
     """`OneGraph` after a few steps without it; reports what compiling cost and gained.
 
     The first 10 steps of a training are never compiled, so that a resumed training has the same
-    bits as one that was never stopped. If compiling fails (no C++ compiler, or Python in the model
-    that breaks the graph), one line says so and the model runs as it is.
+    bits as one that was never stopped. If compiling fails (no C++ compiler, Python in the model
+    that breaks the graph, too many variants of it), one line says so and the model runs as it is.
     """
 
     def __init__(
@@ -148,7 +178,7 @@ class CompiledLoss:
         self.graph = OneGraph(context.model, loss_func, in_graph, mode)
         self.context = context
         self.echo = echo or (lambda line: None)
-        self.failed = False
+        self.failed = self.has_shared = False
         self.compile_seconds = 0.0
         self.calls: dict[bool, list[float]] = {False: [], True: []}
 
@@ -164,15 +194,27 @@ class CompiledLoss:
             self.report()
         if not use_compiled:
             return self.graph.loss(xb, yb)
+        if len(times) == 1:
+            self.echo("note   compiling: this takes some seconds")
         try:
             loss = self.graph(xb, yb)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            self.failed = True
-            reason = " ".join(str(error).split("\n")[:2]).strip()
-            self.echo(f"note   not compiled, goes on without: {reason}")
-            return self.graph.loss(xb, yb)
-        if len(times) == 1:
-            self.compile_seconds = time.perf_counter() - times[0]
+        except Exception as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split("\n")[:2]).strip()
+        else:
+            if self.graph.shares and not self.has_shared:
+                self.has_shared = True
+                self.echo(
+                    f"note   batches of more than {OWN_GRAPHS} shapes: the others share a graph, "
+                    "and the last bits of a resumed training may differ"
+                )
+            if len(times) == 1:
+                self.compile_seconds = time.perf_counter() - times[0]
+            return loss
+        loss = self.graph.loss(xb, yb)  # raises what is no failure of the compiler
+        self.failed = True
+        if self.context.global_step == PLAIN_STEPS and (call := self.context.history.run):
+            call.compile = False  # a script of this training compiles nothing, too
+        self.echo(f"note   not compiled, goes on without: {why}")
         return loss
 
     def report(self) -> None:

@@ -1,6 +1,7 @@
 """What a training returns: losses and metrics, by epoch and by step; the best epoch."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,26 @@ if TYPE_CHECKING:
 WIDTH = 11  # of a column, in characters; wide enough for all of our own headers
 SHAPES = {"epoch": "d", "seconds": ".2f", "samples_per_second": ",.0f"}
 HEADINGS = {"samples_per_second": "samples/s"}
-DOWN = ("loss", "error", "mse", "mae", "rmse", "perplexity")  # in the names of what is minimized
+
+# The words, without `_`, at the end of the names of what is minimized and what is maximized.
+LOW = (
+    "bce bpc brier cer cost crossentropy deviance distance divergence ece eer err error errors fid "
+    "hinge kl logloss loss losses lpips mae mape medae mse msle negativeloglikelihood "
+    "negloglikelihood nll perplexity ppl rmse rmsle smape ter wer"
+)
+HIGH = (
+    "acc accuracy ap ap50 auc aucpr aucroc aupr auprc auroc bleu chrf corr correlation dcg dice "
+    "elbo exactmatch explainedvariance f1 f2 fbeta iou jaccard kappa likelihood loglikelihood map "
+    "map50 mcc meteor miou mrr ndcg precision psnr r2 recall reward rouge rouge1 rouge2 rougel "
+    "sensitivity similarity snr specificity spearman ssim"
+)
+MODES = dict.fromkeys(LOW.split(), "min") | dict.fromkeys(HIGH.split(), "max")
+WORDS = re.compile(r"binary|multiclass|multilabel|[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+LAST = re.compile(
+    r"\d+|at|k|top\d*|average|coef|coefficient|index|macro|mean|measure|micro|rate|score|test|"
+    r"train|val|valid|validation|weighted"
+)  # words that may follow those above
+INVERSE = {"anti", "false", "inv", "inverse", "minus", "neg", "negative", "non", "not"}
 
 
 class History:
@@ -31,6 +51,7 @@ class History:
         stopped: why the training stopped before the end of its last epoch, or an empty string.
         steps: steps per epoch; None if the loader has no length.
         unfinished: whether it stopped within an epoch, which then has no row yet.
+        modes: `min` or `max` for the metrics that say which is better (`higher_is_better`).
         run: the call of `fit`, with references to its arguments: `history.run.eject("train.py")`
             writes the training as a plain PyTorch script.
 
@@ -47,6 +68,7 @@ class History:
         self.stopped = ""
         self.unfinished = False
         self.steps: int | None = None
+        self.modes: dict[str, str] = {}
         self.run: FitCall | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -73,7 +95,7 @@ class History:
 
     def best(self, monitor: str | None = None, mode: str | None = None) -> dict[str, Any] | None:
         """Return the row of the best epoch, as `best_epoch` finds it; None without one."""
-        index = best_epoch(self.epochs, monitor, mode)
+        index = best_epoch(self.epochs, monitor, mode or self.modes.get(monitor or ""))
         return None if index is None else self.epochs[index]
 
     def plot(self) -> "Figure":
@@ -91,28 +113,45 @@ def best_epoch(
     Args:
         rows: one mapping an epoch, as in `History.epochs`.
         monitor: the column to compare; by default `valid_loss`, or `train_loss` without validation.
-        mode: `min` or `max`; by default `min` for losses and errors, by the name of the column.
+        mode: `min` or `max`, which values are better; by default as known of its name.
 
     >>> best_epoch([{"valid_loss": math.nan}, {"valid_loss": 0.5}, {"valid_loss": 0.7}])
     1
     """
     if monitor is None:
         monitor = "valid_loss" if rows and "valid_loss" in rows[0] else "train_loss"
-    if mode not in (None, "min", "max"):
-        raise ConfigError(f"mode must be 'min' or 'max', got {mode!r}")
     values = [monitored(row, monitor) for row in rows]
+    better = min if mode_of(monitor, mode) == "min" else max
     finite = [index for index, value in enumerate(values) if math.isfinite(value)]
-    lowest = mode == "min" if mode else is_lower_better(monitor)
-    return (min if lowest else max)(finite, key=values.__getitem__, default=None)
+    return better(finite, key=values.__getitem__, default=None)
 
 
-def is_lower_better(name: str) -> bool:
-    """Return whether a column holds a loss or an error, by its name.
+def mode_of(column: str, mode: str | None = None) -> str:
+    """Return `min` or `max`, which values of a column are better: as given, or known of its name.
 
-    >>> is_lower_better("valid_loss"), is_lower_better("accuracy")
-    (True, False)
+    >>> [mode_of(name) for name in ("valid_loss", "word_error_rate", "top5_accuracy", "MeanIoU")]
+    ['min', 'min', 'max', 'max']
     """
-    return any(word in name.lower() for word in DOWN)
+    if mode not in (None, "min", "max"):
+        raise ConfigError(f"must be 'min' or 'max', got {mode!r}", field="mode")
+    if (known := mode or mode_by_name(column)) is None:
+        raise ConfigError(
+            f"must say which values of {column!r} are better: pass mode='min' or mode='max'",
+            field="mode",
+        )
+    return known
+
+
+def mode_by_name(name: str) -> str | None:
+    """Return the mode that a name's last words in the table have; None if it is not clear."""
+    words = [word.lower() for word in WORDS.findall(name)]
+    while len(words) > 1 and LAST.fullmatch(words[-1]):
+        words.pop()
+    for at in range(len(words)):  # the longest first: a log-likelihood is no likelihood
+        if mode := MODES.get("".join(words[at:])):
+            is_clear = INVERSE.isdisjoint(words[:at]) and words[:1] != ["1"]
+            return mode if is_clear else None
+    return None
 
 
 def monitored(row: Mapping[str, Any], name: str) -> float:

@@ -27,15 +27,24 @@ from plainfit.data.batches import (
     no_batches,
 )
 from plainfit.training.callbacks.checkpointing import Checkpointing
+from plainfit.training.callbacks.observers import progress
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
-from plainfit.training.callbacks.stopping import NonFiniteGuard
+from plainfit.training.callbacks.stopping import NonFiniteGuard, OverfitOneBatch
 from plainfit.training.callbacks.tracking import Tracker, Tracking
+from plainfit.training.checks import (
+    check_call,
+    check_last_batch,
+    check_optimizer,
+    check_own_step,
+    check_steps,
+)
 from plainfit.training.compiling import LossFunction as LossFunction
 from plainfit.training.compiling import autocast, loss_computation
-from plainfit.training.fit_call import FitCall, optimizers_in
+from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
-from plainfit.training.hooks import Callback, Context, overriding
-from plainfit.training.metrics import Metric
+from plainfit.training.hooks import Callback, Context
+from plainfit.training.metrics import Metric, declared_modes, metric_name
+from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.state import rest_of_epoch
@@ -54,8 +63,8 @@ def fit(
     steps_per_epoch: int | None = None,
     max_steps: int | None = None,
     step: Step | None = None,
-    metrics: Sequence[Metric] = (),
-    train_metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric | str] = (),
+    train_metrics: Sequence[Metric | str] = (),
     target: str | None = None,
     batch_size: Size = batch_size,
     callbacks: Sequence[Callback] = (),
@@ -94,10 +103,13 @@ def fit(
         max_steps: end after so many steps; the last epoch may be shorter.
         step: `(model, batch, opt) -> losses`, called for each batch in place of `loss_batch`: it
             computes gradients and updates itself, and returns the loss, or several by name.
-        metrics: functions `(predictions, targets) -> tensor`, such as `accuracy`, or torchmetrics
-            objects; computed over the whole validation set.
-        train_metrics: functions as in `metrics`, of each training batch and before its update;
-            their means over the epoch become the columns `train_name`.
+        metrics: computed over the whole validation set: names, such as `accuracy`, `f1`, `rmse`
+            (docs/api.md lists them); objects with `reset`, `update` and `compute`, as those of
+            torchmetrics; or functions `(predictions, targets) -> tensor`. A function is called
+            once, so all predictions and targets are kept in memory until then; names, objects and
+            the function `plainfit.accuracy` take each batch by itself.
+        train_metrics: `accuracy`, or functions as in `metrics`, of each training batch and before
+            its update; their means over the epoch become the columns `train_name`.
         target: the key of the targets in batches that are mappings; None to pass these whole.
         batch_size: `(xb, yb) -> number of samples`, for batches where that is not the length of
             the targets, or of the inputs where the targets have none.
@@ -117,9 +129,12 @@ def fit(
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
-            takes seconds at the start, pays off in long trainings, and changes the bits.
+            takes seconds for each of the first 4 shapes of batches, and for all others together
+            (of which a resumed training may differ in the last bits); it pays off in long
+            trainings, and changes the bits. What cannot be compiled runs as it is.
         keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
-        echo: called with the table's header and each epoch's line; None for no output.
+        echo: called with the table's header and each epoch's line; None for no output. With it, a
+            terminal shows the progress within the epoch, a notebook that and the curves.
 
     Raises:
         ValueError: if the optimizer has none of the model's parameters, or a loader is empty.
@@ -127,22 +142,33 @@ def fit(
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved; in a notebook,
             `fit` returns instead.
     """
+    check_call(epochs, model, loss_func, opt, train_dl, valid_dl, step, callbacks)
     check_optimizer(model, opt)
+    metrics, train_metrics = made(metrics), made(train_metrics)
+    if others := [metric_name(metric) for metric in train_metrics if not callable(metric)]:
+        raise ConfigError(
+            f"must be 'accuracy' or functions, got {', '.join(others)}", field="train_metrics"
+        )
     check_steps(steps_per_epoch, max_steps, epochs)
     steps, device = steps_per_epoch or length(train_dl), device_of(model)
-    epochs = sys.maxsize if epochs is None else epochs
+    if epochs is None:
+        epochs = -(-(max_steps or 0) // steps) if steps else sys.maxsize
+    total = total_steps(epochs, steps, max_steps)
+    if step is None and not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
+        check_last_batch(model, train_dl, target, total)
     if isinstance(loss_func, nn.Module):
         loss_func.to(device)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
-        *rates_by(schedule, total_steps(epochs, steps, max_steps), schedule_by),
+        *rates_by(schedule, total, schedule_by),
         *callbacks,
+        *([] if echo is None else progress(callbacks)),
         *([] if track is None else [Tracking(track)]),
         *([] if keeper is None else [keeper]),
     ]
-    loss_func = loss_func or own_loss
+    loss_func = own_loss if loss_func is None else loss_func
     split = partial(inputs_and_target, target=target) if step is None else twice
     context = Context(
         model, opt, train_dl, everyone, epochs, steps, loss_func, split, batch_size,
@@ -166,6 +192,7 @@ def fit(
         ),
         batch_size,
     )  # fmt: skip
+    context.history.modes = declared_modes(metrics)
     train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, train_loss, precision, compile, echo)
@@ -247,43 +274,3 @@ def total_steps(epochs: int, steps: int | None, most: int | None) -> int | None:
     if steps is None:
         return most
     return epochs * steps if most is None else min(epochs * steps, most)
-
-
-def check_optimizer(model: nn.Module, opt: Any) -> None:
-    """Refuse an optimizer that was made for another model: it would silently train nothing."""
-    mine = {id(parameter) for parameter in model.parameters()}
-    for each in optimizers_in(opt):
-        if not any(id(p) in mine for group in each.param_groups for p in group["params"]):
-            raise ValueError(
-                "the optimizer must hold the model's parameters, and it holds none of them; "
-                "make it from this model: optim.SGD(model.parameters(), lr=...)"
-            )
-
-
-def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int | None) -> None:
-    for name, value in (("steps_per_epoch", steps_per_epoch), ("max_steps", max_steps)):
-        if value is not None and not (isinstance(value, int) and value > 0):
-            raise ConfigError(f"must be a whole number, 1 or more, got {value!r}", field=name)
-    if epochs is None and max_steps is None:
-        raise ConfigError(
-            "may be None only with max_steps, which ends the training", field="epochs"
-        )
-
-
-def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[Metric]) -> None:
-    """Refuse what changes or watches the inside of a step, where that is the user's own."""
-    if is_changed or train_metrics:
-        raise ConfigError(
-            "computes losses itself, and precision, compile and train_metrics belong to the step "
-            "of fit; use torch.autocast and torch.compile in it, and return values by name",
-            field="step",
-        )
-    within = ("on_loss", "on_backward_end", "on_step_start")
-    for callback in context.callbacks:
-        found = [name for name in within if any(overriding([callback], name))]
-        if found and not isinstance(callback, NonFiniteGuard):
-            raise ConfigError(
-                f"replaces the step that calls {found[0]}, which {type(callback).__name__} needs; "
-                "do its work in the step, and leave it out",
-                field="step",
-            )

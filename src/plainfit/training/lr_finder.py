@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs
+from plainfit.training.checks import check_call, check_last_batch, check_optimizer
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context
-from plainfit.training.loop import check_optimizer
 from plainfit.training.metrics import lacks_labels
 from plainfit.training.state import capture, restore
 from plainfit.training.step import loss_batch
@@ -110,6 +110,8 @@ def lr_find(
             f"lr_find needs 0 < low < high and at least {2 * LEFT_OUT} steps, got low={low}, "
             f"high={high}, steps={steps}"
         )
+    check_call(0, model, loss_func, opt, train_dl)
+    check_last_batch(model, train_dl, target, steps)
     check_optimizer(model, opt)
     context = Context(model, opt, train_dl, [], 0, None, loss_func)
     before = copy.deepcopy(capture(context))

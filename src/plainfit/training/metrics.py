@@ -1,8 +1,8 @@
 """Metrics: plain functions `(pred, yb) -> tensor`, or torchmetrics objects."""
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -10,20 +10,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from plainfit.common.errors import ConfigError, raised_as
 from plainfit.data.batches import called, join
 from plainfit.training.history import kept, weighted_mean
 
 TAKEN = ("loss", "epoch", "train_loss", "valid_loss", "seconds", "samples_per_second")
+Sums = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Metric = Callable[[Any, Any], Any]
 """A function, or an object with `reset`, `update(pred, yb)` and `compute`."""
 
 
 def accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the share of samples whose largest output is at the index of their label.
+    """Return the share of labels at whose index the scores are largest; -100 does not count.
 
     Args:
-        out: scores or log-probabilities, shape (batch, classes).
-        yb: labels, integers of shape (batch,).
+        out: scores or log-probabilities, shape (batch, classes), (batch, classes, ...) as for
+            `F.cross_entropy`, or (batch, ..., classes).
+        yb: labels, integers of the same shape without the classes.
 
     Returns:
         A float32 tensor without dimensions, between 0 and 1.
@@ -32,7 +35,56 @@ def accuracy(out: Tensor, yb: Tensor) -> Tensor:
     >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     tensor(0.5000)
     """
-    return (out.argmax(dim=1) == yb).float().mean()
+    hits, count = correct(out, yb)
+    return hits / count
+
+
+def correct(out: Tensor, yb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many labels have the largest score at their index, and how many count."""
+    hits = out.argmax(dim=1 if out.shape[2:] == yb.shape[1:] else -1) == yb
+    if hits.shape != yb.shape:
+        raise ValueError(f"labels need a score for each class, got {out.shape} for {yb.shape}")
+    return (hits & (yb != -100)).sum(), (yb != -100).sum()
+
+
+def class_dim(out: Tensor, yb: Tensor) -> int:
+    """Return which dimension of the scores has the classes, the second or the last one."""
+    fitting = [d for d in {1, out.dim() - 1} if out.shape[:d] + out.shape[d + 1 :] == yb.shape]
+    if len(fitting) != 1:
+        many = "and not in both" if fitting else "and are in neither ('binary_accuracy' has none)"
+        raise ValueError(f"the classes must be in the second or the last dimension, {many}")
+    return fitting[0]
+
+
+def fitting(name: str, out: Any, yb: Any) -> AbstractContextManager[None]:
+    """Raise errors of a built-in metric as one that says what to pass instead."""
+    kinds = [tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in (out, yb)]
+    instead = "pass a function, or an object of torchmetrics"
+    what = f"outputs of {kinds[0]} and targets of {kinds[1]} must fit the metric {name!r}"
+    return raised_as(ConfigError, f"{what} (otherwise {instead})")
+
+
+class Mean:
+    """A metric of a mean over all labels: `sums` gives its two sums for a batch."""
+
+    def __init__(self, name: str, sums: Sums, finish: Callable[[Any], Any] = float) -> None:
+        self.__name__ = name
+        self.sums = sums
+        self.finish = finish
+
+    def reset(self) -> None:
+        self.total: Any = 0
+        self.count: Any = 0
+
+    def update(self, out: Any, yb: Any) -> None:
+        """Add the sums of a batch."""
+        with fitting(self.__name__, out, yb):
+            class_dim(out, yb)
+            total, count = self.sums(out, yb)
+        self.total, self.count = self.total + kept(total), self.count + kept(count)
+
+    def compute(self) -> Any:
+        return self.finish(torch.as_tensor(self.total) / torch.as_tensor(self.count))
 
 
 class LossWeights(TorchFunctionMode):
@@ -108,24 +160,25 @@ def lacks_labels(model: nn.Module, loss_func: Any, xb: Any, yb: Any) -> bool:
 class WholeSet:
     """Metrics over a whole validation set: a mean over batches would be wrong for most.
 
-    The predictions are kept, and a function is called once; a torchmetrics object keeps only what
-    it needs, which is less if the predictions are large.
+    The predictions are kept, and a function is called once; `accuracy` and objects keep only what
+    they need, which is less if the predictions are large.
     """
 
     def __init__(self, metrics: Sequence[Metric], device: torch.device) -> None:
-        check_names([metric_name(metric) for metric in metrics])
-        self.metrics = metrics
-        self.streaming = [metric for metric in metrics if is_streaming(metric)]
+        self.metrics: list[Any] = [
+            Mean("accuracy", correct) if m is accuracy else m for m in metrics
+        ]
+        self.streaming = [metric for metric in self.metrics if is_streaming(metric)]
         self.outputs: list[Any] = []
         self.targets: list[Any] = []
         for metric in self.streaming:
-            metric.reset()  # type: ignore[attr-defined]  # is_streaming has seen it
+            metric.reset()
             if hasattr(metric, "to"):
                 metric.to(device)
 
     def update(self, out: Any, yb: Any) -> None:
         for metric in self.streaming:
-            metric.update(out, yb)  # type: ignore[attr-defined]
+            metric.update(out, yb)
         if len(self.streaming) < len(self.metrics):
             self.outputs.append(out)
             self.targets.append(yb)
@@ -147,7 +200,7 @@ class WholeSet:
                 ) from error
         for metric in self.metrics:
             is_object = is_streaming(metric)
-            value = metric.compute() if is_object else metric(out, yb)  # type: ignore[attr-defined]
+            value = metric.compute() if is_object else metric(out, yb)
             values += named(metric_name(metric), value).items()
         check_names([name for name, _ in values])
         return dict(values)
@@ -168,6 +221,12 @@ def is_streaming(metric: Any) -> bool:
 
 def metric_name(metric: Any) -> str:
     return str(getattr(metric, "__name__", type(metric).__name__))
+
+
+def declared_modes(metrics: Iterable[Metric]) -> dict[str, str]:
+    """Return `min` or `max` by name for the metrics that have `higher_is_better`."""
+    found = {metric_name(m): getattr(m, "higher_is_better", None) for m in metrics}
+    return {n: "max" if better else "min" for n, better in found.items() if better is not None}
 
 
 def named(name: str, value: Any) -> dict[str, float]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from plainfit.common.errors import ConfigError, PlainfitError
+from plainfit.training.checks import explain_loss
 from plainfit.training.hooks import Context
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -42,6 +43,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
             context.call("on_exception")
             if isinstance(error, Exception):
                 error.add_note(f"in {context.place()}")
+                explain_loss(error, context)
             explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:

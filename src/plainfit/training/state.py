@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from plainfit.common.devices import device_of, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened, pairs_of
+from plainfit.models.weights import Uncompiled, plain_names
 from plainfit.training.history import read
 from plainfit.training.hooks import Context, warn
 
@@ -31,7 +32,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     states = [opt.state_dict() for opt in context.optimizers()]
     return {
         "model": model_tensors(context.model),
-        "gradients": {n: p.grad for n, p in context.model.named_parameters() if p.grad is not None},
+        "gradients": {name: p.grad for name, p in parameters_of(context) if p.grad is not None},
         **beside_model(context),
         "optimizer": states[0] if len(states) == 1 else states,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in context.callbacks],
@@ -59,7 +60,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 def restore(context: Context, state: dict[str, Any]) -> None:
     warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
     load_model(context.model, state["model"])
-    for name, parameter in context.model.named_parameters():
+    for name, parameter in parameters_of(context):
         grad = state["gradients"].get(name)
         parameter.grad = None if grad is None else grad.to(parameter.device)
     load_beside_model(context, state)
@@ -127,7 +128,11 @@ def other_parameters(context: Context) -> list[Tensor]:
 def model_tensors(model: nn.Module) -> dict[str, Any]:
     """Return parameters, all buffers (those that `state_dict` leaves out too) and extra state."""
     buffers = model.named_buffers(remove_duplicate=False)
-    return {**dict(buffers), **model.state_dict()}
+    return plain_names({**dict(buffers), **model.state_dict()})
+
+
+def parameters_of(context: Context) -> Any:
+    return plain_names(dict(context.model.named_parameters())).items()
 
 
 def load_model(model: nn.Module, saved: dict[str, Any], what: str = "model") -> None:
@@ -150,7 +155,7 @@ def load_model(model: nn.Module, saved: dict[str, Any], what: str = "model") -> 
             tensor.copy_(saved[name])
     extras = {name: value for name, value in saved.items() if not isinstance(value, Tensor)}
     if extras:
-        model.load_state_dict(extras, strict=False)
+        Uncompiled(model).load_state_dict(extras, strict=False)
 
 
 def load_optimizer(opt: Optimizer, saved: dict[str, Any]) -> None:

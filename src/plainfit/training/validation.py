@@ -13,6 +13,7 @@ from plainfit.training.compiling import LossFunction
 from plainfit.training.history import kept, read, weighted_mean
 from plainfit.training.hooks import Context
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
+from plainfit.training.named_metrics import made
 from plainfit.training.step import loss_and_values, own_loss
 
 
@@ -34,7 +35,7 @@ def validate(
     loss_func: LossFunction | None,
     valid_dl: Batches,
     *,
-    metrics: Sequence[Metric] = (),
+    metrics: Sequence[Metric | str] = (),
     target: str | None = None,
     batch_size: Size = batch_size,
     context: Context | None = None,
@@ -52,8 +53,7 @@ def validate(
         model: any module.
         loss_func: `(model(xb), yb) -> mean loss`; None as for `loss_batch`.
         valid_dl: as for `fit`.
-        metrics: functions `(model(xb), yb) -> tensor`, given the predictions of the whole set, or
-            objects with `reset`, `update` and `compute`, such as those of torchmetrics.
+        metrics: as for `fit`, where a function keeps all predictions in memory.
         target: as for `fit`.
         batch_size: as for `fit`.
         context: of a training; once it is to stop, the validation ends with an empty result.
@@ -62,7 +62,7 @@ def validate(
         ValueError: if the loader is empty, or two metrics have the same name.
     """
     device = device_of(model)
-    whole = WholeSet(metrics, device)
+    whole = WholeSet(made(metrics), device)
     loss_func = loss_func or own_loss
     losses, watch = [], LossWeights()
     beside: dict[str, list[Any]] = {}

@@ -84,7 +84,7 @@ def importance(study: StudyResult, optuna_study: optuna.Study, seed: int) -> lis
 def history(study: StudyResult, trials: list[TrialResult]) -> Chart | None:
     """Draw the value of each trial, and the best so far."""
     done = [(t.number, t.value) for t in trials if t.value is not None]
-    better = min if study.lower_is_better else max
+    better = min if study.mode == "min" else max
     best = list(accumulate((value for _, value in done), better))
     line = Series("best so far", [number for number, _ in done], best, 2, has_marks=False)
     numbered = [(float(trial.number), trial) for trial in trials]

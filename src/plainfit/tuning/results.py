@@ -58,14 +58,14 @@ class StudyResult:
     Attributes:
         folder: with the journal, the page `study.html`, and a folder for each trial.
         monitor: the name of the value.
-        lower_is_better: whether low values are good.
+        mode: `min` or `max`, which values are better.
         trials: in the order in which they were drawn.
         repeated: values of the best trial's settings with seeds that the search had not seen.
     """
 
     folder: Path
     monitor: str
-    lower_is_better: bool
+    mode: str
     trials: list[TrialResult]
     repeated: list[float] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class StudyResult:
 
     def ranked(self) -> list[TrialResult]:
         """Return the complete trials, the best first."""
-        sign = 1 if self.lower_is_better else -1
+        sign = 1 if self.mode == "min" else -1
         done = [(sign * t.value, t) for t in self.trials if t.value is not None]
         return [trial for _, trial in sorted(done, key=lambda pair: pair[0])]
 

@@ -66,7 +66,7 @@ class StudyConfig:
     space: dict[str, Spec]
     fixed: dict[str, Any]
     monitor: str
-    lower_is_better: bool
+    mode: str
     pruner: str
     seeds: int
     seed: int
@@ -87,6 +87,14 @@ class StudyConfig:
                     f"a study must continue with its own settings: {folder} has {was}, got "
                     f"{wanted}; choose another folder"
                 )
+
+
+def brought_up_to_date(stored: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return what `StudyConfig.to_dict` gives now for the description of an older study."""
+    if stored is None or "lower_is_better" not in stored:
+        return stored
+    rest = {name: value for name, value in stored.items() if name != "lower_is_better"}
+    return rest | {"mode": "min" if stored["lower_is_better"] else "max"}
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, str]:

@@ -18,9 +18,9 @@ from plainfit.common.schema import misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import check_new, create_folder
 from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT, type_hints
-from plainfit.training.history import is_lower_better
+from plainfit.training.history import mode_of
 from plainfit.tuning.results import StudyResult
-from plainfit.tuning.space import StudyConfig, parse_space
+from plainfit.tuning.space import StudyConfig, brought_up_to_date, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
 
@@ -41,7 +41,7 @@ def tune(
     folder: str | Path | None = None,
     fixed: Mapping[str, Any] | None = None,
     monitor: str = "valid_loss",
-    lower_is_better: bool | None = None,
+    mode: str | None = None,
     pruner: str = "median",
     seeds: int = 1,
     seed: int = 0,
@@ -67,7 +67,8 @@ def tune(
         folder: the folder of the study; by default `studies/TIME`.
         fixed: further settings, the same for each trial.
         monitor: a column of the history.
-        lower_is_better: by default True for losses and errors, False for other names.
+        mode: `min` or `max`, which values of it are better; by default by what is known of its
+            name, such as `min` for losses. For other names it must be given.
         pruner: how to stop trials early: `median` stops those behind the median of the others at
             the same epoch (Golovin et al. 2017, Vizier); `hyperband` (Li et al. 2018,
             arXiv:1603.06560); or `none`.
@@ -89,7 +90,7 @@ def tune(
         parse_space(space),
         dict(fixed or {}),
         monitor,
-        is_lower_better(monitor) if lower_is_better is None else lower_is_better,
+        mode_of(monitor, mode),
         pruner,
         seeds,
         seed,
@@ -171,7 +172,7 @@ def read_study(folder: Path, url: str | None) -> dict[str, Any] | None:
             study = storage.get_study_id_from_name(name)
         except KeyError:
             return None
-        found: dict[str, Any] | None = storage.get_study_user_attrs(study).get(DESCRIPTION)
+        found = brought_up_to_date(storage.get_study_user_attrs(study).get(DESCRIPTION))
         trials = storage.get_n_trials(study)
     if found is not None and (wrong := misfit(found, Description, "")):
         raise RunError(f"the study {name!r} in {url or folder} is damaged: {wrong}; restore it")

@@ -17,7 +17,7 @@ from plainfit.common.errors import NonFiniteError, reason
 from plainfit.common.locks import FileLock
 from plainfit.tuning.page import write_page
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
-from plainfit.tuning.space import StudyConfig
+from plainfit.tuning.space import StudyConfig, brought_up_to_date
 from plainfit.tuning.storage import (
     DESCRIPTION,
     Queue,
@@ -56,11 +56,12 @@ class Work:
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=study_name(folder, url),
-                direction="minimize" if config.lower_is_better else "maximize",
+                direction="minimize" if config.mode == "min" else "maximize",
                 pruner=make_pruner(config),
                 load_if_exists=True,
             )
-            if (known := self.study.user_attrs.get(DESCRIPTION)) is not None:
+            known = brought_up_to_date(self.study.user_attrs.get(DESCRIPTION))
+            if known is not None:
                 config.check_against(known, folder)
             self.study.set_user_attr(DESCRIPTION, config.to_dict() | {"trials": self.trials})
         self.queue = Queue(self.study, storage, config.space, folder, config.seed)
@@ -152,7 +153,7 @@ class Work:
         with whole_study(self.folder):
             trials = [result_of(trial, self.folder / name) for name, trial in known.items()]
         config = self.config
-        result = StudyResult(self.folder, config.monitor, config.lower_is_better, trials)
+        result = StudyResult(self.folder, config.monitor, config.mode, trials)
         if result.best is not None:
             name = REPEATED.format(result.best.number)
             attributes = self.study.user_attrs

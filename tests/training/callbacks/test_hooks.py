@@ -208,7 +208,7 @@ def test_a_step_that_is_not_taken_keeps_the_gradients():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda folder: EarlyStopping(1, monitor="train_loss", lower_is_better=False),
+        lambda folder: EarlyStopping(1, monitor="train_loss", mode="max"),
         lambda folder: GradientAccumulation(3),
         lambda folder: StepLog(folder / "steps.csv"),
         lambda folder: OverfitOneBatch(),

@@ -3,14 +3,20 @@
 import csv
 import io
 import json
+import re
 import resource
+import sys
 
 import pytest
+import torch
+import torch.nn.functional as F
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from rich.console import Console
 from torch import optim
+from traitlets.config import Config
 
 import plainfit as pf
-from plainfit.common.progress import on_terminal
 from plainfit.training.callbacks import JsonLinesLog, ProgressBar, StepLog
 from plainfit.training.hooks import Callback
 from plainfit.training.schedules import OneCycle
@@ -210,47 +216,100 @@ def test_the_bar_shows_epoch_and_steps():
             task = progress.bar.tasks[0]
             seen.append((task.description, task.completed, task.total))
 
-    with on_terminal(progress.bar):
-        train(Slow(), progress, epochs=2)
+    train(Slow(), progress, epochs=2)
     assert seen == [("epoch 1 of 2", 4, 4), ("epoch 2 of 2", 4, 4)]
     text = console.file.getvalue()
     assert "epoch 1 of 2" in text
     assert "3/4" in text
 
 
-def test_epochs_that_follow_at_once_share_a_drawing(monkeypatch):
+def test_a_training_that_ends_at_once_draws_nothing(monkeypatch):
     monkeypatch.setattr("plainfit.training.callbacks.observers.REFRESH", 3600)
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     progress = ProgressBar(console)
-    with on_terminal(progress.bar):
-        train(progress, epochs=3)
-    text = console.file.getvalue()
-    assert "epoch 1 of 3" in text
-    assert "epoch 2 of 3" not in text
+    train(progress, epochs=3)
+    assert console.file.getvalue() == ""
 
 
-def test_a_resumed_epoch_begins_where_it_was_left(tmp_path):
+def test_a_resumed_epoch_begins_where_it_was_left(tmp_path, monkeypatch):
     class Stop(Callback):
         def on_step_end(self, context):
             if context.global_step == 6:
                 context.stop = "enough"
 
     train(Stop(), checkpoint=tmp_path)
-    progress, seen = ProgressBar(Console(file=io.StringIO())), []
-
-    class Look(Callback):
-        def on_fit_start(self, context):
-            task = progress.bar.tasks[0]
-            seen.append((task.description, task.completed, task.total))
-
-    train(progress, Look(), checkpoint=tmp_path, resume=True)
-    assert seen == [("epoch 2 of 4", 2, 4)]
+    monkeypatch.setattr("plainfit.training.callbacks.observers.REFRESH", -1)
+    monkeypatch.setenv("TERM", "xterm")
+    progress = ProgressBar(Console(file=io.StringIO(), force_terminal=True))
+    train(progress, checkpoint=tmp_path, resume=True)
+    found = re.findall(r"epoch (\d) of 4 .*?(\d)/4", progress.bar.console.file.getvalue())
+    assert found[:3] == [
+        ("2", "3"),
+        ("2", "4"),
+        ("3", "1"),
+    ]
 
 
 def test_without_a_length_or_a_terminal_the_bar_does_no_harm():
     console = Console(file=io.StringIO())
     progress, model = ProgressBar(console), network()
-    with on_terminal(progress.bar):
-        fit(model, sgd(model), lambda: iter(batches(5, 5)), callbacks=[progress])
+    fit(model, sgd(model), lambda: iter(batches(5, 5)), callbacks=[progress])
     assert console.file.getvalue() == ""
     assert progress.bar.tasks[0].total is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def printed(monkeypatch, stream, dl, **options):
+    """What `fit` writes to the standard error, with a drawing at each step; and its losses."""
+    monkeypatch.setattr("plainfit.training.callbacks.observers.REFRESH", -1)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", stream)
+    model = network()
+    history = pf.fit(2, model, F.cross_entropy, sgd(model), dl, None, **options)
+    return stream.getvalue(), history.step_losses
+
+
+def test_a_terminal_shows_the_progress_by_default(monkeypatch, capsys):
+    dl = batches(*SIZES)
+    shown, losses = printed(monkeypatch, Terminal(), dl)
+    assert "epoch 2 of 2" in shown
+    assert "4/4" in shown
+    assert "samples/s" in shown
+    assert len(capsys.readouterr().out.splitlines()) == 3  # the table, as without
+    assert printed(monkeypatch, io.StringIO(), dl) == ("", losses)
+    assert printed(monkeypatch, Terminal(), dl, echo=None) == ("", losses)
+    own = Console(file=io.StringIO())
+    assert printed(monkeypatch, Terminal(), dl, callbacks=[ProgressBar(own)]) == ("", losses)
+    stream, same_losses = printed(monkeypatch, Terminal(), lambda: iter(dl))
+    assert "3/?" in stream
+    assert same_losses == losses
+
+
+def test_the_bar_ends_with_a_training_that_fails(monkeypatch):
+    dl = [*batches(5, 5), (torch.zeros(2), torch.zeros(2))]
+    out = sys.stdout
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        printed(monkeypatch, Terminal(), dl)
+    assert sys.stdout is out
+
+
+def test_a_notebook_shows_the_place_and_the_curves(monkeypatch):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)  # which only a notebook has imported
+    monkeypatch.setattr(sys, "ps1", "", raising=False)  # which the shell sets
+    config = Config({"HistoryManager": {"enabled": False}})
+    InteractiveShell.instance(config=config)
+    try:
+        with capture_output() as captured:
+            _, losses = printed(monkeypatch, io.StringIO(), batches(*SIZES))
+    finally:
+        InteractiveShell.clear_instance()
+    texts = [output.data["text/plain"] for output in captured.outputs]
+    assert any(text.startswith("epoch 2 of 2: step 4 of 4, ") for text in texts)
+    assert captured.outputs[-1].data["image/png"].startswith(b"\x89PNG")
+    model = network()
+    assert losses == fit(model, sgd(model), batches(*SIZES)).step_losses

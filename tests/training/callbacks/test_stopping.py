@@ -9,14 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn, optim
 
-from plainfit.common.errors import ConfigError
+import plainfit as pf
+from plainfit.common.errors import CheckpointError, ConfigError
 from plainfit.training.callbacks import (
+    Averaging,
+    BestWeights,
+    Checkpointing,
     EarlyStopping,
     GradientAccumulation,
     OverfitOneBatch,
     TimeLimit,
 )
-from plainfit.training.callbacks.stopping import BestInMemory
 from plainfit.training.hooks import Callback, Context
 from small import batches, fit, network, plain, same, sgd
 
@@ -60,20 +63,100 @@ def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
 
 
 @pytest.mark.parametrize(
-    ("name", "lower", "epochs"),
+    ("name", "mode", "epochs"),
     [
         ("accuracy", None, 4),
         ("MeanSquaredError", None, 2),
         ("perplexity", None, 2),
-        ("nll", None, 4),  # we cannot know
-        ("nll", True, 2),
-        ("accuracy", True, 2),
+        ("nll", None, 2),
+        ("quality", "max", 4),
+        ("quality", "min", 2),
+        ("accuracy", "min", 2),
     ],
 )
-def test_which_direction_is_better(name, lower, epochs):
-    history = epochs_of([1, 2, 3, 4], 1, name, monitor=name, lower_is_better=lower)
+def test_which_direction_is_better(name, mode, epochs):
+    history = epochs_of([1, 2, 3, 4], 1, name, monitor=name, mode=mode)
     assert len(history) == epochs
     assert history.stopped == (f"no better {name} for 1 epochs" if epochs == 2 else "")
+
+
+@pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [
+        ("wer", [0.2, 0.5, 0.4]),
+        ("brier", [0.2, 0.5, 0.4]),
+        ("token_f1", [0.5, 0.2, 0.4]),
+        ("quality", [0.5, 0.2, 0.4]),  # says so itself
+        ("regret_of_mine", [0.2, 0.5, 0.4]),  # likewise
+    ],
+)
+def test_one_place_decides_for_all_that_monitor(callback, metric, best, tmp_path):
+    values = iter(best)
+
+    def scored(out, yb):
+        return next(values)
+
+    scored.__name__ = metric
+    if metric in ("quality", "regret_of_mine"):
+        scored.higher_is_better = metric == "quality"
+    where = {EarlyStopping: 9, BestWeights: tmp_path / "best.safetensors"}
+    made = callback(where.get(callback, tmp_path / "c"), monitor=metric)
+    model, dl = network(), batches(5)
+    is_keeper = callback is Checkpointing
+    history = fit(
+        model, sgd(model), dl, dl, epochs=3, metrics=[scored],
+        callbacks=[] if is_keeper else [made], checkpoint=made if is_keeper else None,
+    )  # fmt: skip
+    assert made.best.epoch == 0
+    assert history.best(metric) == history[0]
+
+
+@pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])
+def test_an_unknown_name_without_a_mode_is_an_error_before_the_first_step(callback, tmp_path):
+    def quality(out, yb):
+        return 1.0
+
+    made = callback(9 if callback is EarlyStopping else tmp_path / "f", monitor="quality")
+    model, dl = network(), batches(5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    is_keeper = callback is Checkpointing
+    says = "mode must say which values of 'quality' are better: pass mode='min' or mode='max'"
+    with pytest.raises(ConfigError, match=says):
+        fit(
+            model, sgd(model), dl, dl, metrics=[quality], callbacks=[] if is_keeper else [made],
+            checkpoint=made if is_keeper else None,
+        )  # fmt: skip
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    for wrong in ("lowest", True):
+        with pytest.raises(ConfigError, match=f"mode must be 'min' or 'max', got {wrong!r}"):
+            fit(model, sgd(model), dl, dl, callbacks=[EarlyStopping(mode=wrong)])
+
+
+def test_no_callback_makes_a_validation_loss():
+    model = network()
+    callbacks = [Ends(), EarlyStopping(monitor="valid_loss")]
+    with pytest.raises(ConfigError, match="got 'valid_loss'") as caught:
+        fit(model, sgd(model), batches(5), callbacks=callbacks)
+    assert "after 0 of 1 steps" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "validates", "says"),
+    [
+        ("val_loss", True, "got 'val_loss'; did you mean 'valid_loss'"),
+        ("valid_loss", False, r"a column of the history \(epoch, train_loss, seconds, "),
+        ("acc", True, "got 'acc'"),
+    ],
+)
+def test_a_column_that_cannot_be_is_an_error_before_the_first_step(monitor, validates, says):
+    model, dl = network(), batches(5)
+    with pytest.raises(ConfigError, match=says) as caught:
+        fit(
+            model, sgd(model), dl, dl if validates else None, metrics=[pf.accuracy],
+            callbacks=[EarlyStopping(monitor=monitor)],
+        )  # fmt: skip
+    assert "after 0 of 1 steps" in caught.value.__notes__[0]
 
 
 def test_without_validation_the_training_loss_counts():
@@ -93,7 +176,7 @@ def test_messages():
         match=r"a column of the history \(epoch, train_loss, .*\), got 'acuracy'; did you mean "
         r"'accuracy'\?",
     ):
-        epochs_of([1], 1, "accuracy", monitor="acuracy")
+        epochs_of([1], 1, "accuracy", monitor="acuracy", mode="max")
     for seconds in (0, -1, math.nan):
         with pytest.raises(ConfigError, match=f"a positive number of seconds, got {seconds}"):
             TimeLimit(seconds)
@@ -190,23 +273,114 @@ def test_the_batch_survives_a_checkpoint():
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    ("losses", "kept"), [([math.nan, math.inf], 1), ([math.nan, 0.5], 1), ([0.5, math.nan], 0)]
-)
-def test_the_best_weights_are_the_last_if_no_epoch_is_finite(losses, kept):
-    model, best, ends = network(), BestInMemory(), []
+# the best weights
 
-    class Ends(Callback):
-        def on_epoch_end(self, context):
-            ends.append({k: v.clone() for k, v in context.model.state_dict().items()})
+
+class Ends(Callback):
+    """Keeps the weights of the validated model at the end of each epoch."""
+
+    observer = True
+
+    def __init__(self):
+        self.weights = []
+
+    def on_epoch_end(self, context):
+        state = context.valid_model.state_dict()
+        self.weights.append({name: value.clone() for name, value in state.items()})
+
+
+def restored(losses, *callbacks, patience=9, **options):
+    model, ends = network(), Ends()
+    figures, early = Figures("loss", losses), EarlyStopping(patience, restore_best=True)
+    dl = batches(10, 10)
+    history = fit(
+        model, sgd(model), dl, dl, epochs=len(losses), **options,
+        callbacks=[figures, early, ends, *callbacks],
+    )  # fmt: skip
+    kept = [
+        epoch
+        for epoch, weights in enumerate(ends.weights)
+        if all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    ]
+    return kept, history, model
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "kept"),
+    [
+        ([3, 1, 2], 9, 1),  # never stopped
+        ([3, 1, 2, 4, 0], 2, 1),  # stopped
+        ([math.nan, math.inf], 9, 1),  # no epoch is finite: the last weights
+        ([math.nan, 0.5], 9, 1),
+        ([0.5, math.nan], 9, 0),
+    ],
+)
+@pytest.mark.parametrize("averaging", [[], [Averaging(0.5)]])
+def test_the_best_weights_are_restored(losses, patience, kept, averaging):
+    found, _, model = restored(losses, *averaging, patience=patience)
+    assert found == [kept]
+    if not averaging:
+        by_hand = network()
+        plain(by_hand, sgd(by_hand), batches(10, 10), epochs=kept + 1)
+        assert same(model, by_hand)
+
+
+def test_a_training_that_stops_in_its_first_epoch_keeps_its_last_weights():
+    model, by_hand = network(), network()
+    early = EarlyStopping(restore_best=True)
+    fit(model, sgd(model), batches(10, 10), callbacks=[TimeLimit(1e-9), early])
+    plain(by_hand, sgd(by_hand), batches(10, 10)[:1], epochs=1)
+    assert same(model, by_hand)
+
+
+class StopsAt(Callback):
+    observer = True
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, context):
+        if context.global_step == self.step:
+            context.stop = "the test"
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 6, 99])
+def test_the_best_weights_outlive_a_resume(step, tmp_path):
+    losses = [3, 1, 2, 4]
+    _, _, whole = restored(losses)
+    restored(losses, StopsAt(step), checkpoint=tmp_path)
+    _, history, resumed = restored(losses, checkpoint=tmp_path, resume=True)
+    assert len(history) == 4
+    assert same(resumed, whole)
+
+
+def test_a_loss_with_parameters_goes_back_too():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+        def forward(self, out, yb):
+            return F.cross_entropy(self.scale * out, yb)
+
+    def trained(epochs):
+        model, loss = network(), Scaled()
+        opt = optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+        callbacks = [Figures("loss", [2, 1, 3]), EarlyStopping(restore_best=True)]
+        fit(model, opt, dl, dl, epochs=epochs, loss_func=loss, callbacks=callbacks)
+        return nn.ModuleList([model, loss])
 
     dl = batches(10, 10)
-    fit(model, sgd(model), dl, dl, callbacks=[Figures("loss", losses), best, Ends()])
-    assert ends[0].keys() == best.weights.keys()
-    assert all(torch.equal(value, ends[kept][name]) for name, value in best.weights.items())
+    assert same(trained(3), trained(2))
 
 
-def test_the_best_weights_of_a_training_that_stops_in_its_first_epoch_are_the_last():
-    model, best = network(), BestInMemory()
-    fit(model, sgd(model), batches(10, 10), callbacks=[TimeLimit(1e-9), best])
-    assert all(torch.equal(best.weights[name], v) for name, v in model.state_dict().items())
+def test_restoring_what_the_checkpoint_lacks_is_refused(tmp_path):
+    model, dl = network(), batches(10, 10)
+    fit(model, sgd(model), dl, dl, checkpoint=tmp_path, callbacks=[EarlyStopping()])
+    with pytest.raises(CheckpointError, match=r"restore_best needs the weights of epoch 1, "):
+        fit(
+            model, sgd(model), dl, dl, epochs=3, checkpoint=tmp_path, resume=True,
+            callbacks=[EarlyStopping(restore_best=True)],
+        )  # fmt: skip
+    # Without it, a checkpoint is as it always was, and so are those of before.
+    fit(model, sgd(model), dl, dl, checkpoint=tmp_path, resume=True)

@@ -37,7 +37,11 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         "samples": len(data) if isinstance(data, Sized) else None,
         "sums over the data": [bits_of(tensor) for tensor in getattr(data, "tensors", ())],
         "first tensors of the loss": call.loss_sums or None,
-        "layers": " ".join(type(module).__qualname__ for module in context.model.modules()),
+        "layers": " ".join(
+            type(module).__qualname__
+            for module in context.model.modules()
+            if "_orig_mod" not in module._modules  # a wrapper of torch.compile
+        ),
         "optimizer": " ".join(type(opt).__qualname__ for opt in context.optimizers()),
         "steps_per_epoch": context.steps_per_epoch,
     }

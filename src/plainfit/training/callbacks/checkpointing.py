@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Checkpointing(Callback):
         every_seconds: write within an epoch when this much time has passed since the last one.
         keep: how many of the newest to keep, at least 2; the best epoch's is also kept.
         monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
+        mode: `min` or `max`, which of its values are better, likewise.
     """
 
     observer = True
@@ -46,6 +47,7 @@ class Checkpointing(Callback):
         every_seconds: float = 60.0,
         keep: int = 2,
         monitor: str | None = None,
+        mode: str | None = None,
     ) -> None:
         if keep < 2:
             raise ConfigError(f"at least 2 checkpoints are kept, got keep={keep}")
@@ -55,7 +57,7 @@ class Checkpointing(Callback):
         self.every_steps = every_steps
         self.every_seconds = every_seconds
         self.keep = keep
-        self.best = Best(monitor)
+        self.best = Best(monitor, mode)
         self.best_step = -1
         self.last = 0.0
         self.setup: dict[str, Any] = {}
@@ -135,6 +137,11 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
+        with suppress(AttributeError):  # which a callback has later
+            state = capture(context)
+            parts = [[name, state[name]] for name in ("model", "optimizer")]
+            for name, part in [*parts, *state["callbacks"]]:
+                checkpoints.check_state(part, name)
         self.best.start(context)
         if context.global_step == 0:
             self.best_step = -1
@@ -192,13 +199,16 @@ class BestWeights(Callback):
     Args:
         path: of the file.
         monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
+        mode: `min` or `max`, which of its values are better, likewise.
     """
 
     observer = True
 
-    def __init__(self, path: str | Path, monitor: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, monitor: str | None = None, mode: str | None = None
+    ) -> None:
         self.path = Path(path)
-        self.best = Best(monitor)
+        self.best = Best(monitor, mode)
 
     def on_fit_start(self, context: Context) -> None:
         self.best.start(context)

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plainfit.common.plots import Picture
 
 REFRESH = 0.5  # seconds between two drawings of the bar, each of which takes 0.4 to 2.5 ms
+REPLOT = 5.0  # seconds between two drawings of the curves, each of which takes 0.1 s
 
 
 class EpochLog(Callback):
@@ -113,11 +114,15 @@ class StepLog(EpochLog):
 
 
 class ProgressBar(Callback):
-    """Show a bar for the current epoch, while `with on_terminal(progress.bar)` holds."""
+    """Show a bar for the current epoch, on a terminal only; by default on the standard error.
+
+    `fit` adds one where it prints and the standard error is a terminal.
+    """
 
     observer = True
 
-    def __init__(self, console: "Console") -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
+        from rich import console as terminal
         from rich import progress
 
         self.bar = progress.Progress(
@@ -125,31 +130,88 @@ class ProgressBar(Callback):
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
-            console=console,
+            progress.TextColumn("{task.fields[speed]}"),
+            console=console or terminal.Console(stderr=True),
             auto_refresh=False,  # a thread that redraws would take turns with the loop
             transient=True,
             redirect_stdout=sys.stdout.isatty(),  # lines that go to a file must get there
         )
-        self.task = self.bar.add_task("", total=None)
+        self.task = self.bar.add_task("", total=None, speed="")
         self.drawn = 0.0
-        self.epoch = 0
 
     def on_fit_start(self, context: Context) -> None:
-        self.drawn, self.epoch = time.perf_counter(), context.epoch
-        title = f"epoch {context.epoch + 1} of {context.epochs}"
-        self.bar.reset(self.task, total=context.steps, completed=context.step, description=title)
+        self.drawn = time.perf_counter()
 
     def on_step_end(self, context: Context) -> None:
         now = time.perf_counter()
-        if now - self.drawn <= REFRESH:  # short epochs share a drawing
-            return
-        if context.epoch != self.epoch:
-            self.on_fit_start(context)
-            return
-        self.drawn = now
-        self.bar.update(self.task, completed=context.step, refresh=True)
+        if now - self.drawn > REFRESH:  # short epochs share a drawing
+            self.drawn = now
+            self.draw(context)
 
-    on_epoch_start = on_step_end
+    def draw(self, context: Context) -> None:
+        """Show the place in the current epoch."""
+        if not self.bar.console.is_terminal:
+            return
+        self.bar.start()
+        self.bar.update(
+            self.task,
+            description=epoch_of(context),
+            total=context.steps,
+            completed=context.step,
+            speed=speed(context),
+            refresh=True,
+        )
+
+    def on_fit_end(self, context: Context) -> None:
+        if self.bar.live.is_started:
+            self.bar.stop()
+
+    on_exception = on_fit_end
+
+
+class NotebookProgress(ProgressBar):
+    """Show a line for the current epoch in the output of a notebook's cell, and the curves."""
+
+    def on_fit_start(self, context: Context) -> None:
+        from IPython.display import display
+
+        super().on_fit_start(context)
+        self.plotted = self.drawn
+        empty = {"text/plain": ""}
+        self.line, self.curves = (display(empty, raw=True, display_id=True) for _ in range(2))
+
+    def draw(self, context: Context) -> None:
+        of = "" if context.steps is None else f" of {context.steps}"
+        at = f"{epoch_of(context)}: step {context.step}{of}, {speed(context)}"
+        self.line.update({"text/plain": at}, raw=True)
+
+    def on_epoch_end(self, context: Context) -> None:
+        if time.perf_counter() - self.plotted > REPLOT:
+            self.curves.update(context.history.plot())
+            self.plotted = time.perf_counter()
+
+    def on_fit_end(self, context: Context) -> None:
+        self.line.update({"text/plain": ""}, raw=True)
+        if len(context.history):
+            self.curves.update(context.history.plot())
+
+
+def epoch_of(context: Context) -> str:
+    of = "" if context.epochs == sys.maxsize else f" of {context.epochs}"
+    return f"epoch {context.epoch + 1}{of}"
+
+
+def speed(context: Context) -> str:
+    return f"{sum(context.sizes) / (time.perf_counter() - context.began):,.0f} samples/s"
+
+
+def progress(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return what shows the progress in a notebook or on a terminal, if nothing does so yet."""
+    if any(isinstance(callback, ProgressBar) for callback in callbacks):
+        return []
+    if "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None:
+        return [NotebookProgress()]
+    return [ProgressBar()] if sys.stderr is not None and sys.stderr.isatty() else []
 
 
 class Statistics(Callback):

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.models.weights import Uncompiled
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.schedules import Factor, named_schedule
 
@@ -319,7 +320,7 @@ class Averaging(Callback):
         by_rule = plain_mean if self.decay is None else warmed_up_mean(self.decay)
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
         if self.resumed and context.global_step:
-            self.averaged.load_state_dict(self.resumed)
+            Uncompiled(self.averaged).load_state_dict(self.resumed)
         if int(self.averaged.n_averaged):
             context.valid_model = self.averaged.module
         if self.decay is None and context.steps is None:
@@ -343,7 +344,7 @@ class Averaging(Callback):
             context.model.load_state_dict(context.valid_model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.averaged is None else dict(self.averaged.state_dict())
+        return {} if self.averaged is None else Uncompiled(self.averaged).state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.resumed = state

@@ -1,17 +1,19 @@
 """When to stop: no progress, no time left, a loss that is not finite; training on one batch."""
 
+import copy
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.errors import ConfigError, NonFiniteError
+from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
 from plainfit.data.batches import tensors_in
-from plainfit.training.history import best_epoch, read
+from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
-from plainfit.training.metrics import lacks_labels
+from plainfit.training.metrics import lacks_labels, metric_name
 
 NO_BETTER = "no better "  # the start of why early stopping stopped
 HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(True)"
@@ -20,12 +22,17 @@ HOW_TO_FIND = "find it with detect_anomaly or torch.autograd.set_detect_anomaly(
 class Best:
     """The best epoch of a training so far; arguments as for `EarlyStopping`."""
 
-    def __init__(self, monitor: str | None = None, lower_is_better: bool | None = None) -> None:
+    def __init__(self, monitor: str | None = None, mode: str | None = None) -> None:
         self.monitor = monitor
-        self.mode = {None: None, True: "min", False: "max"}[lower_is_better]
+        self.mode = mode
         self.epoch: int | None = None
 
     def start(self, context: Context) -> None:
+        """Look at the epochs so far; refuse what can be no column, or has no known mode."""
+        if self.monitor is not None:
+            check_column(self.monitor, context)
+            declared = context.history.modes.get(self.monitor)
+            self.mode = mode_of(self.monitor, self.mode or declared)
         self.epoch = best_epoch(context.history.epochs, self.monitor, self.mode)
 
     def improved(self, context: Context) -> bool:
@@ -37,6 +44,18 @@ class Best:
         return is_best
 
 
+def check_column(monitor: str, context: Context) -> None:
+    """Refuse what no epoch of this training will have, where every column is known before."""
+    call: Any = context.history.run
+    makers = [call.loss_func, *call.metrics, *context.callbacks]  # of further columns
+    homes = {(getattr(m, "__module__", None) or "torch").partition(".")[0] for m in makers}
+    is_plain = not (isinstance(call.valid_dl, Mapping) or monitor.startswith(("train_", "valid_")))
+    if (is_plain and homes <= {"plainfit", "torch"}) or monitor == "valid_loss":
+        valid = [] if call.valid_dl is None else ["valid_loss", *map(metric_name, call.metrics)]
+        columns = ["epoch", "train_loss", *valid, "seconds", "samples_per_second"]
+        monitored(dict.fromkeys(columns, 0), monitor)
+
+
 class EarlyStopping(Callback):
     """Stop when a metric has not improved for `patience` epochs (Prechelt 1998).
 
@@ -44,24 +63,52 @@ class EarlyStopping(Callback):
         patience: epochs to wait after the best one.
         monitor: a column of the history; by default the validation loss, or the training loss
             without validation.
-        lower_is_better: by default True for losses and errors, by the name of the column.
+        mode: `min` or `max`, which values of the column are better; by default what the metric
+            says (`higher_is_better`), or what is known of its name. For others it must be given.
+        restore_best: give the model the weights of the best epoch when `fit` returns. Until then,
+            they are kept in memory and in each checkpoint.
     """
 
     def __init__(
-        self, patience: int = 5, monitor: str | None = None, lower_is_better: bool | None = None
+        self,
+        patience: int = 5,
+        monitor: str | None = None,
+        mode: str | None = None,
+        *,
+        restore_best: bool = False,
     ) -> None:
         if patience < 1:
             raise ConfigError(f"patience must be at least 1 epoch, got {patience}")
         self.patience = patience
-        self.best = Best(monitor, lower_is_better)
+        self.best = Best(monitor, mode)
+        self.restore_best = restore_best
+        self.saved = ("weights", "weights_epoch") if restore_best else ()
+        self.weights: list[dict[str, Any]] = []
+        self.weights_epoch: int | None = None
 
     def on_fit_start(self, context: Context) -> None:
+        if context.global_step == 0:
+            self.weights, self.weights_epoch = [], None
         self.best.start(context)
+        if self.restore_best and self.weights_epoch != self.best.epoch:
+            raise CheckpointError(
+                f"restore_best needs the weights of epoch {self.best.epoch}, the best so far, and "
+                "the checkpoint does not have them; resume with the EarlyStopping that it was made "
+                "with, or without restore_best"
+            )
         self.check(context)
 
     def on_epoch_end(self, context: Context) -> None:
-        self.best.improved(context)
+        if self.best.improved(context) and self.restore_best:
+            self.weights = [copy.deepcopy(dict(each.state_dict())) for each in trained(context)]
+            self.weights_epoch = self.best.epoch
         self.check(context)
+
+    def on_fit_end(self, context: Context) -> None:
+        if self.weights:
+            context.model.load_state_dict(self.weights[0])
+            for module, weights in zip(trained(context), self.weights, strict=True):
+                module.load_state_dict(weights)  # of the average too, which is copied later
 
     def check(self, context: Context) -> None:
         """Stop if too many epochs have passed since the best one."""
@@ -72,27 +119,10 @@ class EarlyStopping(Callback):
             context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
 
 
-class BestInMemory(Callback):
-    """Keep the weights of the best epoch, to restore them after `fit`; else the last weights."""
-
-    def __init__(self) -> None:
-        self.best = Best()
-        self.weights: dict[str, Tensor] = {}
-
-    def on_fit_start(self, context: Context) -> None:
-        self.best.start(context)
-
-    def on_epoch_end(self, context: Context) -> None:
-        if self.best.improved(context):
-            self.keep(context)
-
-    def on_fit_end(self, context: Context) -> None:
-        if self.best.epoch is None:  # no epoch has a finite value
-            self.keep(context)
-
-    def keep(self, context: Context) -> None:
-        state = context.valid_model.state_dict()
-        self.weights = {name: value.clone() for name, value in state.items()}
+def trained(context: Context) -> list[nn.Module]:
+    """Return the model that is validated, and the loss, if it is a module."""
+    loss = context.loss_func
+    return [context.valid_model, *([loss] if isinstance(loss, nn.Module) else [])]
 
 
 class TimeLimit(Callback):
