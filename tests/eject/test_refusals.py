@@ -104,6 +104,12 @@ def test_hooks_patches_and_surgery(path):
     model = made()
     model.b.forward = lambda x: x[:, :3]
     assert "the forward of b was replaced" in refused(path, model)
+    for wrapped in (torch.compile(made(), backend="eager"), made(), Net()):
+        wrapped.a = torch.compile(wrapped.a, backend="eager")
+        message = refused(path, wrapped)
+        assert message.startswith(f"{__file__}:")
+        assert "torch.compile wraps " in message
+        assert ", in place of compile=True; do it in the class, or in a function" in message
     model = made()
     model.a = nn.Sequential(nn.Linear(6, 4))
     assert "the layer 'a.0' is in one of them only" in refused(path, model)

@@ -105,12 +105,22 @@ def test_wrong_arguments_of_fit_are_named(changes, line):
         {"epochs": np.int64(1)},
         {"callbacks": (), "metrics": ()},
         {"epochs": None, "max_steps": 1},
+        {"valid_dl": batches(5), "metrics": ["accuracy", "f1"], "train_metrics": []},
         {"valid_dl": {"a": batches(5), "b": batches(5)}},
         {"train_dl": lambda: iter(batches(5))},
         {"train_dl": DataLoader(Stream(), 3)},
         {"opt": torch.optim.LBFGS, "loss_func": nn.CrossEntropyLoss()},
     ],
-    ids=["count of NumPy", "tuples", "no epochs", "two sets", "function", "stream", "LBFGS"],
+    ids=[
+        "count of NumPy",
+        "tuples",
+        "no epochs",
+        "names",
+        "two sets",
+        "function",
+        "stream",
+        "LBFGS",
+    ],
 )
 def test_what_is_usual_is_accepted(changes):
     if isinstance(make := changes.get("opt"), type):

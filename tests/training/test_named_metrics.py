@@ -198,7 +198,7 @@ def test_names_are_columns_that_can_be_monitored():
 
 def test_a_loss_of_torch_allows_every_column_of_fit():
     model, dl = network(), batches(10, 10)
-    for monitor in ("train_accuracy", "valid_accuracy", "valid_loss", "late_loss", "late_accuracy"):
+    for monitor in ("train_accuracy", "accuracy", "valid_loss", "late_loss", "late_accuracy"):
         early = pf.EarlyStopping(monitor=monitor)
         history = fit(
             model, sgd(model), dl, {"early": dl, "late": dl[1:]}, metrics=["accuracy"],

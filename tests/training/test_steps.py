@@ -276,9 +276,12 @@ def test_metrics_of_training_batches_are_means_over_the_epoch(tmp_path):
 
     def train(**options):
         model, opt = linear()
-        return quiet(2, model, opt, loader("list"), train_metrics=[hits], **options)
+        metrics = {"train_metrics": [hits, "accuracy"], "metrics": ["accuracy"]}
+        return quiet(2, model, opt, loader("list"), [(X, Y)], **metrics, **options)
 
     history = train()
+    columns = ["train_loss", "train_hits", "train_accuracy", "valid_loss", "accuracy"]
+    assert list(history[0])[1:6] == columns
     wanted = torch.cat(seen[-6:]).mean().item()
     assert history[-1]["train_hits"] == pytest.approx(wanted, rel=1e-6)
     model, opt = linear()

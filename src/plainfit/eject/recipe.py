@@ -266,6 +266,10 @@ def target_of(factory: Factory) -> Any:
 def check_untouched(model: nn.Module, fresh: nn.Module) -> None:
     """Check that a model has no hooks, patches or layers that its builder does not give it."""
     own, others = dict(model.named_modules()), dict(fresh.named_modules())
+    for name, module in own.items():
+        if "_orig_mod" in module._modules and not hasattr(others.get(name), "_orig_mod"):
+            inner = getattr(model, "_orig_mod", model)
+            raise changed(inner, f"torch.compile wraps {name or 'it'}, in place of compile=True")
     if own.keys() != others.keys():
         name = min(own.keys() ^ others.keys())
         raise changed(model, f"the layer {name!r} is in one of them only")

@@ -168,6 +168,7 @@ def arguments_of(value: Any) -> tuple[list[Any], dict[str, Any]]:
 
 def rebuilt(value: Any) -> Any:
     """Return a module made as this one was: `constructor` as an object."""
+    value = getattr(value, "_orig_mod", value)  # what torch.compile wraps
     if isinstance(value, nn.Module):
         positional, keywords = arguments_of(value)
         return type(value)(*rebuilt(positional), **rebuilt(keywords))

@@ -58,8 +58,8 @@ def check_call(
 
 
 def is_made(function: Any) -> bool:
-    is_usable = callable(function) or hasattr(function, "update")  # a metric that streams
-    return is_usable and not isinstance(function, type)
+    """Return whether this is a function, or an object such as a metric that streams."""
+    return (callable(function) or hasattr(function, "update")) and not isinstance(function, type)
 
 
 def is_list(value: Any) -> bool:

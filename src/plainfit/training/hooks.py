@@ -118,6 +118,8 @@ class Context:
     """The loss of this batch; until the step is done, with its graph."""
     take_step: bool = True
     """Whether the optimizer takes a step after this batch."""
+    train_metrics: Sequence[str] = ()
+    """The names of metrics of training batches."""
     result: dict[str, float] = field(default_factory=dict)
     """The values of the last validation: `loss` and each metric."""
     others: dict[str, float] = field(default_factory=dict)

@@ -193,6 +193,7 @@ def fit(
         batch_size,
     )  # fmt: skip
     context.history.modes = declared_modes(metrics)
+    context.train_metrics = [metric_name(metric) for metric in train_metrics]
     train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     computation = loss_computation(context, train_loss, precision, compile, echo)
@@ -247,7 +248,7 @@ def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | No
     losses = context.history.step_losses[-len(sizes) :]
     row: dict[str, Any] = {"epoch": context.epoch, "train_loss": weighted_mean(losses, sizes)}
     row |= {f"train_{name}": weighted_mean(read(each), sizes) for name, each in values.items()}
-    beside = {"loss", *values}
+    beside = {"loss", *values} - {*context.train_metrics}
     row |= {f"valid_{k}" if k in beside else k: value for k, value in context.result.items()}
     row |= context.others
     row["seconds"] = time.perf_counter() - context.began

@@ -243,7 +243,7 @@ def test_a_resumed_epoch_begins_where_it_was_left(tmp_path, monkeypatch):
     progress = ProgressBar(Console(file=io.StringIO(), force_terminal=True))
     train(progress, checkpoint=tmp_path, resume=True)
     found = re.findall(r"epoch (\d) of 4 .*?(\d)/4", progress.bar.console.file.getvalue())
-    assert found[:3] == [
+    assert list(dict.fromkeys(found))[:3] == [
         ("2", "3"),
         ("2", "4"),
         ("3", "1"),

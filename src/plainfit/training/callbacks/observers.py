@@ -152,15 +152,15 @@ class ProgressBar(Callback):
         """Show the place in the current epoch."""
         if not self.bar.console.is_terminal:
             return
-        self.bar.start()
         self.bar.update(
             self.task,
             description=epoch_of(context),
             total=context.steps,
             completed=context.step,
             speed=speed(context),
-            refresh=True,
         )
+        self.bar.start()
+        self.bar.refresh()
 
     def on_fit_end(self, context: Context) -> None:
         if self.bar.live.is_started:
