@@ -411,6 +411,11 @@ def test_several_inputs(kind, stock, path):
         assert differing(weights, model.state_dict()) == []
 
 
+def test_inputs_that_are_their_own_target(path):
+    ds = TensorDataset(vectors().tensors[0])
+    ejected(path, nn.Sequential(nn.Linear(6, 6)), F.mse_loss, ds, levels=("loop", "data", "optim"))
+
+
 class Kind(Enum):
     RELU = "relu"
     TANH = "tanh"

@@ -300,9 +300,8 @@ def is_even(batches: list[Any]) -> bool:
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
     """Return the inputs and targets of a dataset."""
     if isinstance(dataset, TensorDataset):
-        if len(dataset.tensors) < 2:
-            raise EjectError("a script reads inputs and targets, and the dataset has one tensor")
-        return [tensor.cpu().contiguous() for tensor in dataset.tensors]
+        inputs, *others = dataset.tensors  # inputs alone are their own target
+        return [tensor.cpu().contiguous() for tensor in (inputs, *(others or [inputs]))]
     if isinstance(dataset, LazySamples):
         raise EjectError(
             "a script's data must fit into memory, and these are read from disk as they are used; "
