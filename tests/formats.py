@@ -22,8 +22,8 @@ from torch.utils.data import TensorDataset
 import plainfit.data.folder
 from fuzzing import Format
 from mutations import mend_png
+from plainfit.data.datasets import ImageDataset
 from plainfit.data.folder import ImageFiles
-from plainfit.data.loaders import ImageDataset
 from plainfit.data.mnist import gunzip, parse_idx, read_pickled_arrays
 from plainfit.data.open_data import open_data
 from plainfit.data.splits import DataSplits, labels_of

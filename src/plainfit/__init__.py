@@ -28,7 +28,7 @@ _HOMES = {
     "GradientClipping": "training.callbacks.optimization",
     "GradientStatistics": "training.callbacks.observers",
     "History": "training.history",
-    "ImageDataset": "data.loaders",
+    "ImageDataset": "data.datasets",
     "JsonLinesLog": "training.callbacks.observers",
     "Lambda": "models.networks",
     "LearningRate": "training.callbacks.optimization",
@@ -51,13 +51,16 @@ _HOMES = {
     "Unfreezing": "training.callbacks.optimization",
     "WrappedDataLoader": "data.loaders",
     "accuracy": "training.metrics",
+    "evaluate": "runs.inference",
     "fine_tune": "runs.fine_tuning",
     "fit": "training.loop",
     "get_data": "data.loaders",
     "get_model": "models.build",
+    "load_run": "runs.folder",
     "loss_batch": "training.step",
     "lr_find": "training.lr_finder",
     "open_data": "data.open_data",
+    "predict": "runs.inference",
     "tune": "tuning.study",
     "validate": "training.validation",
 }
@@ -66,7 +69,7 @@ __all__ = [*sorted(_HOMES), "__version__"]
 
 if TYPE_CHECKING:
     from plainfit.common.errors import PlainfitError as PlainfitError
-    from plainfit.data.loaders import ImageDataset as ImageDataset
+    from plainfit.data.datasets import ImageDataset as ImageDataset
     from plainfit.data.loaders import TensorLoader as TensorLoader
     from plainfit.data.loaders import WrappedDataLoader as WrappedDataLoader
     from plainfit.data.loaders import get_data as get_data
@@ -82,6 +85,9 @@ if TYPE_CHECKING:
     from plainfit.models.networks import MnistCNN as MnistCNN
     from plainfit.models.networks import ResNet as ResNet
     from plainfit.runs.fine_tuning import fine_tune as fine_tune
+    from plainfit.runs.folder import load_run as load_run
+    from plainfit.runs.inference import evaluate as evaluate
+    from plainfit.runs.inference import predict as predict
     from plainfit.training.callbacks.checkpointing import BestWeights as BestWeights
     from plainfit.training.callbacks.checkpointing import Checkpointing as Checkpointing
     from plainfit.training.callbacks.observers import ActivationStatistics as ActivationStatistics

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from plainfit import ImageDataset, TensorLoader, WrappedDataLoader, get_data
 from plainfit.common.seeding import stream
-from plainfit.data.loaders import BatchSampler, bytes_to_floats, make_loader, resident
+from plainfit.data.datasets import bytes_to_floats, resident
+from plainfit.data.loaders import BatchSampler, make_loader
 
 
 def numbered(n: int) -> TensorDataset:
@@ -235,6 +237,30 @@ def test_wrapped_loader_applies_its_function_each_epoch():
             assert torch.equal(xb, x.view(-1, 1) + 1)
             assert torch.equal(yb, y)
     assert inner.epoch == 2
+
+
+def test_a_wrapped_batch_of_parts_is_spread_and_any_other_is_passed_whole():
+    def pair(*arguments):
+        return arguments
+
+    x, y = torch.arange(4.0), torch.arange(4)
+    packed = pack_sequence([x, x[:2]])
+    for whole in ({"x": x, "y": y}, [x, y[:2]], ["a", "b"], x, "text", packed):
+        assert list(WrappedDataLoader([whole], pair)) == [(whole,)]
+    for dl in (
+        [(x, y)],
+        [[x, y]],
+        DataLoader(TensorDataset(x, y), 4),
+        make_loader(Own(4), 4, False),
+    ):
+        [(xb, yb)] = WrappedDataLoader(dl, pair)
+        assert torch.equal(xb, x)
+        assert torch.equal(yb, y)
+    samples = [(x[:1], 1), (x[:2], 0)]
+    [batch] = WrappedDataLoader(DataLoader(samples, 2, collate_fn=list), pair)
+    assert batch == (samples,)
+    [batch] = WrappedDataLoader(make_loader(samples, 2, False, collate_fn=list), pair)
+    assert batch == (samples,)
 
 
 def test_wrapped_loader_over_a_generator_has_no_length():

@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 from plainfit import PlainfitError, open_data
-from plainfit.data.loaders import ImageDataset, get_data
+from plainfit.data.datasets import ImageDataset
+from plainfit.data.loaders import get_data
 from plainfit.data.splits import labels_of
 
 # A rate that falls to 0: with a constant one, the last epoch is a matter of the last bits.

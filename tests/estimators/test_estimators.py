@@ -6,20 +6,30 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_diabetes, load_digits, load_iris
+from sklearn.datasets import (
+    load_diabetes,
+    load_digits,
+    load_iris,
+    make_multilabel_classification,
+)
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from ejecting import run_here
 from plainfit.common.devices import cpu_threads
-from plainfit.common.errors import ConfigError, ModelError, NonFiniteError, RunError
+from plainfit.common.errors import ConfigError, EjectError, ModelError, NonFiniteError, RunError
+from plainfit.common.seeding import stream
 from plainfit.data.loaders import make_loader
 
 DIGITS = load_digits(return_X_y=True)
@@ -314,6 +324,9 @@ def test_a_last_batch_of_one_is_left_out_where_a_norm_needs_more():
         RuntimeWarning, match=r"65 = 4 \* 16 \+ 1 samples: each epoch leaves out one"
     ):
         found = pf.PlainfitClassifier(Normed, **options).fit(x, y)
+    with pytest.warns(RuntimeWarning, match="65 = "):
+        weighted = pf.PlainfitClassifier(Normed, **options).fit(x, y, sample_weight=np.ones(65))
+    assert len(weighted.history_.step_losses) == 2 * 4
     asked = pf.PlainfitClassifier(Normed, **options, drop_last=True).fit(x, y)
     assert found.history_.step_losses == asked.history_.step_losses
     assert len(found.history_.step_losses) == 2 * 4
@@ -321,3 +334,187 @@ def test_a_last_batch_of_one_is_left_out_where_a_norm_needs_more():
         pf.PlainfitClassifier(Normed, **options, drop_last=False).fit(x, y)
     whole = pf.PlainfitClassifier(Small, **options).fit(x, y)
     assert len(whole.history_.step_losses) == 2 * 5
+
+
+class Deep(nn.Module):
+    """Without dropout, so that rounding is all that may differ from scikit-learn's."""
+
+    def __init__(self, in_features, classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(in_features, 8), nn.Tanh(), nn.Linear(8, classes))
+
+    def forward(self, xb):
+        return self.layers(xb)
+
+
+@pytest.mark.parametrize("weighted", ["samples", "classes", "both"])
+def test_weights_are_those_of_a_hand_loop(weighted):
+    x, y = DIGITS[0][:200].astype(np.float32), DIGITS[1][:200]
+    own = np.random.default_rng(0).random(200).astype(np.float32)
+    params, given = {}, np.ones(200, np.float32)
+    if weighted != "classes":
+        params["sample_weight"], given = own, own
+    class_weight = None if weighted == "samples" else "balanced"
+    if class_weight:
+        given = given * compute_sample_weight("balanced", y)
+    ours = pf.PlainfitClassifier(
+        Deep, epochs=2, batch_size=32, class_weight=class_weight, threads=1
+    ).fit(x, y, **params)
+    model, opt = pf.get_model(Deep, optimizer="adam", input_shape=(64,), classes=10)
+    x, y, weights = torch.tensor(x), torch.tensor(y), torch.tensor(given).float()
+    losses = []
+    with cpu_threads(1):
+        for epoch in range(2):
+            for rows in torch.randperm(200, generator=stream(0, "order", epoch)).split(32):
+                each = F.cross_entropy(model(x[rows]), y[rows], reduction="none")
+                loss = (each * weights[rows]).sum() / weights[rows].sum()
+                loss.backward()
+                opt.step()
+                opt.zero_grad()
+                losses.append(loss.item())
+    assert ours.history_.step_losses == losses
+    assert equal(ours.model_.state_dict(), model.state_dict())
+    wanted = accuracy_score(y, ours.predict(x), sample_weight=given)
+    assert ours.score(x, y, sample_weight=given) == wanted
+    with pytest.raises(EjectError, match="3 tensors"):
+        ours.history_.run.eject(echo=None)
+
+
+def test_a_validation_loss_is_the_weighted_mean_over_what_is_held_out():
+    x, y = load_diabetes(return_X_y=True)
+    weights = np.random.default_rng(1).random(len(x)).astype(np.float32)
+    ours = pf.PlainfitRegressor(
+        Deep, epochs=1, patience=1, batch_size=8, random_state=2, loss=nn.L1Loss()
+    ).fit(x, y, sample_weight=weights)
+    _, held_out = train_test_split(np.arange(len(x)), test_size=0.15, random_state=2)
+    errors = np.abs(ours.predict(x[held_out]) - y[held_out])
+    wanted = np.average(errors, weights=weights[held_out])
+    assert ours.history_[-1]["valid_loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_samples_of_no_weight_are_left_out():
+    x, y = IRIS
+    ours = pf.PlainfitClassifier(Small, epochs=2)
+    some = clone(ours).fit(x, y, sample_weight=(y > 0).astype(float))
+    without = clone(ours).set_params(loss=half).fit(x[y > 0], y[y > 0])
+    assert len(some.history_.step_losses) == len(without.history_.step_losses) == 4
+    with pytest.raises(ConfigError, match="loss must have a parameter `reduction`"):
+        without.fit(x, y, sample_weight=np.ones(150))
+    with pytest.raises(ValueError, match=r"not be negative, got -1\.0"):
+        ours.fit(x, y, sample_weight=-np.ones(150))
+
+
+@pytest.mark.parametrize("kind", [pf.PlainfitClassifier, pf.PlainfitRegressor])
+def test_calls_of_partial_fit_are_the_epochs_of_fit(kind):
+    x, y = IRIS
+    first = {"classes": [0, 1, 2]} if kind is pf.PlainfitClassifier else {}
+    whole, ours = kind(Small, epochs=3).fit(x, y), kind(Small).partial_fit(x, y, **first)
+    ours.partial_fit(x, y)
+    pickled = pickle.loads(pickle.dumps(ours))
+    for each in (ours, pickled):
+        each.partial_fit(x, y)
+        assert equal(each.model_.state_dict(), whole.model_.state_dict())
+        assert each.n_iter_ == whole.n_iter_ == 3
+    ours.partial_fit(x[:9], y[:9])
+    assert len(ours.history_.step_losses) == 1
+    assert ours.predict_proba(x).shape[1] == 3 if first else ours.predict(x).shape == (150,)
+
+
+def test_warm_start_goes_on_with_the_weights_in_a_new_optimizer(tmp_path):
+    x, y = IRIS
+    ours = pf.PlainfitClassifier(Deep, epochs=1, optimizer="sgd", momentum=0.9, warm_start=True)
+    ours.fit(x, y).save(tmp_path / "model.safetensors")
+    again = pf.PlainfitClassifier.load(tmp_path / "model.safetensors")
+    model = Deep(4, 3)
+    model.load_state_dict(ours.model_.state_dict())
+    opt = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    dl = make_loader(TensorDataset(torch.tensor(x).float(), torch.tensor(y)), 64, True)
+    dl.seek(1, 0)
+    with cpu_threads(1):
+        pf.fit(1, model, F.cross_entropy, opt, dl, None, echo=None)
+    for each in (ours, again):
+        each.fit(x, y)
+        assert each.n_iter_ == 2
+        assert equal(each.model_.state_dict(), model.state_dict())
+    with pytest.raises(EjectError, match="it was trained or changed before"):
+        ours.history_.run.eject(tmp_path / "train.py", echo=None)
+    again = pf.PlainfitClassifier.load(tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="the optimizer's state, which is not in a file"):
+        again.partial_fit(x, y)
+
+
+@pytest.mark.parametrize(
+    ("params", "call", "error", "message"),
+    [
+        ({}, {}, ValueError, "classes must be passed in the first call"),
+        ({}, {"classes": [0, 1]}, ValueError, r"must be among \[0, 1\], got \[2\]"),
+        ({"patience": 2}, {"classes": [0, 1, 2]}, ConfigError, "patience and schedule"),
+        (
+            {"schedule": "one-cycle"},
+            {"classes": [0, 1, 2]},
+            ConfigError,
+            "patience and schedule",
+        ),
+        ({"class_weight": "balanced"}, {"classes": [0, 1, 2]}, ConfigError, "must be a dict"),
+    ],
+)
+def test_what_partial_fit_cannot_do(params, call, error, message):
+    with pytest.raises(error, match=message):
+        pf.PlainfitClassifier(epochs=1, **params).partial_fit(*IRIS, **call)
+    with pytest.raises(ConfigError, match="class_weight applies to classifiers only"):
+        pf.PlainfitRegressor(class_weight="balanced").fit(*IRIS)
+
+
+def test_several_labels_for_a_sample(tmp_path):
+    x, y = make_multilabel_classification(n_samples=90, random_state=0)
+    ours = pf.PlainfitClassifier(Deep, epochs=20, lr=0.02, batch_size=32).fit(x, y)
+    model, opt = pf.get_model(Deep, optimizer="adam", lr=0.02, input_shape=(20,), classes=5)
+    dl = make_loader(TensorDataset(torch.tensor(x).float(), torch.tensor(y).float()), 32, True)
+    with cpu_threads(1):
+        history = pf.fit(20, model, F.binary_cross_entropy_with_logits, opt, dl, None, echo=None)
+    assert ours.history_.step_losses == history.step_losses
+    theirs = MLPClassifier().partial_fit(x, y, classes=range(5))
+    probabilities, labels = ours.predict_proba(x), ours.predict(x)
+    assert probabilities.shape == theirs.predict_proba(x).shape == (90, 5)
+    assert labels.shape == theirs.predict(x).shape
+    assert np.array_equal(ours.classes_, theirs.classes_)
+    assert np.array_equal(labels, (probabilities > 0.5).astype(int))
+    assert ours.score(x, y) == accuracy_score(y, labels)
+    assert np.mean(labels == y) > 0.7
+    assert np.array_equal(clone(ours).fit(x, csr_matrix(y)).predict(x), labels)
+    ours.save(tmp_path / "model.safetensors")
+    again = pf.PlainfitClassifier.load(tmp_path / "model.safetensors")
+    assert np.array_equal(again.predict(x), labels)
+    assert clone(ours).partial_fit(x, y).partial_fit(x, y).n_iter_ == 2
+
+
+@pytest.mark.parametrize("optimizer", ["NAdam", "lbfgs", torch.optim.Adagrad])
+def test_any_optimizer_has_the_defaults_of_torch(optimizer, tmp_path):
+    ours = pf.PlainfitClassifier("logistic", epochs=2, optimizer=optimizer, batch_size=150)
+    ours.fit(*IRIS)
+    kinds = {"NAdam": torch.optim.NAdam, "lbfgs": torch.optim.LBFGS}
+    model, _ = pf.get_model("logistic", input_shape=(4,), classes=3)
+    opt = kinds.get(optimizer, optimizer)(model.parameters())
+    dl = make_loader(TensorDataset(torch.tensor(IRIS[0]).float(), torch.tensor(IRIS[1])), 150, True)
+    with cpu_threads(1):
+        pf.fit(2, model, F.cross_entropy, opt, dl, None, echo=None)
+    assert equal(ours.model_.state_dict(), model.state_dict())
+    ours.save(tmp_path / "model.safetensors")
+    again = pf.PlainfitClassifier.load(tmp_path / "model.safetensors")
+    assert again.optimizer == optimizer
+
+
+def test_arguments_of_the_optimizer_and_callbacks():
+    options = {"betas": (0.8, 0.9), "eps": 1e-6}
+    seen = []
+
+    class Watch(pf.Callback):
+        def on_step_end(self, context):
+            seen.append(context.opt.defaults)
+
+    ours = pf.PlainfitClassifier(epochs=1, optimizer_args=options, callbacks=[Watch()])
+    clone(ours).fit(*IRIS)
+    assert len(seen) == 3
+    assert {name: seen[0][name] for name in options} == options
+    with pytest.raises(ConfigError, match=r"argument of Adam 'beta'.*did you mean 'betas'"):
+        pf.PlainfitClassifier(epochs=1, optimizer_args={"beta": 1}).fit(*IRIS)

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import plainfit as pf
+from plainfit.common.devices import cpu_threads
 from plainfit.common.errors import ConfigError, DataError, RunError
 from plainfit.models.build import MOVED, Factory, resolve
 from plainfit.models.weights import weights_to_bytes
@@ -52,6 +53,38 @@ def test_a_run_is_read_back(trained_run):
     assert all(torch.equal(run.model.state_dict()[name], weights[name]) for name in weights)
     assert not run.model.training
     assert run.open_data().fingerprint == run.record["data"]["fingerprint"]
+
+
+def test_a_run_is_loaded_with_its_best_weights(trained_run, copied):
+    run = pf.load_run(str(trained_run))
+    assert not run.model.training
+    assert run.classes == list("0123456789")
+    assert run.preprocessing["values"] == "bytes / 256"
+    assert (run.history.best(), len(run.history.step_losses)) == (run.best, 40)
+    assert repr(run) == f"<Run {trained_run}: logistic, finished>"
+    data = run.open_data()
+    _, valid_dl = pf.get_data(data.train, data.valid, bs=64)
+    with cpu_threads(run.record["fingerprint"]["threads"]):
+        loss = pf.validate(run.model, torch.nn.functional.cross_entropy, valid_dl)["loss"]
+    assert loss == run.best["valid_loss"]
+    (copied / "best.safetensors").write_bytes(weights_to_bytes(pf.LogisticRegression(64, 10)))
+    best = load_file(copied / "best.safetensors")
+    assert torch.equal(pf.load_run(copied).model.lin.weight, best["lin.weight"])
+    assert same(pf.load_run(copied, best=False).model, open_run(trained_run).model)
+
+
+def test_a_run_without_the_weights_that_are_asked_for(copied, monkeypatch):
+    (copied / "model.safetensors").unlink()  # as in a run that was killed
+    assert len(pf.load_run(copied).classes) == 10
+    with pytest.raises(RunError, match=r"must hold model.safetensors, which is written when the r"):
+        pf.load_run(copied, best=False)
+    (copied / "best.safetensors").unlink()
+    with pytest.raises(RunError, match=r"must hold best.safetensors, .*best=False loads the last"):
+        pf.load_run(copied)
+    monkeypatch.chdir(copied.parent)
+    for name in (copied.with_name("runn"), "ran"):
+        with pytest.raises(RunError, match=r"and has none; did you mean 'run'\?$"):
+            pf.load_run(name)
 
 
 def test_lines_that_were_cut_off_are_counted(copied):

@@ -111,6 +111,21 @@ def test_the_batches_of_a_dataloader_may_be_kept_in_a_list():
         assert xb is yb
 
 
+@pytest.mark.parametrize("other", [torch.zeros(7, 2), torch.zeros(7, 5)])
+def test_a_list_that_may_be_samples_or_a_pair_is_refused(other):
+    with pytest.raises(ConfigError, match=r"list of 2 tensors of one length may be samples, or"):
+        first([[X, other]])
+    xb, yb = first(DataLoader([X, other], 2, collate_fn=list))
+    assert xb is yb
+    assert [each.shape for each in first(map(tuple, [[X, other]]))] == [X.shape, other.shape]
+
+
+def test_arrays_become_tensors():
+    xb, yb = first([(X.numpy(), {"y": Y.numpy(), "names": ["a"] * 7})])
+    assert torch.equal(xb, X)
+    assert torch.equal(yb["y"], Y)
+
+
 def test_lists_of_inputs_and_target_are_said_to_be_lists_of_samples():
     model = nn.Linear(2, 1)
     opt = optim.SGD(model.parameters(), lr=0.1)

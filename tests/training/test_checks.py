@@ -249,5 +249,6 @@ def test_norms_of_several_values_train_on_one_sample(kind):
 
 def test_a_stream_is_not_read_before():
     model = ONE_VALUE["batch norm"]()
-    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel") as caught:
         fit(model, sgd(model), DataLoader(Stream(), 4))
+    assert caught.value.__notes__[-1].startswith("leave out batches of one sample, as drop_last")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
-from torch.utils.data import IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import plainfit as pf
 import small
@@ -258,7 +258,7 @@ def validating(hook, dl):
 
 
 @pytest.mark.parametrize("hook", ["on_fit_start", "on_epoch_start", "on_step_end", "on_epoch_end"])
-@pytest.mark.parametrize("kind", ["memory", "samples", "wrapped"])
+@pytest.mark.parametrize("kind", ["memory", "samples", "wrapped", "stock"])
 def test_validating_on_the_training_loader_in_a_callback_changes_nothing(data, kind, hook):
     ds = TensorDataset(*data)
 
@@ -266,13 +266,15 @@ def test_validating_on_the_training_loader_in_a_callback_changes_nothing(data, k
         train_dl, _ = pf.get_data(list(ds) if kind == "samples" else ds, ds, 8)
         if kind == "wrapped":
             train_dl = pf.WrappedDataLoader(train_dl, lambda xb, yb: (xb, yb))
+        if kind == "stock":
+            train_dl = DataLoader(ds, 8, shuffle=True)
         callbacks = [validating(hook, train_dl)] if does_validate else []
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3))
         model[1].eval()  # a part that stays frozen
         opt = optim.SGD(model.parameters(), lr=0.1)
         losses = [quiet(n, model, opt, train_dl, callbacks=callbacks, **options) for n in epochs]
-        return [history.step_losses for history in losses], train_dl.epoch
+        return [history.step_losses for history in losses], getattr(train_dl, "epoch", None)
 
     assert trained(True) == trained(False)
     assert trained(True, (2, 1)) == trained(False, (2, 1))

@@ -107,7 +107,9 @@ def test_fit_says_what_a_schedule_may_be(schedule, says):
 
 def test_a_name_needs_a_length():
     model = network()
-    with pytest.raises(ConfigError, match=r"has no length; give a schedule with its number of st"):
+    with pytest.raises(
+        ConfigError, match=r"has no length; pass steps_per_epoch or max_steps, or a"
+    ):
         fit(model, sgd(model), lambda: iter(batches(4)), schedule="cosine")
     fit(model, sgd(model), lambda: iter(batches(4)), schedule=s.Cosine(steps=10))
 

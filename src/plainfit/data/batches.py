@@ -2,8 +2,7 @@
 
 A tuple or a mapping has parts, a list has samples. So a batch is read by its type, not its length:
 
-- a tuple is `(inputs..., target)`, as is the list that torch's `default_collate` makes of tuples,
-  and one of tensors of one length, such as a batch from such a loader, if no loader made it;
+- a tuple is `(inputs..., target)`, as is the list that torch's `default_collate` makes of tuples;
 - a mapping is inputs by name, of which `target` names the target;
 - one part alone, a list of samples, or any other object is both inputs and target.
 """
@@ -43,22 +42,40 @@ def pairs_of(
     split: Callable[[Any], tuple[Any, Any]],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield `split(batch)` of some batches of a loader, on the device."""
-    collate = getattr(loader, "collate_fn", None)
-    makes_lists = collate and collate in (default_collate, default_convert)
-    for batch in batches:
-        if makes_lists is None:
-            makes_lists = is_listed_pair(batch)
-        if makes_lists and isinstance(batch, list | Mapping):
-            batch = with_tuples(batch)
+    for batch in by_parts(batches, loader):
         xb, yb = split(batch)
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
 
 
+def by_parts(batches: Iterable[Any], loader: Any) -> Iterator[Any]:
+    """Yield some batches of a loader, with tuples in place of lists of parts."""
+    collate = getattr(loader, "collate_fn", None)
+    makes_lists = collate and collate in (default_collate, default_convert)
+    for batch in batches:
+        if makes_lists is None:
+            makes_lists = is_listed_pair(batch)
+        yield with_tuples(batch) if makes_lists and isinstance(batch, list | Mapping) else batch
+
+
 def is_listed_pair(batch: Any) -> bool:
-    """Return whether a list is inputs and a target rather than samples."""
-    ends_with_tensor = isinstance(batch, list) and batch and isinstance(batch[-1], Tensor)
-    return bool(ends_with_tensor) and len(batch) > 1 and len(sizes(tuple(batch))) == 1
+    """Return whether a list that no loader made is inputs and a target rather than samples.
+
+    Samples have one dtype and number of dimensions, and where inputs and target do too, they have
+    one length. Samples may as well, and then this raises a ConfigError.
+    """
+    if not isinstance(batch, list) or not all(isinstance(part, Tensor) for part in batch):
+        return False
+    kinds = {(part.dtype, part.dim()) for part in batch}
+    if len(batch) < 2 or len(sizes(tuple(batch))) != 1:
+        return False
+    if len(kinds) == 1:
+        raise ConfigError(
+            f"a batch must not be read in two ways, and a list of {len(batch)} tensors of one "
+            "length may be samples, or inputs and a target; give tuples for inputs and a target, "
+            "as by map(tuple, batches), and samples by a DataLoader with collate_fn=list"
+        )
+    return True
 
 
 def with_tuples(batch: Any) -> Any:
@@ -163,13 +180,15 @@ def opened(dl: Batches) -> Iterable[Any]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Move a tensor, or a dict, list or tuple of tensors, to the device; leave the rest."""
+    """Move tensors and arrays, or a dict, list or tuple of them, to the device; leave the rest."""
     if isinstance(batch, Tensor) and batch.device == device:  # the usual case, first
         return batch
     if hasattr(batch, "to"):  # tensors, packed sequences, the batches of other libraries
         return batch.to(device)
     if isinstance(batch, Mapping):
         return {key: to_device(value, device) for key, value in batch.items()}
+    if getattr(getattr(batch, "dtype", None), "kind", "object") in "biufc":  # of NumPy
+        return torch.as_tensor(batch, device=device)
     if isinstance(batch, tuple | list):
         moved = [to_device(value, device) for value in batch]
         return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
@@ -231,6 +250,8 @@ def join(values: list[Any], counts: Sequence[int]) -> Any:
     A list with an entry for each sample of every batch is a list of samples.
     """
     first = values[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         return torch.cat([value.reshape(1) if value.dim() == 0 else value for value in values])
     if isinstance(first, Mapping):

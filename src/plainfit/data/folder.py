@@ -27,7 +27,8 @@ from plainfit.common.errors import DataError
 from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
 from plainfit.common.progress import with_bar
-from plainfit.data.loaders import bytes_to_floats, end_with_parent, signals_blocked
+from plainfit.data.datasets import bytes_to_floats
+from plainfit.data.loaders import end_with_parent, signals_blocked
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import PARTS, DataSplits, Labels, Samples, make_splits, shortened
 

@@ -21,42 +21,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    default_collate,
+    default_convert,
+)
 
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, raised_as
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step
-from plainfit.data.batches import to_device
-
-
-def bytes_to_floats(xb: Tensor) -> Tensor:
-    """Turn uint8 values into float32 ones in [0, 1): divided by 256, as the tutorial's MNIST is."""
-    return xb.float().div_(256)
-
-
-class ImageDataset(TensorDataset):
-    """Images stored as bytes, in a quarter of the memory of floats; floats in [0, 1) when read.
-
-    Args:
-        images: uint8, shape (samples, channels, height, width).
-        labels: int64, shape (samples,).
-
-    >>> xb, yb = ImageDataset(torch.full((3, 1, 8, 8), 128).byte(), torch.arange(3))[:2]
-    >>> xb.shape, xb.max(), yb
-    (torch.Size([2, 1, 8, 8]), tensor(0.5000), tensor([0, 1]))
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if images.dtype != torch.uint8 or images.dim() != 4:
-            raise ValueError(
-                "images must be uint8 of shape (samples, channels, height, width), got "
-                f"{images.dtype} of shape {tuple(images.shape)}; wrap floats in a TensorDataset"
-            )
-        super().__init__(images, labels)
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
-        xb, yb = super().__getitem__(index)  # type: ignore[no-untyped-call]
-        return bytes_to_floats(xb), yb
+from plainfit.data.batches import by_parts, to_device
+from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
+from plainfit.data.splits import draw_parts
 
 
 class BatchOrder:
@@ -70,29 +50,62 @@ class BatchOrder:
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool = False,
+        sampler: Any = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = drop_last
+        self.rows_from = sampler
         self.epoch = 0
         self.first = 0
 
+    @property
+    def samples(self) -> int:
+        """The number of samples in an epoch."""
+        return len(self.dataset if self.rows_from is None else self.rows_from)
+
     def __len__(self) -> int:
-        n = len(self.dataset)
+        n = self.samples
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def seek(self, epoch: int, step: int) -> None:
         """Start the next iteration at batch `step` of `epoch`."""
         self.epoch, self.first = epoch, step
 
-    def remaining(self, device: torch.device | None = None) -> list[tuple[int, Tensor]]:
+    def order(self) -> Tensor:
+        """Return the rows of the epoch, in the order in which they are served."""
+        if self.rows_from is None:
+            return epoch_order(len(self.dataset), self.seed, self.epoch, self.shuffle)
+        return sampled(self.rows_from, self.seed, self.epoch)
+
+    def remaining(self, rows: Rows | None = None) -> list[tuple[int, Tensor]]:
         """Return (step, rows) for the remaining batches of the epoch; the next call has all."""
-        order = epoch_order(len(self.dataset), self.seed, self.epoch, self.shuffle).to(device)
+        order = self.order()
+        if rows is not None:
+            order = rows.at[order].to(rows.device)
         batches = list(enumerate(order.split(self.batch_size)))[self.first : len(self)]
         self.first = 0
         return batches
+
+
+def sampled(sampler: Any, seed: int, epoch: int) -> Tensor:
+    """Return the rows of a sampler, whose random numbers become a function of (seed, epoch)."""
+    own = getattr(sampler, "generator", None)
+    with (
+        raised_as(ConfigError, "a sampler must give the number of one row at a time"),
+        drawing_from(seed, "order", epoch),
+    ):
+        if hasattr(sampler, "set_epoch"):  # as for torch's DistributedSampler
+            sampler.set_epoch(epoch)
+        if own is not None:
+            sampler.generator = stream(seed, "order", epoch)
+        try:
+            return torch.tensor([int(row) for row in sampler])
+        finally:
+            if own is not None:
+                sampler.generator = own
 
 
 class TensorLoader(BatchOrder):
@@ -102,34 +115,32 @@ class TensorLoader(BatchOrder):
     changes nothing.
 
     Args:
-        dataset: a `TensorDataset` or an `ImageDataset`, on any device, or one that has a length and
+        dataset: a `TensorDataset` or an `ImageDataset`, on any device; `Subset`s (also those of
+            `random_split`) and `ConcatDataset`s of them; or one that has a length and
             `gather(rows)`, which returns the batch of these rows (int64, shape (batch,)).
         batch_size: samples in a batch; the last batch may have fewer.
         shuffle: use a new order each epoch, a function of the seed and the epoch alone.
         seed: of the order.
         drop_last: leave out a last batch that is not full.
+        sampler: gives the rows in place of `shuffle`; see `get_data`.
     """
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        epoch, dataset = self.epoch, self.dataset
-        # Rows are gathered, never sliced: a slice is a view at another memory offset, where
-        # F.linear may round differently than for a copy of the same values.
-        if not isinstance(dataset, TensorDataset):
-            for _, rows in self.remaining():
-                yield dataset.gather(rows)
-        else:
-            for _, rows in self.remaining(dataset.tensors[0].device):
-                xb, *rest = (tensor.index_select(0, rows) for tensor in dataset.tensors)
-                yield bytes_to_floats(xb) if isinstance(dataset, ImageDataset) else xb, *rest
+    def __iter__(self) -> Iterator[Any]:
+        epoch, rows = self.epoch, Rows.of(self.dataset)
+        assert rows, "a TensorLoader must be given tensors; serve other data by get_data"
+        for _, batch in self.remaining(rows):
+            yield rows.gather(batch)
         self.epoch = epoch + 1
 
 
 class BatchSampler(BatchOrder):
     """The same order for a stock `DataLoader`, as (epoch, step, rows) for each batch."""
 
+    trains = True
+
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
         # Validation draws the same random numbers in every epoch, so that epochs compare.
-        epoch = self.epoch if self.shuffle else 0
+        epoch = self.epoch if self.trains else 0
         for step, rows in self.remaining():
             yield epoch, step, rows.tolist()
 
@@ -140,16 +151,23 @@ class SampleBatches(Dataset[Any]):
     So random samples are the same with any number of workers, and after a resume.
     """
 
-    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], seed: int, collate_fn: Callable[[Any], Any] = default_collate
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.collate_fn = collate_fn
 
     def __getitem__(self, address: tuple[int, int, list[int]]) -> Any:
         epoch, step, rows = address
         with drawing_from(self.seed, "samples", epoch, step):
             if hasattr(self.dataset, "__getitems__"):  # reads many at once
-                return default_collate(self.dataset.__getitems__(rows))
-            return default_collate([self.dataset[row] for row in rows])
+                return self.collate_fn(self.dataset.__getitems__(rows))
+            return self.collate_fn([self.dataset[row] for row in rows])
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class SampleLoader(DataLoader[Any]):
@@ -210,6 +228,9 @@ def end_with_parent(*_: object) -> None:
 class WrappedDataLoader:
     """A loader whose batches pass through a function: `func(xb, yb) -> (xb, yb)`.
 
+    The parts of a tuple, or of a list that is inputs and target, are its arguments; any other
+    batch, such as a dict, is the argument.
+
     >>> dl = WrappedDataLoader([(torch.zeros(2, 784), torch.zeros(2))],
     ...                        lambda xb, yb: (xb.view(-1, 1, 28, 28), yb))
     >>> len(dl), next(iter(dl))[0].shape
@@ -229,8 +250,9 @@ class WrappedDataLoader:
         raise AttributeError(name)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self.dl:
-            yield self.func(*batch)
+        for batch in by_parts(self.dl, self.dl):
+            is_spread = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
+            yield self.func(*batch) if is_spread else self.func(batch)
 
 
 class AugmentedLoader(WrappedDataLoader):
@@ -293,57 +315,108 @@ Loader = TensorLoader | DataLoader[Any] | AugmentedLoader
 
 
 def get_data(
-    train_ds: Dataset[Any],
-    valid_ds: Dataset[Any],
+    train_ds: Any,
+    valid_ds: Any,
     bs: int,
     *,
     seed: int = 0,
     drop_last: bool = False,
     num_workers: int = 0,
     augment: str | Step | Sequence[Step] | None = None,
-) -> tuple[Loader, Loader]:
+    target: Any = None,
+    shuffle: bool | None = None,
+    sampler: Any = None,
+    collate_fn: Callable[[Any], Any] | None = None,
+) -> tuple[Loader, Any]:
     """Return the training loader, shuffled, and the validation loader, with twice the batch size.
 
+    Tensors in memory are served by a `TensorLoader`, all else by a stock `DataLoader` in the same
+    order.
+
     Args:
-        train_ds: any dataset of `(x, y)` samples. A `TensorDataset` or `ImageDataset` is served
-            from memory by a `TensorLoader`, any other by a stock `DataLoader` in the same order.
-        valid_ds: likewise.
+        train_ds: any dataset; arrays, tensors or data frames as `(X, y)`, or several inputs as
+            `(X, Z, y)`, or by name in a dict; one array, which is its own target; a data frame,
+            with `target`; or a list of samples. Floats in them become float32, and other numbers
+            int64; images of bytes, of shape (samples, channels, height, width), are divided by 256
+            as in an `ImageDataset`. A dataset is served as it is, and one of Hugging Face in its
+            format `torch` if it has none.
+        valid_ds: likewise; a share of `train_ds`, such as 0.2, drawn by the seed, of each class
+            alike where labels are classes; or None.
         bs: samples in a training batch.
         seed: the order of the training samples is a function of the seed and the epoch.
         drop_last: leave out a last training batch that is not full.
         num_workers: processes that read samples, where a `DataLoader` serves them.
         augment: varies the training batches; see `AugmentedLoader`.
+        target: the column, or list of columns, of a data frame to predict from the others.
+        shuffle: False to train in the order of the data.
+        sampler: gives the rows of an epoch of the training, such as a `WeightedRandomSampler`. What
+            it draws, from the global generators or its own `generator`, is a function of the seed
+            and the epoch too.
+        collate_fn: makes a batch of a list of samples, which are then read one by one.
+
+    Returns:
+        The two loaders; None for the second one if `valid_ds` is None.
 
     Raises:
         ValueError: if `bs` is less than 1, or a dataset is empty.
-        ConfigError: if `augment` is unknown, or cannot be used with this data.
+        DataError: if arrays have other values than numbers, or lengths that differ.
+        ConfigError: if an option is unknown, or cannot be used with this data.
     """
-    make = partial(make_loader, seed=seed, num_workers=num_workers)
-    train_dl: Loader = make(train_ds, bs, True, drop_last=drop_last)
+    if sampler is not None and shuffle:
+        raise ConfigError("and sampler both give the order: leave one out", field="shuffle")
+    collate = collate_fn or default_collate
+    check_columns(train_ds, valid_ds)
+    convert = partial(as_dataset, target=target, raw=collate is not default_collate)
+    train, valid = convert(train_ds, "train_ds"), None
+    if isinstance(train, IterableDataset) and (shuffle or sampler is not None):
+        raise ConfigError("and sampler need data with a length, got a stream", field="shuffle")
+    if isinstance(valid_ds, int | float):
+        train, valid = split(train, valid_ds, seed)
+    elif valid_ds is not None:
+        valid = convert(valid_ds, "valid_ds")
+    make = partial(make_loader, seed=seed, num_workers=num_workers, collate_fn=collate)
+    own = {"drop_last": drop_last, "sampler": sampler, "trains": True}
+    train_dl: Loader = make(train, bs, sampler is None and shuffle is not False, **own)
     if augment is not None:
-        train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train_ds))
-    return train_dl, make(valid_ds, bs * 2, False)
+        train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train))
+    return train_dl, None if valid is None else make(valid, bs * 2, False, trains=False)
+
+
+def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+    """Draw a share of the samples for validation, of each class alike where labels are classes."""
+    if not 0 < share < 1 or isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            "must be a share between 0 and 1 of data with a length, or data, got "
+            f"{share!r} of a {type(dataset).__name__}",
+            field="valid_ds",
+        )
+    numbers = torch.zeros(len(dataset), dtype=torch.int64)
+    if (labels := class_labels(dataset)) is not None:
+        values, found = labels.unique(return_inverse=True)
+        if len(values) <= share * len(labels):  # else they are numbers rather than classes
+            numbers = found
+    rows = draw_parts(numbers, ["valid"], seed, share)
+    return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
 
 
 def count_classes(dataset: Any) -> int | None:
-    labels = getattr(dataset, "labels", None)
-    if isinstance(dataset, TensorDataset):
-        labels = dataset.tensors[-1]
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or not len(labels):
-        return None
-    return int(labels.max()) + 1
+    labels = class_labels(dataset)
+    return None if labels is None else int(labels.max()) + 1
 
 
 def make_loader(
-    dataset: Dataset[Any],
+    dataset: Any,
     batch_size: int,
     shuffle: bool,
     *,
     seed: int = 0,
     drop_last: bool = False,
     num_workers: int = 0,
+    collate_fn: Callable[[Any], Any] = default_collate,
+    sampler: Any = None,
+    trains: bool | None = None,
 ) -> Loader:
-    """Make the fastest loader for a dataset; see `get_data`."""
+    """Make the fastest loader for a dataset; see `get_data`; if shuffled, it `trains`."""
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
@@ -352,24 +425,21 @@ def make_loader(
             batch_size=batch_size,
             drop_last=drop_last,
             num_workers=num_workers,
+            collate_fn=collate_fn,
             generator=stream(seed, "workers"),
         )
-    if len(dataset) == 0:  # type: ignore[arg-type]  # every map-style dataset has a length
+    if len(dataset) == 0:
         raise ValueError("a dataset must have at least one sample, got none")
-    # Other subclasses of TensorDataset may override how rows are read, so they are not gathered.
-    if type(dataset) in (TensorDataset, ImageDataset) or hasattr(dataset, "gather"):
-        return TensorLoader(dataset, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+    options: dict[str, Any] = {"seed": seed, "shuffle": shuffle, "drop_last": drop_last}
+    if collate_fn is default_collate and Rows.of(dataset):
+        return TensorLoader(dataset, batch_size, sampler=sampler, **options)
+    order = BatchSampler(dataset, batch_size, sampler=sampler, **options)
+    order.trains = shuffle if trains is None else trains
     return SampleLoader(
-        SampleBatches(dataset, seed),
+        SampleBatches(dataset, seed, collate_fn),
         batch_size=None,
-        sampler=BatchSampler(dataset, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last),
+        sampler=order,
+        # Of torch's own list, `pairs` makes a tuple; any other batch stays as it is.
+        collate_fn=default_convert if collate_fn is default_collate else as_it_is,
         num_workers=num_workers,
     )
-
-
-def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Dataset[Any]:
-    """Move a dataset in memory to a device, unless it takes more than `budget` MiB there."""
-    tensors = dataset.tensors if type(dataset) in (TensorDataset, ImageDataset) else ()  # type: ignore[attr-defined]
-    if not tensors or sum(tensor.nbytes for tensor in tensors) > budget * 2**20:
-        return dataset
-    return type(dataset)(*(tensor.to(device) for tensor in tensors))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from plainfit.common.errors import DataError
-from plainfit.data.loaders import bytes_to_floats
+from plainfit.data.datasets import bytes_to_floats
 
 BLOCK = 2**24  # bytes read at once when all rows are read in turn
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError
 from plainfit.common.seeding import stream
-from plainfit.data.loaders import ImageDataset
+from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
 
 SHARE = 0.15  # of the samples, for validation and for testing each
@@ -330,7 +330,9 @@ def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str,
     return rows | {part: ("train", at) for part, at in drawn.items()}
 
 
-def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Tensor]:
+def draw_parts(
+    labels: Tensor, names: Sequence[str], seed: int, share: float = SHARE
+) -> dict[str, Tensor]:
     """Draw the rows of each part, stratified: a class of three or more samples is in every part.
 
     `train` has the rest.
@@ -343,7 +345,7 @@ def draw_parts(labels: Tensor, names: Sequence[str], seed: int) -> dict[str, Ten
         for label, of_class in enumerate(by_class):
             order = torch.randperm(len(of_class), generator=stream(seed, "split", label))
             free = of_class[order][~taken[of_class[order]]]
-            wanted = max(1, round(SHARE * len(of_class))) if len(free) > 1 else 0
+            wanted = max(1, round(share * len(of_class))) if len(free) > 1 else 0
             chosen.append(free[:wanted])
         rows[part] = torch.cat(chosen).sort().values
         taken[rows[part]] = True

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss
+from plainfit.common.errors import DataError, near_miss, raised_as
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import DataSplits, Samples, as_floats
@@ -98,6 +98,18 @@ def read_columns(path: Path) -> dict[str, Any]:
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
     return dict(zip(names, table.columns, strict=True))
+
+
+def frame_columns(frame: Any) -> dict[str, Any]:
+    """Return the columns of a data frame by name, as those of a file are read."""
+    import pyarrow
+
+    with raised_as(DataError, "the data frame must be one that pyarrow reads"):
+        if hasattr(frame, "iloc"):  # of pandas, whose index is no column
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        else:
+            table = pyarrow.table(frame)
+    return dict(zip(table.column_names, table.columns, strict=True))
 
 
 def map_arrow(path: Path) -> Any:
@@ -232,17 +244,21 @@ def notes_on_codes(path: Path, columns: Mapping[str, Any]) -> list[str]:
 
 def notes_on(values: Mapping[str, NDArray[Any]], made: Mapping[str, Any], rows: int) -> list[str]:
     """Say which text columns are mostly different texts, or have unseen ones."""
+    texts = {name: info.get("categories", []) for name, info in made.items()}
+    return [
+        f"column {name!r} is text: {len(categories)} categories in {rows} training rows"
+        for name, categories in texts.items()
+        if 2 * len(categories) > rows
+    ] + unseen(values, made)
+
+
+def unseen(values: Mapping[str, NDArray[Any]], made: Mapping[str, Any]) -> list[str]:
     notes = []
     for name, info in made.items():
-        categories = info.get("categories", [])
-        if 2 * len(categories) > rows:
-            notes.append(
-                f"column {name!r} is text: {len(categories)} categories in {rows} training rows"
-            )
-        if categories:
+        if categories := info.get("categories"):
             known = np.any([values[f"{name}={text}"] for text in categories], axis=0)
-            if unseen := int((~known).sum()):
-                notes.append(f"column {name!r}: {unseen} rows have a text that no training row has")
+            if count := int((~known).sum()):
+                notes.append(f"column {name!r}: {count} rows have a text that no training row has")
     return notes
 
 
@@ -255,19 +271,44 @@ def make_features(
     features: dict[str, NDArray[Any]] = {}
     made: dict[str, Any] = {}
     for name, column in values.items():
-        if name in categories:
-            numbers = {category: number for number, category in enumerate(categories[name])}
-            codes = np.array([numbers.get(value, -1) for value in column.tolist()])
-            features |= {f"{name}={text}": codes == number for text, number in numbers.items()}
-            made[name] = {"categories": categories[name]}
-        else:
-            made[name] = stats = mean_and_std(column[train_rows])
-            features[name] = standardise(path, name, column, stats)
+        is_text = name in categories
+        stats = {"categories": categories[name]} if is_text else mean_and_std(column[train_rows])
+        made[name] = stats
+        features |= features_of(path, name, column, stats)
     if len(features) < len(values) - len(categories) + sum(map(len, categories.values())):
         raise DataError(
             f"{path}: a column must not have the name of another column's category, such as a=b"
         )
     return features, made
+
+
+def features_of(
+    path: Path, name: str, column: NDArray[Any], made: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """Return what a column becomes: a feature for each category, or itself, standardised."""
+    if "categories" not in made:
+        return {name: standardise(path, name, column, made)}
+    numbers = {category: number for number, category in enumerate(made["categories"])}
+    codes = np.array([numbers.get(value, -1) for value in column.tolist()])
+    return {f"{name}={text}": codes == number for text, number in numbers.items()}
+
+
+def features_like(
+    path: Path, columns: Mapping[str, Any], made: Mapping[str, Any]
+) -> tuple[NDArray[np.float32], list[str]]:
+    """Return the rows of a table, float32, made as those of another one were; and notes."""
+    features: dict[str, NDArray[Any]] = {}
+    for name, info in made.items():
+        if name not in columns:
+            raise DataError(f"{path} must have a column {name!r}{near_miss(name, columns)}")
+        column = check_column(path, name, columns[name])
+        if (column.dtype.kind == "O") != ("categories" in info):
+            kind = "text" if "categories" in info else "numbers"
+            raise DataError(
+                f"{path}: column {name!r} must be {kind}, as in the training; convert it"
+            )
+        features |= features_of(path, name, column, info)
+    return np.stack(list(features.values()), axis=1, dtype=np.float32), unseen(features, made)
 
 
 def find_categories(

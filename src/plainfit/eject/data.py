@@ -22,9 +22,9 @@ from torch.utils.data import (
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import drawing_from
 from plainfit.data.batches import call_form, generators_of, inputs_and_target, with_tuples
+from plainfit.data.datasets import ImageDataset, Rows
 from plainfit.data.loaders import (
     AugmentedLoader,
-    ImageDataset,
     SampleBatches,
     SampleLoader,
     TensorLoader,
@@ -239,10 +239,17 @@ def served(dl: Any) -> Served:
             inner = served(dl.dl)
             inner.funcs.append(dl if isinstance(dl, AugmentedLoader) else dl.func)
             return inner
-        case TensorLoader(dataset=dataset):
+        case TensorLoader(dataset=dataset, rows_from=None):
             return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
-        case SampleLoader(sampler=order, dataset=SampleBatches(dataset=dataset)):
+        case SampleLoader(
+            sampler=order, dataset=SampleBatches(dataset=dataset, collate_fn=func)
+        ) if order.rows_from is None and func is default_collate:
             return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
+        case TensorLoader() | SampleLoader():
+            raise EjectError(
+                "a script repeats what get_data does without a sampler or collate_fn of your own; "
+                "pass a DataLoader with them to fit"
+            )
         case DataLoader(sampler=order, dataset=dataset) if is_plain(dl):
             # Workers are left out: they change no bits, and the script's data is in memory.
             shuffle = is_usual(order) and isinstance(order, RandomSampler)
@@ -300,13 +307,15 @@ def is_even(batches: list[Any]) -> bool:
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
     """Return the inputs and targets of a dataset."""
     if isinstance(dataset, TensorDataset):
-        inputs, *others = dataset.tensors  # inputs alone are their own target
-        return [tensor.cpu().contiguous() for tensor in (inputs, *(others or [inputs]))]
-    if isinstance(dataset, LazySamples):
+        return inputs_and_targets(dataset.tensors)
+    rows = Rows.of(dataset)
+    if any(isinstance(part, LazySamples) for part in (rows.parts if rows else [dataset])):
         raise EjectError(
             "a script's data must fit into memory, and these are read from disk as they are used; "
             "train with a larger memory_budget"
         )
+    if rows is not None:
+        return inputs_and_targets(rows.gather(rows.at.to(rows.device)))
     first, again = (read_all(dataset, seed) for seed in (0, 1))
     for one, other in zip(first, again, strict=True):
         if not torch.equal(one, other):
@@ -322,7 +331,11 @@ def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
     with drawing_from(seed, "eject"):
         count = len(dataset)  # type: ignore[arg-type]
         samples = [dataset[row] for row in range(count)]
-    batch = default_collate(samples)
-    if not (isinstance(batch, list | tuple) and len(batch) > 1):
+    return inputs_and_targets(default_collate(samples))
+
+
+def inputs_and_targets(batch: Any) -> list[Tensor]:
+    if not (isinstance(batch, list | tuple) and batch):
         raise EjectError("a script reads inputs and targets, and the dataset gives other samples")
-    return [part if isinstance(part, Tensor) else torch.as_tensor(part) for part in batch]
+    inputs, *others = (torch.as_tensor(part).cpu().contiguous() for part in batch)
+    return [inputs, *(others or [inputs])]  # inputs alone are their own target

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError
-from plainfit.data.loaders import ImageDataset
+from plainfit.data.datasets import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import BITWISE, CHANGED, FIRST, FLOAT64, RUNGS, Rung
 from plainfit.ladder.runner import Parameters, Setting, Trace, run_rung

@@ -33,14 +33,9 @@ MOVED = {
     "plainfit.imagenet": "plainfit.models.resnet",
     "plainfit.transfer.sources": "plainfit.models.weights",
 }
-# The rates are usual starting points: the tutorial's for SGD with momentum on images, and the
-# default of Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones.
-OPTIMIZERS: dict[str, tuple[type[optim.Optimizer], float]] = {
-    "sgd": (optim.SGD, 0.1),
-    "adam": (optim.Adam, 1e-3),
-    "adamw": (optim.AdamW, 1e-3),
-    "rmsprop": (optim.RMSprop, 1e-3),
-}
+# Usual starting points: the tutorial's rate for SGD with momentum on images, and the default of
+# Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones; else torch's own.
+OPTIMIZERS: dict[Any, Any] = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class Factory:
 def get_model(
     model: str | Callable[..., nn.Module] = "cnn",
     *,
-    optimizer: str = "sgd",
+    optimizer: str | type[optim.Optimizer] = "sgd",
     lr: float | None = None,
     momentum: float | None = None,
     input_shape: Sequence[int] = (1, 28, 28),
@@ -107,9 +102,9 @@ def get_model(
             `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
             those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
             parameters.
-        optimizer: `sgd`, `adam`, `adamw` or `rmsprop`.
-        lr: the learning rate; by default 0.1 for `sgd` and 0.001 for the others.
-        momentum: for `sgd` (0.9 by default) and `rmsprop` (0 by default) only.
+        optimizer: `sgd`, `adam`, `adamw`, `rmsprop`, or another class of `torch.optim` or its name.
+        lr: the learning rate; by default 0.1 for `sgd`, 0.001 for the other three, else torch's.
+        momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
         input_shape: of one sample: (channels, height, width), or (features,).
         classes: the number of outputs.
         seed: the global generator is seeded with it before the model is built.
@@ -236,8 +231,18 @@ def known_arguments(target: Callable[..., Any], given: Mapping[str, Any]) -> dic
     return dict(given)
 
 
+def optimizer_class(name: str | type[optim.Optimizer]) -> type[optim.Optimizer]:
+    """Return a class of `torch.optim` by its name in lower case, or a class as it is."""
+    kinds = [kind for kind in vars(optim).values() if isinstance(kind, type)]
+    named = {kind.__name__.lower(): kind for kind in kinds if kind is not optim.Optimizer}
+    kind: Any = named.get(name, name) if isinstance(name, str) else name
+    if not isinstance(kind, type) or not issubclass(kind, optim.Optimizer):
+        raise ConfigError(unknown_name("optimizer", str(name), OPTIMIZERS | named))
+    return kind
+
+
 def make_optimizer(
-    name: str,
+    name: str | type[optim.Optimizer],
     model: nn.Module,
     *,
     lr: float | None = None,
@@ -246,20 +251,23 @@ def make_optimizer(
     weight_decay: float | None = None,
     nesterov: bool = False,
     layers: Sequence[tuple[list[torch.Tensor], float]] = (),
+    arguments: Mapping[str, Any] | None = None,
 ) -> optim.Optimizer:
     """Make an optimizer; `layers` are groups of parameters, each with the factor of its rate."""
-    if name not in OPTIMIZERS:
-        raise ConfigError(unknown_name("optimizer", name, OPTIMIZERS))
-    kind, default_lr = OPTIMIZERS[name]
-    options: dict[str, Any] = {"lr": default_lr if lr is None else lr}
+    name = name.lower() if isinstance(name, str) else name
+    kind = optimizer_class(name)
     accepted = inspect.signature(kind).parameters
-    if "momentum" in accepted:
-        default_momentum = 0.9 if name == "sgd" else 0.0
-        options["momentum"] = default_momentum if momentum is None else momentum
-    elif momentum is not None:
-        raise ConfigError(
-            f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
-        )
+    rate = OPTIMIZERS.get(name) if lr is None else lr
+    options: dict[str, Any] = {} if rate is None else {"lr": rate}
+    if name == "sgd":
+        options["momentum"] = 0.9
+    if momentum is not None:
+        if "momentum" not in accepted:
+            raise ConfigError(
+                f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
+            )
+        options["momentum"] = momentum
+    options |= known_arguments(kind, arguments or {})
     if fused:
         if "fused" not in accepted:
             raise ConfigError(f"applies to sgd, adam and adamw only, got {name}", field="fused")
@@ -269,10 +277,11 @@ def make_optimizer(
             raise ConfigError(f"applies to sgd with momentum only, got {name}", field="nesterov")
         options["nesterov"] = True
     groups: list[dict[str, Any]] = [
-        {"params": params, "lr": options["lr"] * factor} for params, factor in layers
+        {"params": params, "lr": options.get("lr", accepted["lr"].default) * factor}
+        for params, factor in layers
     ] or [{"params": list(model.parameters())}]
     if weight_decay is not None:
-        options["weight_decay"] = weight_decay
+        options |= known_arguments(kind, {"weight_decay": weight_decay})
         # Biases and norms do not decay (Goyal et al. 2017, arXiv:1706.02677, section 5.3).
         groups = [
             group | {"params": params} | ({"weight_decay": 0.0} if flat else {})

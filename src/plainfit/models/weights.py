@@ -79,6 +79,8 @@ def load_body(model: nn.Module, weights: Mapping[str, Tensor], head: str) -> Non
     Where the first convolution takes one channel and its weights are for several, they are summed:
     its output for a gray image then is that for the same image in every channel.
     """
+    if weights.keys().isdisjoint(model.state_dict()):  # saved within a DataParallel
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     own, given = (
         {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
         for tensors in (model.state_dict(), weights)

@@ -13,7 +13,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from plainfit.data.loaders import ImageDataset, make_loader
+from plainfit.data.datasets import ImageDataset
+from plainfit.data.loaders import make_loader
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.splits import DataSplits
 from plainfit.training.metrics import accuracy

@@ -17,7 +17,14 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.errors import ConfigError, DataError, PlainfitError, RunError, reason
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    PlainfitError,
+    RunError,
+    near_miss,
+    reason,
+)
 from plainfit.common.files import JOURNAL
 from plainfit.common.files import RECORD as RECORD
 from plainfit.common.locks import ANY_LOCK, LOCK
@@ -29,7 +36,7 @@ from plainfit.models.weights import load_model
 from plainfit.runs.record import problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training import checkpoints
-from plainfit.training.history import best_epoch
+from plainfit.training.history import History, best_epoch
 from plainfit.training.hooks import warn
 
 CHECKPOINTS, TRACKED = "checkpoints", "tracked"
@@ -136,7 +143,9 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         if not path.is_file():  # a named pipe, say, would never end
-            raise RunError(f"{folder} must be a run folder with a {RECORD}, and has none")
+            runs = [path.parent.name for path in folder.absolute().parent.glob(f"*/{RECORD}")]
+            like = near_miss(folder.name, runs)
+            raise RunError(f"{folder} must be a run folder with a {RECORD}, and has none{like}")
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(
@@ -169,7 +178,7 @@ def parse_epoch(line: str) -> Row:
     return row | {"epoch": int(row["epoch"])}
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """A run folder in any state, with the content of `run.json` as `record`.
 
@@ -182,6 +191,16 @@ class Run:
     notes: list[str] = field(default_factory=list)
     trust_code: bool = False
     """Whether the source of its model is trusted, whoever wrote it."""
+    weights: str = WEIGHTS
+    """The file that `model` is read from."""
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder}: {self.settings['model']}, {self.record['state']}>"
+
+    @property
+    def classes(self) -> list[str]:
+        """The name of each class, in the order of the model's outputs."""
+        return list(self.record["data"]["classes"])
 
     @cached_property
     def config(self) -> RunConfig:
@@ -264,6 +283,14 @@ class Run:
         return alike
 
     @property
+    def history(self) -> History:
+        """What `fit` returned: losses and metrics by epoch, and the loss of every step."""
+        history = History()
+        history.epochs, history.step_losses = self.epochs, [step.loss for step in self.steps]
+        history.stopped = self.record.get("stopped", "")
+        return history
+
+    @property
     def best(self) -> Row | None:
         """The row of the epoch with the lowest validation loss; None before the first."""
         best = best_epoch(self.epochs)
@@ -299,11 +326,14 @@ class Run:
         """The trained model, on the CPU, in `eval()` mode."""
         from safetensors import SafetensorError
 
-        path = self.folder / WEIGHTS
+        path, resume = self.folder / self.weights, command("resume", self.folder)
+        when, otherwise = "when the run finishes", f"remove it, and {resume} writes it anew"
+        if self.weights == BEST:
+            when, otherwise = "after the best epoch so far", "best=False loads the last weights"
         if not path.is_file():
             raise RunError(
-                f"{self.folder} must hold {WEIGHTS}, which is written when the run finishes, and "
-                f"its state is {self.record['state']}: {command('resume', self.folder)}"
+                f"{self.folder} must hold {self.weights}, which is written {when}, and its state "
+                f"is {self.record['state']}: {resume if self.weights == WEIGHTS else otherwise}"
             )
         model = self.factory.build_quietly()
         try:
@@ -311,7 +341,7 @@ class Run:
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise RunError(
                 f"{path} must hold the weights of {self.factory.target}: {reason(error)}; if it "
-                f"is damaged, remove it, and {command('resume', self.folder)} writes it anew"
+                f"is damaged, {otherwise}"
             ) from error
         return model.eval()
 
@@ -374,6 +404,31 @@ def open_run(folder: Path, *, trust_code: bool = False) -> Run:
         RunError: if it is not a run folder, or its record is damaged.
     """
     return Run(folder, read_record(folder), trust_code=trust_code)
+
+
+def load_run(folder: str | Path, *, best: bool = True, trust_code: bool = False) -> Run:
+    """Open a run folder and load its trained model.
+
+    Args:
+        folder: written by `plainfit train`; it may come from someone else, as for `open_run`.
+        best: load the weights of the epoch with the lowest validation loss, which a run has before
+            it finishes, too; else those at the end of the training.
+        trust_code: as for `open_run`.
+
+    Returns:
+        The run: `run.model` is the model, on the CPU and in `eval()` mode, `run.classes` the name
+        of each of its outputs, `run.preprocessing` how its inputs were made, `run.history` what
+        `fit` returned. `predict` and `evaluate` take it as it is.
+
+    Raises:
+        RunError: if it is no run folder, or has no such weights.
+        TrustError: if the source of its model is not trusted.
+        ModelError: if the model can no longer be built.
+    """
+    run = open_run(Path(folder), trust_code=trust_code)
+    run.weights = BEST if best else WEIGHTS
+    run.model  # noqa: B018  # loads it
+    return run
 
 
 @dataclass(frozen=True)

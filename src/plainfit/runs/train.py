@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +30,8 @@ from plainfit.common.errors import (
 from plainfit.common.locks import one_writer
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
-from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader, resident
+from plainfit.data.datasets import resident
+from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
@@ -181,7 +182,7 @@ def find_rate(parts: Parts, say: Say) -> None:
     parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
 
 
-def check_outputs(model: nn.Module, dl: Loader, classes: int, what: str = "classes") -> None:
+def check_outputs(model: nn.Module, dl: Iterable[Any], classes: int, what: str = "classes") -> None:
     with raised_as(DataError, "the data must give batches"):
         xb, yb = next(iter(dl))
     out = try_batch(model, xb)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset
 
 from plainfit.common.devices import device_of
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, ModelError
 from plainfit.data.batches import called, length, pairs
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.fit_call import optimizers_in
@@ -18,6 +18,7 @@ from plainfit.training.hooks import Context, overriding
 from plainfit.training.state import random_state, set_random_state
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)  # those that may need several samples
+BROADCAST = "Using a target size"  # of another shape than the outputs, as F.mse_loss warns
 ONE_SAMPLE = "Expected more than 1 value per channel"  # as they say it
 
 
@@ -84,9 +85,16 @@ def shown(value: Any) -> str:
     return f"an object of {type(value).__name__}" if name is None else f"{name} itself"
 
 
-def explain_loss(error: BaseException, context: Context) -> None:
-    """Raise a ConfigError if a step failed because its loss is no scalar."""
+def explain(error: Exception, context: Context) -> None:
+    """Raise one of our errors for a loss of another shape; note what helps after one sample."""
+    if isinstance(error, UserWarning) and str(error).startswith(BROADCAST):
+        raise ModelError(
+            "targets must have the shape of the outputs for this loss, by y.unsqueeze(1) or "
+            f"model(xb).squeeze(1); torch says: {error}"
+        ) from error
     loss = context.loss
+    if ONE_SAMPLE in str(error):
+        error.add_note("leave out batches of one sample, as drop_last=True does with the last one")
     if isinstance(loss, Tensor) and loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
     elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
@@ -119,7 +127,7 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
         inner = inner.dl
     if hasattr(inner, "seek"):
         order = getattr(inner, "sampler", inner)
-        samples = length(order.dataset)
+        samples = order.samples
     else:
         order = getattr(inner, "batch_sampler", None)
         samples = length(order.sampler) if type(order) is BatchSampler else None

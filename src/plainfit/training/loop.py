@@ -151,8 +151,7 @@ def fit(
         )
     check_steps(steps_per_epoch, max_steps, epochs)
     steps, device = steps_per_epoch or length(train_dl), device_of(model)
-    if epochs is None:
-        epochs = -(-(max_steps or 0) // steps) if steps else sys.maxsize
+    epochs = sys.maxsize if epochs is None else epochs
     total = total_steps(epochs, steps, max_steps)
     if step is None and not any(isinstance(callback, OverfitOneBatch) for callback in callbacks):
         check_last_batch(model, train_dl, target, total)

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from plainfit.common.errors import ConfigError, PlainfitError
-from plainfit.training.checks import explain_loss
+from plainfit.training.checks import BROADCAST, explain
 from plainfit.training.hooks import Context
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -28,7 +29,8 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
     They then end the program once everything is saved; but after Ctrl-C in a notebook or at a
     prompt, control returns with the history so far.
     """
-    with signals_stop(context) as received:
+    with signals_stop(context) as received, warnings.catch_warnings():
+        warnings.filterwarnings("error", BROADCAST)
         try:
             context.call("on_fit_start")
             yield
@@ -43,7 +45,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
             context.call("on_exception")
             if isinstance(error, Exception):
                 error.add_note(f"in {context.place()}")
-                explain_loss(error, context)
+                explain(error, context)
             explain_mixed_labels(error, context, loss_func)
             raise
     if signal.SIGTERM in received:

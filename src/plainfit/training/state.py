@@ -8,6 +8,7 @@ that were used are skipped.
 import random
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -227,6 +228,19 @@ def set_random_state(state: dict[str, Any], dl: Any = None) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
     if "mps" in state and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+@contextmanager
+def untouched(dl: Any) -> Iterator[None]:
+    """Leave the generators, and the place of a loader in its epochs, as they were."""
+    before = random_state(dl)
+    place = (dl.epoch, dl.first) if hasattr(dl, "seek") else None
+    try:
+        yield
+    finally:
+        set_random_state(before, dl)
+        if place is not None:
+            dl.seek(*place)
 
 
 def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any, Any]]:

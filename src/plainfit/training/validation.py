@@ -1,7 +1,7 @@
 """A model's loss and metrics over a set."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from plainfit.training.history import kept, read, weighted_mean
 from plainfit.training.hooks import Context
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.named_metrics import made
+from plainfit.training.state import untouched
 from plainfit.training.step import loss_and_values, own_loss
 
 
@@ -46,8 +47,9 @@ def validate(
     losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
     weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
     with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
-    is computed once over the whole set. Meanwhile the model is in `eval()` mode, no gradients are
-    kept, and no random numbers are drawn.
+    is computed once over the whole set. Meanwhile the model is in `eval()` mode, and no gradients
+    are kept. The generators and the loader are left as they were; but in `fit`, a loader of torch
+    draws from the global generator, as it does in a loop by hand.
 
     Args:
         model: any module.
@@ -66,8 +68,9 @@ def validate(
     loss_func = loss_func or own_loss
     losses, watch = [], LossWeights()
     beside: dict[str, list[Any]] = {}
+    kept_as_is = untouched(valid_dl) if context is None else nullcontext()
     modules = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
-    with torch.no_grad(), evaluating(*modules):
+    with torch.no_grad(), evaluating(*modules), kept_as_is:
         for xb, yb in pairs(valid_dl, device, target):
             if context is not None and context.stop:
                 return {}

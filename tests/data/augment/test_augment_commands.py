@@ -9,7 +9,7 @@ from PIL import Image
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
-from plainfit.data.loaders import bytes_to_floats
+from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.open_data import open_data
 from plainfit.runs.folder import open_run
 from plainfit.runs.predict import predict_images

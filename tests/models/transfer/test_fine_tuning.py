@@ -272,6 +272,12 @@ def test_a_file_of_weights_in_the_layout_of_torchvision(tmp_path, suffix):
     assert torch.equal(model(gray), model(gray.repeat(1, 3, 1, 1)))
 
 
+def test_weights_that_were_saved_within_a_wrapper():
+    body, model = pf.ResNet(), pf.ResNet(classes=4)
+    load_body(model, nn.DataParallel(body).state_dict(), "fc")
+    assert differing(body.state_dict(), model.state_dict()) == ["fc.bias", "fc.weight"]
+
+
 def test_a_gray_image_in_a_body_for_colors_gives_what_three_equal_channels_give():
     color, gray = pf.ResNet(channels=3), pf.ResNet(channels=1)
     load_body(gray, color.state_dict(), "fc")

@@ -1,0 +1,172 @@
+"""New data for a run's model, made as the data of its training was."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plainfit.common.errors import DataError, RunError, near_miss
+from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
+from plainfit.data.folder import SUFFIXES, files_under, find_images, read_all, read_image
+from plainfit.data.open_data import TABLES
+from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
+from plainfit.data.table import (
+    USUAL_TARGETS,
+    features_like,
+    find_target,
+    frame_columns,
+    label_texts,
+    read_columns,
+)
+from plainfit.runs.folder import Run, values_text
+from plainfit.training.hooks import warn
+
+MOST_PIXELS = 2**20  # in a batch of images: its activations take a few hundred MiB
+
+
+def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
+    """Return inputs of the run's model, with targets as numbers if they are given or `labelled`.
+
+    Files and data frames are preprocessed as in the training, arrays and tensors checked.
+    """
+    x, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    are_files = isinstance(x, list) and bool(x) and all(isinstance(p, str | Path) for p in x)
+    if labelled and y is None and (are_files or isinstance(x, np.ndarray | Tensor)):
+        raise DataError(
+            f"data to evaluate must have targets, got a {type(x).__name__} of inputs; pass (X, y), "
+            "a table with its target, or a folder with a folder of images for each class"
+        )
+    if are_files:
+        return image_batches(run, [Path(file) for file in x], bs)
+    if isinstance(x, str | Path):
+        path = Path(x)
+        if not path.exists():
+            raise DataError(f"the data must exist, and there is no file or folder {path}")
+        if not path.name.lower().endswith(TABLES):
+            return of_images(run, path, bs, labelled)
+        x, y = of_table(run, path, read_columns(path), y, labelled)
+    elif is_table(x):
+        x, y = of_table(run, Path(type(x).__name__), frame_columns(x), y, labelled)
+    elif isinstance(x, np.ndarray | Tensor):
+        x = checked(run, x)
+    else:
+        return data
+    return x if y is None else (x, numbers_of(run, y))
+
+
+def of_table(
+    run: Run, path: Path, columns: Mapping[str, Any], y: Any, labelled: bool
+) -> tuple[Tensor, Any]:
+    """Return the features of a table, as the run's own became them, and its labels."""
+    made, target = run.preprocessing.get("columns"), run.config.target
+    if made is None:
+        raise RunError(
+            f"{path} is a table, and {run.folder} was trained on values "
+            f"{values_text(run.preprocessing)}; pass such values"
+        )
+    if labelled and y is None:
+        target = find_target(path, list(columns), target)
+        y = label_texts(path, target, columns[target])
+    features, notes = features_like(path, columns, made)
+    others = [name for name in columns if name not in made and name != target]
+    if extra := [name for name in others if target or name.lower() not in USUAL_TARGETS]:
+        raise DataError(
+            f"{path}: columns must be those of the training, and {shortened(extra)} was none; "
+            "remove what it was trained without"
+        )
+    for note in notes:
+        warn(note)
+    return torch.from_numpy(features), y
+
+
+def checked(run: Run, x: Any) -> Tensor:
+    """Return an array as what the run's model takes; refuse what its training did not see."""
+    made, own = run.preprocessing, tuple(run.record["data"]["input_shape"])
+    if "columns" in made and not isinstance(x, Tensor):
+        raise RunError(
+            f"an array has no columns, and {run.folder} needs its own; pass a data frame"
+        )
+    if (1, *x.shape[1:]) == own:  # of gray images
+        x = x[:, None]
+    if (shape := tuple(x.shape[1:])) != own:
+        raise RunError(f"samples must have the shape {own} of the training's, got {shape}")
+    inputs = as_tensor(x, "data", is_input=True)
+    is_divided = made["values"] == "bytes / 256"
+    if is_divided and inputs.dtype == torch.uint8:
+        return inputs  # which are divided as they are read
+    if is_divided and len(inputs) and inputs.max() > 1:
+        raise RunError(
+            f"images must be bytes, or {made['values']} as in the training of {run.folder}, got "
+            f"{inputs.dtype} up to {inputs.max():g}; pass them as uint8"
+        )
+    return inputs.float()
+
+
+def numbers_of(run: Run, labels: Any) -> Tensor:
+    """Return the number of each label among the run's classes; a tensor has numbers already."""
+    if isinstance(labels, Tensor):
+        return labels
+    numbers = {name: number for number, name in enumerate(run.classes)}
+    names = [str(value) for value in label_array("the data", "y", labels).tolist()]
+    if unknown := sorted(set(names) - numbers.keys()):
+        raise DataError(
+            f"labels must be classes of {run.folder} ({shortened(run.classes)}), got "
+            f"{shortened(unknown)}{near_miss(unknown[0], numbers)}"
+        )
+    return torch.tensor([numbers[name] for name in names])
+
+
+def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
+    """Return the batches of an image, or of all images in a folder, in the order of their paths."""
+    if not labelled:
+        inside = [] if path.is_file() else files_under(path, [])
+        images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
+        return image_batches(run, [path] if path.is_file() else images, bs)
+    found, _ = find_images(path)
+    if len(folders := sorted({part for part, *_ in found})) > 1:
+        raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
+    labels = numbers_of(run, [label for _, label, _ in found])
+    return image_batches(run, [Path(file) for *_, file in found], bs, labels)
+
+
+def image_shape(run: Run) -> tuple[int, int, int]:
+    """Return (channels, height, width) of a run's images; refuse one on other values."""
+    shape = tuple(run.record["data"]["input_shape"])
+    if len(shape) != 3:
+        raise RunError(f"predict takes images, and {run.folder} was trained on samples of {shape}")
+    run.check_values(
+        list(map(values_text, OF_IMAGE_FILES)),
+        "predict gives a model the bytes of gray or RGB images divided by 256",
+        "plainfit export writes the model as a file that takes such values",
+    )
+    return shape
+
+
+def batch_of(shape: Sequence[int], most: int) -> int:
+    """Return how many images of this shape are a batch."""
+    return max(1, min(most, MOST_PIXELS // (shape[1] * shape[2])))
+
+
+def image_batches(
+    run: Run, paths: Sequence[Path], bs: int, labels: Tensor | None = None
+) -> Iterator[Any]:
+    """Yield batches of image files, read as the training images were, with their labels.
+
+    If some cannot be read, all others are still read, to name every one of them.
+    """
+    shape, bad = image_shape(run), dict[Path, str]()
+    size = batch_of(shape, bs)
+    for first in range(0, len(paths), size):
+        batch = paths[first : first + size]
+        pixels, unreadable = read_all(batch, lambda path: read_image(path, shape))
+        bad |= unreadable
+        if bad:
+            continue
+        xb = bytes_to_floats(torch.stack([torch.from_numpy(pixels[path]) for path in batch]))
+        yield xb if labels is None else (xb, labels[first : first + size])
+    if bad:
+        named = "; ".join(f"{path} ({why})" for path, why in bad.items())
+        raise DataError(f"every image must be readable, and {len(bad)} are not: {named}")
