@@ -1,23 +1,36 @@
 """Running an ejected script within the test, since a process of its own takes seconds."""
 
 import ast
+import json
 import os
-from contextlib import contextmanager
+import sys
+import tempfile
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
+import pytest
 import torch
 from safetensors.torch import load_file
+
+from plainfit.common import devices
+from plainfit.common.errors import EjectError
+from plainfit.eject import alone
+from plainfit.eject.verify import Outcome
 
 
 @contextmanager
 def kept_as_it_is(folder):
     """Run in a folder; put threads, generator and folder back."""
     before, threads, state = Path.cwd(), torch.get_num_threads(), torch.get_rng_state()
+    dtype = torch.get_default_dtype()
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
+        torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
 
@@ -28,6 +41,29 @@ def run_here(script: Path):
     with kept_as_it_is(script.parent):
         exec(compile(script.read_text(), str(script), "exec"), names)
     return names["losses"], load_file(script.parent / "model.safetensors")
+
+
+def run_alone_here(script, recorded, steps=None):
+    """Do what `run_alone` does within the test: a process of its own takes seconds."""
+    whole = script.resolve()
+    facts = patch.object(alone, "fingerprint", devices.fingerprint, create=True)
+    lists = patch.multiple(sys, path=["", *sys.path], argv=[], meta_path=[*sys.meta_path])
+    with tempfile.TemporaryDirectory() as folder:
+        report, weights = Path(folder, "report.json"), Path(folder, "model.safetensors")
+        with kept_as_it_is(folder), facts, lists, redirect_stdout(StringIO()):
+            try:
+                alone.main(str(whole), str(report), str(steps or 0))
+            except Exception as error:
+                raise EjectError(f"{script} must run by itself, and failed: {error}") from error
+        found = json.loads(report.read_text())
+        tensors = load_file(weights) if weights.exists() else {}
+    return Outcome(found["losses"], tensors, fingerprint=found["fingerprint"])
+
+
+@pytest.fixture(autouse=True)
+def looks_here(monkeypatch):
+    """The first look at a script that is written is taken within the test."""
+    monkeypatch.setattr("plainfit.eject.run.run_alone", run_alone_here)
 
 
 def differing(ours, theirs):

@@ -39,7 +39,7 @@ x_train, x_valid = images.split([50_000, 10_000])
 y_train, y_valid = labels.split([50_000, 10_000])
 train_ds = TensorDataset(x_train, y_train)
 valid_ds = TensorDataset(x_valid, y_valid)
-rows = torch.arange(len(x_valid)).split(2 * BATCH_SIZE)
+rows = torch.arange(len(y_valid)).split(2 * BATCH_SIZE)
 # A generator of its own: what a DataLoader draws must not change dropout.
 valid_dl = DataLoader(valid_ds, batch_size=None, sampler=rows, generator=torch.Generator())
 
@@ -99,10 +99,10 @@ def validate(model: nn.Module) -> tuple[float, float]:
         for xb, yb in valid_dl:
             out = model(xb)
             losses.append(F.cross_entropy(out, yb).item())
-            sizes.append(len(xb))
+            sizes.append(len(yb))
             outputs.append(out)
             targets.append(yb)
-    return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
+    return weighted_mean(losses, sizes), float(accuracy(torch.cat(outputs), torch.cat(targets)))
 
 
 torch.manual_seed(SEED)
@@ -115,7 +115,7 @@ for epoch in range(EPOCHS):
     started = time.perf_counter()
     model.train()
     sizes = []
-    order = torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))
+    order = torch.randperm(len(y_train), generator=stream(SEED, "order", epoch))
     rows = order.split(BATCH_SIZE)
     train_dl = DataLoader(train_ds, batch_size=None, sampler=rows, generator=torch.Generator())
     for xb, yb in train_dl:
@@ -124,7 +124,7 @@ for epoch in range(EPOCHS):
         loss.backward()
         opt.step()
         opt.zero_grad()
-        sizes.append(len(xb))
+        sizes.append(len(yb))
     trained = time.perf_counter() - started
     valid_loss, valid_accuracy = validate(model)
     train_loss = weighted_mean(losses[-len(sizes) :], sizes)

@@ -90,14 +90,14 @@ def validate(model: nn.Module) -> tuple[float, float]:
     losses, sizes = [], []
     model.eval()
     with torch.no_grad():
-        for rows in torch.arange(len(x_valid)).split(2 * BATCH_SIZE):
+        for rows in torch.arange(len(y_valid)).split(2 * BATCH_SIZE):
             xb, yb = x_valid[rows], y_valid[rows]
             out = model(xb)
             losses.append(F.cross_entropy(out, yb).item())
-            sizes.append(len(xb))
+            sizes.append(len(yb))
             outputs.append(out)
             targets.append(yb)
-    return weighted_mean(losses, sizes), accuracy(torch.cat(outputs), torch.cat(targets)).item()
+    return weighted_mean(losses, sizes), float(accuracy(torch.cat(outputs), torch.cat(targets)))
 
 
 class Optimizer:
@@ -152,7 +152,7 @@ for epoch in range(EPOCHS):
     started = time.perf_counter()
     model.train()
     sizes = []
-    order = torch.randperm(len(x_train), generator=stream(SEED, "order", epoch))
+    order = torch.randperm(len(y_train), generator=stream(SEED, "order", epoch))
     for rows in order.split(BATCH_SIZE):
         xb, yb = x_train[rows], y_train[rows]
         loss = F.cross_entropy(model(xb), yb)
@@ -160,7 +160,7 @@ for epoch in range(EPOCHS):
         loss.backward()
         opt.step()
         opt.zero_grad()
-        sizes.append(len(xb))
+        sizes.append(len(yb))
     trained = time.perf_counter() - started
     valid_loss, valid_accuracy = validate(model)
     train_loss = weighted_mean(losses[-len(sizes) :], sizes)

@@ -142,7 +142,7 @@ LOADERS = {
     ),
     "stock, a sampler of the user's": lambda: own_order(Backwards(sets()[0], 2)),
     "stock, collated": lambda: stock(collate_fn=collated),
-    "a list": lambda: [list(dl) for dl in stock()],
+    "a list": lambda: [[tuple(pair) for pair in dl] for dl in stock()],
     "stock and ours": lambda: (stock()[0], pf.get_data(*sets(), 8)[1]),
 }
 

@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from plainfit.common.errors import EjectError
 from plainfit.eject.layout import Imports, docstring, literal, wrapped
 from plainfit.eject.lifting import Lifter, is_liftable, shortened
 from plainfit.eject.recipe import from_folder
@@ -235,7 +234,14 @@ def test_what_is_imported_and_what_is_copied():
 
 
 def test_two_things_of_one_name():
-    lifter = Lifter()
-    lifter.is_new("Net", "a:Net")
-    with pytest.raises(EjectError, match="'Net' is a:Net and b:Net; rename one of them"):
-        lifter.is_new("Net", "b:Net")
+    lifter = Lifter({"nn": "torch.nn", "loss": ""})
+    given = [
+        ("Net", "a"),
+        ("Net", "b"),
+        ("Net", "a"),
+        ("loss", "a"),
+        ("nn", "torch.nn"),
+        ("nn", "a"),
+    ]
+    named = [lifter.name_for(*each) for each in given]
+    assert named == ["Net", "OwnNet", "Net", "own_loss", "nn", "own_nn"]

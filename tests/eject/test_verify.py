@@ -1,16 +1,22 @@
 """`--verify`: what holds, what does not, and which mutations of a script it catches."""
 
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn, optim
+from torch.utils.data import TensorDataset
 
+import plainfit as pf
 from ejecting import run_here
 from plainfit.common.devices import fingerprint
 from plainfit.common.errors import EjectError
-from plainfit.eject import eject_run, verified
+from plainfit.eject import eject_all, eject_run, verified
 from plainfit.eject.verify import Outcome, compare, compare_in_float64, outcome_of, run_alone
 from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
@@ -46,7 +52,9 @@ def folder(folders):
 @pytest.fixture(scope="module")
 def scripts(folders, tmp_path_factory):
     into = tmp_path_factory.mktemp("scripts")
-    return {name: eject_run(folder, into / f"{name}.py") for name, folder in folders.items()}
+    return {
+        name: eject_run(folder, into / f"{name}.py", look=False) for name, folder in folders.items()
+    }
 
 
 @pytest.fixture
@@ -232,3 +240,71 @@ def test_exit_codes(folder, plainfit, tmp_path):
         assert (code, err.count("\n")) == (2, 1)
         assert message in err
     assert (tmp_path / "train.py").read_text() == before
+
+
+BROKEN = """import os
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, inputs, classes):
+        super().__init__()
+        self.a = nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        return self.a(x.flatten(1)) * float(os.environ["SCALE"])
+"""
+
+
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        (None, "must run by itself, and failed: "),
+        ("2.0", "a script must give what its training gave: the loss of step 0"),
+    ],
+)
+def test_a_script_that_does_not_run_is_removed(scale, reason, alone, tmp_path, monkeypatch):
+    if alone:
+        monkeypatch.setattr("plainfit.eject.run.run_alone", run_alone)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    monkeypatch.setenv("SCALE", "1.0")
+    (tmp_path / "broken.py").write_text(BROKEN)
+    arguments = {"model": "broken:Net", "model_args": "inputs=64,classes=10", "batch_size": 256}
+    train(RunConfig(**arguments, epochs=1, out=tmp_path / "run"), echo=None)
+    (tmp_path / "scripts").mkdir()
+    monkeypatch.setenv("SCALE", scale) if scale else monkeypatch.delenv("SCALE")
+
+    for eject in (
+        lambda: eject_run(tmp_path / "run", tmp_path / "scripts" / "train.py"),
+        lambda: eject_all(tmp_path / "run", tmp_path / "scripts"),
+    ):
+        with pytest.raises(EjectError, match=reason) as caught:
+            eject()
+        assert "\n" not in str(caught.value)
+        assert [*(tmp_path / "scripts").iterdir()] == []
+
+
+class Doubled(nn.Linear):
+    """A model whose script fails in its validation alone."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else os.environ["SCALE"]
+
+
+def test_a_look_has_a_validation(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALE", "1.0")
+    x, y = torch.randn(24, 4), torch.randn(24, 2)
+    loaders = pf.get_data(TensorDataset(x, y), TensorDataset(x, y), 8)
+    model = Doubled(4, 2)
+
+    def loss(out, y):
+        return y.mean() if isinstance(out, str) else F.mse_loss(out, y)
+
+    history = pf.fit(1, model, loss, optim.SGD(model.parameters(), 0.1), *loaders, echo=None)
+    monkeypatch.delenv("SCALE")
+    with pytest.raises(EjectError, match=r"must run by itself, and failed: .*SCALE"):
+        history.run.eject(tmp_path / "train.py", echo=None)
+    assert [*tmp_path.iterdir()] == []

@@ -47,8 +47,9 @@ def eject(
 
     def write(trust: bool) -> "tuple[list[Ejected], str]":
         if all_ is not None:
-            return eject_all(run, all_, force=force, trust_code=trust)
-        return [eject_run(run, out, level=level, force=force, trust_code=trust)], ""
+            return eject_all(run, all_, force=force, trust_code=trust, look=not verify)
+        one = eject_run(run, out, level=level, force=force, trust_code=trust, look=not verify)
+        return [one], ""
 
     done, reason = asking(write, trust_code)
     held = [report(ejected, verify, steps) for ejected in done]
@@ -63,8 +64,9 @@ def report(ejected: "Ejected", verify: bool, steps: int | None) -> bool:
     show(f"script {ejected.path}: level {ejected.level}, {lines} lines")
     if not verify:
         return True
-    from plainfit.eject import verified
+    from plainfit.eject import must_run, verified
 
-    verdict = verified(ejected, steps)
+    with must_run(ejected):
+        verdict = verified(ejected, steps)
     show(f"verify {'holds' if verdict.holds else 'DIFFERS'}: {verdict.text}")
     return verdict.holds

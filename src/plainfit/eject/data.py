@@ -21,7 +21,7 @@ from torch.utils.data import (
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import drawing_from
-from plainfit.data.batches import generators_of
+from plainfit.data.batches import call_form, generators_of, inputs_and_target, with_tuples
 from plainfit.data.datasets import ImageDataset, Rows
 from plainfit.data.loaders import (
     AugmentedLoader,
@@ -34,8 +34,9 @@ from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.ondisk import LazySamples
 from plainfit.data.splits import draw_parts
 from plainfit.eject.layout import literal, rendered
-from plainfit.eject.lifting import Lifter, place
+from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import place
 from plainfit.eject.values import call, expression, named
 
 
@@ -66,6 +67,15 @@ class DataText:
         self.tensors: dict[str, Tensor] = {}  # what is written to the file beside the script
         self.loaders = [self.train, *([self.valid] if self.valid else [])]
         self.funcs = [func for loader in self.loaders for func in loader.funcs]
+        inputs, _ = inputs_and_target(first_batch(self.train))
+        self.several = isinstance(inputs, tuple)
+        form = call_form(recipe.model, inputs)
+        self.given = "tuple(xb)" if self.several and form == "xb" else form
+        if self.several and (self.funcs or recipe.compile):
+            raise EjectError(
+                "a script with several inputs has neither compile nor a WrappedDataLoader; put "
+                "what it does into the model or the dataset"
+            )
         self.draws_order = self.train.shuffle and not self.train.is_stock
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
@@ -87,13 +97,12 @@ class DataText:
         is_changed = any(not isinstance(func, AugmentedLoader) for func in self.funcs)
         return isinstance(first, Tensor) and first.dim() == 3 and not is_changed
 
-    def reading(self, beside: str) -> list[str]:
+    def reading(self) -> list[str]:
         """Return the lines that read the data."""
         name, folder = self.recipe.data or ("", Path())
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
         facts = {
-            "beside": literal(beside) if self.recipe.initial or not name else "",
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
             "split_seed": literal(self.recipe.config.split_seed) if self.recipe.config else 0,
@@ -105,19 +114,22 @@ class DataText:
             "validates": self.valid is not None,
             "valid_size": self.valid_size(),
             "by_index": self.by_index,
+            "several": self.several,
             "stock_train": self.stock("train", "BATCH_SIZE"),
             "stock_valid": self.stock("valid", self.valid_size()),
         }
         return rendered("data.py.jinja", facts)
 
     def to_file(self) -> list[tuple[str, str]]:
-        """Keep the data for the file beside the script; return each part and how it is changed."""
+        """Keep the data for the file beside the script; return the inputs of each part."""
         parts = []
         for part, loader in zip(("train", "valid"), self.loaders, strict=False):
-            x, y = tensors_of(loader.dataset)
-            self.tensors |= {f"x_{part}": x, f"y_{part}": y}
+            *inputs, y = tensors_of(loader.dataset)
+            names = [f"x_{part}_{at}" for at in range(len(inputs))] if inputs[1:] else [f"x_{part}"]
+            self.tensors |= {**dict(zip(names, inputs, strict=True)), f"y_{part}": y}
             is_bytes = isinstance(loader.dataset, ImageDataset)
-            parts.append((part, ".float().div_(256)" if is_bytes else ""))
+            loaded = [f'data["{name}"]{".float().div_(256)" * is_bytes}' for name in names]
+            parts.append((part, f"[{', '.join(loaded)}]" if inputs[1:] else loaded[0]))
         return parts
 
     def stock(self, part: str, size: str) -> list[str]:
@@ -164,12 +176,14 @@ class DataText:
         first = self.recipe.first_epoch
         epoch = f"epoch + {first}" if first else "epoch"  # as the loader counts them
         seed = "SEED" if self.train.seed == self.recipe.seed else "ORDER_SEED"
-        order = f'torch.randperm(len(x_train), generator=stream({seed}, "order", {epoch}))'
+        order = f'torch.randperm(len(y_train), generator=stream({seed}, "order", {epoch}))'
         # Without the last batch, which is not full.
         is_cut = self.train.drop_last and len(self.train.dataset) % self.train.batch_size
         return {
             "by_index": self.by_index,
-            "order": order if self.draws_order else "torch.arange(len(x_train))",
+            "given": self.given,
+            "several": self.several,
+            "order": order if self.draws_order else "torch.arange(len(y_train))",
             "stock": self.train.is_stock,
             "train_batch": self.batch(self.train, epoch),
             "train_rows": f"order.split(BATCH_SIZE){'[:-1]' * bool(is_cut)}",
@@ -187,7 +201,8 @@ class DataText:
 
     def batch(self, loader: Served, epoch: str) -> list[str]:
         lines: list[str] = []
-        moved = [] if self.recipe.device == "cpu" else ["xb, yb = xb.to(DEVICE), yb.to(DEVICE)"]
+        x = "[x.to(DEVICE) for x in xb]" if self.several else "xb.to(DEVICE)"
+        moved = [] if self.recipe.device == "cpu" else [f"xb, yb = {x}, yb.to(DEVICE)"]
         for func in loader.funcs:
             if isinstance(func, AugmentedLoader):
                 lines += moved + self.augmented(func, epoch)
@@ -209,6 +224,13 @@ class DataText:
             made = call(expression(function, self.lifter), [*batch, "generator"], given)
             lines.append(f"{', '.join(batch)} = {made}")
         return lines
+
+
+def first_batch(loader: Served) -> Any:
+    """Return a batch of one sample, as the loader makes it."""
+    with drawing_from(0, "eject"):
+        batch = loader.collate_fn([loader.dataset[0]])
+    return with_tuples(batch) if loader.collate_fn is default_collate else batch
 
 
 def served(dl: Any) -> Served:
@@ -313,7 +335,7 @@ def read_all(dataset: Dataset[Any], seed: int) -> list[Tensor]:
 
 
 def inputs_and_targets(batch: Any) -> list[Tensor]:
-    if not (isinstance(batch, list | tuple) and len(batch) == 2):
-        has = f"has {len(batch)} tensors" if isinstance(batch, tuple) else "gives other samples"
-        raise EjectError(f"a script reads inputs and targets, and the dataset {has}")
-    return [torch.as_tensor(part).cpu().contiguous() for part in batch]
+    if not (isinstance(batch, list | tuple) and batch):
+        raise EjectError("a script reads inputs and targets, and the dataset gives other samples")
+    inputs, *others = (torch.as_tensor(part).cpu().contiguous() for part in batch)
+    return [inputs, *(others or [inputs])]  # inputs alone are their own target

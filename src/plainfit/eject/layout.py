@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 WIDTH = 100
 SCALARS = (bool, int, float, str, bytes, type(None))
 NO_CODE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|#.*""")  # strings and comments
+NOT_OURS = re.compile(r'"""(?s:.)*?"""|[{ ]#.*|(?m:^ *%.*)|{{.*?}}|{%.*?%}')  # of a template
 
 
 def is_literal(value: Any) -> bool:
@@ -40,12 +41,21 @@ def literal(value: Any) -> str:
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else f'float("{float(value)}")'
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{literal(k)}: {literal(v)}' for k, v in value.items())}}}"
+        return display(dict, [f"{literal(k)}: {literal(v)}" for k, v in value.items()])
     if isinstance(value, list | tuple | set) and value:
-        start, end = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}")}[type(value)]
-        comma = "," if len(value) == 1 and isinstance(value, tuple) else ""
-        return f"{start}{', '.join(map(literal, value))}{comma}{end}"
+        return display(type(value), map(literal, value))
     return repr(value)
+
+
+def display(kind: type, items: Iterable[str]) -> str:
+    """Return a list, tuple, set or dict of items that are source.
+
+    >>> display(tuple, ["x"]), display(dict, ["1: x", "2: y"])
+    ('(x,)', '{1: x, 2: y}')
+    """
+    start, end = "[]" if kind is list else "()" if kind is tuple else "{}"
+    items = [*items]
+    return f"{start}{', '.join(items)}{',' * (kind is tuple and len(items) == 1)}{end}"
 
 
 def docstring(summary: str, text: str) -> list[str]:
@@ -57,6 +67,14 @@ def docstring(summary: str, text: str) -> list[str]:
         line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
         safe.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
     return [f'"""{safe[0]}', *safe[1:], '"""']
+
+
+def words() -> set[str]:
+    """Return every word in the templates: the names that a script may have of its own."""
+    loader = templates().loader
+    assert loader is not None
+    texts = [loader.get_source(templates(), name)[0] for name in loader.list_templates()]
+    return {*re.findall(r"(?<![.\w])[^\W\d]\w*", NOT_OURS.sub("", "\n".join(texts)))}
 
 
 @cache

@@ -2,143 +2,221 @@
 
 import ast
 import builtins
-import dis
 import importlib
 import importlib.util
 import inspect
+import linecache
 import sys
 import sysconfig
 import textwrap
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import Imports, is_literal, literal
-from plainfit.eject.source import Edit, Source, edited
+from plainfit.eject.layout import Imports
+from plainfit.eject.source import (
+    Edit,
+    Source,
+    bound,
+    edited,
+    free_name,
+    global_names,
+    place,
+    renaming,
+)
+from plainfit.eject.values import expression
 
 STANDARD = sysconfig.get_path("stdlib")
 
 
 @dataclass
 class ModuleText:
-    """A module with its source and the statement that binds each of its names."""
+    """A module, or a cell of a notebook: its source, and what binds each of its names."""
 
     module: ModuleType
+    home: str  # the name of the module, or that of a cell of a notebook
     code: Source
-    bindings: dict[str, ast.stmt]
+    bindings: dict[str, ast.stmt | None]
+
+    @property
+    def is_cell(self) -> bool:
+        return self.home != self.module.__name__
+
+    def has(self, name: str) -> bool:
+        names = vars(self.module) if self.is_cell and name[:2] != "__" else self.bindings
+        return name in names
 
 
 parsed = cache(Source)
 
 
 class Lifter:
-    """Collects the definitions and imports of a script, each definition after those it needs."""
+    """Collects the definitions and imports of a script, each definition after those it needs.
 
-    def __init__(self) -> None:
+    Args:
+        reserved: the names that the script's own text has, each with where it is imported from.
+    """
+
+    def __init__(self, reserved: Mapping[str, str] | None = None) -> None:
+        self.reserved = reserved or {}
         self.imports = Imports()
         self.definitions: dict[str, str] = {}
-        self.homes: dict[str, str] = {}
+        self.names: dict[tuple[str, Hashable], str] = {}
+        """The names in the script, by those in the user's code and where they are from."""
+        self.tensors: dict[str, Tensor] = {}
+        """What is too large for the text of a script."""
         self.unused: set[str] = {"__repr__", "plot"}
         """Methods of our own classes that the script does not call."""
         self.modules: dict[str, ModuleText] = {}
 
-    def source_of(self, name: str) -> ModuleText:
-        """Return a module with its source as it is now: it may have been reloaded."""
-        if name not in self.modules:
-            module = sys.modules.get(name) or importlib.import_module(name)
-            try:
-                code = parsed(inspect.getsource(module))
-            except (OSError, TypeError) as error:
+    def source_of(self, name: str, thing: Any = None) -> ModuleText:
+        """Return the text of a module or, in a notebook, of the cell that defines a thing."""
+        module = sys.modules.get(name) or importlib.import_module(name)
+        try:
+            home, text = name, inspect.getsource(module)  # as it is now: it may be reloaded
+        except (OSError, TypeError) as error:
+            home = cell_of(thing)
+            text = "".join(linecache.getlines(home))
+            if not text:
                 raise EjectError(
-                    f"a script is made of source text, and the module {name!r} has none (a prompt, "
-                    "exec or a compiled extension); put the code into a file and import it"
+                    f"a script is made of source text, and the module {name!r} has none (exec, "
+                    "standard input or a compiled extension); put the code into a file and import "
+                    "it"
                 ) from error
-            self.modules[name] = ModuleText(module, code, dict(bindings(code.tree.body)))
-        return self.modules[name]
+        if home not in self.modules:
+            code = parsed(text)
+            self.modules[home] = ModuleText(module, home, code, bindings(code.tree.body))
+        return self.modules[home]
+
+    def name_for(self, name: str, home: Hashable) -> str:
+        """Return the name of a thing in the script: its own, if that stands for nothing else."""
+        key = name, home
+        if key not in self.names:
+            ours = () if self.reserved.get(name) == home else self.reserved
+            self.names[key] = free_name(name, {*self.names.values(), *ours})
+        return self.names[key]
+
+    def keep(self, tensor: Tensor) -> str:
+        """Put a tensor into the file beside the script; return its name there."""
+        same = (name for name, other in self.tensors.items() if other is tensor)
+        name = next(same, f"tensor_{len(self.tensors)}")
+        self.tensors[name] = tensor
+        return name
 
     def lift(self, thing: Any) -> str:
         module, name = str(thing.__module__), str(thing.__qualname__)
+        top, *inner = name.split(".")
         if not is_liftable(module):
-            self.imports.add(f"from {module} import {name.split('.')[0]}")
-            return name
+            return ".".join([self.take_import(top, module, top), *inner])
         if "<" in name:
             return self.lift_nested(thing)
-        return self.take(name, self.source_of(module))
+        source = self.source_of(module, thing)
+        if (node := source.bindings.get(top)) is None:
+            raise undefined(top, source)
+        return ".".join([self.take_statement(top, node, source), *inner])
 
     def take(self, name: str, source: ModuleText) -> str:
-        node = source.bindings.get(name)
-        if node is None:  # it may be a lazy name, such as those of our package
-            thing = getattr(source.module, name, None)
-            if isinstance(thing, type | FunctionType):
-                return self.lift(thing)
-            module = source.module
-            raise EjectError(
-                f"a script needs the definition of {name!r}, and the text of {module.__name__} "
-                f"({module.__file__}) has none; define it there"
-            )
+        """Give the script what a name in a text stands for; return its name there."""
+        is_table = isinstance(vars(source.module).get(name), Tensor | np.ndarray)
+        node = None if source.is_cell or is_table else source.bindings.get(name)
+        if node is None:  # drawn or read, bound in another cell, in a loop, or more than once
+            if not hasattr(source.module, name):
+                raise undefined(name, source)
+            value = getattr(source.module, name)
+            return self.take_value(name, value, f"{source.module.__name__}:{name}")
+        return self.take_statement(name, node, source)
+
+    def take_statement(self, name: str, node: ast.stmt, source: ModuleText) -> str:
         if isinstance(node, ast.Import | ast.ImportFrom):
-            return self.take_import(name, node, source)
-        if self.is_new(name, f"{source.module.__name__}:{name}"):
+            return self.take_imported(name, node, source)
+        names = {each: self.name_for(each, f"{source.home}:{each}") for each in bindings([node])}
+        if names[name] not in self.definitions:
+            self.definitions |= dict.fromkeys(names.values(), "")
             text = statement_text(node, source.code)
             if source.module.__name__.split(".")[0] == "plainfit":
                 text = shortened(text, self.unused)
-            self.define(name, text, source)
-        return name
+            self.define(names[name], text, source, names)
+        return names[name]
 
-    def is_new(self, name: str, home: str) -> bool:
-        """Note where a name comes from; return whether it was not there yet."""
-        if self.homes.setdefault(name, home) != home:
-            raise EjectError(
-                f"a name in a script must stand for one thing, and {name!r} is {self.homes[name]} "
-                f"and {home}; rename one of them"
-            )
-        if name in self.definitions:
-            return False
+    def take_value(self, name: str, value: Any, home: Hashable) -> str:
+        """Give the script a name for a value that no text defines, or none that can be copied."""
+        if isinstance(value, ModuleType):
+            return self.take_import(name, value.__name__)
+        given = expression(value, self)
+        if given == name:
+            return name
+        called = self.name_for(name, home)
+        self.definitions.setdefault(called, f"{called} = {given}")
+        return called
+
+    def define(self, name: str, text: str, source: ModuleText, names: dict[str, str]) -> None:
+        """Add a definition, after everything that its text looks up in its module.
+
+        Args:
+            name: what it defines, in the script.
+            text: the statement.
+            source: of the module or the cell that it is from.
+            names: the names in the script of what it looks up, as far as they are known.
+        """
         self.definitions[name] = ""  # stops the recursion of a definition that needs itself
-        return True
-
-    def define(
-        self, name: str, text: str, source: ModuleText, closed: Collection[str] = ()
-    ) -> None:
-        """Add a definition, after everything that its text looks up in its module."""
-        tree = Source(text)
-        edits: list[Edit] = []  # `module.name` becomes `name` where the module is copied
-        for node in ast.walk(tree.tree):
+        code, edits = Source(text), list[Edit]()
+        for node in ast.walk(code.tree):  # `module.name` becomes `name` if the module is copied
             if isinstance(node, ast.Attribute) and (target := copied_attribute(node, source)):
-                edits.append((*tree.span(node), self.take(node.attr, self.source_of(target))))
-        text, taken = edited(text, edits), {called for *_, called in edits}
-        code = compile(text, source.module.__name__, "exec", dont_inherit=True)
-        for needed in sorted(module_names(code) - {name, *taken, *closed}):
-            if needed in source.bindings or not hasattr(builtins, needed):
-                self.take(needed, source)
+                called = self.take(node.attr, self.source_of(target))
+                if called in bound(code.tree):
+                    called = self.take_again(called)
+                edits.append((*code.span(node), called))
+        starts = {start for start, *_ in edits}
+        for needed in sorted({each for each, at, _ in global_names(code) if at not in starts}):
+            if needed not in names and (source.has(needed) or not hasattr(builtins, needed)):
+                names[needed] = self.take(needed, source)
         if "annotations" in source.bindings:
             self.imports.add("from __future__ import annotations")
         del self.definitions[name]  # to the end, after what it needs
-        self.definitions[name] = text
+        edits += [edit for edit in renaming(code, names) if edit[0] not in starts]
+        self.definitions[name] = edited(text, edits)
 
-    def take_import(self, name: str, node: ast.Import | ast.ImportFrom, source: ModuleText) -> str:
+    def take_again(self, name: str) -> str:
+        """Give something in the script a second name, where the first is that of a variable."""
+        called = self.name_for(free_name(name, [name]), name)
+        self.definitions.setdefault(called, f"{called} = {name}")
+        return called
+
+    def take_import(self, name: str, module: str, inner: str = "") -> str:
+        """Import a module, or something in it, by a name; return the name in the script."""
+        if not inner and is_liftable(module):
+            raise EjectError(
+                f"a module that is copied can be used by the names in it only, such as "
+                f"{name}.function, got {name} by itself"
+            )
+        top = module.split(".")[0]
+        if name == top and not inner:  # which is what `import a.b` gives a name to
+            called, own = self.name_for(name, top), top
+            module = module if called == own else top
+        else:
+            called, own = self.name_for(name, f"{module}.{inner}".rstrip(".")), inner or module
+        statement = f"from {module} import {inner}" if inner else f"import {module}"
+        self.imports.add(statement if called == own else f"{statement} as {called}")
+        return called
+
+    def take_imported(
+        self, name: str, node: ast.Import | ast.ImportFrom, source: ModuleText
+    ) -> str:
         (alias,) = [a for a in node.names if (a.asname or a.name.split(".")[0]) == name]
         if isinstance(node, ast.Import):
-            if is_liftable(alias.name):
-                raise EjectError(
-                    f"{source.module.__file__}:{node.lineno}: a module that is copied can be used "
-                    f"by the names in it only, such as {name}.function, got {name} by itself"
-                )
-            self.imports.add(f"import {ast.unparse(alias)}")
-            return name
+            return self.take_import(name, alias.name)
         package = source.module.__package__ or ""
         module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
         if not is_liftable(module):
-            self.imports.add(f"from {module} import {ast.unparse(alias)}")
-            return name
-        called = self.take(alias.name, self.source_of(module))
-        if called != name and self.is_new(name, f"{module}:{alias.name}"):
-            self.definitions[name] = f"{name} = {called}"
-        return name
+            return self.take_import(name, module, alias.name)
+        return self.take(alias.name, self.source_of(module))
 
     def lift_nested(self, thing: Any) -> str:
         """Take a lambda, or a function that was defined in another one."""
@@ -147,28 +225,72 @@ class Lifter:
                 f"{place(thing)}: a script needs classes with a name in a module, got "
                 f"{thing.__qualname__}; define it with def or class at the top of a file"
             )
-        source, name = self.source_of(thing.__module__), thing.__name__
+        source, name = self.source_of(thing.__module__, thing), thing.__name__
         text = textwrap.dedent(inspect.getsource(thing)).rstrip()
         if name == "<lambda>":
             name, text = lambda_as_function(thing, source)
-        if not self.is_new(name, f"{thing.__module__}:{thing.__qualname__}"):
-            return name
-        closed = inspect.getclosurevars(thing).nonlocals
-        for inner, value in closed.items():
-            if isinstance(value, type | FunctionType) and value.__name__ == inner:
-                self.lift(value)
-            elif not is_literal(value):
-                raise EjectError(
-                    f"{place(thing)}: a script cannot write down {inner}, a {type(value).__name__} "
-                    f"that {name} closes over; pass it as an argument with a literal value"
-                )
-            elif self.is_new(inner, f"{thing.__qualname__}:{inner}"):
-                self.definitions[inner] = f"{inner} = {literal(value)}"
-        self.define(name, text, source, closed)
-        return name
+        called = self.name_for(name, thing)
+        if called not in self.definitions:
+            self.definitions[called] = ""
+            names = {name: called}
+            cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+            for inner, cell in cells:
+                names[inner] = self.take_value(inner, cell.cell_contents, id(cell))
+            text = self.with_defaults(text, thing)
+            self.define(called, text, source, names)
+        return called
+
+    def with_defaults(self, text: str, thing: FunctionType) -> str:
+        """Return a nested function with its defaults as values: they may have been variables."""
+        code = Source(text)
+        arguments: ast.arguments = code.tree.body[0].args  # type: ignore[attr-defined]
+        named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        given = [*zip(arguments.defaults, thing.__defaults__ or (), strict=True)]
+        given += [(node, (thing.__kwdefaults__ or {})[arg.arg]) for arg, node in named if node]
+        return edited(text, [(*code.span(node), expression(v, self)) for node, v in given])
 
 
-def bindings(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+def cell_of(thing: Any) -> str:
+    """Return the cell of a notebook that defines a class or function, by its name in linecache."""
+    parts = [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]
+    for part in parts:
+        code = getattr(inspect.unwrap(part) if callable(part) else part, "__code__", None)
+        if code and code.co_qualname.startswith(thing.__qualname__):
+            return str(code.co_filename)
+    if isinstance(thing, type):  # without methods
+        own = public([*vars(thing), *vars(thing).get("__annotations__", ())])
+        for name, entry in reversed(linecache.cache.items()):
+            text = "".join(entry[2]) if len(entry) > 1 and entry[1] is None else ""  # not a file's
+            is_named = thing.__name__ in text
+            node = bindings(parsed(text).tree.body).get(thing.__name__) if is_named else None
+            if isinstance(node, ast.ClassDef) and public(bindings(node.body)) == own:
+                return name
+    return ""
+
+
+def public(names: Iterable[str]) -> set[str]:
+    return {name for name in names if not name.startswith("_")}
+
+
+def undefined(name: str, source: ModuleText) -> EjectError:
+    return EjectError(
+        f"a script needs the definition of {name!r}, and the text of {source.module.__name__} "
+        f"({getattr(source.module, '__file__', source.home)}) has none; define it there"
+    )
+
+
+def bindings(statements: Iterable[ast.stmt]) -> dict[str, ast.stmt | None]:
+    """Return the statement that binds each name; None if several do, or change what it is."""
+    found: dict[str, ast.stmt | None] = {}
+    for name, node in binding_statements(statements):
+        if node is None or isinstance(node, ast.Assign | ast.AnnAssign):
+            node = None if name in found else node
+        if node or not isinstance(found.get(name), ast.Import | ast.ImportFrom):
+            found[name] = node
+    return found
+
+
+def binding_statements(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt | None]]:
     for node in statements:
         match node:
             case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
@@ -176,15 +298,20 @@ def bindings(statements: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 for alias in names:
                     yield alias.asname or alias.name.split(".")[0], node
-            case ast.Assign(targets=targets):
-                for target in targets:
-                    for inner in ast.walk(target):
-                        if isinstance(inner, ast.Name):
-                            yield inner.id, node
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                yield name, node
             case ast.If() | ast.Try():
-                yield from bindings([*node.body, *node.orelse])
+                yield from binding_statements([*node.body, *node.orelse])
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name(name)))):  # such as `names.append(...)`
+                yield name, None
+            case _:  # what a loop or another statement binds is taken by its value
+                whole = node if isinstance(node, ast.Assign | ast.AnnAssign) else None
+                for inner in (
+                    each for t in getattr(node, "targets", [node]) for each in ast.walk(t)
+                ):
+                    match inner:
+                        case ast.Name(name, ast.Store()):
+                            yield name, whole
+                        case ast.Subscript(ast.Name(name), ctx=ast.Store()):
+                            yield name, None
 
 
 def is_liftable(module: str) -> bool:
@@ -203,26 +330,6 @@ def is_liftable(module: str) -> bool:
     return not packages and not path.is_relative_to(STANDARD)
 
 
-def module_names(code: CodeType) -> set[str]:
-    """Return the names that some code looks up in its module."""
-    found = {
-        str(instruction.argval)
-        for instruction in dis.get_instructions(code)
-        if instruction.opname.startswith("LOAD_")
-        and ("GLOBAL" in instruction.opname or instruction.opname == "LOAD_NAME")
-    }
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return found.union(*map(module_names, inner))
-
-
-def place(thing: Any) -> str:
-    try:
-        file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
-    except (OSError, TypeError):
-        return f"{getattr(thing, '__module__', '?')}"
-    return f"{file}:{line}"
-
-
 def statement_text(node: ast.stmt, source: Source) -> str:
     """Return a module-level statement with its decorators and the comments right above it."""
     first = start = source.first_line(node) - 1
@@ -235,8 +342,6 @@ def statement_text(node: ast.stmt, source: Source) -> str:
 def copied_attribute(node: ast.Attribute, source: ModuleText) -> str | None:
     """Return the module that `a.b.name` takes `name` from, if its code is copied."""
     top, *parts = ast.unparse(node.value).split(".")
-    if top not in source.bindings:
-        return None
     found: Any = getattr(source.module, top, None)
     for part in parts:
         found = getattr(found, part, None)

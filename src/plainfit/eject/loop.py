@@ -4,15 +4,18 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit.common.errors import EjectError
 from plainfit.common.seeding import stream
+from plainfit.data.batches import batch_size, join
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
-from plainfit.eject.lifting import Lifter, place
+from plainfit.eject.lifting import Lifter
 from plainfit.eject.optimizer import OptimizerText, same, scheduler_text
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import place
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.optimization import (
@@ -66,6 +69,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "frozen_groups": frozen_groups,
     "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
     "gzip": "import gzip",
+    "join": join,
     "math": "import math",
     "load_digits": "from sklearn.datasets import load_digits",
     "load_file": "from safetensors.torch import load_file",
@@ -95,6 +99,12 @@ class LoopText:
         self.left_out += [metric_name(metric) for metric in recipe.metrics if is_streaming(metric)]
         loss = expression(recipe.loss_func, lifter)
         name = loss if loss.replace(".", "").isidentifier() else "loss_func"
+        self.loss = [f"loss_func = {loss}"] if name == "loss_func" else []
+        """The lines that make the loss, before the model: they may draw numbers."""
+        is_module = isinstance(recipe.loss_func, nn.Module)
+        is_of_torch = type(recipe.loss_func).__module__ == nn.CrossEntropyLoss.__module__
+        if is_module and recipe.device != "cpu":
+            self.loss[0] += ".to(DEVICE)"
         self.facts: dict[str, Any] = {
             **dict.fromkeys(TRANSFORMERS),
             **self.callbacks,
@@ -102,10 +112,11 @@ class LoopText:
             "counts_samples": recipe.counts_samples,
             "counts_steps": recipe.stop is not None or recipe.compile or "rates" in self.callbacks,
             "gradients_in_graph": gradients_in_graph(recipe.callbacks),
-            "loss": loss,
             "loss_func": name,
+            "loss_has_modes": is_module and not is_of_torch and recipe.loss_func.training,
             "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
+            "size": self.size(),
             "stops": recipe.stop is not None,
             "valid_model": self.valid_model(),
             "validates": is_validated,
@@ -127,7 +138,10 @@ class LoopText:
 
     def validation(self) -> list[str]:
         joined = "torch.cat(outputs), torch.cat(targets)"
-        metrics = [f"{expression(m, self.lifter)}({joined}).item()" for m in self.metrics]
+        if not self.recipe.joins_tensors:
+            counts = "sizes" if self.recipe.counts_samples else "watch.sizes"
+            joined = f"join(outputs, {counts}), join(targets, {counts})"
+        metrics = [f"float({expression(m, self.lifter)}({joined}))" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
         return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
 
@@ -136,7 +150,7 @@ class LoopText:
 
     def forward(self, loss_func: str) -> dict[str, Any]:
         recipe = self.recipe
-        loss = f"{loss_func}(model(xb), yb)"
+        loss = f"{loss_func}(model({self.data.given}), yb)"
         if recipe.compile:
             loss = f"compiled(xb, yb) if step >= {PLAIN_STEPS} else {loss}"
         autocast = ""
@@ -144,6 +158,10 @@ class LoopText:
             dtype = DTYPES[recipe.precision]
             autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
         return {"forward": loss, "autocast": autocast}
+
+    def size(self) -> str:
+        own = self.recipe.batch_size
+        return "len(yb)" if own is batch_size else f"{expression(own, self.lifter)}(xb, yb)"
 
     def valid_model(self) -> str:
         """Return the model that is validated and saved: the average, once there is one."""
@@ -191,7 +209,8 @@ class LoopText:
         names = [metric_name(metric) for metric in self.metrics]
         # A name of their own for the values: a metric's function may have its name.
         values = [
-            f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}" for at, n in enumerate(names)
+            self.lifter.name_for(f"valid_{n}" if n.isidentifier() else f"valid_metric_{at}", "")
+            for at, n in enumerate(names)
         ]
         valid = {"valid_loss": "valid_loss", **dict(zip(names, values, strict=True))}
         columns = {

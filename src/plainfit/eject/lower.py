@@ -24,7 +24,17 @@ from plainfit.eject.replacements import (
     short,
     written_out,
 )
-from plainfit.eject.source import Edit, Source, bound, edited, import_block, imports_in, names_in
+from plainfit.eject.source import (
+    Edit,
+    Source,
+    bound,
+    edited,
+    free_name,
+    import_block,
+    imports_in,
+    names_in,
+    renaming,
+)
 
 IN_DEFINITIONS = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"}
 """What these names stand for in a pasted definition."""
@@ -126,14 +136,15 @@ class Program:
         key = definition.module, definition.name
         if key in self.names:
             return self.names[key]
-        while name in self.taken | self.bound or name in self.names.values():
-            name = f"Own{name}" if name[0].isupper() else f"own_{name}"
+        name = free_name(name, {*self.taken, *self.bound, *self.names.values()})
         self.names[key] = name
         needs = {
             each: self.paste(definitions(module)[inner], each)
             for each, (module, inner) in definition.needs.items()
         }
-        self.pasted[name] = renamed(definition.text, {**needs, definition.name: name})
+        source = Source(definition.text)
+        edits = renaming(source, {**needs, definition.name: name})
+        self.pasted[name] = edited(source.text, edits)
         self.imports |= definition.imports
         return name
 
@@ -193,21 +204,6 @@ def left_out(source: Source, keyword: ast.keyword) -> Edit:
     comma = source.text.rstrip().rfind(",", 0, start)
     is_next = comma >= 0 and not source.text[comma + 1 : start].strip()
     return (comma if is_next else start), end, ""
-
-
-def renamed(text: str, names: dict[str, str]) -> str:
-    """Return a definition with other names for itself and what it needs."""
-    source = Source(text)
-    edits: list[Edit] = [
-        (*source.span(node), names[node.id])
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.Name) and names.get(node.id, node.id) != node.id
-    ]
-    node = source.tree.body[0]
-    assert isinstance(node, ast.ClassDef | ast.FunctionDef)
-    start = text.index(node.name, source.at(node.lineno, node.col_offset) + len("def "))
-    edits.append((start, start + len(node.name), names[node.name]))
-    return edited(text, edits)
 
 
 def used(texts: dict[str, str], user: str) -> dict[str, str]:

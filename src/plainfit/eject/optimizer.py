@@ -26,6 +26,10 @@ class OptimizerText:
     def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
         self.recipe = recipe
         self.lifter = lifter
+        self.roots = {"model": recipe.model}
+        """What the script has with parameters, by name."""
+        if isinstance(recipe.loss_func, nn.Module):
+            self.roots["loss_func"] = recipe.loss_func
         parameters = inspect.signature(type(recipe.opt)).parameters
         by_scheduler = any(isinstance(c, TorchScheduler) for c in recipe.callbacks)
         groups = [{k: v for k, v in group.items() if k in parameters} for group in recipe.groups]
@@ -63,11 +67,11 @@ class OptimizerText:
         kind = named(type(self.recipe.opt), self.lifter)
         groups = self.recipe.opt.param_groups
         if len(groups) == 1:
-            names = parameters_text(groups[0]["params"], self.recipe.model)
+            names = parameters_text(groups[0]["params"], self.roots)
             return [f"opt = {call(kind, [names], options)}"]
         lines = [f"opt = {kind}(", "    ["]
         for group, own in zip(groups, self.own, strict=True):
-            entries = {"params": parameters_text(group["params"], self.recipe.model)}
+            entries = {"params": parameters_text(group["params"], self.roots)}
             entries |= {name: expression(value, self.lifter) for name, value in own.items()}
             items = ", ".join(f"{literal(name)}: {text}" for name, text in entries.items())
             lines.append(f"        {{{items}}},")
@@ -75,48 +79,59 @@ class OptimizerText:
         return [*lines, "    ],", *rest, ")"]
 
 
-def parameters_text(params: list[Tensor], model: nn.Module) -> str:
-    """Return an expression for some of a model's parameters, in their order."""
-    for text, candidate in candidates(model):
+def parameters_text(params: list[Tensor], roots: dict[str, nn.Module]) -> str:
+    """Return an expression for some parameters of a model and a loss, in their order."""
+    for text, candidate in candidates(roots):
         if same(candidate, params):
             return text
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if layers := layers_text(params, roots):
+        return layers
+    names = {id(parameter): name for name, parameter in roots["model"].named_parameters()}
     if any(id(parameter) not in names for parameter in params):
         raise EjectError(
             "a script's optimizer holds the model's parameters, and this one holds others too; "
-            "make them part of the model"
+            "make them part of the model, or of a loss that is a module"
         )
-    if layers := layers_text(params, model):
-        return layers
     listed = literal(tuple(names[id(parameter)] for parameter in params))
     return f"[model.get_parameter(name) for name in {listed}]"
 
 
-def candidates(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    own: list[Tensor] = list(model.parameters())
+def candidates(roots: dict[str, nn.Module]) -> Iterator[tuple[str, list[Tensor]]]:
+    own: list[Tensor] = list(roots["model"].parameters())
     yield "model.parameters()", own
     frozen = "[p for p in model.parameters() if p.requires_grad]"
     yield frozen, [p for p in own if p.requires_grad]
-    for text, inner in layers_of(model):
+    for text, inner in layers_of(roots):
         yield text, inner
         yield f"[p for p in {text} if p.dim() > 1]", [p for p in inner if p.dim() > 1]
         yield f"[p for p in {text} if p.dim() <= 1]", [p for p in inner if p.dim() <= 1]
 
 
-def layers_of(model: nn.Module) -> Iterator[tuple[str, list[Tensor]]]:
-    for name, module in model.named_modules():
-        steps = [step for step in name.split(".") if step]
-        path = "".join(f"[{step}]" if step.isdecimal() else f".{step}" for step in steps)
-        if any(iskeyword(s) or not (s.isdecimal() or s.isidentifier()) for s in steps):
-            path = f".get_submodule({literal(name)})"
-        yield f"model{path}.parameters()", list(module.parameters())
+def layers_of(roots: dict[str, nn.Module]) -> Iterator[tuple[str, list[Tensor]]]:
+    for root, model in roots.items():
+        for name, module in model.named_modules():
+            yield f"{path_to(name, model, root)}.parameters()", list(module.parameters())
 
 
-def layers_text(params: list[Tensor], model: nn.Module) -> str:
+def path_to(name: str, model: nn.Module, root: str = "model") -> str:
+    """Return an expression for a layer or a tensor of a model."""
+    text, owner = root, model
+    for step in filter(None, name.split(".")):
+        if step.isidentifier() and not iskeyword(step):
+            text += f".{step}"
+        elif step.isdecimal() and hasattr(owner, "__getitem__"):
+            text += f"[{step}]"
+        else:
+            text += f".get_submodule({literal(step)})"
+        owner = getattr(owner, step)
+    return text
+
+
+def layers_text(params: list[Tensor], roots: dict[str, nn.Module]) -> str:
     """Return a list that unpacks the parameters of whole layers; empty if there is none."""
     texts, rest = [], params
     while rest:
-        starts = [(t, p) for t, p in layers_of(model) if p and same(p, rest[: len(p)])]
+        starts = [(t, p) for t, p in layers_of(roots) if p and same(p, rest[: len(p)])]
         if not starts:
             return ""
         text, own = starts[0]  # an outer layer comes before those in it

@@ -7,14 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import EjectError, PlainfitError
-from plainfit.data.batches import length
+from plainfit.data.batches import batch_size, length
 from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
-from plainfit.eject.lifting import place
+from plainfit.eject.source import place
+from plainfit.eject.values import rebuilt
 from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
@@ -56,10 +58,14 @@ class Recipe:
     order_states: dict[str, Tensor] = field(default_factory=dict)  # of stock loaders at the start
     schedules: dict[int, Any] = field(default_factory=dict)  # by first step, if resumed for longer
     initial: dict[str, Tensor] | None = None  # the first weights, where a seed does not give them
+    loss_initial: dict[str, Tensor] = field(default_factory=dict)  # the same of the loss
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
     counts_samples: bool = True  # whether a validation loss is the mean over the samples
+    batch_size: Any = batch_size
+    joins_tensors: bool = True  # whether outputs and targets of the validation are tensors
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
     frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
+    ties: dict[str, str] = field(default_factory=dict)  # of layers and tensors, made afterwards
 
     def limits(self) -> Iterator[EjectError]:
         used = {"compile": self.compile, "channels_last": self.channels_last}
@@ -180,6 +186,8 @@ def from_fit(call: FitCall) -> Recipe:
         first_epoch=call.first_epoch or 0,
         order_states=call.order_states,
         counts_samples=call.counts_samples,
+        batch_size=call.batch_size,
+        joins_tensors=call.joins_tensors,
         outcome=Outcome(list(call.losses), *saved(call.model)),
     )
     begin_as_recorded(recipe, call)
@@ -188,24 +196,29 @@ def from_fit(call: FitCall) -> Recipe:
 
 def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
     """Set what gives the weights and the generator that the training began with."""
-    if recipe.target is None:
-        check_untouched(call.model, None)
-        if call.initial is None:
-            raise EjectError(
-                "a script needs the first weights of a model, and this one was given built, with "
-                "more than 64 MiB of them; build it with plainfit.get_model, which records how"
-            )
-        recipe.initial = call.initial
-        recipe.generator = call.generator
-        recipe.frozen = untrained(call.model)
-        return
+    model, factory = call.model, getattr(call.model, "plainfit_factory", None)
+    if factory is None and call.initial is None:
+        raise EjectError(
+            "a script needs the first weights of a model, and this one was given built, with "
+            "more than 64 MiB of them; build it with plainfit.get_model, which records how"
+        )
     with torch.random.fork_rng(devices=[]):
-        factory: Any = call.model.plainfit_factory
-        fresh = factory.call(recipe.target)
+        fresh = factory.call(recipe.target) if factory else rebuilt(model)
         state = torch.get_rng_state()
-    fresh.to(device_of(call.model))
-    check_untouched(call.model, fresh)
-    if factory.loaded:
+        loss = rebuilt(call.loss_func)
+    fresh.to(device_of(model))
+    if isinstance(loss, nn.Module) and bit_sums(loss) != call.loss_sums:
+        recipe.loss_initial = call.loss_initial
+    if factory is None:
+        for dtype in {p.dtype for p in model.parameters()}:
+            fresh.to(dtype)  # one at most, else it is refused
+        if any(map(is_lazy, fresh.parameters())):
+            fresh.load_state_dict(call.initial)
+    own = ties(fresh)
+    recipe.ties = {name: first for name, first in ties(model).items() if name not in own}
+    tie(fresh, recipe.ties)
+    check_untouched(model, fresh)
+    if factory is None or factory.loaded:
         recipe.initial = call.initial
     elif bit_sums(fresh) != call.sums:
         raise EjectError(
@@ -213,10 +226,27 @@ def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:
             f"{factory.seed}, and it began with others (it was trained or changed before): eject "
             "the first training, or build the model again"
         )
-    if not torch.equal(state, call.generator):
+    if factory is None or not torch.equal(state, call.generator):
         recipe.generator = call.generator
     as_built = untrained(fresh)
-    recipe.frozen = [name for name in untrained(call.model) if name not in as_built]
+    recipe.frozen = [name for name in untrained(model) if name not in as_built]
+
+
+def ties(model: nn.Module) -> dict[str, str]:
+    """Return the names of layers and tensors that have another name before, with that name."""
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for members in (model.named_modules, model.named_parameters, model.named_buffers):
+        for name, part in members(remove_duplicate=False):
+            if first.setdefault(id(part), name) != name and name.rpartition(".")[0] not in found:
+                found[name] = first[id(part)]
+    return found
+
+
+def tie(model: nn.Module, names: dict[str, str]) -> None:
+    for name, first in names.items():
+        (owner, _, last), (other, _, its) = name.rpartition("."), first.rpartition(".")
+        setattr(model.get_submodule(owner), last, getattr(model.get_submodule(other), its))
 
 
 def untrained(model: nn.Module) -> list[str]:
@@ -233,33 +263,33 @@ def target_of(factory: Factory) -> Any:
         ) from error
 
 
-def check_untouched(model: nn.Module, fresh: nn.Module | None) -> None:
+def check_untouched(model: nn.Module, fresh: nn.Module) -> None:
     """Check that a model has no hooks, patches or layers that its builder does not give it."""
-    own, others = dict(model.named_modules()), dict(fresh.named_modules()) if fresh else {}
+    own, others = dict(model.named_modules()), dict(fresh.named_modules())
     for name, module in own.items():
         if "_orig_mod" in module._modules and not hasattr(others.get(name), "_orig_mod"):
             inner = getattr(model, "_orig_mod", model)
             raise changed(inner, f"torch.compile wraps {name or 'it'}, in place of compile=True")
-    if fresh is not None and own.keys() != others.keys():
+    if own.keys() != others.keys():
         name = min(own.keys() ^ others.keys())
         raise changed(model, f"the layer {name!r} is in one of them only")
     for name, module in own.items():
-        other = others.get(name)
+        other = others[name]
         if hasattr(module, "parametrizations") and not hasattr(other, "parametrizations"):
             raise changed(model, f"{name or 'it'} has parametrizations")
-        if other is not None and type(module) is not type(other):
+        if type(module) not in (type(other), getattr(other, "cls_to_become", None)):
             kinds = f"{type(module).__name__}, and was built as {type(other).__name__}"
             raise changed(model, f"{name or 'it'} is a {kinds}")
-        if "forward" in vars(module) and (other is None or "forward" not in vars(other)):
+        if "forward" in vars(module) and "forward" not in vars(other):
             raise changed(model, f"the forward of {name or 'it'} was replaced")
         for kind in HOOKS:
-            if len(getattr(module, kind)) > (len(getattr(other, kind)) if other else 0):
+            if len(getattr(module, kind)) > len(getattr(other, kind)):
                 raise changed(model, f"{name or 'it'} has {kind.strip('_').replace('_', ' ')}")
-    if fresh is None:
-        return
     shapes = [{n: (t.shape, t.dtype) for n, t in m.state_dict().items()} for m in (model, fresh)]
     if differing := sorted(name for name, _ in shapes[0].items() ^ shapes[1].items()):
         raise changed(model, f"{differing[0]} has another shape or type, or is in one only")
+    if untied := min(ties(model).items() ^ ties(fresh).items(), default=None):
+        raise changed(model, "{} and {} are one in one of them only".format(*untied))
 
 
 def changed(model: nn.Module, how: str) -> EjectError:

@@ -3,6 +3,8 @@
 import difflib
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +35,7 @@ from plainfit.runs.train import Say, train
 from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100
+STEPS_OF_A_LOOK = 2
 A_SCRIPT = "a script repeats a training whose model and data are there"
 
 
@@ -43,6 +46,7 @@ class Ejected:
     recipe: Recipe
     level: str
     path: Path
+    beside: Path | None  # its tensors, if they are for it alone
 
 
 @raised_as(EjectError, A_SCRIPT)
@@ -53,8 +57,9 @@ def eject_run(
     level: str = "loop",
     force: bool = False,
     trust_code: bool = False,
+    look: bool = True,
 ) -> Ejected:
-    """Write a run as a plain PyTorch script.
+    """Write a run as a plain PyTorch script, and run its first steps.
 
     Args:
         folder: of the run.
@@ -62,21 +67,31 @@ def eject_run(
         level: how far down: one of `LEVELS`.
         force: overwrite existing files.
         trust_code: as for `open_run`.
+        look: run two steps and a validation, and remove a script in which that fails.
 
     Raises:
         EjectError: if the run cannot become such a script.
         ConfigError: if there is no such level, or a file exists already.
     """
     check(path, level, force)
-    return write(from_folder(folder, trust_code=trust_code), path, level, force)
+    ejected = write(from_folder(folder, trust_code=trust_code), path, level, force)
+    if look:
+        look_at(ejected)
+    return ejected
 
 
+@raised_as(EjectError, A_SCRIPT)
 def eject_fit(
     call: FitCall, path: Path, *, level: str, verify: bool, force: bool, echo: Say | None
 ) -> Path:
     check(path, level, force)
     ejected = write(from_fit(call), path, level, force)
-    verdict = verified(ejected) if verify else None
+    verdict = None
+    if verify:
+        with must_run(ejected):
+            verdict = verified(ejected)
+    else:
+        look_at(ejected)
     if echo:
         echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
     if verdict and not verdict.holds:
@@ -86,7 +101,7 @@ def eject_fit(
 
 @raised_as(EjectError, A_SCRIPT)
 def eject_all(
-    folder: Path, into: Path, *, force: bool = False, trust_code: bool = False
+    folder: Path, into: Path, *, force: bool = False, trust_code: bool = False, look: bool = True
 ) -> tuple[list[Ejected], str]:
     """Write every level and the diffs; return the scripts, and why there are no more."""
     recipe = from_folder(folder, trust_code=trust_code)
@@ -99,9 +114,13 @@ def eject_all(
     reason = ""
     for level, path in paths.items():
         try:
-            done.append(write(recipe, path, level, True, beside=beside))
+            ejected = write(recipe, path, level, True, beside=beside)
+            if look:
+                look_at(ejected)
+            done.append(ejected)
         except EjectError as error:
             if not done:
+                beside.unlink(missing_ok=True)
                 raise
             reason = f"no level {level}: {error}"
             break
@@ -131,6 +150,7 @@ def write(
     recipe: Recipe, path: Path, level: str, force: bool, *, beside: Path | None = None
 ) -> Ejected:
     """Write the script of a recipe, and the tensors that it loads beside it."""
+    is_own = beside is None
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, level, beside.name)
     text = script.text()
@@ -144,7 +164,32 @@ def write(
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         runs.write_output(beside, save(own))
     write_text(path, text)
-    return Ejected(recipe, level, path)
+    return Ejected(recipe, level, path, beside if tensors and is_own else None)
+
+
+@contextmanager
+def must_run(ejected: Ejected) -> Iterator[None]:
+    """Remove a script, and the tensors beside it, if it turns out that it does not run."""
+    try:
+        yield
+    except EjectError:
+        for path in filter(None, (ejected.path, ejected.beside)):
+            path.unlink(missing_ok=True)
+        raise
+
+
+def look_at(ejected: Ejected) -> None:
+    """Run two steps and a validation of a script, and compare the losses; remove one that fails."""
+    recipe, level = ejected.recipe, ejected.level
+    losses = recipe.outcome.losses
+    steps = STEPS_OF_A_LOOK if len(losses) > STEPS_OF_A_LOOK else None
+    with must_run(ejected):
+        given = run_alone(ejected.path, recipe.fingerprint, steps)
+        if level == "math" or given.differs_from(recipe.fingerprint):
+            return
+        verdict = compare(given, recipe.outcome, level, steps, recipe.steps)
+        if not verdict.holds:
+            raise EjectError(f"a script must give what its training gave: {verdict.text}")
 
 
 @raised_as(EjectError, A_SCRIPT)

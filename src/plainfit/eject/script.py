@@ -1,7 +1,8 @@
 """A whole script, from its sections."""
 
-import dis
+import ast
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,18 +10,21 @@ from torch import Tensor
 
 from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
-from plainfit.eject.layout import docstring, literal, spaced, wrapped
-from plainfit.eject.lifting import Lifter, module_names
+from plainfit.eject.layout import docstring, literal, spaced, words, wrapped
+from plainfit.eject.lifting import Lifter
 from plainfit.eject.loop import NEEDS, LoopText
-from plainfit.eject.optimizer import OptimizerText
+from plainfit.eject.optimizer import OptimizerText, path_to
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.values import call, constructor, expression, named
+from plainfit.eject.source import Source, global_names, imports_in
+from plainfit.eject.values import USUAL, call, constructor, expression, named
+from plainfit.training.history import weighted_mean
 
 PROMISES = {
     "tensors": "the same weights, bit for bit, and losses within 2 units in the last place",
     "math": "the same mathematics, rounded otherwise: in float64, losses within 1e-12",
 }
 FIRST = "first."  # before the names of first weights in the file beside a script
+FIRST_OF_LOSS = "first_of_loss."
 SAVE = 'save_model(model, "model.safetensors")'
 # How a script sets what the bits depend on, with torch's default, by the name in the fingerprint.
 MACHINE = {
@@ -31,6 +35,30 @@ MACHINE = {
     "cudnn_benchmark": (False, "torch.backends.cudnn.benchmark = {}"),
     "cudnn_allow_tf32": (True, "torch.backends.cudnn.allow_tf32 = {}"),
 }
+# Names of a script that are not words of its templates, and imports that a level may need.
+OTHERS = "LR MOMENTUM WEIGHT_DECAY k train_order v valid_loss valid_order"
+IMPORTS = """
+import math
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import partial
+from itertools import islice
+from torch import Generator
+"""
+
+
+@cache
+def reserved() -> dict[str, str]:
+    """Return the names of the text of a script, with where those are from that it imports."""
+    ours = dict.fromkeys([*words(), *OTHERS.split()], "")
+    statements = [
+        *(need for need in NEEDS.values() if isinstance(need, str)),
+        *(s for *_, s in USUAL),
+    ]
+    imports = imports_in(ast.parse("\n".join([IMPORTS, *statements])).body)
+    functions = [*(need for need in NEEDS.values() if not isinstance(need, str)), weighted_mean]
+    homes = {need.__name__: f"{need.__module__}:{need.__name__}" for need in functions}
+    return {**ours, **homes, **{name: full for name, full, _ in imports}}
 
 
 class Script:
@@ -39,13 +67,13 @@ class Script:
     def __init__(self, recipe: Recipe, level: str, data: str) -> None:
         self.recipe = recipe
         self.data_name = data
-        self.lifter = Lifter()
+        self.lifter = Lifter(reserved())
         self.data = DataText(recipe, self.lifter, level)
         self.level = level
         self.limits: list[EjectError] = []  # each with the lowest level that has it
 
     def text(self) -> str:
-        reading = self.data.reading(self.data_name)
+        reading = self.data.reading()
         to_read = len(self.lifter.definitions)
         if self.data.gives_images():
             self.lifter.unused.add("as_images")  # what they are already
@@ -56,12 +84,17 @@ class Script:
             self.limits += part.limits()
         validation, loop = training.validation(), training.lines()
         settings = training.settings(optimizer)
-        ours = [settings, self.machine(), reading, validation, model, [*loop, "", SAVE]]
+        tensors = f"data = load_file(Path(__file__).with_name({literal(self.data_name)}))"
+        beside = [tensors] if self.beside() else []
+        if self.recipe.loss_initial:
+            training.loss.append(load_first("loss_func", FIRST_OF_LOSS))
+        model = [*training.loss, *model]
+        ours = [settings, self.machine(), beside, reading, validation, model, [*loop, "", SAVE]]
         self.take_needed("\n".join(line for block in ours for line in block))
-        settings, machine, reading, validation, model, loop = map(all_wrapped, ours)
+        settings, machine, beside, reading, validation, model, loop = map(all_wrapped, ours)
         definitions = [text.splitlines() for text in self.lifter.definitions.values()]
         before, after = definitions[:to_read], definitions[to_read:]
-        blocks = [settings, machine, *before, reading, *after, validation, model, loop]
+        blocks = [settings, machine, beside, *before, reading, *after, validation, model, loop]
         imports = all_wrapped(self.lifter.imports.lines())
         return "\n".join([*self.header(training.left_out), "", *imports, "", *spaced(blocks), ""])
 
@@ -96,7 +129,7 @@ class Script:
         if recipe.target is None:
             made = constructor(recipe.model, lifter)
             kinds = {str(p.dtype) for p in recipe.model.parameters()} - {"torch.float32"}
-            made += "".join(f".to({kind})" for kind in kinds)  # one at most, else it is refused
+            made += "".join(f".to({kind})" for kind in kinds)
         else:
             order = [*inspect.signature(recipe.target).parameters]
             given = {name: recipe.arguments[name] for name in order if name in recipe.arguments}
@@ -107,9 +140,10 @@ class Script:
         layout = ".to(memory_format=torch.channels_last)" if recipe.channels_last else ""
         lines = [] if recipe.target is None and recipe.initial else ["torch.manual_seed(SEED)"]
         lines.append(f"model = {made}{moved}{layout}")
+        for name, first in recipe.ties.items():
+            lines.append(f"{path_to(name, recipe.model)} = {path_to(first, recipe.model)}")
         if recipe.initial:
-            taken = f'{{k.removeprefix("{FIRST}"): v for k, v in data.items() if "{FIRST}" in k}}'
-            lines.append(f"model.load_state_dict({taken})")
+            lines.append(load_first("model", FIRST))
         for name in recipe.frozen:
             lines.append(f"model.get_parameter({literal(name)}).requires_grad_(False)")
         if recipe.generator is not None:
@@ -118,25 +152,27 @@ class Script:
 
     def beside(self) -> dict[str, Tensor]:
         first = {f"{FIRST}{name}": value for name, value in (self.recipe.initial or {}).items()}
+        first |= {f"{FIRST_OF_LOSS}{name}": v for name, v in self.recipe.loss_initial.items()}
         state = {"generator": self.recipe.generator}
-        return {**self.data.tensors, **first, **{k: v for k, v in state.items() if v is not None}}
+        own = {**self.data.tensors, **self.lifter.tensors}
+        return {**own, **first, **{k: v for k, v in state.items() if v is not None}}
 
     def take_needed(self, text: str) -> None:
-        """Make what our own text names part of the script, and check what it assigns to."""
-        code = compile(text, "script", "exec")
-        for name in sorted(module_names(code) & NEEDS.keys()):
+        """Make what our own text names part of the script."""
+        for name in sorted({name for name, *_ in global_names(Source(text))} & NEEDS.keys()):
             need = NEEDS[name]
             if isinstance(need, str):
                 self.lifter.imports.add(need)
             else:
                 self.lifter.lift(need)
-        assigned = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_NAME"}
-        for name in sorted(assigned & self.lifter.definitions.keys()):
-            home = self.lifter.homes[name]
-            if not home.startswith("plainfit."):
-                raise EjectError(
-                    f"the loop of a script has a {name!r} of its own, and so has {home}; rename it"
-                )
+
+
+def load_first(module: str, prefix: str) -> str:
+    """Return the line that loads first weights from the file beside a script."""
+    taken = (
+        f'{{k.removeprefix("{prefix}"): v for k, v in data.items() if k.startswith("{prefix}")}}'
+    )
+    return f"{module}.load_state_dict({taken})"
 
 
 def all_wrapped(lines: list[str]) -> list[str]:

@@ -1,7 +1,12 @@
 """Python text with its tree, and edits by position."""
 
 import ast
-from collections.abc import Iterable, Iterator
+import dis
+import inspect
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from types import CodeType
+from typing import Any
 
 Edit = tuple[int, int, str]  # start and end, as indices of the text, and the text to put there
 
@@ -90,3 +95,58 @@ def import_block(tree: ast.Module) -> list[ast.stmt]:
     start = is_import.index(True) if any(is_import) else 0
     end = is_import.index(False, start) if False in is_import[start:] else len(is_import)
     return tree.body[start:end]
+
+
+def global_names(source: Source, code: CodeType | None = None) -> Iterator[tuple[str, int, int]]:
+    """Yield each name that a text looks up or binds in its module, and its span."""
+    code = code or compile(source.text, "", "exec", dont_inherit=True)
+    steps = [*dis.get_instructions(code)]
+    is_class = code.co_name != "<module>"  # which has names of its own
+    own = {step.argval for step in steps if step.opname == "STORE_NAME" and is_class}
+    for step in steps:
+        at, of_module = step.positions, "GLOBAL" in step.opname or step.opname.endswith("_NAME")
+        if of_module and step.argval not in own and at and at.lineno and at.end_lineno:
+            start = source.at(at.lineno, at.col_offset or 0)
+            yield str(step.argval), start, source.at(at.end_lineno, at.end_col_offset or 0)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from global_names(source, constant)
+
+
+def renaming(source: Source, names: Mapping[str, str]) -> list[Edit]:
+    """Return the edits that give the names of a module others, and leave those of functions."""
+    edits = {
+        (start, end, names[name])
+        for name, start, end in global_names(source)
+        if names.get(name, name) != source.text[start:end] == name
+    }
+    for node in ast.walk(source.tree):  # statements that have a name as a word
+        words: list[str] = node.names if isinstance(node, ast.Global) else []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node in source.tree.body:
+            words = [node.name]
+        for name in words:
+            start, end = source.span(node)
+            if found := re.compile(rf"\b{name}\b").search(source.text, start, end):
+                edits.add((*found.span(), names.get(name, name)))
+    return [*edits]
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name like this one that is not taken.
+
+    >>> free_name("loss", ["loss"]), free_name("Net", ["Net"]), free_name("SEED", ["SEED"])
+    ('own_loss', 'OwnNet', 'OWN_SEED')
+    """
+    while name in taken:
+        first = "OWN_" if name.isupper() else "Own" if name[0].isupper() else "own_"
+        name = first + name
+    return name
+
+
+def place(thing: Any) -> str:
+    """Return where a class or function is defined, for a message."""
+    try:
+        file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
+    except (OSError, TypeError):
+        return f"{getattr(thing, '__module__', '?')}"
+    return f"{file}:{line}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plainfit.common.devices import device_of, fingerprint
-from plainfit.data.batches import generators_of
+from plainfit.data.batches import batch_size, generators_of
 
 MAX_BYTES = 64 * 2**20  # of initial weights that are copied for a model without a factory
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per value
@@ -36,6 +36,8 @@ class FitCall:
     """The loss of every step; the history's own list."""
     unlike_a_script: tuple[str, ...] = ()
     """Options of `fit` that a script has no statements for."""
+    batch_size: Any = batch_size
+    """The function of inputs and targets that counts the samples of a batch."""
     groups: list[dict[str, Any]] = field(init=False)
     """The options of each group of the optimizer at the start."""
     has_stepped: bool = field(init=False)
@@ -43,6 +45,8 @@ class FitCall:
     fingerprint: dict[str, Any] = field(init=False)
     counts_samples: bool = field(init=False, default=True)
     """Whether a validation loss is the mean over the samples (see `LossWeights`)."""
+    joins_tensors: bool = field(init=False, default=True)
+    """Whether the outputs and targets that metrics took were tensors."""
     generator: Tensor = field(init=False)
     """The state of torch's global generator at the start."""
     order_states: dict[str, Tensor] = field(init=False)
@@ -51,6 +55,8 @@ class FitCall:
     """The sum over the bits of each weight at the start."""
     loss_sums: list[int] = field(init=False)
     """The same of a loss with tensors of its own."""
+    loss_initial: dict[str, Tensor] = field(init=False)
+    """Those tensors at the start."""
     initial: dict[str, Tensor] | None = field(init=False, default=None)
     """The weights at the start, up to 64 MiB, where no factory can build them again."""
     branches: list[str] = field(init=False, default_factory=list)
@@ -75,6 +81,8 @@ class FitCall:
         }
         self.sums = bit_sums(self.model)
         self.loss_sums = bit_sums(self.loss_func) if isinstance(self.loss_func, nn.Module) else []
+        own = self.loss_func.state_dict() if isinstance(self.loss_func, nn.Module) else {}
+        self.loss_initial = {name: tensor.detach().clone() for name, tensor in own.items()}
         weights = self.model.state_dict()
         factory = getattr(self.model, "plainfit_factory", None)
         if (factory is None or factory.loaded) and size_of(weights) <= MAX_BYTES:

@@ -189,6 +189,7 @@ def fit(
             }.items()
             if value
         ),
+        batch_size,
     )  # fmt: skip
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]

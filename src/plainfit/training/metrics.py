@@ -183,6 +183,10 @@ class WholeSet:
             self.outputs.append(out)
             self.targets.append(yb)
 
+    @property
+    def are_tensors(self) -> bool:
+        return all(isinstance(v, Tensor) and v.dim() for v in (*self.outputs, *self.targets))
+
     def compute(self, sizes: Sequence[int]) -> dict[str, float]:
         values: list[tuple[str, float]] = []
         if self.outputs:

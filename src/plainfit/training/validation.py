@@ -89,5 +89,6 @@ def validate(
         value, counts_samples = watch.of_set(read(losses))
         if context is not None and context.history.run is not None:
             context.history.run.counts_samples &= counts_samples
+            context.history.run.joins_tensors &= whole.are_tensors
         means = {name: weighted_mean(read(each), watch.sizes) for name, each in beside.items()}
         return {"loss": value, **means, **whole.compute(watch.sizes)}
