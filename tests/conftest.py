@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from ejecting import looks_here as looks_here
 from matplotlib.figure import Figure
 
 from plainfit.cli import main

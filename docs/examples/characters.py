@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
-from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from plainfit.training.schedules import WarmupCosine
@@ -15,6 +14,7 @@ LETTERS, EPOCHS, BATCHES = sorted(set(TEXT)), 2, 2
 class Characters(nn.Module):
     def __init__(self, letters, width=32):
         super().__init__()
+        self.letters, self.width = letters, width  # a script builds it by them
         self.embed = nn.Embedding(letters, width)
         self.rnn = nn.GRU(width, width, batch_first=True)
         self.out = nn.Linear(width, letters)
@@ -26,8 +26,7 @@ class Characters(nn.Module):
 def parts():
     numbers = torch.tensor([LETTERS.index(letter) for letter in TEXT])
     windows = numbers.unfold(0, 17, 8)
-    dataset = TensorDataset(windows[:, :-1], windows[:, 1:])
-    train_dl, _ = pf.get_data(dataset, dataset, bs=16)
+    train_dl, _ = pf.get_data((windows[:, :-1], windows[:, 1:]), None, bs=16)
     torch.manual_seed(0)
     model = Characters(len(LETTERS))
     opt = optim.AdamW(model.parameters(), lr=3e-3)

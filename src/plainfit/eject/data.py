@@ -1,7 +1,7 @@
 """The data in a script: how it is read, and the order in which its batches come."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,11 @@ class DataText:
         self.loaders = [self.train, *([self.valid] if self.valid else [])]
         self.funcs = [func for loader in self.loaders for func in loader.funcs]
         inputs, _ = inputs_and_target(first_batch(self.train))
+        if isinstance(inputs, Mapping):
+            raise EjectError(
+                "a script has batches of tensors, and those of this training are mappings; give "
+                "the model its inputs in a tuple, with the target at its end"
+            )
         self.several = isinstance(inputs, tuple)
         form = call_form(recipe.model, inputs)
         self.given = "tuple(xb)" if self.several and form == "xb" else form

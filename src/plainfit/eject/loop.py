@@ -150,14 +150,15 @@ class LoopText:
 
     def forward(self, loss_func: str) -> dict[str, Any]:
         recipe = self.recipe
-        loss = f"{loss_func}(model({self.data.given}), yb)"
+        part = "[0]" if recipe.has_values else ""
+        loss = f"{loss_func}(model({self.data.given}), yb){part}"
         if recipe.compile:
             loss = f"compiled(xb, yb) if step >= {PLAIN_STEPS} else {loss}"
         autocast = ""
         if recipe.precision != "fp32":
             dtype = DTYPES[recipe.precision]
             autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
-        return {"forward": loss, "autocast": autocast}
+        return {"forward": loss, "loss_part": part, "autocast": autocast}
 
     def size(self) -> str:
         own = self.recipe.batch_size

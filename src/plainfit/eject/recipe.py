@@ -62,6 +62,7 @@ class Recipe:
     generator: Tensor | None = None  # the global one's first state, unless the seed gives it
     counts_samples: bool = True  # whether a validation loss is the mean over the samples
     batch_size: Any = batch_size
+    has_values: bool = False  # whether the loss came with values by name
     joins_tensors: bool = True  # whether outputs and targets of the validation are tensors
     config: RunConfig | None = None  # the settings of a run folder; None for a call of `fit`
     frozen: list[str] = field(default_factory=list)  # what the model trains when it is new
@@ -188,6 +189,7 @@ def from_fit(call: FitCall) -> Recipe:
         counts_samples=call.counts_samples,
         batch_size=call.batch_size,
         joins_tensors=call.joins_tensors,
+        has_values=call.has_values,
         outcome=Outcome(list(call.losses), *saved(call.model)),
     )
     begin_as_recorded(recipe, call)

@@ -47,6 +47,8 @@ class FitCall:
     """Whether a validation loss is the mean over the samples (see `LossWeights`)."""
     joins_tensors: bool = field(init=False, default=True)
     """Whether the outputs and targets that metrics took were tensors."""
+    has_values: bool = field(init=False, default=False)
+    """Whether the loss came with values by name."""
     generator: Tensor = field(init=False)
     """The state of torch's global generator at the start."""
     order_states: dict[str, Tensor] = field(init=False)

@@ -203,6 +203,8 @@ class Context:
                     "the values beside a loss must have the same names in every batch, got "
                     f"{', '.join(self.values) or 'none'} after {', '.join(self.epoch_values)}"
                 )
+            if self.history.run is not None:
+                self.history.run.has_values = self.values.keys() > {*self.train_metrics}
             for name, value in self.values.items():
                 self.epoch_values.setdefault(name, []).append(kept(value))
         self.step += 1
