@@ -11,9 +11,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from ejecting import looks_here as looks_here
 from matplotlib.figure import Figure
 
+from ejecting import looks_here as looks_here
 from plainfit.cli import main
 from plainfit.training.history import History
 

@@ -518,6 +518,8 @@ CELLS = [
 def test_cells_of_a_notebook(path, monkeypatch):
     shells = pytest.importorskip("IPython.core.interactiveshell")
     monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    for name in ("ps1", "ps2", "ps3", "displayhook", "excepthook"):  # which a shell sets
+        monkeypatch.setattr(sys, name, getattr(sys, name, ""), raising=False)
     shell = shells.InteractiveShell(user_module=sys.modules["__main__"])
     shell.history_manager.enabled = False
     for cell in CELLS:
