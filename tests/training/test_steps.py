@@ -110,6 +110,34 @@ def test_an_epoch_of_so_many_steps_is_resumed_within_its_pass(kind, stop, tmp_pa
     same(train(), resumed(train, tmp_path, stop))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [None, 4, 6])
+def test_a_training_that_was_stopped_in_its_validation_is_resumed(kind, steps, tmp_path):
+    class Stop(pf.Callback):
+        observer = True
+
+        def on_step_end(self, context):
+            self.context = context
+
+    stop = Stop()
+
+    def valid():
+        for number, batch in enumerate(loader("list")):
+            if number == 2 and hasattr(stop, "context") and stop.context.epoch == 1:
+                stop.context.stop = "the test"
+            yield batch
+
+    def train(**options):
+        model, opt = linear()
+        return quiet(3, model, opt, loader(kind), valid, steps_per_epoch=steps, **options)
+
+    whole = train()
+    stopped = train(callbacks=[stop], checkpoint=tmp_path)
+    assert len(stopped) == 1
+    del stop.context
+    same(whole, train(checkpoint=tmp_path, resume=True))
+
+
 def test_other_steps_per_epoch_are_refused_when_resumed(tmp_path):
     model, opt = linear()
     dl = loader("ours")

@@ -246,6 +246,8 @@ def untouched(dl: Any) -> Iterator[None]:
 def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any, Any]]:
     """Yield the pairs of an epoch that have not been used yet, as they are asked for."""
     context.began = time.perf_counter() - context.seconds
+    if context.step and not context.batch and context.steps_per_epoch is None:
+        return  # it was stopped within the validation
     while not context.ends_epoch():
         context.batches = context.batches or rest_of_pass(context, device)
         for pair in context.batches:
