@@ -130,8 +130,20 @@ def test_lists_of_inputs_and_target_are_said_to_be_lists_of_samples():
     model = nn.Linear(2, 1)
     opt = optim.SGD(model.parameters(), lr=0.1)
     batches = [[torch.zeros(5, 7, 2), Y]]  # time first
-    with pytest.raises(ConfigError, match=r"failed with TypeError.*give tuples, as by map\(tuple"):
+    with pytest.raises(ConfigError, match=r"list of samples, and failed .*give tuples: map\(tuple"):
         pf.fit(1, model, F.mse_loss, opt, batches, echo=None)
+    for batch, what in (((X, X, Y), "tuple"), ({"x": X, "y": Y}, "dict")):
+        with pytest.raises(
+            ConfigError, match=f"given a {what} of 2 inputs, which its forward does"
+        ):
+            pf.fit(1, model, F.mse_loss, opt, [batch], echo=None)
+
+    class Broken(nn.Module):
+        def forward(self, xb):
+            return xb.missing
+
+    with pytest.raises(AttributeError, match="missing"):
+        pf.validate(Broken(), F.mse_loss, [X])
 
 
 def test_several_inputs_and_several_targets():

@@ -259,6 +259,16 @@ def test_batches_that_cannot_be_joined_are_said_to_be(outs, says):
     assert "use an object with update and compute, as in torchmetrics" in str(caught.value)
 
 
+def test_functions_that_keep_much_are_said_to(monkeypatch):
+    monkeypatch.setattr("plainfit.training.metrics.MANY_BYTES", 300)
+    out, y = whole_set([4, 4, 4])
+    dl = split([4, 4, 4], out, y)
+    with pytest.warns(RuntimeWarning, match=r"keep all predictions .* for hits; names, such as"):
+        validated(dl, hits)
+    validated(dl, pf.accuracy)
+    validated(dl, Sum())
+
+
 def test_objects_need_no_joining():
     dl = [(torch.zeros(2, 3), torch.tensor([0, 1])), (torch.zeros(2, 4), torch.tensor([0, 1]))]
     assert validated(dl, Sum())["Sum"] == 0.0

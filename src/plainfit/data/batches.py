@@ -123,15 +123,23 @@ def called(model: nn.Module, xb: Any) -> Any:
     Those in a tuple are passed as `model(*xb)`, those in a mapping as `model(**xb)`, if `forward`
     takes them so; else, as all others, as `model(xb)`.
     """
+    call = caller(model, xb)
     try:
-        return caller(model, xb)(xb)
+        return call(xb)
     except (TypeError, AttributeError) as error:
-        if not isinstance(xb, list):
+        is_whole = call is model and (isinstance(xb, list) or has_parts(xb))
+        if not is_whole:
             raise
+        what, remedy = (
+            "a list of samples",
+            "for inputs and a target, give tuples: map(tuple, batches)",
+        )
+        if not isinstance(xb, list):
+            what = f"a {type(xb).__name__} of {len(xb)} inputs, which its forward does not take"
+            remedy = "let forward take them, or leave out what is no input (target= names a target)"
         raise ConfigError(
-            "a batch that is a list is passed to the model as it is, a list of samples, and failed "
-            f"with {type(error).__name__}: {error}; for inputs and a target, give tuples, as by "
-            "map(tuple, batches)"
+            f"a model must take its inputs, and was given {what}, and failed with "
+            f"{type(error).__name__}: {error}; {remedy}"
         ) from error
 
 

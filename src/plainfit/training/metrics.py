@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from plainfit.common.errors import ConfigError, raised_as
-from plainfit.data.batches import called, join
+from plainfit.data.batches import called, join, tensors_in
 from plainfit.training.history import kept, weighted_mean
+from plainfit.training.hooks import warn
 
+MANY_BYTES = 2**30  # of predictions that a metric keeps, from which on a warning says so
 TAKEN = ("loss", "epoch", "train_loss", "valid_loss", "seconds", "samples_per_second")
 Sums = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Metric = Callable[[Any, Any], Any]
@@ -169,6 +171,7 @@ class WholeSet:
             Mean("accuracy", correct) if m is accuracy else m for m in metrics
         ]
         self.streaming = [metric for metric in self.metrics if is_streaming(metric)]
+        self.kept_bytes = 0
         self.outputs: list[Any] = []
         self.targets: list[Any] = []
         for metric in self.streaming:
@@ -182,6 +185,14 @@ class WholeSet:
         if len(self.streaming) < len(self.metrics):
             self.outputs.append(out)
             self.targets.append(yb)
+            before, self.kept_bytes = self.kept_bytes, self.kept_bytes + bytes_of((out, yb))
+            if before < MANY_BYTES <= self.kept_bytes:
+                names = [metric_name(m) for m in self.metrics if not is_streaming(m)]
+                warn(
+                    f"metrics that are functions keep all predictions, {MANY_BYTES:,} bytes so far "
+                    f"for {', '.join(names)}; names, such as 'accuracy', and objects with update "
+                    "and compute take each batch by itself"
+                )
 
     @property
     def are_tensors(self) -> bool:
@@ -204,6 +215,10 @@ class WholeSet:
             values += named(metric_name(metric), value).items()
         check_names([name for name, _ in values])
         return dict(values)
+
+
+def bytes_of(batch: Any) -> int:
+    return sum(tensor.nbytes for tensor in tensors_in(batch))
 
 
 def check_names(names: Sequence[str]) -> None:
