@@ -263,7 +263,7 @@ def test_functions_that_keep_much_are_said_to(monkeypatch):
     monkeypatch.setattr("plainfit.training.metrics.MANY_BYTES", 300)
     out, y = whole_set([4, 4, 4])
     dl = split([4, 4, 4], out, y)
-    with pytest.warns(RuntimeWarning, match=r"keep all predictions .* for hits; names, such as"):
+    with pytest.warns(RuntimeWarning, match=r"keep all predictions.* for hits; names, such as"):
         validated(dl, hits)
     validated(dl, pf.accuracy)
     validated(dl, Sum())

@@ -42,20 +42,25 @@ def pairs_of(
     split: Callable[[Any], tuple[Any, Any]],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield `split(batch)` of some batches of a loader, on the device."""
-    for batch in by_parts(batches, loader):
-        xb, yb = split(batch)
+    read = reader(loader)
+    for batch in batches:
+        xb, yb = split(batch if type(batch) is tuple else read(batch))
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
 
 
-def by_parts(batches: Iterable[Any], loader: Any) -> Iterator[Any]:
-    """Yield some batches of a loader, with tuples in place of lists of parts."""
+def reader(loader: Any) -> Callable[[Any], Any]:
+    """Return the function that puts tuples in place of lists of parts, in batches of a loader."""
     collate = getattr(loader, "collate_fn", None)
     makes_lists = collate and collate in (default_collate, default_convert)
-    for batch in batches:
+
+    def read(batch: Any) -> Any:
+        nonlocal makes_lists
         if makes_lists is None:
             makes_lists = is_listed_pair(batch)
-        yield with_tuples(batch) if makes_lists and isinstance(batch, list | Mapping) else batch
+        return with_tuples(batch) if makes_lists and isinstance(batch, list | Mapping) else batch
+
+    return read
 
 
 def is_listed_pair(batch: Any) -> bool:
@@ -95,6 +100,8 @@ def has_parts(batch: Any) -> bool:
 
 
 def inputs_and_target(batch: Any, target: str | None = None) -> tuple[Any, Any]:
+    if target is None and type(batch) is tuple and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return batch  # the usual case, first
     if target is not None:
         if not isinstance(batch, Mapping) or target not in batch:
             keys = list(batch) if isinstance(batch, Mapping) else []

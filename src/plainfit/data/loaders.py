@@ -34,7 +34,7 @@ from torch.utils.data import (
 from plainfit.common.errors import ConfigError, raised_as
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step
-from plainfit.data.batches import by_parts, to_device
+from plainfit.data.batches import reader, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
 from plainfit.data.splits import draw_parts
 
@@ -250,7 +250,8 @@ class WrappedDataLoader:
         raise AttributeError(name)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in by_parts(self.dl, self.dl):
+        read = reader(self.dl)
+        for batch in map(read, self.dl):
             is_spread = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
             yield self.func(*batch) if is_spread else self.func(batch)
 

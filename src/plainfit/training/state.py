@@ -248,12 +248,13 @@ def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any,
     context.began = time.perf_counter() - context.seconds
     if context.step and not context.batch and context.steps_per_epoch is None:
         return  # it was stopped within the validation
+    has_limit = context.steps_per_epoch is not None or context.max_steps is not None
     while not context.ends_epoch():
         context.batches = context.batches or rest_of_pass(context, device)
         for pair in context.batches:
             context.batch += 1
             yield pair
-            if context.ends_epoch():
+            if has_limit and context.ends_epoch():
                 return
         was_empty = not context.batch
         context.batch, context.batches, context.pass_start = 0, None, {}
