@@ -208,6 +208,7 @@ class Context:
             for name, value in self.values.items():
                 self.epoch_values.setdefault(name, []).append(kept(value))
         self.step += 1
+        self.batch += 1
         self.global_step += 1
 
     def read_losses(self) -> None:

@@ -251,11 +251,13 @@ def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any,
     has_limit = context.steps_per_epoch is not None or context.max_steps is not None
     while not context.ends_epoch():
         context.batches = context.batches or rest_of_pass(context, device)
-        for pair in context.batches:
-            context.batch += 1
-            yield pair
-            if has_limit and context.ends_epoch():
-                return
+        if has_limit:
+            for pair in context.batches:
+                yield pair
+                if context.ends_epoch():
+                    return
+        else:
+            yield from context.batches
         was_empty = not context.batch
         context.batch, context.batches, context.pass_start = 0, None, {}
         if context.loader_epoch is not None:
