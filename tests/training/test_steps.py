@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import plainfit as pf
 from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
+from trainings import StopAt
 
 G = torch.Generator().manual_seed(0)
 X, Y = torch.randn(44, 3, generator=G), torch.randint(2, (44,), generator=G)
@@ -25,17 +26,6 @@ def linear():
 
 def quiet(epochs, model, opt, *args, loss_func=F.cross_entropy, **options):
     return pf.fit(epochs, model, loss_func, opt, *args, echo=None, **options)
-
-
-class StopAt(pf.Callback):
-    observer = True
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, context):
-        if context.global_step == self.step:
-            context.stop = "the test"
 
 
 def resumed(train, folder, steps):

@@ -288,12 +288,18 @@ def no_batches(train_dl: Batches, epoch: int) -> str:
     return f"the training loader must give batches, got none from {train_dl!r}"
 
 
+def innermost(dl: Any) -> Any:
+    """Return the loader within WrappedDataLoaders."""
+    while hasattr(dl, "dl"):
+        dl = dl.dl
+    return dl
+
+
 def generators_of(dl: Any) -> list[torch.Generator]:
     """Return a loader's own generators; none for one of ours, a function of (seed, epoch)."""
     if hasattr(dl, "seek"):
         return []
-    while hasattr(dl, "dl"):  # within WrappedDataLoaders
-        dl = dl.dl
+    dl = innermost(dl)
     found = [getattr(part, "generator", None) for part in (dl, getattr(dl, "sampler", None))]
     by_id = {id(each): each for each in found if isinstance(each, torch.Generator)}
     return list(by_id.values())

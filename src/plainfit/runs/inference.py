@@ -13,6 +13,7 @@ from plainfit.data.batches import (
     Size,
     batch_size,
     called,
+    innermost,
     join,
     pairs,
     sizes,
@@ -203,9 +204,8 @@ OUTPUTS: dict[str, Callable[[Any], Any]] = {
 
 
 def is_shuffled(dl: Any) -> bool:
-    while hasattr(dl, "dl"):  # within WrappedDataLoaders
-        dl = dl.dl
-    order = getattr(dl, "sampler", dl)
+    inner = innermost(dl)
+    order = getattr(inner, "sampler", inner)
     return getattr(order, "shuffle", False) or isinstance(
         getattr(order, "rows_from", order), RANDOM
     )

@@ -11,11 +11,11 @@ from torch.utils.data import BatchSampler, Dataset
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, ModelError
-from plainfit.data.batches import called, length, pairs
+from plainfit.data.batches import called, innermost, length, pairs
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.fit_call import optimizers_in
 from plainfit.training.hooks import Context, overriding
-from plainfit.training.state import random_state, set_random_state
+from plainfit.training.state import untouched
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)  # those that may need several samples
 BROADCAST = "Using a target size"  # of another shape than the outputs, as F.mse_loss warns
@@ -122,9 +122,7 @@ def check_last_batch(
 
 def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
     """Return how the last batch comes to one sample, if the model cannot be trained on it."""
-    inner = dl
-    while hasattr(inner, "dl"):  # within WrappedDataLoaders
-        inner = inner.dl
+    inner = innermost(dl)
     if hasattr(inner, "seek"):
         order = getattr(inner, "sampler", inner)
         samples = order.samples
@@ -140,17 +138,16 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
     if not any(isinstance(module, NORMS) for module in model.modules()):
         return ""
     how = f"{samples:,} = {(samples - 1) // order.batch_size} * {order.batch_size} + 1"
-    states, kept = random_state(dl), (order.batch_size, getattr(inner, "num_workers", 0))
+    kept = order.batch_size, getattr(inner, "num_workers", 0)
     order.batch_size, inner.num_workers = 1, 0
     try:
-        with torch.no_grad():
+        with torch.no_grad(), untouched(dl):
             xb, _ = next(pairs(dl, device_of(model), target))
             called(copy.deepcopy(model).train(), xb)
     except Exception as error:  # another one is for the training to raise
         return how if ONE_SAMPLE in str(error) else ""
     finally:
         order.batch_size, inner.num_workers = kept
-        set_random_state(states, dl)
     return ""
 
 

@@ -10,6 +10,7 @@ from torch.optim import LBFGS, Optimizer
 
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import called, inputs_and_target
+from plainfit.training.callbacks.optimization import parameters_of
 from plainfit.training.compiling import LossFunction
 from plainfit.training.hooks import Context, NoHooks
 from plainfit.training.metrics import Metric, metric_name
@@ -88,7 +89,7 @@ def own_loss(out: Any, yb: Any) -> Tensor:
 def _step_by_closure(compute: Callable[[], Any], opt: LBFGS, watch: Context | NoHooks) -> Tensor:
     """Take a step of LBFGS, which evaluates the loss several times; return the first loss."""
     losses: list[Tensor] = []
-    parameters = [parameter for group in opt.param_groups for parameter in group["params"]]
+    parameters = parameters_of(opt)
     before = [parameter.detach().clone() for parameter in parameters]
 
     def closure() -> Tensor:

@@ -22,6 +22,7 @@ from plainfit.training.callbacks import (
 )
 from plainfit.training.hooks import Callback, Context
 from small import batches, fit, network, plain, same, sgd
+from trainings import StopAt
 
 
 class Figures(Callback):
@@ -333,22 +334,11 @@ def test_a_training_that_stops_in_its_first_epoch_keeps_its_last_weights():
     assert same(model, by_hand)
 
 
-class StopsAt(Callback):
-    observer = True
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, context):
-        if context.global_step == self.step:
-            context.stop = "the test"
-
-
 @pytest.mark.parametrize("step", [1, 2, 5, 6, 99])
 def test_the_best_weights_outlive_a_resume(step, tmp_path):
     losses = [3, 1, 2, 4]
     _, _, whole = restored(losses)
-    restored(losses, StopsAt(step), checkpoint=tmp_path)
+    restored(losses, StopAt(step), checkpoint=tmp_path)
     _, history, resumed = restored(losses, checkpoint=tmp_path, resume=True)
     assert len(history) == 4
     assert same(resumed, whole)

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from plainfit.common.errors import CheckpointError
+from plainfit.data.batches import innermost
 from plainfit.training.callbacks.optimization import TorchScheduler
 from plainfit.training.fit_call import INTEGERS
 from plainfit.training.hooks import Context
@@ -25,9 +26,7 @@ STEPS = re.compile(r"steps=\d+")  # in a schedule, which follow from the number 
 def setup_of(context: Context) -> dict[str, dict[str, Any]]:
     """Return what must stay (`same`) and what may change (`open`), as texts and numbers."""
     call: Any = context.history.run
-    dl = context.train_dl
-    while hasattr(dl, "dl"):  # within WrappedDataLoaders
-        dl = dl.dl
+    dl = innermost(context.train_dl)
     order = getattr(dl, "sampler", dl) if hasattr(dl, "seek") else dl
     data = getattr(order, "dataset", None)
     same = {
