@@ -36,6 +36,8 @@ class LearningRate(Callback):
     optimizer has its own rate and momentum again.
     """
 
+    in_program = "before"
+
     def __init__(self, schedule: Factor) -> None:
         self.schedule = schedule
 
@@ -77,6 +79,8 @@ class TorchScheduler(Callback):
         ConfigError: where a whole epoch would have a rate of 0, as by a scheduler that is made for
             steps and stepped by epoch.
     """
+
+    in_program = "before"
 
     def __init__(self, scheduler: LRScheduler, by: str | None = None) -> None:
         self.scheduler = scheduler
@@ -170,6 +174,8 @@ class GradientClipping(Callback):
         NonFiniteError: before the step, if the norm is NaN or infinite.
     """
 
+    in_program = "within"
+
     def __init__(self, max_norm: float) -> None:
         if not max_norm > 0:
             raise ConfigError(f"the largest norm of gradients must be positive, got {max_norm}")
@@ -180,11 +186,7 @@ class GradientClipping(Callback):
 
     def on_step_start(self, context: Context) -> None:
         norm = torch.nn.utils.clip_grad_norm_(parameters_of(context.opt), self.max_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(
-                f"the gradients must be finite, and their norm is {float(norm)} in epoch "
-                f"{context.epoch}, step {context.step}; lower the learning rate"
-            )
+        context.must_be_finite(norm, "the gradients must be finite, and their norm is")
 
 
 class GradientAccumulation(Callback):
@@ -388,6 +390,8 @@ class Unfreezing(Callback):
         gradual: then unfreeze one more group in each epoch (Howard & Ruder 2018, arXiv:1801.06146,
             section 3.3), instead of all at once.
     """
+
+    in_program = "before"
 
     def __init__(
         self, groups: Sequence[Sequence[str]], epochs: int = 1, gradual: bool = False

@@ -128,6 +128,8 @@ def trained(context: Context) -> list[nn.Module]:
 class TimeLimit(Callback):
     """Stop after a number of seconds of this process, even within an epoch; resume ends it."""
 
+    in_program = "after"
+
     def __init__(self, seconds: float) -> None:
         if not seconds > 0:
             raise ConfigError(f"a time limit must be a positive number of seconds, got {seconds}")
@@ -182,6 +184,7 @@ class NonFiniteGuard(Callback):
     """
 
     observer = True
+    in_program = "after"
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
