@@ -8,14 +8,17 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import chain, islice
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RMSprop
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import default_collate
 
 from plainfit.common.devices import device_of
+from plainfit.data.batches import innermost
 from plainfit.data.datasets import Columns, ImageDataset, Rows, bytes_to_floats
 from plainfit.data.loaders import TensorLoader
 from plainfit.training.callbacks.stopping import NonFiniteGuard
@@ -104,7 +107,8 @@ class Stacked:
 
     rows = torch.empty(0, dtype=torch.int64)
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, full: int) -> None:
+        self.full = full
         context.batches = context.batches or rest_of_pass(context, device_of(context.model))
         pair = next(context.batches)
         context.batches = chain([pair], context.batches)
@@ -127,25 +131,27 @@ class Stacked:
         """Read the batches of a range of at most so many steps; return its ends, from 0."""
         context.batches = context.batches or rest_of_pass(context, device_of(context.model))
         self.last = 0
-        for pair in islice(context.batches, min(most, self.steps)):
+        for pair in islice(context.batches, min(most, self.steps, self.full - context.batch)):
             leaves, form = tree_flatten(pair)
             if form != self.form or any(
                 not isinstance(leaf, Tensor) or (leaf.shape, leaf.dtype) != (c.shape[1:], c.dtype)
                 for leaf, c in zip(leaves, self.columns, strict=True)
             ):
-                context.batches = chain([pair], context.batches)
-                break
+                self.leave(context, 0, pair)
+                raise UntraceableError(
+                    "not all batches have the same shape (and a resumed training may differ in the "
+                    "last bits)"
+                )
             for leaf, column in zip(leaves, self.columns, strict=True):
                 column[self.last] = leaf
             self.last += 1
         return 0, self.last
 
-    def leave(self, context: Context, step: int) -> None:
-        """Give back the batches from a step on."""
+    def leave(self, context: Context, step: int, *others: Any) -> None:
+        """Give back the batches from a step on, and others."""
         rest = range(step, self.last)
         pairs = [self.pair(context, *(c[i].clone() for c in self.columns)) for i in rest]
-        if pairs:
-            context.batches = chain(pairs, context.batches or ())
+        context.batches = chain(pairs, others, context.batches or ())
 
 
 class Program:
@@ -232,6 +238,7 @@ class EpochProgram:
         self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
         reason = why_not(context)
         self.works = not reason
+        self.full = 0 if reason else full_batches(context.train_dl)
         if reason:
             self.give_up(context, reason)
 
@@ -243,29 +250,29 @@ class EpochProgram:
 
     def run(self, context: Context) -> None:
         """Take the steps of this pass that are left, as far as the program can take them."""
-        if not (self.works and context.batch):
+        if not (self.works and 0 < context.batch < self.full):
             return
         for hook in overriding(self.before, "on_batch_start"):
             hook(context)
         try:
             with context.interruptible():
                 program = self.program(context)
-        except (Interrupted, StopIteration):  # or no batch is left
+            while not context.stop:
+                first, last = self.source.take(context, self.most(context))
+                if first >= last or not self.take(context, program, first, last):
+                    return
+        except Interrupted:
             return
+        except UntraceableError as error:
+            self.give_up(context, str(error))
         except Exception as error:
-            text = next(iter(str(error).strip().splitlines()), "")
-            is_ours = isinstance(error, UntraceableError)
-            self.give_up(context, text if is_ours else f"{type(error).__name__}: {text}")
-            return
-        while not context.stop:
-            first, last = self.source.take(context, self.most(context))
-            if first >= last or not self.take(context, program, first, last):
-                return
+            text = " ".join(str(error).split())
+            self.give_up(context, shorten(f"{type(error).__name__}: {text}", 200))
 
     def program(self, context: Context) -> Program:
         """Return the program for the training as it is now: for what is frozen, for its options."""
         if self.source is None or (self.rows and self.pass_of_source != context.loader_epoch):
-            self.source = Resident(context, self.rows) if self.rows else Stacked(context)
+            self.source = Resident(context, self.rows) if self.rows else Stacked(context, self.full)
             self.pass_of_source = context.loader_epoch
         modules = modules_of(context)
         taken = {"params", *(name for _, name in options_of(context.opt))}
@@ -395,6 +402,13 @@ def resident_rows(context: Context) -> Rows | None:
     return rows if is_one else None
 
 
+def full_batches(loader: Any) -> int:
+    inner = innermost(loader)
+    order = getattr(inner, "sampler", inner)
+    count: int = order.samples // order.batch_size
+    return count
+
+
 def why_not(context: Context) -> str:
     """Return why the steps of a training cannot be one program, as far as that shows before."""
     device, opt = device_of(context.model), context.opt
@@ -407,6 +421,9 @@ def why_not(context: Context) -> str:
             return f"{type(callback).__name__} is called in each step"
     if context.loader_epoch is None:
         return "the order of the loader is its own (plainfit.get_data makes one that is known)"
+    read = getattr(innermost(context.train_dl), "dataset", None)
+    if getattr(read, "collate_fn", default_collate) is not default_collate:
+        return "a collate_fn may make batches of several shapes"
     for name, part in context.model.named_modules():
         if any(value for key, value in vars(part).items() if key.endswith("_hooks")):
             return f"the layer {name or type(part).__name__} has hooks"

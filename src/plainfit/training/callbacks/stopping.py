@@ -209,7 +209,7 @@ class NonFiniteGuard(Callback):
 
     def on_step_end(self, context: Context) -> None:
         if self.lacks_labels:
-            context.sizes[-1] = 0
+            context.sizes[-1], self.lacks_labels = 0, False
         if self.has_checked or (context.step % self.every and context.step != context.steps):
             self.has_checked = False
             return
