@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 import plainfit as pf
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.training.callbacks import (
+    Averaging,
     Checkpointing,
     GradientClipping,
     StepLog,
@@ -143,6 +144,9 @@ CASES = {
     "weights and smoothing": (sgd, {"loss_func": SMOOTH}),
     "values": (sgd, {"loss_func": loss_and_value, "train_metrics": ["accuracy"]}),
     "unfreezing": (sgd, {"callbacks": lambda: [Unfreezing([["conv", "norm"], ["lin"]], 4)]}),
+    "averaging": (sgd, {"callbacks": lambda: [Averaging(0.99), GradientClipping(0.5)]}),
+    "averaging later": (sgd, {"callbacks": lambda: [Averaging(0.9, start=2)]}),
+    "mean of epochs": (sgd, {"callbacks": lambda: [Averaging(None, start=1)]}),
     "steps per epoch": (sgd, {"steps_per_epoch": 7, "max_steps": 100}),
 }
 

@@ -21,6 +21,7 @@ from plainfit.common.devices import device_of
 from plainfit.data.batches import innermost
 from plainfit.data.datasets import Columns, ImageDataset, Rows, bytes_to_floats
 from plainfit.data.loaders import TensorLoader
+from plainfit.training.callbacks.optimization import Averaging
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, NoHooks, overriding
 from plainfit.training.program import Steps, compiled
@@ -47,7 +48,8 @@ class Within(NoHooks):
     def __init__(self, context: Context) -> None:
         self.model, self.opt = context.model, context.opt
         self.batch_size: Any = context.batch_size
-        self.callbacks = [c for c in context.callbacks if c.in_program == "within"]
+        inside = [c for c in context.callbacks if c.in_program == "within"]
+        self.callbacks = [c for c in inside if not isinstance(c, Averaging)]  # has its own numbers
         self.are_finite: list[Tensor] = []
 
     def call(self, name: str) -> None:
@@ -164,8 +166,11 @@ class Program:
     """
 
     def __init__(self, context: Context, source: Any, loss_func: Any, compute_loss: Any) -> None:
+        self.averaging = averaging_of(context)
         self.modules, self.opt = modules_of(context), context.opt
         self.slots = options_of(self.opt)
+        if self.averaging is not None:
+            self.slots.append((self.averaging.now, "decay"))
         self.names: list[str] = []
         self.size = 0
         within = Within(context)
@@ -176,11 +181,13 @@ class Program:
             xb, yb = source.pair(context, *columns)
             loss, self.size = loss_batch(context.model, loss_func, xb, yb, opt, on, compute_loss)
             self.names = list(within.values)
+            if self.averaging is not None:
+                self.averaging.update(context.model)
             for is_finite in within.are_finite:
                 loss = torch.where(is_finite, loss, torch.nan)
             return [loss, *(torch.as_tensor(v).to(loss.dtype) for v in within.values.values())]
 
-        graph = traced(step, self.modules, self.opt, source.example())
+        graph = traced(step, self.modules, self.opt, self.slots, source.example())
         self.steps = Steps(
             graph, len(tensors_of(self.modules, self.opt)), isinstance(source, Resident)
         )
@@ -328,14 +335,20 @@ class EpochProgram:
         starts = list(overriding(self.before, "on_batch_start"))
         ends = list(overriding(self.before, "on_step_end"))
         place = context.step, context.global_step
-        rows = []
+        rows: list[list[float]] = []
+        averaging = program.averaging
+        count = int(averaging.averaged.n_averaged) if averaging and averaging.averaged else 0
         for _ in range(last - first):
             for hook in starts:
                 hook(context)
+            if averaging is not None:
+                averaging.now["decay"] = 1.0
             rows.append(numbers_of(program.slots))
             context.step, context.global_step = context.step + 1, context.global_step + 1
             for hook in ends:
                 hook(context)
+            if averaging is not None and averaging.is_due(context):
+                rows[-1][-1], count = averaging.decay_of(count), count + 1
         context.step, context.global_step = place
         if rows:
             program.numbers[first:last] = torch.tensor(rows, dtype=torch.float64)
@@ -359,6 +372,8 @@ class EpochProgram:
         context.sizes += [program.size] * steps
         for name, column in zip(program.names, values, strict=True):
             context.epoch_values.setdefault(name, []).extend(column)
+        if program.averaging is not None:
+            program.averaging.show(context)
         context.loss = found[-1, 0]
         context.step += steps
         context.batch += steps
@@ -391,8 +406,13 @@ def covers(kind: type[Callback], hook: str) -> bool:
 
 
 def modules_of(context: Context) -> list[nn.Module]:
-    parts = (context.model, context.loss_func)
+    averaging = averaging_of(context)
+    parts = (context.model, context.loss_func, averaging and averaging.averaged)
     return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def averaging_of(context: Context) -> Averaging | None:
+    return next((c for c in context.callbacks if isinstance(c, Averaging)), None)
 
 
 def resident_rows(context: Context) -> Rows | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -310,12 +311,15 @@ class Averaging(Callback):
     the last value of integer buffers, such as batch norm's count of batches.
     """
 
+    in_program = "within"
+
     def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ConfigError(f"the decay of an average must be 0 to below 1, got {decay}")
         self.decay = decay
         self.start = start
         self.averaged: AveragedModel | None = None
+        self.now: dict[str, Any] = {"decay": 1.0}  # in a step of a program
         self.resumed: dict[str, Any] = {}
 
     def on_fit_start(self, context: Context) -> None:
@@ -323,20 +327,49 @@ class Averaging(Callback):
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
         if self.resumed and context.global_step:
             Uncompiled(self.averaged).load_state_dict(self.resumed)
-        if int(self.averaged.n_averaged):
-            context.valid_model = self.averaged.module
+        self.show(context)
         if self.decay is None and context.steps is None:
             raise ConfigError(
                 "a mean over epochs needs a training loader with a length, and this one has none; "
                 "use a moving average: Averaging(decay=0.999)"
             )
 
-    def on_step_end(self, context: Context) -> None:
+    def show(self, context: Context) -> None:
+        """Let the average be validated, once there is one."""
+        assert self.averaged is not None
+        if int(self.averaged.n_averaged):
+            context.valid_model = self.averaged.module
+
+    def is_due(self, context: Context) -> bool:
         is_due = context.take_step if self.decay is not None else context.step == context.steps
-        if is_due and context.epoch >= self.start:
+        return is_due and context.epoch >= self.start
+
+    def on_step_end(self, context: Context) -> None:
+        if self.is_due(context):
             assert self.averaged is not None
             self.averaged.update_parameters(context.model)
             context.valid_model = self.averaged.module
+
+    def decay_of(self, count: int) -> float:
+        """Return how much of an average of `count` weights is kept in the next one."""
+        if self.decay is None or not count:
+            return count / (count + 1)
+        return warmed_up(self.decay, count)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Do as `on_step_end` by operations of torch alone; nothing where the decay is 1."""
+        assert self.averaged is not None
+        decay = self.now["decay"]
+        means = chain(self.averaged.module.parameters(), self.averaged.module.buffers())
+        for mean, value in zip(means, chain(model.parameters(), model.buffers()), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.detach(), (1 - decay).to(mean.dtype))
+            elif self.decay is None:
+                mean.copy_(torch.where(decay < 1, value, mean))
+            else:
+                mean.copy_(mean * decay + value * (1 - decay))
+        self.averaged.n_averaged += decay < 1
 
     def on_validate_end(self, context: Context) -> None:
         context.model.eval()  # as after a validation of its own
@@ -371,10 +404,14 @@ def warmed_up_mean(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     """
 
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        steps = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+        get_ema_multi_avg_fn(warmed_up(decay, int(count)))(averaged, current, count)
 
     return update
+
+
+def warmed_up(decay: float, count: int) -> float:
+    """Return the decay of a moving average of `count` weights."""
+    return min(decay, (1 + count) / (10 + count))
 
 
 class Unfreezing(Callback):
