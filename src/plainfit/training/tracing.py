@@ -21,6 +21,10 @@ class UntraceableError(PlainfitError):
     """A step has a part that a graph would leave out, or keep as it was in the first step."""
 
 
+class UnreadyError(UntraceableError):
+    """The optimizer has not made its whole state yet, as after its first step."""
+
+
 class Numbers(TorchFunctionMode):
     """Lets an optimizer compute with tensors of one value where it has numbers of Python."""
 
@@ -105,7 +109,8 @@ def traced(
         batch: an example, which is not changed, as nothing is.
 
     Raises:
-        UntraceableError: if the graph would not be the step.
+        UntraceableError: if the graph would not be the step; UnreadyError, if one will be after a
+            step of the optimizer.
         Exception: of any class, where torch cannot trace it.
     """
     own, given = tensors_of(modules, opt), [group[name] for group, name in slots]
@@ -123,6 +128,8 @@ def traced(
                 for group in opt.param_groups:
                     group.update({"foreach": False, "fused": False})
                 results = [result.detach() for result in step(*map(wrap, batch))]
+                if len(tensors_of(modules, opt)) > len(own):
+                    raise UnreadyError("the optimizer has made a new state in the step")
             return [unwrapped(tensor) for tensor in (*inside, *results)]
 
     width = len(numbers_of(slots))

@@ -199,12 +199,14 @@ class GradientAccumulation(Callback):
     """
 
     saved = ("samples",)
+    in_program = "within"
 
     def __init__(self, batches: int) -> None:
         if batches < 1:
             raise ConfigError(f"gradients are summed over at least 1 batch, got {batches}")
         self.batches = batches
         self.samples: list[int] = []
+        self.now: dict[str, Any] = {"total": 0.0}  # in a step of a program
 
     def on_fit_start(self, context: Context) -> None:
         refuse_lbfgs(self, context)
@@ -214,17 +216,25 @@ class GradientAccumulation(Callback):
 
     def on_loss(self, context: Context) -> None:
         # A sum over the samples, as only sums add up over batches of different sizes.
-        self.samples.append(context.size)
-        context.loss = context.loss * self.samples[-1]
+        context.loss = context.loss * context.size
 
     def on_backward_end(self, context: Context) -> None:
-        if len(self.samples) < self.batches and context.step + 1 != context.steps:
+        total = self.total(context, context.size)
+        if not total:
             context.take_step = False
             return
         for parameter in parameters_of(context.opt):
             if parameter.grad is not None:
-                parameter.grad.div_(sum(self.samples))
+                parameter.grad.div_(total)
+
+    def total(self, context: Context, size: int) -> int:
+        """Note the samples of a batch; return those of the group if this one ends it, else 0."""
+        self.samples.append(size)
+        if len(self.samples) < self.batches and context.step + 1 != context.steps:
+            return 0
+        total = sum(self.samples)
         self.samples.clear()
+        return total
 
 
 def parameters_of(opt: Optimizer) -> list[Tensor]:
