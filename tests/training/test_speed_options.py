@@ -5,6 +5,7 @@ import mmap
 import subprocess
 import sys
 import warnings
+import weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,6 @@ from plainfit.training.callbacks import (
 from plainfit.training.compiling import OneGraph
 from plainfit.training.session import (
     KEPT,
-    M_MMAP_THRESHOLD,
     MIB,
     USUAL,
     find_glibc,
@@ -53,7 +53,7 @@ from plainfit.training.session import kept_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        torch.ones(64, 16, 100, 100)  # 41 MB: more than glibc keeps by itself
+        [torch.ones(64, 16, 75, 100) for _ in range(3)]  # 92 MB: more than glibc keeps by itself
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 for keep in (False, True):
@@ -81,15 +81,13 @@ def test_kept_memory_without_glibc_does_nothing(monkeypatch):
         assert torch.ones(2).sum() == 2
 
 
-class OldGlibc:
-    """mallopt as glibc 2.34 and older have it: no mmap threshold over 32 MiB."""
+class Glibc:
+    """What a training sets, and how often it gives memory back."""
 
-    def __init__(self, most=32 * MIB):
-        self.most, self.options, self.trims = most, {}, 0
+    def __init__(self):
+        self.options, self.trims = {}, 0
 
     def mallopt(self, parameter, value):
-        if parameter == M_MMAP_THRESHOLD and value > self.most:
-            return 0
         self.options[parameter] = value
         return 1
 
@@ -97,20 +95,12 @@ class OldGlibc:
         self.trims += 1
 
 
-def test_kept_memory_sets_the_largest_threshold_that_is_accepted(monkeypatch):
-    glibc = OldGlibc()
+def test_kept_memory_sets_thresholds_until_it_ends(monkeypatch):
+    glibc = Glibc()
     monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: glibc)
     with kept_memory():
-        assert glibc.options == {M_MMAP_THRESHOLD: 32 * MIB, **KEPT}
+        assert (glibc.options, glibc.trims) == (KEPT, 0)
     assert (glibc.options, glibc.trims) == (USUAL, 1)
-
-
-def test_kept_memory_does_nothing_where_no_threshold_is_accepted(monkeypatch):
-    glibc = OldGlibc(most=MIB)
-    monkeypatch.setattr("plainfit.training.session.find_glibc", lambda: glibc)
-    with kept_memory():
-        assert glibc.options == {}
-    assert (glibc.options, glibc.trims) == ({}, 0)
 
 
 def test_memory_changes_no_bits():
@@ -132,8 +122,55 @@ class Resident(pf.Callback):
         self.after = []
 
     def on_step_end(self, context=None):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        self.after.append(pages * mmap.PAGESIZE)
+        self.after.append(resident())
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_blocks_over_32_mib_go_back_at_once():
+    """On the heap, each one freed was a hole too small for the next: twice a loop's memory."""
+    with kept_memory():
+        before = resident()
+        block = torch.ones(48 * MIB // 4)
+        during = resident()
+        del block
+        after = resident()
+    assert during - before > 40 * MIB > 8 * MIB > after - before
+
+
+@pytest.mark.parametrize("what", ["fit", "fit with a limit", "validate"])
+def test_nothing_of_a_batch_is_held_while_the_next_one_is_read(what):
+    """What is held lies between the large tensors of two steps, and keeps them apart."""
+    refs, held = [], []
+
+    def watched():
+        for _ in range(3):
+            refs[:] = []
+            batch = torch.rand(4, 5), torch.rand(4, 1)
+            refs.extend(map(weakref.ref, batch))
+            yield batch
+            del batch
+            held.append([ref() is not None for ref in refs])
+
+    def loss_func(out, yb):
+        loss = F.mse_loss(out, yb)
+        refs.extend([weakref.ref(out), weakref.ref(loss)])
+        return loss
+
+    class Watch(pf.Callback):
+        def on_step_end(self, context):
+            refs.append(weakref.ref(context.loss))
+
+    model = nn.Linear(5, 1)
+    if what == "validate":
+        pf.validate(model, loss_func, watched())
+    else:
+        limit = {"max_steps": 4} if "limit" in what else {}
+        fit(model, sgd(model), watched, epochs=1, loss_func=loss_func, callbacks=[Watch()], **limit)
+    assert held == [[False] * (4 if what == "validate" else 5)] * 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -211,6 +211,7 @@ def fit(
                     loss, n = own_step(context, step)
                 context.count(loss, n)
                 context.call("on_step_end")
+                xb = yb = loss = context.xb = context.yb = context.loss = None
                 if context.stop:
                     break
             if context.stop:
