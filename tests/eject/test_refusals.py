@@ -109,7 +109,7 @@ def test_hooks_patches_and_surgery(path):
         message = refused(path, wrapped)
         assert message.startswith(f"{__file__}:")
         assert "torch.compile wraps " in message
-        assert ", in place of compile=True; do it in the class, or in a function" in message
+        assert ", in place of compile='step'; do it in the class, or in a function" in message
     model = made()
     model.a = nn.Sequential(nn.Linear(6, 4))
     assert "the layer 'a.0' is in one of them only" in refused(path, model)

@@ -41,7 +41,11 @@ from plainfit.runs.settings import PRESETS, RunConfig, names_of, preset
         ({"model_args": "width={1, 2}"}, "model_args must be names with values"),
         ({"model_args": f"width={'-' * 9000}1"}, "model_args must be names with values"),
         ({"epochs": "3"}, "epochs must be a whole number, got '3'"),
-        ({"compile": 1}, "compile must be true or false, got 1"),
+        ({"keep_memory": 1}, "keep_memory must be true or false, got 1"),
+        (
+            {"compile": "epochs"},
+            "unknown form 'epochs': choose from epoch, step; did you mean 'epoch'?",
+        ),
         ({"out": Path("a\0b")}, "out must be without NUL characters"),
         ({"source": "run", "lr": "auto"}, "lr must be a number, since a fine-tuning has a rate"),
         ({"source": "run", "freeze_epochs": 11}, "freeze_epochs must be at most the number of"),

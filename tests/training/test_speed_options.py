@@ -389,7 +389,7 @@ def compiler(request, monkeypatch):
 def train_compiled(model, dl, epochs=12, loss_func=F.cross_entropy, **options):
     """Train; return the losses and what is said, but that compiling begins."""
     lines = []
-    options = {"compile": True, "echo": lines.append, **options}
+    options = {"compile": "step", "echo": lines.append, **options}
     history = pf.fit(epochs, model, loss_func, sgd(model), dl, None, **options)
     lines.remove("note   compiling: this takes some seconds")
     return history.step_losses, [line for line in lines if line.startswith("note")]
@@ -477,7 +477,7 @@ def test_the_settings_of_the_compiler_are_as_before_afterwards(before, ends, mon
     monkeypatch.setattr(torch, "compile", compile)
     with torch._dynamo.config.patch(trace_autograd_ops=before):
         with suppress(RuntimeError):  # the first steps are not compiled: this needs no compiler
-            fit(model, sgd(model), batches(5), epochs=1, compile=True, callbacks=[Look()])
+            fit(model, sgd(model), batches(5), epochs=1, compile="step", callbacks=[Look()])
         assert seen == [True]
         assert torch._dynamo.config.trace_autograd_ops is before
     assert sys.path == path
@@ -576,7 +576,7 @@ def test_a_training_that_could_not_be_compiled_is_ejected_as_it_was(monkeypatch,
     monkeypatch.setattr(torch, "compile", compile)
     model, opt = pf.get_model("mlp", input_shape=(4,), classes=3)
     dl = pf.get_data(*2 * [TensorDataset(*samples(20, torch.float32))], 5)[0]
-    history = fit(model, opt, dl, epochs=4, compile=True)
+    history = fit(model, opt, dl, epochs=4, compile="step")
     script = history.run.eject(tmp_path / "train.py", echo=None)
     assert "OneGraph" not in script.read_text()
 
@@ -705,7 +705,15 @@ def test_several_inputs_are_compiled(kind, compiler):
         model = Bilinear(3, 3, 2)
         opt = sgd(model)
         lines = []
-        history = pf.fit(1, model, F.cross_entropy, opt, dl, compile=compile, echo=lines.append)
+        history = pf.fit(
+            1,
+            model,
+            F.cross_entropy,
+            opt,
+            dl,
+            compile="step" if compile else False,
+            echo=lines.append,
+        )
         losses.append(history.step_losses)
     assert not any("not compiled" in line for line in lines)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

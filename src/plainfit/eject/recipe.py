@@ -49,7 +49,7 @@ class Recipe:
     callbacks: list[Any]
     steps: int  # steps in an epoch
     precision: str
-    compile: bool
+    compile: str
     fingerprint: dict[str, Any]
     outcome: Outcome
     channels_last: bool = False
@@ -71,6 +71,11 @@ class Recipe:
     def limits(self) -> Iterator[EjectError]:
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
+        if self.compile == "epoch":
+            yield EjectError(
+                "a script takes each step by itself, and this training took all of an epoch as one "
+                "program; train with compile='step', or without"
+            )
         for name in (name for name, is_used in used.items() if is_used):
             yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
         if not self.counts_samples:
@@ -129,7 +134,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         callbacks=[*scaling, *rates, *transformers(parts.config, parts.groups)],
         steps=steps,
         precision=config.precision,
-        compile=config.compile,
+        compile=config.compile or "",
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,
@@ -271,7 +276,7 @@ def check_untouched(model: nn.Module, fresh: nn.Module) -> None:
     for name, module in own.items():
         if "_orig_mod" in module._modules and not hasattr(others.get(name), "_orig_mod"):
             inner = getattr(model, "_orig_mod", model)
-            raise changed(inner, f"torch.compile wraps {name or 'it'}, in place of compile=True")
+            raise changed(inner, f"torch.compile wraps {name or 'it'}, in place of compile='step'")
     if own.keys() != others.keys():
         name = min(own.keys() ^ others.keys())
         raise changed(model, f"the layer {name!r} is in one of them only")

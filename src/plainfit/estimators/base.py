@@ -29,8 +29,7 @@ from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.checks import fails_on_last
-from plainfit.training.compiling import LossFunction
-from plainfit.training.hooks import Callback, warn
+from plainfit.training.hooks import Callback, LossFunction, warn
 from plainfit.training.loop import fit
 from plainfit.training.metrics import Metric
 

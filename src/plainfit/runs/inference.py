@@ -25,8 +25,7 @@ from plainfit.data.loaders import make_loader
 from plainfit.runs.folder import Run
 from plainfit.runs.inputs import as_trained
 from plainfit.runs.train import loss_function
-from plainfit.training.compiling import LossFunction
-from plainfit.training.hooks import warn
+from plainfit.training.hooks import LossFunction, warn
 from plainfit.training.metrics import Metric, accuracy
 from plainfit.training.state import untouched
 from plainfit.training.validation import evaluating, validate

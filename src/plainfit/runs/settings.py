@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 PRECISIONS = ("fp32", "bf16", "fp16")
+FORMS = ("epoch", "step")
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 # Numbers have limits, within which they do what they say: no overflow of an integer, no float32
@@ -163,7 +164,11 @@ class TrainingSettings:
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
-    compile: Annotated[bool, "Compile the model: slow start, faster steps; other rounding."] = False
+    compile: Annotated[
+        str | None,
+        "Compile the steps: epoch, all of an epoch as one program, or step, each by itself. Slow "
+        "at first, then faster; other rounding.",
+    ] = None
     threads: Annotated[
         int | None, "CPU threads (default: one for small steps, else all).", Between(1, 1024)
     ] = None
@@ -206,6 +211,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("schedule", self.schedule, SCHEDULES)
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
+        self.check_known("form", self.compile, FORMS)
         if self.source is not None:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)
@@ -230,6 +236,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
                 f"the settings must be of this version of plainfit, and it does not know "
                 f"{', '.join(sorted(unknown))}; use the version in run.json"
             )
+        if isinstance(record.get("compile"), bool):  # of plainfit before epochs were programs
+            record = record | {"compile": "step" if record["compile"] else None}
         folders = {n: Path(record[n]) for n in PATHS if isinstance(record.get(n), str)}
         return cls(**(record | folders | changes))
 

@@ -396,7 +396,7 @@ def run_fit(
                 checkpoint=checkpoint,
                 resume=resume,
                 precision=config.precision,
-                compile=config.compile,
+                compile=config.compile or False,
                 keep_memory=config.keep_memory,
                 echo=echo,
             )

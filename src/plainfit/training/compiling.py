@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from statistics import median
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,12 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.batches import called, caller, tensors_in
 from plainfit.training.callbacks.stopping import NonFiniteGuard
-from plainfit.training.hooks import Callback, Context, overriding
+from plainfit.training.hooks import Callback, Context, LossFunction, overriding
 
-LossFunction = Callable[[Any, Any], Any]
+if TYPE_CHECKING:
+    from plainfit.training.ranges import EpochProgram
+
+FORMS = ("epoch", "step")  # of what is compiled as one
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN_STEPS = 10  # steps before compiling, to know what it gains
 TIMED_STEPS = 20  # steps after it that are timed for the same purpose
@@ -40,19 +43,19 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 @contextmanager
-def loss_computation(
+def computation(
     context: Context,
     loss_func: LossFunction,
     precision: str,
-    compile: bool,
+    compile: str,
     echo: Callable[[str], None] | None,
-) -> Iterator[LossFunction | None]:
-    """Yield the function `(xb, yb) -> loss` for `loss_batch`; None for `loss_func(model(xb), yb)`.
+) -> Iterator[tuple[LossFunction | None, "EpochProgram | None"]]:
+    """Yield `(xb, yb) -> loss`, or None for `loss_func(model(xb), yb)`, and the epochs' program.
 
     At the end, the settings of torch's compiler and `sys.path` are as before. The arguments are
     those of `fit`.
     """
-    model = context.model
+    model, tell = context.model, echo or (lambda line: None)
     cast = autocast(precision, device_of(model))
     path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
@@ -63,13 +66,28 @@ def loss_computation(
 
     try:
         with compiled_whole() if compile else nullcontext():
-            compute = CompiledLoss(context, loss_func, echo) if compile else None
-            yield compute if precision == "fp32" else in_precision
+            program = None
+            if compile == "epoch":
+                from plainfit.training.ranges import EpochProgram
+
+                program = EpochProgram(context, loss_func, tell)
+            compute = CompiledLoss(context, loss_func, tell, program) if compile else None
+            chosen = compute if precision == "fp32" else in_precision
+            if program is not None:
+                program.compute_loss = None if precision == "fp32" else chosen
+            yield chosen, program
     finally:
         if before is not None:  # torch 2.10 has no such setting
             torch._dynamo.config.trace_autograd_ops = before
         if compile:
             sys.path[:] = path
+
+
+def form_of(compile: bool | str) -> str:
+    """Return what is compiled as one, by the argument of `fit`: `epoch`, `step` or nothing."""
+    if isinstance(compile, str) and compile not in FORMS:
+        raise ConfigError(unknown_name("form", compile, FORMS), field="compile")
+    return compile if isinstance(compile, str) else FORMS[0] if compile else ""
 
 
 def compiled_whole() -> AbstractContextManager[Any]:
@@ -170,20 +188,24 @@ def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | Non
 class CompiledLoss:
     """`OneGraph` after a few steps without it; reports what compiling cost and gained.
 
-    The first 10 steps of a training are never compiled, so that a resumed training has the same
-    bits as one that was never stopped. If compiling fails (no C++ compiler, Python in the model
-    that breaks the graph, too many variants of it), one line says so and the model runs as it is.
+    It waits while a `program` works. The first 10 steps are never compiled, so that a resumed
+    training has the same bits as one that was never stopped. If compiling fails (no C++ compiler,
+    Python in the model that breaks the graph, too many variants of it), one line says so and the
+    model runs as it is.
     """
 
     def __init__(
-        self, context: Context, loss_func: Any, echo: Callable[[str], None] | None
+        self,
+        context: Context,
+        loss_func: Any,
+        echo: Callable[[str], None],
+        program: "EpochProgram | None" = None,
     ) -> None:
         # On CUDA the graph is captured and replayed, without starting each kernel from Python.
         mode = "reduce-overhead" if device_of(context.model).type == "cuda" else None
         in_graph = gradients_in_graph(context.callbacks)
         self.graph = OneGraph(context.model, loss_func, in_graph, mode)
-        self.context = context
-        self.echo = echo or (lambda line: None)
+        self.context, self.echo, self.program = context, echo, program
         self.failed = self.has_shared = False
         self.compile_seconds = 0.0
         self.calls: dict[bool, list[float]] = {False: [], True: []}
@@ -192,6 +214,8 @@ class CompiledLoss:
         if not isinstance(xb, Tensor) and self.graph.forward is self.graph.model:
             self.graph.forward = caller(self.graph.model, xb)
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
+        if self.program is not None and self.program.works:  # this is a step beside it
+            return self.graph.loss(xb, yb)
         times = self.calls[use_compiled]
         if len(times) < TIMED_STEPS:
             times.append(time.perf_counter())
@@ -219,7 +243,7 @@ class CompiledLoss:
         loss = self.graph.loss(xb, yb)  # raises what is no failure of the compiler
         self.failed = True
         if self.context.global_step == PLAIN_STEPS and (call := self.context.history.run):
-            call.compile = False  # a script of this training compiles nothing, too
+            call.compile = ""  # a script of this training compiles nothing, too
         self.echo(f"note   not compiled, goes on without: {why}")
         return loss
 

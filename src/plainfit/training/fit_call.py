@@ -31,7 +31,8 @@ class FitCall:
     callbacks: Sequence[Any]
     """All callbacks, those that `fit` adds included."""
     precision: str
-    compile: bool
+    compile: str
+    """What is compiled as one: `epoch`, `step` or nothing."""
     losses: list[float]
     """The loss of every step; the history's own list."""
     unlike_a_script: tuple[str, ...] = ()

@@ -2,16 +2,20 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plainfit.common.errors import ConfigError, near_miss
+from plainfit.common.errors import ConfigError, NonFiniteError, near_miss
 from plainfit.data.batches import Size, batch_size, inputs_and_target
 from plainfit.training.fit_call import optimizers_in
 from plainfit.training.history import History, kept, read
+
+LossFunction = Callable[[Any, Any], Any]
 
 
 class Callback:
@@ -26,6 +30,16 @@ class Callback:
 
     saved: tuple[str, ...] = ()
     """Names of the attributes that a resumed training needs: plain values and tensors."""
+
+    in_program: str = ""
+    """How its hooks of a step go together with `fit(compile="epoch")`.
+
+    `before`: `on_batch_start` and `on_step_end` set options of the optimizer by the number of the
+    step, and are called ahead for a range of steps. `within`: all but `on_batch_start` change the
+    step by operations of torch, and become a part of the program. `after`: it only looks;
+    `on_batch_start` is called for each step of a range once it is done, then `on_step_end` once.
+    Empty: they have to be called in each step, so it is no program.
+    """
 
     def on_fit_start(self, context: "Context") -> None:
         """Before the first epoch; in a resumed training, after `load_state_dict`."""
@@ -77,6 +91,10 @@ class Callback:
 
 
 HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
+
+
+class Interrupted(BaseException):
+    """A signal, where it may interrupt at once what would take long."""
 
 
 @dataclass
@@ -147,6 +165,8 @@ class Context:
     """The state of the generators at the start of this pass."""
     batches: Iterator[Any] | None = None
     """The rest of this pass."""
+    interrupts: bool = False
+    """Whether a signal interrupts at once."""
     loader_epoch: int | None = field(init=False)
     """The epoch of the loader, whose order is a function of it; None for any other loader."""
 
@@ -166,6 +186,23 @@ class Context:
         """Call this hook of every callback that overrides it."""
         for hook in self._hooks[name]:
             hook(self)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal that stops the training raise `Interrupted` in this block."""
+        self.interrupts = True
+        try:
+            yield
+        finally:
+            self.interrupts = False
+
+    def must_be_finite(self, value: Tensor, what: str) -> None:
+        """Stop the training before its update if a value is NaN or infinite."""
+        if not torch.isfinite(value):
+            raise NonFiniteError(
+                f"{what} {float(value)} in epoch {self.epoch}, step {self.step}; lower the "
+                "learning rate"
+            )
 
     def goes_on(self) -> bool:
         """Return whether there are epochs left to train, and no reason to stop."""

@@ -38,11 +38,10 @@ from plainfit.training.checks import (
     check_own_step,
     check_steps,
 )
-from plainfit.training.compiling import LossFunction as LossFunction
-from plainfit.training.compiling import autocast, loss_computation
+from plainfit.training.compiling import autocast, computation, form_of
 from plainfit.training.fit_call import FitCall
 from plainfit.training.history import History, epoch_line, heading_line, read, weighted_mean
-from plainfit.training.hooks import Callback, Context
+from plainfit.training.hooks import Callback, Context, LossFunction
 from plainfit.training.metrics import Metric, declared_modes, metric_name
 from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
@@ -75,7 +74,7 @@ def fit(
     track: str | Tracker | None = None,
     check_finite: bool = True,
     precision: str = "fp32",
-    compile: bool = False,
+    compile: bool | str = False,
     keep_memory: bool = True,
     echo: Callable[[str], None] | None = print,
 ) -> History:
@@ -157,6 +156,7 @@ def fit(
         check_last_batch(model, train_dl, target, total)
     if isinstance(loss_func, nn.Module):
         loss_func.to(device)
+    form = form_of(compile)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
@@ -177,9 +177,9 @@ def fit(
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
     if step is not None:
-        check_own_step(context, compile or precision != "fp32", train_metrics)
+        check_own_step(context, bool(form) or precision != "fp32", train_metrics)
     context.history.run = FitCall(
-        epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, compile,
+        epochs, model, loss_func, opt, train_dl, valid_dl, metrics, everyone, precision, form,
         context.history.step_losses,
         tuple(
             name
@@ -195,13 +195,18 @@ def fit(
     context.train_metrics = [metric_name(metric) for metric in train_metrics]
     train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
     begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
-    computation = loss_computation(context, train_loss, precision, compile, echo)
-    with begun, kept_memory(keep_memory), computation as compute_loss, session(context, loss_func):
+    compiled = computation(context, train_loss, precision, form, echo)
+    with (
+        begun,
+        kept_memory(keep_memory),
+        compiled as (compute_loss, program),
+        session(context, loss_func),
+    ):
         while context.goes_on():
             model.train()
             if context.step == 0:
                 context.call("on_epoch_start")
-            batches = rest_of_epoch(context, device)
+            batches = rest_of_epoch(context, device, program)
             for context.xb, context.yb in batches:
                 context.call("on_batch_start")
                 xb, yb = context.xb, context.yb  # a callback may have replaced them

@@ -14,8 +14,7 @@ from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs
 from plainfit.training.checks import check_call, check_last_batch, check_optimizer
-from plainfit.training.compiling import LossFunction
-from plainfit.training.hooks import Context
+from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import lacks_labels
 from plainfit.training.state import capture, restore
 from plainfit.training.step import loss_batch

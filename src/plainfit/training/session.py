@@ -17,7 +17,7 @@ import torch
 
 from plainfit.common.errors import ConfigError, PlainfitError
 from plainfit.training.checks import BROADCAST, explain
-from plainfit.training.hooks import Context
+from plainfit.training.hooks import Context, Interrupted
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -65,6 +65,8 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
         context.stop = SIGNALS[signal.Signals(number)]
+        if context.interrupts:
+            raise Interrupted
 
     if threading.current_thread() is not threading.main_thread():  # which alone receives signals
         yield received

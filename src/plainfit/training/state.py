@@ -242,21 +242,28 @@ def untouched(dl: Any) -> Iterator[None]:
             dl.seek(*place)
 
 
-def rest_of_epoch(context: Context, device: torch.device) -> Iterator[tuple[Any, Any]]:
-    """Yield the pairs of an epoch that have not been used yet, as they are asked for."""
+def rest_of_epoch(
+    context: Context, device: torch.device, program: Any = None
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the pairs of an epoch that have not been used yet, as they are asked for.
+
+    A program is asked to go on before each, and takes the steps that it can.
+    """
     context.began = time.perf_counter() - context.seconds
     if context.step and not context.batch and context.steps_per_epoch is None:
         return  # it was stopped within the validation
-    has_limit = context.steps_per_epoch is not None or context.max_steps is not None
+    is_plain = program is None and context.steps_per_epoch is None and context.max_steps is None
     while not context.ends_epoch():
+        if program is not None:
+            program.run(context)
+            if context.stop or context.ends_epoch():
+                return
         context.batches = context.batches or rest_of_pass(context, device)
-        if has_limit:
-            for pair in context.batches:
-                yield pair
-                if context.ends_epoch():
-                    return
-        else:
+        if is_plain:
             yield from context.batches
+        elif pair := next(context.batches, None):
+            yield pair
+            continue
         was_empty = not context.batch
         context.batch, context.batches, context.pass_start = 0, None, {}
         if context.loader_epoch is not None:

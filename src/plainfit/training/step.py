@@ -11,8 +11,7 @@ from torch.optim import LBFGS, Optimizer
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.data.batches import called, inputs_and_target
 from plainfit.training.callbacks.optimization import parameters_of
-from plainfit.training.compiling import LossFunction
-from plainfit.training.hooks import Context, NoHooks
+from plainfit.training.hooks import Context, LossFunction, NoHooks
 from plainfit.training.metrics import Metric, metric_name
 
 Step = Callable[[nn.Module, Any, Any], Any]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.data.batches import Batches, Size, batch_size, called, pairs
-from plainfit.training.compiling import LossFunction
 from plainfit.training.history import kept, read, weighted_mean
-from plainfit.training.hooks import Context
+from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.named_metrics import made
 from plainfit.training.state import untouched

@@ -34,6 +34,7 @@ class Report(Callback):
     """
 
     observer = True
+    in_program = "after"
 
     monitor: str
     deadline: float = math.inf

@@ -37,6 +37,7 @@ class Checkpointing(Callback):
     """
 
     observer = True
+    in_program = "after"
     saved = ("best_step",)
 
     def __init__(

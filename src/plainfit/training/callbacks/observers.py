@@ -84,6 +84,8 @@ class StepLog(EpochLog):
 
     header = "step,epoch,loss,lr\n"
 
+    in_program = "after"
+
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
         self.rates: list[float] = []
@@ -120,6 +122,7 @@ class ProgressBar(Callback):
     """
 
     observer = True
+    in_program = "after"
 
     def __init__(self, console: "Console | None" = None) -> None:
         from rich import console as terminal

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -35,6 +36,8 @@ class LearningRate(Callback):
     beta likewise). Each group of parameters starts from its own rate. When the training ends, the
     optimizer has its own rate and momentum again.
     """
+
+    in_program = "before"
 
     def __init__(self, schedule: Factor) -> None:
         self.schedule = schedule
@@ -77,6 +80,8 @@ class TorchScheduler(Callback):
         ConfigError: where a whole epoch would have a rate of 0, as by a scheduler that is made for
             steps and stepped by epoch.
     """
+
+    in_program = "before"
 
     def __init__(self, scheduler: LRScheduler, by: str | None = None) -> None:
         self.scheduler = scheduler
@@ -170,6 +175,8 @@ class GradientClipping(Callback):
         NonFiniteError: before the step, if the norm is NaN or infinite.
     """
 
+    in_program = "within"
+
     def __init__(self, max_norm: float) -> None:
         if not max_norm > 0:
             raise ConfigError(f"the largest norm of gradients must be positive, got {max_norm}")
@@ -180,11 +187,7 @@ class GradientClipping(Callback):
 
     def on_step_start(self, context: Context) -> None:
         norm = torch.nn.utils.clip_grad_norm_(parameters_of(context.opt), self.max_norm)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(
-                f"the gradients must be finite, and their norm is {float(norm)} in epoch "
-                f"{context.epoch}, step {context.step}; lower the learning rate"
-            )
+        context.must_be_finite(norm, "the gradients must be finite, and their norm is")
 
 
 class GradientAccumulation(Callback):
@@ -308,12 +311,15 @@ class Averaging(Callback):
     the last value of integer buffers, such as batch norm's count of batches.
     """
 
+    in_program = "within"
+
     def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ConfigError(f"the decay of an average must be 0 to below 1, got {decay}")
         self.decay = decay
         self.start = start
         self.averaged: AveragedModel | None = None
+        self.now: dict[str, Any] = {"decay": 1.0}  # in a step of a program
         self.resumed: dict[str, Any] = {}
 
     def on_fit_start(self, context: Context) -> None:
@@ -321,20 +327,49 @@ class Averaging(Callback):
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
         if self.resumed and context.global_step:
             Uncompiled(self.averaged).load_state_dict(self.resumed)
-        if int(self.averaged.n_averaged):
-            context.valid_model = self.averaged.module
+        self.show(context)
         if self.decay is None and context.steps is None:
             raise ConfigError(
                 "a mean over epochs needs a training loader with a length, and this one has none; "
                 "use a moving average: Averaging(decay=0.999)"
             )
 
-    def on_step_end(self, context: Context) -> None:
+    def show(self, context: Context) -> None:
+        """Let the average be validated, once there is one."""
+        assert self.averaged is not None
+        if int(self.averaged.n_averaged):
+            context.valid_model = self.averaged.module
+
+    def is_due(self, context: Context) -> bool:
         is_due = context.take_step if self.decay is not None else context.step == context.steps
-        if is_due and context.epoch >= self.start:
+        return is_due and context.epoch >= self.start
+
+    def on_step_end(self, context: Context) -> None:
+        if self.is_due(context):
             assert self.averaged is not None
             self.averaged.update_parameters(context.model)
             context.valid_model = self.averaged.module
+
+    def decay_of(self, count: int) -> float:
+        """Return how much of an average of `count` weights is kept in the next one."""
+        if self.decay is None or not count:
+            return count / (count + 1)
+        return warmed_up(self.decay, count)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Do as `on_step_end` by operations of torch alone; nothing where the decay is 1."""
+        assert self.averaged is not None
+        decay = self.now["decay"]
+        means = chain(self.averaged.module.parameters(), self.averaged.module.buffers())
+        for mean, value in zip(means, chain(model.parameters(), model.buffers()), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.detach(), (1 - decay).to(mean.dtype))
+            elif self.decay is None:
+                mean.copy_(torch.where(decay < 1, value, mean))
+            else:
+                mean.copy_(mean * decay + value * (1 - decay))
+        self.averaged.n_averaged += decay < 1
 
     def on_validate_end(self, context: Context) -> None:
         context.model.eval()  # as after a validation of its own
@@ -369,10 +404,14 @@ def warmed_up_mean(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     """
 
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        steps = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+        get_ema_multi_avg_fn(warmed_up(decay, int(count)))(averaged, current, count)
 
     return update
+
+
+def warmed_up(decay: float, count: int) -> float:
+    """Return the decay of a moving average of `count` weights."""
+    return min(decay, (1 + count) / (10 + count))
 
 
 class Unfreezing(Callback):
@@ -388,6 +427,8 @@ class Unfreezing(Callback):
         gradual: then unfreeze one more group in each epoch (Howard & Ruder 2018, arXiv:1801.06146,
             section 3.3), instead of all at once.
     """
+
+    in_program = "before"
 
     def __init__(
         self, groups: Sequence[Sequence[str]], epochs: int = 1, gradual: bool = False

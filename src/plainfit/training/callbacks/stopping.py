@@ -128,6 +128,8 @@ def trained(context: Context) -> list[nn.Module]:
 class TimeLimit(Callback):
     """Stop after a number of seconds of this process, even within an epoch; resume ends it."""
 
+    in_program = "after"
+
     def __init__(self, seconds: float) -> None:
         if not seconds > 0:
             raise ConfigError(f"a time limit must be a positive number of seconds, got {seconds}")
@@ -182,6 +184,7 @@ class NonFiniteGuard(Callback):
     """
 
     observer = True
+    in_program = "after"
 
     def __init__(self, every: int = 1) -> None:
         self.every = every
@@ -206,7 +209,7 @@ class NonFiniteGuard(Callback):
 
     def on_step_end(self, context: Context) -> None:
         if self.lacks_labels:
-            context.sizes[-1] = 0
+            context.sizes[-1], self.lacks_labels = 0, False
         if self.has_checked or (context.step % self.every and context.step != context.steps):
             self.has_checked = False
             return

@@ -151,6 +151,7 @@ class Tracking(Callback):
     """
 
     observer = True
+    in_program = "after"
     saved = ("run_id", "logged", "rates")
 
     def __init__(

@@ -1,0 +1,119 @@
+"""Many steps as one compiled program: they run one after another without returning to Python.
+
+The graph of a step (`tracing.py`) is called in a loop, and torch compiles the two as one. A program
+takes the steps from `first` to before `last`, so a part of an epoch has the bits of the whole.
+"""
+
+import hashlib
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+
+from plainfit.common.devices import fingerprint
+from plainfit.training import program_cache
+from plainfit.training.tracing import constants_of, outputs_of
+
+
+class Steps(nn.Module):
+    """The steps of a range, as a loop over the graph of one.
+
+    Args:
+        graph: of a step, by `traced`.
+        tensors: how many tensors it takes.
+        gathers: whether a step gathers its rows of the data; else the batches are stacked.
+    """
+
+    def __init__(self, graph: Any, tensors: int, gathers: bool) -> None:
+        super().__init__()
+        self.gathers = gathers
+        outputs = outputs_of(graph)
+        self.graph, self.values = graph, len(outputs) - tensors
+        self.changed = [node.op != "placeholder" for node in outputs[:tensors]]
+        self.dtype = outputs[-1].meta["val"].dtype
+
+    def forward(
+        self,
+        tensors: list[Tensor],
+        fixed: list[Tensor],
+        columns: list[Tensor],
+        rows: Tensor,
+        numbers: Tensor,
+        first: Tensor,
+        last: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the values of each step, shape (steps, values), and the tensors after the last.
+
+        Args:
+            tensors: those that a step changes, before the first one.
+            fixed: the others of the graph's tensors.
+            columns: of the data, of which step i takes `rows[i]`; or batches that are stacked, of
+                which it takes number i.
+            rows: int64, shape (steps, batch).
+            numbers: the options of the optimizer in each step, float64, shape (steps, options).
+            first: the first step, an int64 scalar.
+            last: the step after the last one.
+        """
+
+        def goes_on(i: Tensor, found: Tensor, *now: Tensor) -> Tensor:
+            return i < last
+
+        def step(i: Tensor, found: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
+            at = i.view(1)
+            taken = rows.index_select(0, at)[0] if self.gathers else at
+            batch = [column.index_select(0, taken) for column in columns]
+            if not self.gathers:
+                batch = [each[0] for each in batch]
+            moving, still = iter(now), iter(fixed)
+            own = [next(moving) if changed else next(still) for changed in self.changed]
+            made = self.graph(own, numbers.index_select(0, at)[0], *batch)
+            row = torch.stack([value.view(()) for value in made[len(own) :]]).view(1, -1)
+            # What a loop returns must be no view of what it was given.
+            after = [tensor.clone() for tensor in self.those(made[: len(own)], True)]
+            return i + 1, found.index_copy(0, at, row), *after
+
+        found = torch.zeros(len(numbers), self.values, dtype=self.dtype)
+        _, found, *now = while_loop(goes_on, step, (first, found, *tensors))
+        return found, now
+
+    def those(self, tensors: Sequence[Tensor], changed: bool) -> list[Tensor]:
+        """Return the tensors that a step changes, or the others."""
+        return [each for each, moves in zip(tensors, self.changed, strict=True) if moves is changed]
+
+
+def compiled(steps: Steps, arguments: Sequence[Any]) -> tuple[Callable[..., Any], str]:
+    """Return a program for such arguments, from the cache or compiled now, and how it was had."""
+    key = key_of(steps, arguments)
+    if program := program_cache.load(key):
+        return program, "from the cache"
+    began = time.perf_counter()
+
+    def write(path: Path) -> None:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own code
+            exported = torch.export.export(steps, tuple(arguments), strict=False)
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+
+    program = program_cache.save(key, write)
+    return program, f"compiled in {time.perf_counter() - began:.1f} s"
+
+
+def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
+    """Return a hash over all that the machine code depends on."""
+    constants = constants_of(steps.graph)
+    leaves = torch.utils._pytree.tree_leaves(arguments)
+    parts = [
+        f"{steps.graph.code} {steps.gathers}",
+        *(f"{n} {t.dtype} {t.tolist()}" for n, t in constants.items()),
+        *(f"{tuple(leaf.shape)} {leaf.stride()} {leaf.dtype} {leaf.device}" for leaf in leaves),
+        inspect.getsource(inspect.getmodule(Steps)),  # type: ignore[arg-type]
+        *map(str, sorted(fingerprint(leaves[0].device).items())),
+        program_cache.processor(),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
