@@ -47,13 +47,12 @@ from small import batches, fit, network, plain, same, samples, sgd
 SINGLE = {"dtype": torch.float32}
 LIKE_A_STEP = """
 import resource
-import torch
 from plainfit.training.session import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        [torch.ones(64, 16, 75, 100) for _ in range(3)]  # 92 MB: more than glibc keeps by itself
+    for _ in range(3):
+        [b"1" * 25_000_000 for _ in range(4)]  # 100 MB: more than glibc keeps by itself
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 for keep in (False, True):
@@ -71,7 +70,7 @@ def test_kept_memory_has_no_page_faults():
     command = [sys.executable, "-c", LIKE_A_STEP]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     given_back, kept = map(int, output.split())
-    assert given_back > 90_000  # pages of 4 KiB: 10,000 each time
+    assert given_back > 60_000  # pages of 4 KiB: 24,000 each time
     assert kept < 100
 
 
