@@ -9,6 +9,7 @@ import weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -59,6 +60,41 @@ for keep in (False, True):
     with kept_memory(keep):
         faults()
         print(faults())
+"""
+PEAK = """
+import resource, sys
+import torch
+import torch.nn.functional as F
+from torch import nn
+import plainfit as pf
+
+what, words = sys.argv[1], int(sys.argv[2])
+model = nn.Sequential(nn.Embedding(words, 16), nn.Linear(16, words))
+opt = torch.optim.SGD(model.parameters(), lr=0.1)
+
+def loss_func(out, yb):
+    return F.cross_entropy(out.flatten(0, 1), yb.flatten())
+
+def loader():
+    for _ in range(50):
+        yield torch.randint(words, (8, 64)), torch.randint(words, (8, 64))
+
+if what == "a loop":
+    for xb, yb in loader():
+        loss = loss_func(model(xb), yb)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        loss.item()
+elif what == "a loop without gradients":
+    with torch.no_grad():
+        for xb, yb in loader():
+            loss_func(model(xb), yb).item()
+elif what == "validate":
+    pf.validate(model, loss_func, loader())
+else:
+    pf.fit(1, model, loss_func, opt, loader, echo=None, keep_memory=what == "fit")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -203,6 +239,21 @@ def test_memory_does_not_grow_with_the_steps(what, words):
         fit(model, sgd(model), [(xb, xb)] * steps, epochs=1, loss_func=loss_func,
             callbacks=[watch], keep_memory=keep)  # fmt: skip
     assert watch.after[-1] - watch.after[9] < 12 * xb.numel() * words * 4
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(find_glibc() is None, reason="the C library is not glibc")
+@pytest.mark.parametrize("words", [2_000, 8_000, 32_000])
+def test_peak_memory_is_that_of_a_loop_by_hand(words):
+    def peak(what):
+        command = [sys.executable, "-c", PEAK, what, str(words)]
+        run = partial(subprocess.run, command, capture_output=True, text=True, check=True)
+        return median(int(run().stdout) for _ in range(3))  # of one loop, they differ by a tenth
+
+    by_hand = peak("a loop")
+    assert peak("fit") < 1.1 * by_hand
+    assert peak("fit without kept memory") < 1.1 * by_hand
+    assert peak("validate") < 1.1 * peak("a loop without gradients")
 
 
 # --- threads ---
