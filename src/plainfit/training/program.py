@@ -18,7 +18,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 from plainfit.common.devices import fingerprint
 from plainfit.training import program_cache
-from plainfit.training.tracing import constants_of, outputs_of
+from plainfit.training.tracing import contents_of, outputs_of
 
 
 class Steps(nn.Module):
@@ -106,11 +106,9 @@ def compiled(steps: Steps, arguments: Sequence[Any]) -> tuple[Callable[..., Any]
 
 def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
     """Return a hash over all that the machine code depends on."""
-    constants = constants_of(steps.graph)
     leaves = torch.utils._pytree.tree_leaves(arguments)
     parts = [
-        f"{steps.graph.code} {steps.gathers}",
-        *(f"{n} {t.dtype} {t.tolist()}" for n, t in constants.items()),
+        f"{contents_of(steps.graph)} {steps.gathers}",
         *(f"{tuple(leaf.shape)} {leaf.stride()} {leaf.dtype} {leaf.device}" for leaf in leaves),
         inspect.getsource(inspect.getmodule(Steps)),  # type: ignore[arg-type]
         *map(str, sorted(fingerprint(leaves[0].device).items())),
