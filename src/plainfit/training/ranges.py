@@ -226,6 +226,7 @@ class EpochProgram:
             self.seconds = (time.perf_counter() - began) / (last - first)
             for hook in overriding(self.after, "on_step_end"):
                 hook(context)
+            context.loss = None
         return not stops
 
     def numbers(self, context: Context, program: Program, first: int, last: int) -> list[Any]:
@@ -235,8 +236,10 @@ class EpochProgram:
         averaging, accumulation = program.step.averaging, program.step.accumulation
         count = int(averaging.averaged.n_averaged) if averaging and averaging.averaged else 0
         options, place = options_of(context.opt), (context.step, context.global_step)
-        rows = []
-        for _ in range(last - first):
+        rows: list[list[float]] = []
+        if not (starts or ends or averaging or accumulation):
+            rows = [numbers_of(options)] * (last - first)
+        for _ in range(last - first - len(rows)):
             for hook in starts:
                 hook(context)
             row, context.take_step = numbers_of(options), True
