@@ -74,8 +74,7 @@ class Steps(nn.Module):
             own = [next(moving) if changed else next(still) for changed in self.changed]
             made = self.graph(own, numbers.index_select(0, at)[0], *batch)
             row = torch.stack([value.view(()) for value in made[len(own) :]]).view(1, -1)
-            # What a loop returns must be no view of what it was given.
-            after = [tensor.clone() for tensor in self.those(made[: len(own)], True)]
+            after = map(laid_out_as, self.those(made[: len(own)], True), now)
             return i + 1, found.index_copy(0, at, row), *after
 
         found = torch.zeros(len(numbers), self.values, dtype=self.dtype)
@@ -85,6 +84,13 @@ class Steps(nn.Module):
     def those(self, tensors: Sequence[Tensor], changed: bool) -> list[Tensor]:
         """Return the tensors that a step changes, or the others."""
         return [each for each, moves in zip(tensors, self.changed, strict=True) if moves is changed]
+
+
+def laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a copy with the strides of another: what a loop returns is as what it was given."""
+    if tensor.stride() == other.stride():
+        return tensor.clone()
+    return torch.empty_strided(other.shape, other.stride(), dtype=other.dtype).copy_(tensor)
 
 
 def compiled(steps: Steps, arguments: Sequence[Any]) -> tuple[Callable[..., Any], str]:

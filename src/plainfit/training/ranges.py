@@ -175,7 +175,7 @@ class EpochProgram:
         modules = step.modules()
         taken = {"params", *(name for _, name in options_of(context.opt))}
         kept = [{k: v for k, v in g.items() if k not in taken} for g in context.opt.param_groups]
-        trains = [part.training for module in modules for part in module.modules()]
+        trains = [part.training for part in context.model.modules()]
         learns = [tensor.requires_grad for tensor in tensors_of(modules, context.opt)]
         state = repr((kept, trains, learns))
         if state not in self.programs:
