@@ -7,17 +7,20 @@ import signal
 import sys
 import threading
 import warnings
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hypothesis
 import pytest
+import sklearn.datasets
 
 from ejecting import looks_here as looks_here
 from plainfit.cli import main
 from plainfit.common import plots
 
 ROOT = Path(__file__).parents[1]
+collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imported
 CURVES = plots.curves
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
 hypothesis.settings.register_profile("plainfit", deadline=None)
@@ -52,6 +55,14 @@ def _empty_curves():
     """The curves of a run take longer to draw than a small run to train: `curves` has them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "curves", lambda *_: plots.Picture((0.1, 0.1)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_read_once():
+    """The digits are read from text, hundreds of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
         yield
 
 
