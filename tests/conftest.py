@@ -51,6 +51,14 @@ def _own_state(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk():
+    """A sync takes 4 ms, and there are thousands; without power cuts nothing is lost without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _empty_curves():
     """The curves of a run take longer to draw than a small run to train: `curves` has them."""
     with pytest.MonkeyPatch.context() as patch:
