@@ -4,6 +4,7 @@ The programs run here without a compiler, which `test_a_compiled_program` has.
 """
 
 import random
+import warnings
 from functools import partial
 
 import pytest
@@ -241,6 +242,23 @@ def test_batches_of_any_loader_of_ours(name):
         losses.append(history.step_losses)
     assert is_program(notes)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5 if name == "by name" else 1e-12)
+
+
+def test_a_program_with_channels_last_keeps_its_strides(monkeypatch):
+    """The loop's own check of what goes in and out, which is that of the compiler."""
+    monkeypatch.undo()
+
+    def exported(steps, arguments):
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(steps, tuple(arguments), strict=False).module()
+        return program, "here"
+
+    monkeypatch.setattr("plainfit.training.ranges.compiled", exported)
+    monkeypatch.setattr("plainfit.training.program.program_cache.load", lambda key: None)
+    model = made().to(memory_format=torch.channels_last)
+    _, notes = train(model, sgd(model), "epoch", epochs=1, max_steps=2)
+    assert not any("cannot be" in note for note in notes), notes
 
 
 def test_bytes_are_gathered_as_bytes():

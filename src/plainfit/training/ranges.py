@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RMSprop
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
 from plainfit.common.devices import device_of
@@ -175,7 +176,8 @@ class EpochProgram:
         modules = step.modules()
         taken = {"params", *(name for _, name in options_of(context.opt))}
         kept = [{k: v for k, v in g.items() if k not in taken} for g in context.opt.param_groups]
-        trains = [part.training for part in context.model.modules()]
+        own = [module for module in modules if not isinstance(module, AveragedModel)]
+        trains = [part.training for module in own for part in module.modules()]
         learns = [tensor.requires_grad for tensor in tensors_of(modules, context.opt)]
         state = repr((kept, trains, learns))
         if state not in self.programs:
