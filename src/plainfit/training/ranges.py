@@ -18,12 +18,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import default_collate
 
 from plainfit.common.devices import device_of
+from plainfit.common.errors import reason
 from plainfit.data.batches import innermost
 from plainfit.data.datasets import Columns, ImageDataset, Rows, bytes_to_floats
 from plainfit.data.loaders import TensorLoader
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, NoHooks, overriding
-from plainfit.training.program import Steps, compiled
+from plainfit.training.program import NoCompilerError, Steps, compiled
 from plainfit.training.state import rest_of_pass
 from plainfit.training.step import loss_batch
 from plainfit.training.tracing import (
@@ -38,6 +39,11 @@ from plainfit.training.tracing import (
 OPTIMIZERS = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax)
 STEP_HOOKS = ("on_batch_start", "on_loss", "on_backward_end", "on_step_start", "on_step_end")
 SECONDS = 0.2  # that a range takes: a stop and a checkpoint wait for no longer
+WORDS = {  # for what errors of torch contain
+    "DataDependent": "a step depends on the value of a tensor, as by `if` or `item()`",
+    "CppCompileError": "the C++ compiler failed",
+    "mutating a non-functional tensor": "a tensor that is no buffer changes in each step",
+}
 STACK = 64 * 2**20  # bytes of batches that are stacked for a range
 
 
@@ -161,9 +167,17 @@ class Program:
         context: of the training.
         source: of its batches, `Resident` or `Stacked`.
         loss_func: as for `loss_batch`, as is `compute_loss`.
+        echo: called with a note before compiling, which takes long.
     """
 
-    def __init__(self, context: Context, source: Any, loss_func: Any, compute_loss: Any) -> None:
+    def __init__(
+        self,
+        context: Context,
+        source: Any,
+        loss_func: Any,
+        compute_loss: Any,
+        echo: Callable[[str], None],
+    ) -> None:
         self.modules, self.opt = modules_of(context), context.opt
         self.slots = options_of(self.opt)
         self.names: list[str] = []
@@ -187,7 +201,9 @@ class Program:
         self.may_stop = bool(within.are_finite)
         width = len(numbers_of(self.slots))
         self.numbers = torch.zeros(source.steps, width, dtype=torch.float64)
-        self.call, self.how = compiled(self.steps, self.arguments(source, 0, 0))
+        arguments = self.arguments(source, 0, 0)
+        with context.interruptible():  # not while tracing, which takes the model apart
+            self.call, self.how = compiled(self.steps, arguments, echo)
 
     def arguments(self, source: Any, first: int, last: int) -> tuple[Any, ...]:
         own = [tensor.detach() for tensor in tensors_of(self.modules, self.opt)]
@@ -222,7 +238,7 @@ class EpochProgram:
 
     Attributes:
         compute_loss: as for `loss_batch`.
-        works: False once a reason is known that there is no program.
+        form: what is compiled as one, as in `form_of`: `epoch` until a reason is known against it.
     """
 
     def __init__(self, context: Context, loss_func: Any, echo: Callable[[str], None]) -> None:
@@ -236,38 +252,42 @@ class EpochProgram:
         self.before = [c for c in context.callbacks if c.in_program == "before"]
         self.after = [c for c in context.callbacks if c.in_program == "after"]
         self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
-        reason = why_not(context)
-        self.works = not reason
-        self.full = 0 if reason else full_batches(context.train_dl)
-        if reason:
-            self.give_up(context, reason)
+        self.form = "epoch"
+        why = why_not(context)
+        self.full = 0 if why else full_batches(context.train_dl)
+        if why:
+            self.give_up(context, why)
 
-    def give_up(self, context: Context, reason: str) -> None:
-        self.works = False
+    def give_up(self, context: Context, why: str, form: str = "step") -> None:
+        self.form = form
         if context.history.run is not None:
-            context.history.run.compile = "step"
-        self.echo(f"note   the steps of an epoch cannot be one program: {reason}")
+            context.history.run.compile = form
+        self.echo(
+            f"note   the steps of an epoch cannot be one program: {why}; each is compiled by itself"
+            if form
+            else f"note   nothing is compiled: {why}"
+        )
 
     def run(self, context: Context) -> None:
         """Take the steps of this pass that are left, as far as the program can take them."""
-        if not (self.works and 0 < context.batch < self.full):
+        if self.form != "epoch" or not (0 < context.batch < self.full):
             return
         for hook in overriding(self.before, "on_batch_start"):
             hook(context)
         try:
-            with context.interruptible():
-                program = self.program(context)
+            program = self.program(context)
             while not context.stop:
                 first, last = self.source.take(context, self.most(context))
                 if first >= last or not self.take(context, program, first, last):
                     return
         except Interrupted:
             return
-        except UntraceableError as error:
-            self.give_up(context, str(error))
         except Exception as error:
-            text = " ".join(str(error).split())
-            self.give_up(context, shorten(f"{type(error).__name__}: {text}", 200))
+            if not context.stop:  # else Ctrl-C has ended the C++ compiler
+                text = reason(error)
+                known = (why for part, why in WORDS.items() if part in text)
+                form = "" if isinstance(error, NoCompilerError) else "step"
+                self.give_up(context, next(known, shorten(text, 200)), form)
 
     def program(self, context: Context) -> Program:
         """Return the program for the training as it is now: for what is frozen, for its options."""
@@ -281,8 +301,7 @@ class EpochProgram:
         learns = [tensor.requires_grad for tensor in tensors_of(modules, context.opt)]
         state = repr((kept, trains, learns))
         if state not in self.programs:
-            self.echo("note   the steps of an epoch become one program: the first time takes long")
-            program = Program(context, self.source, self.loss_func, self.compute_loss)
+            program = Program(context, self.source, self.loss_func, self.compute_loss, self.echo)
             self.echo(f"note   the steps of an epoch are one program, {program.how}")
             self.programs[state] = program
         return self.programs[state]
@@ -420,7 +439,7 @@ def why_not(context: Context) -> str:
         if not all(covers(type(callback), hook) for hook in STEP_HOOKS):
             return f"{type(callback).__name__} is called in each step"
     if context.loader_epoch is None:
-        return "the order of the loader is its own (plainfit.get_data makes one that is known)"
+        return "the order of the batches is not known before (plainfit.get_data makes one that is)"
     read = getattr(innermost(context.train_dl), "dataset", None)
     if getattr(read, "collate_fn", default_collate) is not default_collate:
         return "a collate_fn may make batches of several shapes"
