@@ -20,7 +20,9 @@ from torch.utils.data import TensorDataset
 import plainfit as pf
 from plainfit.common.errors import ConfigError, NonFiniteError
 from plainfit.training.callbacks import (
+    Averaging,
     Checkpointing,
+    GradientAccumulation,
     GradientClipping,
     StepLog,
     TimeLimit,
@@ -148,6 +150,17 @@ CASES = {
     "weights and smoothing": (sgd, {"loss_func": SMOOTH}),
     "values": (sgd, {"loss_func": loss_and_value, "train_metrics": ["accuracy"]}),
     "unfreezing": (sgd, {"callbacks": lambda: [Unfreezing([["conv", "norm"], ["lin"]], 4)]}),
+    "accumulation": (sgd, {"callbacks": lambda: [GradientAccumulation(4)]}),
+    "all of them": (
+        optimizer(torch.optim.AdamW),
+        {
+            "callbacks": lambda: [GradientAccumulation(2), GradientClipping(0.5), Averaging(0.9)],
+            "schedule": "one-cycle",
+        },
+    ),
+    "averaging": (sgd, {"callbacks": lambda: [Averaging(0.99), GradientClipping(0.5)]}),
+    "averaging later": (sgd, {"callbacks": lambda: [Averaging(0.9, start=2)]}),
+    "mean of epochs": (sgd, {"callbacks": lambda: [Averaging(None, start=1)]}),
     "steps per epoch": (sgd, {"steps_per_epoch": 7, "max_steps": 100}),
 }
 
@@ -239,11 +252,12 @@ def test_bytes_are_gathered_as_bytes():
 
 
 def options_of_resume(name, folder, **others):
-    callbacks = {"clipping": [GradientClipping(0.5), StepLog(folder / "steps.csv")]}
+    several = [GradientAccumulation(4), GradientClipping(0.5), Averaging(0.9)]
+    callbacks = {"several": [*several, StepLog(folder / "steps.csv")]}
     return {"callbacks": callbacks.get(name, []), "checkpoint": folder / "checkpoints", **others}
 
 
-@pytest.mark.parametrize("name", ["clipping", "augmented"])
+@pytest.mark.parametrize("name", ["several", "augmented"])
 def test_a_program_resumes_to_the_same_bits_at_every_step(name, tmp_path):
     def trained(folder, **options):
         model = made()
@@ -274,7 +288,7 @@ def test_a_program_resumes_to_the_same_bits_at_every_step(name, tmp_path):
         resumed, again = trained(folder, resume=True)
         assert again == losses
         assert same(resumed, whole)
-    if name == "clipping":
+    if name == "several":
         logs = [(tmp_path / each / "steps.csv").read_text() for each in ("whole", str(stop))]
         assert logs[0] == logs[1]
 

@@ -21,6 +21,10 @@ class UntraceableError(PlainfitError):
     """A step has a part that a graph would leave out, or keep as it was in the first step."""
 
 
+class UnreadyError(UntraceableError):
+    """The optimizer has not made its whole state yet, as after its first step."""
+
+
 class Numbers(TorchFunctionMode):
     """Lets an optimizer compute with tensors of one value where it has numbers of Python."""
 
@@ -92,6 +96,7 @@ def traced(
     step: Callable[..., Sequence[Tensor]],
     modules: Sequence[nn.Module],
     opt: Any,
+    slots: Sequence[tuple[dict[str, Any], str]],
     batch: Sequence[Tensor],
 ) -> Any:
     """Return a step as a graph `(tensors, numbers, *batch) -> [*tensors, *values]`.
@@ -100,13 +105,15 @@ def traced(
         step: `(*batch) -> values`, changes the tensors of `tensors_of(modules, opt)` in place.
         modules: the model, and what else has tensors that the step uses or changes.
         opt: the optimizer; its state is complete, as after a first step.
+        slots: the places of the graph's numbers, as (group, name): `options_of(opt)` and others.
         batch: an example, which is not changed, as nothing is.
 
     Raises:
-        UntraceableError: if the graph would not be the step.
+        UntraceableError: if the graph would not be the step; UnreadyError, if one will be after a
+            step of the optimizer.
         Exception: of any class, where torch cannot trace it.
     """
-    own, slots = tensors_of(modules, opt), options_of(opt)
+    own, given = tensors_of(modules, opt), [group[name] for group, name in slots]
     learns = [tensor.requires_grad for tensor in own]
 
     def pure(tensors: list[Tensor], numbers: Tensor, *batch: Tensor) -> Any:
@@ -115,21 +122,24 @@ def traced(
             inside = [wrap(t).requires_grad_(g) for t, g in zip(tensors, learns, strict=True)]
             values = iter(wrap(numbers).unbind())
             with replaced(modules, opt, inside):
-                for group, name in slots:
-                    given = group[name]
-                    group[name] = (
-                        tuple(next(values) for _ in given)
-                        if isinstance(given, tuple)
-                        else next(values)
-                    )
+                for (group, name), value in zip(slots, given, strict=True):
+                    several = tuple(next(values) for _ in as_tuple(value))
+                    group[name] = several if isinstance(value, tuple) else several[0]
+                for group in opt.param_groups:
                     group.update({"foreach": False, "fused": False})
                 results = [result.detach() for result in step(*map(wrap, batch))]
+                if len(tensors_of(modules, opt)) > len(own):
+                    raise UnreadyError("the optimizer has made a new state in the step")
             return [unwrapped(tensor) for tensor in (*inside, *results)]
 
     width = len(numbers_of(slots))
     example = ([t.detach() for t in own], torch.zeros(width, dtype=torch.float64), *batch)
-    with nothing_else_changed(modules):
-        graph = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    try:
+        with nothing_else_changed(modules):
+            graph = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    finally:
+        for (group, name), value in zip(slots, given, strict=True):
+            group[name] = value
     for node in reversed(graph.graph.nodes):
         if getattr(node.target, "namespace", "") == "profiler":
             graph.graph.erase_node(node)
@@ -141,8 +151,11 @@ def traced(
 
 def numbers_of(slots: Sequence[tuple[dict[str, Any], str]]) -> list[float]:
     """Return the numbers for a graph, as the optimizer has them now."""
-    values = [group[name] for group, name in slots]
-    return [float(v) for value in values for v in (value if isinstance(value, tuple) else [value])]
+    return [float(value) for group, name in slots for value in as_tuple(group[name])]
+
+
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def unwrapped(tensor: Any) -> Tensor:

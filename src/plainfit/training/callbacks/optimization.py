@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -198,12 +199,14 @@ class GradientAccumulation(Callback):
     """
 
     saved = ("samples",)
+    in_program = "within"
 
     def __init__(self, batches: int) -> None:
         if batches < 1:
             raise ConfigError(f"gradients are summed over at least 1 batch, got {batches}")
         self.batches = batches
         self.samples: list[int] = []
+        self.now: dict[str, Any] = {"total": 0.0}  # in a step of a program
 
     def on_fit_start(self, context: Context) -> None:
         refuse_lbfgs(self, context)
@@ -213,17 +216,25 @@ class GradientAccumulation(Callback):
 
     def on_loss(self, context: Context) -> None:
         # A sum over the samples, as only sums add up over batches of different sizes.
-        self.samples.append(context.size)
-        context.loss = context.loss * self.samples[-1]
+        context.loss = context.loss * context.size
 
     def on_backward_end(self, context: Context) -> None:
-        if len(self.samples) < self.batches and context.step + 1 != context.steps:
+        total = self.total(context, context.size)
+        if not total:
             context.take_step = False
             return
         for parameter in parameters_of(context.opt):
             if parameter.grad is not None:
-                parameter.grad.div_(sum(self.samples))
+                parameter.grad.div_(total)
+
+    def total(self, context: Context, size: int) -> int:
+        """Note the samples of a batch; return those of the group if this one ends it, else 0."""
+        self.samples.append(size)
+        if len(self.samples) < self.batches and context.step + 1 != context.steps:
+            return 0
+        total = sum(self.samples)
         self.samples.clear()
+        return total
 
 
 def parameters_of(opt: Optimizer) -> list[Tensor]:
@@ -310,12 +321,15 @@ class Averaging(Callback):
     the last value of integer buffers, such as batch norm's count of batches.
     """
 
+    in_program = "within"
+
     def __init__(self, decay: float | None = 0.999, start: int = 0) -> None:
         if decay is not None and not 0 <= decay < 1:
             raise ConfigError(f"the decay of an average must be 0 to below 1, got {decay}")
         self.decay = decay
         self.start = start
         self.averaged: AveragedModel | None = None
+        self.now: dict[str, Any] = {"decay": 1.0}  # in a step of a program
         self.resumed: dict[str, Any] = {}
 
     def on_fit_start(self, context: Context) -> None:
@@ -323,20 +337,49 @@ class Averaging(Callback):
         self.averaged = AveragedModel(context.model, multi_avg_fn=by_rule, use_buffers=True)
         if self.resumed and context.global_step:
             Uncompiled(self.averaged).load_state_dict(self.resumed)
-        if int(self.averaged.n_averaged):
-            context.valid_model = self.averaged.module
+        self.show(context)
         if self.decay is None and context.steps is None:
             raise ConfigError(
                 "a mean over epochs needs a training loader with a length, and this one has none; "
                 "use a moving average: Averaging(decay=0.999)"
             )
 
-    def on_step_end(self, context: Context) -> None:
+    def show(self, context: Context) -> None:
+        """Let the average be validated, once there is one."""
+        assert self.averaged is not None
+        if int(self.averaged.n_averaged):
+            context.valid_model = self.averaged.module
+
+    def is_due(self, context: Context) -> bool:
         is_due = context.take_step if self.decay is not None else context.step == context.steps
-        if is_due and context.epoch >= self.start:
+        return is_due and context.epoch >= self.start
+
+    def on_step_end(self, context: Context) -> None:
+        if self.is_due(context):
             assert self.averaged is not None
             self.averaged.update_parameters(context.model)
             context.valid_model = self.averaged.module
+
+    def decay_of(self, count: int) -> float:
+        """Return how much of an average of `count` weights is kept in the next one."""
+        if self.decay is None or not count:
+            return count / (count + 1)
+        return warmed_up(self.decay, count)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Do as `on_step_end` by operations of torch alone; nothing where the decay is 1."""
+        assert self.averaged is not None
+        decay = self.now["decay"]
+        means = chain(self.averaged.module.parameters(), self.averaged.module.buffers())
+        for mean, value in zip(means, chain(model.parameters(), model.buffers()), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.detach(), (1 - decay).to(mean.dtype))
+            elif self.decay is None:
+                mean.copy_(torch.where(decay < 1, value, mean))
+            else:
+                mean.copy_(mean * decay + value * (1 - decay))
+        self.averaged.n_averaged += decay < 1
 
     def on_validate_end(self, context: Context) -> None:
         context.model.eval()  # as after a validation of its own
@@ -371,10 +414,14 @@ def warmed_up_mean(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
     """
 
     def update(averaged: Tensors, current: Tensors, count: Tensor | int) -> None:
-        steps = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
+        get_ema_multi_avg_fn(warmed_up(decay, int(count)))(averaged, current, count)
 
     return update
+
+
+def warmed_up(decay: float, count: int) -> float:
+    """Return the decay of a moving average of `count` weights."""
+    return min(decay, (1 + count) / (10 + count))
 
 
 class Unfreezing(Callback):
