@@ -17,28 +17,25 @@ def cache(
     from plainfit.training import program_cache
 
     folder, found = program_cache.folder(), program_cache.programs()
-    total = sum(file.st_size for _, file in found)
+    rows = [(path.name[:12], file.st_size, shown(file.st_mtime)) for path, file in found]
+    total = sum(size for _, size, _ in rows)
     if clear:
         program_cache.clear()
     if json_:
-        files = [
-            {"program": path.name, "bytes": file.st_size, "used": stamp(file.st_mtime)}
-            for path, file in found
-        ]
-        show_json({"folder": str(folder), "bytes": total, "programs": files, "cleared": clear})
-    elif not found:
+        programs = [dict(zip(("program", "bytes", "used"), row, strict=True)) for row in rows]
+        show_json({"folder": str(folder), "bytes": total, "programs": programs, "cleared": clear})
+    elif not rows:
         show(f"no compiled programs in {folder}; plainfit train --compile epoch makes one")
     elif clear:
-        what = "program" if len(found) == 1 else "programs"
-        show(f"deleted {len(found)} {what} ({total / 1e6:.1f} MB) in {folder}")
+        what = "program" if len(rows) == 1 else "programs"
+        show(f"deleted {len(rows)} {what} ({total / 1e6:.1f} MB) in {folder}")
     else:
         show(f"{'program':12}{'MB':>8}  used last")
-        for path, file in found:
-            show(f"{path.name[:12]}{file.st_size / 1e6:8.1f}  {stamp(file.st_mtime)}")
-        show(f"{'all':12}{total / 1e6:8.1f}  {folder}")
+        for name, size, used in (*rows, ("all", total, str(folder))):
+            show(f"{name:12}{size / 1e6:8.1f}  {used}")
         if why := program_cache.danger(folder):
             show(f"none is used, as {why}")
 
 
-def stamp(seconds: float) -> str:
+def shown(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

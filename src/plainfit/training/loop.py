@@ -127,9 +127,11 @@ def fit(
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
-        compile: run forward pass, loss and backward pass through `torch.compile`, as one graph. It
-            takes seconds for each of the first 4 shapes of batches, and for all others together
-            (of which a resumed training may differ in the last bits); it pays off in long
+        compile: `epoch`, or True, for all steps of an epoch as one program, where that can be
+            (docs/training.md); `step` for each by itself, as one graph of forward pass, loss and
+            backward pass. An epoch takes a minute to compile, and is kept for the next time; a
+            step takes seconds for each of the first 4 shapes of batches, and for all others
+            together (of which a resumed training may differ in the last bits). It pays off in long
             trainings, and changes the bits. What cannot be compiled runs as it is.
         keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output. With it, a

@@ -146,9 +146,8 @@ def files_of_compiler(folder: Path) -> Iterator[None]:
         yield
     finally:
         clear_caches()
-        del os.environ[FOLDER]
-        if before is not None:
-            os.environ[FOLDER] = before
+        os.environ.pop(FOLDER)
+        os.environ.update({} if before is None else {FOLDER: before})
 
 
 def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
