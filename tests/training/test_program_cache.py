@@ -270,7 +270,6 @@ class Clear(pf.Callback):
 )
 def test_a_real_program_is_stopped_resumed_kept_and_cleared(cache, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(program_cache, "loaded", LOADED)
-    compilers = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     command = [sys.executable, "-c", STOPPED, str(tmp_path / "checkpoints")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as process:
@@ -292,5 +291,5 @@ def test_a_real_program_is_stopped_resumed_kept_and_cleared(cache, tmp_path, mon
     assert programs() == []
     assert whole.step_losses == resumed.step_losses
     assert whole.step_losses == pytest.approx(train(compile=False)[0].step_losses, rel=1e-5)
-    assert os.environ.get("TORCHINDUCTOR_CACHE_DIR") == compilers
+    assert "plainfit" not in os.environ.get("TORCHINDUCTOR_CACHE_DIR", "")
     assert capfd.readouterr() == ("", "")
