@@ -293,9 +293,12 @@ def test_a_program_resumes_to_the_same_bits_at_every_step(name, tmp_path):
         assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("when", ["while tracing", "while compiling"])
 @pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+    ("when", "number", "raised"),
+    [
+        ("while compiling", signal.SIGINT, KeyboardInterrupt),
+        ("while tracing", signal.SIGTERM, SystemExit),
+    ],
 )
 def test_a_signal_ends_compiling_at_once(when, number, raised, tmp_path, monkeypatch):
     def compiled(*_):
