@@ -41,7 +41,7 @@ CONTENDERS = {
     "ignite": Contender("Ignite", "ignite_", "torch"),
     "accelerate": Contender("Accelerate", "accelerate_", "torch"),
     "fastai": Contender("fastai", "fastai_", "torch"),
-    "keras": Contender("Keras on JAX", "keras_", "jax", ("--steps-per-execution", "32")),
+    "keras": Contender("Keras on JAX", "keras_", "jax", ("--steps-per-execution", "64")),
     "jax": Contender(
         "plain JAX",
         "jax_",
@@ -53,7 +53,17 @@ CONTENDERS = {
     "plainfit-free-memory": option("keep_memory=False", "--free-memory"),
     "plainfit-fused": option("fused", "--fused"),
     "plainfit-channels-last": option("channels_last", "--channels-last", models=("cnn",)),
-    "plainfit-compile": option("compile", "--compile"),
+    "plainfit-compile": option('compile="step"', "--compile", "step"),
+    "plainfit-epoch": option('compile="epoch"', "--compile", "epoch"),
+    "plainfit-epoch-bytes": option('compile="epoch", bytes', "--compile", "epoch", "--bytes"),
+    "plainfit-epoch-channels-last": option(
+        'compile="epoch", bytes, channels_last',
+        "--compile",
+        "epoch",
+        "--bytes",
+        "--channels-last",
+        models=("cnn",),
+    ),
     "plainfit-1-thread": option("1 thread", "--threads", "1"),
     "plainfit-bf16": option("bf16", "--precision", "bf16"),
 }

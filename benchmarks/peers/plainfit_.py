@@ -30,10 +30,11 @@ def dataset(args, part):
 
 
 args = arguments(
-    "--bytes", "--compile", "--free-memory", "--fused", "--channels-last",
-    precision=(), threads=(),
+    "--bytes", "--free-memory", "--fused", "--channels-last",
+    compile=("no", "step", "epoch"), precision=(), threads=(),
 )  # fmt: skip
-of_fit = {"compile": args.compile, "precision": args.precision or "fp32"}
+form = False if args.compile == "no" else args.compile
+of_fit = {"compile": form, "precision": args.precision or "fp32"}
 if args.free_memory:
     of_fit["keep_memory"] = False
 if args.threads:

@@ -80,7 +80,7 @@ def loaders(**options):
     return pf.get_data(TensorDataset(*arrays()), None, BATCH, **options)[0]
 
 
-def train(model, opt, compile, *, epochs=20, loss_func=F.cross_entropy, dl=None, **options):
+def train(model, opt, compile, *, epochs=5, loss_func=F.cross_entropy, dl=None, **options):
     """Return the history and the notes; the global generator starts the same."""
     lines = []
     torch.manual_seed(2)
@@ -142,7 +142,7 @@ CASES = {
     "frozen": (frozen, {}),
     "clipping": (sgd, {"callbacks": lambda: [GradientClipping(0.5)]}),
     "by epoch": (sgd, {"schedule": lambda opt: StepLR(opt, 3)}),
-    "by step": (sgd, {"schedule": lambda opt: OneCycleLR(opt, 0.1, total_steps=120)}),
+    "by step": (sgd, {"schedule": lambda opt: OneCycleLR(opt, 0.02, total_steps=121)}),
     "a function": (
         sgd,
         {"schedule": lambda opt: LambdaLR(opt, lambda i: 1 / (1 + i)), "schedule_by": "step"},
@@ -165,8 +165,18 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_program_is_what_eager_computes(name):
+SOME = (
+    "Nesterov", "Adam, amsgrad", "RMSprop", "groups", "by step", "weights and smoothing", "values",
+    "unfreezing", "all of them", "mean of epochs", "steps per epoch",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [*((name, 5) for name in SOME)]
+    + [pytest.param(name, 20, marks=pytest.mark.soak) for name in CASES],
+)
+def test_a_program_is_what_eager_computes(name, epochs):
     make, options = CASES[name]
     models, found = [], []
     for compile in (False, "epoch"):
@@ -177,12 +187,12 @@ def test_a_program_is_what_eager_computes(name):
             given["schedule"] = schedule(opt)
         if "callbacks" in given:
             given["callbacks"] = given["callbacks"]()
-        history, notes = train(model, opt, compile, **given)
+        history, notes = train(model, opt, compile, epochs=epochs, **given)
         models.append(model)
         found.append((history, opt))
     (eager, opt), (ours, own) = found
     assert is_program(notes)
-    assert len(ours.step_losses) >= 100
+    assert len(ours.step_losses) >= 5 * epochs
     assert ours.step_losses == pytest.approx(eager.step_losses, rel=1e-12, abs=1e-12)
     for a, b in zip(*(model.state_dict().values() for model in models), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -257,8 +267,9 @@ def options_of_resume(name, folder, **others):
     return {"callbacks": callbacks.get(name, []), "checkpoint": folder / "checkpoints", **others}
 
 
+@pytest.mark.parametrize("stops", [(1, 6, 8), pytest.param(range(1, 18), marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", ["several", "augmented"])
-def test_a_program_resumes_to_the_same_bits_at_every_step(name, tmp_path):
+def test_a_program_resumes_to_the_same_bits_at_every_step(name, stops, tmp_path):
     def trained(folder, **options):
         model = made()
         dl = LOADERS["augmented"]() if name == "augmented" else loaders()
@@ -268,7 +279,7 @@ def test_a_program_resumes_to_the_same_bits_at_every_step(name, tmp_path):
     folder = tmp_path / "whole"
     folder.mkdir()
     whole, losses = trained(folder)
-    for stop in range(1, len(losses)):
+    for stop in stops:
 
         class Stop(Callback):
             in_program, every_steps = "after", stop

@@ -47,6 +47,7 @@ def pairs_of(
         xb, yb = split(batch if type(batch) is tuple else read(batch))
         moved = to_device(xb, device)
         yield moved, moved if yb is xb else to_device(yb, device)
+        del batch, xb, yb, moved
 
 
 def reader(loader: Any) -> Callable[[Any], Any]:

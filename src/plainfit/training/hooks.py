@@ -133,7 +133,7 @@ class Context:
     size: int = 0
     """The number of samples in this batch, once its loss is computed."""
     loss: Any = None
-    """The loss of this batch; until the step is done, with its graph."""
+    """The loss of this batch; until the step is done, with its graph. None between two steps."""
     take_step: bool = True
     """Whether the optimizer takes a step after this batch."""
     train_metrics: Sequence[str] = ()

@@ -133,7 +133,7 @@ def fit(
             step takes seconds for each of the first 4 shapes of batches, and for all others
             together (of which a resumed training may differ in the last bits). It pays off in long
             trainings, and changes the bits. What cannot be compiled runs as it is.
-        keep_memory: keep freed memory in the process until `fit` returns (glibc only): faster.
+        keep_memory: keep freed blocks of up to 32 MiB until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output. With it, a
             terminal shows the progress within the epoch, a notebook that and the curves.
 
@@ -218,6 +218,8 @@ def fit(
                     loss, n = own_step(context, step)
                 context.count(loss, n)
                 context.call("on_step_end")
+                del xb, yb, loss  # what lives on lies between the large tensors of two steps
+                context.xb = context.yb = context.loss = None
                 if context.stop:
                     break
             if context.stop:

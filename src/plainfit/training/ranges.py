@@ -138,7 +138,8 @@ class EpochProgram:
 
     def run(self, context: Context) -> None:
         """Take the steps of this pass that are left, as far as the program can take them."""
-        if self.form != "epoch" or not (0 < context.batch < self.full):
+        is_ready = 0 < context.batch < self.full and has_state(context.opt)
+        if self.form != "epoch" or not is_ready:
             return
         for hook in overriding(self.before, "on_batch_start"):
             hook(context)
@@ -287,6 +288,12 @@ class EpochProgram:
             group.update(before)
         for callback, state in zip(self.moved, states, strict=True):
             callback.load_state_dict(state)
+
+
+def has_state(opt: Any) -> bool:
+    """Return whether an optimizer has taken its first step, in which it makes its state."""
+    needs_none = isinstance(opt, SGD) and not any(group["momentum"] for group in opt.param_groups)
+    return needs_none or bool(opt.state)
 
 
 def flat(slots: Sequence[tuple[dict[str, Any], str]]) -> list[tuple[dict[str, Any], str]]:

@@ -145,24 +145,22 @@ def is_raised_in(error: BaseException, function: Any) -> bool:
 # Parameters of mallopt(3), with their numbers from <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 MIB = 2**20
-# glibc 2.34 and older accept no mmap threshold over HEAP_MAX_SIZE / 2, which is 32 MiB.
-MMAP_THRESHOLDS = (1024 * MIB, 32 * MIB)
-KEPT = {M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 16 * MIB}
 # The largest values that glibc sets by itself (DEFAULT_MMAP_THRESHOLD_MAX, and twice that), as it
 # does once a program has freed a block of that size; and its default padding.
 USUAL = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 64 * MIB, M_TOP_PAD: 128 * 1024}
+# Larger blocks still come from the system: pieces of the heap as large as they are lie unused.
+KEPT = {M_MMAP_THRESHOLD: 32 * MIB, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 16 * MIB}
 
 
 @contextmanager
 def kept_memory(keep: bool = True) -> Iterator[None]:
-    """Let the whole process keep what it frees until the block ends; then give it back.
+    """Let the whole process keep blocks of up to 32 MiB until the end; then give them back.
 
-    Nothing happens where the C library is not glibc (macOS, Windows, Alpine) or accepts no larger
-    mmap threshold. After the block, glibc has the thresholds that its own rule ends at.
+    Nothing happens where the C library is not glibc (macOS, Windows, Alpine). After the block,
+    glibc has the thresholds that its own rule ends at.
     """
     glibc = find_glibc() if keep else None
-    # Setting one threshold freezes the others, so this one, which may be rejected, goes first.
-    if glibc is None or not any(glibc.mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_THRESHOLDS):
+    if glibc is None:
         yield
         return
     for parameter, value in KEPT.items():

@@ -263,6 +263,7 @@ def rest_of_epoch(
             yield from context.batches
         elif pair := next(context.batches, None):
             yield pair
+            del pair
             continue
         was_empty = not context.batch
         context.batch, context.batches, context.pass_start = 0, None, {}

@@ -83,6 +83,7 @@ def validate(
             watch.add(loss, batch_size(xb, yb))
             losses.append(kept(loss))
             whole.update(out, yb)
+            del xb, yb, out, loss
         if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
         value, counts_samples = watch.of_set(read(losses))
