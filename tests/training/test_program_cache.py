@@ -195,12 +195,9 @@ def test_the_key_has_what_machine_code_depends_on(monkeypatch):
         keys.append(key())
     with torch._inductor.config.patch({"cpp.cxx": (None, "clang++")}):
         keys.append(key())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    keys.append(key())
-    torch.set_num_threads(threads)
     for setting, value in (
         ("torch.__version__", "2.99"),
+        ("torch.get_num_threads", lambda: 77),
         ("torch.backends.cpu.get_cpu_capability", lambda: "AVX9"),
         ("plainfit.training.program_cache.processor", lambda: "flags: fast"),
     ):
