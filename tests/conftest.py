@@ -1,23 +1,27 @@
 """What every test can ask for."""
 
+import itertools
 import os
 import shutil
 import signal
 import sys
 import threading
 import warnings
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import hypothesis
 import pytest
-from matplotlib.figure import Figure
+import sklearn.datasets
 
 from ejecting import looks_here as looks_here
 from plainfit.cli import main
-from plainfit.training.history import History
+from plainfit.common import plots
 
 ROOT = Path(__file__).parents[1]
+collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imported
+CURVES = plots.curves
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
 hypothesis.settings.register_profile("plainfit", deadline=None)
 hypothesis.settings.load_profile("plainfit")
@@ -25,10 +29,17 @@ hypothesis.settings.load_profile("plainfit")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory):
+    """A name of a folder for each test: `mktemp` looks through all folders before it makes one."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (str(folder / str(number)) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_data_cache(tmp_path_factory, monkeypatch):
+def _own_data_cache(_caches, monkeypatch):
     """No test reads or fills the user's cache of downloads."""
-    monkeypatch.setenv("PLAINFIT_DATA", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("PLAINFIT_DATA", next(_caches))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +48,36 @@ def _own_state(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_wait_for_the_disk():
+    """A sync takes 4 ms, and there are thousands; without power cuts nothing is lost without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _empty_curves():
+    """The curves of a run take longer to draw than a small run to train: `curves` has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "curves", lambda *_: plots.Picture((0.1, 0.1)))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_read_once():
+    """The digits are read from text, hundreds of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
+        yield
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """Draw the curves of losses and metrics in this test."""
+    monkeypatch.setattr(plots, "curves", CURVES)
 
 
 @pytest.fixture(scope="session")
@@ -119,11 +160,3 @@ def server(monkeypatch):
     web.shutdown()
     thread.join()
     web.server_close()
-
-
-@pytest.fixture(scope="module")
-def empty_curves():
-    """Runs without their curves, which take longer to draw than a small run to train."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(History, "plot", lambda self, *args, **options: Figure((0.1, 0.1)))
-        yield

@@ -128,7 +128,6 @@ def one_epoch(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("count", [60, pytest.param(MUTATIONS, marks=pytest.mark.soak)])
 def test_a_mutated_record_is_one_line(tmp_path, monkeypatch, one_epoch, count):
     monkeypatch.chdir(tmp_path)
@@ -147,7 +146,6 @@ def each_mutation(state, count, action):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("count", [8, pytest.param(MUTATIONS // 20, marks=pytest.mark.soak)])
 def test_a_mutated_checkpoint_is_one_line(tmp_path, count):
     run, copy = tmp_path / "run", tmp_path / "copy"
@@ -386,14 +384,12 @@ small = settings(max_examples=2, stateful_step_count=6, deadline=None,
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("empty_curves")
 class TestCareless(Careless.TestCase):
     settings = small
 
 
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.usefixtures("empty_curves")
 def test_many_careless_sequences():
     from hypothesis.stateful import run_state_machine_as_test
 

@@ -120,7 +120,7 @@ def test_the_cells_run(monkeypatch, tmp_path, capsys):
     assert "BROKEN" not in out
 
 
-def test_a_notebook_shows_a_history_by_itself():
+def test_a_notebook_shows_a_history_by_itself(curves):
     history = History()
     history.epochs.append({"epoch": 0, "train_loss": 0.5, "valid_loss": 0.4})
     assert history.plot()._repr_png_().startswith(b"\x89PNG")

@@ -28,7 +28,7 @@ from plainfit.training.program_cache import keep
 SHORT = ("--epochs", 2, "--model", "logistic")
 
 
-def test_train_reports_each_epoch_and_leaves_a_run(plainfit, tmp_path):
+def test_train_reports_each_epoch_and_leaves_a_run(plainfit, tmp_path, curves):
     code, out, err = plainfit("train", *SHORT, "--out", "run")
     assert code == 0, err
     lines = out.splitlines()

@@ -15,7 +15,6 @@ from PIL import Image
 from plainfit.runs.folder import read_record
 
 TRAIN = ("train", "--model", "logistic", "--epochs", "2", "--out")
-pytestmark = pytest.mark.usefixtures("empty_curves")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import stat
 import subprocess
 from pathlib import Path
 
@@ -34,6 +35,25 @@ def test_files_of_others_stay(tmp_path, name):
     (tmp_path / ".plainfit-0123456789abcdef.tmp").write_text("left by a killed process")
     files.remove_temporary(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_the_content_is_synced_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(name):
+        real = getattr(os, name)
+
+        def replacement(*arguments):
+            is_file = name != "fsync" or stat.S_ISREG(os.fstat(arguments[0]).st_mode)
+            calls.append(name if is_file else f"{name} of the folder")
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, replacement)
+
+    for name in ("write", "fsync", "replace"):
+        counted(name)
+    files.write_whole(tmp_path / "report.html", b"new")
+    assert calls == ["write", "fsync", "replace", "fsync of the folder"]
 
 
 def test_a_link_that_is_there_already_is_not_followed(tmp_path, monkeypatch):

@@ -20,8 +20,6 @@ from plainfit.training.callbacks import GradientClipping
 from plainfit.training.hooks import Callback
 from trainings import StopAt
 
-pytestmark = pytest.mark.usefixtures("empty_curves")
-
 RESNET = {"model": "resnet", "model_args": "blocks=(1,), width=4"}
 RUNS = {
     "sgd": {"model": "logistic"},

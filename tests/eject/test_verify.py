@@ -22,8 +22,6 @@ from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
-pytestmark = pytest.mark.usefixtures("empty_curves")
-
 # Settings of runs that have all that a mutation can break. They are SGD without clipping where a
 # factor of the gradients must show: Adam and a clipped norm divide it away.
 RUNS = {

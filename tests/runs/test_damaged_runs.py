@@ -100,7 +100,6 @@ def test_each_command_says_in_one_line_what_is_wrong(copied, tmp_path, place, va
             command()
 
 
-@pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("how", [os.mkfifo, lambda path: path.symlink_to("nowhere"), Path.mkdir])
 def test_what_is_no_file_is_none(copied, how):
     """A pipe that nobody writes to, a link to nowhere, a folder."""

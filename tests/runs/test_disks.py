@@ -38,7 +38,6 @@ def check_resumed(folder, trained_run):
     assert {path.name for path in folder.iterdir()} <= {path.name for path in trained_run.iterdir()}
 
 
-@pytest.mark.usefixtures("empty_curves")
 @pytest.mark.parametrize("size", [0, 200, 2800, 3100, 9000])
 def test_a_run_whose_files_cannot_grow(tmp_path, trained_run, size):
     """Nothing; the lock; logs and weights; the record too; everything but the checkpoints."""
@@ -62,7 +61,6 @@ def test_a_run_whose_files_cannot_grow(tmp_path, trained_run, size):
         *(pytest.param(n * 4096, marks=pytest.mark.soak, id=f"all-{n}") for n in range(1, 24)),
     ],
 )
-@pytest.mark.usefixtures("empty_curves")
 def test_a_run_on_a_small_disk(tmp_path, trained_run, size):
     """From nothing to three checkpoints; needs root, to mount it."""
     disk = tmp_path / "disk"

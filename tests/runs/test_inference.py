@@ -319,7 +319,7 @@ def test_a_run_refuses_other_targets(trained_run, data, message):
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory, empty_curves):
+def table(tmp_path_factory):
     """The rows of a table, and a run on it."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("table")
     rows = pd.DataFrame(
@@ -370,7 +370,7 @@ def test_a_run_refuses_other_tables(table):
         pf.predict(run, rows.assign(city="Wien"))
 
 
-def test_the_examples_of_the_page(plainfit, empty_curves):
+def test_the_examples_of_the_page(plainfit):
     page = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
     shell, *programs = re.findall(r"```(?:sh|python)\n(.*?)```", page, re.DOTALL)
     assert plainfit(*shell.split()[1:])[0] == 0

@@ -21,7 +21,7 @@ BYTES = np.rint(DIGITS.images * 255 / 16).astype(np.uint8)
 
 
 @pytest.fixture
-def train_on(tmp_path, empty_curves):
+def train_on(tmp_path):
     def run(x, y=DIGITS.target, **settings):
         np.savez(tmp_path / "data.npz", x=x, y=y)
         data, out = str(tmp_path / "data.npz"), tmp_path / "run"

@@ -19,7 +19,6 @@ from plainfit.runs.train import resume, train
 from plainfit.training.hooks import Callback
 from small import batches, fit, network, sgd
 
-pytestmark = pytest.mark.usefixtures("empty_curves")
 SETTINGS = {"model": "logistic", "epochs": 2}
 
 

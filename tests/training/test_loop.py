@@ -383,7 +383,7 @@ def test_a_long_metric_name_keeps_the_columns_aligned():
 
 
 @pytest.mark.parametrize("valid", [False, True])
-def test_plot_draws_a_picture(data, linear, tmp_path, valid):
+def test_plot_draws_a_picture(data, linear, tmp_path, valid, curves):
     model, opt = linear
     dl = batches(*data, 10, 10)
     history = quiet(2, model, opt, dl, dl if valid else None, metrics=[pf.accuracy])
@@ -396,7 +396,7 @@ def test_plot_draws_a_picture(data, linear, tmp_path, valid):
     assert ("valid" in drawn) == valid
 
 
-def test_plot_of_an_empty_history(tmp_path):
+def test_plot_of_an_empty_history(tmp_path, curves):
     History().plot().savefig(tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
 

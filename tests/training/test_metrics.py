@@ -9,7 +9,6 @@ import pytest
 import sklearn.metrics
 import torch
 import torch.nn.functional as F
-import torchmetrics as tm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -340,12 +339,14 @@ def test_every_column_of_the_history_is_taken():
     assert {"loss", *history[0]} == set(TAKEN)
 
 
-# objects of torchmetrics
+# objects of torchmetrics, which loads transformers: in the process that runs these tests only
 
 
 @settings(deadline=None, max_examples=15)  # making these objects takes milliseconds
 @given(sizes=SIZES, seed=st.integers(0, 10**6))
 def test_objects_of_torchmetrics_are_those_of_the_whole_set(sizes, seed):
+    import torchmetrics as tm
+
     out, y = whole_set(sizes, seed)
     score = tm.F1Score(task="multiclass", num_classes=CLASSES, average="macro", zero_division=0)
     each = tm.MetricCollection(
@@ -376,6 +377,8 @@ def test_objects_of_torchmetrics_are_those_of_the_whole_set(sizes, seed):
 
 
 def test_functions_and_objects_may_be_mixed_in_any_order():
+    import torchmetrics as tm
+
     # An object of torchmetrics says that it is equal to everything.
     accuracy = tm.Accuracy(task="multiclass", num_classes=CLASSES, average="micro")
     error = tm.MeanMetric()
@@ -388,6 +391,8 @@ def test_functions_and_objects_may_be_mixed_in_any_order():
 
 
 def test_fit_puts_the_figures_into_the_history():
+    import torchmetrics as tm
+
     recall = tm.Recall(task="multiclass", num_classes=CLASSES, average=None)
     x, y = whole_set([6, 3])
     torch.manual_seed(0)

@@ -510,6 +510,31 @@ def test_a_subclass_that_looks_at_each_step_is_called_in_each():
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_step_that_changes_by_epoch_is_no_program(changes, monkeypatch):
+    """As where the weight of a part of the loss grows."""
+    monkeypatch.setattr("torch.compile", lambda function, **_: function)
+
+    class Grow(Callback):
+        def on_epoch_start(self, context):
+            context.model.weight = context.epoch * changes
+
+    class Weighted(Net):
+        weight = 0
+
+        def forward(self, xb):
+            return super().forward(xb) * (1 + self.weight)
+
+    losses = []
+    for compile in (False, "epoch"):
+        torch.manual_seed(0)
+        model = Weighted().double()
+        history, notes = train(model, sgd(model), compile, epochs=3, callbacks=[Grow()])
+        losses.append(history.step_losses)
+    assert any("changes from one epoch to another" in note for note in notes) == changes
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
+
+
 def test_checkpoints_are_of_their_step(tmp_path):
     saved = []
     for compile in (False, "epoch"):

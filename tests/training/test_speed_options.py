@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_steps(what, words):
     """Small tensors kept from each step lay between the large ones: 1 batch of scores a step."""
     model = nn.Sequential(nn.Embedding(words, 16), nn.Linear(16, words))
     xb = torch.zeros(8, 64, dtype=torch.int64)
-    watch, steps = Resident(), 40
+    watch, steps = Resident(), 26
 
     def loss_func(out, yb):
         return F.cross_entropy(out.flatten(0, 1), yb.flatten())
@@ -467,14 +467,18 @@ RAGGED = batches(8, 8, 8, 3)
 
 
 @pytest.mark.usefixtures("compiler")
-def test_compiled_losses_are_near_and_the_cost_is_said():
-    ours, theirs = Shared(), Shared()
+def test_compiled_losses_are_near_the_cost_is_said_and_a_resume_has_their_bits(tmp_path):
+    ours, theirs, stopped = Shared(), Shared(), Shared()
     losses, notes = train_compiled(ours, RAGGED, epochs=9)
     expected = plain(theirs, sgd(theirs), RAGGED, epochs=9)
     assert losses == pytest.approx(expected, abs=1e-12)  # in float64
     (note,) = notes
     assert note.startswith("note   compiled in ")
     assert " ms instead of " in note
+    train_compiled(stopped, RAGGED, epochs=4, checkpoint=tmp_path)
+    resumed, _ = train_compiled(stopped, RAGGED, epochs=9, checkpoint=tmp_path, resume=True)
+    assert resumed == losses
+    assert same(ours, stopped)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -496,16 +500,6 @@ def test_compiled_gradients_are_autograds(callbacks):
     assert losses == pytest.approx(expected.step_losses, abs=1e-12)
     for name, value in theirs.state_dict().items():
         assert torch.allclose(ours.state_dict()[name], value, rtol=0, atol=1e-9), name
-
-
-@pytest.mark.usefixtures("compiler")
-def test_a_compiled_training_resumes_with_its_bits(tmp_path):
-    whole, stopped = Shared(), Shared()
-    losses, _ = train_compiled(whole, RAGGED, epochs=6)
-    train_compiled(stopped, RAGGED, epochs=4, checkpoint=tmp_path)
-    resumed, _ = train_compiled(stopped, RAGGED, epochs=6, checkpoint=tmp_path, resume=True)
-    assert resumed == losses
-    assert same(whole, stopped)
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -574,10 +568,10 @@ def test_batches_of_many_shapes_share_a_graph(callbacks):
 
 
 @pytest.mark.usefixtures("compiler")
-@torch._dynamo.config.patch(recompile_limit=2)
+@torch._dynamo.config.patch(recompile_limit=1)
 def test_the_graphs_of_other_trainings_do_not_count():
-    for width in (4, 5, 6):
-        _, (note,) = train_compiled(Texts(width), texts(5, 5, 5, 4), epochs=9)
+    for width in (4, 5):
+        _, (note,) = train_compiled(Texts(width), texts(5, 5, 5, 5), epochs=9)
         assert note.startswith("note   compiled in ")
 
 

@@ -1,8 +1,6 @@
-"""Pictures are most of what a short study costs: leave them out where a test does not ask."""
+"""The page of a study is most of what a short one costs: leave it out where a test does not ask."""
 
 import pytest
-
-from plainfit.common import plots
 
 
 @pytest.fixture
@@ -11,7 +9,6 @@ def study_page():
 
 
 @pytest.fixture(autouse=True)
-def _no_pictures(request, monkeypatch):
-    monkeypatch.setattr(plots, "curves", lambda *_: plots.Picture())
+def _no_page(request, monkeypatch):
     if "study_page" not in request.fixturenames:
         monkeypatch.setattr("plainfit.tuning.work.write_page", lambda *_: None)

@@ -392,7 +392,7 @@ def test_a_study_on_a_full_disk_goes_on_later(tmp_path, step):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_trial_that_finds_no_space_is_tried_again(tmp_path, empty_curves):
+def test_a_trial_that_finds_no_space_is_tried_again(tmp_path):
     whole = tried(runs_in(tmp_path / "whole", {"lr": (0.1, 1.0)}, trials=1))
     with files_up_to(3100), pytest.raises(PlainfitError, match="must be writable"):
         runs_in(tmp_path / "s", {"lr": (0.1, 1.0)}, trials=1)

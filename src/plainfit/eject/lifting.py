@@ -11,7 +11,7 @@ import sysconfig
 import textwrap
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -141,7 +141,7 @@ class Lifter:
             self.definitions |= dict.fromkeys(names.values(), "")
             text = statement_text(node, source.code)
             if source.module.__name__.split(".")[0] == "plainfit":
-                text = shortened(text, self.unused)
+                text = shortened(text, frozenset(self.unused))
             self.define(names[name], text, source, names)
         return names[name]
 
@@ -377,7 +377,8 @@ def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, st
     return name, f"def {name}({ast.unparse(node.args)}):\n    return {code}"
 
 
-def shortened(text: str, unused: Collection[str]) -> str:
+@lru_cache(1000)
+def shortened(text: str, unused: frozenset[str] = frozenset()) -> str:
     """Return a definition of ours without unused methods and checks, with short docstrings."""
     source = Source(text)
     edits: list[Edit] = []

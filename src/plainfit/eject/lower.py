@@ -41,6 +41,7 @@ IN_DEFINITIONS = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional"
 CALLED_BY = {"save_model": "state_dict", "load_model": "load_state_dict"}
 """The methods of a module that functions of safetensors call."""
 
+Part = tuple[set[str], set[str]]  # the names in a part of a definition, and what it may call
 
 SWITCH = """
 torch.set_default_dtype(torch.float64)  # sums in another order differ by rounding: 1e-16 here
@@ -142,9 +143,8 @@ class Program:
             each: self.paste(definitions(module)[inner], each)
             for each, (module, inner) in definition.needs.items()
         }
-        source = Source(definition.text)
-        edits = renaming(source, {**needs, definition.name: name})
-        self.pasted[name] = edited(source.text, edits)
+        names = {**needs, definition.name: name}
+        self.pasted[name] = renamed(definition.text, tuple(names.items()))
         self.imports |= definition.imports
         return name
 
@@ -188,6 +188,11 @@ def in_definition(text: str) -> tuple[Source, list[Reference]]:
     return source, references(source, IN_DEFINITIONS)
 
 
+@lru_cache(1000)
+def renamed(text: str, names: tuple[tuple[str, str], ...]) -> str:
+    return edited(text, renaming(Source(text), dict(names)))
+
+
 def bound_at_top(tree: ast.Module) -> set[str]:
     """Return the names that a script has at its top, but for those from modules of torch."""
     names: set[str] = set()
@@ -208,31 +213,41 @@ def left_out(source: Source, keyword: ast.keyword) -> Edit:
 
 def used(texts: dict[str, str], user: str) -> dict[str, str]:
     """Return the definitions that a program uses, without the methods that it does not call."""
-    classes, parts = {}, dict[tuple[str, str], list[ast.stmt]]()
+    unused, parts = dict[str, frozenset[str]](), dict[tuple[str, str], Part]()
     for name, text in texts.items():
-        node = in_definition(text)[0].tree.body[0]
-        parts[name, ""] = [node]
-        if isinstance(node, ast.ClassDef):
-            methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-            classes[name] = {each.name for each in methods}
-            parts |= {(name, each.name): [each] for each in methods if not only_passes_on(each)}
-            rest = [each for each in node.body if each not in methods]
-            parts[name, ""] = [*map(ast.Expr, node.bases), *rest]
+        unused[name], found = parts_of(text)
+        parts |= {(name, method): part for method, part in found.items()}
     tree = ast.parse(user)
     named, called = names_in(tree), {"", "forward", *words(tree)}  # torch itself calls `forward`
     needs: dict[str, set[str]] = {}
-    while found := [
+    while new := [
         (name, method)
         for name, method in parts
         if name in named and (method in called or method.startswith("__"))
     ]:
-        for name, method in found:
-            part = ast.Module(parts.pop((name, method)), [])
-            needs.setdefault(name, set()).update(names_in(part))
-            named |= names_in(part)
-            called |= {*words(part)}
-            classes.get(name, set()).discard(method)
-    return {name: shortened(texts[name], classes.get(name, ())) for name in ordered(needs)}
+        for name, method in new:
+            own, calls = parts.pop((name, method))
+            needs.setdefault(name, set()).update(own)
+            named |= own
+            called |= calls
+            unused[name] -= {method}
+    return {name: shortened(texts[name], unused[name]) for name in ordered(needs)}
+
+
+@lru_cache(1000)
+def parts_of(text: str) -> tuple[frozenset[str], dict[str, Part]]:
+    """Return the methods of a definition; and its parts, which are those that do more, and ""."""
+    node = in_definition(text)[0].tree.body[0]
+    parts: dict[str, list[ast.stmt]] = {"": [node]}
+    methods = []
+    if isinstance(node, ast.ClassDef):
+        methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+        rest = [each for each in node.body if each not in methods]
+        parts = {"": [*map(ast.Expr, node.bases), *rest]}
+        parts |= {each.name: [each] for each in methods if not only_passes_on(each)}
+    trees = {name: ast.Module(part, []) for name, part in parts.items()}
+    found = {name: (names_in(tree), {*words(tree)}) for name, tree in trees.items()}
+    return frozenset(each.name for each in methods), found
 
 
 def only_passes_on(method: ast.FunctionDef) -> bool:

@@ -189,7 +189,7 @@ def written_out(name: str, step: str, pools_to_one: bool = True) -> Definition |
 @cache
 def definitions(module: str) -> dict[str, Definition]:
     text = (files(PACKAGE) / f"{module}.py").read_text(encoding="utf-8")
-    source = Source(shortened(text, ()))
+    source = Source(shortened(text))
     nodes = [node for node in source.tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     needs = {node.name: (module, node.name) for node in nodes}
     imports: dict[str, str] = {}

@@ -127,12 +127,13 @@ def fit(
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
-        compile: `epoch`, or True, for all steps of an epoch as one program, where that can be
-            (docs/training.md); `step` for each by itself, as one graph of forward pass, loss and
-            backward pass. An epoch takes a minute to compile, and is kept for the next time; a
-            step takes seconds for each of the first 4 shapes of batches, and for all others
-            together (of which a resumed training may differ in the last bits). It pays off in long
-            trainings, and changes the bits. What cannot be compiled runs as it is.
+        compile: `epoch` (or True): all steps of an epoch become one program of torch's compiler,
+            that is kept for the next time; see docs/training.md for what it holds for, and a note
+            names the reason where it does not. `step`: forward pass, loss and backward pass of
+            each step become a graph, one for each of the first 4 shapes of batches, and another
+            for all others (of which a resumed training may differ in the last bits). Both take
+            seconds at first, pay off in long trainings, and change the last bits. What cannot be
+            compiled runs as it is.
         keep_memory: keep freed blocks of up to 32 MiB until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output. With it, a
             terminal shows the progress within the epoch, a notebook that and the curves.

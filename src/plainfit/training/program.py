@@ -21,7 +21,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from plainfit.common.devices import fingerprint
 from plainfit.common.errors import PlainfitError
 from plainfit.training import program_cache
-from plainfit.training.tracing import constants_of, outputs_of
+from plainfit.training.tracing import contents_of, outputs_of
 
 # A precompiled header would be one that lies in /tmp, and takes longer to make than it saves.
 OPTIONS = {"aot_inductor.precompile_headers": False}
@@ -81,8 +81,7 @@ class Steps(nn.Module):
             own = [next(moving) if changed else next(still) for changed in self.changed]
             made = self.graph(own, numbers.index_select(0, at)[0], *batch)
             row = torch.stack([value.view(()) for value in made[len(own) :]]).view(1, -1)
-            # What a loop returns must be no view of what it was given.
-            after = [tensor.clone() for tensor in self.those(made[: len(own)], True)]
+            after = map(laid_out_as, self.those(made[: len(own)], True), now)
             return i + 1, found.index_copy(0, at, row), *after
 
         found = torch.zeros(len(numbers), self.values, dtype=self.dtype)
@@ -92,6 +91,13 @@ class Steps(nn.Module):
     def those(self, tensors: Sequence[Tensor], changed: bool) -> list[Tensor]:
         """Return the tensors that a step changes, or the others."""
         return [each for each, moves in zip(tensors, self.changed, strict=True) if moves is changed]
+
+
+def laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return a copy with the strides of another: what a loop returns is as what it was given."""
+    if tensor.stride() == other.stride():
+        return tensor.clone()
+    return torch.empty_strided(other.shape, other.stride(), dtype=other.dtype).copy_(tensor)
 
 
 def compiled(
@@ -154,9 +160,8 @@ def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
     """Return a hash over all that the machine code depends on."""
     leaves = torch.utils._pytree.tree_leaves(arguments)
     parts = [
-        f"{steps.graph.code} {steps.gathers}",
-        *(f"{name} {content_of(each)}" for name, each in constants_of(steps.graph).items()),
-        *map(form_of, leaves),
+        f"{contents_of(steps.graph)} {steps.gathers}",
+        *(f"{tuple(leaf.shape)} {leaf.stride()} {leaf.dtype} {leaf.device}" for leaf in leaves),
         inspect.getsource(inspect.getmodule(Steps)),  # type: ignore[arg-type]
         *map(str, sorted(fingerprint(leaves[0].device).items())),
         *(each.get_hash().hex() for each in (torch._inductor.config, torch._functorch.config)),
@@ -164,12 +169,3 @@ def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
         program_cache.processor(),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def form_of(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {tensor.stride()} {tensor.dtype} {tensor.device}"
-
-
-def content_of(tensor: Tensor) -> str:
-    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{form_of(tensor)} {hashlib.sha256(content).hexdigest()}"

@@ -27,6 +27,7 @@ from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import (
     UnreadyError,
     UntraceableError,
+    contents_of,
     numbers_of,
     options_of,
     tensors_of,
@@ -58,18 +59,30 @@ class Program:
         self, context: Context, source: Any, step: TracedStep, echo: Callable[[str], None]
     ) -> None:
         self.step, self.modules, self.opt = step, step.modules(), context.opt
-        slots = [*options_of(self.opt), *step.numbers]
-
-        def of_columns(*columns: Tensor) -> list[Tensor]:
-            return step(*source.pair(context, *columns))
-
-        graph = traced(of_columns, self.modules, self.opt, slots, source.example())
+        self.slots = [*options_of(self.opt), *step.numbers]
+        graph = self.graph(context, source)
         count = len(tensors_of(self.modules, self.opt))
         self.steps = Steps(graph, count, isinstance(source, Resident))
-        self.numbers = torch.zeros(source.steps, len(numbers_of(slots)), dtype=torch.float64)
+        self.numbers = torch.zeros(source.steps, len(numbers_of(self.slots)), dtype=torch.float64)
         arguments = self.arguments(source, 0, 0)
         with context.interruptible():  # not while tracing, which takes the model apart
             self.call, self.how = compiled(self.steps, arguments, echo)
+
+    def graph(self, context: Context, source: Any) -> Any:
+        """Return the graph of a step as it is now."""
+
+        def of_columns(*columns: Tensor) -> list[Tensor]:
+            return self.step(*source.pair(context, *columns))
+
+        return traced(of_columns, self.modules, self.opt, self.slots, source.example())
+
+    def check(self, context: Context, source: Any) -> None:
+        """Refuse a step that is no longer what was compiled."""
+        if contents_of(self.graph(context, source)) != contents_of(self.steps.graph):
+            raise UntraceableError(
+                "what a step computes changes from one epoch to another (and a resumed training "
+                "may differ in the last bits)"
+            )
 
     def arguments(self, source: Any, first: int, last: int) -> tuple[Any, ...]:
         own = [tensor.detach() for tensor in tensors_of(self.modules, self.opt)]
@@ -118,6 +131,9 @@ class EpochProgram:
         self.before = [c for c in context.callbacks if c.in_program == "before"]
         self.after = [c for c in context.callbacks if c.in_program == "after"]
         sums = [c for c in context.callbacks if isinstance(c, GradientAccumulation)]
+        # Only code of others can change what a step computes: a factor of the loss, for example.
+        self.may_change = any(not is_ours(type(c)) for c in context.callbacks)
+        self.checked = -1
         self.moved = [*self.before, *sums]
         self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
         self.form = "epoch"
@@ -169,13 +185,16 @@ class EpochProgram:
         modules = step.modules()
         taken = {"params", *(name for _, name in options_of(context.opt))}
         kept = [{k: v for k, v in g.items() if k not in taken} for g in context.opt.param_groups]
-        trains = [part.training for module in modules for part in module.modules()]
+        trains = [part.training for part in context.model.modules()]
         learns = [tensor.requires_grad for tensor in tensors_of(modules, context.opt)]
         state = repr((kept, trains, learns))
         if state not in self.programs:
             program = Program(context, self.source, step, self.echo)
             self.echo(f"note   the steps of an epoch are one program, {program.how}")
             self.programs[state] = program
+        elif self.may_change and context.epoch != self.checked:
+            self.programs[state].check(context, self.source)
+        self.checked = context.epoch
         return self.programs[state]
 
     def most(self, context: Context) -> int:
@@ -217,6 +236,7 @@ class EpochProgram:
             self.seconds = (time.perf_counter() - began) / (last - first)
             for hook in overriding(self.after, "on_step_end"):
                 hook(context)
+            context.loss = None
         return not stops
 
     def numbers(self, context: Context, program: Program, first: int, last: int) -> list[Any]:
@@ -226,8 +246,10 @@ class EpochProgram:
         averaging, accumulation = program.step.averaging, program.step.accumulation
         count = int(averaging.averaged.n_averaged) if averaging and averaging.averaged else 0
         options, place = options_of(context.opt), (context.step, context.global_step)
-        rows = []
-        for _ in range(last - first):
+        rows: list[list[float]] = []
+        if not (starts or ends or averaging or accumulation):
+            rows = [numbers_of(options)] * (last - first)
+        for _ in range(last - first - len(rows)):
             for hook in starts:
                 hook(context)
             row, context.take_step = numbers_of(options), True
@@ -288,6 +310,10 @@ class EpochProgram:
             group.update(before)
         for callback, state in zip(self.moved, states, strict=True):
             callback.load_state_dict(state)
+
+
+def is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("plainfit.")
 
 
 def has_state(opt: Any) -> bool:

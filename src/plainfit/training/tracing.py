@@ -209,6 +209,13 @@ def constants_of(graph: Any) -> dict[str, Tensor]:
     return {name: getattr(graph, name) for name in names}
 
 
+def contents_of(graph: Any) -> str:
+    """Return a graph as text, its constants included."""
+    found = constants_of(graph).items()
+    constants = (f"{name} {each.dtype} {each.stride()} {each.tolist()}" for name, each in found)
+    return "\n".join([graph.code, *constants])
+
+
 def outputs_of(graph: Any) -> list[Any]:
     """Return the nodes whose values a graph returns."""
     output = next(node for node in graph.graph.nodes if node.op == "output")

@@ -343,9 +343,7 @@ def test_other_values_than_the_source_learned_from_are_refused(source, tmp_path,
 
 
 @pytest.mark.filterwarnings("default:the columns are standardised")
-def test_a_run_on_colors_takes_gray_images_and_a_table_its_own_columns(
-    tmp_path, plainfit, empty_curves
-):
+def test_a_run_on_colors_takes_gray_images_and_a_table_its_own_columns(tmp_path, plainfit):
     rng, y = np.random.default_rng(0), np.arange(60) % 3
     color = rng.integers(0, 256, (60, 3, 8, 8), np.uint8)
     np.savez(tmp_path / "color.npz", x=color, y=y)
