@@ -23,6 +23,7 @@ from killing import output_of
 from plainfit.cli import main
 from plainfit.data.open_data import open_data
 from plainfit.runs import settings
+from plainfit.training.program_cache import keep
 
 SHORT = ("--epochs", 2, "--model", "logistic")
 
@@ -197,6 +198,7 @@ OPTIONS = {
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out --trust-code",
     "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
+    "cache": "--clear --debug --help --json",
     "predict": "--augment --debug --help --json --trust-code --tta",
     "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
         --seed --skip-bad --split-seed --target""",
@@ -225,9 +227,40 @@ def test_the_commands_are_frozen(plainfit, monkeypatch):
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
         "train", "fine-tune", "resume", "lr-find", "tune", "predict", "data", "augment",
-        "summary", "runs", "report", "compare", "export", "eject", "notebook", "ladder",
+        "summary", "runs", "report", "compare", "export", "eject", "cache", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version")[1].startswith("plainfit 0.")
+
+
+def test_compiled_programs_are_listed_and_cleared(plainfit, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "plainfit" / "programs"
+    nothing = f"no compiled programs in {folder}; plainfit train --compile epoch makes one\n"
+    for options in ((), ("--clear",)):
+        assert plainfit("cache", *options) == (0, nothing, "")
+    for i, letter in enumerate("ab"):
+        assert keep(letter * 64, bytes(1_500_000)) == ""
+        os.utime(next(folder.glob(f"{letter}*")), (1_699_963_200 + i * 86_400,) * 2)
+    others = [folder / "mine-of.pt2", tmp_path / "plainfit" / "mnist"]
+    for path in others:
+        path.write_text("data")
+    (folder / f".plainfit-{'0' * 16}.tmp").write_text("of a process that was killed")
+    _, text, _ = plainfit("cache")
+    assert re.sub(r"\d\d:\d\d", "hh:mm", text).splitlines() == [
+        "program           MB  used last",
+        "aaaaaaaaaaaa     1.5  2023-11-14 hh:mm",
+        "bbbbbbbbbbbb     1.5  2023-11-15 hh:mm",
+        f"all              3.0  {folder}",
+    ]
+    found = json.loads(plainfit("cache", "--json")[1])
+    assert found["bytes"] == 3_000_000
+    assert [each["program"][0] for each in found["programs"]] == ["a", "b"]
+    folder.chmod(0o777)
+    assert plainfit("cache")[1].endswith(
+        f"none is used, as others can write to {folder} (chmod go-w {folder})\n"
+    )
+    assert plainfit("cache", "--clear")[1] == f"deleted 2 programs (3.0 MB) in {folder}\n"
+    assert sorted([*folder.iterdir(), *folder.parent.glob("mnist")]) == sorted(others)
 
 
 def test_without_arguments_it_shows_the_help_and_nothing_else(plainfit):

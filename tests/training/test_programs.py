@@ -3,7 +3,11 @@
 The programs run here without a compiler, which `test_a_compiled_program` has.
 """
 
+import os
 import random
+import signal
+import threading
+import time
 import warnings
 from functools import partial
 
@@ -26,6 +30,7 @@ from plainfit.training.callbacks import (
     Unfreezing,
 )
 from plainfit.training.hooks import Callback
+from plainfit.training.tracing import traced
 
 SAMPLES, BATCH = 90, 16
 
@@ -40,7 +45,7 @@ def interpreted(monkeypatch):
         return carried
 
     monkeypatch.setattr("plainfit.training.program.while_loop", loop)
-    monkeypatch.setattr("plainfit.training.ranges.compiled", lambda steps, _: (steps, "here"))
+    monkeypatch.setattr("plainfit.training.ranges.compiled", lambda steps, *_: (steps, "here"))
 
 
 class Net(nn.Module):
@@ -248,14 +253,13 @@ def test_a_program_with_channels_last_keeps_its_strides(monkeypatch):
     """The loop's own check of what goes in and out, which is that of the compiler."""
     monkeypatch.undo()
 
-    def exported(steps, arguments):
+    def exported(steps, arguments, _):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(steps, tuple(arguments), strict=False).module()
         return program, "here"
 
     monkeypatch.setattr("plainfit.training.ranges.compiled", exported)
-    monkeypatch.setattr("plainfit.training.program.program_cache.load", lambda key: None)
     model = made().to(memory_format=torch.channels_last)
     _, notes = train(model, sgd(model), "epoch", epochs=1, max_steps=2)
     assert not any("cannot be" in note for note in notes), notes
@@ -315,6 +319,41 @@ def test_a_program_resumes_to_the_same_bits_at_every_step(name, stops, tmp_path)
     if name == "several":
         logs = [(tmp_path / each / "steps.csv").read_text() for each in ("whole", str(stop))]
         assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("when", "number", "raised"),
+    [
+        ("while compiling", signal.SIGINT, KeyboardInterrupt),
+        ("while tracing", signal.SIGTERM, SystemExit),
+    ],
+)
+def test_a_signal_ends_compiling_at_once(when, number, raised, tmp_path, monkeypatch):
+    def compiled(*_):
+        assert when == "while compiling"
+        threading.Timer(0.1, send).start()
+        time.sleep(60)
+
+    def send():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), number)
+
+    def signalled(*args):
+        send()
+        return traced(*args)
+
+    sent, whole, stopped, resumed = [], made(), made(), made()
+    losses = train(whole, sgd(whole), "epoch", epochs=2)[0].step_losses
+    with monkeypatch.context() as patch:
+        patch.setattr("plainfit.training.ranges.compiled", compiled)
+        if when == "while tracing":
+            patch.setattr("plainfit.training.ranges.traced", signalled)
+        with pytest.raises(raised):
+            train(stopped, sgd(stopped), "epoch", epochs=2, checkpoint=tmp_path)
+    assert time.monotonic() - sent[0] < 20
+    options = {"checkpoint": tmp_path, "resume": True}
+    assert train(resumed, sgd(resumed), "epoch", epochs=2, **options)[0].step_losses == losses
+    assert same(resumed, whole)
 
 
 def test_the_bits_do_not_depend_on_the_ranges(monkeypatch):
@@ -448,11 +487,11 @@ def hooked():
         (hooked, "the layer lin has hooks", {}),
         (Counts, "Counts.calls changes in each step", {}),
         (Draws, "a step draws random numbers of Python or NumPy", {}),
-        (Keeps, "", {}),
+        (Keeps, "a tensor that is no buffer changes in each step", {}),
         (Hidden, "is trained is used by another name", {}),
-        (Branches, "", {}),
+        (Branches, "a step depends on the value of a tensor, as by `if` or `item()`", {}),
         (Net, "the optimizer is NAdam", {"opt": torch.optim.NAdam}),
-        (Net, "the order of the loader is its own", {"dl": lambda: list(loaders())}),
+        (Net, "the order of the batches is not known before", {"dl": lambda: list(loaders())}),
     ],
 )  # fmt: skip
 def test_what_is_no_program_says_why_and_trains_as_before(model, reason, options, monkeypatch):

@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from plainfit.cli import ladder, runs, training
+from plainfit.cli.cache import cache
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import not_shown, show, surroundings
 from plainfit.cli.tuning import tune
@@ -44,6 +45,7 @@ for command in (
     runs.compare,
     runs.export,
     eject,
+    cache,
     ladder.notebook,
 ):
     app.command()(command)

@@ -214,7 +214,7 @@ class CompiledLoss:
         if not isinstance(xb, Tensor) and self.graph.forward is self.graph.model:
             self.graph.forward = caller(self.graph.model, xb)
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
-        if self.program is not None and self.program.works:  # this is a step beside it
+        if self.program is not None and self.program.form != "step":  # this is a step beside it
             return self.graph.loss(xb, yb)
         times = self.calls[use_compiled]
         if len(times) < TIMED_STEPS:

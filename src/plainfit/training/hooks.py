@@ -189,9 +189,11 @@ class Context:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal that stops the training raise `Interrupted` in this block."""
+        """Let a signal that stops the training raise `Interrupted` in this block, or before it."""
         self.interrupts = True
         try:
+            if self.stop:
+                raise Interrupted
             yield
         finally:
             self.interrupts = False

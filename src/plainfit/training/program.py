@@ -6,9 +6,11 @@ takes the steps from `first` to before `last`, so a part of an epoch has the bit
 
 import hashlib
 import inspect
+import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,13 @@ from torch import Tensor, nn
 from torch._higher_order_ops.while_loop import while_loop
 
 from plainfit.common.devices import fingerprint
+from plainfit.common.errors import PlainfitError
 from plainfit.training import program_cache
 from plainfit.training.tracing import contents_of, outputs_of
+
+# A precompiled header would be one that lies in /tmp, and takes longer to make than it saves.
+OPTIONS = {"aot_inductor.precompile_headers": False}
+FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Steps(nn.Module):
@@ -93,21 +100,60 @@ def laid_out_as(tensor: Tensor, other: Tensor) -> Tensor:
     return torch.empty_strided(other.shape, other.stride(), dtype=other.dtype).copy_(tensor)
 
 
-def compiled(steps: Steps, arguments: Sequence[Any]) -> tuple[Callable[..., Any], str]:
+def compiled(
+    steps: Steps, arguments: Sequence[Any], echo: Callable[[str], None]
+) -> tuple[Callable[..., Any], str]:
     """Return a program for such arguments, from the cache or compiled now, and how it was had."""
     key = key_of(steps, arguments)
     if program := program_cache.load(key):
-        return program, "from the cache"
+        return program, "compiled before"
+    check_compiler()
+    echo("note   compiling the steps of an epoch as one program: the first time takes a minute")
     began = time.perf_counter()
 
     def write(path: Path) -> None:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), files_of_compiler(path.parent):
             warnings.simplefilter("ignore")  # of torch's own code
             exported = torch.export.export(steps, tuple(arguments), strict=False)
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(path), inductor_configs=dict(OPTIONS)
+            )
 
-    program = program_cache.save(key, write)
-    return program, f"compiled in {time.perf_counter() - began:.1f} s"
+    program, why_not = program_cache.save(key, write)
+    kept = f"not kept: {why_not}" if why_not else "kept for the next time"
+    return program, f"compiled in {time.perf_counter() - began:.1f} s, {kept}"
+
+
+class NoCompilerError(PlainfitError):
+    """Nothing can be compiled on this computer."""
+
+
+def check_compiler() -> None:
+    """Raise an error where torch finds no compiler; its own comes late, and is long."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, OSError) as error:
+        text = "there is no C++ compiler (install g++, or name one in CXX)"
+        raise NoCompilerError(text) from error
+
+
+@contextmanager
+def files_of_compiler(folder: Path) -> Iterator[None]:
+    """Let torch's compiler keep its files in this folder; its own, in /tmp, may be a stranger's."""
+    from torch._inductor.utils import clear_caches
+
+    before = os.environ.get(FOLDER)
+    os.environ[FOLDER] = str(folder)
+    clear_caches()  # paths into the other folder
+    try:
+        yield
+    finally:
+        clear_caches()
+        os.environ.pop(FOLDER)
+        os.environ.update({} if before is None else {FOLDER: before})
 
 
 def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
@@ -118,6 +164,8 @@ def key_of(steps: Steps, arguments: Sequence[Any]) -> str:
         *(f"{tuple(leaf.shape)} {leaf.stride()} {leaf.dtype} {leaf.device}" for leaf in leaves),
         inspect.getsource(inspect.getmodule(Steps)),  # type: ignore[arg-type]
         *map(str, sorted(fingerprint(leaves[0].device).items())),
+        *(each.get_hash().hex() for each in (torch._inductor.config, torch._functorch.config)),
+        str(torch.backends.mkldnn.enabled),
         program_cache.processor(),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

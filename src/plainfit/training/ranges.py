@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
 from plainfit.common.devices import device_of
+from plainfit.common.errors import reason
 from plainfit.data.batches import innermost
 from plainfit.training.callbacks.optimization import GradientAccumulation
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, overriding
-from plainfit.training.program import Steps, compiled
+from plainfit.training.program import NoCompilerError, Steps, compiled
 from plainfit.training.program_batches import Resident, Stacked, full_batches, resident_rows
 from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import (
@@ -37,6 +38,11 @@ from plainfit.training.tracing import (
 OPTIMIZERS = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, Adamax)
 STEP_HOOKS = ("on_batch_start", "on_loss", "on_backward_end", "on_step_start", "on_step_end")
 LAYER_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+WORDS = {  # for what errors of torch contain
+    "DataDependent": "a step depends on the value of a tensor, as by `if` or `item()`",
+    "CppCompileError": "the C++ compiler failed",
+    "mutating a non-functional tensor": "a tensor that is no buffer changes in each step",
+}
 SECONDS = 0.2  # that a range takes: a stop and a checkpoint wait for no longer
 
 
@@ -47,7 +53,7 @@ class Program:
         context: of the training.
         source: of its batches, `Resident` or `Stacked`.
         step: what it repeats.
-        echo: called with a note before it is compiled.
+        echo: called with a note before it is compiled, which takes long.
     """
 
     def __init__(
@@ -59,8 +65,9 @@ class Program:
         count = len(tensors_of(self.modules, self.opt))
         self.steps = Steps(graph, count, isinstance(source, Resident))
         self.numbers = torch.zeros(source.steps, len(numbers_of(self.slots)), dtype=torch.float64)
-        echo("note   the steps of an epoch become one program: the first time takes long")
-        self.call, self.how = compiled(self.steps, self.arguments(source, 0, 0))
+        arguments = self.arguments(source, 0, 0)
+        with context.interruptible():  # not while tracing, which takes the model apart
+            self.call, self.how = compiled(self.steps, arguments, echo)
 
     def graph(self, context: Context, source: Any) -> Any:
         """Return the graph of a step as it is now."""
@@ -111,7 +118,7 @@ class EpochProgram:
 
     Attributes:
         compute_loss: as for `loss_batch`.
-        works: False once a reason is known that there is no program.
+        form: what is compiled as one, as in `form_of`: `epoch` until a reason is known against it.
     """
 
     def __init__(self, context: Context, loss_func: Any, echo: Callable[[str], None]) -> None:
@@ -130,33 +137,36 @@ class EpochProgram:
         self.checked = -1
         self.moved = [*self.before, *sums]
         self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
-        reason = why_not(context)
-        self.works = not reason
-        self.full = 0 if reason else full_batches(context.train_dl)
-        if reason:
-            self.give_up(context, reason)
+        self.form = "epoch"
+        why = why_not(context)
+        self.full = 0 if why else full_batches(context.train_dl)
+        if why:
+            self.give_up(context, why)
 
-    def give_up(self, context: Context, reason: str | Exception) -> None:
-        self.works = False
+    def give_up(self, context: Context, why: str | Exception) -> None:
+        self.form = "" if isinstance(why, NoCompilerError) else "step"
         if context.history.run is not None:
-            context.history.run.compile = "step"
-        kind = "" if isinstance(reason, str | UntraceableError) else f"{type(reason).__name__}: "
-        text = shorten(f"{kind}{reason}", 200)
-        self.echo(f"note   the steps of an epoch cannot be one program: {text}")
+            context.history.run.compile = self.form
+        text = why if isinstance(why, str) else reason(why)
+        known = (words for part, words in WORDS.items() if part in text)
+        text = next(known, shorten(text, 200))
+        one = f"the steps of an epoch cannot be one program: {text}; each is compiled by itself"
+        self.echo(f"note   {one if self.form else f'nothing is compiled: {text}'}")
 
     def run(self, context: Context) -> None:
         """Take the steps of this pass that are left, as far as the program can take them."""
-        if not (self.works and 0 < context.batch < self.full and has_state(context.opt)):
+        is_ready = 0 < context.batch < self.full and has_state(context.opt)
+        if self.form != "epoch" or not is_ready:
             return
         for hook in overriding(self.before, "on_batch_start"):
             hook(context)
         try:
-            with context.interruptible():
-                program = self.program(context)
+            program = self.program(context)
         except (Interrupted, UnreadyError):
             return
         except Exception as error:
-            self.give_up(context, error)
+            if not context.stop:  # else Ctrl-C has ended the C++ compiler as well
+                self.give_up(context, error)
             return
         while not context.stop:
             try:
@@ -337,7 +347,7 @@ def why_not(context: Context) -> str:
         if not all(covers(type(callback), hook) for hook in STEP_HOOKS):
             return f"{type(callback).__name__} is called in each step"
     if context.loader_epoch is None:
-        return "the order of the loader is its own (plainfit.get_data makes one that is known)"
+        return "the order of the batches is not known before (plainfit.get_data makes one that is)"
     read = getattr(innermost(context.train_dl), "dataset", None)
     if getattr(read, "collate_fn", default_collate) is not default_collate:
         return "a collate_fn may make batches of several shapes"

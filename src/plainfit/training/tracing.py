@@ -211,7 +211,8 @@ def constants_of(graph: Any) -> dict[str, Tensor]:
 
 def contents_of(graph: Any) -> str:
     """Return a graph as text, its constants included."""
-    constants = (f"{n} {t.dtype} {t.tolist()}" for n, t in constants_of(graph).items())
+    found = constants_of(graph).items()
+    constants = (f"{name} {each.dtype} {each.stride()} {each.tolist()}" for name, each in found)
     return "\n".join([graph.code, *constants])
 
 
