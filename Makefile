@@ -4,10 +4,11 @@ unexport PYTHONDONTWRITEBYTECODE # each process of the tests would compile the s
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test pytest bench soak docs clean
+QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-bytes,keras
+.PHONY: help setup run check test pytest bench bench-quick soak docs clean
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: .venv/.done ## make .venv with plainfit and everything for development
 
@@ -40,6 +41,9 @@ bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about
 	$(BIN)/python benchmarks/folder.py --rounds 3
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/transfer.py
+
+bench-quick: setup ## time both models with fit, loops by hand, an epoch as one program and Keras (5 minutes)
+	$(BIN)/python benchmarks/run.py --quick --only $(QUICK)
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s

@@ -7,7 +7,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 import keras
 from contender import Watch, arguments, read
 
-args = arguments(steps_per_execution=("1", "8", "32", "782"))
+args = arguments(steps_per_execution=("1", "8", "32", "64", "782"))
 clock = Watch()
 
 
