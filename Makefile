@@ -8,7 +8,7 @@ QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-bytes,keras
 .PHONY: help setup run check test pytest bench bench-quick soak docs clean
 
 help: ## list these targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: .venv/.done ## make .venv with plainfit and everything for development
 
