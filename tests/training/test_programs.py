@@ -278,6 +278,18 @@ def test_bytes_are_gathered_as_bytes():
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def test_lower_precision_is_within_the_program():
+    losses = []
+    for compile in (False, "epoch"):
+        model = made(dropout=0).float()
+        x, y = arrays()
+        dl = pf.get_data(TensorDataset(x.float(), y), None, BATCH)[0]
+        history, notes = train(model, sgd(model), compile, dl=dl, epochs=2, precision="bf16")
+        losses.append(history.step_losses)
+    assert is_program(notes)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
 def options_of_resume(name, folder, **others):
     several = [GradientAccumulation(4), GradientClipping(0.5), Averaging(0.9)]
     callbacks = {"several": [*several, StepLog(folder / "steps.csv")]}
