@@ -85,9 +85,9 @@ class BatchOrder:
         order = self.order()
         if rows is not None:
             order = rows.at[order].to(rows.device)
-        batches = list(enumerate(order.split(self.batch_size)))[self.first : len(self)]
-        self.first = 0
-        return batches
+        first, self.first = self.first, 0
+        rest = order[first * self.batch_size : len(self) * self.batch_size]
+        return list(enumerate(rest.split(self.batch_size), first)) if len(rest) else []
 
 
 def sampled(sampler: Any, seed: int, epoch: int) -> Tensor:
