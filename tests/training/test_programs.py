@@ -460,6 +460,17 @@ class Draws(Net):
         return super().forward(xb) * random.random()
 
 
+class Assigns(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, xb):
+        out = super().forward(xb)
+        self.mean = 0.9 * self.mean + out.detach().mean()
+        return out - self.mean
+
+
 class Keeps(Net):
     def __init__(self):
         super().__init__()
@@ -498,6 +509,7 @@ def hooked():
         (Net, "EachStep is called in each step", {"callbacks": lambda: [EachStep()]}),
         (hooked, "the layer lin has hooks", {}),
         (Counts, "Counts.calls changes in each step", {}),
+        (Assigns, "Assigns.mean changes in each step", {}),
         (Draws, "a step draws random numbers of Python or NumPy", {}),
         (Keeps, "a tensor that is no buffer changes in each step", {}),
         (Hidden, "is trained is used by another name", {}),

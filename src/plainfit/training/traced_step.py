@@ -13,7 +13,6 @@ from plainfit.training.callbacks.optimization import (
 )
 from plainfit.training.hooks import Context, NoHooks, overriding
 from plainfit.training.step import loss_batch
-from plainfit.training.tracing import Numbers
 
 
 class Sums(nn.Module):
@@ -114,8 +113,7 @@ class TracedStep(NoHooks):
         """Let the optimizer take its step; within a group, nothing is changed by it."""
         changed = self.changed_by_step() if self.sums is not None else []
         before = [tensor.detach().clone() for tensor in changed]
-        with Numbers():
-            self.opt.step()
+        self.opt.step()
         with torch.no_grad():
             for tensor, old in zip(changed, before, strict=True):
                 tensor.copy_(torch.where(self.total() > 0, tensor, old))

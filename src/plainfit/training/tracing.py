@@ -1,15 +1,14 @@
 """A step as a graph of tensor operations: what it makes of the tensors that it changes."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
 
 from plainfit.common.errors import PlainfitError
 from plainfit.training.state import random_state, set_random_state
@@ -25,20 +24,26 @@ class UnreadyError(UntraceableError):
     """The optimizer has not made its whole state yet, as after its first step."""
 
 
-class Numbers(TorchFunctionMode):
-    """Lets an optimizer compute with tensors of one value where it has numbers of Python."""
+class InGraph(torch.overrides.TorchFunctionMode):
+    """While a step is traced: takes other tensors for ours, and lets options be tensors."""
+
+    def __init__(self, own: list[Tensor], inside: list[Tensor], options: Any) -> None:
+        super().__init__()
+        self.inside = dict(zip(map(id, own), inside, strict=True))
+        self.own = dict(zip(map(id, inside), own, strict=True))
+        self.options = {*map(id, options)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is Tensor.item:
+        args, kwargs = tree_map(lambda x: self.inside.get(id(x), x), (args, kwargs or {}))
+        if func in (Tensor.ne, Tensor.gt) and id(args[0]) in self.options:
+            return True  # an option that is not used is no tensor
+        if func is Tensor.item and id(args[0]) in self.own:  # a count of steps
             return args[0].double()
-        if func in (Tensor.ne, Tensor.gt) and args[1] == 0:
-            return True  # whether an option is used: one that is not is no tensor
-        for name in ("alpha", "value"):
-            if isinstance(kwargs.get(name), Tensor):
-                first, second, *rest = args
-                return func(first, second * kwargs.pop(name), *rest, **kwargs)
-        return func(*args, **kwargs)
+        for name in kwargs.keys() & {"alpha", "value"}:
+            if isinstance(kwargs[name], Tensor):
+                args = (args[0], args[1] * kwargs.pop(name), *args[2:])
+        result = func(*args, **kwargs)
+        return self.own.get(id(result), result)  # as that of `buffer += 1`, which is kept
 
 
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
@@ -58,38 +63,6 @@ def tensors_of(modules: Sequence[nn.Module], opt: Any) -> list[Tensor]:
     beside = [value for state in opt.state.values() for value in state.values()]
     found = {id(each): each for each in (*own, *trained, *beside) if isinstance(each, Tensor)}
     return list(found.values())
-
-
-@contextmanager
-def replaced(modules: Sequence[nn.Module], opt: Any, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Put other tensors in the places of those of `tensors_of`, until the block ends."""
-    old = tensors_of(modules, opt)
-    new = {id(before): tensor for before, tensor in zip(old, tensors, strict=True)}
-    places: list[tuple[dict[str, Any], str, Tensor]] = [
-        (own, name, tensor)
-        for module in modules
-        for part in module.modules()
-        for own in (part._parameters, part._buffers)
-        for name, tensor in own.items()
-        if tensor is not None
-    ]
-    groups, state = [dict(group) for group in opt.param_groups], opt.state
-    for place, name, tensor in places:
-        place[name] = new[id(tensor)]
-    for group in opt.param_groups:
-        group["params"] = [new[id(parameter)] for parameter in group["params"]]
-    opt.state = defaultdict(dict)
-    for parameter, values in state.items():
-        opt.state[new[id(parameter)]] = {k: new.get(id(v), v) for k, v in values.items()}
-    try:
-        yield
-    finally:
-        opt.state = state
-        for group, before in zip(opt.param_groups, groups, strict=True):
-            group.clear()
-            group.update(before)
-        for place, name, tensor in places:
-            place[name] = tensor
 
 
 def traced(
@@ -114,36 +87,37 @@ def traced(
         Exception: of any class, where torch cannot trace it.
     """
     own, given = tensors_of(modules, opt), [group[name] for group, name in slots]
-    learns = [tensor.requires_grad for tensor in own]
+    groups = [dict(group) for group in opt.param_groups]
 
-    def pure(tensors: list[Tensor], numbers: Tensor, *batch: Tensor) -> Any:
-        with FunctionalTensorMode(), torch.enable_grad():
-            wrap = FunctionalTensor.to_functional
-            inside = [wrap(t).requires_grad_(g) for t, g in zip(tensors, learns, strict=True)]
-            values = iter(wrap(numbers).unbind())
-            with replaced(modules, opt, inside):
-                for (group, name), value in zip(slots, given, strict=True):
-                    several = tuple(next(values) for _ in as_tuple(value))
-                    group[name] = several if isinstance(value, tuple) else several[0]
-                for group in opt.param_groups:
-                    group.update({"foreach": False, "fused": False})
-                results = [result.detach() for result in step(*map(wrap, batch))]
-                if len(tensors_of(modules, opt)) > len(own):
-                    raise UnreadyError("the optimizer has made a new state in the step")
-            return [unwrapped(tensor) for tensor in (*inside, *results)]
+    def pure(tensors: list[Tensor], numbers: Tensor, *batch: Tensor) -> list[Tensor]:
+        for tensor, ours in zip(tensors, own, strict=True):
+            tensor.requires_grad_(ours.requires_grad)
+        values = tree_unflatten(numbers.unbind(), tree_structure(given))
+        for (group, name), value in zip(slots, values, strict=True):
+            group[name] = value
+        options = tree_leaves([[group.get(name) for name in OPTIONS] for group in opt.param_groups])
+        for group in opt.param_groups:
+            group.update({"foreach": False, "fused": False})
+        with InGraph(own, tensors, options), torch.enable_grad():
+            results = step(*batch)
+        if len(tensors_of(modules, opt)) > len(own):
+            raise UnreadyError("the optimizer has made a new state in the step")
+        return [*tensors, *(result.detach() for result in results)]
 
-    width = len(numbers_of(slots))
-    example = ([t.detach() for t in own], torch.zeros(width, dtype=torch.float64), *batch)
+    numbers = torch.zeros(len(numbers_of(slots)), dtype=torch.float64)
+    trace = make_fx(dispatch_functionalize(pure), tracing_mode="fake", _allow_non_fake_inputs=True)
     try:
-        with nothing_else_changed(modules):
-            graph = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+        with nothing_else_changed(modules, opt):
+            graph = trace([tensor.detach() for tensor in own], numbers, *batch)
     finally:
         for (group, name), value in zip(slots, given, strict=True):
             group[name] = value
-    for node in reversed(graph.graph.nodes):
-        if getattr(node.target, "namespace", "") == "profiler":
-            graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
+        for group, before in zip(opt.param_groups, groups, strict=True):
+            group.clear()
+            group.update(before)
+    graph.graph.eliminate_dead_code(
+        lambda node: node.is_impure() and getattr(node.target, "namespace", "") != "profiler"
+    )
     graph.recompile()
     check_graph(graph, own)
     return graph
@@ -158,34 +132,34 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def unwrapped(tensor: Any) -> Tensor:
-    torch._sync(tensor)  # type: ignore[attr-defined,no-untyped-call]
-    inner: Tensor = torch._from_functional_tensor(tensor.elem)
-    return inner
-
-
 @contextmanager
-def nothing_else_changed(modules: Sequence[nn.Module]) -> Iterator[None]:
+def nothing_else_changed(modules: Sequence[nn.Module], opt: Any) -> Iterator[None]:
     """Refuse a step that changes attributes of a module, or draws numbers outside of torch."""
-    parts = [part for module in modules for part in module.modules()]
-    attributes = [dict(vars(part)) for part in parts]
+    places: list[tuple[str, dict[Any, Any]]] = [
+        (type(part).__name__, own)
+        for module in modules
+        for part in module.modules()
+        for own in (vars(part), part._parameters, part._buffers)
+    ]
+    places += [(f"{type(opt).__name__}.state", own) for own in (opt.state, *opt.state.values())]
+    contents = [dict(own) for _, own in places]
     sizes = [{k: len(v) for k, v in each.items() if type(v) in (list, dict, set)}
-             for each in attributes]  # fmt: skip
+             for each in contents]  # fmt: skip
     random = random_state()
     try:
         yield
     finally:
-        now = [dict(vars(part)) for part in parts]
-        for part, before in zip(parts, attributes, strict=True):
-            vars(part).clear()
-            vars(part).update(before)
+        now = [dict(own) for _, own in places]
+        for (_, own), before in zip(places, contents, strict=True):
+            own.clear()
+            own.update(before)
         drawn = random_state()
         set_random_state(random)
-    for part, before, after, size in zip(parts, attributes, now, sizes, strict=True):
+    for (owner, _), before, after, size in zip(places, contents, now, sizes, strict=True):
         for name in before.keys() | after.keys():
             same = before.get(name) is after.get(name)
             if not same or (name in size and len(after[name]) != size[name]):
-                raise UntraceableError(f"{type(part).__name__}.{name} changes in each step")
+                raise UntraceableError(f"{owner}.{name} changes in each step")
     if repr((random["python"], random["numpy"])) != repr((drawn["python"], drawn["numpy"])):
         raise UntraceableError("a step draws random numbers of Python or NumPy")
 
