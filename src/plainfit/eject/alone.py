@@ -31,15 +31,17 @@ def main(script: str, report: str, steps: str) -> None:
 
     text = Path(script).read_text(encoding="utf-8")
     if int(steps):
-        stop = rf"\g<0>\n\g<1>if len(losses) == {steps}: raise Enough"
-        text = re.sub(r"^( {8})losses\.append\(loss\.item\(\)\)$", stop, text, flags=re.MULTILINE)
+        line = r"^( {8}| {12}(?=.*take_step))losses\.append\(.*\.item\(\)\)$"
+        stop = rf"\g<0>\n\g<1>if len(losses) >= {steps}: raise Enough"
+        text = re.sub(line, stop, text, flags=re.MULTILINE)
     names: dict[str, Any] = {"__name__": "__main__", "__file__": script, "Enough": Enough}
     with suppress(Enough):
         exec(compile(text, script, "exec"), names)
     if int(steps) and "validate" in names:
         names["validate"](names["model"])
     on = fingerprint(torch.device(names.get("DEVICE", "cpu")))  # type: ignore[name-defined]  # noqa: F821
-    found = {"losses": names.get("losses", []), "fingerprint": on}
+    losses = names.get("losses", [])[: int(steps) or None]
+    found = {"losses": losses, "fingerprint": on}
     Path(report).write_text(json.dumps(found))
 
 

@@ -38,6 +38,7 @@ from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.source import place
 from plainfit.eject.values import call, expression, named
+from plainfit.training.program_batches import resident_rows
 
 
 @dataclass
@@ -62,6 +63,7 @@ class DataText:
         self.recipe = recipe
         self.lifter = lifter
         self.by_index = level != "loop"
+        self.program = recipe.compile == "epoch"
         self.train = served(recipe.train_dl)
         self.valid = served(recipe.valid_dl) if recipe.valid_dl is not None else None
         self.tensors: dict[str, Tensor] = {}  # what is written to the file beside the script
@@ -81,6 +83,10 @@ class DataText:
                 "a script with several inputs has neither compile nor a WrappedDataLoader; put "
                 "what it does into the model or the dataset"
             )
+        rows = resident_rows(recipe.train_dl) if self.program else None
+        self.gathers = rows is not None
+        self.is_bytes = rows is not None and isinstance(rows.parts[0], ImageDataset)
+        """Whether the program turns bytes into floats."""
         self.draws_order = self.train.shuffle and not self.train.is_stock
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
@@ -119,6 +125,8 @@ class DataText:
             "validates": self.valid is not None,
             "valid_size": self.valid_size(),
             "by_index": self.by_index,
+            "is_bytes": self.is_bytes,
+            "program": self.program,
             "several": self.several,
             "stock_train": self.stock("train", "BATCH_SIZE"),
             "stock_valid": self.stock("valid", self.valid_size()),
@@ -132,8 +140,10 @@ class DataText:
             *inputs, y = tensors_of(loader.dataset)
             names = [f"x_{part}_{at}" for at in range(len(inputs))] if inputs[1:] else [f"x_{part}"]
             self.tensors |= {**dict(zip(names, inputs, strict=True)), f"y_{part}": y}
-            is_bytes = isinstance(loader.dataset, ImageDataset)
-            loaded = [f'data["{name}"]{".float().div_(256)" * is_bytes}' for name in names]
+            reads = isinstance(loader.dataset, ImageDataset)
+            if part == "train" and self.is_bytes:
+                reads = False
+            loaded = [f'data["{name}"]{".float().div_(256)" * reads}' for name in names]
             parts.append((part, f"[{', '.join(loaded)}]" if inputs[1:] else loaded[0]))
         return parts
 
@@ -186,7 +196,10 @@ class DataText:
         is_cut = self.train.drop_last and len(self.train.dataset) % self.train.batch_size
         return {
             "by_index": self.by_index,
+            "gathers": self.gathers,
             "given": self.given,
+            "is_bytes": self.is_bytes,
+            "steps": len(self.train.dataset) // self.train.batch_size,
             "several": self.several,
             "order": order if self.draws_order else "torch.arange(len(y_train))",
             "stock": self.train.is_stock,

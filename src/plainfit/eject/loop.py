@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,7 @@ from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
 from plainfit.training.metrics import LossWeights, is_streaming, metric_name
 from plainfit.training.schedules import Schedule
+from plainfit.training.tracing import OPTIONS, InGraph, options_of
 
 # The callbacks that the template has statements for, by the name that they have in it.
 TRANSFORMERS = {
@@ -55,16 +57,22 @@ LIMITS = {  # why a callback limits how far down a script can go, and the lowest
         "layers",
     ),
 }
+NO_PROGRAM = ("accumulation", "averaging", "unfreezing")
+"""Callbacks that a script has no program with."""
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
 # What the text of a script may name: an import, or a definition of ours that is copied.
 NEEDS: dict[str, str | Callable[..., Any]] = {
     "AveragedModel": "from torch.optim.swa_utils import AveragedModel",
     "DataLoader": "from torch.utils.data import DataLoader",
+    "InGraph": InGraph,
     "OneGraph": OneGraph,
     "LossWeights": LossWeights,
     "Path": "from pathlib import Path",
     "Tensor": "from torch import Tensor",
     "TensorDataset": "from torch.utils.data import TensorDataset",
+    "dispatch_functionalize": (
+        "from torch._subclasses.functional_tensor import dispatch_functionalize"
+    ),
     "freeze": freeze,
     "frozen_groups": frozen_groups,
     "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
@@ -73,13 +81,19 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "math": "import math",
     "load_digits": "from sklearn.datasets import load_digits",
     "load_file": "from safetensors.torch import load_file",
+    "make_fx": "from torch.fx.experimental.proxy_tensor import make_fx",
     "nn": "from torch import nn",
     "plain_mean": plain_mean,
     "save_model": "from safetensors.torch import save_model",
     "stream": stream,
     "time": "import time",
     "torch": "import torch",
+    **{
+        name: f"from torch.utils._pytree import {name}"
+        for name in ("tree_leaves", "tree_map", "tree_structure", "tree_unflatten")
+    },
     "warmed_up_mean": warmed_up_mean,
+    "while_loop": "from torch._higher_order_ops.while_loop import while_loop",
 }
 
 
@@ -108,28 +122,41 @@ class LoopText:
         self.facts: dict[str, Any] = {
             **dict.fromkeys(TRANSFORMERS),
             **self.callbacks,
-            "compile": recipe.compile,
+            "compile": recipe.compile == "step",
             "counts_samples": recipe.counts_samples,
-            "counts_steps": recipe.stop is not None or recipe.compile or "rates" in self.callbacks,
+            "counts_steps": recipe.stop is not None
+            or recipe.compile == "step"
+            or "rates" in self.callbacks,
             "gradients_in_graph": gradients_in_graph(recipe.callbacks),
             "loss_func": name,
             "loss_has_modes": is_module and not is_of_torch and recipe.loss_func.training,
             "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
             "size": self.size(),
+            "program": recipe.compile == "epoch",
             "stops": recipe.stop is not None,
             "valid_model": self.valid_model(),
             "validates": is_validated,
             **data.batches(),
             **self.forward(name),
+            **self.program(),
             **self.rates(),
             **self.scheduler(),
             **self.table(),
         }
 
     def limits(self) -> list[EjectError]:
-        found = self.callbacks.keys() & LIMITS.keys()
-        return [EjectError(*LIMITS[name]) for name in sorted(found)]
+        found = [EjectError(*LIMITS[k]) for k in sorted(self.callbacks.keys() & LIMITS.keys())]
+        if self.recipe.compile != "epoch":
+            return found
+        others = [TRANSFORMERS[name].__name__ for name in NO_PROGRAM if name in self.callbacks]
+        others += ["values beside the loss"] * self.recipe.has_values
+        others += ["batches whose labels are all ignored"] * self.facts["misses_losses"]
+        others += ["a batch_size of your own"] * (self.recipe.batch_size is not batch_size)
+        return found + [
+            EjectError(f"a script has no program with {name}; train with compile='step'")
+            for name in others
+        ]
 
     def settings(self, optimizer: OptimizerText) -> list[str]:
         facts = {"data": self.data, "optimizer": optimizer, "recipe": self.recipe}
@@ -143,7 +170,11 @@ class LoopText:
             joined = f"join(outputs, {counts}), join(targets, {counts})"
         metrics = [f"float({expression(m, self.lifter)}({joined}))" for m in self.metrics]
         returns = f"tuple[{', '.join(['float'] * (1 + len(metrics)))}]" if metrics else "float"
-        return rendered("validate.py.jinja", {**self.facts, "metrics": metrics, "returns": returns})
+        validate = {**self.facts, "metrics": metrics, "returns": returns}
+        lines = rendered("validate.py.jinja", validate)
+        if self.recipe.compile == "epoch":
+            lines += ["", "", *rendered("program.py.jinja", self.facts)]
+        return lines
 
     def lines(self) -> list[str]:
         return rendered("loop.py.jinja", self.facts)
@@ -152,13 +183,36 @@ class LoopText:
         recipe = self.recipe
         part = "[0]" if recipe.has_values else ""
         loss = f"{loss_func}(model({self.data.given}), yb){part}"
-        if recipe.compile:
+        if recipe.compile == "step":
             loss = f"compiled(xb, yb) if step >= {PLAIN_STEPS} else {loss}"
         autocast = ""
         if recipe.precision != "fp32":
             dtype = DTYPES[recipe.precision]
             autocast = f"torch.autocast({literal(recipe.device)}, dtype={dtype})"
         return {"forward": loss, "loss_part": part, "autocast": autocast}
+
+    def program(self) -> dict[str, Any]:
+        """Return the facts about the steps of an epoch as one program."""
+        recipe = self.recipe
+        slots = [name for _, name in options_of(SimpleNamespace(param_groups=recipe.groups))]
+        used = tuple(name for name in OPTIONS if name in slots)
+        test = ' if k == "lr" or group[k]' * (len(slots) < len(used) * len(recipe.groups))
+        options = f"{{k: group[k] for k in {literal(used)}{test}}} for group in opt.param_groups"
+        frozen = [p for p in recipe.model.parameters() if not p.requires_grad]
+        trained = "(p for p in model.parameters() if p.requires_grad)"
+        own = [f"*{trained if frozen else 'model.parameters()'}"]
+        own += ["*model.buffers()"] * bool([*recipe.model.buffers()])
+        if isinstance(loss := recipe.loss_func, nn.Module):
+            own += ["*loss_func.parameters()"] * bool([*loss.parameters()])
+            own += ["*loss_func.buffers()"] * bool([*loss.buffers()])
+        is_forced = any(g.get("foreach") or g.get("fused") for g in recipe.groups)
+        return {
+            "batch": "x_train[rows], y_train[rows]" if self.data.gathers else "xb, yb",
+            "options": f"[{options}]",
+            "own": ", ".join(own),
+            "frozen": bool(frozen),
+            "plain": ' | {"foreach": False, "fused": False}' * is_forced,
+        }
 
     def size(self) -> str:
         own = self.recipe.batch_size

@@ -71,11 +71,6 @@ class Recipe:
     def limits(self) -> Iterator[EjectError]:
         used = {"compile": self.compile, "channels_last": self.channels_last}
         used[f"precision {self.precision}"] = self.precision != "fp32"
-        if self.compile == "epoch":
-            yield EjectError(
-                "a script takes each step by itself, and this training took all of an epoch as one "
-                "program; train with compile='step', or without"
-            )
         for name in (name for name, is_used in used.items() if is_used):
             yield EjectError(f"{name} is PyTorch's own work, and level data has none of it", "loop")
         if not self.counts_samples:
@@ -134,7 +129,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         callbacks=[*scaling, *rates, *transformers(parts.config, parts.groups)],
         steps=steps,
         precision=config.precision,
-        compile=config.compile or "",
+        compile=record.get("compiled", config.compile) or "",
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,

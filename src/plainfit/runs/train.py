@@ -454,6 +454,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         best=history.best(),
         config=config.to_dict(),
         steps=len(history.step_losses),
+        compiled=history.run.compile if history.run else None,
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")

@@ -189,6 +189,7 @@ def fit(
             for name, value in {
                 "steps_per_epoch": steps_per_epoch, "max_steps": max_steps, "step": step,
                 "several validation loaders": len(valid_dls) > 1, "target": target,
+                "train_metrics with compile='epoch'": train_metrics and form == "epoch",
             }.items()
             if value
         ),

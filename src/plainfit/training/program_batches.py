@@ -102,9 +102,9 @@ class Stacked:
         context.batches = chain(pairs, others, context.batches or ())
 
 
-def resident_rows(context: Context) -> Rows | None:
+def resident_rows(loader: Any) -> Rows | None:
     """Return the rows that a program can gather from memory itself."""
-    rows = Rows.of(context.train_dl.dataset) if type(context.train_dl) is TensorLoader else None
+    rows = Rows.of(loader.dataset) if type(loader) is TensorLoader else None
     is_one = rows is not None and len(rows.parts) == 1 and hasattr(rows.parts[0], "tensors")
     return rows if is_one else None
 

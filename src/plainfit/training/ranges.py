@@ -127,7 +127,7 @@ class EpochProgram:
         self.programs: dict[str, Program] = {}
         self.source: Any = None
         self.pass_of_source: int | None = None
-        self.rows = resident_rows(context)
+        self.rows = resident_rows(context.train_dl)
         self.seconds = SECONDS / 8  # of a step, at first a guess
         self.before = [c for c in context.callbacks if c.in_program == "before"]
         self.after = [c for c in context.callbacks if c.in_program == "after"]
@@ -145,8 +145,10 @@ class EpochProgram:
 
     def give_up(self, context: Context, why: str | Exception) -> None:
         self.form = "" if isinstance(why, NoCompilerError) else "step"
-        if context.history.run is not None:
-            context.history.run.compile = self.form
+        if (call := context.history.run) is not None:
+            call.compile = self.form
+            if self.programs:
+                call.unlike_a_script += ("a program for a part of its steps",)
         text = why if isinstance(why, str) else reason(why)
         known = (words for part, words in WORDS.items() if part in text)
         text = next(known, shorten(text, 200))
