@@ -351,6 +351,7 @@ class Averaging(Callback):
             context.valid_model = self.averaged.module
 
     def is_due(self, context: Context) -> bool:
+        """Return whether the weights after this step are averaged."""
         is_due = context.take_step if self.decay is not None else context.step == context.steps
         return is_due and context.epoch >= self.start
 
