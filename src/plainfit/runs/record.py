@@ -92,7 +92,7 @@ def problem_of(record: Any) -> str:
         return wrong
     if unknown := record["model"].keys() - Model.__annotations__.keys():
         return f"model must have no {min(unknown)!r}"
-    known = type_hints() | dict.fromkeys(PATHS, str | None)
+    known = type_hints() | dict.fromkeys(PATHS, str | None) | {"compile": str | bool | None}
     settings = record["config"].items()
     found = (misfit(value, known.get(name, Any), f"config.{name}") for name, value in settings)
     return next(filter(None, found), "")
