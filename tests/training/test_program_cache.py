@@ -233,9 +233,9 @@ def train(compile="epoch", echo=None, **options):
     return history, [line for line in lines if line.startswith("note")]
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
-    history, notes = train()
+def test_without_a_compiler_one_line_says_so(tmp_path, capfd):
+    with torch._inductor.config.patch({"cpp.cxx": (str(tmp_path / "no-compiler"),)}):
+        history, notes = train()
     assert notes == [
         "note   nothing is compiled: there is no C++ compiler (install g++, or name one in CXX)"
     ]

@@ -8,7 +8,6 @@ import random
 import signal
 import threading
 import time
-import warnings
 from functools import partial
 
 import pytest
@@ -41,7 +40,8 @@ def interpreted(monkeypatch):
 
     def loop(goes_on, step, carried):
         while goes_on(*carried):
-            carried = step(*carried)
+            before, carried = carried, step(*carried)
+            assert [t.stride() for t in before] == [t.stride() for t in carried]
         return carried
 
     monkeypatch.setattr("plainfit.training.program.while_loop", loop)
@@ -249,20 +249,11 @@ def test_batches_of_any_loader_of_ours(name):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5 if name == "by name" else 1e-12)
 
 
-def test_a_program_with_channels_last_keeps_its_strides(monkeypatch):
-    """The loop's own check of what goes in and out, which is that of the compiler."""
-    monkeypatch.undo()
-
-    def exported(steps, arguments, _):
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.export.export(steps, tuple(arguments), strict=False).module()
-        return program, "here"
-
-    monkeypatch.setattr("plainfit.training.ranges.compiled", exported)
+def test_a_program_with_channels_last_keeps_its_strides():
+    """The compiler asks for that, and so does `interpreted`; (4, 1, 3, 3) has two that fit."""
     model = made().to(memory_format=torch.channels_last)
-    _, notes = train(model, sgd(model), "epoch", epochs=1, max_steps=2)
-    assert not any("cannot be" in note for note in notes), notes
+    _, notes = train(model, sgd(model), "epoch", epochs=1)
+    assert is_program(notes)
 
 
 def test_bytes_are_gathered_as_bytes():

@@ -710,12 +710,12 @@ def test_a_model_that_breaks_the_graph_goes_on_without():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it has deprecated
-def test_a_missing_compiler_goes_on_without(monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
-    monkeypatch.setattr("torch._inductor.config.fx_graph_cache", False)
+def test_a_missing_compiler_goes_on_without():
+    without = {"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}
     ours, theirs = network(), network()
     dl = batches(7, 7)
-    losses, notes = train_compiled(ours, dl)
+    with torch._inductor.config.patch(without):
+        losses, notes = train_compiled(ours, dl)
     assert losses == plain(theirs, sgd(theirs), dl, epochs=12)
     (note,) = notes
     assert note.startswith("note   not compiled, goes on without: ")
