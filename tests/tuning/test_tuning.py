@@ -1,5 +1,6 @@
 """Searches for settings: what is tried, what counts, what is refused."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import time
 from io import StringIO
 from pathlib import Path
@@ -468,7 +470,8 @@ def test_in_a_database_a_trial_without_a_heartbeat_starts_again(tmp_path, monkey
     options = {"trials": 3, "storage": url}
     child = forked(lambda: search(tmp_path / "s", killed, space, **options), tmp_path / "error.txt")
     assert ended(child) == -signal.SIGKILL
-    time.sleep(2.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database, database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = '2026-01-01 00:00:00'")
     study = search(tmp_path / "s", space=space, **options)
     assert [trial.state for trial in study.trials] == ["complete"] * 3
     assert study.trials[0].folder.name == "0000"
