@@ -133,7 +133,8 @@ class EpochProgram:
         self.after = [c for c in context.callbacks if c.in_program == "after"]
         sums = [c for c in context.callbacks if isinstance(c, GradientAccumulation)]
         # Only code of others can change what a step computes: a factor of the loss, for example.
-        self.may_change = any(not is_ours(type(c)) for c in context.callbacks)
+        kinds = [type(callback).__module__ for callback in context.callbacks]
+        self.may_change = not all(kind.startswith("plainfit.") for kind in kinds)
         self.checked = -1
         self.moved = [*self.before, *sums]
         self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
@@ -314,10 +315,6 @@ class EpochProgram:
             group.update(before)
         for callback, state in zip(self.moved, states, strict=True):
             callback.load_state_dict(state)
-
-
-def is_ours(kind: type) -> bool:
-    return kind.__module__.startswith("plainfit.")
 
 
 def has_state(opt: Any) -> bool:
