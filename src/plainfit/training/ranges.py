@@ -11,9 +11,8 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RMSprop
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
 from plainfit.common.devices import device_of
@@ -185,15 +184,15 @@ class EpochProgram:
         if self.source is None or (self.rows and self.pass_of_source != context.loader_epoch):
             self.source = Resident(context, self.rows) if self.rows else Stacked(context, self.full)
             self.pass_of_source = context.loader_epoch
-        step = TracedStep(context, self.loss_func, self.compute_loss)
-        modules = step.modules()
+        parts = (context.model, self.loss_func)
+        modules = [part for part in parts if isinstance(part, nn.Module)]
         taken = {"params", *(name for _, name in options_of(context.opt))}
         kept = [{k: v for k, v in g.items() if k not in taken} for g in context.opt.param_groups]
-        own = [module for module in modules if not isinstance(module, AveragedModel)]
-        trains = [part.training for module in own for part in module.modules()]
+        trains = [part.training for module in modules for part in module.modules()]
         learns = [tensor.requires_grad for tensor in tensors_of(modules, context.opt)]
         state = repr((kept, trains, learns))
         if state not in self.programs:
+            step = TracedStep(context, self.loss_func, self.compute_loss)
             program = Program(context, self.source, step, self.echo)
             self.echo(f"note   the steps of an epoch are one program, {program.how}")
             self.programs[state] = program

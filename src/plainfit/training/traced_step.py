@@ -1,6 +1,5 @@
 """The step of `fit` as it is traced: with the hooks that are a part of it, and with its numbers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from plainfit.training.callbacks.optimization import (
 )
 from plainfit.training.hooks import Context, NoHooks, overriding
 from plainfit.training.step import loss_batch
+from plainfit.training.tracing import tensors_of
 
 
 class Sums(nn.Module):
@@ -111,7 +111,7 @@ class TracedStep(NoHooks):
 
     def step(self) -> None:
         """Let the optimizer take its step; within a group, nothing is changed by it."""
-        changed = self.changed_by_step() if self.sums is not None else []
+        changed = tensors_of([], self.opt) if self.sums is not None else []
         before = [tensor.detach().clone() for tensor in changed]
         self.opt.step()
         with torch.no_grad():
@@ -123,7 +123,3 @@ class TracedStep(NoHooks):
         if self.sums is not None:
             for total in self.sums.buffers():
                 total.copy_(torch.where(self.total() > 0, 0, total))
-
-    def changed_by_step(self) -> Sequence[Tensor]:
-        beside = [value for state in self.opt.state.values() for value in state.values()]
-        return [*parameters_of(self.opt), *(each for each in beside if isinstance(each, Tensor))]
