@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from killing import output_of
 from plainfit.cli import main
+from plainfit.common.devices import has_bf16
 from plainfit.data.open_data import open_data
 from plainfit.runs import settings
 from plainfit.training.program_cache import keep
@@ -376,6 +377,18 @@ def test_a_preset_trains_the_digits_and_given_options_override_it(name, plainfit
     wanted = settings.preset(name) | given
     assert {key: record["config"][key] for key in wanted} == wanted
     assert record["last"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("options", [(), ("--precision", "bf16")], ids=["preset", "asked for"])
+def test_a_preset_is_in_bf16_only_where_that_is_fast_or_asked_for(options, plainfit, tmp_path):
+    run = ("--epochs", 1, "--batch-size", 1000, "--out", "run")
+    code, out, err = plainfit("train", "--preset", "fastest", *run, *options)
+    assert code == 0, err
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    is_fast = has_bf16(torch.device("cpu"))
+    assert record["config"]["precision"] == ("bf16" if options or is_fast else "fp32")
+    note = "note   bf16 is slow here" if options else "note   fp32 in place of bf16"
+    assert (note in out + err) is not is_fast
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection", "ignore:Error detected in Sqrt")

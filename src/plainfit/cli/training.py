@@ -1,6 +1,7 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +41,7 @@ def train(
         str | None,
         Option(
             help="Settings chosen for images: fastest, fast or accurate; other options override "
-            "them."
+            "them. Their bf16 becomes fp32 where the processor has no instructions for it."
         ),
     ] = None,
     json_: Json = False,
@@ -52,7 +53,14 @@ def train(
         chosen = settings.preset(preset)
         options |= {n: value for n, value in chosen.items() if not is_given(context, n)}
     config = RunConfig(**options)  # checked before torch loads
+    from plainfit.common.devices import has_bf16, pick_device
     from plainfit.runs.train import train as run
+
+    is_choice = preset is not None and not is_given(context, "precision")
+    if is_choice and config.precision == "bf16" and not has_bf16(pick_device(config.device)):
+        config = replace(config, precision="fp32")
+        if not json_:
+            show("note   fp32 in place of bf16, for which the processor has no instructions")
 
     run_with_progress(lambda **shown: run(config, **shown), json_)
 

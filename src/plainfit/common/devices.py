@@ -44,6 +44,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the device computes in bfloat16; a CPU without such instructions is slow."""
+    known = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
     """Return how many threads of the CPU should train a model: one if its steps are small.
 
