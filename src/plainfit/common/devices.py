@@ -46,7 +46,8 @@ def device_of(model: nn.Module) -> torch.device:
 
 def has_bf16(device: torch.device) -> bool:
     """Return whether the device computes in bfloat16; a CPU without such instructions is slow."""
-    known = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    read: Any = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.12
+    known = read() if device.type == "cpu" else {}
     return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

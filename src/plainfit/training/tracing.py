@@ -39,11 +39,21 @@ class InGraph(torch.overrides.TorchFunctionMode):
             return True  # an option that is not used is no tensor
         if func is Tensor.item and id(args[0]) in self.own:  # a count of steps
             return args[0].double()
-        for name in kwargs.keys() & {"alpha", "value"}:
-            if isinstance(kwargs[name], Tensor):
-                args = (args[0], args[1] * kwargs.pop(name), *args[2:])
+        for name in [n for n in ("alpha", "value") if isinstance(kwargs.get(n), Tensor)]:
+            args = (args[0], args[1] * apart(kwargs.pop(name)), *args[2:])
+        if not torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.dim() for x in args):
+            args = tuple(map(apart, args))
         result = func(*args, **kwargs)
         return self.own.get(id(result), result)  # as that of `buffer += 1`, which is kept
+
+
+def apart(x: Any) -> Any:
+    """Let torch's compiler compute a number once, and not for every few elements of a tensor.
+
+    What `as_strided` is given has memory of its own. Of a view, it would be that of the whole.
+    """
+    is_number = isinstance(x, Tensor) and not x.dim() and x.dtype == torch.float64
+    return -((-x).as_strided((), ())) if is_number else x
 
 
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
