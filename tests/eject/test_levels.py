@@ -86,7 +86,7 @@ LEVELS_OF = {  # where each kind of script changes; the others are in `make soak
     "layer": ("layers", "tensors"),
     "optimizer": ("optim",),
     "loss": ("layers", "tensors"),
-    "module": ("layers", "tensors"),
+    "module": ("tensors",),
     "loop": ("optim", "tensors"),
     "cnn": ("optim", "layers", "tensors"),
 }

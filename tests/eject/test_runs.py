@@ -60,6 +60,7 @@ ONLY_LOOP = {
 
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
 AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups"}
+AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early"]
 SOME = ["accumulation with all", "adamw, cosine, batch norm", "two groups"]
 IN_FLOAT64 = ["accumulation with all", "one-cycle, clipping", "adamw, cosine, batch norm"]
 NOT_BELOW = {
@@ -107,8 +108,15 @@ def test_every_setting(name, trained, tmp_path):
     if name in ONLY_LOOP:
         with pytest.raises(EjectError, match="the lowest level that works is loop"):
             eject_run(folder, script, level="data", force=True)
-        return
-    eject_run(folder, script, level="data", force=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*AT_DATA, *(pytest.param(n, marks=pytest.mark.soak) for n in RUNS if n not in AT_DATA)],
+)
+def test_at_level_data(name, trained, tmp_path):
+    folder, script = trained(name), tmp_path / "train.py"
+    eject_run(folder, script, level="data")
     assert_same(folder, script)
     assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
 

@@ -18,7 +18,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [pf.PlainfitClassifier(epochs=15, lr=0.01), pf.PlainfitRegressor(epochs=15, lr=0.01)],
+    [pf.PlainfitClassifier(epochs=8, lr=0.02), pf.PlainfitRegressor(epochs=8, lr=0.02)],
     expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_agrees(estimator, check):

@@ -114,16 +114,19 @@ def test_a_planted_fault_breaks_a_relation(fault, number, setting, healthy, own_
     traces, traces64 = healthy
     start = start_of(traces[number - 1]) if number else None
     faulty = run_rung(RUNGS[number], setting, start)
-    faulty64 = run_rung(RUNGS[number], replace(setting, dtype=torch.float64), start)
-    before = (number, traces[number - 1], faulty, traces64[number - 1], faulty64)
-    pairs = [before] if number else []
+
+    def in_float64(one, other):
+        again = run_rung(RUNGS[number], replace(setting, dtype=torch.float64), start)
+        return [again if each is faulty else traces64[each.rung.number] for each in (one, other)]
+
+    pairs = [(number, traces[number - 1], faulty)] if number else []
     if number < 14:
-        pairs.append((number + 1, faulty, traces[number + 1], faulty64, traces64[number + 1]))
+        pairs.append((number + 1, faulty, traces[number + 1]))
     found = 0
-    for at, one, other, *in_float64 in pairs:
+    for at, one, other in pairs:
         relation = RUNGS[at].relation
         if relation != CHANGED or fault == "data":
-            result = compare(relation, one, other, lambda *_, both=in_float64: both)
+            result = compare(relation, one, other, in_float64)
             assert not result.holds, (at, result.measured)
             assert "failed" not in result.measured
             found += 1

@@ -167,8 +167,8 @@ CASES = {
 
 
 SOME = (
-    "Nesterov", "Adam, amsgrad", "by step", "weights and smoothing", "values",
-    "unfreezing", "all of them", "mean of epochs", "steps per epoch",
+    "Nesterov", "by step", "weights and smoothing", "values", "unfreezing", "all of them",
+    "steps per epoch",
 )  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def options_of_resume(name, folder, **others):
     return {"callbacks": callbacks.get(name, []), "checkpoint": folder / "checkpoints", **others}
 
 
-@pytest.mark.parametrize("stops", [(6, 8), pytest.param(range(1, 18), marks=pytest.mark.soak)])
+@pytest.mark.parametrize("stops", [(6,), pytest.param(range(1, 18), marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", ["several", "augmented"])
 def test_a_program_resumes_to_the_same_bits_at_every_step(name, stops, tmp_path):
     def trained(folder, **options):

@@ -33,6 +33,7 @@ from plainfit.eject.source import (
     import_block,
     imports_in,
     names_in,
+    parsed,
     renaming,
 )
 
@@ -91,19 +92,19 @@ class Program:
         self.imports: set[str] = set()
         self.replaced: set[str] = set()  # the names of torch that the script no longer uses
         self.taken: set[str] = set()  # names in functions that use these
-        source = Source(text)
+        source = parsed(text)
         self.bound = bound_at_top(source.tree)
         self.pools_to_one = pools_to_one(source)
 
     def replace(self, step: str) -> None:
-        source = Source(self.user)
-        names = imported(source.tree).items()
+        source = parsed(self.user)
+        names = imported(source).items()
         known = {name: full for name, full in names if short(full) not in self.replaced}
         refs = [ref for ref in references(source, known) if is_replaced(ref.name, step)]
         self.replaced |= {ref.name for ref in refs}
         nodes = {ref.node for ref in refs}
         functions = (ast.FunctionDef, ast.Lambda)
-        scopes = [each for each in ast.walk(source.tree) if isinstance(each, functions)]
+        scopes = [each for each in source.nodes if isinstance(each, functions)]
         self.taken = set().union(*(bound(each) for each in scopes if nodes & {*ast.walk(each)}))
         self.user = self.without(source, refs, step)
         done: set[str] = set()
@@ -116,10 +117,9 @@ class Program:
         refs = [ref for ref in refs if is_replaced(ref.name, step)]
         if not refs:
             return source.text
-        calls = {node.func: node for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
         edits: list[Edit] = []
         for ref in refs:
-            call = calls.get(ref.node)
+            call = source.calls.get(ref.node)
             edits.append((*source.span(ref.node), self.name_for(ref, call, step)))
             keywords = call.keywords if call else []
             edits += [left_out(source, each) for each in keywords if is_default(each)]
@@ -152,7 +152,7 @@ class Program:
         if not self.replaced:
             return self.user
         pasted = used(self.pasted, self.user)
-        source, text = Source(self.user), self.user
+        source, text = parsed(self.user), self.user
         needing = (at for at, node in enumerate(source.tree.body) if names_in(node) & pasted.keys())
         if (first := next(needing, None)) is not None:
             at = source.starts[paragraph(source, first) - 1]
@@ -161,7 +161,7 @@ class Program:
         return self.with_imports(text)
 
     def with_imports(self, text: str) -> str:
-        source, imports = Source(text), Imports()
+        source, imports = parsed(text), Imports()
         old, used_names = import_block(source.tree), names_in(source.tree)
         kept: dict[str, str] = {}
         for name, full, statement in imports_in(old):
@@ -217,7 +217,7 @@ def used(texts: dict[str, str], user: str) -> dict[str, str]:
     for name, text in texts.items():
         unused[name], found = parts_of(text)
         parts |= {(name, method): part for method, part in found.items()}
-    tree = ast.parse(user)
+    tree = parsed(user).tree
     named, called = names_in(tree), {"", "forward", *words(tree)}  # torch itself calls `forward`
     needs: dict[str, set[str]] = {}
     while new := [
@@ -304,7 +304,7 @@ def paragraph(source: Source, at: int) -> int:
 
 def in_float64(text: str) -> str:
     """Return a script that computes in float64: its own numbers, and the data that it reads."""
-    source = Source(text)
+    source = parsed(text)
     refs = references(source)
     edits: list[Edit] = [
         (*source.span(ref.node), "torch.float64")
@@ -313,9 +313,7 @@ def in_float64(text: str) -> str:
     ]
     loaders = {ref.node for ref in refs if ref.name in LOADERS}
     definition = ""
-    for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Call):
-            continue
+    for node in source.calls.values():
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name == "float" and isinstance(node.func, ast.Attribute) and not node.args:
             end = source.span(node.func)[1]

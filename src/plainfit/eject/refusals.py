@@ -17,7 +17,7 @@ from plainfit.eject.replacements import (
     same_kernel,
     written_out,
 )
-from plainfit.eject.source import Source
+from plainfit.eject.source import Source, parsed
 
 ONLY_AT_LAYERS = {"GELU", "SiLU", "gelu", "silu"}
 """Written out on tensors they round differently (measured: 60 of 60 batches)."""
@@ -54,7 +54,7 @@ OWN_METHODS = {
 
 def check(text: str, level: str) -> None:
     try:
-        source = Source(text)
+        source = parsed(text)
     except SyntaxError as error:
         raise EjectError(
             f"line {error.lineno}: a script must be valid Python, got {error.msg}; correct it"
@@ -71,7 +71,6 @@ def check(text: str, level: str) -> None:
 
 
 def obstacles(source: Source) -> Iterator[Obstacle]:
-    calls = {node.func: node for node in ast.walk(source.tree) if isinstance(node, ast.Call)}
     pools = pools_to_one(source)
     for ref in references(source):
         line = ref.node.lineno
@@ -79,19 +78,15 @@ def obstacles(source: Source) -> Iterator[Obstacle]:
             # Python 3.11 gives wrong positions within f-strings.
             yield line, f"`{ref.name}` within an f-string", "data"
         yield line, f"`{source.of(ref.node)}`", lowest_of(ref.name, pools)
-        if ref.node in calls:
-            yield from _in_call(source, ref, calls[ref.node])
+        if ref.node in source.calls:
+            yield from _in_call(source, ref, source.calls[ref.node])
     yield from _of_modules(source)
 
 
 def pools_to_one(source: Source) -> bool:
     """Return whether every adaptive pool of a script makes images of one pixel."""
     pools = ("adaptiveavgpool2d", "adaptive_avg_pool2d")
-    calls = [
-        node
-        for node in ast.walk(source.tree)
-        if isinstance(node, ast.Call) and source.of(node.func).lower().endswith(pools)
-    ]
+    calls = [call for func, call in source.calls.items() if source.of(func).lower().endswith(pools)]
     sizes = [[*call.args, *(keyword.value for keyword in call.keywords)][-1:] for call in calls]
     return all(size and ast.unparse(size[0]) in ("1", "(1, 1)") for size in sizes)
 
@@ -146,9 +141,8 @@ def is_default(keyword: ast.keyword) -> bool:
 
 def _of_modules(source: Source) -> Iterator[Obstacle]:
     """Yield the uses of methods that torch's modules have and ours do not."""
-    tree = source.tree
-    above = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    for node in ast.walk(source.tree):
+    above = {child: node for node in source.nodes for child in ast.iter_child_nodes(node)}
+    for node in source.nodes:
         if not isinstance(node, ast.Attribute):
             continue
         name, call = node.attr, above[node]

@@ -96,10 +96,10 @@ class Definition:
     imports: frozenset[str]  # the import statements that its text needs
 
 
-def imported(tree: ast.AST) -> dict[str, str]:
+def imported(source: Source) -> dict[str, str]:
     """Return the full name of everything that a text imports from torch, by its name there."""
     names: dict[str, str] = {}
-    for name, full, _ in imports_in(ast.walk(tree)):
+    for name, full, _ in imports_in(source.nodes):
         top = name.split(".")[0]
         if full.split(".")[0] == "torch":
             names[top] = full if top == name else top
@@ -122,7 +122,7 @@ def short(name: str) -> str:
 
 def references(source: Source, known: dict[str, str] | None = None) -> list[Reference]:
     """Return the parts of torch that a text names, in its order."""
-    known = imported(source.tree) if known is None else known
+    known = imported(source) if known is None else known
     found = list(_chains(source.tree, known))
     return sorted(found, key=lambda ref: (ref.node.lineno, ref.node.col_offset))
 

@@ -5,6 +5,7 @@ import dis
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property, lru_cache
 from types import CodeType
 from typing import Any
 
@@ -21,6 +22,15 @@ class Source:
         self.starts = [0]
         for line in self.lines:
             self.starts.append(self.starts[-1] + len(line) + 1)
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return [*ast.walk(self.tree)]
+
+    @cached_property
+    def calls(self) -> dict[ast.expr, ast.Call]:
+        """The calls, by what they call."""
+        return {node.func: node for node in self.nodes if isinstance(node, ast.Call)}
 
     def at(self, line: int, column: int) -> int:
         """Return the index of a position in the text; ast counts columns in bytes of UTF-8."""
@@ -50,6 +60,11 @@ class Source:
     def block(self, statements: list[ast.stmt]) -> str:
         start, end = self.line_span(statements)
         return self.text[start:end]
+
+
+@lru_cache(32)
+def parsed(text: str) -> Source:
+    return Source(text)
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:
@@ -120,7 +135,7 @@ def renaming(source: Source, names: Mapping[str, str]) -> list[Edit]:
         for name, start, end in global_names(source)
         if names.get(name, name) != source.text[start:end] == name
     }
-    for node in ast.walk(source.tree):  # statements that have a name as a word
+    for node in source.nodes:  # statements that have a name as a word
         words: list[str] = node.names if isinstance(node, ast.Global) else []
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node in source.tree.body:
             words = [node.name]
