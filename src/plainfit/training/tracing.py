@@ -79,7 +79,7 @@ def traced(
         modules: the model, and what else has tensors that the step uses or changes.
         opt: the optimizer; its state is complete, as after a first step.
         slots: the places of the graph's numbers, as (group, name): `options_of(opt)` and others.
-        batch: an example, which is not changed, as nothing is.
+        batch: an example, which is not changed, as nothing is; its device is the graph's.
 
     Raises:
         UntraceableError: if the graph would not be the step; UnreadyError, if one will be after a
@@ -104,11 +104,12 @@ def traced(
             raise UnreadyError("the optimizer has made a new state in the step")
         return [*tensors, *(result.detach() for result in results)]
 
-    numbers = torch.zeros(len(numbers_of(slots)), dtype=torch.float64)
+    device = batch[0].device
+    numbers = torch.zeros(len(numbers_of(slots)), dtype=torch.float64, device=device)
     trace = make_fx(dispatch_functionalize(pure), tracing_mode="fake", _allow_non_fake_inputs=True)
     try:
         with nothing_else_changed(modules, opt):
-            graph = trace([tensor.detach() for tensor in own], numbers, *batch)
+            graph = trace([tensor.detach().to(device) for tensor in own], numbers, *batch)
     finally:
         for (group, name), value in zip(slots, given, strict=True):
             group[name] = value
