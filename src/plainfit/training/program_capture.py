@@ -70,15 +70,12 @@ def captured(
     """Return what replays the steps on a CUDA device, and how it was had; as `compiled` does."""
     began, device = time.perf_counter(), arguments[4].device
     check_place(steps.graph, device)
-    replay, graph, stream = (
-        Replay(steps, arguments),
-        torch.cuda.CUDAGraph(),
-        torch.cuda.Stream(device),
-    )
+    replay = Replay(steps, arguments)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with torch.no_grad(), torch.cuda.device(device), untouched(None):  # the kernels draw numbers
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for check in (nullcontext, nullcontext, nothing_waited_for):
+            for check in (nullcontext, nullcontext, nothing_waited_for):  # as torch's notes ask
                 replay.at.zero_()
                 with check():
                     replay.step()
@@ -91,7 +88,7 @@ def captured(
 
 @contextmanager
 def nothing_waited_for() -> Iterator[None]:
-    """Refuse a step that waits for the device: a capture that fails leaves the device in it."""
+    """Refuse a step that waits for the device; in a capture, that would break its generator."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is a prototype of torch

@@ -42,6 +42,7 @@ LAYER_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_
 WORDS = {  # for what errors of torch contain
     "DataDependent": "a step depends on the value of a tensor, as by `if` or `item()`",
     "CppCompileError": "the C++ compiler failed",
+    "synchronizing CUDA operation": "a step waits for the device, or copies to it",
     "mutating a non-functional tensor": "a tensor that is no buffer changes in each step",
 }
 SECONDS = 0.2  # that a range takes: a stop and a checkpoint wait for no longer
@@ -151,6 +152,7 @@ class EpochProgram:
             call.compile = self.form
             if self.programs:
                 call.unlike_a_script += ("a program for a part of its steps",)
+        self.source, self.programs = None, {}  # memory of the device
         text = why if isinstance(why, str) else reason(why)
         known = (words for part, words in WORDS.items() if part in text)
         text = next(known, shorten(text, 200))
