@@ -14,7 +14,9 @@ import plainfit as pf
 from plainfit.common.errors import NonFiniteError
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context
+from plainfit.training.program import Steps
 from plainfit.training.program_capture import Replay, check_place
+from plainfit.training.ranges import why_not
 from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import UntraceableError, options_of, traced
 
@@ -103,11 +105,11 @@ def test_the_guard_of_an_accelerator_sees_a_loss_before_its_update():
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def graph_on_meta(model, opt, callbacks=()):
-    """Return the graph of a step on a device without values, in place of a GPU."""
+def graph_of(model, opt, device="meta", callbacks=()):
+    """Return the graph of a step; `meta`, which has no values, is in place of a GPU."""
     context = Context(model, opt, [], callbacks, 1, 5, F.cross_entropy)
     step = TracedStep(context, F.cross_entropy, None)
-    batch = torch.empty(16, 8, 8, device="meta"), torch.empty(16, dtype=int, device="meta")
+    batch = torch.zeros(16, 8, 8, device=device), torch.zeros(16, dtype=int, device=device)
     for callback in callbacks:
         callback.on_fit_start(context)
     F.cross_entropy(model(batch[0]), batch[1]).backward()
@@ -123,7 +125,7 @@ def test_all_of_a_step_is_on_its_device(name):
     make, options = CASES[name]
     model = small().float().to("meta")
     callbacks = options.get("callbacks", list)()
-    check_place(graph_on_meta(model, make(model), callbacks), torch.device("meta"))
+    check_place(graph_of(model, make(model), callbacks=callbacks), torch.device("meta"))
 
 
 def test_numbers_that_are_drawn_on_another_device_are_refused():
@@ -134,6 +136,56 @@ def test_numbers_that_are_drawn_on_another_device_are_refused():
             return super().forward(xb.flatten(1)) * torch.rand(())
 
     model = Noisy(64, 10, device="meta")
-    graph = graph_on_meta(model, torch.optim.SGD(model.parameters()))
+    graph = graph_of(model, torch.optim.SGD(model.parameters()))
     with pytest.raises(UntraceableError, match=r"a step on meta computes on cpu too \(rand\)"):
         check_place(graph, torch.device("meta"))
+
+
+def test_an_operation_that_changes_a_tensor_unsaid_is_refused():
+    library = torch.library.Library("plainfit_test", "DEF")
+    library.define("count(Tensor x) -> Tensor")  # which would be `Tensor(a!) x`
+    library.impl("count", lambda x: x.add_(1).clone(), "CPU")
+    library.impl("count", lambda x: x.clone(), "Meta")
+
+    class Counts(nn.Linear):
+        def forward(self, xb):
+            return super().forward(xb.flatten(1)) + 0 * torch.ops.plainfit_test.count(self.seen)
+
+    model = Counts(64, 10)
+    model.register_buffer("seen", torch.zeros(()))
+    opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    graph = graph_of(model, opt, "cpu")
+    trained, fixed = [each.detach() for each in model.parameters()], [model.seen.clone()]
+    columns, numbers = (
+        [torch.rand(16, 8, 8), torch.zeros(16, dtype=int)],
+        torch.zeros(1, 1).double(),
+    )
+    rows, end = torch.arange(16).view(1, -1), torch.tensor(0)
+    replay = Replay(Steps(graph, 3, True), (trained, fixed, columns, rows, numbers, end, end))
+    replay.check(fixed)
+    replay.step()
+    with pytest.raises(UntraceableError, match="an operation changes a tensor"):
+        replay.check(fixed)
+
+
+def test_norms_are_not_cudnns_which_changes_its_means_unsaid():
+    class Look(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (F.batch_norm, F.instance_norm):
+                seen.append(torch.backends.cudnn.enabled)
+            return func(*args, **kwargs or {})
+
+    seen = []
+    norms = nn.BatchNorm1d(8), nn.InstanceNorm1d(8, track_running_stats=True)
+    model = nn.Sequential(*norms, small().float()).to("meta")
+    with Look():
+        graph_of(model, torch.optim.SGD(model.parameters()), "meta")
+    assert seen == [True, True, False, False]
+    assert torch.backends.cudnn.enabled
+
+
+def test_recurrent_layers_of_cudnn_are_no_program(monkeypatch):
+    monkeypatch.setattr("plainfit.training.ranges.device_of", lambda model: torch.device("cuda"))
+    model = nn.Sequential(nn.LSTM(3, 2))
+    context = Context(model, torch.optim.SGD(model.parameters()), LOADERS["in order"](), [], 1, 5)
+    assert why_not(context) == "the layer 0 has random numbers of cuDNN's own"

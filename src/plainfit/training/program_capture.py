@@ -46,6 +46,11 @@ class Replay:
         torch._foreach_copy_(self.moving, made)
         self.at += 1
 
+    def check(self, fixed: Sequence[Tensor]) -> None:
+        """Refuse a step that has changed what it does not say to change: that would be lost."""
+        if not all(map(torch.equal, self.fixed, fixed)):
+            raise UntraceableError("an operation changes a tensor, and its schema does not say so")
+
     def __call__(
         self,
         moving: Sequence[Tensor],
@@ -79,6 +84,7 @@ def captured(
                 replay.at.zero_()
                 with check():
                     replay.step()
+            replay.check(arguments[1])
         torch.cuda.current_stream().wait_stream(stream)
         with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             replay.step()

@@ -359,4 +359,6 @@ def why_not(context: Context) -> str:
     for name, part in context.model.named_modules():
         if any(getattr(part, kind) for kind in LAYER_HOOKS):
             return f"the layer {name or type(part).__name__} has hooks"
+        if device.type == "cuda" and isinstance(part, nn.RNNBase):
+            return f"the layer {name or type(part).__name__} has random numbers of cuDNN's own"
     return ""

@@ -1,10 +1,11 @@
 """A step as a graph of tensor operations: what it makes of the tensors that it changes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -42,7 +43,10 @@ class InGraph(torch.overrides.TorchFunctionMode):
         for name in kwargs.keys() & {"alpha", "value"}:
             if isinstance(kwargs[name], Tensor):
                 args = (args[0], args[1] * kwargs.pop(name), *args[2:])
-        result = func(*args, **kwargs)
+        # cuDNN's norms change their running means in a way that no graph shows.
+        is_norm = func in (F.batch_norm, F.instance_norm)
+        with torch.backends.cudnn.flags(enabled=False) if is_norm else nullcontext():
+            result = func(*args, **kwargs)
         return self.own.get(id(result), result)  # as that of `buffer += 1`, which is kept
 
 
