@@ -79,16 +79,16 @@ def captured(
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     with torch.no_grad(), torch.cuda.device(device), untouched(None):  # the kernels draw numbers
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):  # around the capture: one that fails would stay in it
             for check in (nullcontext, nullcontext, nothing_waited_for):  # as torch's notes ask
                 replay.at.zero_()
                 with check():
                     replay.step()
             replay.check(arguments[1])
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                replay.step()
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            replay.step()
-        replay.once = graph.replay
+    replay.once = graph.replay
     return replay, f"captured in {time.perf_counter() - began:.1f} s"
 
 
