@@ -51,17 +51,9 @@ class Replay:
         if not all(map(torch.equal, self.fixed, fixed)):
             raise UntraceableError("an operation changes a tensor, and its schema does not say so")
 
-    def __call__(
-        self,
-        moving: Sequence[Tensor],
-        fixed: Sequence[Tensor],
-        columns: Sequence[Tensor],
-        rows: Tensor,
-        numbers: Tensor,
-        first: Tensor,
-        last: Tensor,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, *arguments: Any) -> tuple[Tensor, list[Tensor]]:
         """Return the values of each step, and the tensors after the last, until the next call."""
+        moving, fixed, _, rows, numbers, first, last = arguments
         torch._foreach_copy_(self.inputs, [*moving, *fixed, rows, numbers])
         self.at.fill_(int(first))
         for _ in range(int(last) - int(first)):
