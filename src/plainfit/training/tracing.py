@@ -43,11 +43,20 @@ class InGraph(torch.overrides.TorchFunctionMode):
         for name in kwargs.keys() & {"alpha", "value"}:
             if isinstance(kwargs[name], Tensor):
                 args = (args[0], args[1] * kwargs.pop(name), *args[2:])
-        # cuDNN's norms change their running means in a way that no graph shows.
-        is_norm = func in (F.batch_norm, F.instance_norm)
-        with torch.backends.cudnn.flags(enabled=False) if is_norm else nullcontext():
+        with without_cudnn() if func in (F.batch_norm, F.instance_norm) else nullcontext():
             result = func(*args, **kwargs)
         return self.own.get(id(result), result)  # as that of `buffer += 1`, which is kept
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Have norms computed by torch: cuDNN's change running means in a way that no graph shows."""
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
