@@ -81,16 +81,9 @@ class Steps(nn.Module):
         _, found, *now = while_loop(goes_on, step, (first, found, *tensors))
         return found, now
 
-    def one(
-        self,
-        at: Tensor,
-        now: Sequence[Tensor],
-        fixed: Sequence[Tensor],
-        columns: Sequence[Tensor],
-        rows: Tensor,
-        numbers: Tensor,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def one(self, at: Tensor, now: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
         """Return the values of step `at`, shape (1, values), and the tensors `now` after it."""
+        fixed, columns, rows, numbers = others  # as for `forward`
         taken = rows.index_select(0, at)[0] if self.gathers else at
         batch = [column.index_select(0, taken) for column in columns]
         if not self.gathers:

@@ -1,7 +1,7 @@
 """A step as a graph of tensor operations: what it makes of the tensors that it changes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -43,20 +43,20 @@ class InGraph(torch.overrides.TorchFunctionMode):
         for name in kwargs.keys() & {"alpha", "value"}:
             if isinstance(kwargs[name], Tensor):
                 args = (args[0], args[1] * kwargs.pop(name), *args[2:])
-        with without_cudnn() if func in (F.batch_norm, F.instance_norm) else nullcontext():
-            result = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         return self.own.get(id(result), result)  # as that of `buffer += 1`, which is kept
 
 
-@contextmanager
-def without_cudnn() -> Iterator[None]:
-    """Have norms computed by torch: cuDNN's change running means in a way that no graph shows."""
-    before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = before
+class NormsOfTorch(torch.overrides.TorchFunctionMode):
+    """No norms of cuDNN, which change their running means in a way that no graph shows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = before and func not in (F.batch_norm, F.instance_norm)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            torch.backends.cudnn.enabled = before
 
 
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
@@ -111,7 +111,7 @@ def traced(
         options = tree_leaves([[group.get(name) for name in OPTIONS] for group in opt.param_groups])
         for group in opt.param_groups:
             group.update({"foreach": False, "fused": False})
-        with InGraph(own, tensors, options), torch.enable_grad():
+        with NormsOfTorch(), InGraph(own, tensors, options), torch.enable_grad():
             results = step(*batch)
         if len(tensors_of(modules, opt)) > len(own):
             raise UnreadyError("the optimizer has made a new state in the step")
