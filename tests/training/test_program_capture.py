@@ -49,9 +49,11 @@ def test_replays_are_what_a_loop_over_the_graph_is(build, name, monkeypatch):
     found = []
     for program in (Replay.__call__, lambda replay, *arguments: replay.steps(*arguments)):
         monkeypatch.setattr(Replay, "__call__", program)
-        model = build()
+        opt = make(model := build())
         given = {k: v() if k == "callbacks" else v for k, v in options.items()}
-        history, notes = train(model, make(model), "epoch", epochs=2, **given)
+        if callable(schedule := given.get("schedule")):
+            given["schedule"] = schedule(opt)
+        history, notes = train(model, opt, "epoch", epochs=2, **given)
         assert is_program(notes)
         found.append((history, model))
     (ours, model), (loop, other) = found
