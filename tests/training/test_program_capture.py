@@ -71,14 +71,14 @@ class StopAt8(Callback):
             context.stop = "here"
 
 
-@pytest.mark.parametrize("name", ["in order", "augmented"])
+@pytest.mark.parametrize("name", ["in order", pytest.param("augmented", marks=pytest.mark.soak)])
 def test_a_replay_goes_on_where_it_was_stopped(name, tmp_path):
     """The batches are gathered from memory, or stacked by the range."""
 
     def trained(**options):
         model = small()
         opt, dl = torch.optim.Adam(model.parameters()), LOADERS[name]()
-        return model, train(model, opt, "epoch", dl=dl, epochs=3, **options)[0].step_losses
+        return model, train(model, opt, "epoch", dl=dl, epochs=2, **options)[0].step_losses
 
     whole, losses = trained()
     assert len(trained(checkpoint=tmp_path, callbacks=[StopAt8()])[1]) == 8
