@@ -22,7 +22,8 @@ SECTIONS = [
 INTRODUCTION = f"""# Benchmarks
 
 Made by `make bench` from `benchmarks/results`; do not edit. How each contender is set up, and why
-that is fair, is in `benchmarks/README.md`.
+that is fair, is in `benchmarks/README.md`. For a GPU there is `python benchmarks/gpu.py`, which
+prints its own table; it has not run on one yet.
 
 All contenders do the same work: float32, SGD, batches of {BATCH_SIZE}, the samples in a new random
 order each epoch, loss and accuracy on the validation samples after each, in batches of

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from plainfit.common.seeding import epoch_order
+from plainfit.training.program_capture import Replay
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
@@ -23,6 +24,7 @@ def modules():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         patch.syspath_prepend(str(BENCHMARKS / "peers"))
+        import gpu
         import results
         import table
         import turns
@@ -30,7 +32,7 @@ def modules():
         import data
         import report
 
-        yield {module.__name__: module for module in (data, report, results, table, turns)}
+        yield {module.__name__: module for module in (data, gpu, report, results, table, turns)}
         for name in [n for n, m in sys.modules.items() if is_ours(m)]:
             del sys.modules[name]
 
@@ -203,3 +205,37 @@ def test_a_way_that_fails_ends_the_turns(modules):
     ways = {"good": list, "bad": lambda loader: 1 / 0}
     with pytest.raises(ZeroDivisionError):
         modules["turns"].take_turns(ways, lambda: range(40), times=1)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("forms", ["eager", "epoch"])
+def test_the_program_for_a_gpu_checks_and_times(forms, modules, monkeypatch, capsys):
+    """On the CPU, where programs run by the code that a captured graph would replay."""
+    make = lambda steps, arguments, echo: (Replay(steps, arguments), "here")  # noqa: E731
+    monkeypatch.setattr("plainfit.training.ranges.compiled", make)
+    options = ["--device", "cpu", "--tiny", "--forms", forms, "--models", "logistic"]
+    assert modules["gpu"].main(options) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:4] for line in lines[1:8]] == ["PASS"] * 7
+    assert f"PASS  {forms}: logistic twice, the same bits" in [line.strip() for line in lines]
+    assert [line.split("|")[2].strip() for line in lines[8:]] == [
+        "way",
+        "---",
+        "loop by hand",
+        forms,
+    ]
+
+
+def test_a_check_that_fails_is_no_end_and_the_exit_code(modules, monkeypatch, capsys):
+    def check_nothing(work):
+        yield "one", False, "of two"
+        raise RuntimeError("in the test")
+
+    gpu = modules["gpu"]
+    monkeypatch.setattr(gpu, "CHECKS", (check_nothing,))
+    assert gpu.main(["--device", "cpu", "--tiny", "--forms", "eager", "--models", ""]) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert failed == [
+        "FAIL  eager: one  of two",
+        "FAIL  eager: check_nothing  RuntimeError: in the test",
+    ]

@@ -206,6 +206,13 @@ def test_what_a_script_has_no_program_with(options, reason, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_script_has_no_program_on_a_gpu(tmp_path):
+    history, _ = trained(False, sgd)
+    history.run.fingerprint["device"] = "cuda"
+    with pytest.raises(EjectError, match="no program with the device cuda; train with"):
+        as_program(history).eject(tmp_path / "train.py", echo=None)
+
+
 def test_metrics_of_the_batches_are_a_part_of_the_program(graphs, tmp_path):
     history, _ = trained("epoch", sgd, train_metrics=["accuracy"])
     with pytest.raises(EjectError, match="this training had train_metrics with compile='epoch'"):

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 
 from plainfit import History
 from plainfit.common.errors import ConfigError
-from plainfit.training.history import best_epoch, mode_by_name
+from plainfit.training.history import best_epoch, mode_by_name, read
 
 NAN, INF = math.nan, math.inf
 
@@ -88,3 +89,9 @@ def test_a_given_mode_comes_first_then_that_of_the_metric():
     assert history.best("f1", "max") == history[1]
     with pytest.raises(ConfigError, match=r"values of 'x' are better: pass mode='min' or mode='ma"):
         best_epoch([{"x": 1.0}], "x")
+
+
+def test_values_of_an_accelerator_are_read_among_floats():
+    """As in an epoch that is partly a program; a float is not rounded to a tensor's type."""
+    assert read([torch.tensor(1.5), 0.1, torch.tensor([2.0]), 0.3]) == [1.5, 0.1, 2.0, 0.3]
+    assert read([0.1]) == [0.1]

@@ -527,6 +527,18 @@ def test_the_settings_of_the_compiler_are_as_before_afterwards(before, ends, mon
     assert sys.path == path
 
 
+def test_graphs_on_a_gpu_draw_by_torchs_own_kernels_until_fit_ends():
+    class Look(pf.Callback):
+        def on_epoch_start(self, context):
+            found.append(torch._inductor.config.fallback_random)
+            OneGraph(nn.Linear(1, 1, device="meta"), F.mse_loss)
+            found.append(torch._inductor.config.fallback_random)
+
+    found, model = [], network()
+    fit(model, sgd(model), batches(5), epochs=1, compile="step", callbacks=[Look()])
+    assert [*found, torch._inductor.config.fallback_random] == [False, True, False]
+
+
 class Texts(nn.Module):
     def __init__(self, width=4):
         super().__init__()

@@ -150,6 +150,7 @@ class LoopText:
         if self.recipe.compile != "epoch":
             return found
         others = [TRANSFORMERS[name].__name__ for name in NO_PROGRAM if name in self.callbacks]
+        others += [f"the device {self.recipe.device}"] * (self.recipe.device != "cpu")
         others += ["values beside the loss"] * self.recipe.has_values
         others += ["batches whose labels are all ignored"] * self.facts["misses_losses"]
         others += ["a batch_size of your own"] * (self.recipe.batch_size is not batch_size)

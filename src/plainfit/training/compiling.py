@@ -94,20 +94,23 @@ def form_of(compile: bool | str) -> str:
     return compile if isinstance(compile, str) else FORMS[0] if compile else ""
 
 
-def compiled_whole() -> AbstractContextManager[Any]:
+@contextmanager
+def compiled_whole() -> Iterator[None]:
     """Compile a backward pass with its forward pass; later, a failure could not be mended."""
-    patched: AbstractContextManager[Any] = torch._functorch.config.patch(
-        force_non_lazy_backward_lowering=True
-    )
-    return patched
+    random = torch._inductor.config.fallback_random  # which `OneGraph` may change
+    with (
+        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
+        torch._inductor.config.patch(fallback_random=random),
+    ):
+        yield
 
 
 class OneGraph:
     """Computes the loss of a batch by a compiled graph, and its gradients in the same call.
 
     `backward()` of the loss only adds these to the parameters' `grad`; this saves autograd's part
-    of the step. It needs a setting of torch's compiler that is the whole process's
-    (`torch._dynamo.config.trace_autograd_ops`).
+    of the step. It needs settings of torch's compiler that are the whole process's
+    (`torch._dynamo.config.trace_autograd_ops`, and `fallback_random` of inductor but on the CPU).
 
     Args:
         model: the module; it is not changed.
@@ -128,6 +131,10 @@ class OneGraph:
         self.parameters = list(modules.parameters())
         if with_gradients:
             torch._dynamo.config.trace_autograd_ops = True
+        if any(parameter.device.type != "cpu" for parameter in self.parameters):
+            # Dropout by torch's own kernels: those that 2.13 compiles for CUDA repeat their masks
+            # (pytorch issue 198333).
+            torch._inductor.config.fallback_random = True
         self.mode = mode
         self.graphs: dict[bool, Any] = {}
         self.shapes: set[Any] = set()

@@ -185,11 +185,9 @@ def kept(value: Any) -> Any:
 
 def read(values: Sequence[Any]) -> list[float]:
     """Return what was `kept` as floats; waits for the device once."""
-    if not any(isinstance(value, Tensor) for value in values):
-        return list(values)
-    scalars = [torch.as_tensor(value).reshape(()) for value in values]
-    floats: list[float] = torch.stack(scalars).tolist()
-    return floats
+    tensors = [value.reshape(()) for value in values if isinstance(value, Tensor)]
+    floats = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(floats) if isinstance(value, Tensor) else value for value in values]
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:

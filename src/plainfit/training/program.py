@@ -73,20 +73,26 @@ class Steps(nn.Module):
 
         def step(i: Tensor, found: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
             at = i.view(1)
-            taken = rows.index_select(0, at)[0] if self.gathers else at
-            batch = [column.index_select(0, taken) for column in columns]
-            if not self.gathers:
-                batch = [each[0] for each in batch]
-            moving, still = iter(now), iter(fixed)
-            own = [next(moving) if changed else next(still) for changed in self.changed]
-            made = self.graph(own, numbers.index_select(0, at)[0], *batch)
-            row = torch.stack([value.view(()) for value in made[len(own) :]]).view(1, -1)
-            after = map(laid_out_as, self.those(made[: len(own)], True), now)
+            row, made = self.one(at, now, fixed, columns, rows, numbers)
+            after = map(laid_out_as, made, now)
             return i + 1, found.index_copy(0, at, row), *after
 
         found = torch.zeros(len(numbers), self.values, dtype=self.dtype)
         _, found, *now = while_loop(goes_on, step, (first, found, *tensors))
         return found, now
+
+    def one(self, at: Tensor, now: Sequence[Tensor], *others: Any) -> tuple[Tensor, list[Tensor]]:
+        """Return the values of step `at`, shape (1, values), and the tensors `now` after it."""
+        fixed, columns, rows, numbers = others  # as for `forward`
+        taken = rows.index_select(0, at)[0] if self.gathers else at
+        batch = [column.index_select(0, taken) for column in columns]
+        if not self.gathers:
+            batch = [each[0] for each in batch]
+        moving, still = iter(now), iter(fixed)
+        own = [next(moving) if changed else next(still) for changed in self.changed]
+        made = self.graph(own, numbers.index_select(0, at)[0], *batch)
+        row = torch.stack([value.view(()) for value in made[len(own) :]]).view(1, -1)
+        return row, self.those(made[: len(own)], True)
 
     def those(self, tensors: Sequence[Tensor], changed: bool) -> list[Tensor]:
         """Return the tensors that a step changes, or the others."""

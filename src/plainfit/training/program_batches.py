@@ -19,16 +19,24 @@ STACK = 64 * 2**20  # bytes of batches that are stacked for a range
 
 
 class Resident:
-    """The batches of tensors in memory, by their rows: the program gathers them itself."""
+    """The batches of tensors in memory, by their rows: the program gathers them itself.
+
+    They are on the model's device, and stay there.
+    """
 
     def __init__(self, context: Context, rows: Rows) -> None:
-        loader, self.part = context.train_dl, rows.parts[0]
+        self.at, self.part, self.device = rows.at, rows.parts[0], device_of(context.model)
+        self.columns = [column.to(self.device) for column in self.part.tensors]
+        self.begin(context)
+
+    def begin(self, context: Context) -> None:
+        """Take the order of another pass."""
+        loader, self.loader_epoch = context.train_dl, context.loader_epoch
         loader.seek(context.loader_epoch, context.batch)
-        order = rows.at[loader.order()]
-        full = len(order) // loader.batch_size
-        self.rows = order[: full * loader.batch_size].view(full, -1)
-        self.columns = list(self.part.tensors)
-        self.steps = full
+        order = self.at[loader.order()]
+        self.steps = len(order) // loader.batch_size
+        full = order[: self.steps * loader.batch_size]
+        self.rows = full.view(self.steps, -1).to(self.device)
 
     def example(self) -> list[Tensor]:
         return [column.index_select(0, self.rows[0]) for column in self.columns]
@@ -64,7 +72,7 @@ class Stacked:
         if not all(isinstance(leaf, Tensor) for leaf in example):
             raise UntraceableError("a batch has other parts than tensors")
         self.steps = max(1, min(256, STACK // max(1, sum(leaf.nbytes for leaf in example))))
-        self.columns = [torch.zeros(self.steps, *t.shape, dtype=t.dtype) for t in example]
+        self.columns = [t.new_zeros(self.steps, *t.shape) for t in example]
         self.last = 0
 
     def example(self) -> list[Tensor]:

@@ -23,6 +23,8 @@ from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, overriding
 from plainfit.training.program import NoCompilerError, Steps, compiled
 from plainfit.training.program_batches import Resident, Stacked, full_batches, resident_rows
+from plainfit.training.program_capture import captured
+from plainfit.training.state import random_state, set_random_state
 from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import (
     UnreadyError,
@@ -40,6 +42,7 @@ LAYER_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_
 WORDS = {  # for what errors of torch contain
     "DataDependent": "a step depends on the value of a tensor, as by `if` or `item()`",
     "CppCompileError": "the C++ compiler failed",
+    "synchronizing CUDA operation": "a step waits for the device, or copies to it",
     "mutating a non-functional tensor": "a tensor that is no buffer changes in each step",
 }
 SECONDS = 0.2  # that a range takes: a stop and a checkpoint wait for no longer
@@ -63,10 +66,11 @@ class Program:
         graph = self.graph(context, source)
         count = len(tensors_of(self.modules, self.opt))
         self.steps = Steps(graph, count, isinstance(source, Resident))
-        self.numbers = torch.zeros(source.steps, len(numbers_of(self.slots)), dtype=torch.float64)
-        arguments = self.arguments(source, 0, 0)
+        device, shape = device_of(context.model), (source.steps, len(numbers_of(self.slots)))
+        self.numbers = torch.zeros(shape, dtype=torch.float64, device=device)
+        make = captured if device.type == "cuda" else compiled
         with context.interruptible():  # not while tracing, which takes the model apart
-            self.call, self.how = compiled(self.steps, arguments, echo)
+            self.call, self.how = make(self.steps, self.arguments(source, 0, 0), echo)
 
     def graph(self, context: Context, source: Any) -> Any:
         """Return the graph of a step as it is now."""
@@ -125,7 +129,6 @@ class EpochProgram:
         self.compute_loss: Any = None
         self.programs: dict[str, Program] = {}
         self.source: Any = None
-        self.pass_of_source: int | None = None
         self.rows = resident_rows(context.train_dl)
         self.seconds = SECONDS / 8  # of a step, at first a guess
         self.before = [c for c in context.callbacks if c.in_program == "before"]
@@ -136,7 +139,7 @@ class EpochProgram:
         self.may_change = not all(kind.startswith("plainfit.") for kind in kinds)
         self.checked = -1
         self.moved = [*self.before, *sums]
-        self.is_guarded = any(isinstance(c, NonFiniteGuard) for c in context.callbacks)
+        self.guards = [c for c in context.callbacks if isinstance(c, NonFiniteGuard)]
         self.form = "epoch"
         why = why_not(context)
         self.full = 0 if why else full_batches(context.train_dl)
@@ -149,6 +152,7 @@ class EpochProgram:
             call.compile = self.form
             if self.programs:
                 call.unlike_a_script += ("a program for a part of its steps",)
+        self.source, self.programs = None, {}  # memory of the device
         text = why if isinstance(why, str) else reason(why)
         known = (words for part, words in WORDS.items() if part in text)
         text = next(known, shorten(text, 200))
@@ -181,9 +185,10 @@ class EpochProgram:
 
     def program(self, context: Context) -> Program:
         """Return the program for the training as it is now: for what is frozen, for its options."""
-        if self.source is None or (self.rows and self.pass_of_source != context.loader_epoch):
+        if self.source is None:
             self.source = Resident(context, self.rows) if self.rows else Stacked(context, self.full)
-            self.pass_of_source = context.loader_epoch
+        elif self.rows and self.source.loader_epoch != context.loader_epoch:
+            self.source.begin(context)
         parts = (context.model, self.loss_func)
         modules = [part for part in parts if isinstance(part, nn.Module)]
         taken = {"params", *(name for _, name in options_of(context.opt))}
@@ -227,9 +232,11 @@ class EpochProgram:
             self.give_up(context, error)
             return False
         bad = (~found[:, 0].isfinite()).nonzero()
-        stops = len(bad) > 0 and (self.is_guarded or bool(step.are_finite))
+        stops = len(bad) > 0 and bool(self.guards or step.are_finite)
         if stops:  # again, up to the step before
             self.restore(context, saved)
+            for guard in self.guards:
+                guard.every = 1  # else it would see the next step, which is taken without, later
             last = first + int(bad[0])
             rows = self.numbers(context, program, first, last)
             found, tensors = program.run(self.source, first, last)
@@ -305,11 +312,11 @@ class EpochProgram:
     def saved(self, context: Context) -> Any:
         """Return what a range changes besides tensors."""
         options = [dict(group) for group in context.opt.param_groups]
-        return torch.get_rng_state(), options, [deepcopy(c.state_dict()) for c in self.moved]
+        return random_state(), options, [deepcopy(c.state_dict()) for c in self.moved]
 
     def restore(self, context: Context, saved: Any) -> None:
         random, options, states = saved
-        torch.set_rng_state(random)
+        set_random_state(random)
         for group, before in zip(context.opt.param_groups, options, strict=True):
             group.update(before)
         for callback, state in zip(self.moved, states, strict=True):
@@ -337,7 +344,7 @@ def covers(kind: type[Callback], hook: str) -> bool:
 def why_not(context: Context) -> str:
     """Return why the steps of a training cannot be one program, as far as that shows before."""
     device, opt = device_of(context.model), context.opt
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
         return f"the device is {device}"
     if type(opt) not in OPTIMIZERS:
         return f"the optimizer is {type(opt).__name__}"
@@ -352,4 +359,6 @@ def why_not(context: Context) -> str:
     for name, part in context.model.named_modules():
         if any(getattr(part, kind) for kind in LAYER_HOOKS):
             return f"the layer {name or type(part).__name__} has hooks"
+        if device.type == "cuda" and isinstance(part, nn.RNNBase):
+            return f"the layer {name or type(part).__name__} has random numbers of cuDNN's own"
     return ""

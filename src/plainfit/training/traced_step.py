@@ -85,7 +85,11 @@ class TracedStep(NoHooks):
         for is_finite in self.are_finite:
             loss = torch.where(is_finite, loss, torch.nan)
         self.names = list(self.values)
-        return [loss, *(torch.as_tensor(value).to(loss.dtype) for value in self.values.values())]
+        values = (
+            value if isinstance(value, Tensor) else loss.new_full((), value)
+            for value in self.values.values()
+        )
+        return [loss, *(value.to(loss) for value in values)]
 
     def total(self) -> Tensor:
         """Return the samples of the group that this batch ends, 0 if it does not end one."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -56,6 +57,18 @@ def apart(x: Any) -> Any:
     return -((-x).as_strided((), ())) if is_number else x
 
 
+class NormsOfTorch(torch.overrides.TorchFunctionMode):
+    """No norms of cuDNN, which change their running means in a way that no graph shows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = torch.backends.cudnn.enabled
+        torch.backends.cudnn.enabled = before and func not in (F.batch_norm, F.instance_norm)
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            torch.backends.cudnn.enabled = before
+
+
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
     """Return the groups' options that are numbers of a graph, as (group, name)."""
     return [
@@ -89,7 +102,7 @@ def traced(
         modules: the model, and what else has tensors that the step uses or changes.
         opt: the optimizer; its state is complete, as after a first step.
         slots: the places of the graph's numbers, as (group, name): `options_of(opt)` and others.
-        batch: an example, which is not changed, as nothing is.
+        batch: an example, which is not changed, as nothing is; its device is the graph's.
 
     Raises:
         UntraceableError: if the graph would not be the step; UnreadyError, if one will be after a
@@ -108,17 +121,18 @@ def traced(
         options = tree_leaves([[group.get(name) for name in OPTIONS] for group in opt.param_groups])
         for group in opt.param_groups:
             group.update({"foreach": False, "fused": False})
-        with InGraph(own, tensors, options), torch.enable_grad():
+        with NormsOfTorch(), InGraph(own, tensors, options), torch.enable_grad():
             results = step(*batch)
         if len(tensors_of(modules, opt)) > len(own):
             raise UnreadyError("the optimizer has made a new state in the step")
         return [*tensors, *(result.detach() for result in results)]
 
-    numbers = torch.zeros(len(numbers_of(slots)), dtype=torch.float64)
+    device = batch[0].device
+    numbers = torch.zeros(len(numbers_of(slots)), dtype=torch.float64, device=device)
     trace = make_fx(dispatch_functionalize(pure), tracing_mode="fake", _allow_non_fake_inputs=True)
     try:
         with nothing_else_changed(modules, opt):
-            graph = trace([tensor.detach() for tensor in own], numbers, *batch)
+            graph = trace([tensor.detach().to(device) for tensor in own], numbers, *batch)
     finally:
         for (group, name), value in zip(slots, given, strict=True):
             group[name] = value
