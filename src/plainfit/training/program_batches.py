@@ -21,10 +21,8 @@ STACK = 64 * 2**20  # bytes of batches that are stacked for a range
 class Resident:
     """The batches of tensors in memory, by their rows: the program gathers them itself."""
 
-    def __init__(self, context: Context, rows: Rows) -> None:
-        loader, self.part = context.train_dl, rows.parts[0]
-        loader.seek(context.loader_epoch, context.batch)
-        order = rows.at[loader.order()]
+    def __init__(self, loader: TensorLoader, rows: Rows) -> None:
+        self.part, order = rows.parts[0], rows.at[loader.order()]
         full = len(order) // loader.batch_size
         self.rows = order[: full * loader.batch_size].view(full, -1)
         self.columns = list(self.part.tensors)

@@ -51,14 +51,14 @@ class Program:
     Args:
         context: of the training.
         source: of its batches, `Resident` or `Stacked`.
-        step: what it repeats.
+        step: what it repeats, a `TracedStep` or a `TracedEvaluation`.
         echo: called with a note before it is compiled, which takes long.
     """
 
     def __init__(
-        self, context: Context, source: Any, step: TracedStep, echo: Callable[[str], None]
+        self, context: Context, source: Any, step: Any, echo: Callable[[str], None]
     ) -> None:
-        self.step, self.modules, self.opt = step, step.modules(), context.opt
+        self.step, self.modules, self.opt = step, step.modules(), step.opt
         self.slots = [*options_of(self.opt), *step.numbers]
         graph = self.graph(context, source)
         count = len(tensors_of(self.modules, self.opt))
@@ -149,9 +149,7 @@ class EpochProgram:
             call.compile = self.form
             if self.programs:
                 call.unlike_a_script += ("a program for a part of its steps",)
-        text = why if isinstance(why, str) else reason(why)
-        known = (words for part, words in WORDS.items() if part in text)
-        text = next(known, shorten(text, 200))
+        text = why if isinstance(why, str) else in_words(why)
         one = f"the steps of an epoch cannot be one program: {text}; each is compiled by itself"
         self.echo(f"note   {one if self.form else f'nothing is compiled: {text}'}")
 
@@ -182,7 +180,9 @@ class EpochProgram:
     def program(self, context: Context) -> Program:
         """Return the program for the training as it is now: for what is frozen, for its options."""
         if self.source is None or (self.rows and self.pass_of_source != context.loader_epoch):
-            self.source = Resident(context, self.rows) if self.rows else Stacked(context, self.full)
+            context.train_dl.seek(context.loader_epoch, context.batch)
+            loader, rows = context.train_dl, self.rows
+            self.source = Resident(loader, rows) if rows else Stacked(context, self.full)
             self.pass_of_source = context.loader_epoch
         parts = (context.model, self.loss_func)
         modules = [part for part in parts if isinstance(part, nn.Module)]
@@ -316,6 +316,11 @@ class EpochProgram:
             callback.load_state_dict(state)
 
 
+def in_words(error: Exception) -> str:
+    text = reason(error)
+    return next((words for part, words in WORDS.items() if part in text), shorten(text, 200))
+
+
 def has_state(opt: Any) -> bool:
     """Return whether an optimizer has taken its first step, in which it makes its state."""
     needs_none = isinstance(opt, SGD) and not any(group["momentum"] for group in opt.param_groups)
@@ -349,7 +354,14 @@ def why_not(context: Context) -> str:
     read = getattr(innermost(context.train_dl), "dataset", None)
     if getattr(read, "collate_fn", default_collate) is not default_collate:
         return "a collate_fn may make batches of several shapes"
-    for name, part in context.model.named_modules():
-        if any(getattr(part, kind) for kind in LAYER_HOOKS):
-            return f"the layer {name or type(part).__name__} has hooks"
+    if hooked := layers_with_hooks(context.model):
+        return f"the layer {hooked[0]} has hooks"
     return ""
+
+
+def layers_with_hooks(model: nn.Module) -> list[str]:
+    return [
+        name or type(part).__name__
+        for name, part in model.named_modules()
+        if any(getattr(part, kind) for kind in LAYER_HOOKS)
+    ]

@@ -1,0 +1,135 @@
+"""The full batches of a validation as one compiled program, beside that of the steps."""
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plainfit.training.hooks import Context, Interrupted
+from plainfit.training.metrics import Mean
+from plainfit.training.program_batches import Resident, full_batches, resident_rows
+from plainfit.training.ranges import SECONDS, EpochProgram, Program, in_words, layers_with_hooks
+from plainfit.training.tracing import UntraceableError, outputs_of
+from plainfit.training.validation import Evaluation
+
+FEWEST = 16  # full batches for which a program is compiled, which takes seconds
+
+
+class TracedEvaluation(Evaluation):
+    """The evaluation of a batch as it is traced."""
+
+    opt: Any = SimpleNamespace(param_groups=[], state={})  # it takes no step
+    numbers = ()
+
+    def __call__(self, xb: Any, yb: Any) -> list[Tensor]:
+        """Return the loss of a batch, its weight, and the two sums of each metric."""
+        with torch.no_grad():
+            out, loss, values = self.forward(xb, yb)
+        if values:
+            raise UntraceableError("the loss has values beside it")
+        self.size = self.batch_size(xb, yb)
+        sums = [each for metric in self.whole.metrics for each in metric.sums_of(out, yb)]
+        found = (loss, self.watch.weight(loss, self.size), *sums)
+        return [torch.as_tensor(value).double() for value in found]
+
+
+class ProgramOfBatches(Program):
+    """The program of an evaluation, which changes no tensors."""
+
+    def graph(self, context: Context, source: Any) -> Any:
+        graph = super().graph(context, source)
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        own = len(placeholders) - 1 - len(source.columns)  # beside the numbers and the batch
+        if outputs_of(graph)[:own] != placeholders[:own]:
+            raise UntraceableError("it changes tensors of the model")
+        return graph
+
+
+class ValidationProgram:
+    """Takes the full batches of validations by programs, one for each model and loader.
+
+    Args:
+        steps: the program of the training; without it, there is none here.
+        echo: called with notes.
+    """
+
+    def __init__(self, steps: EpochProgram, echo: Callable[[str], None]) -> None:
+        self.steps, self.echo = steps, echo
+        self.programs: dict[tuple[int, int], Program] = {}
+        self.seconds = SECONDS / 8  # of a batch, at first a guess
+        self.failed = False
+
+    def run(self, context: Context, evaluation: Evaluation, loader: Any) -> None:
+        """Evaluate the full batches, if a program can; the loader goes on after them."""
+        if self.failed or self.steps.form != "epoch" or not fits(evaluation, loader):
+            return
+        try:
+            source = Resident(loader, resident_rows(loader))
+            program = self.program(context, evaluation, loader, source)
+            found = self.values(context, program, source)
+        except Interrupted:
+            return
+        except Exception as error:
+            if not context.stop:  # else Ctrl-C has ended the C++ compiler as well
+                self.give_up(context, error)
+            return
+        if len(found) == source.steps:  # it was not stopped
+            add(evaluation, program.step, found)
+            loader.seek(loader.epoch, source.steps)
+            if context.history.run is not None:
+                context.history.run.valid_program = True
+
+    def program(self, context: Context, evaluation: Evaluation, loader: Any, source: Any) -> Program:
+        key = id(evaluation.model), id(loader)
+        if key not in self.programs:
+            parts = evaluation.model, evaluation.loss_func, evaluation.whole.metrics
+            step = TracedEvaluation(*parts, evaluation.batch_size)
+            program = ProgramOfBatches(context, source, step, lambda line: None)
+            self.echo(f"note   the validation is one program, {program.how}")
+            self.programs[key] = program
+        elif self.steps.may_change:
+            self.programs[key].check(context, source)
+        return self.programs[key]
+
+    def values(self, context: Context, program: Program, source: Any) -> list[list[float]]:
+        """Return the values of each batch; of fewer if the training is to stop."""
+        found: list[list[float]] = []
+        while len(found) < source.steps and not context.stop:
+            first, began = len(found), time.perf_counter()
+            last = min(first + max(1, int(SECONDS / self.seconds)), source.steps)
+            found += program.run(source, first, last)[0].tolist()
+            self.seconds = (time.perf_counter() - began) / (last - first)
+        return found
+
+    def give_up(self, context: Context, error: Exception) -> None:
+        self.failed = True
+        call = context.history.run
+        if call is not None and call.valid_program:
+            call.unlike_a_script += ("a program for a part of its validations",)
+        self.echo(f"note   the validation cannot be one program: {in_words(error)}")
+
+
+def fits(evaluation: Evaluation, loader: Any) -> bool:
+    """Return whether a program may take the batches of a validation, as far as it shows before."""
+    return (
+        resident_rows(loader) is not None
+        and full_batches(loader) >= FEWEST
+        and loader.first == 0
+        and all(type(metric) is Mean for metric in evaluation.whole.metrics)
+        and not any(map(layers_with_hooks, evaluation.modules()))
+    )
+
+
+def add(evaluation: Evaluation, step: TracedEvaluation, found: list[list[float]]) -> None:
+    """Keep the values of batches as `Evaluation.add` does."""
+    watch = evaluation.watch
+    watch.is_sum |= step.watch.is_sum
+    for loss, weight, *sums in found:
+        evaluation.losses.append(loss)
+        watch.weights.append(weight)
+        watch.sizes.append(step.size)
+        for at, metric in enumerate(evaluation.whole.metrics):
+            metric.add(*sums[2 * at : 2 * at + 2])
