@@ -64,11 +64,17 @@ class ValidationProgram:
 
     def run(self, context: Context, evaluation: Evaluation, loader: Any) -> None:
         """Evaluate the full batches, if a program can; the loader goes on after them."""
-        if self.failed or self.steps.form != "epoch" or not fits(evaluation, loader):
+        rows = resident_rows(loader)
+        if (
+            rows is None
+            or self.failed
+            or self.steps.form != "epoch"
+            or not fits(evaluation, loader)
+        ):
             return
         try:
-            source = Resident(loader, resident_rows(loader))
-            program = self.program(context, evaluation, loader, source)
+            source = Resident(loader, rows)
+            program = self.program(context, evaluation, (id(evaluation.model), id(loader)), source)
             found = self.values(context, program, source)
         except Interrupted:
             return
@@ -82,8 +88,9 @@ class ValidationProgram:
             if context.history.run is not None:
                 context.history.run.valid_program = True
 
-    def program(self, context: Context, evaluation: Evaluation, loader: Any, source: Any) -> Program:
-        key = id(evaluation.model), id(loader)
+    def program(
+        self, context: Context, evaluation: Evaluation, key: tuple[int, int], source: Resident
+    ) -> Program:
         if key not in self.programs:
             parts = evaluation.model, evaluation.loss_func, evaluation.whole.metrics
             step = TracedEvaluation(*parts, evaluation.batch_size)
@@ -94,7 +101,7 @@ class ValidationProgram:
             self.programs[key].check(context, source)
         return self.programs[key]
 
-    def values(self, context: Context, program: Program, source: Any) -> list[list[float]]:
+    def values(self, context: Context, program: Program, source: Resident) -> list[list[float]]:
         """Return the values of each batch; of fewer if the training is to stop."""
         found: list[list[float]] = []
         while len(found) < source.steps and not context.stop:
@@ -115,8 +122,7 @@ class ValidationProgram:
 def fits(evaluation: Evaluation, loader: Any) -> bool:
     """Return whether a program may take the batches of a validation, as far as it shows before."""
     return (
-        resident_rows(loader) is not None
-        and full_batches(loader) >= FEWEST
+        full_batches(loader) >= FEWEST
         and loader.first == 0
         and all(type(metric) is Mean for metric in evaluation.whole.metrics)
         and not any(map(layers_with_hooks, evaluation.modules()))

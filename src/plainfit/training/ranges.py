@@ -72,7 +72,8 @@ class Program:
         """Return the graph of a step as it is now."""
 
         def of_columns(*columns: Tensor) -> list[Tensor]:
-            return self.step(*source.pair(context, *columns))
+            values: list[Tensor] = self.step(*source.pair(context, *columns))
+            return values
 
         return traced(of_columns, self.modules, self.opt, self.slots, source.example())
 
