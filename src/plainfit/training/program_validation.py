@@ -12,7 +12,7 @@ from plainfit.training.hooks import Context, Interrupted
 from plainfit.training.metrics import Mean
 from plainfit.training.program_batches import Resident, full_batches, resident_rows
 from plainfit.training.ranges import SECONDS, EpochProgram, Program, in_words, layers_with_hooks
-from plainfit.training.tracing import UntraceableError, outputs_of
+from plainfit.training.tracing import UntraceableError
 from plainfit.training.validation import Evaluation
 
 FEWEST = 16  # full batches for which a program is compiled, which takes seconds
@@ -36,18 +36,6 @@ class TracedEvaluation(Evaluation):
         return [torch.as_tensor(value).double() for value in found]
 
 
-class ProgramOfBatches(Program):
-    """The program of an evaluation, which changes no tensors."""
-
-    def graph(self, context: Context, source: Any) -> Any:
-        graph = super().graph(context, source)
-        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        own = len(placeholders) - 1 - len(source.columns)  # beside the numbers and the batch
-        if outputs_of(graph)[:own] != placeholders[:own]:
-            raise UntraceableError("it changes tensors of the model")
-        return graph
-
-
 class ValidationProgram:
     """Takes the full batches of validations by programs, one for each model and loader.
 
@@ -60,33 +48,33 @@ class ValidationProgram:
         self.steps, self.echo = steps, echo
         self.programs: dict[tuple[int, int], Program] = {}
         self.seconds = SECONDS / 8  # of a batch, at first a guess
-        self.failed = False
 
     def run(self, context: Context, evaluation: Evaluation, loader: Any) -> None:
         """Evaluate the full batches, if a program can; the loader goes on after them."""
-        rows = resident_rows(loader)
-        if (
-            rows is None
-            or self.failed
-            or self.steps.form != "epoch"
-            or not fits(evaluation, loader)
-        ):
+        rows, call = resident_rows(loader), context.history.run
+        if rows is None or self.steps.form != "epoch" or not fits(evaluation, loader):
             return
+        source = Resident(loader, rows)
+        found: list[list[float]] = []
         try:
-            source = Resident(loader, rows)
             program = self.program(context, evaluation, (id(evaluation.model), id(loader)), source)
-            found = self.values(context, program, source)
-        except Interrupted:
-            return
-        except Exception as error:
+            while len(found) < source.steps and not context.stop:
+                first, began = len(found), time.perf_counter()
+                last = min(first + max(1, int(SECONDS / self.seconds)), source.steps)
+                found += program.run(source, first, last)[0].tolist()
+                self.seconds = (time.perf_counter() - began) / (last - first)
+        except (Interrupted, Exception) as error:
             if not context.stop:  # else Ctrl-C has ended the C++ compiler as well
-                self.give_up(context, error)
+                context.valid_program = None
+                if call is not None and call.valid_program:
+                    call.unlike_a_script += ("a program for a part of its validations",)
+                self.echo(f"note   the validation cannot be one program: {in_words(error)}")
             return
         if len(found) == source.steps:  # it was not stopped
-            add(evaluation, program.step, found)
+            evaluation.put(found, program.step.size, program.step.watch.is_sum)
             loader.seek(loader.epoch, source.steps)
-            if context.history.run is not None:
-                context.history.run.valid_program = True
+            if call is not None:
+                call.valid_program = True
 
     def program(
         self, context: Context, evaluation: Evaluation, key: tuple[int, int], source: Resident
@@ -94,29 +82,15 @@ class ValidationProgram:
         if key not in self.programs:
             parts = evaluation.model, evaluation.loss_func, evaluation.whole.metrics
             step = TracedEvaluation(*parts, evaluation.batch_size)
-            program = ProgramOfBatches(context, source, step, lambda line: None)
+            program = Program(context, source, step)
+            if any(program.steps.changed):
+                raise UntraceableError("it changes tensors of the model")
+            program.compile(context, source, lambda line: None)
             self.echo(f"note   the validation is one program, {program.how}")
             self.programs[key] = program
         elif self.steps.may_change:
             self.programs[key].check(context, source)
         return self.programs[key]
-
-    def values(self, context: Context, program: Program, source: Resident) -> list[list[float]]:
-        """Return the values of each batch; of fewer if the training is to stop."""
-        found: list[list[float]] = []
-        while len(found) < source.steps and not context.stop:
-            first, began = len(found), time.perf_counter()
-            last = min(first + max(1, int(SECONDS / self.seconds)), source.steps)
-            found += program.run(source, first, last)[0].tolist()
-            self.seconds = (time.perf_counter() - began) / (last - first)
-        return found
-
-    def give_up(self, context: Context, error: Exception) -> None:
-        self.failed = True
-        call = context.history.run
-        if call is not None and call.valid_program:
-            call.unlike_a_script += ("a program for a part of its validations",)
-        self.echo(f"note   the validation cannot be one program: {in_words(error)}")
 
 
 def fits(evaluation: Evaluation, loader: Any) -> bool:
@@ -127,15 +101,3 @@ def fits(evaluation: Evaluation, loader: Any) -> bool:
         and all(type(metric) is Mean for metric in evaluation.whole.metrics)
         and not any(map(layers_with_hooks, evaluation.modules()))
     )
-
-
-def add(evaluation: Evaluation, step: TracedEvaluation, found: list[list[float]]) -> None:
-    """Keep the values of batches as `Evaluation.add` does."""
-    watch = evaluation.watch
-    watch.is_sum |= step.watch.is_sum
-    for loss, weight, *sums in found:
-        evaluation.losses.append(loss)
-        watch.weights.append(weight)
-        watch.sizes.append(step.size)
-        for at, metric in enumerate(evaluation.whole.metrics):
-            metric.add(*sums[2 * at : 2 * at + 2])

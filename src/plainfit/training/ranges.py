@@ -52,21 +52,20 @@ class Program:
         context: of the training.
         source: of its batches, `Resident` or `Stacked`.
         step: what it repeats, a `TracedStep` or a `TracedEvaluation`.
-        echo: called with a note before it is compiled, which takes long.
     """
 
-    def __init__(
-        self, context: Context, source: Any, step: Any, echo: Callable[[str], None]
-    ) -> None:
+    def __init__(self, context: Context, source: Any, step: Any) -> None:
         self.step, self.modules, self.opt = step, step.modules(), step.opt
         self.slots = [*options_of(self.opt), *step.numbers]
         graph = self.graph(context, source)
         count = len(tensors_of(self.modules, self.opt))
         self.steps = Steps(graph, count, isinstance(source, Resident))
         self.numbers = torch.zeros(source.steps, len(numbers_of(self.slots)), dtype=torch.float64)
-        arguments = self.arguments(source, 0, 0)
+
+    def compile(self, context: Context, source: Any, echo: Callable[[str], None]) -> None:
+        """Compile it, which takes long; `echo` is called with a note before."""
         with context.interruptible():  # not while tracing, which takes the model apart
-            self.call, self.how = compiled(self.steps, arguments, echo)
+            self.call, self.how = compiled(self.steps, self.arguments(source, 0, 0), echo)
 
     def graph(self, context: Context, source: Any) -> Any:
         """Return the graph of a step as it is now."""
@@ -194,7 +193,8 @@ class EpochProgram:
         state = repr((kept, trains, learns))
         if state not in self.programs:
             step = TracedStep(context, self.loss_func, self.compute_loss)
-            program = Program(context, self.source, step, self.echo)
+            program = Program(context, self.source, step)
+            program.compile(context, self.source, self.echo)
             self.echo(f"note   the steps of an epoch are one program, {program.how}")
             self.programs[state] = program
         elif self.may_change and context.epoch != self.checked:
@@ -317,7 +317,7 @@ class EpochProgram:
             callback.load_state_dict(state)
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     text = reason(error)
     return next((words for part, words in WORDS.items() if part in text), shorten(text, 200))
 

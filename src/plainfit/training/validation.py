@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.data.batches import Batches, Size, batch_size, called, pairs
-from plainfit.training.fit_call import FitCall
 from plainfit.training.history import kept, read, weighted_mean
 from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
@@ -75,11 +74,17 @@ def validate(
             del xb, yb
         if not batches.losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
-        return batches.result(None if context is None else context.history.run)
+        loss, counts_samples = batches.watch.of_set(read(batches.losses))
+        if context is not None and context.history.run is not None:
+            context.history.run.counts_samples &= counts_samples
+            context.history.run.joins_tensors &= batches.whole.are_tensors
+        sizes = batches.watch.sizes
+        means = {name: weighted_mean(read(each), sizes) for name, each in batches.beside.items()}
+        return {"loss": loss, **means, **batches.whole.compute(sizes)}
 
 
 class Evaluation:
-    """What a validation computes of each batch, and of the set."""
+    """What a validation computes of each batch."""
 
     def __init__(
         self, model: nn.Module, loss_func: Any, metrics: Sequence[Metric | str], batch_size: Size
@@ -109,12 +114,12 @@ class Evaluation:
         self.losses.append(kept(loss))
         self.whole.update(out, yb)
 
-    def result(self, call: FitCall | None) -> dict[str, float]:
-        """Return the figures of the set; note in the call of `fit` how they were joined."""
-        value, counts_samples = self.watch.of_set(read(self.losses))
-        if call is not None:
-            call.counts_samples &= counts_samples
-            call.joins_tensors &= self.whole.are_tensors
-        sizes = self.watch.sizes
-        means = {name: weighted_mean(read(each), sizes) for name, each in self.beside.items()}
-        return {"loss": value, **means, **self.whole.compute(sizes)}
+    def put(self, batches: Sequence[Sequence[float]], size: int, is_sum: bool) -> None:
+        """Keep what a program gives of batches: loss, weight, and the sums of each metric."""
+        for loss, weight, *sums in batches:
+            self.losses.append(loss)
+            self.watch.weights.append(weight)
+            self.watch.sizes.append(size)
+            for at, metric in enumerate(self.whole.metrics):
+                metric.add(*sums[2 * at : 2 * at + 2])
+        self.watch.is_sum |= is_sum
