@@ -35,11 +35,17 @@ def kept_as_it_is(folder):
         torch.set_rng_state(state)
 
 
-def run_here(script: Path):
-    """Return the losses and the weights that a script gives."""
+def names_of(script: Path):
+    """Return the names that a script has at its end."""
     names = {"__name__": "__main__", "__file__": str(script)}
     with kept_as_it_is(script.parent):
         exec(compile(script.read_text(), str(script), "exec"), names)
+    return names
+
+
+def run_here(script: Path):
+    """Return the losses and the weights that a script gives."""
+    names = names_of(script)
     return names["losses"], load_file(script.parent / "model.safetensors")
 
 

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load
+from safetensors.torch import load, load_file
 from torch import nn, optim
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from ejecting import code_lines, differing, run_here
+from ejecting import code_lines, differing, names_of, run_here
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verify
 from plainfit.eject.verify import outcome_of
@@ -31,6 +31,7 @@ from plainfit.training.callbacks import (
 from plainfit.training.hooks import Callback
 
 SAMPLES, BATCH = 90, 16
+VALID = 16 * 2 * BATCH + 9  # so many that the validation is a program, too
 
 
 @pytest.fixture
@@ -75,14 +76,17 @@ class Net(nn.Module):
         self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, xb):
-        self.calls += 1
+        if self.training:
+            self.calls += 1
         out = F.relu(self.norm(self.conv(xb))).flatten(1)
         return self.lin(F.dropout(out, 0.1, self.training))
 
 
-def sets(kind=TensorDataset):
+def sets(kind=TensorDataset, valid=33):
     generator = torch.Generator().manual_seed(1)
-    images = [torch.randint(256, (n, 1, 8, 8), generator=generator).byte() for n in (SAMPLES, 33)]
+    images = [
+        torch.randint(256, (n, 1, 8, 8), generator=generator).byte() for n in (SAMPLES, valid)
+    ]
     labels = [torch.randint(10, (len(x),), generator=generator) for x in images]
     given = images if kind is pf.ImageDataset else [x.float() / 256 for x in images]
     return [kind(x, y) for x, y in zip(given, labels, strict=True)]
@@ -96,17 +100,19 @@ class Stop(Callback):
             context.stop = "here"
 
 
-def trained(compile, make, kind=TensorDataset, data=None, loss_func=F.cross_entropy, **options):
+def trained(
+    compile, make, kind=TensorDataset, data=None, loss_func=F.cross_entropy, valid=33, **options
+):
     """Return the history and the weights of a training that begins as all others."""
     torch.manual_seed(0)
     model = Net()
     opt = make(model)
     if "scheduler" in options:
         options["schedule"] = options.pop("scheduler")(opt)
-    loaders = pf.get_data(*sets(kind), BATCH, **data or {})
+    loaders = pf.get_data(*sets(kind, valid), BATCH, **data or {})
     history = pf.fit(
         2, model, loss_func, opt, *loaders,
-        compile=compile, metrics=[pf.accuracy], echo=None, **options,
+        **{"compile": compile, "metrics": [pf.accuracy], "echo": None} | options,
     )  # fmt: skip
     return history, load(weights_to_bytes(model))
 
@@ -133,7 +139,14 @@ def frozen(model):
 CASES = {
     "one-cycle": (sgd, {"schedule": "one-cycle"}),
     "clipping": (adam, {"schedule": "one-cycle", "callbacks": [GradientClipping(0.5)]}),
-    "bytes": (frozen, {"kind": pf.ImageDataset, "scheduler": lambda opt: StepLR(opt, 1)}),
+    "bytes": (
+        frozen,
+        {
+            "kind": pf.ImageDataset,
+            "scheduler": lambda opt: StepLR(opt, 1),
+            "metrics": ["perplexity"],  # which the script leaves out
+        },
+    ),
     "stacked": (
         grouped,
         {
@@ -149,13 +162,17 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_script_of_a_program_has_its_operations_and_bits(name, graphs, tmp_path):
     make, options = CASES[name]
-    history, weights = trained("epoch", make, **options)
+    history, weights = trained("epoch", make, valid=VALID, **options)
     assert history.run.compile == "epoch"
-    script = history.run.eject(tmp_path / "train.py", echo=None)
-    losses, ours = run_here(script)
-    assert losses == history.step_losses
-    assert not differing(ours, weights)
-    (*theirs, _), own = graphs  # the script's has the choice of the batch, too, and a detach less
+    assert history.run.valid_program
+    script = names_of(history.run.eject(tmp_path / "train.py", echo=None))
+    assert script["losses"] == history.step_losses
+    assert not differing(load_file(tmp_path / "model.safetensors"), weights)
+    assert script["valid_loss"] == history[-1]["valid_loss"]
+    assert script.get("valid_accuracy") == history[-1].get("accuracy")
+    assert len(graphs) == 4
+    # The script's has the choice of the batch, too, and a detach less.
+    (*theirs, _), own = graphs[0], graphs[2]
     start = own.index(theirs[0])
     assert own[start : start + len(theirs)] == theirs
 
@@ -184,6 +201,9 @@ def test_the_script_of_a_program_is_not_much_longer(tmp_path):
     history, _ = trained(False, sgd)
     eager = code_lines(history.run.eject(tmp_path / "eager.py", echo=None))
     assert code_lines(as_program(history).eject(tmp_path / "train.py", echo=None)) - eager <= 75
+    history.run.valid_program = True
+    both = history.run.eject(tmp_path / "train.py", force=True, echo=None)
+    assert code_lines(both) - eager <= 80
 
 
 def loss_and_value(out, yb):
@@ -248,9 +268,13 @@ def test_a_program_that_is_compiled(name, tmp_path, monkeypatch):
     monkeypatch.setattr("plainfit.eject.run.run_alone", verify.run_alone)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     make, options = CASES[name]
-    history, _ = trained("epoch", make, **options)
+    history, _ = trained("epoch", make, valid=VALID, **options)
     assert history.run.compile == "epoch"
+    assert history.run.valid_program
     lines = []
     history.run.eject(tmp_path / "train.py", verify=True, echo=lines.append)
     steps = len(history.step_losses)
     assert lines[0].endswith(f"{steps} losses are equal and 9 tensors are equal, bit for bit")
+    valid = names_of(tmp_path / "train.py")
+    assert valid["valid_loss"] == history[-1]["valid_loss"]
+    assert valid.get("valid_accuracy") == history[-1].get("accuracy")

@@ -122,7 +122,7 @@ class DataText:
             "labels": TRAIN_Y,
             "train_size": f"{TRAIN_SIZE:_}",
             "from_file": [] if name else self.to_file(),
-            "validates": self.valid is not None,
+            "validates": self.valid is not None and not self.recipe.valid_program,
             "valid_size": self.valid_size(),
             "by_index": self.by_index,
             "is_bytes": self.is_bytes,

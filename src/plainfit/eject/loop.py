@@ -30,7 +30,7 @@ from plainfit.training.callbacks.optimization import (
 )
 from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
-from plainfit.training.metrics import LossWeights, is_streaming, metric_name
+from plainfit.training.metrics import LossWeights, correct, is_streaming, metric_name
 from plainfit.training.schedules import Schedule
 from plainfit.training.tracing import OPTIONS, InGraph, options_of
 
@@ -70,6 +70,7 @@ NEEDS: dict[str, str | Callable[..., Any]] = {
     "Path": "from pathlib import Path",
     "Tensor": "from torch import Tensor",
     "TensorDataset": "from torch.utils.data import TensorDataset",
+    "correct": correct,
     "dispatch_functionalize": (
         "from torch._subclasses.functional_tensor import dispatch_functionalize"
     ),
@@ -136,6 +137,7 @@ class LoopText:
             "program": recipe.compile == "epoch",
             "stops": recipe.stop is not None,
             "valid_model": self.valid_model(),
+            "valid_program": recipe.valid_program,
             "validates": is_validated,
             **data.batches(),
             **self.forward(name),
@@ -201,16 +203,18 @@ class LoopText:
         options = f"{{k: group[k] for k in {literal(used)}{test}}} for group in opt.param_groups"
         frozen = [p for p in recipe.model.parameters() if not p.requires_grad]
         trained = "(p for p in model.parameters() if p.requires_grad)"
-        own = [f"*{trained if frozen else 'model.parameters()'}"]
-        own += ["*model.buffers()"] * bool([*recipe.model.buffers()])
+        own = f"*{trained if frozen else 'model.parameters()'}"
+        others = ["*model.buffers()"] * bool([*recipe.model.buffers()])
         if isinstance(loss := recipe.loss_func, nn.Module):
-            own += ["*loss_func.parameters()"] * bool([*loss.parameters()])
-            own += ["*loss_func.buffers()"] * bool([*loss.buffers()])
+            others += ["*loss_func.parameters()"] * bool([*loss.parameters()])
+            others += ["*loss_func.buffers()"] * bool([*loss.buffers()])
         is_forced = any(g.get("foreach") or g.get("fused") for g in recipe.groups)
         return {
             "batch": "x_train[rows], y_train[rows]" if self.data.gathers else "xb, yb",
             "options": f"[{options}]",
-            "own": ", ".join(own),
+            "own": ", ".join([own, *others]),
+            "valid_own": ", ".join(["*model.parameters()", *others]),
+            "width": 2 - recipe.counts_samples + 2 * len(self.metrics),
             "frozen": bool(frozen),
             "plain": ' | {"foreach": False, "fused": False}' * is_forced,
         }

@@ -50,6 +50,7 @@ class Recipe:
     steps: int  # steps in an epoch
     precision: str
     compile: str
+    valid_program: bool  # whether the full batches of the validation were one program
     fingerprint: dict[str, Any]
     outcome: Outcome
     channels_last: bool = False
@@ -130,6 +131,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         steps=steps,
         precision=config.precision,
         compile=record.get("compiled", config.compile) or "",
+        valid_program=record.get("compiled_validation", False),
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,
@@ -183,6 +185,7 @@ def from_fit(call: FitCall) -> Recipe:
         steps=steps,
         precision=call.precision,
         compile=call.compile,
+        valid_program=call.valid_program,
         fingerprint=call.fingerprint,
         first_epoch=call.first_epoch or 0,
         order_states=call.order_states,

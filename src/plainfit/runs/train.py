@@ -455,6 +455,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         config=config.to_dict(),
         steps=len(history.step_losses),
         compiled=history.run.compile if history.run else None,
+        compiled_validation=history.run.valid_program if history.run else False,
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")

@@ -72,9 +72,11 @@ def computation(
         with compiled_whole() if compile else nullcontext():
             program = None
             if compile == "epoch":
+                from plainfit.training.program_validation import ValidationProgram
                 from plainfit.training.ranges import EpochProgram
 
                 program = EpochProgram(context, loss_func, tell)
+                context.valid_program = ValidationProgram(program, tell)
             compute = CompiledLoss(context, loss_func, tell, program) if compile else None
             chosen = compute if precision == "fp32" else in_precision
             if program is not None:

@@ -48,6 +48,8 @@ class FitCall:
     """Whether a validation loss is the mean over the samples (see `LossWeights`)."""
     joins_tensors: bool = field(init=False, default=True)
     """Whether the outputs and targets that metrics took were tensors."""
+    valid_program: bool = field(init=False, default=False)
+    """Whether the full batches of the validation were one program."""
     has_values: bool = field(init=False, default=False)
     """Whether the loss came with values by name."""
     generator: Tensor = field(init=False)

@@ -165,6 +165,8 @@ class Context:
     """The state of the generators at the start of this pass."""
     batches: Iterator[Any] | None = None
     """The rest of this pass."""
+    valid_program: Any = None
+    """Takes the full batches of a validation, where they are one program."""
     interrupts: bool = False
     """Whether a signal interrupts at once."""
     loader_epoch: int | None = field(init=False)

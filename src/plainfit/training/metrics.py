@@ -80,9 +80,14 @@ class Mean:
 
     def update(self, out: Any, yb: Any) -> None:
         """Add the sums of a batch."""
+        self.add(*self.sums_of(out, yb))
+
+    def sums_of(self, out: Any, yb: Any) -> tuple[Tensor, Tensor]:
         with fitting(self.__name__, out, yb):
             class_dim(out, yb)
-            total, count = self.sums(out, yb)
+            return self.sums(out, yb)
+
+    def add(self, total: Any, count: Any) -> None:
         self.total, self.count = self.total + kept(total), self.count + kept(count)
 
     def compute(self) -> Any:
@@ -116,13 +121,18 @@ class LossWeights(TorchFunctionMode):
             self.sum = result
         return result
 
-    def add(self, loss: Any, size: int) -> None:
-        """Keep the weight of this loss, which was just computed, of a batch of this size."""
+    def weight(self, loss: Any, size: int) -> Any:
+        """Return the weight of this loss, which was just computed, of a batch of this size."""
         self.is_sum |= loss is self.sum
         agree = all(torch.equal(self.means[0], mean) for mean in self.means[1:])
-        self.weights.append(kept(self.means[0]) if self.means and agree else size)
-        self.sizes.append(size)
+        weight = self.means[0] if self.means and agree else size
         self.means, self.sum = [], None
+        return weight
+
+    def add(self, loss: Any, size: int) -> None:
+        """Keep the weight of this loss, as `weight` returns it."""
+        self.weights.append(kept(self.weight(loss, size)))
+        self.sizes.append(size)
 
     def of_set(self, losses: Sequence[float]) -> tuple[float, bool]:
         """Return the loss of the set, and whether that is the mean over the samples."""

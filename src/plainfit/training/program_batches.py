@@ -24,18 +24,16 @@ class Resident:
     They are on the model's device, and stay there.
     """
 
-    def __init__(self, context: Context, rows: Rows) -> None:
-        self.at, self.part, self.device = rows.at, rows.parts[0], device_of(context.model)
-        self.columns = [column.to(self.device) for column in self.part.tensors]
-        self.begin(context)
+    def __init__(self, loader: TensorLoader, rows: Rows, device: torch.device) -> None:
+        self.loader, self.at, self.part, self.device = loader, rows.at, rows.parts[0], device
+        self.columns = [column.to(device) for column in self.part.tensors]
+        self.begin()
 
-    def begin(self, context: Context) -> None:
-        """Take the order of another pass."""
-        loader, self.loader_epoch = context.train_dl, context.loader_epoch
-        loader.seek(context.loader_epoch, context.batch)
-        order = self.at[loader.order()]
-        self.steps = len(order) // loader.batch_size
-        full = order[: self.steps * loader.batch_size]
+    def begin(self) -> None:
+        """Take the order of the loader's pass."""
+        order = self.at[self.loader.order()]
+        self.steps = len(order) // self.loader.batch_size
+        full = order[: self.steps * self.loader.batch_size]
         self.rows = full.view(self.steps, -1).to(self.device)
 
     def example(self) -> list[Tensor]:

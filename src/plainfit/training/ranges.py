@@ -54,21 +54,21 @@ class Program:
     Args:
         context: of the training.
         source: of its batches, `Resident` or `Stacked`.
-        step: what it repeats.
-        echo: called with a note before it is compiled, which takes long.
+        step: what it repeats, a `TracedStep` or a `TracedEvaluation`.
     """
 
-    def __init__(
-        self, context: Context, source: Any, step: TracedStep, echo: Callable[[str], None]
-    ) -> None:
-        self.step, self.modules, self.opt = step, step.modules(), context.opt
+    def __init__(self, context: Context, source: Any, step: Any) -> None:
+        self.step, self.modules, self.opt = step, step.modules(), step.opt
         self.slots = [*options_of(self.opt), *step.numbers]
         graph = self.graph(context, source)
         count = len(tensors_of(self.modules, self.opt))
         self.steps = Steps(graph, count, isinstance(source, Resident))
         device, shape = device_of(context.model), (source.steps, len(numbers_of(self.slots)))
         self.numbers = torch.zeros(shape, dtype=torch.float64, device=device)
-        make = captured if device.type == "cuda" else compiled
+
+    def compile(self, context: Context, source: Any, echo: Callable[[str], None]) -> None:
+        """Compile it, which takes long; `echo` is called with a note before."""
+        make = captured if device_of(context.model).type == "cuda" else compiled
         with context.interruptible():  # not while tracing, which takes the model apart
             self.call, self.how = make(self.steps, self.arguments(source, 0, 0), echo)
 
@@ -76,7 +76,8 @@ class Program:
         """Return the graph of a step as it is now."""
 
         def of_columns(*columns: Tensor) -> list[Tensor]:
-            return self.step(*source.pair(context, *columns))
+            values: list[Tensor] = self.step(*source.pair(context, *columns))
+            return values
 
         return traced(of_columns, self.modules, self.opt, self.slots, source.example())
 
@@ -129,6 +130,7 @@ class EpochProgram:
         self.compute_loss: Any = None
         self.programs: dict[str, Program] = {}
         self.source: Any = None
+        self.pass_of_source: int | None = None
         self.rows = resident_rows(context.train_dl)
         self.seconds = SECONDS / 8  # of a step, at first a guess
         self.before = [c for c in context.callbacks if c.in_program == "before"]
@@ -153,9 +155,7 @@ class EpochProgram:
             if self.programs:
                 call.unlike_a_script += ("a program for a part of its steps",)
         self.source, self.programs = None, {}  # memory of the device
-        text = why if isinstance(why, str) else reason(why)
-        known = (words for part, words in WORDS.items() if part in text)
-        text = next(known, shorten(text, 200))
+        text = why if isinstance(why, str) else in_words(why)
         one = f"the steps of an epoch cannot be one program: {text}; each is compiled by itself"
         self.echo(f"note   {one if self.form else f'nothing is compiled: {text}'}")
 
@@ -185,10 +185,16 @@ class EpochProgram:
 
     def program(self, context: Context) -> Program:
         """Return the program for the training as it is now: for what is frozen, for its options."""
-        if self.source is None:
-            self.source = Resident(context, self.rows) if self.rows else Stacked(context, self.full)
-        elif self.rows and self.source.loader_epoch != context.loader_epoch:
-            self.source.begin(context)
+        is_other = self.rows is not None and self.pass_of_source != context.loader_epoch
+        if is_other:
+            context.train_dl.seek(context.loader_epoch, context.batch)
+        if self.source is None and self.rows is not None:
+            self.source = Resident(context.train_dl, self.rows, device_of(context.model))
+        elif self.source is None:
+            self.source = Stacked(context, self.full)
+        elif is_other:
+            self.source.begin()
+        self.pass_of_source = context.loader_epoch
         parts = (context.model, self.loss_func)
         modules = [part for part in parts if isinstance(part, nn.Module)]
         taken = {"params", *(name for _, name in options_of(context.opt))}
@@ -198,7 +204,8 @@ class EpochProgram:
         state = repr((kept, trains, learns))
         if state not in self.programs:
             step = TracedStep(context, self.loss_func, self.compute_loss)
-            program = Program(context, self.source, step, self.echo)
+            program = Program(context, self.source, step)
+            program.compile(context, self.source, self.echo)
             self.echo(f"note   the steps of an epoch are one program, {program.how}")
             self.programs[state] = program
         elif self.may_change and context.epoch != self.checked:
@@ -323,6 +330,11 @@ class EpochProgram:
             callback.load_state_dict(state)
 
 
+def in_words(error: BaseException) -> str:
+    text = reason(error)
+    return next((words for part, words in WORDS.items() if part in text), shorten(text, 200))
+
+
 def has_state(opt: Any) -> bool:
     """Return whether an optimizer has taken its first step, in which it makes its state."""
     needs_none = isinstance(opt, SGD) and not any(group["momentum"] for group in opt.param_groups)
@@ -356,9 +368,16 @@ def why_not(context: Context) -> str:
     read = getattr(innermost(context.train_dl), "dataset", None)
     if getattr(read, "collate_fn", default_collate) is not default_collate:
         return "a collate_fn may make batches of several shapes"
-    for name, part in context.model.named_modules():
-        if any(getattr(part, kind) for kind in LAYER_HOOKS):
-            return f"the layer {name or type(part).__name__} has hooks"
-        if device.type == "cuda" and isinstance(part, nn.RNNBase):
-            return f"the layer {name or type(part).__name__} has random numbers of cuDNN's own"
+    if hooked := layers_with_hooks(context.model):
+        return f"the layer {hooked[0]} has hooks"
+    if device.type == "cuda" and any(isinstance(p, nn.RNNBase) for p in context.model.modules()):
+        return "a recurrent layer has random numbers of cuDNN's own"
     return ""
+
+
+def layers_with_hooks(model: nn.Module) -> list[str]:
+    return [
+        name or type(part).__name__
+        for name, part in model.named_modules()
+        if any(getattr(part, kind) for kind in LAYER_HOOKS)
+    ]
