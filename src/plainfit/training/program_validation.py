@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from plainfit.common.devices import device_of
+from plainfit.data.batches import called
 from plainfit.training.hooks import Context, Interrupted
 from plainfit.training.metrics import Mean
 from plainfit.training.program_batches import Resident, full_batches, resident_rows
@@ -25,11 +26,13 @@ class TracedEvaluation(Evaluation):
 
     opt: Any = SimpleNamespace(param_groups=[], state={})  # it takes no step
     numbers = ()
+    batch_size: Any
 
     def __call__(self, xb: Any, yb: Any) -> list[Tensor]:
         """Return the loss of a batch, its weight, and the two sums of each metric."""
         with torch.no_grad():
-            out, loss, values = self.forward(xb, yb)
+            out = self.model(xb) if isinstance(xb, Tensor) else called(self.model, xb)
+            loss, values = self.loss_of(out, yb)
         if values:
             raise UntraceableError("the loss has values beside it")
         self.size = self.batch_size(xb, yb)
@@ -83,7 +86,8 @@ class ValidationProgram:
     ) -> Program:
         if key not in self.programs:
             parts = evaluation.model, evaluation.loss_func, evaluation.whole.metrics
-            step = TracedEvaluation(*parts, evaluation.batch_size)
+            step = TracedEvaluation(*parts)
+            step.batch_size = context.batch_size
             program = Program(context, source, step)
             if any(program.steps.changed):
                 raise UntraceableError("it changes tensors of the model")

@@ -370,8 +370,9 @@ def why_not(context: Context) -> str:
         return "a collate_fn may make batches of several shapes"
     if hooked := layers_with_hooks(context.model):
         return f"the layer {hooked[0]} has hooks"
-    if device.type == "cuda" and any(isinstance(p, nn.RNNBase) for p in context.model.modules()):
-        return "a recurrent layer has random numbers of cuDNN's own"
+    for name, part in context.model.named_modules():
+        if device.type == "cuda" and isinstance(part, nn.RNNBase):
+            return f"the layer {name or type(part).__name__} has random numbers of cuDNN's own"
     return ""
 
 

@@ -62,7 +62,7 @@ def validate(
     Raises:
         ValueError: if the loader is empty, or two metrics have the same name.
     """
-    batches = Evaluation(model, loss_func or own_loss, metrics, batch_size)
+    batches = Evaluation(model, loss_func or own_loss, metrics)
     kept_as_is = untouched(valid_dl) if context is None else nullcontext()
     with torch.no_grad(), evaluating(*batches.modules()), kept_as_is:
         if context is not None and context.valid_program is not None:
@@ -70,8 +70,9 @@ def validate(
         for xb, yb in pairs(valid_dl, device_of(model), target):
             if context is not None and context.stop:
                 return {}
-            batches.add(xb, yb)
-            del xb, yb
+            out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
+            batches.add(out, yb, batch_size(xb, yb))
+            del xb, yb, out
         if not batches.losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
         loss, counts_samples = batches.watch.of_set(read(batches.losses))
@@ -86,10 +87,8 @@ def validate(
 class Evaluation:
     """What a validation computes of each batch."""
 
-    def __init__(
-        self, model: nn.Module, loss_func: Any, metrics: Sequence[Metric | str], batch_size: Size
-    ) -> None:
-        self.model, self.loss_func, self.batch_size = model, loss_func, batch_size
+    def __init__(self, model: nn.Module, loss_func: Any, metrics: Sequence[Metric | str]) -> None:
+        self.model, self.loss_func = model, loss_func
         self.whole = WholeSet(made(metrics), device_of(model))
         self.watch = LossWeights()
         self.losses: list[Any] = []
@@ -98,19 +97,18 @@ class Evaluation:
     def modules(self) -> list[nn.Module]:
         return [part for part in (self.model, self.loss_func) if isinstance(part, nn.Module)]
 
-    def forward(self, xb: Any, yb: Any) -> tuple[Any, Any, dict[str, Any]]:
-        """Return the outputs for a batch, its loss, and the values beside it."""
-        out = self.model(xb) if isinstance(xb, Tensor) else called(self.model, xb)
+    def loss_of(self, out: Any, yb: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the loss of a batch, and the values beside it."""
         with self.watch:
             loss = self.loss_func(out, yb)
-        return out, *loss_and_values(loss)
+        return loss_and_values(loss)
 
-    def add(self, xb: Any, yb: Any) -> None:
-        """Evaluate a batch, and keep what the figures of the set need."""
-        out, loss, values = self.forward(xb, yb)
+    def add(self, out: Any, yb: Any, size: int) -> None:
+        """Keep what the figures of the set need of a batch."""
+        loss, values = self.loss_of(out, yb)
         for name, value in values.items():
             self.beside.setdefault(name, []).append(kept(value))
-        self.watch.add(loss, self.batch_size(xb, yb))
+        self.watch.add(loss, size)
         self.losses.append(kept(loss))
         self.whole.update(out, yb)
 
