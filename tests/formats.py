@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import plainfit.data.folder
+import plainfit.data.decoding
 from fuzzing import Format
 from mutations import mend_png
 from plainfit.data.datasets import ImageDataset
@@ -261,7 +261,7 @@ def images(folder: Path) -> Format:
 
     def read(content: bytes) -> DataSplits:
         file.write_bytes(content)
-        with mock.patch.object(plainfit.data.folder, "MOST_PIXELS", 10**6):  # 25 times quicker
+        with mock.patch.object(plainfit.data.decoding, "MOST_PIXELS", 10**6):  # 25 times quicker
             return open_data(folder / "images", memory_budget=1)  # some are read lazily
 
     corpus = []

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageOps
 
 from plainfit import PlainfitError, get_data, open_data
-from plainfit.data import folder
-from plainfit.data.folder import find_images
+from plainfit.data import decoding, folder, processes
+from plainfit.data.layout import find_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on
 SIZE = (13, 9)
@@ -23,11 +23,11 @@ FORMATS = {
 
 
 @pytest.fixture(autouse=True)
-def processes(request, monkeypatch):
+def workers(request, monkeypatch):
     """Files are decoded here, where a test does not ask for more processes."""
     count = getattr(request, "param", 1)
-    monkeypatch.setattr(folder, "cores", lambda: count)
-    monkeypatch.setattr(folder, "FEW", 4)
+    monkeypatch.setattr(processes, "cores", lambda: count)
+    monkeypatch.setattr(processes, "FEW", 4)
 
 
 def save(path, mode, size=SIZE, seed=0, orientation=None):
@@ -85,7 +85,7 @@ def test_images_of_one_size(tmp_path, modes, mode):
     check(tmp_path, (8, 8), mode, image_size=8)
 
 
-@pytest.mark.parametrize("processes", [1, 3], indirect=True)
+@pytest.mark.parametrize("workers", [1, 3], indirect=True)
 @pytest.mark.parametrize("odd", [0, 3, 29])
 def test_images_of_which_one_has_another_size(tmp_path, odd):
     for i in range(30):
@@ -105,11 +105,11 @@ def test_images_are_turned_as_their_exif_says(tmp_path):
 def test_large_files(tmp_path):
     for i in range(12):
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "RGB", (200, 200), i)
-    assert (tmp_path / "train/a/00.png").stat().st_size > folder.SMALL
+    assert (tmp_path / "train/a/00.png").stat().st_size > decoding.SMALL
     check(tmp_path, (200, 200), "RGB")
 
 
-@pytest.mark.parametrize("processes", [1, 3], indirect=True)
+@pytest.mark.parametrize("workers", [1, 3], indirect=True)
 def test_bad_files_are_named_wherever_they_are(tmp_path):
     for i in range(40):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
@@ -131,7 +131,7 @@ def test_each_file_is_read_once_where_all_are_alike(tmp_path, monkeypatch):
     for i in range(10):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
     opened = []
-    monkeypatch.setattr(folder, "cores", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
     monkeypatch.setattr(
         folder, "open_image", lambda p, f=folder.open_image: opened.append(p) or f(p)
     )

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError, RunError, near_miss
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
-from plainfit.data.folder import SUFFIXES, files_under, find_images, read_all, read_image
+from plainfit.data.decoding import SUFFIXES, read_image
+from plainfit.data.layout import files_under, find_images
 from plainfit.data.open_data import TABLES
+from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
 from plainfit.data.table import (
     USUAL_TARGETS,
