@@ -24,7 +24,7 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
-from plainfit.data.layout import find_images, notes_on
+from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.processes import read_all
 from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
@@ -95,10 +95,9 @@ def read_folder(
     Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
     size if they share one of at most 512x512 pixels, else to 64x64.
     """
-    files, runs = find_images(root)
-    paths = [path for *_, path in files]
+    files, notes = find_images(root)
+    paths = [file.path for file in files]
     storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
-    notes = notes_on(root, files, runs)
     if bad and not skip_bad:
         named = "; ".join(
             f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())

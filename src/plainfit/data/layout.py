@@ -5,25 +5,38 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from plainfit.common.errors import DataError
 from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
+from plainfit.common.shell import command
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.splits import PARTS, shortened
 
 IGNORED = {"thumbs.db", "desktop.ini"}
+UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
 
 
-def find_images(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Return (part, class, path) of every file in the class folders, sorted by name; and the runs.
+class ClassFolder(NamedTuple):
+    part: str
+    label: str
+    path: Path
+
+
+class ImageFile(NamedTuple):
+    part: str
+    label: str
+    path: str
+
+
+def find_images(root: Path) -> tuple[list[ImageFile], list[str]]:
+    """Return every file in the class folders, sorted by name, and notes on what was left open.
 
     A folder of runs and no image is no class.
     """
     folders = subfolders(root)
-    parts = find_parts(root, folders)
-    classes = [(part, label) for part, folder in parts.items() for label in subfolders(folder)]
-    classes = classes or [("train", label) for label in folders]
+    classes, apart, notes = class_folders(root, folders)
     if not classes:
         remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
         if any(path.name.startswith("train-images-idx3") for path in root.iterdir()):
@@ -31,81 +44,130 @@ def find_images(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
         raise DataError(
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
-    found: list[tuple[str, str, str]] = []
+    found: list[ImageFile] = []
     runs: list[str] = []
-    for part, folder in classes:
+    nested = Counter[str]()
+    for part, label, folder in classes:
         before = len(runs)
         files = list(files_under(folder, runs))
         if len(runs) > before and not any(path.lower().endswith(SUFFIXES) for path in files):
             continue
         if not files:
-            raise DataError(f"{folder} must hold images of class {folder.name!r}, and it is empty")
-        found += [(part, folder.name, path) for path in files]
+            raise DataError(f"{folder} must hold images of class {label!r}, and it is empty")
+        found += [ImageFile(part, label, path) for path in files]
+        homes = [Path(path).parent for path in files]
+        nested.update(str(home.relative_to(root)) for home in homes if home != folder)
     if not found:
         raise DataError(f"{root} must have a folder of images for each class, and has only runs")
-    return found, runs
+    if nested:
+        notes.append(f"images in folders within a class belong to it: {counted(nested)}")
+    notes += missed(root, {file.path for file in found}, runs, apart)
+    if names := sorted({file.label for file in found if file.label.lower() in PARTS}):
+        notes.append(f"read as a class, since it has no folders: {shortened(names)}")
+    return found, notes
 
 
-def find_parts(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folder of each part; none if the folders are classes.
-
-    A single folder among classes that has the name of a part, and no folders, is a class.
-    """
+def class_folders(
+    root: Path, folders: Sequence[Path]
+) -> tuple[list[ClassFolder], list[Path], list[str]]:
+    """Return the folder of each class in each part, those of images without a class, and notes."""
     named = [folder for folder in folders if folder.name.lower() in PARTS]
-    held = {tuple(path.name for path in subfolders(folder)) for folder in folders}
-    if len(held) == 1 < len(folders) and len(inner := held.pop()) > 1 and not named:
-        raise DataError(
-            f"{root}: parts cannot be told from classes, as all its folders hold the same ones, "
-            f"{shortened(inner)}; call the parts train, valid and test, or move the images up"
-        )
-    if not named or (len(named) == 1 < len(folders) and not subfolders(named[0])):
-        return {}
-    parts = {PARTS[folder.name.lower()]: folder for folder in named if subfolders(folder)}
+    inner = {folder: subfolders(folder) for folder in folders}
+    if not named and has_parts_in_classes(inner):
+        classes = [
+            ClassFolder(PARTS[path.name.lower()], folder.name, path)
+            for folder, paths in inner.items()
+            for path in paths
+        ]
+        kinds = ", ".join(sorted({path.name for *_, path in classes}))
+        return classes, [], [f"each class has folders that are its parts: {kinds}"]
+    if not named or (len(named) == 1 < len(folders) and not inner[named[0]]):
+        check_levels(root, folders)
+        return [ClassFolder("train", path.name, path) for path in folders], [], []
+    parts = {PARTS[folder.name.lower()]: folder for folder in named if inner[folder]}
     flat = [folder for folder in folders if folder not in parts.values() and has_images(folder)]
-    if flat or "train" not in parts:
-        names = shortened([folder.name for folder in flat or folders])
+    apart = [folder for folder in flat if not inner[folder] and is_unlabelled(folder)]
+    left = flat if "train" not in parts else [folder for folder in flat if folder not in apart]
+    if left or "train" not in parts:
+        names = shortened([path.name for path in left or folders])
         raise DataError(
             f"{root}: its folders must be either parts (one called train, perhaps valid and test, "
             f"each with a folder for each class) or classes, and {names} would be neither or a "
             "part twice; rename or move them"
         )
-    return parts
+    for folder in parts.values():
+        check_levels(folder, inner[folder])
+    classes = [
+        ClassFolder(part, path.name, path) for part, home in parts.items() for path in inner[home]
+    ]
+    notes = [apart_note(folder, "test" not in parts) for folder in apart]
+    return classes, apart, notes
+
+
+def apart_note(folder: Path, is_drawn: bool) -> str:
+    images = [path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES)]
+    suffixes = {Path(path).suffix for path in images}
+    pattern = f"{command('predict', 'RUN', folder)}/*{suffixes.pop() if len(suffixes) == 1 else ''}"
+    drawn = "; the test set is drawn from the training images" if is_drawn else ""
+    return f"{len(images)} images in {folder.name} have no class and are kept for {pattern}{drawn}"
+
+
+def has_parts_in_classes(inner: Mapping[Path, Sequence[Path]]) -> bool:
+    """Return whether folders are classes that hold parts, `cat/train` and `cat/test`."""
+    names = [[PARTS.get(path.name.lower(), "") for path in paths] for paths in inner.values()]
+    return len(names) > 1 and all(
+        "train" in of_class and "" not in of_class and len({*of_class}) == len(of_class)
+        for of_class in names
+    )
+
+
+def is_unlabelled(folder: Path) -> bool:
+    name = folder.name.lower()
+    return name in UNLABELLED or PARTS.get(name) == "test"
+
+
+def check_levels(root: Path, folders: Sequence[Path]) -> None:
+    """Refuse class folders that all hold the same folders, or hold the classes themselves."""
+    held = {tuple(path.name for path in subfolders(folder)) for folder in folders}
+    inner = held.pop() if len(held) == 1 else ()
+    if len(folders) > 1 and len(inner) > 1:
+        raise DataError(
+            f"{root}: parts cannot be told from classes, as all its folders hold the same ones, "
+            f"{shortened(inner)}; call the parts train, valid and test, or move the images up"
+        )
+    if len(folders) == 1 and len(inner) > 0:
+        raise DataError(
+            f"{root}: there must be at least two classes, got only {folders[0].name!r}, which "
+            f"holds {shortened(inner)}; to train on what is in it, open {folders[0]}"
+        )
 
 
 def has_images(folder: Path) -> bool:
     return any(path.lower().endswith(SUFFIXES) for path in files_under(folder, []))
 
 
-def notes_on(root: Path, files: Sequence[tuple[str, str, str]], runs: Sequence[str]) -> list[str]:
-    """Say what the layout left open: images that are left out, and what belongs to a class."""
-    inner = {os.path.normpath(run) for run in runs}
-    used, homes = {path for *_, path in files}, set[Path]()
-    nested, missed = Counter[str](), Counter[str]()
-    for _, label, path in files:
-        home = Path(path).parent
-        homes |= {home, home.parent}
-        if home.name != label:
-            nested[str(home.relative_to(root))] += 1
+def missed(
+    root: Path, used: Collection[str], runs: Collection[str], apart: Collection[Path]
+) -> list[str]:
+    """Count the runs and images that are left out."""
+    passed = {os.path.normpath(path) for path in [*runs, *map(str, apart)]}
+    homes = {home for path in used for home in (Path(path).parent, Path(path).parent.parent)}
+    counts = Counter[str]()
     for place, folders, names in os.walk(root):
         home = Path(place)
-        if os.path.normpath(place) in inner:
+        if os.path.normpath(place) in passed:
             folders.clear()  # and so not walked
             continue
         linked = [name for name in folders if (home / name).is_symlink()]
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
-        missed[str(home.relative_to(root))] += sum(home / name not in homes for name in linked)
-        missed[str(home.relative_to(root))] += sum(str(home / name) not in used for name in images)
+        counts[str(home.relative_to(root))] += sum(home / name not in homes for name in linked)
+        counts[str(home.relative_to(root))] += sum(str(home / name) not in used for name in images)
     notes = [f"{len(runs)} run folders within the data are left out"] if runs else []
-    if nested:
-        notes.append(f"images in folders within a class belong to it: {counted(nested)}")
-    if +missed:
+    if +counts:
         notes.append(
             "images and linked folders are left out (hidden, not in the folder of a class, or in "
-            f"one that begins with _ or .): {counted(+missed)}"
+            f"one that begins with _ or .): {counted(+counts)}"
         )
-    classes = {label for _, label, _ in files}
-    if names := [label for label in sorted(classes) if label.lower() in PARTS]:
-        notes.append(f"read as a class, since it has no folders: {shortened(names)}")
     return notes
 
 

@@ -24,8 +24,8 @@ from plainfit.data.ondisk import LazyImages, LazySamples
 
 SHARE = 0.15  # of the samples, for validation and for testing each
 PARTS = {
-    "train": "train", "training": "train", "valid": "valid", "val": "valid",
-    "validation": "valid", "test": "test", "testing": "test",
+    "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
+    "validation": "valid", "dev": "valid", "test": "test", "testing": "test",
 }  # fmt: skip
 ALIKE = 16.0  # parts whose largest values are further apart than this factor are scaled differently
 FEW = 5  # names in a note
