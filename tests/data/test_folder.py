@@ -6,11 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
+from ejecting import differing, run_here
 from plainfit import PlainfitError, get_data, open_data
 from plainfit.data import decoding, folder, processes
+from plainfit.data.decoding import read_image
 from plainfit.data.layout import find_images
+from plainfit.eject import eject_run
+from plainfit.eject.verify import outcome_of
+from plainfit.runs.folder import open_run, read_record
+from plainfit.runs.predict import predict_images
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on
 SIZE = (13, 9)
@@ -44,7 +52,13 @@ def save(path, mode, size=SIZE, seed=0, orientation=None):
 def reference(path, size, mode):
     """The pixels by Pillow alone: (channels, height, width)."""
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened).convert(mode)
+        image = ImageOps.exif_transpose(opened)
+    if "A" in image.getbands():  # as on white
+        bands = np.array(image).astype(float)
+        share = bands[..., -1:] / 255
+        seen = bands[..., :-1] * share + 255 * (1 - share)
+        image = Image.fromarray(np.rint(seen).astype(np.uint8).squeeze())
+    image = image.convert(mode)
     if image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     pixels = np.array(image)
@@ -81,7 +95,9 @@ def test_images_of_one_size(tmp_path, modes, mode):
         chosen = modes[i // 10 % len(modes)]
         suffix = FORMATS[chosen][i % len(FORMATS[chosen])]
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", chosen, seed=i)
-    assert not check(tmp_path, SIZE, mode).notes
+    notes = check(tmp_path, SIZE, mode).notes
+    clear = sum("A" in modes[i // 10 % len(modes)] for i in range(30)) * 2  # in both parts
+    assert notes == (f"{clear} of 60 images have transparency: drawn on white",) * bool(clear)
     check(tmp_path, (8, 8), mode, image_size=8)
 
 
@@ -178,3 +194,89 @@ def test_runs_within_the_data_are_no_data(tmp_path, trained_run, monkeypatch):
     shutil.rmtree(tmp_path / "dog")
     with pytest.raises(PlainfitError, match="has only runs"):
         open_data(tmp_path)
+
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8)
+DEEP = np.arange(117, dtype=np.uint16).reshape(9, 13) * 560  # up to 64,960
+FRAMES = [Image.fromarray(COLOURS[::step]).resize(SIZE, 0) for step in (1, -1)]
+
+
+def half_clear(kind):
+    """The upper half of an image is seen, the lower is transparent."""
+    image = Image.fromarray(COLOURS).quantize(200) if kind == "P" else Image.fromarray(COLOURS)
+    seen = np.array(image.convert("RGB"))
+    if kind == "P":
+        image.info["transparency"] = 3
+        seen[np.array(image) == 3] = 255
+        return image, seen
+    alpha = np.full(SIZE[::-1], 255, np.uint8)
+    alpha[4:], seen[4:] = 0, 255
+    image.putalpha(Image.fromarray(alpha))
+    return image, seen
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "seen", "note"),
+    [
+        ("rgba.png", *half_clear("RGBA"), "have transparency: drawn on white"),
+        ("palette.png", *half_clear("P"), "have transparency: drawn on white"),
+        ("deep.png", Image.fromarray(DEEP), np.rint(DEEP / 257), "have 16 bits a pixel: scaled"),
+        ("deep.tiff", Image.fromarray(DEEP), np.rint(DEEP / 257), "have 16 bits a pixel: scaled"),
+        ("cmyk.tif", Image.fromarray(COLOURS).convert("CMYK"), COLOURS, "are CMYK: converted"),
+        ("pages.tif", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("moving.png", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("moving.webp", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("gray.gif", Image.fromarray(COLOURS[..., 0]), COLOURS[..., 0], None),
+        ("naïve 図.png", Image.fromarray(COLOURS), COLOURS, None),
+    ],
+)
+def test_each_kind_of_image_is_read_as_it_looks(tmp_path, name, image, seen, note):
+    """By a training and by predict; the one odd image is noted, and the others have no note."""
+    for label in "ab":
+        for i in range(4):
+            save(tmp_path / label / f"{i}.png", "L" if seen.ndim == 2 else "RGB", seed=i)
+    first, *more = image if isinstance(image, list) else [image]
+    options = {"lossless": True} if name.endswith("webp") else {}
+    options |= {"save_all": True, "append_images": more} if more else {}
+    if "transparency" in first.info:
+        options["transparency"] = first.info["transparency"]
+    first.save(tmp_path / "a" / name, **options)
+    wanted = seen[None] if seen.ndim == 2 else seen.transpose(2, 0, 1)
+    data = open_data(tmp_path)
+    notes = [text for text in data.notes if text.startswith(f"1 of 9 images {note}")]
+    assert len(notes) == bool(note) <= len(data.notes)
+    xb = torch.cat([part.tensors[0] for part in data.parts().values()])
+    assert (xb == torch.from_numpy(wanted)).flatten(1).all(1).any()
+    assert np.array_equal(read_image(tmp_path / "a" / name, wanted.shape), wanted)
+
+
+def test_images_that_cannot_be_read_say_what_is_missing(tmp_path):
+    for i in range(12):
+        save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
+        (tmp_path / "ab"[i % 2] / f"{i:02}.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(99))
+    Image.fromarray(DEEP.astype(np.float32)).save(tmp_path / "a" / "00.tif")
+    with pytest.raises(PlainfitError, match="13 of 25 are not") as caught:
+        open_data(tmp_path)
+    for text in (
+        "a/00.heic (HEIC, which needs a package: pip install pillow-heif), ",
+        "a/00.tif (32 bits per pixel; save it with 8 or 16), ",
+        " and 3 more; repair",
+    ):
+        assert text in str(caught.value)
+
+
+def test_drawings_in_the_alpha_channel_are_learned_and_ejected(tmp_path):
+    for label, shape in (("circle", "ellipse"), ("square", "rectangle")):
+        for i in range(40):
+            image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+            getattr(ImageDraw.Draw(image), shape)((i % 4, i // 20, 12, 12), fill="black")
+            (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "data" / label / f"{i}.png")
+    config = RunConfig(data=str(tmp_path / "data"), model="cnn", epochs=25, out=tmp_path / "run")
+    assert train(config, echo=None).test["accuracy"] > 0.9
+    script = eject_run(tmp_path / "run", tmp_path / "script.py").path
+    losses, weights = run_here(script)
+    outcome = outcome_of(tmp_path / "run", read_record(tmp_path / "run"))
+    assert (losses, differing(weights, outcome.weights)) == (outcome.losses, [])
+    (row,) = predict_images(open_run(tmp_path / "run"), [tmp_path / "data/circle/0.png"])
+    assert row["class"] == "circle"

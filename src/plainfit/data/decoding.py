@@ -1,5 +1,7 @@
 """An image file becomes bytes of shape (channels, height, width)."""
 
+from collections.abc import Iterator
+from importlib import import_module
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # Pillow's names; no other decoder gets to see a file
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Pillow's names; no other decoder gets to see a file.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")  # how a photo of an iPhone begins, after 4 bytes
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
+)  # fmt: skip
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
 SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
 
@@ -17,6 +23,7 @@ SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less t
 class Header(NamedTuple):
     size: tuple[int, int]  # width and height in pixels, turned upright
     gray: bool
+    changes: tuple[str, ...]  # what is done to it, beyond turning, scaling and cropping
 
 
 class BadImageError(Exception):
@@ -25,24 +32,36 @@ class BadImageError(Exception):
 
 def open_image(path: str | Path) -> Image.Image:
     if not str(path).lower().endswith(SUFFIXES):
-        raise BadImageError("not a .png, .jpg, .webp or .bmp file")
+        raise BadImageError("not a .png, .jpg, .webp, .bmp, .gif, .tiff or .heic file")
     try:
         with FileIO(path) as file:
             content = file.read(SMALL + 1)
-        image = Image.open(path if len(content) > SMALL else BytesIO(content), formats=FORMATS)
+        formats = FORMATS if content[4:12] not in HEIC else heic_formats()
+        image = Image.open(path if len(content) > SMALL else BytesIO(content), formats=formats)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError("larger than 25 megapixels") from error
+    except BadImageError:
+        raise
     except FileNotFoundError as error:
         raise BadImageError("no such file") from error
     except Exception as error:  # decoders fail in many ways on damaged files
-        raise BadImageError("not a readable PNG, JPEG, WebP or BMP image") from error
+        raise BadImageError("not a readable image of its kind") from error
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise BadImageError("larger than 25 megapixels")
-    if image.mode.startswith(("I", "F")):
+    if image.mode in ("I", "F"):
         image.close()
-        raise BadImageError("16 bits or more per pixel; save it with 8")
+        raise BadImageError("32 bits per pixel; save it with 8 or 16")
     return image
+
+
+def heic_formats() -> tuple[str, ...]:
+    """Let Pillow read HEIC, for which it needs another package."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise BadImageError("HEIC, which needs a package: pip install pillow-heif") from error
+    return ("HEIF",)
 
 
 def read_header(path: str) -> Header:
@@ -57,7 +76,19 @@ def header_of(image: Image.Image) -> Header:
         raise BadImageError("damaged") from error
     width, height = image.size
     size = (height, width) if turned else (width, height)
-    return Header(size, image.mode in ("L", "1", "LA"))
+    is_deep = image.mode.startswith("I;16")
+    return Header(size, is_deep or image.mode in ("L", "1", "LA"), tuple(changes_of(image)))
+
+
+def changes_of(image: Image.Image) -> Iterator[str]:
+    if image.mode.startswith("I;16"):
+        yield "have 16 bits a pixel: scaled to 8, with 65535 as 255"
+    elif image.has_transparency_data:
+        yield "have transparency: drawn on white"
+    elif image.mode not in ("1", "L", "P", "RGB"):
+        yield f"are {image.mode}: converted"
+    if getattr(image, "is_animated", False):
+        yield "have several frames: the first is used"
 
 
 def read_image(path: str | Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -77,8 +108,8 @@ def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
         if image.getexif().get(0x0112, 1) != 1:  # else the image is upright
             image = ImageOps.exif_transpose(image) or image
         image.load()
-        if image.mode != mode:
-            image = image.convert(mode)
+        if image.mode != mode or "transparency" in image.info:
+            image = converted(image, mode)
     except Exception as error:  # decoders fail in many ways on damaged files
         raise BadImageError("damaged or cut short") from error
     if image.size != (width, height):
@@ -86,3 +117,15 @@ def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
     if channels == 1:
         return image.tobytes()
     return np.asarray(image).transpose(2, 0, 1).tobytes()
+
+
+def converted(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in gray or RGB of 8 bits, with white where it is transparent."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        image = white
+    return image.convert(mode)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from plainfit.data.decoding import (
 from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.processes import read_all
-from plainfit.data.splits import DataSplits, Labels, Samples, make_splits
+from plainfit.data.splits import DataSplits, Labels, Samples, make_splits, shortened
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
+MOST_NAMED = 10  # bad images in a message
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 
 
@@ -97,15 +99,14 @@ def read_folder(
     """
     files, notes = find_images(root)
     paths = [file.path for file in files]
-    storage, loaded, bad = load(paths, image_size, memory_budget * 2**20)
+    storage, loaded, bad, changes = load(paths, image_size, memory_budget * 2**20)
     if bad and not skip_bad:
-        named = "; ".join(
-            f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())
-        )
+        named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
         raise DataError(
             f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
-            f"{named}; repair or remove them, or set skip_bad"
+            f"{shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
         )
+    notes += [f"{count} of {len(files)} images {done}" for done, count in sorted(changes.items())]
     if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
         notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
@@ -124,8 +125,8 @@ def read_folder(
 
 def load(
     paths: Sequence[str], size: int | None, budget: int
-) -> tuple[Storage, dict[str, bytes], dict[str, str]]:
-    """Return the storage, what it keeps of each image, and why others are bad.
+) -> tuple[Storage, dict[str, bytes], dict[str, str], Counter[str]]:
+    """Return the storage, what it keeps of each image, why others are bad, and counts of changes.
 
     The storage depends on all headers. As long as they are like the first, each file is decoded
     when its header is read; the rest is read a second time.
@@ -153,7 +154,8 @@ def load(
     storage = choose_storage(headers, len(looked), size, budget)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
-    return storage, loaded | rest, bad | undecodable
+    changes = Counter(change for header in headers for change in header.changes)
+    return storage, loaded | rest, bad | undecodable, changes
 
 
 def choose_storage(headers: Sequence[Header], count: int, size: int | None, budget: int) -> Storage:

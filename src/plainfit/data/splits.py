@@ -364,13 +364,13 @@ def lookalikes(classes: Sequence[str]) -> list[str]:
     return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []
 
 
-def shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str], most: int = FEW) -> str:
     """
     >>> shortened(["a", "b", "c", "d", "e", "f", "g"])
     'a, b, c, d, e and 2 more'
     """
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> list[str]:
