@@ -277,7 +277,8 @@ def images(folder: Path) -> Format:
     tokens = (
         b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"iCCP", b"acTL", b"zTXt", b"BM",
         b"\xff\xd8", b"\xff\xc0", b"\xff\xc2", b"\xff\xda", b"\xff\xe1", b"Exif\0\0II*\0",
-        b"RIFF", b"GIF89a", b"II*\0", b"VP8 ", b"VP8L", b"VP8X", b"EXIF", b"ANIM", b"\x89PNG\r\n\x1a\n",
+        b"RIFF", b"GIF89a", b"II*\0", b"VP8 ", b"VP8L", b"VP8X", b"EXIF", b"ANIM",
+        b"\x89PNG\r\n\x1a\n",
     )  # fmt: skip
 
     def wrap(content: bytes, number: int) -> bytes:

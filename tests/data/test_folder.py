@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from ejecting import differing, run_here
-from plainfit import PlainfitError, get_data, open_data
+from plainfit import PlainfitError, get_data, open_data, predict
 from plainfit.data import decoding, folder, processes
 from plainfit.data.decoding import read_image
 from plainfit.data.layout import find_images
@@ -280,3 +280,44 @@ def test_drawings_in_the_alpha_channel_are_learned_and_ejected(tmp_path):
     assert (losses, differing(weights, outcome.weights)) == (outcome.losses, [])
     (row,) = predict_images(open_run(tmp_path / "run"), [tmp_path / "data/circle/0.png"])
     assert row["class"] == "circle"
+
+
+@pytest.mark.parametrize("mode", ["gray", "rgb"])
+@pytest.mark.parametrize("resize", [None, "crop", "pad", "squash"])
+def test_mode_and_shape_are_as_set(tmp_path, mode, resize):
+    """In memory, lazily and for new images; pixels as Pillow makes them step by step."""
+    for i in range(8):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", "L" if mode == "rgb" else "RGB", seed=i)
+    shutil.copytree(tmp_path / "train", tmp_path / "valid")
+    options = {"image_mode": mode, "resize": resize, "image_size": 6}
+    kept = open_data(tmp_path, **options)
+    lazy = open_data(tmp_path, memory_budget=0, **options)
+    path = tmp_path / "train/a/4.png"
+    with Image.open(path) as opened:
+        image = opened.convert("L" if mode == "gray" else "RGB")  # 13 x 9
+    if resize == "pad":
+        wanted = Image.new(image.mode, (6, 6))
+        wanted.paste(image.resize((6, 4), Image.Resampling.BILINEAR), (0, 1))
+    else:
+        box = None if resize == "squash" else (2, 0, 11, 9)
+        wanted = image.resize((6, 6), Image.Resampling.BILINEAR, box=box)
+    wanted = np.array(wanted)[None] if mode == "gray" else np.array(wanted).transpose(2, 0, 1)
+    assert np.array_equal(kept.train.tensors[0][2], wanted)
+    assert torch.equal(lazy.train[2][0] * 256, torch.from_numpy(wanted).float())
+    assert np.array_equal(read_image(path, wanted.shape, resize), wanted)
+
+
+def test_predict_reads_images_as_the_run_was_set_to(tmp_path):
+    for i in range(20):
+        save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png", "RGB", seed=i)
+    config = RunConfig(
+        data=str(tmp_path / "data"), image_mode="gray", resize="pad", image_size=8,
+        model="logistic", epochs=1, out=tmp_path / "run",
+    )  # fmt: skip
+    train(config, echo=None)
+    run = open_run(tmp_path / "run")
+    assert read_record(run.folder)["config"]["resize"] == "pad"
+    paths = sorted((tmp_path / "data" / "a").iterdir())
+    pixels = np.stack([read_image(path, (1, 8, 8), "pad") for path in paths])
+    assert torch.equal(predict(run, paths), predict(run, pixels))
+    assert not torch.equal(predict(run, paths), predict(run, pixels[:, :, ::-1].copy()))

@@ -1,6 +1,6 @@
 """An image file becomes bytes of shape (channels, height, width)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -16,6 +16,12 @@ HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")  # how a photo of an iPhone begin
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
 )  # fmt: skip
+CHANNELS = {"gray": 1, "rgb": 3}
+RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,  # with black
+    "squash": Image.Image.resize,
+}
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
 SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
 
@@ -91,17 +97,20 @@ def changes_of(image: Image.Image) -> Iterator[str]:
         yield "have several frames: the first is used"
 
 
-def read_image(path: str | Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def read_image(
+    path: str | Path, shape: tuple[int, int, int], resize: str | None = None
+) -> NDArray[np.uint8]:
     """Return an image as bytes of shape (channels, height, width), turned upright.
 
-    An image of another size is scaled (bilinear, antialiased) until it covers that size, and
-    cropped to its centre.
+    An image of another size is scaled (bilinear, antialiased): until it covers that size, and then
+    cropped to its centre, unless `resize` is `pad` or `squash`.
     """
     with open_image(path) as image:
-        return np.frombuffer(bytearray(pixels_of(image, shape)), np.uint8).reshape(shape)
+        pixels = pixels_of(image, shape, resize)
+    return np.frombuffer(bytearray(pixels), np.uint8).reshape(shape)
 
 
-def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
+def pixels_of(image: Image.Image, shape: tuple[int, int, int], resize: str | None = None) -> bytes:
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     try:
@@ -113,7 +122,7 @@ def pixels_of(image: Image.Image, shape: tuple[int, int, int]) -> bytes:
     except Exception as error:  # decoders fail in many ways on damaged files
         raise BadImageError("damaged or cut short") from error
     if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        image = RESIZE[resize or "crop"](image, (width, height), Image.Resampling.BILINEAR)
     if channels == 1:
         return image.tobytes()
     return np.asarray(image).transpose(2, 0, 1).tobytes()

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import ConfigError, DataError, unknown_name
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.decoding import (
+    CHANNELS,
+    RESIZE,
     BadImageError,
     Header,
     header_of,
@@ -43,6 +45,7 @@ class ImageFiles(LazyImages):
     labels: Tensor
     shape: tuple[int, int, int]
     content_hash: str
+    resize: str | None = None
 
     def __post_init__(self) -> None:
         self.stamps = torch.tensor([stamp(path) for path in self.paths], dtype=torch.int64)
@@ -60,7 +63,7 @@ class ImageFiles(LazyImages):
         try:
             if (now := stamp(path)) and now != self.stamps[row]:
                 raise BadImageError("another file")
-            return read_image(path, self.shape)
+            return read_image(path, self.shape, self.resize)
         except BadImageError as error:
             raise DataError(
                 f"{path} must not change while it is in use, and it is {error} now"
@@ -68,10 +71,19 @@ class ImageFiles(LazyImages):
 
     def rows(self, rows: Tensor) -> "ImageFiles":
         paths = [self.paths[row] for row in rows.tolist()]
-        return ImageFiles(paths, self.labels[rows], self.shape, self.content_hash)
+        return replace(self, paths=paths, labels=self.labels[rows])
 
     def contents(self) -> Iterator[bytes]:
         yield self.content_hash.encode()
+
+
+class Wanted(NamedTuple):
+    """What the settings say of how images are stored."""
+
+    size: int | None
+    channels: int | None
+    resize: str | None
+    budget: int  # bytes
 
 
 class Storage(NamedTuple):
@@ -80,6 +92,7 @@ class Storage(NamedTuple):
     shape: tuple[int, int, int]  # channels, height, width
     fits: bool
     default: str  # why the size is the default one, else empty
+    resize: str | None
 
 
 def read_folder(
@@ -88,18 +101,22 @@ def read_folder(
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
+    image_mode: str | None = None,
+    resize: str | None = None,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
-    The folders in it are either parts (train, valid, test), which hold a folder for each class, or
-    classes; a mixture is refused. Images in folders within that of a class belong to it.
-
-    Images are fitted (scaled, then cropped to the centre) to `image_size`; by default to their own
-    size if they share one of at most 512x512 pixels, else to 64x64.
+    Images are fitted to `image_size`; by default to their own size if they share one of at most
+    512x512 pixels, else to 64x64.
     """
+    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(f"image {name}", value, known))
     files, notes = find_images(root)
     paths = [file.path for file in files]
-    storage, loaded, bad, changes = load(paths, image_size, memory_budget * 2**20)
+    storage, loaded, bad, changes = load(
+        paths, Wanted(image_size, CHANNELS.get(image_mode or ""), resize, memory_budget * 2**20)
+    )
     if bad and not skip_bad:
         named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
         raise DataError(
@@ -124,7 +141,7 @@ def read_folder(
 
 
 def load(
-    paths: Sequence[str], size: int | None, budget: int
+    paths: Sequence[str], wanted: Wanted
 ) -> tuple[Storage, dict[str, bytes], dict[str, str], Counter[str]]:
     """Return the storage, what it keeps of each image, why others are bad, and counts of changes.
 
@@ -132,14 +149,14 @@ def load(
     when its header is read; the rest is read a second time.
     """
     firsts, _ = read_all(paths[:1], read_header)
-    guess = choose_storage(list(firsts.values()), len(paths), size, budget)
+    guess = choose_storage(list(firsts.values()), len(paths), wanted)
     are_alike = True
 
     def look(path: str) -> tuple[Header, bytes | None]:
         nonlocal are_alike
         with open_image(path) as image:
             header = header_of(image)
-            are_alike &= choose_storage([header], len(paths), size, budget) == guess
+            are_alike &= choose_storage([header], len(paths), wanted) == guess
             try:
                 return header, content_of(image, guess) if are_alike else None
             except BadImageError:  # raised again by the second reading
@@ -151,14 +168,15 @@ def load(
 
     looked, bad = read_all(paths, look)
     headers = [header for header, _ in looked.values()]
-    storage = choose_storage(headers, len(looked), size, budget)
+    storage = choose_storage(headers, len(looked), wanted)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
     changes = Counter(change for header in headers for change in header.changes)
     return storage, loaded | rest, bad | undecodable, changes
 
 
-def choose_storage(headers: Sequence[Header], count: int, size: int | None, budget: int) -> Storage:
+def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Storage:
+    size = wanted.size
     sizes = {header.size for header in headers} if size is None else {(size, size)}
     default = "" if len(sizes) == 1 else "images differ in size"
     width, height = max(sizes, default=(0, 0))
@@ -167,8 +185,9 @@ def choose_storage(headers: Sequence[Header], count: int, size: int | None, budg
     if default:
         width = height = DEFAULT_SIZE
     channels = 1 if headers and all(header.gray for header in headers) else 3
-    fits = count * channels * height * width <= budget
-    return Storage((channels, height, width), fits, default)
+    channels = wanted.channels or channels
+    fits = count * channels * height * width <= wanted.budget
+    return Storage((channels, height, width), fits, default, wanted.resize)
 
 
 def pack(
@@ -176,7 +195,7 @@ def pack(
 ) -> Tensor | ImageFiles:
     if not storage.fits:
         hashed = hashlib.sha256(b"".join(loaded[path] for path in paths)).hexdigest()
-        return ImageFiles(paths, labels, storage.shape, hashed)
+        return ImageFiles(paths, labels, storage.shape, hashed, storage.resize)
     images = torch.empty((len(paths), *storage.shape), dtype=torch.uint8)
     for pixels, path in zip(images.flatten(1).numpy(), paths, strict=True):
         pixels[:] = np.frombuffer(loaded.pop(path), np.uint8)  # freed at once: never held twice
@@ -184,7 +203,7 @@ def pack(
 
 
 def content_of(image: Image.Image, storage: Storage) -> bytes:
-    pixels = pixels_of(image, storage.shape)
+    pixels = pixels_of(image, storage.shape, storage.resize)
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
 
 

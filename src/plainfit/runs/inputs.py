@@ -163,7 +163,9 @@ def image_batches(
     size = batch_of(shape, bs)
     for first in range(0, len(paths), size):
         batch = paths[first : first + size]
-        pixels, unreadable = read_all(batch, lambda path: read_image(path, shape))
+        pixels, unreadable = read_all(
+            batch, lambda path: read_image(path, shape, run.config.resize)
+        )
         bad |= unreadable
         if bad:
             continue

@@ -53,6 +53,12 @@ class DataSettings:
         UP_TO_COUNT,
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one.", SEED] = 0
+    image_mode: Annotated[
+        str | None, "gray or rgb, for the images of a folder (default: gray if all are)."
+    ] = None
+    resize: Annotated[
+        str | None, "Fit images of another shape: crop (default), pad with black, or squash."
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
