@@ -27,13 +27,13 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
-from plainfit.data.layout import find_images
+from plainfit.data.label_file import find_label_file
+from plainfit.data.layout import find_images, subfolders
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.processes import read_all
-from plainfit.data.splits import DataSplits, Labels, Samples, make_splits, shortened
+from plainfit.data.splits import MOST_NAMED, DataSplits, Labels, Samples, make_splits, shortened
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
-MOST_NAMED = 10  # bad images in a message
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 
 
@@ -103,6 +103,7 @@ def read_folder(
     memory_budget: int = 2048,
     image_mode: str | None = None,
     resize: str | None = None,
+    target: str | None = None,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
@@ -112,7 +113,13 @@ def read_folder(
     for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
         if value is not None and value not in known:
             raise ConfigError(unknown_name(f"image {name}", value, known))
-    files, notes = find_images(root)
+    if target is not None and not find_label_file(root, subfolders(root)):
+        raise ConfigError(
+            f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
+            f"{target}",
+            field="target",
+        )
+    files, notes = find_images(root, target)
     paths = [file.path for file in files]
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, CHANNELS.get(image_mode or ""), resize, memory_budget * 2**20)

@@ -12,6 +12,7 @@ from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
 from plainfit.common.shell import command
 from plainfit.data.decoding import SUFFIXES
+from plainfit.data.label_file import NAME, find_label_file, read_labels
 from plainfit.data.splits import PARTS, shortened
 
 IGNORED = {"thumbs.db", "desktop.ini"}
@@ -30,12 +31,15 @@ class ImageFile(NamedTuple):
     path: str
 
 
-def find_images(root: Path) -> tuple[list[ImageFile], list[str]]:
+def find_images(root: Path, target: str | None = None) -> tuple[list[ImageFile], list[str]]:
     """Return every file in the class folders, sorted by name, and notes on what was left open.
 
-    A folder of runs and no image is no class.
+    A folder of runs and no image is no class. A file of labels goes before the folders; `target` is
+    the column in it.
     """
     folders = subfolders(root)
+    if path := find_label_file(root, folders):
+        return labelled_images(root, folders, path, target)
     classes, apart, notes = class_folders(root, folders)
     if not classes:
         remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
@@ -65,6 +69,35 @@ def find_images(root: Path) -> tuple[list[ImageFile], list[str]]:
     if names := sorted({file.label for file in found if file.label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
     return found, notes
+
+
+def labelled_images(
+    root: Path, folders: Sequence[Path], path: Path, target: str | None
+) -> tuple[list[ImageFile], list[str]]:
+    runs: list[str] = []
+    images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
+    labels, notes = read_labels(path, images, target)
+    tops = {image: Path(image).relative_to(root).parts[0] for image in images}
+    used = {tops[image] for image in labels}
+    without = Counter(top for image, top in tops.items() if image not in labels)
+    apart = [f for f in folders if is_unlabelled(f) and f.name in without.keys() - used]
+    for folder in apart:
+        del without[folder.name]
+    if (count := without.total()) > len(labels):
+        raise DataError(
+            f"{path} must have a row for each image, and {count} of {count + len(labels)} in "
+            f"{root} have none; add them, or move the images away"
+        )
+    if count:
+        notes.append(f"{count} of {count + len(labels)} images have no row in {NAME}: left out")
+    parts = {top: PARTS.get(top.lower(), "") for top in used}
+    if "" in parts.values() or "train" not in parts.values():
+        parts = dict.fromkeys(used, "train")
+    notes += [apart_note(folder, {*parts.values()}) for folder in apart]
+    files = [
+        ImageFile(parts[tops[image]], labels[image], image) for image in images if image in labels
+    ]
+    return files, notes + missed(root, set(images), runs, [])
 
 
 def class_folders(
@@ -100,15 +133,15 @@ def class_folders(
     classes = [
         ClassFolder(part, path.name, path) for part, home in parts.items() for path in inner[home]
     ]
-    notes = [apart_note(folder, "test" not in parts) for folder in apart]
+    notes = [apart_note(folder, parts.keys()) for folder in apart]
     return classes, apart, notes
 
 
-def apart_note(folder: Path, is_drawn: bool) -> str:
+def apart_note(folder: Path, parts: Collection[str]) -> str:
     images = [path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES)]
     suffixes = {Path(path).suffix for path in images}
     pattern = f"{command('predict', 'RUN', folder)}/*{suffixes.pop() if len(suffixes) == 1 else ''}"
-    drawn = "; the test set is drawn from the training images" if is_drawn else ""
+    drawn = "; the test set is drawn from the training images" if [*parts] == ["train"] else ""
     return f"{len(images)} images in {folder.name} have no class and are kept for {pattern}{drawn}"
 
 

@@ -18,7 +18,7 @@ NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.
 OWN = {
     "data_dir": NAMES[1:],
-    "target": (TABLE,),
+    "target": (TABLE, IMAGES),
     "image_size": (IMAGES,),
     "skip_bad": (IMAGES,),
     "image_mode": (IMAGES,),
@@ -46,7 +46,7 @@ def open_data(
             `mnist.pkl.gz`. A `Path` is always a path; a str that is a name is that name, so write
             `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
-        target: the column to predict in a table.
+        target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
         split_seed: seed of the split, for data without one.
         image_size: pixels per side to fit the images of a folder to.
         skip_bad: leave out images of a folder that cannot be read.
@@ -90,7 +90,7 @@ def open_data(
         from plainfit.data.folder import read_folder
 
         return read_folder(
-            path, split_seed, image_size, skip_bad, memory_budget, image_mode, resize
+            path, split_seed, image_size, skip_bad, memory_budget, image_mode, resize, target
         )
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error

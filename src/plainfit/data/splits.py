@@ -28,7 +28,7 @@ PARTS = {
     "validation": "valid", "dev": "valid", "test": "test", "testing": "test",
 }  # fmt: skip
 ALIKE = 16.0  # parts whose largest values are further apart than this factor are scaled differently
-FEW = 5  # names in a note
+FEW, MOST_NAMED = 5, 10  # names in a note, problems in an error
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels of an image

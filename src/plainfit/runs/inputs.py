@@ -127,7 +127,7 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
         inside = [] if path.is_file() else files_under(path, [])
         images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
         return image_batches(run, [path] if path.is_file() else images, bs)
-    found, _ = find_images(path)
+    found, _ = find_images(path, run.config.target)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
     labels = numbers_of(run, [label for _, label, _ in found])

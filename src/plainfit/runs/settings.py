@@ -42,7 +42,7 @@ class DataSettings:
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
-    target: Annotated[str | None, "The column to predict, for a table."] = None
+    target: Annotated[str | None, "The column to predict, for a table or labels.csv."] = None
     image_size: Annotated[
         int | None, "Resize the images of a folder to N x N pixels.", Between(1, 5000)
     ] = None
