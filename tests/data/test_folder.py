@@ -66,7 +66,7 @@ def reference(path, size, mode):
 
 
 def check(root, size, mode, **options):
-    """Compare every pixel of the training images with Pillow's, in memory and lazily."""
+    """Compare all pixels of training images with Pillow's, in memory and lazily; return notes."""
     shutil.copytree(root / "train", root / "valid", dirs_exist_ok=True)
     paths = [path for path in sorted((root / "train").rglob("*")) if path.is_file()]
     wanted = torch.from_numpy(np.stack([reference(path, size, mode) for path in paths]))
@@ -82,7 +82,9 @@ def check(root, size, mode, **options):
     x, y = lazy.train[5]
     assert torch.equal(x * 256, wanted[5].float())
     assert y == kept.train.tensors[1][5]
-    return kept
+    *notes, equal = kept.notes
+    assert equal.endswith(f"{len(paths)} of {len(paths)} in valid; remove the copies")
+    return notes
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,9 @@ def test_images_of_one_size(tmp_path, modes, mode):
         chosen = modes[i // 10 % len(modes)]
         suffix = FORMATS[chosen][i % len(FORMATS[chosen])]
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", chosen, seed=i)
-    notes = check(tmp_path, SIZE, mode).notes
+    notes = check(tmp_path, SIZE, mode)
     clear = sum("A" in modes[i // 10 % len(modes)] for i in range(30)) * 2  # in both parts
-    assert notes == (f"{clear} of 60 images have transparency: drawn on white",) * bool(clear)
+    assert notes == [f"{clear} of 60 images have transparency: drawn on white"] * bool(clear)
     check(tmp_path, (8, 8), mode, image_size=8)
 
 
@@ -107,7 +109,7 @@ def test_images_of_which_one_has_another_size(tmp_path, odd):
     for i in range(30):
         size = (30, 40) if i == odd else (70, 65)
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "L", size, i)
-    assert "differ in size" in check(tmp_path, (64, 64), "L").notes[0]
+    assert "differ in size" in check(tmp_path, (64, 64), "L")[0]
 
 
 def test_images_are_turned_as_their_exif_says(tmp_path):
@@ -115,7 +117,7 @@ def test_images_are_turned_as_their_exif_says(tmp_path):
         suffix = (".png", ".jpg", ".webp")[i % 3]
         size = SIZE[::-1] if i % 9 >= 5 else SIZE
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", "RGB", size, i, i % 9)
-    assert not check(tmp_path, SIZE, "RGB").notes
+    assert not check(tmp_path, SIZE, "RGB")
 
 
 def test_large_files(tmp_path):
@@ -164,7 +166,7 @@ def test_files_are_found_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "one/0/linked.png").symlink_to(tmp_path / "one/0/b.png")
     (tmp_path / "one/0/loop").symlink_to(tmp_path / "one")
     save(tmp_path / "one" / "1" / "x.png", "L")
-    found = [file.path for file in find_images(tmp_path / "one")[0] if file.label == "0"]
+    found = [path for _, label, path in find_images(tmp_path / "one")[0] if label == "0"]
     wanted = ".d/x.png b/x.png b/y/x.png b-c/x.png b.png c/Z.png c/a.png linked.png"
     assert found == [str(tmp_path / "one/0" / name) for name in wanted.split()]
 
@@ -173,7 +175,7 @@ def test_runs_within_the_data_are_no_data(tmp_path, trained_run, monkeypatch):
     """Below the data as classes are, below a class, and one that begins; a class of none stays."""
     for label in ("cat", "dog"):
         for number in range(6):
-            save(tmp_path / label / f"{number}.png", "L", seed=number)
+            save(tmp_path / label / f"{number}.png", "L", seed=number + 6 * (label == "dog"))
     before = open_data(tmp_path)
     places = ["runs/first", "studies/one/0000", "cat/run", "dog/deep/er"]
     for place in places:
@@ -321,3 +323,31 @@ def test_predict_reads_images_as_the_run_was_set_to(tmp_path):
     pixels = np.stack([read_image(path, (1, 8, 8), "pad") for path in paths])
     assert torch.equal(predict(run, paths), predict(run, pixels))
     assert not torch.equal(predict(run, paths), predict(run, pixels[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize("budget", [0, 2048])
+def test_copies_in_several_parts_are_noted_and_kept_together(tmp_path, budget):
+    for i in range(20):
+        for copy in range(5):
+            save(tmp_path / "ab"[i % 2] / f"{i}-{copy}.png", "L", seed=i)
+    data = open_data(tmp_path, memory_budget=budget)
+    parts = {name: [x.numpy().tobytes() for x, _ in part] for name, part in data.parts().items()}
+    equal = {n: sum(x in parts["train"] for x in parts[n]) for n in ("valid", "test")}
+    assert min(equal.values()) > 0
+    found = f"{equal['valid']} of 16 in valid and {equal['test']} of 16 in test; remove the copies"
+    assert found in data.notes[-1]
+    data = open_data(tmp_path, memory_budget=budget, group_by="-")
+    assert "equal" not in " ".join(data.notes)
+    parts = {name: {x.numpy().tobytes() for x, _ in part} for name, part in data.parts().items()}
+    assert [len(parts[name]) for name in ("train", "valid", "test")] == [12, 4, 4]
+    assert len(set.union(*parts.values())) == 20
+    assert data.class_counts() == {"train": [30, 30], "valid": [10, 10], "test": [10, 10]}
+    with pytest.raises(PlainfitError, match=r"such as '0-0', and '_' is in none of 100$"):
+        open_data(tmp_path, group_by="_")
+    (tmp_path / "b").rename(tmp_path / "bb")
+    for part in ("train", "valid"):
+        shutil.copytree(tmp_path / "a", tmp_path / "parts" / part / "a")
+        shutil.copytree(tmp_path / "bb", tmp_path / "parts" / part / "b")
+    with pytest.raises(PlainfitError, match="group_by is for parts that are drawn"):
+        open_data(tmp_path / "parts", group_by="-")
+    assert "100 of 100 in valid" in open_data(tmp_path / "parts").notes[-1]

@@ -104,6 +104,7 @@ def read_folder(
     image_mode: str | None = None,
     resize: str | None = None,
     target: str | None = None,
+    group_by: str | None = None,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
@@ -120,7 +121,7 @@ def read_folder(
             field="target",
         )
     files, notes = find_images(root, target)
-    paths = [file.path for file in files]
+    paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, CHANNELS.get(image_mode or ""), resize, memory_budget * 2**20)
     )
@@ -140,11 +141,38 @@ def read_folder(
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
     number = {label: i for i, label in enumerate(sorted({label for _, label, _ in files}))}
     parts: dict[str, tuple[Samples, Labels]] = {}
+    hashes: dict[str, list[int]] = {}
+    groups = None
     for part in sorted({part for part, *_ in files}):
         kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
         labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
-        parts[part] = (pack([path for path, _ in kept], labels, storage, loaded), labels)
-    return make_splits(str(root), parts, split_seed=split_seed, classes=list(number), notes=notes)
+        paths = [path for path, _ in kept]
+        hashes[part] = [hash(loaded[path]) for path in paths]
+        if part == "train" and group_by is not None:
+            groups = group_numbers(paths, group_by)
+        parts[part] = (pack(paths, labels, storage, loaded), labels)
+    if groups is not None and "valid" in parts:
+        raise ConfigError(
+            f"is for parts that are drawn, and {root} has its own: leave it out, got {group_by}",
+            field="group_by",
+        )
+    return make_splits(
+        str(root), parts, split_seed=split_seed, classes=list(number), notes=notes, groups=groups,
+        hashes=hashes,
+    )  # fmt: skip
+
+
+def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
+    """Number the groups of files whose names are the same up to the last mark."""
+    names = [Path(path).stem for path in paths]
+    if not mark or not any(mark in name for name in names):
+        raise ConfigError(
+            f"must be in the names of files, such as {names[0]!r}, and {mark!r} is in none of "
+            f"{len(names)}",
+            field="group_by",
+        )
+    heads = [name.rpartition(mark)[0] or name for name in names]
+    return torch.from_numpy(np.unique(heads, return_inverse=True)[1])
 
 
 def load(

@@ -5,7 +5,6 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from plainfit.common.errors import DataError
 from plainfit.common.files import RECORD
@@ -19,19 +18,10 @@ IGNORED = {"thumbs.db", "desktop.ini"}
 UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
 
 
-class ClassFolder(NamedTuple):
-    part: str
-    label: str
-    path: Path
+File = tuple[str, str, str]  # part, class, path
 
 
-class ImageFile(NamedTuple):
-    part: str
-    label: str
-    path: str
-
-
-def find_images(root: Path, target: str | None = None) -> tuple[list[ImageFile], list[str]]:
+def find_images(root: Path, target: str | None = None) -> tuple[list[File], list[str]]:
     """Return every file in the class folders, sorted by name, and notes on what was left open.
 
     A folder of runs and no image is no class. A file of labels goes before the folders; `target` is
@@ -48,7 +38,7 @@ def find_images(root: Path, target: str | None = None) -> tuple[list[ImageFile],
         raise DataError(
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
-    found: list[ImageFile] = []
+    found: list[File] = []
     runs: list[str] = []
     nested = Counter[str]()
     for part, label, folder in classes:
@@ -58,22 +48,22 @@ def find_images(root: Path, target: str | None = None) -> tuple[list[ImageFile],
             continue
         if not files:
             raise DataError(f"{folder} must hold images of class {label!r}, and it is empty")
-        found += [ImageFile(part, label, path) for path in files]
+        found += [(part, label, path) for path in files]
         homes = [Path(path).parent for path in files]
         nested.update(str(home.relative_to(root)) for home in homes if home != folder)
     if not found:
         raise DataError(f"{root} must have a folder of images for each class, and has only runs")
     if nested:
         notes.append(f"images in folders within a class belong to it: {counted(nested)}")
-    notes += missed(root, {file.path for file in found}, runs, apart)
-    if names := sorted({file.label for file in found if file.label.lower() in PARTS}):
+    notes += missed(root, {path for *_, path in found}, runs, apart)
+    if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
     return found, notes
 
 
 def labelled_images(
     root: Path, folders: Sequence[Path], path: Path, target: str | None
-) -> tuple[list[ImageFile], list[str]]:
+) -> tuple[list[File], list[str]]:
     runs: list[str] = []
     images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
     labels, notes = read_labels(path, images, target)
@@ -94,21 +84,19 @@ def labelled_images(
     if "" in parts.values() or "train" not in parts.values():
         parts = dict.fromkeys(used, "train")
     notes += [apart_note(folder, {*parts.values()}) for folder in apart]
-    files = [
-        ImageFile(parts[tops[image]], labels[image], image) for image in images if image in labels
-    ]
+    files = [(parts[tops[image]], labels[image], image) for image in images if image in labels]
     return files, notes + missed(root, set(images), runs, [])
 
 
 def class_folders(
     root: Path, folders: Sequence[Path]
-) -> tuple[list[ClassFolder], list[Path], list[str]]:
+) -> tuple[list[tuple[str, str, Path]], list[Path], list[str]]:
     """Return the folder of each class in each part, those of images without a class, and notes."""
     named = [folder for folder in folders if folder.name.lower() in PARTS]
     inner = {folder: subfolders(folder) for folder in folders}
     if not named and has_parts_in_classes(inner):
         classes = [
-            ClassFolder(PARTS[path.name.lower()], folder.name, path)
+            (PARTS[path.name.lower()], folder.name, path)
             for folder, paths in inner.items()
             for path in paths
         ]
@@ -116,7 +104,7 @@ def class_folders(
         return classes, [], [f"each class has folders that are its parts: {kinds}"]
     if not named or (len(named) == 1 < len(folders) and not inner[named[0]]):
         check_levels(root, folders)
-        return [ClassFolder("train", path.name, path) for path in folders], [], []
+        return [("train", path.name, path) for path in folders], [], []
     parts = {PARTS[folder.name.lower()]: folder for folder in named if inner[folder]}
     flat = [folder for folder in folders if folder not in parts.values() and has_images(folder)]
     apart = [folder for folder in flat if not inner[folder] and is_unlabelled(folder)]
@@ -130,9 +118,7 @@ def class_folders(
         )
     for folder in parts.values():
         check_levels(folder, inner[folder])
-    classes = [
-        ClassFolder(part, path.name, path) for part, home in parts.items() for path in inner[home]
-    ]
+    classes = [(part, path.name, path) for part, home in parts.items() for path in inner[home]]
     notes = [apart_note(folder, parts.keys()) for folder in apart]
     return classes, apart, notes
 

@@ -1,5 +1,6 @@
 """`open_data`: from a name or a path to datasets."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ OWN = {
     "skip_bad": (IMAGES,),
     "image_mode": (IMAGES,),
     "resize": (IMAGES,),
+    "group_by": (IMAGES,),
 }
 
 
@@ -37,6 +39,7 @@ def open_data(
     memory_budget: int = 2048,
     image_mode: str | None = None,
     resize: str | None = None,
+    group_by: str | None = None,
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
@@ -55,6 +58,8 @@ def open_data(
         image_mode: `gray` or `rgb` for the images of a folder; by default gray if all are.
         resize: what becomes of images of another shape: `crop` to the centre (the default), `pad`
             with black, or `squash`.
+        group_by: a text such as `_`: images of a folder whose file names are the same up to the
+            last one stay in one part.
 
     Raises:
         ConfigError: if a setting is for other data than this.
@@ -63,16 +68,13 @@ def open_data(
     >>> open_data("digits").counts()
     {'train': 1259, 'valid': 269, 'test': 269}
     """
+    given = {name: value for name, value in locals().items() if name in OWN}
     from plainfit.data import arrays, mnist
 
     path = Path(source)
     try:
         kind = kind_of(source)
-        options = {
-            "data_dir": data_dir, "target": target, "image_size": image_size, "skip_bad": skip_bad,
-            "image_mode": image_mode, "resize": resize,
-        }  # fmt: skip
-        check_options(source, kind, options)
+        check_options(source, kind, given)
         if kind == "digits":
             return read_digits(split_seed)
         if kind in NAMES:
@@ -90,7 +92,15 @@ def open_data(
         from plainfit.data.folder import read_folder
 
         return read_folder(
-            path, split_seed, image_size, skip_bad, memory_budget, image_mode, resize, target
+            path,
+            split_seed,
+            image_size,
+            skip_bad,
+            memory_budget,
+            image_mode,
+            resize,
+            target,
+            group_by,
         )
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
@@ -117,10 +127,11 @@ def kind_of(source: str | Path) -> str:
     raise DataError(f"{path} must be a folder or one of {known}")
 
 
-def check_options(source: str | Path, kind: str, options: Mapping[str, Any]) -> None:
+def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:
     """Refuse settings that this kind of data does not have."""
-    for name, value in options.items():
-        if value not in (None, False) and kind not in OWN[name]:
+    defaults = inspect.signature(open_data).parameters
+    for name, value in given.items():
+        if value != defaults[name].default and kind not in OWN[name]:
             what = kind if kind in NAMES else f"{source}, {kind}"
             raise ConfigError(
                 f"is for {' or '.join(OWN[name])}, and cannot be {value} for {what}; leave it out",

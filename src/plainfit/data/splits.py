@@ -139,11 +139,14 @@ def make_splits(
     features: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    groups: Tensor | None = None,
+    hashes: Mapping[str, Sequence[int]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
-    `classes`, labels are named by their own values.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing; `groups`
+    numbers the rows of `train` that stay together. Without `classes`, labels are named by their own
+    values. Samples with the `hashes` of training samples are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -165,9 +168,10 @@ def make_splits(
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
         classes, encoded = encode_labels(name, given)
-    rows = split_rows(encoded, split_seed)
+    rows = split_rows(encoded, split_seed, groups)
     numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
     notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
+    notes += copies(hashes, rows) if hashes else []
     sets = {
         part: make_dataset(parts[source][0], encoded[source], at)
         for part, (source, at) in rows.items()
@@ -322,11 +326,16 @@ def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
         )
 
 
-def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
+def split_rows(
+    encoded: Mapping[str, Tensor], seed: int, groups: Tensor | None = None
+) -> dict[str, tuple[str, Tensor]]:
     """Return (source part, rows) of each part; missing parts are drawn from `train`."""
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
-    drawn = draw_parts(encoded["train"], missing, seed)
+    if groups is None:
+        drawn = draw_parts(encoded["train"], missing, seed)
+    else:
+        drawn = draw_groups(encoded["train"], groups, missing, seed)
     return rows | {part: ("train", at) for part, at in drawn.items()}
 
 
@@ -351,6 +360,29 @@ def draw_parts(
         taken[rows[part]] = True
     rows["train"] = (~taken).nonzero().flatten()
     return rows
+
+
+def draw_groups(
+    labels: Tensor, groups: Tensor, names: Sequence[str], seed: int
+) -> dict[str, Tensor]:
+    """Draw whole groups, each as if it were its first row."""
+    firsts = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
+    drawn = draw_parts(labels[firsts], names, seed)
+    return {part: torch.isin(groups, at).nonzero().flatten() for part, at in drawn.items()}
+
+
+def copies(
+    hashes: Mapping[str, Sequence[int]], rows: Mapping[str, tuple[str, Tensor]]
+) -> list[str]:
+    """Note samples outside the training set that are equal to one in it."""
+    of = {part: [hashes[source][row] for row in at.tolist()] for part, (source, at) in rows.items()}
+    trained = {*of.pop("train")}
+    counts = {part: sum(each in trained for each in of_part) for part, of_part in of.items()}
+    equal = [f"{count} of {len(of[part])} in {part}" for part, count in counts.items() if count]
+    drawn = any(source == "train" and counts.get(part) for part, (source, _) in rows.items())
+    together = ", or keep those with alike names in one part with group_by" if drawn else ""
+    text = f"equal to training images, so that scores are too good: {' and '.join(equal)}"
+    return [f"{text}; remove the copies{together}"] if equal else []
 
 
 def lookalikes(classes: Sequence[str]) -> list[str]:

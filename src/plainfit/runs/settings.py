@@ -59,6 +59,10 @@ class DataSettings:
     resize: Annotated[
         str | None, "Fit images of another shape: crop (default), pad with black, or squash."
     ] = None
+    group_by: Annotated[
+        str | None,
+        "Draw images with the same file name up to the last of these, such as _, as one.",
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
