@@ -49,12 +49,11 @@ def find_images(root: Path, target: str | None = None) -> tuple[list[File], list
         if not files:
             raise DataError(f"{folder} must hold images of class {label!r}, and it is empty")
         found += [(part, label, path) for path in files]
-        homes = [Path(path).parent for path in files]
-        nested.update(str(home.relative_to(root)) for home in homes if home != folder)
+        nested.update(home for home in map(home_of, files) if home != str(folder))
     if not found:
         raise DataError(f"{root} must have a folder of images for each class, and has only runs")
     if nested:
-        notes.append(f"images in folders within a class belong to it: {counted(nested)}")
+        notes.append(f"images in folders within a class belong to it: {counted(root, nested)}")
     notes += missed(root, {path for *_, path in found}, runs, apart)
     if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
@@ -170,7 +169,8 @@ def missed(
 ) -> list[str]:
     """Count the runs and images that are left out."""
     passed = {os.path.normpath(path) for path in [*runs, *map(str, apart)]}
-    homes = {home for path in used for home in (Path(path).parent, Path(path).parent.parent)}
+    holding = {Path(home) for home in {*map(home_of, used)}}
+    holding |= {home.parent for home in holding}
     counts = Counter[str]()
     for place, folders, names in os.walk(root):
         home = Path(place)
@@ -179,19 +179,24 @@ def missed(
             continue
         linked = [name for name in folders if (home / name).is_symlink()]
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
-        counts[str(home.relative_to(root))] += sum(home / name not in homes for name in linked)
-        counts[str(home.relative_to(root))] += sum(str(home / name) not in used for name in images)
+        counts[place] += sum(home / name not in holding for name in linked)
+        counts[place] += sum(str(home / name) not in used for name in images)
     notes = [f"{len(runs)} run folders within the data are left out"] if runs else []
     if +counts:
         notes.append(
             "images and linked folders are left out (hidden, not in the folder of a class, or in "
-            f"one that begins with _ or .): {counted(+counts)}"
+            f"one that begins with _ or .): {counted(root, +counts)}"
         )
     return notes
 
 
-def counted(counts: Mapping[str, int]) -> str:
-    return shortened([f"{count} in {place}" for place, count in sorted(counts.items())])
+def home_of(path: str) -> str:
+    return path.rpartition(os.sep)[0]  # for each file: no Path is made
+
+
+def counted(root: Path, counts: Mapping[str, int]) -> str:
+    places = {os.path.relpath(place, root): count for place, count in counts.items()}
+    return shortened([f"{count} in {place}" for place, count in sorted(places.items())])
 
 
 def subfolders(root: Path) -> list[Path]:

@@ -380,9 +380,9 @@ def copies(
     counts = {part: sum(each in trained for each in of_part) for part, of_part in of.items()}
     equal = [f"{count} of {len(of[part])} in {part}" for part, count in counts.items() if count]
     drawn = any(source == "train" and counts.get(part) for part, (source, _) in rows.items())
-    together = ", or keep those with alike names in one part with group_by" if drawn else ""
-    text = f"equal to training images, so that scores are too good: {' and '.join(equal)}"
-    return [f"{text}; remove the copies{together}"] if equal else []
+    together = ", or keep those of alike names in one part with group_by" if drawn else ""
+    text = "are equal to training images, and raise the scores; remove the copies"
+    return [f"images {text}{together}: {' and '.join(equal)}"] if equal else []
 
 
 def lookalikes(classes: Sequence[str]) -> list[str]:
