@@ -20,13 +20,13 @@ SEVERAL = ("|", ";")  # between labels; a comma may be in the name of a class
 def find_label_file(root: Path, folders: Sequence[Path]) -> Path | None:
     """Return the file in a folder, or beside one without folders.
 
-    One in a folder with several folders is the labels of images only if it has names of files.
+    In a folder with several folders, a table without names of files says something else.
     """
-    if len(folders) > 1 and (path := root / NAME).is_file():
-        names, _ = read_rows(path)
-        return path if usual(names, FILES) else None
     places = [root] if folders else [root, root.parent]
-    return next((place / NAME for place in places if (place / NAME).is_file()), None)
+    found = next((place / NAME for place in places if (place / NAME).is_file()), None)
+    if found and len(folders) > 1 and not usual(read_rows(found)[0], FILES):
+        return None
+    return found
 
 
 def read_labels(
@@ -60,11 +60,13 @@ def read_labels(
                 "labels of an image are not supported yet)"
             )
     if wrong:
-        raise DataError(f"{path}: each row must give an image one label: {listed(wrong)}")
+        raise DataError(
+            f"{path}: each row must give an image one label: {shortened(wrong, MOST_NAMED)}"
+        )
     if 2 * len(lost) > len(rows):
         raise DataError(
             f"{path}: rows must name images in {path.parent} or below, and {len(lost)} of "
-            f"{len(rows)} do not: {listed(lost)}; mend the names, or move the file away"
+            f"{len(rows)} do not: {shortened(lost, MOST_NAMED)}; mend them, or move the file away"
         )
     notes = [f"labels are the column {chosen!r} of {path}"]
     if lost:
@@ -131,7 +133,3 @@ def named(images: Sequence[str], home: Path) -> Mapping[str, list[str]]:
 
 def key_of(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")
-
-
-def listed(names: Sequence[str]) -> str:
-    return shortened(names, MOST_NAMED)

@@ -75,7 +75,7 @@ def labelled_images(
     if (count := without.total()) > len(labels):
         raise DataError(
             f"{path} must have a row for each image, and {count} of {count + len(labels)} in "
-            f"{root} have none; add them, or move the images away"
+            f"{root} have none; add them, or move these images or the file away"
         )
     if count:
         notes.append(f"{count} of {count + len(labels)} images have no row in {NAME}: left out")
