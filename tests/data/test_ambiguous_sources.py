@@ -298,6 +298,7 @@ def pictures(tmp_path):
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
         ("train/cat train/dog Train/cat", "or a part twice"),
         ("train/cat train/dog test/cat test/bird", "in the training set; missing: 'bird'"),
+        ("train/Cat train/dog test/cat test/dog", "missing: 'cat'; did you mean 'Cat'"),
         ("train/cat test/cat", "at least two classes, got"),
         (
             "photos/train/cat photos/train/dog",

@@ -114,7 +114,10 @@ def test_numbers_and_unknown_columns_are_refused(folder):
         open_data(root)
     with pytest.raises(PlainfitError, match=r"no column 'lable'; did you mean 'label'\?"):
         open_data(root, target="lable")
-    folder(images, ["file,label", "0.png,a", "1.png,b"])
+    folder([], ["file,label"])
+    with pytest.raises(PlainfitError, match=r"30 of 30 in .* have none; add them"):
+        open_data(root)
+    folder([], ["file,label", "0.png,a", "1.png,b"])
     with pytest.raises(PlainfitError, match=r"28 of 30 in .* have none; add them"):
         open_data(root)
 

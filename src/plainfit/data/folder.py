@@ -98,10 +98,10 @@ class Storage(NamedTuple):
 
 def read_folder(
     root: Path,
-    split_seed: int = 0,
+    split_seed: int,
+    memory_budget: int,
     image_size: int | None = None,
     skip_bad: bool = False,
-    memory_budget: int = 2048,
     image_mode: str | None = None,
     resize: str | None = None,
     target: str | None = None,
@@ -176,7 +176,7 @@ def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
 def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
     """Number the groups of files whose names are the same up to the last mark."""
     names = [Path(path).stem for path in paths]
-    if not mark or not any(mark in name for name in names):
+    if names and not (mark and any(mark in name for name in names)):
         raise ConfigError(
             f"must be in the names of files, such as {names[0]!r}, and {mark!r} is in none of "
             f"{len(names)}",

@@ -72,7 +72,7 @@ def labelled_images(
     apart = [f for f in folders if is_unlabelled(f) and f.name in without.keys() - used]
     for folder in apart:
         del without[folder.name]
-    if (count := without.total()) > len(labels):
+    if (count := without.total()) > len(labels) or not labels:
         raise DataError(
             f"{path} must have a row for each image, and {count} of {count + len(labels)} in "
             f"{root} have none; add them, or move these images or the file away"

@@ -91,17 +91,8 @@ def open_data(
             return read_table(path, target, split_seed, memory_budget)
         from plainfit.data.folder import read_folder
 
-        return read_folder(
-            path,
-            split_seed,
-            image_size,
-            skip_bad,
-            memory_budget,
-            image_mode,
-            resize,
-            target,
-            group_by,
-        )
+        own = {name: value for name, value in given.items() if IMAGES in OWN[name]}
+        return read_folder(path, split_seed, memory_budget, **own)
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.common.errors import ConfigError, DataError
+from plainfit.common.errors import ConfigError, DataError, near_miss
 from plainfit.common.seeding import stream
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
@@ -421,7 +421,8 @@ def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]
     }
     if absent["train"]:
         names = ", ".join(map(repr, absent["train"]))
-        raise DataError(f"{name}: every class must be in the training set; missing: {names}")
+        near = near_miss(absent["train"][0], {*classes} - {*absent["train"]})
+        raise DataError(f"{name}: every class must be in the training set; missing: {names}{near}")
     return [
         f"{part} has no samples of {shortened([repr(label) for label in of_part])}"
         for part, of_part in absent.items()
