@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import plainfit.data.folder
+import plainfit.data.decoding
 from fuzzing import Format
 from mutations import mend_png
 from plainfit.data.datasets import ImageDataset
@@ -261,12 +261,12 @@ def images(folder: Path) -> Format:
 
     def read(content: bytes) -> DataSplits:
         file.write_bytes(content)
-        with mock.patch.object(plainfit.data.folder, "MOST_PIXELS", 10**6):  # 25 times quicker
+        with mock.patch.object(plainfit.data.decoding, "MOST_PIXELS", 10**6):  # 25 times quicker
             return open_data(folder / "images", memory_budget=1)  # some are read lazily
 
     corpus = []
     for mode in ("L", "RGB", "P", "RGBA", "1"):
-        for kind in ("PNG", "JPEG", "WEBP", "BMP"):
+        for kind in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"):
             out = io.BytesIO()
             exif = Image.Exif()
             exif[0x0112] = 6
@@ -277,7 +277,8 @@ def images(folder: Path) -> Format:
     tokens = (
         b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"iCCP", b"acTL", b"zTXt", b"BM",
         b"\xff\xd8", b"\xff\xc0", b"\xff\xc2", b"\xff\xda", b"\xff\xe1", b"Exif\0\0II*\0",
-        b"RIFF", b"VP8 ", b"VP8L", b"VP8X", b"EXIF", b"ANIM", b"\x89PNG\r\n\x1a\n",
+        b"RIFF", b"GIF89a", b"II*\0", b"VP8 ", b"VP8L", b"VP8X", b"EXIF", b"ANIM",
+        b"\x89PNG\r\n\x1a\n",
     )  # fmt: skip
 
     def wrap(content: bytes, number: int) -> bytes:

@@ -170,30 +170,29 @@ def seconds_of(command):
 OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
-        --memory-budget --model --model-args --momentum --nesterov --no-keep-memory
-        --optimizer --out --overfit-one-batch --patience --precision --preset --schedule
-        --seed --skip-bad --split-seed --target --threads --time-limit --track
-        --weight-decay""",
+        --epochs --fused --group-by --help --image-mode --image-size --json --keep-memory
+        --label-smoothing --lr --memory-budget --model --model-args --momentum --nesterov
+        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision --preset
+        --resize --schedule --seed --skip-bad --split-seed --target --threads --time-limit
+        --track --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --detect-anomaly
-        --device --drop-last --epochs --freeze-epochs --fused --gradual --help --image-size --json
-        --keep-memory --label-smoothing --lr --lr-ratio --memory-budget --model
-        --model-args --momentum --nesterov --no-keep-memory --optimizer --out
-        --overfit-one-batch --patience --precision --schedule --seed --skip-bad
+        --checkpoint-every --clip --compile --data --data-dir --debug --detect-anomaly --device
+        --drop-last --epochs --freeze-epochs --fused --gradual --group-by --help --image-mode
+        --image-size --json --keep-memory --label-smoothing --lr --lr-ratio --memory-budget
+        --model --model-args --momentum --nesterov --no-keep-memory --optimizer --out
+        --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
         --split-seed --target --threads --time-limit --track --trust-code --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
-    "lr-find": """--batch-size --data --data-dir --debug --device --drop-last --help --image-size
-        --json --memory-budget --model --momentum --optimizer --picture --seed --skip-bad
-        --split-seed --target""",
+    "lr-find": """--batch-size --data --data-dir --debug --device --drop-last --group-by --help
+        --image-mode --image-size --json --memory-budget --model --momentum --optimizer
+        --picture --resize --seed --skip-bad --split-seed --target""",
     "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
         --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --help --image-size --json --keep-memory --label-smoothing --lr
-        --memory-budget --mode --model --model-args --momentum --monitor --nesterov
-        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
-        --pruner --repeat --schedule --search --seed --seeds --skip-bad --space
-        --split-seed --storage --target --threads --time-limit --track --trials
-        --weight-decay""",
+        --epochs --fused --group-by --help --image-mode --image-size --json --keep-memory
+        --label-smoothing --lr --memory-budget --mode --model --model-args --momentum --monitor
+        --nesterov --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
+        --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad --space
+        --split-seed --storage --target --threads --time-limit --track --trials --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
@@ -201,10 +200,10 @@ OPTIONS = {
     "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
     "cache": "--clear --debug --help --json",
     "predict": "--augment --debug --help --json --trust-code --tta",
-    "augment": """--augment --data-dir --debug --help --image-size --json --memory-budget --picture
-        --seed --skip-bad --split-seed --target""",
-    "data": """--data-dir --debug --help --image-size --json --memory-budget --only --picture
-        --skip-bad --split-seed --target --write""",
+    "augment": """--augment --data-dir --debug --group-by --help --image-mode --image-size --json
+        --memory-budget --picture --resize --seed --skip-bad --split-seed --target""",
+    "data": """--data-dir --debug --group-by --help --image-mode --image-size --json
+        --memory-budget --only --picture --resize --skip-bad --split-seed --target --write""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

@@ -287,16 +287,23 @@ def pictures(tmp_path):
     ("folders", "says"),
     [
         ("bus car train/steam train/diesel", "bus, car would be neither"),
-        ("train/cat train/dog test", "test would be neither"),
-        ("train/cat train/dog unlabeled", "unlabeled would be neither"),
+        ("train/cat train/dog valid", "valid would be neither"),
+        ("train/cat train/dog more", "more would be neither"),
+        ("cat/old cat/new dog/old dog/new", "hold the same ones, new, old; call the parts train"),
+        ("train/cat/old train/cat/new train/dog/old train/dog/new", "train: parts cannot be told"),
+        ("cat/val cat/valid cat/train dog/val dog/valid dog/train", "cannot be told from classes"),
         ("train test", "test, train would be neither"),
         ("training_set/cat training_set/dog test_set/cat test_set/dog", "the same ones, cat, dog"),
         ("test/cat test/dog valid/cat valid/dog", "test, valid would be neither"),
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
         ("train/cat train/dog Train/cat", "or a part twice"),
         ("train/cat train/dog test/cat test/bird", "in the training set; missing: 'bird'"),
+        ("train/Cat train/dog test/cat test/dog", "missing: 'cat'; did you mean 'Cat'"),
         ("train/cat test/cat", "at least two classes, got"),
-        ("photos/train/cat photos/train/dog", "at least two classes, got"),
+        (
+            "photos/train/cat photos/train/dog",
+            "got only 'photos', .* open .*/photos$",
+        ),
     ],
 )
 def test_folders_that_are_parts_and_classes_are_refused(pictures, folders, says):
@@ -318,6 +325,29 @@ def test_folders_that_are_parts_and_classes_are_refused(pictures, folders, says)
             "Training/cat Training/dog Testing/cat Testing/dog",
             {"train": 20, "valid": 4, "test": 24},
             [],
+        ),
+        (
+            "trn/cat trn/dog DEV/cat DEV/dog test/cat test/dog",
+            {"train": 24, "valid": 24, "test": 24},
+            [],
+        ),
+        (
+            "cat/train cat/test dog/train dog/test",
+            {"train": 20, "valid": 4, "test": 24},
+            ["each class has folders that are its parts: test, train"],
+        ),
+        (
+            "train/cat train/dog test",
+            {"train": 16, "valid": 4, "test": 4},
+            [
+                "12 images in test have no class and are kept for plainfit predict RUN ",
+                "/test/*.png; the test set is drawn from the training images",
+            ],
+        ),
+        (
+            "train/cat train/dog testing/cat testing/dog Unlabelled",
+            {"train": 20, "valid": 4, "test": 24},
+            ["12 images in Unlabelled have no class and are kept for plainfit predict RUN "],
         ),
         (
             "train/cat train/dog test/cat",

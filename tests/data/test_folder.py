@@ -1,16 +1,25 @@
 """A folder of images gives the pixels that Pillow gives, however many processes read it."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-from plainfit import PlainfitError, get_data, open_data
-from plainfit.data import folder
-from plainfit.data.folder import find_images
+from ejecting import differing, run_here
+from plainfit import PlainfitError, get_data, open_data, predict
+from plainfit.data import decoding, folder, processes
+from plainfit.data.decoding import read_image
+from plainfit.data.layout import find_images
+from plainfit.eject import eject_run
+from plainfit.eject.verify import outcome_of
+from plainfit.runs.folder import open_run, read_record
+from plainfit.runs.predict import predict_images
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # from Python 3.12 on
 SIZE = (13, 9)
@@ -23,11 +32,11 @@ FORMATS = {
 
 
 @pytest.fixture(autouse=True)
-def processes(request, monkeypatch):
+def workers(request, monkeypatch):
     """Files are decoded here, where a test does not ask for more processes."""
     count = getattr(request, "param", 1)
-    monkeypatch.setattr(folder, "cores", lambda: count)
-    monkeypatch.setattr(folder, "FEW", 4)
+    monkeypatch.setattr(processes, "cores", lambda: count)
+    monkeypatch.setattr(processes, "FEW", 4)
 
 
 def save(path, mode, size=SIZE, seed=0, orientation=None):
@@ -44,7 +53,13 @@ def save(path, mode, size=SIZE, seed=0, orientation=None):
 def reference(path, size, mode):
     """The pixels by Pillow alone: (channels, height, width)."""
     with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened).convert(mode)
+        image = ImageOps.exif_transpose(opened)
+    if "A" in image.getbands():  # as on white
+        bands = np.array(image).astype(float)
+        share = bands[..., -1:] / 255
+        seen = bands[..., :-1] * share + 255 * (1 - share)
+        image = Image.fromarray(np.rint(seen).astype(np.uint8).squeeze())
+    image = image.convert(mode)
     if image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     pixels = np.array(image)
@@ -52,7 +67,7 @@ def reference(path, size, mode):
 
 
 def check(root, size, mode, **options):
-    """Compare every pixel of the training images with Pillow's, in memory and lazily."""
+    """Compare all pixels of training images with Pillow's, in memory and lazily; return notes."""
     shutil.copytree(root / "train", root / "valid", dirs_exist_ok=True)
     paths = [path for path in sorted((root / "train").rglob("*")) if path.is_file()]
     wanted = torch.from_numpy(np.stack([reference(path, size, mode) for path in paths]))
@@ -68,7 +83,9 @@ def check(root, size, mode, **options):
     x, y = lazy.train[5]
     assert torch.equal(x * 256, wanted[5].float())
     assert y == kept.train.tensors[1][5]
-    return kept
+    *notes, equal = kept.notes
+    assert equal.endswith(f"remove the copies: {len(paths)} of {len(paths)} in valid")
+    return notes
 
 
 @pytest.mark.parametrize(
@@ -81,17 +98,19 @@ def test_images_of_one_size(tmp_path, modes, mode):
         chosen = modes[i // 10 % len(modes)]
         suffix = FORMATS[chosen][i % len(FORMATS[chosen])]
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", chosen, seed=i)
-    assert not check(tmp_path, SIZE, mode).notes
+    notes = check(tmp_path, SIZE, mode)
+    clear = sum("A" in modes[i // 10 % len(modes)] for i in range(30)) * 2  # in both parts
+    assert notes == [f"{clear} of 60 images have transparency: drawn on white"] * bool(clear)
     check(tmp_path, (8, 8), mode, image_size=8)
 
 
-@pytest.mark.parametrize("processes", [1, 3], indirect=True)
+@pytest.mark.parametrize("workers", [1, 3], indirect=True)
 @pytest.mark.parametrize("odd", [0, 3, 29])
 def test_images_of_which_one_has_another_size(tmp_path, odd):
     for i in range(30):
         size = (30, 40) if i == odd else (70, 65)
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "L", size, i)
-    assert "differ in size" in check(tmp_path, (64, 64), "L").notes[0]
+    assert "differ in size" in check(tmp_path, (64, 64), "L")[0]
 
 
 def test_images_are_turned_as_their_exif_says(tmp_path):
@@ -99,17 +118,17 @@ def test_images_are_turned_as_their_exif_says(tmp_path):
         suffix = (".png", ".jpg", ".webp")[i % 3]
         size = SIZE[::-1] if i % 9 >= 5 else SIZE
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}{suffix}", "RGB", size, i, i % 9)
-    assert not check(tmp_path, SIZE, "RGB").notes
+    assert not check(tmp_path, SIZE, "RGB")
 
 
 def test_large_files(tmp_path):
     for i in range(12):
         save(tmp_path / "train" / "ab"[i % 2] / f"{i:02}.png", "RGB", (200, 200), i)
-    assert (tmp_path / "train/a/00.png").stat().st_size > folder.SMALL
+    assert (tmp_path / "train/a/00.png").stat().st_size > decoding.SMALL
     check(tmp_path, (200, 200), "RGB")
 
 
-@pytest.mark.parametrize("processes", [1, 3], indirect=True)
+@pytest.mark.parametrize("workers", [1, 3], indirect=True)
 def test_bad_files_are_named_wherever_they_are(tmp_path):
     for i in range(40):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
@@ -131,12 +150,12 @@ def test_each_file_is_read_once_where_all_are_alike(tmp_path, monkeypatch):
     for i in range(10):
         save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
     opened = []
-    monkeypatch.setattr(folder, "cores", lambda: 1)
+    monkeypatch.setattr(processes, "cores", lambda: 1)
     monkeypatch.setattr(
         folder, "open_image", lambda p, f=folder.open_image: opened.append(p) or f(p)
     )
     open_data(tmp_path)
-    assert sorted(opened[1:]) == sorted(map(str, tmp_path.rglob("*.png")))
+    assert sorted(opened) == sorted(map(str, tmp_path.rglob("*.png")))
 
 
 def test_files_are_found_in_the_order_of_their_paths(tmp_path):
@@ -147,7 +166,8 @@ def test_files_are_found_in_the_order_of_their_paths(tmp_path):
     (tmp_path / "one/0/broken.png").symlink_to(tmp_path / "none")
     (tmp_path / "one/0/linked.png").symlink_to(tmp_path / "one/0/b.png")
     (tmp_path / "one/0/loop").symlink_to(tmp_path / "one")
-    found = [path for *_, path in find_images(tmp_path / "one")[0]]
+    save(tmp_path / "one" / "1" / "x.png", "L")
+    found = [path for _, label, path in find_images(tmp_path / "one")[0] if label == "0"]
     wanted = ".d/x.png b/x.png b/y/x.png b-c/x.png b.png c/Z.png c/a.png linked.png"
     assert found == [str(tmp_path / "one/0" / name) for name in wanted.split()]
 
@@ -156,7 +176,7 @@ def test_runs_within_the_data_are_no_data(tmp_path, trained_run, monkeypatch):
     """Below the data as classes are, below a class, and one that begins; a class of none stays."""
     for label in ("cat", "dog"):
         for number in range(6):
-            save(tmp_path / label / f"{number}.png", "L", seed=number)
+            save(tmp_path / label / f"{number}.png", "L", seed=number + 6 * (label == "dog"))
     before = open_data(tmp_path)
     places = ["runs/first", "studies/one/0000", "cat/run", "dog/deep/er"]
     for place in places:
@@ -177,3 +197,159 @@ def test_runs_within_the_data_are_no_data(tmp_path, trained_run, monkeypatch):
     shutil.rmtree(tmp_path / "dog")
     with pytest.raises(PlainfitError, match="has only runs"):
         open_data(tmp_path)
+
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8)
+DEEP = np.arange(117, dtype=np.uint16).reshape(9, 13) * 560  # up to 64,960
+FRAMES = [Image.fromarray(COLOURS[::step]).resize(SIZE, 0) for step in (1, -1)]
+
+
+def half_clear(kind):
+    """The upper half of an image is seen, the lower is transparent."""
+    image = Image.fromarray(COLOURS).quantize(200) if kind == "P" else Image.fromarray(COLOURS)
+    seen = np.array(image.convert("RGB"))
+    if kind == "P":
+        image.info["transparency"] = 3
+        seen[np.array(image) == 3] = 255
+        return image, seen
+    alpha = np.full(SIZE[::-1], 255, np.uint8)
+    alpha[4:], seen[4:] = 0, 255
+    image.putalpha(Image.fromarray(alpha))
+    return image, seen
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "seen", "note"),
+    [
+        ("rgba.png", *half_clear("RGBA"), "have transparency: drawn on white"),
+        ("palette.png", *half_clear("P"), "have transparency: drawn on white"),
+        ("deep.png", Image.fromarray(DEEP), np.rint(DEEP / 257), "have 16 bits a pixel: scaled"),
+        ("deep.tiff", Image.fromarray(DEEP), np.rint(DEEP / 257), "have 16 bits a pixel: scaled"),
+        ("cmyk.tif", Image.fromarray(COLOURS).convert("CMYK"), COLOURS, "are CMYK: converted"),
+        ("pages.tif", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("moving.png", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("moving.webp", FRAMES, COLOURS, "have several frames: the first is used"),
+        ("gray.gif", Image.fromarray(COLOURS[..., 0]), COLOURS[..., 0], None),
+        ("naïve 図.png", Image.fromarray(COLOURS), COLOURS, None),
+    ],
+)
+def test_each_kind_of_image_is_read_as_it_looks(tmp_path, name, image, seen, note):
+    """By a training and by predict; the one odd image is noted, and the others have no note."""
+    for label in "ab":
+        for i in range(4):
+            save(tmp_path / label / f"{i}.png", "L" if seen.ndim == 2 else "RGB", seed=i)
+    first, *more = image if isinstance(image, list) else [image]
+    options = {"lossless": True} if name.endswith("webp") else {}
+    options |= {"save_all": True, "append_images": more} if more else {}
+    if "transparency" in first.info:
+        options["transparency"] = first.info["transparency"]
+    first.save(tmp_path / "a" / name, **options)
+    wanted = seen[None] if seen.ndim == 2 else seen.transpose(2, 0, 1)
+    data = open_data(tmp_path)
+    notes = [text for text in data.notes if text.startswith(f"1 of 9 images {note}")]
+    assert len(notes) == bool(note) <= len(data.notes)
+    xb = torch.cat([part.tensors[0] for part in data.parts().values()])
+    assert (xb == torch.from_numpy(wanted)).flatten(1).all(1).any()
+    assert np.array_equal(read_image(tmp_path / "a" / name, wanted.shape), wanted)
+
+
+def test_images_that_cannot_be_read_say_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    for i in range(12):
+        save(tmp_path / "ab"[i % 2] / f"{i:02}.png", "L", seed=i)
+        (tmp_path / "ab"[i % 2] / f"{i:02}.heic").write_bytes(bytes(4) + b"ftypheic" + bytes(99))
+    Image.fromarray(DEEP.astype(np.float32)).save(tmp_path / "a" / "00.tif")
+    with pytest.raises(PlainfitError, match="13 of 25 are not") as caught:
+        open_data(tmp_path)
+    for text in (
+        "a/00.heic (HEIC, which needs a package: pip install pillow-heif), ",
+        "a/00.tif (32 bits per pixel; save it with 8 or 16), ",
+        " and 3 more; repair",
+    ):
+        assert text in str(caught.value)
+
+
+def test_drawings_in_the_alpha_channel_are_learned_and_ejected(tmp_path):
+    for label, shape in (("circle", "ellipse"), ("square", "rectangle")):
+        for i in range(40):
+            image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+            getattr(ImageDraw.Draw(image), shape)((i % 4, i // 20, 12, 12), fill="black")
+            (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "data" / label / f"{i}.png")
+    config = RunConfig(data=str(tmp_path / "data"), model="cnn", epochs=25, out=tmp_path / "run")
+    assert train(config, echo=None).test["accuracy"] > 0.9
+    script = eject_run(tmp_path / "run", tmp_path / "script.py").path
+    losses, weights = run_here(script)
+    outcome = outcome_of(tmp_path / "run", read_record(tmp_path / "run"))
+    assert (losses, differing(weights, outcome.weights)) == (outcome.losses, [])
+    (row,) = predict_images(open_run(tmp_path / "run"), [tmp_path / "data/circle/0.png"])
+    assert row["class"] == "circle"
+
+
+@pytest.mark.parametrize("mode", ["gray", "rgb"])
+@pytest.mark.parametrize("resize", [None, "crop", "pad", "squash"])
+def test_mode_and_shape_are_as_set(tmp_path, mode, resize):
+    """In memory, lazily and for new images; pixels as Pillow makes them step by step."""
+    for i in range(8):
+        save(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", "L" if mode == "rgb" else "RGB", seed=i)
+    shutil.copytree(tmp_path / "train", tmp_path / "valid")
+    options = {"image_mode": mode, "resize": resize, "image_size": 6}
+    kept = open_data(tmp_path, **options)
+    lazy = open_data(tmp_path, memory_budget=0, **options)
+    path = tmp_path / "train/a/4.png"
+    with Image.open(path) as opened:
+        image = opened.convert("L" if mode == "gray" else "RGB")  # 13 x 9
+    if resize == "pad":
+        wanted = Image.new(image.mode, (6, 6))
+        wanted.paste(image.resize((6, 4), Image.Resampling.BILINEAR), (0, 1))
+    else:
+        box = None if resize == "squash" else (2, 0, 11, 9)
+        wanted = image.resize((6, 6), Image.Resampling.BILINEAR, box=box)
+    wanted = np.array(wanted)[None] if mode == "gray" else np.array(wanted).transpose(2, 0, 1)
+    assert np.array_equal(kept.train.tensors[0][2], wanted)
+    assert torch.equal(lazy.train[2][0] * 256, torch.from_numpy(wanted).float())
+    assert np.array_equal(read_image(path, wanted.shape, resize), wanted)
+
+
+def test_predict_reads_images_as_the_run_was_set_to(tmp_path):
+    for i in range(20):
+        save(tmp_path / "data" / "ab"[i % 2] / f"{i}.png", "RGB", seed=i)
+    config = RunConfig(
+        data=str(tmp_path / "data"), image_mode="gray", resize="pad", image_size=8,
+        model="logistic", epochs=1, out=tmp_path / "run",
+    )  # fmt: skip
+    train(config, echo=None)
+    run = open_run(tmp_path / "run")
+    assert read_record(run.folder)["config"]["resize"] == "pad"
+    paths = sorted((tmp_path / "data" / "a").iterdir())
+    pixels = np.stack([read_image(path, (1, 8, 8), "pad") for path in paths])
+    assert torch.equal(predict(run, paths), predict(run, pixels))
+    assert not torch.equal(predict(run, paths), predict(run, pixels[:, :, ::-1].copy()))
+
+
+@pytest.mark.parametrize("budget", [0, 2048])
+def test_copies_in_several_parts_are_noted_and_kept_together(tmp_path, budget):
+    for i in range(20):
+        for copy in range(5):
+            save(tmp_path / "ab"[i % 2] / f"{i}-{copy}.png", "L", seed=i)
+    data = open_data(tmp_path, memory_budget=budget)
+    parts = {name: [x.numpy().tobytes() for x, _ in part] for name, part in data.parts().items()}
+    equal = {n: sum(x in parts["train"] for x in parts[n]) for n in ("valid", "test")}
+    assert min(equal.values()) > 0
+    found = f"group_by: {equal['valid']} of 16 in valid and {equal['test']} of 16 in test"
+    assert data.notes[-1].endswith(found)
+    data = open_data(tmp_path, memory_budget=budget, group_by="-")
+    assert "equal" not in " ".join(data.notes)
+    parts = {name: {x.numpy().tobytes() for x, _ in part} for name, part in data.parts().items()}
+    assert [len(parts[name]) for name in ("train", "valid", "test")] == [12, 4, 4]
+    assert len(set.union(*parts.values())) == 20
+    assert data.class_counts() == {"train": [30, 30], "valid": [10, 10], "test": [10, 10]}
+    with pytest.raises(PlainfitError, match=r"such as '0-0', and '_' is in none of 100$"):
+        open_data(tmp_path, group_by="_")
+    (tmp_path / "b").rename(tmp_path / "bb")
+    for part in ("train", "valid"):
+        shutil.copytree(tmp_path / "a", tmp_path / "parts" / part / "a")
+        shutil.copytree(tmp_path / "bb", tmp_path / "parts" / part / "b")
+    with pytest.raises(PlainfitError, match="group_by is for parts that are drawn"):
+        open_data(tmp_path / "parts", group_by="-")
+    assert "100 of 100 in valid" in open_data(tmp_path / "parts").notes[-1]

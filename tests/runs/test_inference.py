@@ -297,7 +297,7 @@ def test_a_run_takes_images_as_its_training_did(trained_run, images):
         (torch.zeros(5, 64), r"must have the shape \(1, 8, 8\) of the training's, got \(64"),
         (pd.DataFrame({"a": [1]}), "DataFrame is a table, and .* on values bytes / 256"),
         ("nowhere.csv", "the data must exist, and there is no file or folder nowhere.csv"),
-        (["a.png", "b.gif"], r"2 are not: a.png \(no such file\); b.gif \(not a .png"),
+        (["a.png", "b.svg"], r"2 are not: a.png \(no such file\); b.svg \(not a .png"),
     ],
 )
 def test_a_run_refuses_other_values(trained_run, data, message):

@@ -186,7 +186,8 @@ def data(
     if write is not None:
         classes = [] if only is None else [name.strip() for name in only.split(",")]
         write_folder(splits, write, classes)
-        source, splits = str(write), open_data(write, **options)
+        kept = {name: options[name] for name in ("split_seed", "memory_budget")}
+        source, splits = str(write), open_data(write, **kept)
     path = picture or Path(f"{Path(source).name.split('.')[0]}-samples.png")
     check_output(path)
     draw_samples(splits, path)

@@ -1,16 +1,31 @@
 """`open_data`: from a name or a path to datasets."""
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from plainfit.common.errors import DataError, unknown_name
+from plainfit.common.errors import ConfigError, DataError, unknown_name
 from plainfit.data.splits import DataSplits, make_splits
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+IMAGES, NPY = "a folder of images", "a folder of .npy files"
+NPZ, TABLE, PICKLE = "an .npz file", "a table", "a pickle"
 TABLES = (".csv", ".parquet", ".arrow", ".feather")
-FILES = (".npz", *TABLES, ".pkl", ".pkl.gz")
+KINDS = {NPZ: (".npz",), TABLE: TABLES, PICKLE: (".pkl", ".pkl.gz")}  # by the end of a name
+NAMES = ("digits", "mnist", "fashion-mnist")
+# The settings that only some data has.
+OWN = {
+    "data_dir": NAMES[1:],
+    "target": (TABLE, IMAGES),
+    "image_size": (IMAGES,),
+    "skip_bad": (IMAGES,),
+    "image_mode": (IMAGES,),
+    "resize": (IMAGES,),
+    "group_by": (IMAGES,),
+}
 
 
 def open_data(
@@ -22,6 +37,9 @@ def open_data(
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
+    image_mode: str | None = None,
+    resize: str | None = None,
+    group_by: str | None = None,
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
@@ -31,50 +49,85 @@ def open_data(
             `mnist.pkl.gz`. A `Path` is always a path; a str that is a name is that name, so write
             `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
-        target: the column to predict in a table.
+        target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
         split_seed: seed of the split, for data without one.
         image_size: pixels per side to fit the images of a folder to.
         skip_bad: leave out images of a folder that cannot be read.
         memory_budget: MiB that a folder or an Arrow table may take in memory; larger data is read
             from disk as it is used, and then only the kernel's page cache grows.
+        image_mode: `gray` or `rgb` for the images of a folder; by default gray if all are.
+        resize: what becomes of images of another shape: `crop` to the centre (the default), `pad`
+            with black, or `squash`.
+        group_by: a text such as `_`: images of a folder whose file names are the same up to the
+            last one stay in one part.
 
     Raises:
+        ConfigError: if a setting is for other data than this.
         DataError: if there is no such data, or it cannot be trained on.
 
     >>> open_data("digits").counts()
     {'train': 1259, 'valid': 269, 'test': 269}
     """
+    given = {name: value for name, value in locals().items() if name in OWN}
     from plainfit.data import arrays, mnist
 
-    if source == "digits":
-        return read_digits(split_seed)
+    path = Path(source)
+    try:
+        kind = kind_of(source)
+        check_options(source, kind, given)
+        if kind == "digits":
+            return read_digits(split_seed)
+        if kind in NAMES:
+            return mnist.read_idx_set(kind, data_dir)
+        if kind == NPY:
+            return arrays.read_npy_folder(path, split_seed, memory_budget)
+        if kind == NPZ:
+            return arrays.read_npz(path, split_seed)
+        if kind == PICKLE:
+            return mnist.read_mnist_pickle(path)
+        if kind == TABLE:
+            from plainfit.data.table import read_table
+
+            return read_table(path, target, split_seed, memory_budget)
+        from plainfit.data.folder import read_folder
+
+        own = {name: value for name, value in given.items() if IMAGES in OWN[name]}
+        return read_folder(path, split_seed, memory_budget, **own)
+    except OSError as error:
+        raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
+
+
+def kind_of(source: str | Path) -> str:
+    """Return what a source is: one of the names, or words for a message."""
+    from plainfit.data.arrays import USUAL_FILES
+
     if isinstance(source, str) and source in NAMES:
-        return mnist.read_idx_set(source, data_dir)
+        return source
     path = Path(source)
     if not path.exists():
         if isinstance(source, str) and not path.suffix and len(path.parts) < 2:
             raise DataError(unknown_name("data", source, [*NAMES, "a path"]))
         name = f"; for the data of that name pass the str {str(path)!r}" * (str(path) in NAMES)
         raise DataError(f"the data must exist, and there is no file or folder {path}{name}")
-    name = path.name.lower()
-    try:
-        if path.is_dir() and any((path / file).is_file() for file in arrays.USUAL_FILES):
-            return arrays.read_npy_folder(path, split_seed, memory_budget)
-        if path.is_dir():
-            from plainfit.data.folder import read_folder
+    if path.is_dir():
+        return NPY if any((path / file).is_file() for file in USUAL_FILES) else IMAGES
+    for kind, endings in KINDS.items():
+        if path.name.lower().endswith(endings):
+            return kind
+    known = ", ".join(ending for endings in KINDS.values() for ending in endings)
+    raise DataError(f"{path} must be a folder or one of {known}")
 
-            return read_folder(path, split_seed, image_size, skip_bad, memory_budget)
-        if name.endswith(".npz"):
-            return arrays.read_npz(path, split_seed)
-        if name.endswith((".pkl", ".pkl.gz")):
-            return mnist.read_mnist_pickle(path)
-        if name.endswith(TABLES):
-            from plainfit.data.table import read_table
 
-            return read_table(path, target, split_seed, memory_budget)
-    except OSError as error:
-        raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
-    raise DataError(f"{path} must be a folder or one of {', '.join(FILES)}")
+def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:
+    """Refuse settings that this kind of data does not have."""
+    defaults = inspect.signature(open_data).parameters
+    for name, value in given.items():
+        if value != defaults[name].default and kind not in OWN[name]:
+            what = kind if kind in NAMES else f"{source}, {kind}"
+            raise ConfigError(
+                f"is for {' or '.join(OWN[name])}, and cannot be {value} for {what}; leave it out",
+                field=name,
+            )
 
 
 def read_digits(split_seed: int = 0) -> DataSplits:

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.common.errors import ConfigError, DataError
+from plainfit.common.errors import ConfigError, DataError, near_miss
 from plainfit.common.seeding import stream
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
 
 SHARE = 0.15  # of the samples, for validation and for testing each
 PARTS = {
-    "train": "train", "training": "train", "valid": "valid", "val": "valid",
-    "validation": "valid", "test": "test", "testing": "test",
+    "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
+    "validation": "valid", "dev": "valid", "test": "test", "testing": "test",
 }  # fmt: skip
 ALIKE = 16.0  # parts whose largest values are further apart than this factor are scaled differently
-FEW = 5  # names in a note
+FEW, MOST_NAMED = 5, 10  # names in a note, problems in an error
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels of an image
@@ -139,11 +139,14 @@ def make_splits(
     features: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    groups: Tensor | None = None,
+    hashes: Mapping[str, Sequence[int]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
-    `classes`, labels are named by their own values.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing; `groups`
+    numbers the rows of `train` that stay together. Without `classes`, labels are named by their own
+    values. Samples with the `hashes` of training samples are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -165,9 +168,10 @@ def make_splits(
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
         classes, encoded = encode_labels(name, given)
-    rows = split_rows(encoded, split_seed)
+    rows = split_rows(encoded, split_seed, groups)
     numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
     notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
+    notes += copies(hashes, rows) if hashes else []
     sets = {
         part: make_dataset(parts[source][0], encoded[source], at)
         for part, (source, at) in rows.items()
@@ -322,11 +326,16 @@ def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
         )
 
 
-def split_rows(encoded: Mapping[str, Tensor], seed: int) -> dict[str, tuple[str, Tensor]]:
+def split_rows(
+    encoded: Mapping[str, Tensor], seed: int, groups: Tensor | None = None
+) -> dict[str, tuple[str, Tensor]]:
     """Return (source part, rows) of each part; missing parts are drawn from `train`."""
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
-    drawn = draw_parts(encoded["train"], missing, seed)
+    if groups is None:
+        drawn = draw_parts(encoded["train"], missing, seed)
+    else:
+        drawn = draw_groups(encoded["train"], groups, missing, seed)
     return rows | {part: ("train", at) for part, at in drawn.items()}
 
 
@@ -353,6 +362,29 @@ def draw_parts(
     return rows
 
 
+def draw_groups(
+    labels: Tensor, groups: Tensor, names: Sequence[str], seed: int
+) -> dict[str, Tensor]:
+    """Draw whole groups, each as if it were its first row."""
+    firsts = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
+    drawn = draw_parts(labels[firsts], names, seed)
+    return {part: torch.isin(groups, at).nonzero().flatten() for part, at in drawn.items()}
+
+
+def copies(
+    hashes: Mapping[str, Sequence[int]], rows: Mapping[str, tuple[str, Tensor]]
+) -> list[str]:
+    """Note samples outside the training set that are equal to one in it."""
+    of = {part: [hashes[source][row] for row in at.tolist()] for part, (source, at) in rows.items()}
+    trained = {*of.pop("train")}
+    counts = {part: sum(each in trained for each in of_part) for part, of_part in of.items()}
+    equal = [f"{count} of {len(of[part])} in {part}" for part, count in counts.items() if count]
+    drawn = any(source == "train" and counts.get(part) for part, (source, _) in rows.items())
+    together = ", or keep those of alike names in one part with group_by" if drawn else ""
+    text = "are equal to training images, and raise the scores; remove the copies"
+    return [f"images {text}{together}: {' and '.join(equal)}"] if equal else []
+
+
 def lookalikes(classes: Sequence[str]) -> list[str]:
     """Note classes that differ only in case, spaces, or how letters or a number are written."""
     alike: dict[Decimal | str, list[str]] = {}
@@ -364,13 +396,13 @@ def lookalikes(classes: Sequence[str]) -> list[str]:
     return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []
 
 
-def shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str], most: int = FEW) -> str:
     """
     >>> shortened(["a", "b", "c", "d", "e", "f", "g"])
     'a, b, c, d, e and 2 more'
     """
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> list[str]:
@@ -389,7 +421,8 @@ def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]
     }
     if absent["train"]:
         names = ", ".join(map(repr, absent["train"]))
-        raise DataError(f"{name}: every class must be in the training set; missing: {names}")
+        near = near_miss(absent["train"][0], {*classes} - {*absent["train"]})
+        raise DataError(f"{name}: every class must be in the training set; missing: {names}{near}")
     return [
         f"{part} has no samples of {shortened([repr(label) for label in of_part])}"
         for part, of_part in absent.items()

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError, RunError, near_miss
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
-from plainfit.data.folder import SUFFIXES, files_under, find_images, read_all, read_image
+from plainfit.data.decoding import SUFFIXES, read_image
+from plainfit.data.layout import files_under, find_images
 from plainfit.data.open_data import TABLES
+from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
 from plainfit.data.table import (
     USUAL_TARGETS,
@@ -125,7 +127,7 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
         inside = [] if path.is_file() else files_under(path, [])
         images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
         return image_batches(run, [path] if path.is_file() else images, bs)
-    found, _ = find_images(path)
+    found, _ = find_images(path, run.config.target)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
     labels = numbers_of(run, [label for _, label, _ in found])
@@ -161,7 +163,9 @@ def image_batches(
     size = batch_of(shape, bs)
     for first in range(0, len(paths), size):
         batch = paths[first : first + size]
-        pixels, unreadable = read_all(batch, lambda path: read_image(path, shape))
+        pixels, unreadable = read_all(
+            batch, lambda path: read_image(path, shape, run.config.resize)
+        )
         bad |= unreadable
         if bad:
             continue

@@ -42,7 +42,7 @@ class DataSettings:
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
-    target: Annotated[str | None, "The column to predict, for a table."] = None
+    target: Annotated[str | None, "The column to predict, for a table or labels.csv."] = None
     image_size: Annotated[
         int | None, "Resize the images of a folder to N x N pixels.", Between(1, 5000)
     ] = None
@@ -53,6 +53,16 @@ class DataSettings:
         UP_TO_COUNT,
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one.", SEED] = 0
+    image_mode: Annotated[
+        str | None, "gray or rgb, for the images of a folder (default: gray if all are)."
+    ] = None
+    resize: Annotated[
+        str | None, "Fit images of another shape: crop (default), pad with black, or squash."
+    ] = None
+    group_by: Annotated[
+        str | None,
+        "Draw images with the same file name up to the last of these, such as _, as one.",
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data

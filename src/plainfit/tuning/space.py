@@ -16,8 +16,8 @@ ALL_KINDS = (NoneType, bool, int, float, str)
 # Settings that choose the samples, the folder or the end of a run: values would not compare. And
 # fine-tuning, which a search does not do.
 NOT_SEARCHED = (
-    "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "seed", "out",
-    "time_limit", *names_of(TransferSettings),
+    "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "group_by", "seed",
+    "out", "time_limit", *names_of(TransferSettings),
 )  # fmt: skip
 
 

@@ -1,0 +1,140 @@
+"""An image file becomes bytes of shape (channels, height, width)."""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from io import BytesIO, FileIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+# Pillow's names; no other decoder gets to see a file.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")  # how a photo of an iPhone begins, after 4 bytes
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
+)  # fmt: skip
+CHANNELS = {"gray": 1, "rgb": 3}
+RESIZE: dict[str, Callable[..., Image.Image]] = {
+    "crop": ImageOps.fit,
+    "pad": ImageOps.pad,  # with black
+    "squash": Image.Image.resize,
+}
+MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
+SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
+
+
+class Header(NamedTuple):
+    size: tuple[int, int]  # width and height in pixels, turned upright
+    gray: bool
+    changes: tuple[str, ...]  # what is done to it, beyond turning, scaling and cropping
+
+
+class BadImageError(Exception):
+    """An image that cannot be used; the message says why in a few words."""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    if not str(path).lower().endswith(SUFFIXES):
+        raise BadImageError("not a .png, .jpg, .webp, .bmp, .gif, .tiff or .heic file")
+    try:
+        with FileIO(path) as file:
+            content = file.read(SMALL + 1)
+        formats = FORMATS if content[4:12] not in HEIC else heic_formats()
+        image = Image.open(path if len(content) > SMALL else BytesIO(content), formats=formats)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise BadImageError("larger than 25 megapixels") from error
+    except BadImageError:
+        raise
+    except FileNotFoundError as error:
+        raise BadImageError("no such file") from error
+    except Exception as error:  # decoders fail in many ways on damaged files
+        raise BadImageError("not a readable image of its kind") from error
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise BadImageError("larger than 25 megapixels")
+    if image.mode in ("I", "F"):
+        image.close()
+        raise BadImageError("32 bits per pixel; save it with 8 or 16")
+    return image
+
+
+def heic_formats() -> tuple[str, ...]:
+    """Let Pillow read HEIC, for which it needs another package."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError as error:
+        raise BadImageError("HEIC, which needs a package: pip install pillow-heif") from error
+    return ("HEIF",)
+
+
+def read_header(path: str) -> Header:
+    with open_image(path) as image:
+        return header_of(image)
+
+
+def header_of(image: Image.Image) -> Header:
+    try:
+        turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 are on their side
+    except Exception as error:
+        raise BadImageError("damaged") from error
+    width, height = image.size
+    size = (height, width) if turned else (width, height)
+    is_deep = image.mode.startswith("I;16")
+    return Header(size, is_deep or image.mode in ("L", "1", "LA"), tuple(changes_of(image)))
+
+
+def changes_of(image: Image.Image) -> Iterator[str]:
+    if image.mode.startswith("I;16"):
+        yield "have 16 bits a pixel: scaled to 8, with 65535 as 255"
+    elif image.has_transparency_data:
+        yield "have transparency: drawn on white"
+    elif image.mode not in ("1", "L", "P", "RGB"):
+        yield f"are {image.mode}: converted"
+    if getattr(image, "is_animated", False):
+        yield "have several frames: the first is used"
+
+
+def read_image(
+    path: str | Path, shape: tuple[int, int, int], resize: str | None = None
+) -> NDArray[np.uint8]:
+    """Return an image as bytes of shape (channels, height, width), turned upright.
+
+    An image of another size is scaled (bilinear, antialiased): until it covers that size, and then
+    cropped to its centre, unless `resize` is `pad` or `squash`.
+    """
+    with open_image(path) as image:
+        pixels = pixels_of(image, shape, resize)
+    return np.frombuffer(bytearray(pixels), np.uint8).reshape(shape)
+
+
+def pixels_of(image: Image.Image, shape: tuple[int, int, int], resize: str | None = None) -> bytes:
+    channels, height, width = shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        if image.getexif().get(0x0112, 1) != 1:  # else the image is upright
+            image = ImageOps.exif_transpose(image) or image
+        image.load()
+        if image.mode != mode or "transparency" in image.info:
+            image = converted(image, mode)
+    except Exception as error:  # decoders fail in many ways on damaged files
+        raise BadImageError("damaged or cut short") from error
+    if image.size != (width, height):
+        image = RESIZE[resize or "crop"](image, (width, height), Image.Resampling.BILINEAR)
+    if channels == 1:
+        return image.tobytes()
+    return np.asarray(image).transpose(2, 0, 1).tobytes()
+
+
+def converted(image: Image.Image, mode: str) -> Image.Image:
+    """Return an image in gray or RGB of 8 bits, with white where it is transparent."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        image = white
+    return image.convert(mode)

@@ -1,0 +1,139 @@
+"""`labels.csv` gives the classes of a folder of images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plainfit import PlainfitError, evaluate, load_run, open_data
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that writes gray images, and a file of labels with these lines."""
+
+    def write(names, lines, place="labels.csv"):
+        for at, name in enumerate(names):
+            path = tmp_path / "data" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), at * 3, np.uint8)).save(path)
+        (tmp_path / "data" / place).write_text("\n".join(lines), "utf-8")
+        return tmp_path / "data"
+
+    return write
+
+
+def pixels_by_class(data):
+    """The value of every image, which is three times its number, by class."""
+    found = {name: [] for name in data.classes}
+    for part in data.parts().values():
+        x, y = part.tensors
+        for value, label in zip(x[:, 0, 0, 0].tolist(), y.tolist(), strict=True):
+            found[data.classes[label]].append(value // 3)
+    return {name: sorted(rows) for name, rows in found.items()}
+
+
+NUMBERS = range(30)
+WANTED = {"even": [*range(0, 30, 2)], "odd": [*range(1, 30, 2)]}
+LABELS = ["even", "odd"] * 15
+
+
+@pytest.mark.parametrize(
+    ("image", "header", "row"),
+    [
+        ("images/{:03}.png", "file,label", "images/{:03}.png,{}"),
+        ("images/{:03}.png", "\ufefflabel;x;ID", "{1};0;{0:03}"),
+        ("a/b/{}.png", "filename\ttarget", "b/{}\t{}"),
+        ("a/b/{}.png", "Class,path", "{1},.\\a\\b\\{0}.png"),
+        ("{}.png", "image,x,kind", "{0}.png,5,{1}"),
+        ("train/na\u00efve {}.png", "id,label", "nai\u0308ve {},{}"),
+    ],
+)
+def test_names_are_matched_as_people_write_them(folder, image, header, row):
+    lines = [header, *(row.format(i, LABELS[i]) for i in reversed(NUMBERS)), ""]
+    root = folder([image.format(i) for i in NUMBERS], lines)
+    data = open_data(root, target="kind" if "kind" in header else None)
+    assert pixels_by_class(data) == WANTED
+    assert len(data.notes) == 1
+    assert str(root / "labels.csv") in data.notes[0]
+
+
+def test_a_file_beside_the_images_and_rows_and_images_without_each_other(folder, tmp_path):
+    lines = ["file,label", *(f"{i}.png,{LABELS[i]}" for i in NUMBERS if i > 1), "x.png,odd"]
+    root = folder([f"images/{i}.png" for i in NUMBERS], lines)
+    data = open_data(root / "images")
+    assert sum(data.counts().values()) == 28
+    assert data.notes[1:] == (
+        "1 of 29 rows of labels.csv name no image: x.png",
+        "2 of 30 images have no row in labels.csv: left out",
+    )
+
+
+def test_parts_and_images_to_predict_beside_labels(folder):
+    names = [f"{'val' if i < 6 else 'train'}/{i}.png" for i in NUMBERS]
+    lines = ["file,label", *(f"{name},{LABELS[i]}" for i, name in enumerate(names))]
+    root = folder([*names, *(f"test/{i}.png" for i in range(40))], lines)
+    data = open_data(root)
+    assert data.counts() == {"train": 24, "valid": 6}
+    assert "40 images in test have no class and are kept for plainfit predict" in data.notes[1]
+    assert "drawn" not in data.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("header", "odd", "says"),
+    [
+        ("file,label", ["0.png,odd"], "'odd', and 'even' before .several labels of an image"),
+        ("file,label", ["0.png,a|b"], "one label, got 'a|b', which is several; multi-label is"),
+        ("file,label", ["0.png,"] * 12, r"line 32 has no label for 0.png, .* and 2 more$"),
+        ("file,label", ["0.png"], "line 32 has 1 values for 2 columns"),
+        ("file,label", ["1,odd"], r"line 32: 1 could be a/1.png or b/1.png; write its folder"),
+        ("file,label", [f"q{i},odd" for i in range(40)], r"40 of 70 do not: q0, .*q9 and 30 more"),
+        (
+            "name,label",
+            [],
+            r"must name a column of files, such as file, got \['name'",
+        ),
+        ("file,cat", [], "must name a column of classes, such as label, or target must be set"),
+    ],
+)
+def test_labels_that_cannot_be_used_say_why(folder, header, odd, says):
+    lines = [header, *(f"a/{i}.png,{LABELS[i]}" for i in NUMBERS), *odd]
+    root = folder([*(f"a/{i}.png" for i in NUMBERS), "b/1.png"], lines)
+    if header == "name,label":
+        (root / "b/1.png").unlink()
+        (root / "b").rmdir()  # else the folders are classes
+    with pytest.raises(PlainfitError, match=says.replace("|", r"\|")):
+        open_data(root)
+
+
+def test_numbers_and_unknown_columns_are_refused(folder):
+    images = [f"{i}.png" for i in NUMBERS]
+    root = folder(images, ["file,label", *(f"{name},{i / 2}" for i, name in enumerate(images))])
+    with pytest.raises(PlainfitError, match=r"decimals such as 0.5; regression on images is not"):
+        open_data(root)
+    with pytest.raises(PlainfitError, match=r"no column 'lable'; did you mean 'label'\?"):
+        open_data(root, target="lable")
+    folder([], ["file,label"])
+    with pytest.raises(PlainfitError, match=r"30 of 30 in .* have none; add them"):
+        open_data(root)
+    folder([], ["file,label", "0.png,a", "1.png,b"])
+    with pytest.raises(PlainfitError, match=r"28 of 30 in .* have none; add them"):
+        open_data(root)
+
+
+def test_a_table_that_names_no_files_leaves_the_folders_classes(folder):
+    root = folder([f"{'ab'[i % 2]}/{i}.png" for i in NUMBERS], ["ClassId,Name", "a,apple"])
+    assert open_data(root).classes == ("a", "b")
+    with pytest.raises(PlainfitError, match=r"target is a column of a table or of labels.csv, and"):
+        open_data(root, target="Name")
+
+
+def test_evaluate_reads_the_labels_too(folder, tmp_path):
+    names = [f"{i}.png" for i in NUMBERS]
+    root = folder(names, ["id,kind", *(f"{i},{label}" for i, label in enumerate(LABELS))])
+    settings = {"model": "logistic", "epochs": 1, "out": tmp_path / "run"}
+    train(RunConfig(data=str(root), target="kind", **settings), echo=None)
+    run, data = load_run(tmp_path / "run"), open_data(root, target="kind")
+    whole = [evaluate(run, part)["loss"] * len(part) for part in data.parts().values()]
+    assert evaluate(run, root)["loss"] == pytest.approx(sum(whole) / 30, abs=1e-6)
