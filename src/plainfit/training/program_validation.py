@@ -6,37 +6,44 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.data.batches import called
 from plainfit.training.hooks import Context, Interrupted
-from plainfit.training.metrics import Mean
+from plainfit.training.metrics import LossWeights, Mean, WholeSet
 from plainfit.training.program_batches import Resident, full_batches, resident_rows
 from plainfit.training.ranges import SECONDS, EpochProgram, Program, in_words, layers_with_hooks
 from plainfit.training.tracing import UntraceableError
-from plainfit.training.validation import Evaluation
 
 CPU = torch.device("cpu")
 FEWEST = 16  # full batches for which a program is compiled, which takes seconds
 
 
-class TracedEvaluation(Evaluation):
+class TracedEvaluation:
     """The evaluation of a batch as it is traced."""
 
     opt: Any = SimpleNamespace(param_groups=[], state={})  # it takes no step
     numbers = ()
-    batch_size: Any
+
+    def __init__(self, context: Context, metrics: list[Mean]) -> None:
+        self.model, self.loss_func = context.valid_model, context.loss_func
+        self.batch_size, self.metrics = context.batch_size, metrics
+        self.watch = LossWeights()
+
+    def modules(self) -> list[nn.Module]:
+        return [part for part in (self.model, self.loss_func) if isinstance(part, nn.Module)]
 
     def __call__(self, xb: Any, yb: Any) -> list[Tensor]:
         """Return the loss of a batch, its weight, and the two sums of each metric."""
         with torch.no_grad():
-            out = self.model(xb) if isinstance(xb, Tensor) else called(self.model, xb)
-            loss, values = self.loss_of(out, yb)
-        if values:
+            out = called(self.model, xb)
+            with self.watch:
+                loss = self.loss_func(out, yb)
+        if not isinstance(loss, Tensor):
             raise UntraceableError("the loss has values beside it")
         self.size = self.batch_size(xb, yb)
-        sums = [each for metric in self.whole.metrics for each in metric.sums_of(out, yb)]
+        sums = [each for metric in self.metrics for each in metric.sums_of(out, yb)]
         found = (loss, self.watch.weight(loss, self.size), *sums)
         return [torch.as_tensor(value).double() for value in found]
 
@@ -54,15 +61,20 @@ class ValidationProgram:
         self.programs: dict[tuple[int, int], Program] = {}
         self.seconds = SECONDS / 8  # of a batch, at first a guess
 
-    def run(self, context: Context, evaluation: Evaluation, loader: Any) -> None:
-        """Evaluate the full batches, if a program can; the loader goes on after them."""
+    def run(
+        self, context: Context, loader: Any, whole: WholeSet, watch: LossWeights
+    ) -> list[float]:
+        """Return the losses of the full batches, if a program can; the loader goes on after them.
+
+        Their weights and the sums of the metrics are added to `watch` and `whole`.
+        """
         rows, call = resident_rows(loader), context.history.run
-        if rows is None or self.steps.form != "epoch" or not fits(evaluation, loader):
-            return
+        if rows is None or self.steps.form != "epoch" or not fits(context, loader, whole):
+            return []
         source = Resident(loader, rows, CPU)
         found: list[list[float]] = []
         try:
-            program = self.program(context, evaluation, (id(evaluation.model), id(loader)), source)
+            program = self.program(context, loader, whole, source)
             while len(found) < source.steps and not context.stop:
                 first, began = len(found), time.perf_counter()
                 last = min(first + max(1, int(SECONDS / self.seconds)), source.steps)
@@ -74,21 +86,24 @@ class ValidationProgram:
                 if call is not None and call.valid_program:
                     call.unlike_a_script += ("a program for a part of its validations",)
                 self.echo(f"note   the validation cannot be one program: {in_words(error)}")
-            return
-        if len(found) == source.steps:  # it was not stopped
-            evaluation.put(found, program.step.size, program.step.watch.is_sum)
-            loader.seek(loader.epoch, source.steps)
-            if call is not None:
-                call.valid_program = True
+            return []
+        if len(found) < source.steps:  # it was stopped
+            return []
+        for _, weight, *sums in found:
+            watch.weights.append(weight)
+            watch.sizes.append(program.step.size)
+            for at, metric in enumerate(whole.metrics):
+                metric.add(*sums[2 * at : 2 * at + 2])
+        watch.is_sum |= program.step.watch.is_sum
+        loader.seek(loader.epoch, source.steps)
+        if call is not None:
+            call.valid_program = True
+        return [loss for loss, *_ in found]
 
-    def program(
-        self, context: Context, evaluation: Evaluation, key: tuple[int, int], source: Resident
-    ) -> Program:
+    def program(self, context: Context, loader: Any, whole: WholeSet, source: Resident) -> Program:
+        key = id(context.valid_model), id(loader)
         if key not in self.programs:
-            parts = evaluation.model, evaluation.loss_func, evaluation.whole.metrics
-            step = TracedEvaluation(*parts)
-            step.batch_size = context.batch_size
-            program = Program(context, source, step)
+            program = Program(context, source, TracedEvaluation(context, whole.metrics))
             if any(program.steps.changed):
                 raise UntraceableError("it changes tensors of the model")
             program.compile(context, source, lambda line: None)
@@ -99,12 +114,13 @@ class ValidationProgram:
         return self.programs[key]
 
 
-def fits(evaluation: Evaluation, loader: Any) -> bool:
+def fits(context: Context, loader: Any, whole: WholeSet) -> bool:
     """Return whether a program may take the batches of a validation, as far as it shows before."""
+    parts = (context.valid_model, context.loss_func)
     return (
         full_batches(loader) >= FEWEST
         and loader.first == 0
-        and device_of(evaluation.model) == CPU
-        and all(type(metric) is Mean for metric in evaluation.whole.metrics)
-        and not any(map(layers_with_hooks, evaluation.modules()))
+        and device_of(context.valid_model) == CPU
+        and all(type(metric) is Mean for metric in whole.metrics)
+        and not any(layers_with_hooks(part) for part in parts if isinstance(part, nn.Module))
     )

@@ -62,62 +62,35 @@ def validate(
     Raises:
         ValueError: if the loader is empty, or two metrics have the same name.
     """
-    batches = Evaluation(model, loss_func or own_loss, metrics)
+    device = device_of(model)
+    whole = WholeSet(made(metrics), device)
+    loss_func = loss_func or own_loss
+    watch, losses = LossWeights(), list[Any]()
+    beside: dict[str, list[Any]] = {}
     kept_as_is = untouched(valid_dl) if context is None else nullcontext()
-    with torch.no_grad(), evaluating(*batches.modules()), kept_as_is:
+    modules = [part for part in (model, loss_func) if isinstance(part, nn.Module)]
+    with torch.no_grad(), evaluating(*modules), kept_as_is:
         if context is not None and context.valid_program is not None:
-            context.valid_program.run(context, batches, valid_dl)
-        for xb, yb in pairs(valid_dl, device_of(model), target):
+            losses += context.valid_program.run(context, valid_dl, whole, watch)
+        for xb, yb in pairs(valid_dl, device, target):
             if context is not None and context.stop:
                 return {}
             out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
-            batches.add(out, yb, batch_size(xb, yb))
-            del xb, yb, out
-        if not batches.losses:
+            with watch:
+                loss = loss_func(out, yb)
+            if not isinstance(loss, Tensor):
+                loss, values = loss_and_values(loss)
+                for name, value in values.items():
+                    beside.setdefault(name, []).append(kept(value))
+            watch.add(loss, batch_size(xb, yb))
+            losses.append(kept(loss))
+            whole.update(out, yb)
+            del xb, yb, out, loss
+        if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
-        loss, counts_samples = batches.watch.of_set(read(batches.losses))
+        value, counts_samples = watch.of_set(read(losses))
         if context is not None and context.history.run is not None:
             context.history.run.counts_samples &= counts_samples
-            context.history.run.joins_tensors &= batches.whole.are_tensors
-        sizes = batches.watch.sizes
-        means = {name: weighted_mean(read(each), sizes) for name, each in batches.beside.items()}
-        return {"loss": loss, **means, **batches.whole.compute(sizes)}
-
-
-class Evaluation:
-    """What a validation computes of each batch."""
-
-    def __init__(self, model: nn.Module, loss_func: Any, metrics: Sequence[Metric | str]) -> None:
-        self.model, self.loss_func = model, loss_func
-        self.whole = WholeSet(made(metrics), device_of(model))
-        self.watch = LossWeights()
-        self.losses: list[Any] = []
-        self.beside: dict[str, list[Any]] = {}
-
-    def modules(self) -> list[nn.Module]:
-        return [part for part in (self.model, self.loss_func) if isinstance(part, nn.Module)]
-
-    def loss_of(self, out: Any, yb: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the loss of a batch, and the values beside it."""
-        with self.watch:
-            loss = self.loss_func(out, yb)
-        return loss_and_values(loss)
-
-    def add(self, out: Any, yb: Any, size: int) -> None:
-        """Keep what the figures of the set need of a batch."""
-        loss, values = self.loss_of(out, yb)
-        for name, value in values.items():
-            self.beside.setdefault(name, []).append(kept(value))
-        self.watch.add(loss, size)
-        self.losses.append(kept(loss))
-        self.whole.update(out, yb)
-
-    def put(self, batches: Sequence[Sequence[float]], size: int, is_sum: bool) -> None:
-        """Keep what a program gives of batches: loss, weight, and the sums of each metric."""
-        for loss, weight, *sums in batches:
-            self.losses.append(loss)
-            self.watch.weights.append(weight)
-            self.watch.sizes.append(size)
-            for at, metric in enumerate(self.whole.metrics):
-                metric.add(*sums[2 * at : 2 * at + 2])
-        self.watch.is_sum |= is_sum
+            context.history.run.joins_tensors &= whole.are_tensors
+        means = {name: weighted_mean(read(each), watch.sizes) for name, each in beside.items()}
+        return {"loss": value, **means, **whole.compute(watch.sizes)}
