@@ -9,7 +9,7 @@ from plainfit.common.errors import DataError, unknown_name
 from plainfit.data.splits import DataSplits, make_splits
 
 NAMES = ("digits", "mnist", "fashion-mnist")
-TABLES = (".csv", ".parquet", ".arrow", ".feather")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".parquet", ".arrow", ".feather")
 FILES = (".npz", *TABLES, ".pkl", ".pkl.gz")
 
 
@@ -22,14 +22,22 @@ def open_data(
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    na: str | None = None,
+    drop: str | None = None,
+    categorical: str | None = None,
+    numeric: str | None = None,
+    missing: str = "median",
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
     Args:
         source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of `.npy`
-            files, a `.npz`, `.csv`, `.parquet`, `.arrow` or `.feather` file, or the tutorial's
-            `mnist.pkl.gz`. A `Path` is always a path; a str that is a name is that name, so write
-            `./digits` for a folder called so.
+            files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`, `.parquet`, `.arrow`,
+            `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
+            str that is a name is that name, so write `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table.
         split_seed: seed of the split, for data without one.
@@ -37,6 +45,16 @@ def open_data(
         skip_bad: leave out images of a folder that cannot be read.
         memory_budget: MiB that a folder or an Arrow table may take in memory; larger data is read
             from disk as it is used, and then only the kernel's page cache grows.
+        delimiter: comma, semicolon, tab, pipe or a character, in a text file; guessed by default,
+            like the next two.
+        encoding: of a text file, such as `utf-8` or `cp1252`.
+        decimal: what numbers in a text file have before their decimals, `.` or `,`.
+        na: texts that mean a gap besides the usual ones, such as `unknown,-999`.
+        drop: columns of a table to leave out, such as `id,name`.
+        categorical: columns whose values are categories, even numbers, and more than 50.
+        numeric: columns that must be numbers.
+        missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
+            the training rows, `drop` the rows, or `error`.
 
     Raises:
         DataError: if there is no such data, or it cannot be trained on.
@@ -69,9 +87,20 @@ def open_data(
         if name.endswith((".pkl", ".pkl.gz")):
             return mnist.read_mnist_pickle(path)
         if name.endswith(TABLES):
-            from plainfit.data.table import read_table
+            from plainfit.data.tables.reading import TableOptions
+            from plainfit.data.tables.table import read_table
 
-            return read_table(path, target, split_seed, memory_budget)
+            options = TableOptions(
+                delimiter=delimiter,
+                encoding=encoding,
+                decimal=decimal,
+                na=na,
+                drop=drop,
+                categorical=categorical,
+                numeric=numeric,
+                missing=missing,
+            )
+            return read_table(path, options, target, split_seed, memory_budget)
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
     raise DataError(f"{path} must be a folder or one of {', '.join(FILES)}")

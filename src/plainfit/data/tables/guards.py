@@ -1,0 +1,86 @@
+"""Columns that give the target away, or only name the rows: refused or noted, by one option."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainfit.common.errors import DataError
+from plainfit.data.tables.preparing import Made
+from plainfit.data.tables.values import Dates, Texts, Values, is_number
+
+MOST_INPUTS = 50  # of a text column, unless it is named as categorical
+MOST_CATEGORIES = 1000  # of one that is named
+FIRST = 1000  # rows from which most columns show that there is nothing to guard against
+FEW_ROWS = 20  # too few to tell from chance
+
+
+def check_column(
+    name: str, values: Values, made: Made, labels: NDArray[np.int64], train: int, *, asked: bool
+) -> list[str]:
+    """Refuse or note a column by its values and the labels; `asked` is one that the user named."""
+    categories = made.get("categories", [])
+    drop = f"leave it out by --drop {name}"
+    if len(categories) > (MOST_CATEGORIES if asked else MOST_INPUTS):
+        keep = "" if asked else f", or keep it by --categorical {name}"
+        numbers = "" if asked else near_numbers(values)
+        raise DataError(
+            f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
+            f"and each would be an input: {drop}{keep}{numbers}"
+        )
+    if isinstance(values, Dates):
+        parts = ", ".join(made["date"])
+        return [f"column {name!r} has dates ({values.format}); the inputs are their {parts}"]
+    if asked:
+        return []
+    keep = f"--{'categorical' if categories else 'numeric'} {name}"
+    codes: NDArray[Any] = values.codes if isinstance(values, Texts) else values
+    is_long = len(codes) >= FEW_ROWS
+    if is_long and is_renamed(codes, labels):
+        raise DataError(
+            f"column {name!r} is the target under another name, each value with one class: {drop}, "
+            f"or keep it by {keep}"
+        )
+    if codes is values and codes.dtype.kind in "iu" and numbers_rows(codes):
+        if is_long and is_sorted_by(codes, labels):
+            raise DataError(
+                f"column {name!r} numbers the rows, which are sorted by the target, and so gives "
+                f"it away: {drop}, or keep it by {keep}"
+            )
+        return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
+    if 2 * len(categories) > train:
+        return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
+    return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
+
+
+def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
+    """Return whether each value comes with one class, and each class with one value."""
+    classes = int(labels.max()) + 1
+    if classes < 2 or len(np.unique(codes[:FIRST])) > classes:
+        return False
+    found, places = np.unique(codes, return_inverse=True)
+    return len(found) == classes == len(np.unique(places * classes + labels))
+
+
+def numbers_rows(numbers: NDArray[Any]) -> bool:
+    """Return whether whole numbers are n in a row, in any order."""
+    is_wide = int(numbers.max()) - int(numbers.min()) == len(numbers) - 1
+    return is_wide and len(np.unique(numbers)) == len(numbers)
+
+
+def is_sorted_by(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
+    changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
+    return changes == int(labels.max())
+
+
+def near_numbers(values: Values) -> str:
+    """Tell how a column can be numbers, if half of it is."""
+    assert isinstance(values, Texts)
+    others = [at for at, text in enumerate(values.names) if not is_number(text.replace(",", "."))]
+    count = int(np.isin(values.codes, others).sum())
+    if 2 * count > len(values.codes):
+        return ""
+    if not others:
+        return "; they are numbers if --decimal or --numeric says so"
+    shown = values.names[others[0]]
+    return f"; {count} of {len(values.codes)} are no numbers, such as {shown!r}: --na names gaps"

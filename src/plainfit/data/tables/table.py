@@ -1,0 +1,266 @@
+"""From a table to datasets.
+
+An Arrow table is mapped. If its inputs do not fit in memory, they are written row by row to a
+temporary file first: an Arrow file stores column after column, so that reading random rows from it
+would read most of it for every batch.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plainfit.common.errors import DataError, near_miss
+from plainfit.data import splits
+from plainfit.data.ondisk import BLOCK, DiskRows
+from plainfit.data.splits import DataSplits, Samples
+from plainfit.data.tables.guards import check_column
+from plainfit.data.tables.preparing import (
+    Made,
+    add_inputs,
+    gaps_in,
+    inputs_of,
+    learn,
+    notes_on,
+    refuse,
+    stacked,
+)
+from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
+from plainfit.data.tables.values import Texts, numbers_in, values_of
+
+USUAL_TARGETS = ("target", "label", "class", "y")
+WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
+
+
+def read_table(
+    path: Path,
+    options: TableOptions,
+    target: str | None = None,
+    split_seed: int = 0,
+    memory_budget: int = 2048,
+) -> DataSplits:
+    """Return the rows of a table as float32 inputs and classes; see `open_data`.
+
+    Numbers are standardised by the mean and standard deviation of the training rows. A text column
+    becomes one 0/1 input for each category in the training rows. Labels keep their text.
+    """
+    # Which columns are text must be known before they are read.
+    categorical = [name.strip() for name in (options.categorical or "").split(",")]
+    table = read_columns(path, options, categorical)
+    target = find_target(path, list(table.columns), target)
+    kinds = kinds_of(table, options, target)
+    labels = label_texts(table, target)
+    if options.missing == "drop":
+        labels = labels[drop_gaps(table, kinds)]
+    classes, encoded = splits.encode_labels(str(path), {"train": labels})
+    train_rows = splits.split_rows(encoded, split_seed)["train"][1].numpy()
+    if len(train_rows) == 0:
+        raise DataError(f"{path}: a table must have rows, at least two of each class")
+    table.notes += notes_on_codes(table, kinds)
+    in_memory = not path.name.lower().endswith(ARROW) or (
+        4 * len(labels) * len(kinds) <= memory_budget * 2**20
+    )
+    made, inputs = learn_all(table, kinds, encoded["train"].numpy(), train_rows, options, in_memory)
+    samples: Samples
+    if in_memory:
+        samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
+    else:
+        samples, features = write_rows(table, kinds, made)
+        table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
+    return splits.make_splits(
+        str(path),
+        {"train": (samples, encoded["train"])},
+        split_seed=split_seed,
+        classes=classes,
+        features=features,
+        columns=made,
+        notes=table.notes,
+    )
+
+
+def find_target(path: Path, names: list[str], target: str | None) -> str:
+    usual = [name for name in names if name.lower() in USUAL_TARGETS]
+    if target is None and len(usual) == 1:
+        target = usual[0]
+    if target is None:
+        raise DataError(
+            f"{path}: the column to predict must be named with target; the columns are "
+            f"{', '.join(names)}"
+        )
+    if target not in names:
+        raise DataError(
+            f"{path} has no column {target!r}: choose target from {', '.join(names)}"
+            f"{near_miss(target, names)}"
+        )
+    return target
+
+
+def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]:
+    """Return the columns that become inputs, with the kind that the user gave, or none."""
+    others = [name for name in table.columns if name != target]
+    dropped, texts, numbers = (
+        options.named(option, others, table.path) for option in ("drop", "categorical", "numeric")
+    )
+    kinds = dict.fromkeys(texts, "text") | dict.fromkeys(numbers, "number")
+    if twice := sorted({*texts} & {*numbers} | {*kinds} & {*dropped}):
+        raise DataError(
+            f"{table.path}: a column must be named by one of --drop, --categorical and --numeric, "
+            f"and {twice[0]!r} is named twice"
+        )
+    if not (inputs := [name for name in others if name not in dropped]):
+        raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
+    return {name: kinds.get(name, "") for name in inputs}
+
+
+def label_texts(table: Table, name: str) -> NDArray[Any]:
+    """Return labels as they are written: 01 is not 1, and true is not 1.
+
+    Whole numbers are numbers, in their order; those of any size are told apart.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    column = table.columns[name]
+    is_float = types.is_floating(column.type)
+    missing = column.is_null(nan_is_null=is_float).to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{table.path}: no value may be missing, and column {name!r} has "
+            f"{int(missing.sum())} missing, the first in data row {int(missing.argmax()) + 1}; "
+            "fill them in or remove the rows"
+        )
+    if is_float and table.dialect is None:
+        return numbers_in(name, column)
+    texts = table.texts([name])[name].cast(pyarrow.string()).to_pylist()
+    if all(WHOLE.fullmatch(text) for text in set(texts)):
+        return np.array([int(text) for text in texts], dtype=object)
+    if is_float or types.is_decimal(column.type):
+        splits.check_whole(str(table.path), "train", numbers_in(name, column))
+    return np.array(texts, dtype=object)
+
+
+def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Leave out the rows with gaps; return which rows are kept."""
+    found = {}
+    for name, kind in kinds.items():
+        values = values_of(name, table.columns[name], kind, table.decimal)
+        gaps = gaps_in(values)
+        if isinstance(values, Texts) and "" in values.names:
+            gaps = values.codes == values.names.index("")
+        if gaps.any():
+            found[name] = gaps
+    kept = ~np.any([*found.values(), np.zeros(table.rows, bool)], axis=0)
+    if found:
+        table.notes.append(
+            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {splits.shortened([*found])}: "
+            "left out"
+        )
+    table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
+    return np.asarray(kept)
+
+
+def notes_on_codes(table: Table, names: Iterable[str]) -> list[str]:
+    """Name numbers that lose digits, as codes do: zeros in front of them, or by rounding."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    def is_large(column: Any) -> bool:
+        ends = compute.min_max(column).values()
+        return any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+
+    columns, is_text = {name: table.columns[name] for name in names}, table.dialect is not None
+    whole = [name for name, column in columns.items() if types.is_integer(column.type)]
+    floats = [name for name, column in columns.items() if types.is_floating(column.type)]
+    large = [name for name in whole + floats * is_text if is_large(columns[name])]
+    asked = [name for name in columns if name in large or (name in whole and is_text)]
+    notes = []
+    for name, written in table.texts(asked).items():
+        column, lost = written.cast(pyarrow.string()), ""
+        zeros = compute.sum(compute.match_like(column, "0_%")).as_py()
+        if zeros and name in whole:
+            lost = f"{zeros} numbers begin with a 0, which is lost"
+        if name in large:
+            found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
+            distinct = compute.unique(found).to_pylist()
+            if (left := len(set(map(float, distinct)))) < len(distinct):
+                lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
+        if lost:
+            remedy = f"if they are codes, --categorical {name} or --drop {name}"
+            notes.append(f"column {name!r}: {lost}; {remedy}")
+    return notes
+
+
+def learn_all(
+    table: Table,
+    kinds: Mapping[str, str],
+    labels: NDArray[np.int64],
+    train_rows: NDArray[np.int64],
+    options: TableOptions,
+    in_memory: bool,
+) -> tuple[dict[str, Made], dict[str, NDArray[Any]]]:
+    """Return how each column becomes inputs, and the inputs by name, if they are to be in memory.
+
+    What is decided is added to the notes of the table.
+    """
+    made: dict[str, Made] = {}
+    inputs: dict[str, NDArray[Any]] = {}
+    problems, most, train = [], splits.most_memory(table.path), len(train_rows)
+    for name, kind in kinds.items():
+        try:
+            values = values_of(name, table.columns[name], kind, table.decimal)
+            made[name] = info = learn(name, values, train_rows, options.missing)
+            table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
+            table.notes += notes_on(name, values, info, f"the {options.missing} ")
+            if in_memory:
+                add_inputs(inputs, inputs_of(name, values, info))
+            if 4 * len(inputs) * train > most:
+                raise DataError(
+                    f"the columns become more than {len(inputs)} inputs, too many for a table of "
+                    f"{train} training rows; --drop leaves columns out"
+                )
+        except DataError as error:
+            problems.append(str(error))
+    refuse(table.path, problems)
+    return made, inputs
+
+
+def write_rows(
+    table: Table, kinds: Mapping[str, str], made: Mapping[str, Made]
+) -> tuple[DiskRows, tuple[str, ...]]:
+    """Write the inputs row by row to a temporary file beside the table, and map it.
+
+    Return the rows, and the names of the inputs. The file has no name and disappears with the
+    process.
+    """
+    path, count, step = table.path, table.rows, max(1, BLOCK // (8 * len(kinds)))
+
+    def block(first: int, rows: int) -> dict[str, NDArray[Any]]:
+        inputs: dict[str, NDArray[Any]] = {}
+        for name, kind in kinds.items():
+            values = values_of(name, table.columns[name].slice(first, rows), kind)
+            add_inputs(inputs, inputs_of(name, values, made[name], first))
+        return inputs
+
+    try:
+        features = tuple(block(0, 1))
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            for first in range(0, count, step):
+                file.write(stacked(block(first, step)).data)
+            file.flush()
+            array = np.memmap(file, np.float32, "r", shape=(count, len(features)))
+    except OSError as error:
+        raise DataError(
+            f"{path}: a table read from disk needs {4 * count * len(features)} bytes for a "
+            f"temporary file in {path.parent} ({error.strerror or error}); free some space, or "
+            "raise memory_budget"
+        ) from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    # The rows were checked when they were written.
+    rows = torch.arange(count)
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), rows), features
