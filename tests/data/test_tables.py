@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,16 @@ import pyarrow.parquet
 import pytest
 import torch
 from sklearn.impute import SimpleImputer
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from plainfit import open_data
 from plainfit.common.errors import DataError, PlainfitError
 from plainfit.data.splits import labels_of, split_rows
 from plainfit.data.tables import guards
+from plainfit.runs.folder import open_run
+from plainfit.runs.inference import predict
+from plainfit.runs.train import balanced_accuracy
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -92,7 +97,7 @@ def test_gaps_among_numbers(tmp_path, gap):
     made = data.columns["age"]
     assert data.notes == (
         f"column 'age': 9 of 60 values missing, first in data row 1: filled with the median "
-        f"{made['fill']:g}, and marked in an input of its own",
+        f"{made['fill']:g}, and marked in an input of its own (--missing changes it)",
     )
 
 
@@ -126,7 +131,9 @@ def test_other_ways_with_gaps(tmp_path):
     assert (sum(data.counts().values()), data.features) == (50, ("x", "kind=a", "kind=b"))
     with pytest.raises(DataError, match="column 'x' has 9 missing, the first in data row 1"):
         open_data(path, missing="error")
-    with pytest.raises(PlainfitError, match="unknown way with missing values 'median ': .*did you"):
+    with pytest.raises(
+        PlainfitError, match=r"unknown way with missing values 'median ': .*did you"
+    ):
         open_data(path, missing="median ")
 
 
@@ -279,3 +286,46 @@ def train_rows_of(data):
     rows = split_rows({"train": torch.from_numpy(Y)}, 0)["train"][1]
     assert torch.equal(labels_of(data.train), torch.from_numpy(Y)[rows])
     return rows.tolist()
+
+
+def test_the_command_shows_what_each_column_becomes(plainfit, tmp_path):
+    rows = [f"{'' if i == 4 else x},{'abc'[i % 3]},1,2026-01-{1 + i % 28:02},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))]  # fmt: skip
+    written(tmp_path, rows, "x,kind,one,day,target")
+    code, out, errors = plainfit("data", "t.csv")
+    assert code == 0, errors
+    lines = out.splitlines()
+    x = open_data(tmp_path / "t.csv").columns["x"]
+    assert lines[lines.index("column  what it becomes") :][:5] == [
+        "column  what it becomes",
+        f"x       number: (x - {x['mean']:g}) / {x['std']:g}; 1 gaps filled with {x['fill']:g}"
+        f"{', and marked in an input of their own' * x.get('marked', False)}",
+        "kind    text: 3 categories, a, b, c",
+        "one     number: constant: 0",
+        "day     date (ISO 8601): year, month, day, weekday, days",
+    ]
+    made = json.loads(plainfit("data", "t.csv", "--json")[1])["preprocessing"]["columns"]
+    assert made["x"] == x
+    assert x["gaps"] == 1
+
+
+def test_classes_of_very_different_sizes_are_not_judged_by_accuracy_alone(plainfit, tmp_path):
+    y = (np.arange(200) % 20 == 0).astype(int)
+    rows = [f"{x},{label}" for x, label in zip(RNG.normal(size=200), y, strict=True)]
+    written(tmp_path, rows)
+    command = ("train", "--data", "t.csv", "--model", "logistic", "--epochs", 1, "--out", "run")
+    code, out, errors = plainfit(*command)
+    assert code == 0, errors
+    data = open_run(tmp_path / "run").open_data()
+    guess = predict(open_run(tmp_path / "run"), data.test, output="classes")
+    test = open_run(tmp_path / "run").record["test"]
+    wanted = balanced_accuracy_score(labels_of(data.test), guess)
+    assert test["balanced_accuracy"] == pytest.approx(wanted)
+    said = f"balanced accuracy {wanted:.4f}; the largest class alone is 0.9333 of the samples"
+    assert said in out
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    scores, labels = torch.tensor(RNG.normal(size=(50, 4))), torch.tensor(RNG.integers(0, 3, 50))
+    wanted = balanced_accuracy_score(labels, scores[:, :3].argmax(1))
+    assert float(balanced_accuracy(scores[:, :3], labels)) == pytest.approx(wanted)

@@ -143,14 +143,19 @@ def numbers_of(run: Run, labels: Any) -> Tensor:
 def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
     """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
-        inside = [] if path.is_file() else files_under(path, [])
-        images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
-        return image_batches(run, [path] if path.is_file() else images, bs)
+        return image_batches(run, images_in(path), bs)
     found, _ = find_images(path)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
     labels = numbers_of(run, [label for _, label, _ in found])
     return image_batches(run, [Path(file) for *_, file in found], bs, labels)
+
+
+def images_in(path: Path) -> list[Path]:
+    """Return an image, or all images in a folder, in the order of their paths."""
+    if not path.is_dir():
+        return [path]
+    return [Path(file) for file in files_under(path, []) if file.lower().endswith(SUFFIXES)]
 
 
 def image_shape(run: Run) -> tuple[int, int, int]:

@@ -2,7 +2,8 @@
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
 all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`; of dates the same as of numbers for each part of the `date`.
+own; of text the `categories`; of dates the same as of numbers for each part of the `date`. `gaps`
+counts those of the whole table.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss
+from plainfit.data.splits import shortened
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
@@ -168,7 +170,30 @@ def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
     return [
         f"column {name!r}: {int(gaps.sum())} of {len(gaps)} values missing, first in data row "
         f"{int(gaps.argmax()) + 1}: filled with {how}{fill_text(made)}{marked}"
+        + " (--missing changes it)"
+        * bool(how)
     ]
+
+
+def described(made: Made) -> str:
+    """Return in words what a column becomes.
+
+    >>> described({"mean": 2.5, "std": 0.5, "fill": 3.0, "marked": True, "gaps": 4})
+    'number: (x - 2.5) / 0.5; 4 gaps filled with 3, and marked in an input of their own'
+    >>> described({"categories": ["a", "b"]})
+    'text: 2 categories, a, b'
+    """
+    gaps = ""
+    if "gaps" in made:
+        marked = ", and marked in an input of their own" if made.get("marked") else ""
+        gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}{marked}"
+    if "categories" in made:
+        categories = made["categories"]
+        return f"text: {len(categories)} categories, {shortened(categories)}"
+    if "date" in made:
+        return f"date ({made['format']}): {', '.join(made['date'])}{gaps}"
+    scaled = f"(x - {made['mean']:g}) / {made['std']:g}" if made["std"] else "constant: 0"
+    return f"number: {scaled}{gaps}"
 
 
 def fill_text(made: Made) -> str:

@@ -214,6 +214,8 @@ def learn_all(
         try:
             values = values_of(name, table.columns[name], kind, table.decimal)
             made[name] = info = learn(name, values, train_rows, options.missing)
+            if gaps := int(gaps_in(values).sum()):
+                info["gaps"] = gaps
             table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
             table.notes += notes_on(name, values, info, f"the {options.missing} ")
             if in_memory:
