@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors import safe_open
 
 import plainfit as pf
 from plainfit.runs.folder import open_run
@@ -195,3 +197,28 @@ def test_images_are_written_too(trained_run, plainfit, tmp_path):
     rows = pd.read_csv("out.csv")
     assert list(rows) == ["image", "class", *(f"p({i})" for i in range(10))]
     assert rows["p(3)"].tolist() == [row["probabilities"]["3"] for row in found]
+
+
+def test_an_export_comes_with_the_preprocessing_alone(trained, plainfit, tmp_path):
+    frame, folder = trained
+    shutil.copytree(folder, tmp_path / "run")
+    code, out, errors = plainfit("export", "run", "--out", "net.safetensors")
+    assert code == 0, errors
+    assert 'prepare(table, facts["preprocessing"]) of prepare.py' in out
+    with safe_open("net.safetensors", framework="pt") as file:
+        facts = json.loads(file.metadata()["plainfit"])
+    alone: dict = {}
+    exec(compile(Path("prepare.py").read_text(), "prepare.py", "exec"), alone)
+    found = alone["prepare"](frame, facts["preprocessing"])
+    assert found.dtype == np.float32
+    assert torch.equal(torch.from_numpy(found), all_inputs(open_run(folder)))
+    assert "set to overwrite" in plainfit("export", "run", "--out", "other.safetensors")[2]
+
+
+def test_a_script_of_a_run_on_a_table_gives_its_bits(trained, plainfit, tmp_path):
+    shutil.copytree(trained[1], tmp_path / "run")
+    code, out, errors = plainfit(
+        "eject", "run", "--level", "data", "--verify", "--out", "script.py"
+    )
+    assert code == 0, errors
+    assert "equal" in out

@@ -91,14 +91,7 @@ def open_data(
             from plainfit.data.tables.table import read_table
 
             options = TableOptions(
-                delimiter=delimiter,
-                encoding=encoding,
-                decimal=decimal,
-                na=na,
-                drop=drop,
-                categorical=categorical,
-                numeric=numeric,
-                missing=missing,
+                delimiter, encoding, decimal, na, drop, categorical, numeric, missing
             )
             return read_table(path, options, target, split_seed, memory_budget)
     except OSError as error:

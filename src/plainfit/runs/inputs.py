@@ -77,7 +77,7 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         target = find_target(table.path, list(table.columns), run.config.target)
-        y = label_texts(table, target)
+        y = label_texts(table, target, table.texts([target])[target])
     features, notes = prepared(table, made)
     if extra := [name for name in other_columns(run, table) if name not in dropped(run, table)]:
         notes.append(f"columns that the training did not have are ignored: {shortened(extra)}")

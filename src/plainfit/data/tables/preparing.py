@@ -19,7 +19,6 @@ from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
-DAY = 86_400e6  # microseconds
 MOST_PROBLEMS = 10  # that an error names
 
 
@@ -31,7 +30,7 @@ def learn(name: str, values: Values, train_rows: NDArray[np.int64], missing: str
     if gaps_in(values)[train_rows].all():
         raise DataError(f"column {name!r} has no value in the training rows: --drop {name}")
     if isinstance(values, Dates):
-        parts = {part: numbers[train_rows] for part, numbers in date_parts(values.days).items()}
+        parts = {part: numbers[train_rows] for part, numbers in values.parts.items()}
         if not np.nan_to_num(parts["hour"]).any():
             del parts["hour"]
         made = {part: learn_numbers(numbers, missing) for part, numbers in parts.items()}
@@ -59,24 +58,8 @@ def gaps_in(values: Values) -> NDArray[np.bool_]:
     if isinstance(values, Texts):
         return np.zeros(len(values.codes), bool)
     if isinstance(values, Dates):
-        return np.isnat(values.days)
+        values = values.parts["days"]
     return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-
-
-def date_parts(days: NDArray[np.datetime64]) -> dict[str, NDArray[np.float64]]:
-    """Return the parts of dates as numbers; Monday is 0, and `days` are those since 1970."""
-    gaps = np.isnat(days)
-    whole, months = days.astype("M8[D]"), days.astype("M8[M]").astype(np.int64)
-    since = days.astype(np.int64) / DAY
-    parts = {
-        "year": months // 12 + 1970,
-        "month": months % 12 + 1,
-        "day": (whole - days.astype("M8[M]").astype("M8[D]")).astype(np.int64) + 1,
-        "weekday": (whole.astype(np.int64) + 3) % 7,
-        "hour": (since - np.floor(since)) * 24,
-        "days": since,
-    }
-    return {name: np.where(gaps, np.nan, part) for name, part in parts.items()}
 
 
 def inputs_of(name: str, values: Values, made: Made, first: int = 0) -> dict[str, NDArray[Any]]:
@@ -88,9 +71,8 @@ def inputs_of(name: str, values: Values, made: Made, first: int = 0) -> dict[str
         return {f"{name}={text}": codes == number for text, number in numbers.items()}
     found = {}
     if isinstance(values, Dates):
-        parts = date_parts(values.days)
         for part, of_part in made["date"].items():
-            found[f"{name}.{part}"] = standardise(name, parts[part], of_part, first)
+            found[f"{name}.{part}"] = standardise(name, values.parts[part], of_part, first)
     else:
         found[name] = standardise(name, values, made, first)
     return found | ({f"{name} is missing": gaps_in(values)} if made.get("marked") else {})
@@ -198,8 +180,7 @@ def described(made: Made) -> str:
 
 def fill_text(made: Made) -> str:
     if "date" in made:
-        day = np.datetime64(int(made["date"]["days"]["fill"] * DAY), "us")
-        return str(day.astype("M8[D]"))
+        return str(np.datetime64(int(made["date"]["days"]["fill"]), "D"))
     return f"{made['fill']:g}"
 
 

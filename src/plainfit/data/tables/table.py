@@ -31,7 +31,7 @@ from plainfit.data.tables.preparing import (
     stacked,
 )
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
-from plainfit.data.tables.values import Texts, numbers_in, values_of
+from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
@@ -54,14 +54,18 @@ def read_table(
     table = read_columns(path, options, categorical)
     target = find_target(path, list(table.columns), target)
     kinds = kinds_of(table, options, target)
-    labels = label_texts(table, target)
+    codes = like_codes(table, kinds)
+    texts = table.texts([target, *codes])
+    labels = label_texts(table, target, texts.pop(target))
+    table.notes += [
+        note for name, text in texts.items() for note in lost_digits(name, text, codes[name])
+    ]
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
     train_rows = splits.split_rows(encoded, split_seed)["train"][1].numpy()
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
-    table.notes += notes_on_codes(table, kinds)
     in_memory = not path.name.lower().endswith(ARROW) or (
         4 * len(labels) * len(kinds) <= memory_budget * 2**20
     )
@@ -117,12 +121,11 @@ def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]
     return {name: kinds.get(name, "") for name in inputs}
 
 
-def label_texts(table: Table, name: str) -> NDArray[Any]:
-    """Return labels as they are written: 01 is not 1, and true is not 1.
+def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:
+    """Return labels as they are `written`: 01 is not 1, and true is not 1.
 
     Whole numbers are numbers, in their order; those of any size are told apart.
     """
-    import pyarrow
     from pyarrow import types
 
     column = table.columns[name]
@@ -136,12 +139,14 @@ def label_texts(table: Table, name: str) -> NDArray[Any]:
         )
     if is_float and table.dialect is None:
         return numbers_in(name, column)
-    texts = table.texts([name])[name].cast(pyarrow.string()).to_pylist()
-    if all(WHOLE.fullmatch(text) for text in set(texts)):
-        return np.array([int(text) for text in texts], dtype=object)
+    codes, texts = texts_in(written)
+    if all(map(WHOLE.fullmatch, texts)):
+        numbers = list(map(int, texts))
+        kind = np.int64 if all(abs(number) < 2**63 for number in numbers) else object
+        return np.array(numbers, dtype=kind)[codes]
     if is_float or types.is_decimal(column.type):
         splits.check_whole(str(table.path), "train", numbers_in(name, column))
-    return np.array(texts, dtype=object)
+    return np.array(texts, dtype=object)[codes]
 
 
 def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
@@ -164,35 +169,38 @@ def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
     return np.asarray(kept)
 
 
-def notes_on_codes(table: Table, names: Iterable[str]) -> list[str]:
-    """Name numbers that lose digits, as codes do: zeros in front of them, or by rounding."""
-    import pyarrow
+def like_codes(table: Table, names: Iterable[str]) -> dict[str, bool]:
+    """Return columns whose numbers may have lost digits, and whether some are beyond 2**53."""
     from pyarrow import compute, types
 
-    def is_large(column: Any) -> bool:
-        ends = compute.min_max(column).values()
-        return any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+    found: dict[str, bool] = {}
+    for name in names:
+        column, is_text = table.columns[name], table.dialect is not None
+        is_whole = types.is_integer(column.type)
+        if is_whole or (types.is_floating(column.type) and is_text):
+            ends = compute.min_max(column).values()
+            is_large = any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+            found |= {name: is_large} if is_large or (is_whole and is_text) else {}
+    return found
 
-    columns, is_text = {name: table.columns[name] for name in names}, table.dialect is not None
-    whole = [name for name, column in columns.items() if types.is_integer(column.type)]
-    floats = [name for name, column in columns.items() if types.is_floating(column.type)]
-    large = [name for name in whole + floats * is_text if is_large(columns[name])]
-    asked = [name for name in columns if name in large or (name in whole and is_text)]
-    notes = []
-    for name, written in table.texts(asked).items():
-        column, lost = written.cast(pyarrow.string()), ""
-        zeros = compute.sum(compute.match_like(column, "0_%")).as_py()
-        if zeros and name in whole:
-            lost = f"{zeros} numbers begin with a 0, which is lost"
-        if name in large:
-            found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
-            distinct = compute.unique(found).to_pylist()
-            if (left := len(set(map(float, distinct)))) < len(distinct):
-                lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
-        if lost:
-            remedy = f"if they are codes, --categorical {name} or --drop {name}"
-            notes.append(f"column {name!r}: {lost}; {remedy}")
-    return notes
+
+def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
+    """Note numbers that lose digits, as codes do: zeros in front of them, or by rounding."""
+    import pyarrow
+    from pyarrow import compute
+
+    column, lost = written.cast(pyarrow.string()), ""
+    longer = compute.greater(compute.binary_length(column), 1)
+    zeros = compute.sum(compute.and_(compute.starts_with(column, "0"), longer)).as_py()
+    if zeros and not is_large:
+        lost = f"{zeros} numbers begin with a 0, which is lost"
+    if is_large:
+        found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
+        distinct = compute.unique(found).to_pylist()
+        if (left := len(set(map(float, distinct)))) < len(distinct):
+            lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
+    remedy = f"if they are codes, --categorical {name} or --drop {name}"
+    return [f"column {name!r}: {lost}; {remedy}"] if lost else []
 
 
 def learn_all(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError
 from plainfit.data.splits import NUMBER, shortened
+from plainfit.data.tables.alone import date_parts
 
 LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
 DATES = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")  # besides ISO 8601
@@ -22,9 +23,9 @@ class Texts(NamedTuple):
 
 
 class Dates(NamedTuple):
-    """A column of dates, and how they are written."""
+    """A column of dates as numbers, and how they are written; a gap is NaN in each."""
 
-    days: NDArray[np.datetime64]
+    parts: dict[str, NDArray[Any]]
     format: str
 
 
@@ -34,7 +35,7 @@ Values = NDArray[Any] | Texts | Dates
 def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Values:
     """Return a column as its own kind or as `kind`: number, text, or a date in that format.
 
-    A gap among numbers is NaN, and NaT among dates.
+    A gap among numbers is NaN.
     """
     import pyarrow
     from pyarrow import types
@@ -48,7 +49,7 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
         dates = None if kind else dates_in(column)
         return texts_in(column) if dates is None else dates
     if is_date and kind in ("", ISO, *DATES):
-        return Dates(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy(), ISO)
+        return Dates(date_parts(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy()), ISO)
     if kind in (ISO, *DATES):
         return read_dates(name, column, kind)
     if is_text:
@@ -131,7 +132,9 @@ def dates_in(column: Any) -> Dates | None:
     if first < 0 or not LIKE_DATES.fullmatch(column[first].as_py() or ""):
         return None
     fitting = [form for form in DATES if not unread(column, form).any()]
-    return Dates(parsed(column, fitting[0]), fitting[0]) if len(fitting) == 1 else None
+    if len(fitting) != 1:
+        return None
+    return Dates(date_parts(parsed(column, fitting[0])), fitting[0])
 
 
 def read_dates(name: str, column: Any, form: str) -> Dates:
@@ -149,7 +152,7 @@ def read_dates(name: str, column: Any, form: str) -> Dates:
             f"column {name!r} must be dates written as {form}, as in the training: "
             f"{named_rows(column, wrong.nonzero()[0].tolist())}"
         )
-    return Dates(parsed(column, form), form)
+    return Dates(date_parts(parsed(column, form)), form)
 
 
 def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
