@@ -79,17 +79,12 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
         target = find_target(table.path, list(table.columns), run.config.target)
         y = label_texts(table, target, table.texts([target])[target])
     features, notes = prepared(table, made)
-    if extra := [name for name in other_columns(run, table) if name not in dropped(run, table)]:
+    known = [*made, *targets(run, table), *dropped(run, table)]
+    if extra := [name for name in table.columns if name not in known]:
         notes.append(f"columns that the training did not have are ignored: {shortened(extra)}")
     for note in [*table.notes, *notes]:
         warn(note)
     return torch.from_numpy(features), y
-
-
-def other_columns(run: Run, table: Table) -> list[str]:
-    """Return the columns that are neither inputs nor the target."""
-    others = [name for name in table.columns if name not in columns_of(run, table.path)]
-    return [name for name in others if name not in targets(run, table)]
 
 
 def targets(run: Run, table: Table) -> list[str]:

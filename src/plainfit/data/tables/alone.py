@@ -21,7 +21,7 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
     for name, made in preprocessing["columns"].items():
         column = np.asarray(table[name], object)
         gaps = np.array([value in ("", None) or value != value for value in column])
-        given = np.where(gaps, np.array(None), column)
+        given: Any = np.where(gaps, np.array(None), column)
         if "categories" in made:
             texts = np.where(gaps, "", column).astype(str)
             inputs += [texts == category for category in made["categories"]]

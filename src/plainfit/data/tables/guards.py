@@ -1,5 +1,6 @@
 """Columns that give the target away, or only name the rows: refused or noted, by one option."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from plainfit.data.tables.values import Dates, Texts, Values, is_number
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
 MOST_CATEGORIES = 1000  # of one that is named
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
+MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, for a linear congruence modulo 2**64
 FEW_ROWS = 20  # too few to tell from chance
 
 
@@ -71,6 +73,22 @@ def numbers_rows(numbers: NDArray[Any]) -> bool:
 def is_sorted_by(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
     return changes == int(labels.max())
+
+
+def seen_in_training(
+    inputs: Mapping[str, NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
+) -> list[str]:
+    """Count the rows of each other part that have the inputs of a training row."""
+    keys = np.zeros(1, np.uint64)
+    for column in inputs.values():  # a hash: two other rows have one with a chance of 2**-64
+        keys = keys * MULTIPLIER + column.astype(np.float32).view(np.uint32)
+    of_parts = {part: np.isin(keys[at], keys[parts["train"]]) for part, at in parts.items()}
+    counted = [
+        f"{int(seen.sum())} of {len(seen)} in {part}"
+        for part, seen in of_parts.items()
+        if part != "train" and seen.any()
+    ]
+    return [f"rows with the inputs of a training row: {', '.join(counted)}"] if counted else []
 
 
 def near_numbers(values: Values) -> str:

@@ -141,19 +141,18 @@ def kind_of(made: Made) -> str:
 def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
     """Count the gaps that were filled, and the texts that no training row has."""
     if isinstance(values, Texts):
-        unknown = [at for at, text in enumerate(values.names) if text not in {*made["categories"]}]
+        known = {*made["categories"]}
+        unknown = [at for at, text in enumerate(values.names) if text not in known]
         count = int(np.isin(values.codes, unknown).sum())
         text = f"column {name!r}: {count} rows have a text that no training row has"
         return [text] if count else []
     gaps = gaps_in(values)
     if not gaps.any() or "fill" not in made.get("date", {}).get("days", made):
         return []
-    marked = ", and marked in an input of its own" if made.get("marked") else ""
+    changes = " (--missing changes it)" if how else ""
     return [
         f"column {name!r}: {int(gaps.sum())} of {len(gaps)} values missing, first in data row "
-        f"{int(gaps.argmax()) + 1}: filled with {how}{fill_text(made)}{marked}"
-        + " (--missing changes it)"
-        * bool(how)
+        f"{int(gaps.argmax()) + 1}: filled with {how}{fill_text(made)}{changes}"
     ]
 
 
@@ -161,14 +160,11 @@ def described(made: Made) -> str:
     """Return in words what a column becomes.
 
     >>> described({"mean": 2.5, "std": 0.5, "fill": 3.0, "marked": True, "gaps": 4})
-    'number: (x - 2.5) / 0.5; 4 gaps filled with 3, and marked in an input of their own'
+    'number: (x - 2.5) / 0.5; 4 gaps filled with 3, and marked in an input of its own'
     >>> described({"categories": ["a", "b"]})
     'text: 2 categories, a, b'
     """
-    gaps = ""
-    if "gaps" in made:
-        marked = ", and marked in an input of their own" if made.get("marked") else ""
-        gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}{marked}"
+    gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}" if "gaps" in made else ""
     if "categories" in made:
         categories = made["categories"]
         return f"text: {len(categories)} categories, {shortened(categories)}"
@@ -179,9 +175,10 @@ def described(made: Made) -> str:
 
 
 def fill_text(made: Made) -> str:
+    marked = ", and marked in an input of its own" if made.get("marked") else ""
     if "date" in made:
-        return str(np.datetime64(int(made["date"]["days"]["fill"]), "D"))
-    return f"{made['fill']:g}"
+        return f"{np.datetime64(int(made['date']['days']['fill']), 'D')}{marked}"
+    return f"{made['fill']:g}{marked}"
 
 
 def refuse(path: Path, problems: list[str]) -> None:

@@ -243,7 +243,7 @@ def opened(path: Path) -> Any:
 
 def find_encoding(path: Path) -> tuple[str, str]:
     """Return the encoding of a text file, and its name unless it is UTF-8."""
-    decoder, size, others = codecs.getincrementaldecoder("utf-8")(), 0, ["cp1252", "latin-1"]
+    decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
     with opened(path) as file:
         while chunk := file.read(CHUNK):
             if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -255,9 +255,7 @@ def find_encoding(path: Path) -> tuple[str, str]:
             except UnicodeDecodeError:
                 if b"\0" in chunk:
                     raise
-                undefined = any(byte in chunk for byte in b"\x81\x8d\x8f\x90\x9d")
-                encoding = others[undefined]
-                return encoding, f"not UTF-8: read as {['Windows-1252', 'Latin-1'][undefined]}"
+                return "cp1252", "not UTF-8: read as Windows-1252"
     return "utf-8", ""
 
 

@@ -19,12 +19,13 @@ from plainfit.common.errors import DataError, near_miss
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import DataSplits, Samples
-from plainfit.data.tables.guards import check_column
+from plainfit.data.tables.guards import check_column, seen_in_training
 from plainfit.data.tables.preparing import (
     Made,
     add_inputs,
     gaps_in,
     inputs_of,
+    kind_of,
     learn,
     notes_on,
     refuse,
@@ -63,7 +64,8 @@ def read_table(
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
-    train_rows = splits.split_rows(encoded, split_seed)["train"][1].numpy()
+    parts = {part: at.numpy() for part, (_, at) in splits.split_rows(encoded, split_seed).items()}
+    train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
     in_memory = not path.name.lower().endswith(ARROW) or (
@@ -73,8 +75,9 @@ def read_table(
     samples: Samples
     if in_memory:
         samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
+        table.notes += seen_in_training(inputs, parts)
     else:
-        samples, features = write_rows(table, kinds, made)
+        samples, features = write_rows(table, made)
         table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
     return splits.make_splits(
         str(path),
@@ -239,21 +242,19 @@ def learn_all(
     return made, inputs
 
 
-def write_rows(
-    table: Table, kinds: Mapping[str, str], made: Mapping[str, Made]
-) -> tuple[DiskRows, tuple[str, ...]]:
+def write_rows(table: Table, made: Mapping[str, Made]) -> tuple[DiskRows, tuple[str, ...]]:
     """Write the inputs row by row to a temporary file beside the table, and map it.
 
     Return the rows, and the names of the inputs. The file has no name and disappears with the
     process.
     """
-    path, count, step = table.path, table.rows, max(1, BLOCK // (8 * len(kinds)))
+    path, count, step = table.path, table.rows, max(1, BLOCK // (8 * len(made)))
 
     def block(first: int, rows: int) -> dict[str, NDArray[Any]]:
         inputs: dict[str, NDArray[Any]] = {}
-        for name, kind in kinds.items():
-            values = values_of(name, table.columns[name].slice(first, rows), kind)
-            add_inputs(inputs, inputs_of(name, values, made[name], first))
+        for name, info in made.items():
+            values = values_of(name, table.columns[name].slice(first, rows), kind_of(info))
+            add_inputs(inputs, inputs_of(name, values, info, first))
         return inputs
 
     try:

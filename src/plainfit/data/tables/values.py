@@ -44,7 +44,8 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
         column = column.cast(column.type.value_type)
     if types.is_large_string(column.type) or types.is_string_view(column.type):
         column = column.cast(pyarrow.string())
-    is_text, is_date = types.is_string(column.type), is_dates(column.type)
+    is_text = types.is_string(column.type)
+    is_date = types.is_date(column.type) or types.is_timestamp(column.type)
     if kind == "text" or (is_text and not kind):
         dates = None if kind else dates_in(column)
         return texts_in(column) if dates is None else dates
@@ -55,12 +56,6 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
     if is_text:
         column = read_numbers(name, column, decimal)
     return numbers_in(name, column, kind)
-
-
-def is_dates(kind: Any) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_date(kind) or types.is_timestamp(kind))
 
 
 def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
