@@ -212,7 +212,11 @@ def test_an_export_comes_with_the_preprocessing_alone(trained, plainfit, tmp_pat
     found = alone["prepare"](frame, facts["preprocessing"])
     assert found.dtype == np.float32
     assert torch.equal(torch.from_numpy(found), all_inputs(open_run(folder)))
-    assert "set to overwrite" in plainfit("export", "run", "--out", "other.safetensors")[2]
+    again = ("export", "run", "--out", "other.safetensors")
+    assert plainfit(*again)[0] == 0
+    Path("prepare.py").write_text("mine")
+    assert "set to overwrite prepare.py" in plainfit(*again, "--out", "third.safetensors")[2]
+    assert Path("prepare.py").read_text() == "mine"
 
 
 def test_a_script_of_a_run_on_a_table_gives_its_bits(trained, plainfit, tmp_path):

@@ -90,7 +90,8 @@ def export_run(
         raise ConfigError(f"a {format} file must be called NAME{kind.suffix}, got {path.name}")
     runs.check_new_file(path, force)
     code = path.with_name("prepare.py") if "columns" in run.preprocessing else None
-    if code is not None:
+    loader = Path(alone.__file__).read_bytes()
+    if code is not None and not (code.is_file() and code.read_bytes() == loader):
         runs.check_new_file(code, force)
     check_packages(format)
     xb, checked_on = samples_of(run)
@@ -109,7 +110,7 @@ def export_run(
 
     runs.write_output(path, kind.to_bytes(run.model, facts), check)
     if code is not None:
-        runs.write_output(code, Path(alone.__file__).read_bytes())
+        runs.write_output(code, loader)
     size, snippet = path.stat().st_size, make_snippet(format, path, facts)
     return ExportResult(path, format, size, found[0], found[1], checked_on, facts, snippet)
 

@@ -26,7 +26,7 @@ MISSING = ("median", "mean", "drop", "error")
 GAPS = (
     "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
     "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
-    "-1.#QNAN",
+    "-1.#QNAN", " ", " ?", " NA",
 )  # fmt: skip
 SAMPLE = 2**18  # bytes from which the guesses are made
 CHUNK = 2**24
@@ -145,7 +145,8 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         table.validate(full=True)
         names = table.column_names
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the table cannot be read ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: the table cannot be read ({why})") from error
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
@@ -234,7 +235,7 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
-    return Dialect(delimiter, encoding, decimal, [*gaps, *(f" {gap}" for gap in gaps)]), notes
+    return Dialect(delimiter, encoding, decimal, gaps), notes
 
 
 def opened(path: Path) -> Any:
