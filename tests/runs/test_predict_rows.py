@@ -161,9 +161,10 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(trained, plainfit, 
 
 def test_a_run_of_an_older_plainfit_predicts(trained, plainfit, tmp_path):
     """Its columns had a mean and a std or categories, and no gaps."""
-    frame = trained[0][["x", "code", "target"]]
+    frame = trained[0][["x", "target"]].assign(code=[f"c{i % 70}" for i in range(N)])
+    frame["same"] = frame.target + "!"
     frame.to_csv("rows.csv", index=False)
-    options = {"categorical": "code", "model": "mlp", "epochs": 1}
+    options = {"categorical": "code,same", "model": "mlp", "epochs": 1}
     train(RunConfig(data="rows.csv", out=tmp_path / "run", **options), echo=None)
     wanted = plainfit("predict", "run", "rows.csv")
     record = json.loads((tmp_path / "run/run.json").read_text())
@@ -181,6 +182,7 @@ def test_a_run_of_an_older_plainfit_predicts(trained, plainfit, tmp_path):
         del record["config"][name]
     (tmp_path / "run/run.json").write_text(json.dumps(record))
     assert plainfit("predict", "run", "rows.csv") == wanted
+    assert plainfit("resume", "run", "--epochs", 2)[0] == 0
     frame.assign(x=np.nan).to_csv("gaps.csv", index=False)
     assert "column 'x' has 80 missing" in plainfit("predict", "run", "gaps.csv")[2]
 
