@@ -163,7 +163,7 @@ DAYS = [FIRST + HOUR * (24 * 7 * i + i % 3) for i in range(N)]
 )  # fmt: skip
 def test_dates_become_numbers(tmp_path, form, said):
     texts = [day.strftime(form) for day in DAYS]
-    texts[3] = ""
+    texts[3] = "-"
     rows = [f"{text},{x},{y}" for text, x, y in zip(texts, X, Y, strict=True)]
     data = open_data(written(tmp_path, rows, "day,x,target"))
     has_hours = "%H" in form
@@ -233,8 +233,9 @@ def test_options_override_what_is_guessed(tmp_path):
     ("column", "option", "says"),
     [
         ([f"person{i % 57}" for i in range(N)], "categorical", "is text with 42 categories in 44"),
-        (Y.argsort().argsort(), "numeric", "numbers the rows, which are sorted by the target"),
+        (Y.argsort().argsort(), "numeric", "has another whole number in each row, and the classes"),
         (np.array(["no", "yes"])[Y], "categorical", "is the target under another name, each"),
+        (Y.argsort().argsort() * 3.0 + 7, "numeric", "has another whole number in each row"),
         (3.5 - Y, "numeric", "is the target under another name, each value with one class"),
     ],
 )  # fmt: skip
@@ -257,6 +258,16 @@ def test_columns_without_use_are_noted(tmp_path):
         "column 'one' is constant: its input is 0",
     )
     assert set(inputs(data, "one")) == {0}
+
+
+def test_an_index_without_a_name_is_left_out(tmp_path):
+    said = "the column without a name only numbers the rows, or is empty: left out"
+    for first in (range(N), [""] * N):
+        rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
+        data = open_data(written(tmp_path, rows, ",x,target"))
+        assert (data.features, data.notes) == (("x",), (said,))
+    rows = [f"{x * 2},{x},{y}" for x, y in zip(X, Y, strict=True)]
+    assert open_data(written(tmp_path, rows, ",x,target")).features == ("", "x")
 
 
 def test_all_problems_are_named_at_once(tmp_path):

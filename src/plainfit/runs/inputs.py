@@ -81,7 +81,9 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:
-        notes.append(f"columns that the training did not have are ignored: {shortened(extra)}")
+        notes.append(
+            f"columns that the training did not have are ignored: {shortened([*map(repr, extra)])}"
+        )
     for note in [*table.notes, *notes]:
         warn(note)
     return torch.from_numpy(features), y

@@ -43,13 +43,14 @@ def check_column(
             f"column {name!r} is the target under another name, each value with one class: {drop}, "
             f"or keep it by {keep}"
         )
-    if codes is values and codes.dtype.kind in "iu" and numbers_rows(codes):
+    if codes is values and differ_and_whole(codes):
         if is_long and is_sorted_by(codes, labels):
             raise DataError(
-                f"column {name!r} numbers the rows, which are sorted by the target, and so gives "
-                f"it away: {drop}, or keep it by {keep}"
+                f"column {name!r} has another whole number in each row, and the classes are sorted "
+                f"by it, as by the number of a row: {drop}, or keep it by {keep}"
             )
-        return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
+        if numbers_rows(codes):
+            return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
     if 2 * len(categories) > train:
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
     return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
@@ -64,10 +65,17 @@ def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     return len(found) == classes == len(np.unique(places * classes + labels))
 
 
+def differ_and_whole(numbers: NDArray[Any]) -> bool:
+    """Return whether all numbers are whole, and each is there once."""
+    return all(
+        bool((some % 1 == 0).all()) and len(np.unique(some)) == len(some)
+        for some in (numbers[:FIRST], numbers)
+    )
+
+
 def numbers_rows(numbers: NDArray[Any]) -> bool:
-    """Return whether whole numbers are n in a row, in any order."""
-    is_wide = int(numbers.max()) - int(numbers.min()) == len(numbers) - 1
-    return is_wide and len(np.unique(numbers)) == len(numbers)
+    """Return whether n different whole numbers are n in a row, in any order."""
+    return int(numbers.max()) - int(numbers.min()) == len(numbers) - 1
 
 
 def is_sorted_by(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:

@@ -71,7 +71,11 @@ class TableOptions:
     def named(self, option: str, columns: Iterable[str], path: Path) -> list[str]:
         """Return the columns that an option names, after checking that they are there."""
         columns, text = list(columns), getattr(self, option) or ""
-        names = [text] if text in columns else [part.strip() for part in text.split(",") if part]
+        names = (
+            [text]
+            if text and text in columns
+            else [part.strip() for part in text.split(",") if part]
+        )
         for name in names:
             if name not in columns:
                 raise DataError(

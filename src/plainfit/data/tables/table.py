@@ -19,7 +19,7 @@ from plainfit.common.errors import DataError, near_miss
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.splits import DataSplits, Samples
-from plainfit.data.tables.guards import check_column, seen_in_training
+from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
 from plainfit.data.tables.preparing import (
     Made,
     add_inputs,
@@ -51,8 +51,8 @@ def read_table(
     becomes one 0/1 input for each category in the training rows. Labels keep their text.
     """
     # Which columns are text must be known before they are read.
-    categorical = [name.strip() for name in (options.categorical or "").split(",")]
-    table = read_columns(path, options, categorical)
+    categorical = map(str.strip, (options.categorical or "").split(","))
+    table = read_columns(path, options, filter(None, categorical))
     target = find_target(path, list(table.columns), target)
     kinds = kinds_of(table, options, target)
     codes = like_codes(table, kinds)
@@ -109,7 +109,7 @@ def find_target(path: Path, names: list[str], target: str | None) -> str:
 
 def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]:
     """Return the columns that become inputs, with the kind that the user gave, or none."""
-    others = [name for name in table.columns if name != target]
+    others = [name for name in table.columns if name != target and not is_index(table, name)]
     dropped, texts, numbers = (
         options.named(option, others, table.path) for option in ("drop", "categorical", "numeric")
     )
@@ -122,6 +122,18 @@ def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]
     if not (inputs := [name for name in others if name not in dropped]):
         raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
     return {name: kinds.get(name, "") for name in inputs}
+
+
+def is_index(table: Table, name: str) -> bool:
+    """Return, and note, whether a column without a name numbers the rows, or has no values."""
+    if name:
+        return False
+    column = table.columns[name]
+    values = None if column.null_count == table.rows else values_of(name, column)
+    if values is not None and not (isinstance(values, np.ndarray) and differ_and_whole(values)):
+        return False
+    table.notes.append("the column without a name only numbers the rows, or is empty: left out")
+    return True
 
 
 def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:

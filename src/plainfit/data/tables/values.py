@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from plainfit.common.errors import DataError
 from plainfit.data.splits import NUMBER, shortened
 from plainfit.data.tables.alone import date_parts
+from plainfit.data.tables.reading import GAPS
 
 LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
 DATES = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")  # besides ISO 8601
@@ -94,13 +95,20 @@ def texts_in(column: Any) -> Texts:
     return Texts(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())
 
 
-def read_numbers(name: str, column: Any, decimal: str) -> Any:
-    """Return texts as numbers; an empty one is a gap."""
+def without_gaps(column: Any) -> Any:
+    """Return texts with null for those that mean a gap."""
     import pyarrow
     from pyarrow import compute
 
-    texts = compute.utf8_trim_whitespace(column)
-    texts = compute.if_else(compute.equal(texts, ""), None, texts)
+    return compute.if_else(compute.is_in(column, pyarrow.array(GAPS)), None, column)
+
+
+def read_numbers(name: str, column: Any, decimal: str) -> Any:
+    """Return texts as numbers."""
+    import pyarrow
+    from pyarrow import compute
+
+    texts = without_gaps(compute.utf8_trim_whitespace(column))
     if decimal == ",":
         texts = compute.replace_substring(texts, ",", ".")
     try:
@@ -120,11 +128,12 @@ def named_rows(column: Any, wrong: list[int]) -> str:
 
 
 def dates_in(column: Any) -> Dates | None:
-    """Return texts as dates, if all but the empty ones are written in one of the formats."""
+    """Return texts as dates, if all but the gaps are written in one of the formats."""
     from pyarrow import compute
 
-    first = compute.index(compute.equal(column, ""), False).as_py()
-    if first < 0 or not LIKE_DATES.fullmatch(column[first].as_py() or ""):
+    column = without_gaps(column)
+    first = compute.index(column.is_valid(), True).as_py()
+    if first < 0 or not LIKE_DATES.fullmatch(column[first].as_py()):
         return None
     fitting = [form for form in DATES if not unread(column, form).any()]
     if len(fitting) != 1:
@@ -133,7 +142,7 @@ def dates_in(column: Any) -> Dates | None:
 
 
 def read_dates(name: str, column: Any, form: str) -> Dates:
-    """Return texts as dates written in this format; an empty one is a gap."""
+    """Return texts as dates written in this format."""
     import pyarrow
     from pyarrow import types
 
@@ -141,6 +150,7 @@ def read_dates(name: str, column: Any, form: str) -> Dates:
         column = column.cast(pyarrow.string())
     if not types.is_string(column.type):
         raise DataError(f"column {name!r} must be dates, as in the training, and is {column.type}")
+    column = without_gaps(column)
     wrong = unread(column, form)
     if wrong.any():
         raise DataError(
@@ -156,8 +166,7 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
 
     if form == ISO:
         try:
-            texts = compute.if_else(compute.equal(column, ""), None, column)
-            times = texts.cast(pyarrow.timestamp("us"))
+            times = column.cast(pyarrow.timestamp("us"))
         except pyarrow.ArrowInvalid:  # some are not
             times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))
     else:
@@ -166,8 +175,5 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
 
 
 def unread(column: Any, form: str) -> NDArray[np.bool_]:
-    """Return which texts are no dates of this format, besides empty ones."""
-    from pyarrow import compute
-
-    given = compute.fill_null(compute.not_equal(column, ""), False).to_numpy()
-    return np.asarray(np.isnat(parsed(column, form)) & given)
+    """Return which texts are no dates of this format, besides gaps."""
+    return np.asarray(np.isnat(parsed(column, form)) & column.is_valid().to_numpy())
