@@ -99,6 +99,10 @@ def test_what_is_written(trained, plainfit, tmp_path):
     frame.drop(columns="target").to_csv("new.csv", index=False)
     found = json.loads(plainfit("predict", folder, "new.csv", "--json")[1])
     assert list(found[0]) == ["id", "class", "probabilities"]
+    dated = frame.assign(id=pd.date_range("2026-01-01", periods=N)).drop(columns="target")
+    dated.to_parquet("dated.parquet")
+    dates = json.loads(plainfit("predict", folder, "dated.parquet", "--json")[1])
+    assert dates[0] == found[0] | {"id": "2026-01-01 00:00:00"}
     assert all(
         max(row["probabilities"], key=row["probabilities"].get) == row["class"] for row in found
     )

@@ -20,6 +20,7 @@ from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
 MOST_PROBLEMS = 10  # that an error names
+AT_ONCE = 4096  # rows that are stacked within the processor's cache: a third of the time
 
 
 def learn(name: str, values: Values, train_rows: NDArray[np.int64], missing: str) -> Made:
@@ -111,7 +112,12 @@ def add_inputs(inputs: dict[str, NDArray[Any]], more: dict[str, NDArray[Any]]) -
 
 
 def stacked(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    return np.stack(list(inputs.values()), axis=1, dtype=np.float32)
+    count = len(next(iter(inputs.values())))
+    rows = np.empty((count, len(inputs)), np.float32)
+    for first in range(0, count, AT_ONCE):
+        for at, column in enumerate(inputs.values()):
+            rows[first : first + AT_ONCE, at] = column[first : first + AT_ONCE]
+    return rows
 
 
 def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[np.float32], list[str]]:
