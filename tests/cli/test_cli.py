@@ -201,7 +201,8 @@ OPTIONS = {
     "export": "--debug --force --format --help --json --out --trust-code",
     "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
     "cache": "--clear --debug --help --json",
-    "predict": "--augment --debug --help --json --out --trust-code --tta",
+    "predict": """--augment --debug --decimal --delimiter --encoding --help --json --out
+        --trust-code --tta""",
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop --encoding
         --help --image-size --json --memory-budget --missing --na --numeric --picture --seed
         --skip-bad --split-seed --target""",

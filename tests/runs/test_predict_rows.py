@@ -89,6 +89,14 @@ def test_files_of_every_kind(trained, plainfit, monkeypatch):
         code, out, errors = plainfit("predict", folder, name)
         assert code == 0, errors
         assert printed(out) == wanted, name
+    frame.assign(x=frame.x.round(3)).to_csv("plain.csv", index=False)
+    frame.assign(x=[f"{x:.3f}" for x in frame.x]).to_csv("odd.csv", index=False, sep="^")
+    text = Path("odd.csv").read_text().replace(".", ",").replace(",01,2026", ".01.2026")
+    Path("odd.csv").write_text(text.replace(",02,2026", ".02.2026").replace(",03,2026", ".03.2026"))
+    options = ("--delimiter", "^", "--decimal", ",")
+    assert printed(plainfit("predict", folder, "odd.csv", *options)[1]) == printed(
+        plainfit("predict", folder, "plain.csv")[1]
+    )
     lines = io.BytesIO(Path("rows.jsonl").read_bytes())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(lines))
     assert printed(plainfit("predict", folder, "-")[1]) == wanted

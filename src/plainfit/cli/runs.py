@@ -28,6 +28,9 @@ def predict(
         int, Option(min=0, max=10_000, help="Average over N augmented views of an image too.")
     ] = 0,
     augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
+    delimiter: Annotated[str | None, Option(help="Of a .csv, if not as in the training.")] = None,
+    encoding: Annotated[str | None, Option(help="Of a .csv, likewise.")] = None,
+    decimal: Annotated[str | None, Option(help="Of numbers in a .csv, likewise.")] = None,
     trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
@@ -46,7 +49,8 @@ def predict(
     if is_table := str(first) == "-" or first.name.lower().endswith(TABLES):
         if len(sources) > 1 or tta:
             raise ConfigError("a table is predicted alone, and has no views; leave out the rest")
-        results = predicting.predict_rows(opened, first)
+        written = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
+        results = predicting.predict_rows(opened, first, **written)
     else:
         images = [image for source in sources for image in images_in(source)]
         results = predicting.predict_images(opened, images, views=tta, augment=augment)

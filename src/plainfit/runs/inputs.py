@@ -53,10 +53,12 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
     return x if y is None else (x, numbers_of(run, y))
 
 
-def read_as_trained(run: Run, path: Path) -> Table:
-    """Read a table, its text where the training had text."""
+def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
+    """Read a table by the options of the training but for how it is `written`, if that is given."""
     names = [item.name for item in fields(TableOptions)]
-    options = TableOptions(**{name: getattr(run.config, name) for name in names})
+    options = TableOptions(
+        **{name: written.get(name) or getattr(run.config, name) for name in names}
+    )
     texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
     return read_columns(path, options, texts)
 

@@ -79,13 +79,14 @@ def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int
 
 
 @raised_as(RunError, "the run's model must take the rows")
-def predict_rows(run: Run, path: Path) -> list[dict[str, Any]]:
+def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, Any]]:
     """Return each row's likeliest class and the probability of every class.
 
     Before them come the columns that the training left out by `drop`, such as an id, as they are
-    written. `-` is the standard input, which has a JSON object in each line.
+    written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
+    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training.
     """
-    table = read_as_trained(run, path)
+    table = read_as_trained(run, path, **written)
     inputs, _ = of_table(run, table, None, labelled=False)
     for name in targets(run, table):
         warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")

@@ -167,12 +167,12 @@ def described(made: Made) -> str:
 
     >>> described({"mean": 2.5, "std": 0.5, "fill": 3.0, "marked": True, "gaps": 4})
     'number: (x - 2.5) / 0.5; 4 gaps filled with 3, and marked in an input of its own'
-    >>> described({"categories": ["a", "b"]})
-    'text: 2 categories, a, b'
+    >>> described({"categories": ["", "b"]})
+    'text: 2 categories, (empty), b'
     """
     gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}" if "gaps" in made else ""
     if "categories" in made:
-        categories = made["categories"]
+        categories = [category or "(empty)" for category in made["categories"]]
         return f"text: {len(categories)} categories, {shortened(categories)}"
     if "date" in made:
         return f"date ({made['format']}): {', '.join(made['date'])}{gaps}"
