@@ -214,7 +214,7 @@ def test_kinds_can_be_set(tmp_path):
         ),
         ({"delimiter": "comm"}, "delimiter must be comma, semicolon, tab, pipe or one character"),
         ({"decimal": ";"}, "decimal must be . or ,"),
-        ({"encoding": "utf-9"}, "encoding must be one that Python knows"),
+        ({"encoding": "utf-9"}, "cannot be read .unknown encoding: utf-9"),
     ):
         with pytest.raises(PlainfitError, match=says):
             open_data(path, **options)

@@ -44,7 +44,8 @@ def check_column(
             f"or keep it by {keep}"
         )
     if codes is values and differ_and_whole(codes):
-        if is_long and is_sorted_by(codes, labels):
+        changes = int((np.diff(labels[np.argsort(codes)]) != 0).sum())
+        if is_long and changes == int(labels.max()):
             raise DataError(
                 f"column {name!r} has another whole number in each row, and the classes are sorted "
                 f"by it, as by the number of a row: {drop}, or keep it by {keep}"
@@ -76,11 +77,6 @@ def differ_and_whole(numbers: NDArray[Any]) -> bool:
 def numbers_rows(numbers: NDArray[Any]) -> bool:
     """Return whether n different whole numbers are n in a row, in any order."""
     return int(numbers.max()) - int(numbers.min()) == len(numbers) - 1
-
-
-def is_sorted_by(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
-    changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
-    return changes == int(labels.max())
 
 
 def seen_in_training(

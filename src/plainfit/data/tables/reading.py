@@ -56,13 +56,6 @@ class TableOptions:
             raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
-        try:
-            codecs.lookup(self.encoding or "utf-8")
-        except LookupError as error:
-            raise ConfigError(
-                f"must be one that Python knows, such as latin-1, got {self.encoding!r}",
-                field="encoding",
-            ) from error
 
     @property
     def separator(self) -> str | None:
@@ -148,7 +141,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
                 table = file.read()
         table.validate(full=True)
         names = table.column_names
-    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: the table cannot be read ({why})") from error
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
