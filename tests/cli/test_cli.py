@@ -168,29 +168,32 @@ def seconds_of(command):
 
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
-    "train": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
-        --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --group-by --help --image-mode --image-size --json --keep-memory
-        --label-smoothing --lr --memory-budget --model --model-args --momentum --nesterov
-        --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision --preset
-        --resize --schedule --seed --skip-bad --split-seed --target --threads --time-limit
-        --track --weight-decay""",
-    "fine-tune": """--accumulate --augment --average --batch-size --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --detect-anomaly --device
-        --drop-last --epochs --freeze-epochs --fused --gradual --group-by --help --image-mode
-        --image-size --json --keep-memory --label-smoothing --lr --lr-ratio --memory-budget
-        --model --model-args --momentum --nesterov --no-keep-memory --optimizer --out
+    "train": """--accumulate --augment --average --batch-size --categorical --channels-last
+        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
+        --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by --help
+        --image-mode --image-size --json --keep-memory --label-smoothing --lr --memory-budget
+        --missing --model --model-args --momentum --na --nesterov --no-keep-memory --numeric
+        --optimizer --out --overfit-one-batch --patience --precision --preset --resize --schedule
+        --seed --skip-bad --split-seed --target --threads --time-limit --track --weight-decay""",
+    "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
+        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
+        --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
+        --gradual --group-by --help --image-mode --image-size --json --keep-memory
+        --label-smoothing --lr --lr-ratio --memory-budget --missing --model --model-args
+        --momentum --na --nesterov --no-keep-memory --numeric --optimizer --out
         --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
         --split-seed --target --threads --time-limit --track --trust-code --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
-    "lr-find": """--batch-size --data --data-dir --debug --device --drop-last --group-by --help
-        --image-mode --image-size --json --memory-budget --model --momentum --optimizer
-        --picture --resize --seed --skip-bad --split-seed --target""",
-    "tune": """--accumulate --augment --average --batch-size --channels-last --checkpoint-every
-        --clip --compile --data --data-dir --debug --detect-anomaly --device --drop-last
-        --epochs --fused --group-by --help --image-mode --image-size --json --keep-memory
-        --label-smoothing --lr --memory-budget --mode --model --model-args --momentum --monitor
-        --nesterov --no-keep-memory --optimizer --out --overfit-one-batch --patience --precision
+    "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
+        --device --drop --drop-last --encoding --group-by --help --image-mode --image-size --json
+        --memory-budget --missing --model --momentum --na --numeric --optimizer --picture --resize
+        --seed --skip-bad --split-seed --target""",
+    "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
+        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
+        --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by --help
+        --image-mode --image-size --json --keep-memory --label-smoothing --lr --memory-budget
+        --missing --mode --model --model-args --momentum --monitor --na --nesterov
+        --no-keep-memory --numeric --optimizer --out --overfit-one-batch --patience --precision
         --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad --space
         --split-seed --storage --target --threads --time-limit --track --trials --weight-decay""",
     "runs": "--debug --help --json",
@@ -199,11 +202,14 @@ OPTIONS = {
     "export": "--debug --force --format --help --json --out --trust-code",
     "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
     "cache": "--clear --debug --help --json",
-    "predict": "--augment --debug --help --json --trust-code --tta",
-    "augment": """--augment --data-dir --debug --group-by --help --image-mode --image-size --json
-        --memory-budget --picture --resize --seed --skip-bad --split-seed --target""",
-    "data": """--data-dir --debug --group-by --help --image-mode --image-size --json
-        --memory-budget --only --picture --resize --skip-bad --split-seed --target --write""",
+    "predict": """--augment --debug --decimal --delimiter --encoding --help --json --out
+        --trust-code --tta""",
+    "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
+        --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
+        --na --numeric --picture --resize --seed --skip-bad --split-seed --target""",
+    "data": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --group-by
+        --help --image-mode --image-size --json --memory-budget --missing --na --numeric --only
+        --picture --resize --skip-bad --split-seed --target --write""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

@@ -249,21 +249,22 @@ def test_codes_that_lose_digits_are_noted(tmp_path, suffix, budget):
     else:
         pyarrow.feather.write_feather(table, path, compression="uncompressed")
     notes = list(open_data(path, memory_budget=budget).notes)
-    remedy = "if they are codes, put a letter before each, or remove the column"
+    remedy = "if they are codes, --categorical {0} or --drop {0}"
     rounded = f"40 numbers beyond 2**53 are rounded to 21; {remedy}"
+    notes = [note for note in notes if "rows" not in note and "constant" not in note]
     if suffix == "csv":
         assert notes == [
-            f"column 'zip': 40 numbers begin with a 0, which is lost; {remedy}",
-            f"column 'uid': {rounded}",
-            f"column 'huge': 40 numbers beyond 2**53 are rounded to 1; {remedy}",
+            f"column 'zip': 40 numbers begin with a 0, which is lost; {remedy.format('zip')}",
+            f"column 'uid': {rounded.format('uid')}",
+            f"column 'huge': 40 numbers beyond 2**53 are rounded to 1; {remedy.format('huge')}",
         ]
     else:
-        assert notes[0] == f"column 'id': {rounded}"
+        assert notes[0] == f"column 'id': {rounded.format('id')}"
         assert "rounded" not in "".join(notes[1:])
 
 
 def test_texts_that_are_mostly_different_are_noted(tmp_path):
-    rows = "".join(f'"{i},5",{i % 2}\n' for i in range(40))
+    rows = "".join(f'"{i}, x",{i % 2}\n' for i in range(40))
     (tmp_path / "t.csv").write_text("a,target\n" + rows)
     assert open_data(tmp_path / "t.csv").notes == (
         "column 'a' is text: 28 categories in 28 training rows",

@@ -75,7 +75,7 @@ def test_numbers_and_labels_that_cannot_be_kept_are_refused(tmp_path, x, y, says
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\xff,target\n" + b"1,0\n2,1\n" * 6, "cannot be read"),
+        (b"\xff\0,target\n" + b"1,0\n2,1\n" * 6, "cannot be read"),
         (b"a,target\n" + b"1,0\n2,1\n" * 6 + b"1e300,0\n", "'a', standardised, has"),
         (b"a,target\n" + b"1e308,0\n-1e308,1\n" * 6, "'a', standardised, has"),
         (b"a,target\n" + b"1,0\n2,1e300\n" * 6, "labels must be classes"),
@@ -113,14 +113,15 @@ def write_csv(path):
     [
         ("a.npz", write_npz, "it claims to unpack to 976256 bytes"),
         ("a.parquet", write_parquet, "it claims to hold 200000 values"),
-        ("a.csv", write_csv, "have 500 categories, too many for a table of 3500 training rows"),
+        ("a.csv", write_csv, "more than 500 inputs, too many for a table of 3500 training rows"),
     ],
 )
 def test_what_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, name, write, says):
     path = tmp_path / name
     write(path)
-    assert open_data(path).classes == ("0", "1")
+    options = {"categorical": "a"} if name == "a.csv" else {}
+    assert open_data(path, **options).classes == ("0", "1")
     monkeypatch.setattr(splits, "LARGEST", 10_000)
     monkeypatch.setattr(splits, "MOST_TIMES", 50)
     with pytest.raises(PlainfitError, match=says):
-        open_data(path)
+        open_data(path, **options)

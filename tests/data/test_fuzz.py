@@ -259,7 +259,7 @@ BOMBS = {
     "a table with one long label": (
         "csv",
         "read",
-        lambda: b"a,target\n" + b"1,x\n2,y\n" * 10_000 + b"3," + b"z" * 10**6 + b"\n",
+        lambda: b"a,target\n" + b"1,x\n2,y\n2,x\n" * 10_000 + b"3," + b"z" * 10**6 + b"\n",
     ),
     "a table of many categories": ("csv", "refused", lambda: wide_text().encode()),
     "a table of equal rows": ("parquet", "refused", parquet_of_one_value),

@@ -354,9 +354,8 @@ def test_a_run_refuses_other_tables(table):
     rows, run = table
     for data, message in (
         (rows.rename(columns={"height": "heigth"}), "column 'height'; did you mean 'heigth'"),
-        (rows.assign(weight=1), "and weight was none; remove what it was trained without"),
-        (rows.assign(city=1), "column 'city' must be text, as in the training"),
-        (rows.assign(height=np.nan), "column 'height' has 90 missing"),
+        (rows.assign(height="tall"), "'height' must be numbers: 90 of 90 are not, 'tall' in data"),
+        (rows.assign(height=[[1.0]] * 90), "must be numbers, as in the training, and is list"),
         (
             rows[["height"]].to_numpy(),
             "an array has no columns, and .* needs its own; pass a data frame",
@@ -366,8 +365,14 @@ def test_a_run_refuses_other_tables(table):
             pf.predict(run, data)
     with pytest.raises(DataError, match="has no column 'tall': choose target from height, city"):
         pf.evaluate(run, rows[["height", "city"]])
-    with pytest.warns(RuntimeWarning, match="column 'city': 90 rows have a text that no training"):
-        pf.predict(run, rows.assign(city="Wien"))
+    for changed, message in (
+        (rows.assign(city="Wien"), "column 'city': 90 rows have a text that no training row has"),
+        (rows.assign(city=1), "column 'city': 90 rows have a text that no training row has"),
+        (rows.assign(weight=1), "columns that the training did not have are ignored: 'weight'"),
+        (rows.assign(height=np.nan), "'height': 90 of 90 values missing, first in data row 1: fil"),
+    ):
+        with pytest.warns(RuntimeWarning, match=message):
+            pf.predict(run, changed)
 
 
 def test_the_examples_of_the_page(plainfit):

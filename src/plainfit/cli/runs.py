@@ -14,28 +14,58 @@ from plainfit.common.errors import ConfigError, ModelError
 
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], Argument(help="PNG, JPEG, WebP or BMP files.")],
+    sources: Annotated[
+        list[Path],
+        Argument(
+            help="Images or folders of them; or a table, - for JSON lines on the standard input.",
+            metavar="FILE...",
+        ),
+    ],
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Write them here: .csv, .parquet or .jsonl.")
+    ] = None,
     tta: Annotated[
         int, Option(min=0, max=10_000, help="Average over N augmented views of an image too.")
     ] = 0,
     augment: Annotated[str | None, Option(help="Of the views (default: the training's).")] = None,
+    delimiter: Annotated[str | None, Option(help="Of a .csv, if not as in the training.")] = None,
+    encoding: Annotated[str | None, Option(help="Of a .csv, likewise.")] = None,
+    decimal: Annotated[str | None, Option(help="Of numbers in a .csv, likewise.")] = None,
     trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the class probabilities of image files."""
+    """Print the class probabilities of image files, or of the rows of a table."""
     if augment is not None and not tta:
         raise ConfigError("--augment is for the views of --tta: add --tta 8")
-    from plainfit.runs.predict import predict_images
+    from plainfit.data.open_data import TABLES
+    from plainfit.runs import predict as predicting
+    from plainfit.runs.folder import write_output
+    from plainfit.runs.inputs import images_in
 
-    results = predict_images(open_trusted(run, trust_code), images, views=tta, augment=augment)
-    if json_:
+    if out is not None:
+        predicting.check_out(out, sources)
+    opened, first = open_trusted(run, trust_code), sources[0]
+    if is_table := str(first) == "-" or first.name.lower().endswith(TABLES):
+        if len(sources) > 1 or tta:
+            raise ConfigError("a table is predicted alone, and has no views; leave out the rest")
+        written = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
+        results = predicting.predict_rows(opened, first, **written)
+    else:
+        images = [image for source in sources for image in images_in(source)]
+        results = predicting.predict_images(opened, images, views=tta, augment=augment)
+    if out is not None:
+        write_output(out, predicting.to_bytes(results, out.suffix))
+        show(f"wrote  {out}: {len(results):,} rows")
+    elif json_:
         show_json(results)
-        return
-    for result in results:
-        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
-        likeliest = ", ".join(f"{name} {probability:.4f}" for name, probability in ranked[:5])
-        show(f"{result['image']}: {likeliest}{', ...' if len(ranked) > 5 else ''}")
+    elif is_table:
+        show(predicting.to_bytes(results, ".csv").decode(), end="")
+    else:
+        for result in results:
+            ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+            likeliest = ", ".join(f"{name} {probability:.4f}" for name, probability in ranked[:5])
+            show(f"{result['image']}: {likeliest}{', ...' if len(ranked) > 5 else ''}")
 
 
 def summary(

@@ -77,7 +77,7 @@ def surroundings() -> Iterator[None]:
 
 
 def show_json(value: Any) -> None:
-    show(json.dumps(value, indent=2))
+    show(json.dumps(value, indent=2, default=str))  # a date of a table, say
 
 
 def asking(call: Callable[[bool], T], trust_code: bool) -> T:

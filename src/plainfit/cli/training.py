@@ -120,11 +120,16 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     test = "no test set; the last line above is on the validation set"
     if result.test is not None:
         test = f"accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}"
+        if "balanced_accuracy" in result.test:  # of classes of very different sizes
+            test += (
+                f", balanced accuracy {result.test['balanced_accuracy']:.4f}; the largest class "
+                f"alone is {result.test['largest_class']:.4f} of the samples"
+            )
     show(f"\ntest   {test}")
     show(f"run    {result.folder}")
     show(f"next   {command('report', result.folder)}")
-    if result.takes_images:
-        show(f"       {command('predict', result.folder, 'IMAGE.png')}")
+    if result.takes:
+        show(f"       {command('predict', result.folder, result.takes)}")
 
 
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))
@@ -203,6 +208,13 @@ def data(
     for label, name in enumerate(splits.classes):
         show(f"{name:{width}}" + "".join(f"{of[label]:9,}" for of in counts.values()))
     show(f"{'all':{width}}" + "".join(f"{sum(of):9,}" for of in counts.values()))
+    if splits.columns:
+        from plainfit.data.tables.preparing import described
+
+        width = max(len("column"), *map(len, splits.columns))
+        show(f"{'column':{width}}  what it becomes")
+        for name, made in splits.columns.items():
+            show(f"{name:{width}}  {described(made)}")
     show(f"picture: {path}")
 
 

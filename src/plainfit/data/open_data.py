@@ -13,7 +13,7 @@ from plainfit.data.splits import DataSplits, make_splits
 
 IMAGES, NPY = "a folder of images", "a folder of .npy files"
 NPZ, TABLE, PICKLE = "an .npz file", "a table", "a pickle"
-TABLES = (".csv", ".parquet", ".arrow", ".feather")
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".parquet", ".arrow", ".feather")
 KINDS = {NPZ: (".npz",), TABLE: TABLES, PICKLE: (".pkl", ".pkl.gz")}  # by the end of a name
 NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.
@@ -25,6 +25,14 @@ OWN = {
     "image_mode": (IMAGES,),
     "resize": (IMAGES,),
     "group_by": (IMAGES,),
+    "delimiter": (TABLE,),
+    "encoding": (TABLE,),
+    "decimal": (TABLE,),
+    "na": (TABLE,),
+    "drop": (TABLE,),
+    "categorical": (TABLE,),
+    "numeric": (TABLE,),
+    "missing": (TABLE,),
 }
 
 
@@ -40,14 +48,22 @@ def open_data(
     image_mode: str | None = None,
     resize: str | None = None,
     group_by: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    decimal: str | None = None,
+    na: str | None = None,
+    drop: str | None = None,
+    categorical: str | None = None,
+    numeric: str | None = None,
+    missing: str = "median",
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
     Args:
         source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of `.npy`
-            files, a `.npz`, `.csv`, `.parquet`, `.arrow` or `.feather` file, or the tutorial's
-            `mnist.pkl.gz`. A `Path` is always a path; a str that is a name is that name, so write
-            `./digits` for a folder called so.
+            files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`, `.parquet`, `.arrow`,
+            `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
+            str that is a name is that name, so write `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
         split_seed: seed of the split, for data without one.
@@ -60,6 +76,16 @@ def open_data(
             with black, or `squash`.
         group_by: a text such as `_`: images of a folder whose file names are the same up to the
             last one stay in one part.
+        delimiter: comma, semicolon, tab, pipe or a character, in a text file; guessed by default,
+            like the next two.
+        encoding: of a text file, such as `utf-8` or `cp1252`.
+        decimal: what numbers in a text file have before their decimals, `.` or `,`.
+        na: texts that mean a gap besides the usual ones, such as `unknown,-999`.
+        drop: columns of a table to leave out, such as `id,name`.
+        categorical: columns whose values are categories, even numbers, and more than 50.
+        numeric: columns that must be numbers.
+        missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
+            the training rows, `drop` the rows, or `error`.
 
     Raises:
         ConfigError: if a setting is for other data than this.
@@ -86,9 +112,11 @@ def open_data(
         if kind == PICKLE:
             return mnist.read_mnist_pickle(path)
         if kind == TABLE:
-            from plainfit.data.table import read_table
+            from plainfit.data.tables.reading import TableOptions
+            from plainfit.data.tables.table import read_table
 
-            return read_table(path, target, split_seed, memory_budget)
+            own = {name: given[name] for name in OWN if OWN[name] == (TABLE,)}
+            return read_table(path, TableOptions(**own), target, split_seed, memory_budget)
         from plainfit.data.folder import read_folder
 
         own = {name: value for name, value in given.items() if IMAGES in OWN[name]}

@@ -18,6 +18,7 @@ from plainfit.common.errors import ConfigError, PlainfitError, RunError, raised_
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
+from plainfit.data.tables import alone
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
 from plainfit.runs.folder import Run
@@ -65,7 +66,8 @@ def export_run(
 
     The file is read back and compared on the run's validation set, or on random bytes where that
     can no longer be opened. It takes float32 of shape (batch, channels, height, width) or
-    (batch, features), for any batch size, and gives scores of shape (batch, classes).
+    (batch, features), for any batch size, and gives scores of shape (batch, classes). For a table,
+    `prepare.py` beside it makes those of the columns.
 
     Args:
         run: from `plainfit.runs.folder.open_run`.
@@ -87,6 +89,10 @@ def export_run(
     if path.suffix != kind.suffix:
         raise ConfigError(f"a {format} file must be called NAME{kind.suffix}, got {path.name}")
     runs.check_new_file(path, force)
+    code = path.with_name("prepare.py") if "columns" in run.preprocessing else None
+    loader = Path(alone.__file__).read_bytes()
+    if code is not None and not (code.is_file() and code.read_bytes() == loader):
+        runs.check_new_file(code, force)
     check_packages(format)
     xb, checked_on = samples_of(run)
     facts = facts_of(run)
@@ -103,6 +109,8 @@ def export_run(
         found.extend(compare(format, run.model, call, xb, kind.tolerance))
 
     runs.write_output(path, kind.to_bytes(run.model, facts), check)
+    if code is not None:
+        runs.write_output(code, loader)
     size, snippet = path.stat().st_size, make_snippet(format, path, facts)
     return ExportResult(path, format, size, found[0], found[1], checked_on, facts, snippet)
 
@@ -112,7 +120,7 @@ def facts_of(run: Run) -> Facts:
     shape, classes = record["input_shape"], record["classes"]
     values = f"numbers {made['values']} of the training"
     if record["features"]:
-        values = "the columns in `features`, standardised by `preprocessing`"
+        values = 'prepare(table, facts["preprocessing"]) of prepare.py'
     elif made in OF_IMAGE_FILES:
         colors = "gray" if made["mode"] == "L" else made["mode"]
         values = f"the bytes of {colors} images divided by 256, in [0, 1)"

@@ -205,8 +205,14 @@ class Run:
     @cached_property
     def config(self) -> RunConfig:
         """The settings; a run of an older plainfit has the defaults of newer settings."""
+        kinds: dict[str, Any] = {}
+        if "missing" not in self.record["config"]:  # what is refused in a table by now was not
+            made = (self.record["data"].get("preprocessing") or {}).get("columns", {})
+            for name, learned in made.items():
+                kind = "categorical" if "categories" in learned else "numeric"
+                kinds[kind] = f"{kinds[kind]},{name}" if kind in kinds else name
         try:
-            return RunConfig.from_dict(self.record["config"])
+            return RunConfig.from_dict(self.record["config"], **kinds)
         except ConfigError as error:
             raise RunError(f"{self.folder / RECORD}: {error}") from error
 

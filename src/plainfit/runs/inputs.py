@@ -1,6 +1,7 @@
 """New data for a run's model, made as the data of its training was."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,9 @@ from plainfit.data.layout import files_under, find_images
 from plainfit.data.open_data import TABLES
 from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
-from plainfit.data.table import (
-    USUAL_TARGETS,
-    features_like,
-    find_target,
-    frame_columns,
-    label_texts,
-    read_columns,
-)
+from plainfit.data.tables.preparing import kind_of, prepared
+from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
+from plainfit.data.tables.table import USUAL_TARGETS, find_target, label_texts
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
 
@@ -49,9 +45,9 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
             raise DataError(f"the data must exist, and there is no file or folder {path}")
         if not path.name.lower().endswith(TABLES):
             return of_images(run, path, bs, labelled)
-        x, y = of_table(run, path, read_columns(path), y, labelled)
+        x, y = of_table(run, read_as_trained(run, path), y, labelled)
     elif is_table(x):
-        x, y = of_table(run, Path(type(x).__name__), frame_columns(x), y, labelled)
+        x, y = of_table(run, frame_columns(x), y, labelled)
     elif isinstance(x, np.ndarray | Tensor):
         x = checked(run, x)
     else:
@@ -59,29 +55,53 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
     return x if y is None else (x, numbers_of(run, y))
 
 
-def of_table(
-    run: Run, path: Path, columns: Mapping[str, Any], y: Any, labelled: bool
-) -> tuple[Tensor, Any]:
-    """Return the features of a table, as the run's own became them, and its labels."""
-    made, target = run.preprocessing.get("columns"), run.config.target
+def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
+    """Read a table by the options of the training but for how it is `written`, if that is given."""
+    names = [item.name for item in fields(TableOptions)]
+    options = TableOptions(
+        **{name: written.get(name) or getattr(run.config, name) for name in names}
+    )
+    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
+    return read_columns(path, options, texts)
+
+
+def columns_of(run: Run, path: Path) -> dict[str, Any]:
+    """Return how the columns of the run's table became inputs."""
+    made = run.preprocessing.get("columns")
     if made is None:
         raise RunError(
             f"{path} is a table, and {run.folder} was trained on values "
             f"{values_text(run.preprocessing)}; pass such values"
         )
+    return dict(made)
+
+
+def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, Any]:
+    """Return the inputs of a table, as the run's own became them, and its labels."""
+    made = columns_of(run, table.path)
     if labelled and y is None:
-        target = find_target(path, list(columns), target)
-        y = label_texts(path, target, columns[target])
-    features, notes = features_like(path, columns, made)
-    others = [name for name in columns if name not in made and name != target]
-    if extra := [name for name in others if target or name.lower() not in USUAL_TARGETS]:
-        raise DataError(
-            f"{path}: columns must be those of the training, and {shortened(extra)} was none; "
-            "remove what it was trained without"
+        target = find_target(table.path, list(table.columns), run.config.target)
+        y = label_texts(table, target, table.texts([target])[target])
+    features, notes = prepared(table, made)
+    known = [*made, *targets(run, table), *dropped(run, table)]
+    if extra := [name for name in table.columns if name not in known]:
+        notes.append(
+            f"columns that the training did not have are ignored: {shortened([*map(repr, extra)])}"
         )
-    for note in notes:
+    for note in [*table.notes, *notes]:
         warn(note)
     return torch.from_numpy(features), y
+
+
+def targets(run: Run, table: Table) -> list[str]:
+    target = run.config.target
+    return [n for n in table.columns if n == target or (not target and n.lower() in USUAL_TARGETS)]
+
+
+def dropped(run: Run, table: Table) -> list[str]:
+    """Return the columns of a table that the training left out by name."""
+    named = (run.config.drop or "").split(",")
+    return [n for n in table.columns if n == run.config.drop or n in map(str.strip, named)]
 
 
 def checked(run: Run, x: Any) -> Tensor:
@@ -124,14 +144,19 @@ def numbers_of(run: Run, labels: Any) -> Tensor:
 def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
     """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
-        inside = [] if path.is_file() else files_under(path, [])
-        images = [Path(file) for file in inside if file.lower().endswith(SUFFIXES)]
-        return image_batches(run, [path] if path.is_file() else images, bs)
+        return image_batches(run, images_in(path), bs)
     found, _ = find_images(path, run.config.target)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
     labels = numbers_of(run, [label for _, label, _ in found])
     return image_batches(run, [Path(file) for *_, file in found], bs, labels)
+
+
+def images_in(path: Path) -> list[Path]:
+    """Return an image, or all images in a folder, in the order of their paths."""
+    if not path.is_dir():
+        return [path]
+    return [Path(file) for file in files_under(path, []) if file.lower().endswith(SUFFIXES)]
 
 
 def image_shape(run: Run) -> tuple[int, int, int]:

@@ -1,6 +1,9 @@
-"""Class probabilities of new images."""
+"""Class probabilities of new images and of the rows of a table."""
 
-from collections.abc import Sequence
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,22 @@ from torch import Tensor
 from plainfit.common.errors import ConfigError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
+from plainfit.runs import folder as runs
 from plainfit.runs.folder import Run
 from plainfit.runs.inference import predict
-from plainfit.runs.inputs import batch_of, image_batches, image_shape
+from plainfit.runs.inputs import (
+    batch_of,
+    dropped,
+    image_batches,
+    image_shape,
+    of_table,
+    read_as_trained,
+    targets,
+)
+from plainfit.training.hooks import warn
 
 MOST_IMAGES = 256  # in a batch
+OUTPUTS = (".csv", ".parquet", ".jsonl")
 
 
 @raised_as(RunError, "the run's model must take the images")
@@ -62,3 +76,60 @@ def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int
         xb = xb if first else torch.cat([x.unsqueeze(0), xb])
         total += run.model(xb).softmax(dim=1).sum(dim=0)
     return total / (views + 1)
+
+
+@raised_as(RunError, "the run's model must take the rows")
+def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, Any]]:
+    """Return each row's likeliest class and the probability of every class.
+
+    Before them come the columns that the training left out by `drop`, such as an id, as they are
+    written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
+    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training.
+    """
+    table = read_as_trained(run, path, **written)
+    inputs, _ = of_table(run, table, None, labelled=False)
+    for name in targets(run, table):
+        warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")
+    rows = predict(run, inputs, output="probabilities")
+    kept = {name: column.to_pylist() for name, column in table.texts(dropped(run, table)).items()}
+    best = rows.argmax(dim=1).tolist()
+    return [
+        {
+            **{name: values[at] for name, values in kept.items()},
+            "class": run.classes[best[at]],
+            "probabilities": dict(zip(run.classes, row, strict=True)),
+        }
+        for at, row in enumerate(rows.tolist())
+    ]
+
+
+def check_out(path: Path, sources: Sequence[Path]) -> None:
+    """Refuse a file that predictions cannot be written to."""
+    if path.suffix not in OUTPUTS:
+        raise ConfigError(f"must end with {', '.join(OUTPUTS)}, got {path}", field="out")
+    if any(path.exists() and source.exists() and path.samefile(source) for source in sources):
+        raise ConfigError(f"must be another file than the data, got {path}", field="out")
+    runs.check_new_file(path, force=True)
+
+
+def to_bytes(results: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
+    """Return predictions as the content of a file: a row each, `p(NAME)` for a class's chance."""
+    rows = [
+        {name: value for name, value in result.items() if name != "probabilities"}
+        | {f"p({name})": value for name, value in result["probabilities"].items()}
+        for result in results
+    ]
+    if suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        content = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), content)
+        return content.getvalue()
+    if suffix == ".jsonl":
+        return "".join(f"{json.dumps(row, default=str)}\n" for row in rows).encode()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

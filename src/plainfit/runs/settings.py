@@ -37,7 +37,7 @@ class DataSettings:
     data: Annotated[
         str,
         "digits, mnist, fashion-mnist, or a path: a folder of images or of .npy files, .npz, .csv, "
-        ".parquet, .arrow, .feather, .pkl.gz.",
+        ".tsv, .parquet, .arrow, .feather, .pkl.gz.",
     ] = "digits"
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
@@ -63,6 +63,18 @@ class DataSettings:
         str | None,
         "Draw images with the same file name up to the last of these, such as _, as one.",
     ] = None
+    delimiter: Annotated[
+        str | None, "Of a .csv: comma, semicolon, tab, pipe or a character (default: guessed)."
+    ] = None
+    encoding: Annotated[str | None, "Of a .csv: utf-8, cp1252, ... (default: guessed)."] = None
+    decimal: Annotated[str | None, "Of numbers in a .csv: . or , (default: guessed)."] = None
+    na: Annotated[str | None, "Texts in a .csv that mean a gap too, such as unknown,-999."] = None
+    drop: Annotated[str | None, "Columns of a table to leave out, such as id,name."] = None
+    categorical: Annotated[str | None, "Columns of a table that are categories."] = None
+    numeric: Annotated[str | None, "Columns of a table that are numbers."] = None
+    missing: Annotated[
+        str, "Gaps in a table: median or mean, to fill them; drop, the rows; or error."
+    ] = "median"
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data

@@ -51,7 +51,7 @@ from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
-from plainfit.training.metrics import accuracy
+from plainfit.training.metrics import Metric, accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
@@ -256,7 +256,8 @@ class RunResult:
     history: History
     test: dict[str, float] | None
     """Loss and accuracy on the test set, which is used once, here; None without a test set."""
-    takes_images: bool
+    takes: str
+    """A file that `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -442,7 +443,10 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         with raised_as(TrainingError, "the test set must be scored"):
-            test = validate(model, loss_function(config), test_dl, metrics=[accuracy])
+            named: list[Metric] = [balanced_accuracy] if is_imbalanced(data) else []
+            test = validate(model, loss_function(config), test_dl, metrics=[accuracy, *named])
+        if named:
+            test["largest_class"] = max(of := data.class_counts()["test"]) / sum(of)
     runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
     draw_curves(history, folder / runs.CURVES)
     runs.update_record(
@@ -459,7 +463,21 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
-    return RunResult(folder, history, test, data.preprocessing in OF_IMAGE_FILES)
+    takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
+    return RunResult(folder, history, test, takes)
+
+
+def is_imbalanced(data: DataSplits) -> bool:
+    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
+    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
+    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
+
+
+def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the mean over the classes of the share of their samples that are recognised."""
+    counts = yb.bincount()
+    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
+    return (right / counts)[counts > 0].mean()
 
 
 def draw_curves(history: History, path: Path) -> None:

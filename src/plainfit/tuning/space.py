@@ -10,14 +10,14 @@ from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
-from plainfit.runs.settings import RunConfig, TransferSettings, names_of
+from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
 
 ALL_KINDS = (NoneType, bool, int, float, str)
 # Settings that choose the samples, the folder or the end of a run: values would not compare. And
 # fine-tuning, which a search does not do.
 NOT_SEARCHED = (
-    "data", "data_dir", "target", "skip_bad", "memory_budget", "split_seed", "group_by", "seed",
-    "out", "time_limit", *names_of(TransferSettings),
+    *names_of(DataSettings, without=("image_size", "image_mode", "resize")), "seed", "out",
+    "time_limit", *names_of(TransferSettings),
 )  # fmt: skip
 
 

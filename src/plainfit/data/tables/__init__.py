@@ -1,0 +1,1 @@
+"""Tables: from a file with a column to predict to inputs and classes."""

@@ -1,0 +1,55 @@
+"""The inputs of an exported model, from the columns of a table as in its training.
+
+plainfit writes this file beside the model, as `prepare.py`. It needs NumPy only.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+
+def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
+    """Return float32 inputs, shape (rows, inputs).
+
+    `table[name]` is a column of a data frame or a dict: text where the training had categories,
+    dates as they were written. A gap is NaN, None or an empty text. `preprocessing` is among the
+    facts in the model's file.
+    """
+    inputs: list[Any] = []
+    for name, made in preprocessing["columns"].items():
+        column = np.asarray(table[name], object)
+        gaps = np.array([value in ("", None) or value != value for value in column])
+        given: Any = np.where(gaps, np.array(None), column)
+        if "categories" in made:
+            texts = np.where(gaps, "", column).astype(str)
+            inputs += [texts == category for category in made["categories"]]
+            continue
+        if "date" in made:
+            form = made["format"]
+            if form != "ISO 8601":
+                given = [text and datetime.strptime(text, form) for text in given]
+            parts, learned = date_parts(np.array(given, "M8[us]")), made["date"]
+        else:
+            parts, learned = {"": given.astype(np.float64)}, {"": made}
+        for part, stats in learned.items():
+            values = np.where(gaps, stats["fill"], parts[part]) if gaps.any() else parts[part]
+            inputs.append((values - stats["mean"]) / (stats["std"] or np.inf))
+        inputs += [gaps] if made.get("marked") else []
+    return np.stack(inputs, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def date_parts(dates: Any) -> dict[str, Any]:
+    """Return the parts of dates as numbers; Monday is 0, and `days` are those since 1970."""
+    gaps, days, first = np.isnat(dates), dates.astype("M8[D]"), dates.astype("M8[M]")
+    months, since = first.astype(np.int64), dates.astype(np.int64) / 86_400e6
+    parts = {
+        "year": months // 12 + 1970,
+        "month": months % 12 + 1,
+        "day": (days - first).astype(np.int64) + 1,
+        "weekday": (days.astype(np.int64) + 3) % 7,
+        "hour": (since - np.floor(since)) * 24,
+        "days": since,
+    }
+    return {n: np.where(gaps, np.nan, part) if gaps.any() else part for n, part in parts.items()}

@@ -1,0 +1,284 @@
+"""From the file of a table to its columns, as Arrow holds them.
+
+How a text file is written is guessed from its beginning; a guess that can change a figure is noted.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from plainfit.common.errors import ConfigError, DataError, near_miss, raised_as, unknown_name
+from plainfit.data.splits import NUMBER, most_memory, shortened
+
+ARROW = (".arrow", ".feather")
+TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+STDIN = Path("-")  # JSON lines
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+MISSING = ("median", "mean", "drop", "error")
+GAPS = (
+    "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
+    "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
+    "-1.#QNAN", " ", " ?", " NA",
+)  # fmt: skip
+SAMPLE = 2**18  # bytes from which the guesses are made
+CHUNK = 2**24
+COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
+POINT = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")
+THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How a table is read and prepared: arguments of `open_data`."""
+
+    delimiter: str | None = None
+    encoding: str | None = None
+    decimal: str | None = None
+    na: str | None = None
+    drop: str | None = None
+    categorical: str | None = None
+    numeric: str | None = None
+    missing: str = "median"
+
+    def __post_init__(self) -> None:
+        if len(self.separator or ",") != 1:
+            known = f"{', '.join(DELIMITERS)} or one character"
+            raise ConfigError(f"must be {known}, got {self.delimiter!r}", field="delimiter")
+        if self.decimal not in (None, ".", ","):
+            raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
+        if self.missing not in MISSING:
+            raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
+
+    @property
+    def separator(self) -> str | None:
+        return DELIMITERS.get(self.delimiter or "", self.delimiter)
+
+    def named(self, option: str, columns: Iterable[str], path: Path) -> list[str]:
+        """Return the columns that an option names, after checking that they are there."""
+        columns, text = list(columns), getattr(self, option) or ""
+        names = (
+            [text]
+            if text and text in columns
+            else [part.strip() for part in text.split(",") if part]
+        )
+        for name in names:
+            if name not in columns:
+                raise DataError(
+                    f"{path} has no column {name!r} for --{option}: choose from "
+                    f"{', '.join(columns)}{near_miss(name, columns)}"
+                )
+        return names
+
+
+class Dialect(NamedTuple):
+    """How a text file is written."""
+
+    delimiter: str
+    encoding: str
+    decimal: str
+    gaps: list[str]
+
+
+@dataclass
+class Table:
+    """The columns of a table by name; `notes` say what was guessed."""
+
+    path: Path
+    columns: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    dialect: Dialect | None = None  # of a text file
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+    @property
+    def decimal(self) -> str:
+        return self.dialect.decimal if self.dialect else "."
+
+    def texts(self, names: list[str]) -> dict[str, Any]:
+        """Return columns as they are written; those of other than text files as they are."""
+        if self.dialect is None or not names:
+            return {name: self.columns[name] for name in names}
+        return dict(zip(names, read_text(self.path, self.dialect, names, names), strict=True))
+
+
+def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ()) -> Table:
+    """Read a file; the columns `as_text` of a text file are not taken for numbers or dates."""
+    import pyarrow
+    import pyarrow.json
+    import pyarrow.parquet
+
+    notes, dialect, name = list[str](), None, path.name.lower()
+    is_text = name.endswith(TEXT)
+    if not is_text and options.na is not None:
+        raise ConfigError(
+            f"is for text files such as .csv, and {path} is none; write its gaps as null",
+            field="na",
+        )
+    try:
+        if is_text:
+            dialect, notes = find_dialect(path, options)
+            table = read_text(path, dialect, [*as_text])
+        elif path == STDIN or name.endswith(".jsonl"):
+            source = io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
+            table = pyarrow.json.read_json(source)
+        elif path.suffix.lower() in ARROW:
+            table = map_arrow(path)
+        else:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                numbers = file.metadata.num_rows * file.metadata.num_columns
+                if 8 * numbers > most_memory(path):
+                    raise OSError(f"it claims to hold {numbers} values")
+                table = file.read()
+        table.validate(full=True)
+        names = table.column_names
+    except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: the table cannot be read ({why})") from error
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
+    numbers = [float(name) for name in names if NUMBER.fullmatch(name)]
+    if len(numbers) == len(names) > 1 and numbers != list(range(len(names))):
+        raise DataError(
+            f"{path}: a table must begin with the names of its columns, got the numbers "
+            f"{shortened(names)}; add a first row with names"
+        )
+    if table.num_rows == 0:
+        raise DataError(f"{path}: a table must have rows, and it has none")
+    return Table(path, dict(zip(names, table.columns, strict=True)), notes, dialect)
+
+
+def frame_columns(frame: Any) -> Table:
+    """Return the columns of a data frame, as those of a file are read."""
+    import pyarrow
+
+    with raised_as(DataError, "the data frame must be one that pyarrow reads"):
+        if hasattr(frame, "iloc"):  # of pandas, whose index is no column
+            table = pyarrow.Table.from_pandas(frame, preserve_index=False)
+        else:
+            table = pyarrow.table(frame)
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return Table(Path(type(frame).__name__), columns)
+
+
+def read_text(
+    path: Path, dialect: Dialect, as_text: list[str], only: list[str] | None = None
+) -> Any:
+    import pyarrow
+    import pyarrow.csv
+
+    return pyarrow.csv.read_csv(
+        path,
+        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
+        parse_options=pyarrow.csv.ParseOptions(
+            delimiter=dialect.delimiter, newlines_in_values=True
+        ),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(as_text, pyarrow.string()),
+            decimal_point=dialect.decimal,
+            include_columns=only,
+            null_values=dialect.gaps,  # where the others are numbers or dates
+        ),
+    )
+
+
+def map_arrow(path: Path) -> Any:
+    import pyarrow
+    import pyarrow.ipc
+
+    with pyarrow.memory_map(str(path)) as source:
+        content = source.read_buffer()
+    try:
+        table = pyarrow.ipc.open_file(content).read_all()
+    except pyarrow.ArrowInvalid as error:
+        raise OSError(f"{error}; write it with pyarrow.ipc.new_file") from error
+    mapped = range(content.address, content.address + content.size + 1)
+    chunks = [chunk for column in table.columns for chunk in column.chunks]
+    buffers = [buffer for chunk in chunks for buffer in chunk.buffers()]
+    if any(buffer and buffer.size and buffer.address not in mapped for buffer in buffers):
+        raise OSError("it is compressed; write it with compression='uncompressed'")
+    return table
+
+
+def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]:
+    """Return how a text file is written, and notes on what was guessed against the usual."""
+    notes = []
+    encoding = options.encoding
+    if encoding is None:
+        encoding, found = find_encoding(path)
+        if found:
+            notes.append(f"the text is {found} (--encoding changes it)")
+    with opened(path) as file:
+        content = file.read(SAMPLE)
+    sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
+    if len(content) == SAMPLE:  # without the last line, which may be cut off
+        sample = sample[: sample.rfind("\n") + 1] or sample
+    usual = "\t" if ".tsv" in path.name.lower() else ","
+    delimiter = options.separator or find_delimiter(sample, usual)
+    if delimiter != usual and options.delimiter is None:
+        known = {mark: name for name, mark in DELIMITERS.items()}
+        notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
+    decimal = options.decimal or find_decimal(rows_of(sample, delimiter))
+    if decimal != "." and options.decimal is None:
+        notes.append("numbers have a decimal comma (--decimal changes it)")
+    gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
+    return Dialect(delimiter, encoding, decimal, gaps), notes
+
+
+def opened(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def find_encoding(path: Path) -> tuple[str, str]:
+    """Return the encoding of a text file, and its name unless it is UTF-8."""
+    decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
+    with opened(path) as file:
+        while chunk := file.read(CHUNK):
+            if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return "utf-16", "UTF-16"
+            if (size := size + len(chunk)) > most_memory(path):
+                raise OSError(f"it unpacks to more than {size} bytes")
+            try:
+                decoder.decode(chunk, len(chunk) < CHUNK)
+            except UnicodeDecodeError:
+                if b"\0" in chunk:
+                    raise
+                return "cp1252", "not UTF-8: read as Windows-1252"
+    return "utf-8", ""
+
+
+def rows_of(text: str, delimiter: str) -> list[list[str]]:
+    lines = io.StringIO(text, newline="")
+    try:
+        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:  # a cell that is longer than it allows
+        return []
+
+
+def find_delimiter(text: str, usual: str) -> str:
+    """Return what divides most rows into as many cells as the first one has, two or more."""
+
+    def score(delimiter: str) -> tuple[bool, float, int]:
+        widths = [len(row) for row in rows_of(text, delimiter)] or [0]
+        return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
+
+    return max([usual, *DELIMITERS.values()], key=score)
+
+
+def find_decimal(rows: list[list[str]]) -> str:
+    """Return a comma if numbers are written with one, and none with a point."""
+    cells = {cell.strip() for row in rows[1:] for cell in row}
+    commas = list(filter(COMMA.fullmatch, cells))
+    if all(map(THOUSANDS.fullmatch, commas)) or any(map(POINT.fullmatch, cells)):
+        return "."
+    return ","

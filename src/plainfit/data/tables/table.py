@@ -1,0 +1,289 @@
+"""From a table to datasets.
+
+An Arrow table is mapped. If its inputs do not fit in memory, they are written row by row to a
+temporary file first: an Arrow file stores column after column, so that reading random rows from it
+would read most of it for every batch.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from plainfit.common.errors import DataError, near_miss
+from plainfit.data import splits
+from plainfit.data.ondisk import BLOCK, DiskRows
+from plainfit.data.splits import DataSplits, Samples
+from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
+from plainfit.data.tables.preparing import (
+    Made,
+    add_inputs,
+    gaps_in,
+    inputs_of,
+    kind_of,
+    learn,
+    notes_on,
+    refuse,
+    stacked,
+)
+from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
+from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
+
+USUAL_TARGETS = ("target", "label", "class", "y")
+WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
+
+
+def read_table(
+    path: Path,
+    options: TableOptions,
+    target: str | None = None,
+    split_seed: int = 0,
+    memory_budget: int = 2048,
+) -> DataSplits:
+    """Return the rows of a table as float32 inputs and classes; see `open_data`.
+
+    Numbers are standardised by the mean and standard deviation of the training rows. A text column
+    becomes one 0/1 input for each category in the training rows. Labels keep their text.
+    """
+    # Which columns are text must be known before they are read.
+    categorical = map(str.strip, (options.categorical or "").split(","))
+    table = read_columns(path, options, filter(None, categorical))
+    target = find_target(path, list(table.columns), target)
+    kinds = kinds_of(table, options, target)
+    codes = like_codes(table, kinds)
+    texts = table.texts([target, *codes])
+    labels = label_texts(table, target, texts.pop(target))
+    table.notes += [
+        note for name, text in texts.items() for note in lost_digits(name, text, codes[name])
+    ]
+    if options.missing == "drop":
+        labels = labels[drop_gaps(table, kinds)]
+    classes, encoded = splits.encode_labels(str(path), {"train": labels})
+    parts = {part: at.numpy() for part, (_, at) in splits.split_rows(encoded, split_seed).items()}
+    train_rows = parts["train"]
+    if len(train_rows) == 0:
+        raise DataError(f"{path}: a table must have rows, at least two of each class")
+    in_memory = not path.name.lower().endswith(ARROW) or (
+        4 * len(labels) * len(kinds) <= memory_budget * 2**20
+    )
+    made, inputs = learn_all(table, kinds, encoded["train"].numpy(), train_rows, options, in_memory)
+    samples: Samples
+    if in_memory:
+        samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
+        table.notes += seen_in_training(inputs, parts)
+    else:
+        samples, features = write_rows(table, made)
+        table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
+    return splits.make_splits(
+        str(path),
+        {"train": (samples, encoded["train"])},
+        split_seed=split_seed,
+        classes=classes,
+        features=features,
+        columns=made,
+        notes=table.notes,
+    )
+
+
+def find_target(path: Path, names: list[str], target: str | None) -> str:
+    usual = [name for name in names if name.lower() in USUAL_TARGETS]
+    if target is None and len(usual) == 1:
+        target = usual[0]
+    if target is None:
+        raise DataError(
+            f"{path}: the column to predict must be named with target; the columns are "
+            f"{', '.join(names)}"
+        )
+    if target not in names:
+        raise DataError(
+            f"{path} has no column {target!r}: choose target from {', '.join(names)}"
+            f"{near_miss(target, names)}"
+        )
+    return target
+
+
+def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]:
+    """Return the columns that become inputs, with the kind that the user gave, or none."""
+    others = [name for name in table.columns if name != target and not is_index(table, name)]
+    dropped, texts, numbers = (
+        options.named(option, others, table.path) for option in ("drop", "categorical", "numeric")
+    )
+    kinds = dict.fromkeys(texts, "text") | dict.fromkeys(numbers, "number")
+    if twice := sorted({*texts} & {*numbers} | {*kinds} & {*dropped}):
+        raise DataError(
+            f"{table.path}: a column must be named by one of --drop, --categorical and --numeric, "
+            f"and {twice[0]!r} is named twice"
+        )
+    if not (inputs := [name for name in others if name not in dropped]):
+        raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
+    return {name: kinds.get(name, "") for name in inputs}
+
+
+def is_index(table: Table, name: str) -> bool:
+    """Return, and note, whether a column without a name numbers the rows, or has no values."""
+    if name:
+        return False
+    column = table.columns[name]
+    values = None if column.null_count == table.rows else values_of(name, column)
+    if values is not None and not (isinstance(values, np.ndarray) and differ_and_whole(values)):
+        return False
+    table.notes.append("the column without a name only numbers the rows, or is empty: left out")
+    return True
+
+
+def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:
+    """Return labels as they are `written`: 01 is not 1, and true is not 1.
+
+    Whole numbers are numbers, in their order; those of any size are told apart.
+    """
+    from pyarrow import types
+
+    column = table.columns[name]
+    is_float = types.is_floating(column.type)
+    missing = column.is_null(nan_is_null=is_float).to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{table.path}: no value may be missing, and column {name!r} has "
+            f"{int(missing.sum())} missing, the first in data row {int(missing.argmax()) + 1}; "
+            "fill them in or remove the rows"
+        )
+    if is_float and table.dialect is None:
+        return numbers_in(name, column)
+    codes, texts = texts_in(written)
+    if all(map(WHOLE.fullmatch, texts)):
+        numbers = list(map(int, texts))
+        kind = np.int64 if all(abs(number) < 2**63 for number in numbers) else object
+        return np.array(numbers, dtype=kind)[codes]
+    if is_float or types.is_decimal(column.type):
+        splits.check_whole(str(table.path), "train", numbers_in(name, column))
+    return np.array(texts, dtype=object)[codes]
+
+
+def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Leave out the rows with gaps; return which rows are kept."""
+    found = {}
+    for name, kind in kinds.items():
+        values = values_of(name, table.columns[name], kind, table.decimal)
+        gaps = gaps_in(values)
+        if isinstance(values, Texts) and "" in values.names:
+            gaps = values.codes == values.names.index("")
+        if gaps.any():
+            found[name] = gaps
+    kept = ~np.any([*found.values(), np.zeros(table.rows, bool)], axis=0)
+    if found:
+        table.notes.append(
+            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {splits.shortened([*found])}: "
+            "left out"
+        )
+    table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
+    return np.asarray(kept)
+
+
+def like_codes(table: Table, names: Iterable[str]) -> dict[str, bool]:
+    """Return columns whose numbers may have lost digits, and whether some are beyond 2**53."""
+    from pyarrow import compute, types
+
+    found: dict[str, bool] = {}
+    for name in names:
+        column, is_text = table.columns[name], table.dialect is not None
+        is_whole = types.is_integer(column.type)
+        if is_whole or (types.is_floating(column.type) and is_text):
+            ends = compute.min_max(column).values()
+            is_large = any(end.is_valid and abs(end.as_py()) >= 2**53 for end in ends)
+            found |= {name: is_large} if is_large or (is_whole and is_text) else {}
+    return found
+
+
+def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
+    """Note numbers that lose digits, as codes do: zeros in front of them, or by rounding."""
+    import pyarrow
+    from pyarrow import compute
+
+    column, lost = written.cast(pyarrow.string()), ""
+    longer = compute.greater(compute.binary_length(column), 1)
+    zeros = compute.sum(compute.and_(compute.starts_with(column, "0"), longer)).as_py()
+    if zeros and not is_large:
+        lost = f"{zeros} numbers begin with a 0, which is lost"
+    if is_large:
+        found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
+        distinct = compute.unique(found).to_pylist()
+        if (left := len(set(map(float, distinct)))) < len(distinct):
+            lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
+    remedy = f"if they are codes, --categorical {name} or --drop {name}"
+    return [f"column {name!r}: {lost}; {remedy}"] if lost else []
+
+
+def learn_all(
+    table: Table,
+    kinds: Mapping[str, str],
+    labels: NDArray[np.int64],
+    train_rows: NDArray[np.int64],
+    options: TableOptions,
+    in_memory: bool,
+) -> tuple[dict[str, Made], dict[str, NDArray[Any]]]:
+    """Return how each column becomes inputs, and the inputs by name, if they are to be in memory.
+
+    What is decided is added to the notes of the table.
+    """
+    made: dict[str, Made] = {}
+    inputs: dict[str, NDArray[Any]] = {}
+    problems, most, train = [], splits.most_memory(table.path), len(train_rows)
+    for name, kind in kinds.items():
+        try:
+            values = values_of(name, table.columns[name], kind, table.decimal)
+            made[name] = info = learn(name, values, train_rows, options.missing)
+            if gaps := int(gaps_in(values).sum()):
+                info["gaps"] = gaps
+            table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
+            table.notes += notes_on(name, values, info, f"the {options.missing} ")
+            if in_memory:
+                add_inputs(inputs, inputs_of(name, values, info))
+            if 4 * len(inputs) * train > most:
+                raise DataError(
+                    f"the columns become more than {len(inputs)} inputs, too many for a table of "
+                    f"{train} training rows; --drop leaves columns out"
+                )
+        except DataError as error:
+            problems.append(str(error))
+    refuse(table.path, problems)
+    return made, inputs
+
+
+def write_rows(table: Table, made: Mapping[str, Made]) -> tuple[DiskRows, tuple[str, ...]]:
+    """Write the inputs row by row to a temporary file beside the table, and map it.
+
+    Return the rows, and the names of the inputs. The file has no name and disappears with the
+    process.
+    """
+    path, count, step = table.path, table.rows, max(1, BLOCK // (8 * len(made)))
+
+    def block(first: int, rows: int) -> dict[str, NDArray[Any]]:
+        inputs: dict[str, NDArray[Any]] = {}
+        for name, info in made.items():
+            values = values_of(name, table.columns[name].slice(first, rows), kind_of(info))
+            add_inputs(inputs, inputs_of(name, values, info, first))
+        return inputs
+
+    try:
+        features = tuple(block(0, 1))
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            for first in range(0, count, step):
+                file.write(stacked(block(first, step)).data)
+            file.flush()
+            array = np.memmap(file, np.float32, "r", shape=(count, len(features)))
+    except OSError as error:
+        raise DataError(
+            f"{path}: a table read from disk needs {4 * count * len(features)} bytes for a "
+            f"temporary file in {path.parent} ({error.strerror or error}); free some space, or "
+            "raise memory_budget"
+        ) from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    # The rows were checked when they were written.
+    rows = torch.arange(count)
+    return DiskRows(str(path), array, lambda block, _: torch.from_numpy(block), rows), features

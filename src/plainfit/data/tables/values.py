@@ -1,0 +1,179 @@
+"""The values of a column: numbers, texts or dates, whatever type Arrow holds them in."""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plainfit.common.errors import DataError
+from plainfit.data.splits import NUMBER, shortened
+from plainfit.data.tables.alone import date_parts
+from plainfit.data.tables.reading import GAPS
+
+LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
+DATES = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")  # besides ISO 8601
+ISO = "ISO 8601"
+
+
+class Texts(NamedTuple):
+    """A column of text: for each row, the place of its text in `names`; a gap is an empty text."""
+
+    codes: NDArray[np.int64]
+    names: list[str]
+
+
+class Dates(NamedTuple):
+    """A column of dates as numbers, and how they are written; a gap is NaN in each."""
+
+    parts: dict[str, NDArray[Any]]
+    format: str
+
+
+Values = NDArray[Any] | Texts | Dates
+
+
+def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Values:
+    """Return a column as its own kind or as `kind`: number, text, or a date in that format.
+
+    A gap among numbers is NaN.
+    """
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_large_string(column.type) or types.is_string_view(column.type):
+        column = column.cast(pyarrow.string())
+    is_text = types.is_string(column.type)
+    is_date = types.is_date(column.type) or types.is_timestamp(column.type)
+    if kind == "text" or (is_text and not kind):
+        dates = None if kind else dates_in(column)
+        return texts_in(column) if dates is None else dates
+    if is_date and kind in ("", ISO, *DATES):
+        return Dates(date_parts(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy()), ISO)
+    if kind in (ISO, *DATES):
+        return read_dates(name, column, kind)
+    if is_text:
+        column = read_numbers(name, column, decimal)
+    return numbers_in(name, column, kind)
+
+
+def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
+    import pyarrow
+    from pyarrow import types
+
+    found = column.type
+    if types.is_null(found) and kind:
+        return np.full(len(column), np.nan)
+    if types.is_boolean(found):
+        column = column.cast(pyarrow.int8())
+    elif types.is_null(found):
+        raise DataError(f"column {name!r} has no values: leave it out by --drop {name}")
+    elif not (types.is_integer(found) or types.is_floating(found) or types.is_decimal(found)):
+        wanted = "numbers, as in the training" if kind else "numbers, text, dates or true/false"
+        raise DataError(
+            f"column {name!r} must be {wanted}, and is {found}: convert it"
+            f"{'' if kind else f', or leave it out by --drop {name}'}"
+        )
+    if types.is_integer(column.type) and not column.null_count:
+        whole = np.uint64 if types.is_uint64(found) else np.int64
+        return np.asarray(column.to_numpy()).astype(whole)
+    numbers = np.asarray(column.cast(pyarrow.float64(), safe=False).to_numpy())
+    if (infinite := np.isinf(numbers)).any():
+        raise DataError(
+            f"numbers must be finite, and column {name!r} has an infinite one in data row "
+            f"{int(infinite.argmax()) + 1}"
+        )
+    return numbers
+
+
+def texts_in(column: Any) -> Texts:
+    import pyarrow
+
+    encoded = column.cast(pyarrow.string()).fill_null("").dictionary_encode().combine_chunks()
+    return Texts(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())
+
+
+def without_gaps(column: Any) -> Any:
+    """Return texts with null for those that mean a gap."""
+    import pyarrow
+    from pyarrow import compute
+
+    return compute.if_else(compute.is_in(column, pyarrow.array(GAPS)), None, column)
+
+
+def read_numbers(name: str, column: Any, decimal: str) -> Any:
+    """Return texts as numbers."""
+    import pyarrow
+    from pyarrow import compute
+
+    texts = without_gaps(compute.utf8_trim_whitespace(column))
+    if decimal == ",":
+        texts = compute.replace_substring(texts, ",", ".")
+    try:
+        return texts.cast(pyarrow.float64())
+    except pyarrow.ArrowInvalid:
+        wrong = [at for at, text in enumerate(texts.to_pylist()) if not is_number(text or "0")]
+        raise DataError(f"column {name!r} must be numbers: {named_rows(column, wrong)}") from None
+
+
+def is_number(text: str) -> bool:
+    return NUMBER.fullmatch(text) is not None
+
+
+def named_rows(column: Any, wrong: list[int]) -> str:
+    named = shortened([f"{column[at].as_py()!r} in data row {at + 1}" for at in wrong])
+    return f"{len(wrong)} of {len(column)} are not, {named}"
+
+
+def dates_in(column: Any) -> Dates | None:
+    """Return texts as dates, if all but the gaps are written in one of the formats."""
+    from pyarrow import compute
+
+    column = without_gaps(column)
+    first = compute.index(column.is_valid(), True).as_py()
+    if first < 0 or not LIKE_DATES.fullmatch(column[first].as_py()):
+        return None
+    fitting = [form for form in DATES if not unread(column, form).any()]
+    if len(fitting) != 1:
+        return None
+    return Dates(date_parts(parsed(column, fitting[0])), fitting[0])
+
+
+def read_dates(name: str, column: Any, form: str) -> Dates:
+    """Return texts as dates written in this format."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_null(column.type):
+        column = column.cast(pyarrow.string())
+    if not types.is_string(column.type):
+        raise DataError(f"column {name!r} must be dates, as in the training, and is {column.type}")
+    column = without_gaps(column)
+    wrong = unread(column, form)
+    if wrong.any():
+        raise DataError(
+            f"column {name!r} must be dates written as {form}, as in the training: "
+            f"{named_rows(column, wrong.nonzero()[0].tolist())}"
+        )
+    return Dates(date_parts(parsed(column, form)), form)
+
+
+def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
+    import pyarrow
+    from pyarrow import compute
+
+    if form == ISO:
+        try:
+            times = column.cast(pyarrow.timestamp("us"))
+        except pyarrow.ArrowInvalid:  # some are not
+            times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))
+    else:
+        times = compute.strptime(column, format=form, unit="us", error_is_null=True)
+    return np.asarray(times.to_numpy(zero_copy_only=False))
+
+
+def unread(column: Any, form: str) -> NDArray[np.bool_]:
+    """Return which texts are no dates of this format, besides gaps."""
+    return np.asarray(np.isnat(parsed(column, form)) & column.is_valid().to_numpy())

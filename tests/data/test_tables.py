@@ -1,0 +1,352 @@
+"""Tables as people have them: how they are read, what their columns become, what is refused."""
+
+import datetime
+import gzip
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from plainfit import open_data
+from plainfit.common.errors import DataError, PlainfitError
+from plainfit.data.splits import labels_of, split_rows
+from plainfit.data.tables import guards
+from plainfit.runs.folder import open_run
+from plainfit.runs.inference import predict
+from plainfit.runs.train import balanced_accuracy
+
+N = 60
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=N).round(3), np.arange(N) % 2
+DECIMALS = [str(x).replace(".", ",") for x in X]
+
+
+def written(folder, rows, header="x,target", name="t.csv", encoding="utf-8"):
+    path = folder / name
+    content = "\n".join([header, *rows]).encode(encoding)
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return path
+
+
+def inputs(data, name):
+    at = data.features.index(name)
+    return torch.cat([part.tensors[0][:, at] for part in data.parts().values()]).double().numpy()
+
+
+POINTS = [f"{x},{y}" for x, y in zip(X, Y, strict=True)]
+SEPARATED = "columns are separated by a {} (--delimiter changes it)"
+COMMAS = "numbers have a decimal comma (--decimal changes it)"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "header", "encoding", "notes"),
+    [
+        ("t.csv", POINTS, "x,target", "utf-8-sig", []),
+        ("t.csv", [f"{x};{y}" for x, y in zip(DECIMALS, Y, strict=True)], "x;target", "utf-8",
+         [SEPARATED.format("semicolon"), COMMAS]),
+        ("t.csv", [f'"{x}",{y}' for x, y in zip(DECIMALS, Y, strict=True)], "x,target", "utf-8",
+         [COMMAS]),
+        ("t.csv", [row.replace(",", "|") for row in POINTS], "x|target", "utf-8",
+         [SEPARATED.format("pipe")]),
+        ("t.csv", [row.replace(",", "\t") for row in POINTS], "x\ttarget", "utf-8",
+         [SEPARATED.format("tab")]),
+        ("t.tsv", [row.replace(",", "\t") for row in POINTS], "x\ttarget", "utf-8", []),
+        ("t.csv.gz", POINTS, "x,target", "utf-8", []),
+        ("t.csv", POINTS, "x,target", "utf-16", ["the text is UTF-16 (--encoding changes it)"]),
+    ],
+)  # fmt: skip
+def test_a_file_is_read_however_it_is_written(tmp_path, name, rows, header, encoding, notes):
+    data = open_data(written(tmp_path, rows, header, name, encoding))
+    plain = open_data(written(tmp_path, POINTS, name="plain.csv"))
+    assert (data.fingerprint, data.features, list(data.notes)) == (plain.fingerprint, ("x",), notes)
+
+
+def test_text_that_is_not_utf_8(tmp_path):
+    rows = [f"{['Köln', 'Málaga', 'Ulm'][i % 3]},{y}" for i, y in enumerate(Y)]
+    for encoding in ("cp1252", "latin-1"):
+        data = open_data(written(tmp_path, rows, "city,target", encoding=encoding))
+        assert data.features == ("city=Köln", "city=Málaga", "city=Ulm")
+        said = "the text is not UTF-8: read as Windows-1252 (--encoding changes it)"
+        assert data.notes[0] == said
+    data = open_data(tmp_path / "t.csv", encoding="cp1250")
+    assert (said in data.notes, data.features[0]) == (False, "city=Köln")
+
+
+def test_breaks_and_separators_within_cells(tmp_path):
+    rows = [f'"a, {i % 3}\n; b",{y}' for i, y in enumerate(Y)]
+    data = open_data(written(tmp_path, rows, "text,target"))
+    assert data.features == tuple(f"text=a, {i}\n; b" for i in range(3))
+    assert sum(data.counts().values()) == N
+
+
+@pytest.mark.parametrize("gap", ["", "?", "NA", "n/a", "-", "null", "NaN", " "])
+def test_gaps_among_numbers(tmp_path, gap):
+    ages = [gap if i % 7 == 0 else str(i % 40) for i in range(N)]
+    rows = [f"{age},{x},{y}" for age, x, y in zip(ages, X, Y, strict=True)]
+    data = open_data(written(tmp_path, rows, "age,x,target"))
+    assert data.features == ("age", "age is missing", "x")
+    assert inputs(data, "age is missing").sum() == sum(age == gap for age in ages)
+    made = data.columns["age"]
+    assert data.notes == (
+        f"column 'age': 9 of 60 values missing, first in data row 1: filled with the median "
+        f"{made['fill']:g}, and marked in an input of its own (--missing changes it)",
+    )
+
+
+def test_what_is_learned_is_that_of_scikit_learn_on_the_training_rows(tmp_path):
+    frame = pd.DataFrame({"x": X, "age": np.where(np.arange(N) % 7, np.arange(N) * 3.7, np.nan)})
+    frame["city"] = np.array(["Bonn", "Rom", "Ulm", "Wien"])[RNG.integers(0, 4, N)]
+    frame["target"] = Y
+    pyarrow.parquet.write_table(pa.Table.from_pandas(frame), tmp_path / "t.parquet")
+    for how in ("median", "mean"):
+        data = open_data(tmp_path / "t.parquet", missing=how)
+        made = data.columns
+        x = data.train.tensors[0][:, 0].double() * made["x"]["std"] + made["x"]["mean"]
+        frame_x = frame.x.round(3).tolist()
+        rows = frame.iloc[[frame_x.index(round(value, 3)) for value in x.tolist()]]
+        filled = SimpleImputer(strategy=how, add_indicator=True).fit_transform(rows[["age"]])
+        scaled = StandardScaler().fit_transform(np.column_stack([rows.x, filled[:, 0]]))
+        cities = OneHotEncoder(sparse_output=False).fit_transform(rows[["city"]])
+        wanted = np.column_stack([scaled, filled[:, 1], cities])
+        assert data.features == ("x", "age", "age is missing", *sorted(data.features[3:]))
+        np.testing.assert_allclose(data.train.tensors[0].numpy(), wanted, atol=1e-6)
+
+
+def test_other_ways_with_gaps(tmp_path):
+    rows = [f"{'' if i < 9 else x},{'' if i % 30 == 4 else 'ab'[i % 3 > 1]},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))]  # fmt: skip
+    path = written(tmp_path, rows, "x,kind,target")
+    data = open_data(path)
+    assert data.features == ("x", "x is missing", "kind=", "kind=a", "kind=b")
+    data = open_data(path, missing="drop")
+    assert data.notes == ("10 of 60 rows have a gap in x, kind: left out",)
+    assert (sum(data.counts().values()), data.features) == (50, ("x", "kind=a", "kind=b"))
+    with pytest.raises(DataError, match="column 'x' has 9 missing, the first in data row 1"):
+        open_data(path, missing="error")
+    with pytest.raises(
+        PlainfitError, match=r"unknown way with missing values 'median ': .*did you"
+    ):
+        open_data(path, missing="median ")
+
+
+def test_texts_that_mean_a_gap_can_be_named(tmp_path, monkeypatch):
+    rows = [f"{x if i % 20 else '-999'},{i if i % 9 else 'unknown'},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))]  # fmt: skip
+    path = written(tmp_path, rows, "x,hp,target")
+    monkeypatch.setattr(guards, "MOST_INPUTS", 30)
+    with pytest.raises(DataError, match="7 of 60 are no numbers, such as 'unknown': --na names"):
+        open_data(path)
+    data = open_data(path, na="unknown,-999")
+    assert data.features == ("x", "x is missing", "hp", "hp is missing")
+    pyarrow.parquet.write_table(pa.table({"x": X, "y": Y}), tmp_path / "t.parquet")
+    with pytest.raises(PlainfitError, match=r"na is for text files such as .csv, and"):
+        open_data(tmp_path / "t.parquet", na="-999")
+
+
+FIRST, HOUR = datetime.datetime(2026, 1, 31), datetime.timedelta(hours=1)
+DAYS = [FIRST + HOUR * (24 * 7 * i + i % 3) for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("%Y-%m-%d", "ISO 8601"), ("%Y-%m-%d %H:%M:%S", "ISO 8601"), ("%d.%m.%Y", "%d.%m.%Y"),
+        ("%m/%d/%Y", "%m/%d/%Y"), ("%d/%m/%Y", "%d/%m/%Y"), ("%Y/%m/%d", "%Y/%m/%d"),
+    ],
+)  # fmt: skip
+def test_dates_become_numbers(tmp_path, form, said):
+    texts = [day.strftime(form) for day in DAYS]
+    texts[3] = "-"
+    rows = [f"{text},{x},{y}" for text, x, y in zip(texts, X, Y, strict=True)]
+    data = open_data(written(tmp_path, rows, "day,x,target"))
+    has_hours = "%H" in form
+    parts = ["year", "month", "day", "weekday", *["hour"] * has_hours, "days"]
+    assert data.features == (*(f"day.{part}" for part in parts), "day is missing", "x")
+    said = f"column 'day' has dates ({said}); the inputs are their "
+    assert data.notes[0] == said + ", ".join(parts)
+    made = data.columns["day"]
+    given = [day if has_hours else day.replace(hour=0) for i, day in enumerate(DAYS) if i != 3]
+    epoch = datetime.datetime(1970, 1, 1)
+    for part, values in {
+        "year": [day.year for day in given],
+        "month": [day.month for day in given],
+        "day": [day.day for day in given],
+        "weekday": [day.weekday() for day in given],
+        "days": [(day - epoch) / datetime.timedelta(days=1) for day in given],
+    }.items():
+        of_part = made["date"][part]
+        found = inputs(data, f"day.{part}") * of_part["std"] + of_part["mean"]
+        there = sorted(found[inputs(data, "day is missing") == 0])
+        np.testing.assert_allclose(there, sorted(values), atol=1e-2)
+
+
+def test_days_and_months_that_cannot_be_told_apart_are_no_dates(tmp_path):
+    rows = [f"{1 + i % 9}/{1 + i % 4}/2026,{y}" for i, y in enumerate(Y)]
+    assert len(open_data(written(tmp_path, rows, "day,target")).features) > 20
+
+
+def test_true_and_false(tmp_path):
+    rows = [f"{[True, False, True][i % 3]},{bool(y)}" for i, y in enumerate(Y)]
+    data = open_data(written(tmp_path, rows, "x,target"))
+    assert (data.classes, data.features) == (("False", "True"), ("x",))
+
+
+def test_kinds_can_be_set(tmp_path):
+    rows = [f"{i % 4:02},{i % 3},person{i},{y}" for i, y in enumerate(Y)]
+    path = written(tmp_path, rows, "code,n,name,target")
+    data = open_data(path, categorical="code", drop="name")
+    assert data.features == ("code=00", "code=01", "code=02", "code=03", "n")
+    assert len(open_data(path, categorical="name, code").features) == 4 + 1 + 44
+    for options, says in (
+        ({"drop": "nam"}, "has no column 'nam' for --drop: .*; did you mean 'name'"),
+        ({"drop": "name", "numeric": "name"}, "and 'name' is named twice"),
+        ({"drop": "name,code,n"}, "must have columns beside the target"),
+        (
+            {"numeric": "name"},
+            "'name' must be numbers: 60 of 60 are not, 'person0' in data row 1, ",
+        ),
+        ({"delimiter": "comm"}, "delimiter must be comma, semicolon, tab, pipe or one character"),
+        ({"decimal": ";"}, "decimal must be . or ,"),
+        ({"encoding": "utf-9"}, "cannot be read .unknown encoding: utf-9"),
+    ):
+        with pytest.raises(PlainfitError, match=says):
+            open_data(path, **options)
+
+
+def test_options_override_what_is_guessed(tmp_path):
+    rows = [f'"{1 + i % 9},{i % 9:03}";{y}' for i, y in enumerate(Y)]
+    path = written(tmp_path, rows, "x;target")
+    assert len(open_data(path).features) == 9  # thousands, or three decimals: left as text
+    data = open_data(path, decimal=",", delimiter="semicolon")
+    assert (data.features, COMMAS in data.notes) == (("x",), False)
+    assert max(inputs(data, "x") * data.columns["x"]["std"] + data.columns["x"]["mean"]) < 10
+
+
+@pytest.mark.parametrize(
+    ("column", "option", "says"),
+    [
+        ([f"person{i % 57}" for i in range(N)], "categorical", "is text with 42 categories in 44"),
+        (Y.argsort().argsort(), "numeric", "has another whole number in each row, and the classes"),
+        (np.array(["no", "yes"])[Y], "categorical", "is the target under another name, each"),
+        (Y.argsort().argsort() * 3.0 + 7, "numeric", "has another whole number in each row"),
+        (3.5 - Y, "numeric", "is the target under another name, each value with one class"),
+    ],
+)  # fmt: skip
+def test_columns_that_give_the_target_away_are_refused(tmp_path, monkeypatch, column, option, says):
+    monkeypatch.setattr(guards, "MOST_INPUTS", 30)
+    rows = [f"{value},{x},{y}" for value, x, y in zip(column, X, Y, strict=True)]
+    path = written(tmp_path, rows, "c,x,target")
+    ways = f"leave it out by --drop c, or keep it by --{option} c"
+    with pytest.raises(DataError, match=f"column 'c' {says}.*: {ways}"):
+        open_data(path)
+    assert open_data(path, drop="c").features == ("x",)
+    assert len(open_data(path, **{option: "c"}).features) > 1
+
+
+def test_columns_without_use_are_noted(tmp_path):
+    rows = [f"{(i * 7) % N + 5},1,{x},{y}" for i, (x, y) in enumerate(zip(X, Y, strict=True))]
+    data = open_data(written(tmp_path, rows, "id,one,x,target"))
+    assert data.notes == (
+        "column 'id' numbers the rows: --drop id leaves it out",
+        "column 'one' is constant: its input is 0",
+    )
+    assert set(inputs(data, "one")) == {0}
+
+
+def test_an_index_without_a_name_is_left_out(tmp_path):
+    said = "the column without a name only numbers the rows, or is empty: left out"
+    for first in (range(N), [""] * N):
+        rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
+        data = open_data(written(tmp_path, rows, ",x,target"))
+        assert (data.features, data.notes) == (("x",), (said,))
+    rows = [f"{x * 2},{x},{y}" for x, y in zip(X, Y, strict=True)]
+    assert open_data(written(tmp_path, rows, ",x,target")).features == ("", "x")
+
+
+def test_all_problems_are_named_at_once(tmp_path):
+    rows = [",".join(["", *[f"a{i}"] * 11, str(y)]) for i, y in enumerate(Y)]
+    path = written(tmp_path, rows, ",".join(["empty", *(f"c{i}" for i in range(11)), "target"]))
+    with pytest.raises(DataError) as error:
+        open_data(path, numeric=",".join(f"c{i}" for i in range(11)))
+    assert str(error.value).count("must be numbers") == 9
+    assert "'empty' has no values" in str(error.value)
+    assert str(error.value).endswith("; and 2 more problems")
+
+
+def test_clean_numbers_keep_their_bits(tmp_path):
+    path = written(tmp_path, POINTS)
+    data = open_data(path)
+    whole = [float(row.split(",")[0]) for row in POINTS]
+    train = np.array([whole[i] for i in train_rows_of(data)])
+    mean, std = train.mean(), train.std()
+    assert data.columns["x"] == {"mean": mean, "std": std, "fill": float(np.median(train))}
+    wanted = ((train - mean) / std).astype(np.float32)
+    assert torch.equal(data.train.tensors[0][:, 0], torch.from_numpy(wanted))
+
+
+def train_rows_of(data):
+    """The rows of the training, from the split of the labels."""
+    rows = split_rows({"train": torch.from_numpy(Y)}, 0)["train"][1]
+    assert torch.equal(labels_of(data.train), torch.from_numpy(Y)[rows])
+    return rows.tolist()
+
+
+def test_the_command_shows_what_each_column_becomes(plainfit, tmp_path):
+    rows = [f"{'' if i == 4 else x},{'abc'[i % 3]},1,2026-01-{1 + i % 28:02},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))]  # fmt: skip
+    written(tmp_path, rows, "x,kind,one,day,target")
+    code, out, errors = plainfit("data", "t.csv")
+    assert code == 0, errors
+    lines = out.splitlines()
+    x = open_data(tmp_path / "t.csv").columns["x"]
+    assert lines[lines.index("column  what it becomes") :][:5] == [
+        "column  what it becomes",
+        f"x       number: (x - {x['mean']:g}) / {x['std']:g}; 1 gaps filled with {x['fill']:g}"
+        f"{', and marked in an input of its own' * x.get('marked', False)}",
+        "kind    text: 3 categories, a, b, c",
+        "one     number: constant: 0",
+        "day     date (ISO 8601): year, month, day, weekday, days",
+    ]
+    made = json.loads(plainfit("data", "t.csv", "--json")[1])["preprocessing"]["columns"]
+    assert made["x"] == x
+    assert x["gaps"] == 1
+
+
+def test_classes_of_very_different_sizes_are_not_judged_by_accuracy_alone(plainfit, tmp_path):
+    y = (np.arange(200) % 20 == 0).astype(int)
+    rows = [f"{x},{label}" for x, label in zip(RNG.normal(size=200), y, strict=True)]
+    written(tmp_path, rows)
+    command = ("train", "--data", "t.csv", "--model", "logistic", "--epochs", 1, "--out", "run")
+    code, out, errors = plainfit(*command)
+    assert code == 0, errors
+    data = open_run(tmp_path / "run").open_data()
+    guess = predict(open_run(tmp_path / "run"), data.test, output="classes")
+    test = open_run(tmp_path / "run").record["test"]
+    wanted = balanced_accuracy_score(labels_of(data.test), guess)
+    assert test["balanced_accuracy"] == pytest.approx(wanted)
+    said = f"balanced accuracy {wanted:.4f}; the largest class alone is 0.9333 of the samples"
+    assert said in out
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    scores, labels = torch.tensor(RNG.normal(size=(50, 4))), torch.tensor(RNG.integers(0, 3, 50))
+    wanted = balanced_accuracy_score(labels, scores[:, :3].argmax(1))
+    assert float(balanced_accuracy(scores[:, :3], labels)) == pytest.approx(wanted)
+
+
+def test_rows_that_are_in_two_parts_are_counted(tmp_path):
+    rows = [f"{x},{'abc'[i % 3]},{y}" for i, (x, y) in enumerate(zip(X, Y, strict=True))]
+    data = open_data(written(tmp_path, [*rows, *rows[:20]], "x,kind,target"))
+    train = {tuple(row) for row in data.train.tensors[0].tolist()}
+    counts = {part: sum(tuple(row) in train for row in getattr(data, part).tensors[0].tolist())
+              for part in ("valid", "test")}  # fmt: skip
+    assert sum(counts.values()) > 0
+    shown = [f"{count} of 12 in {part}" for part, count in counts.items() if count]
+    assert data.notes == (f"rows with the inputs of a training row: {', '.join(shown)}",)
