@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import TensorDataset
 
 import plainfit as pf
-from ejecting import code_lines, differing, names_of, run_here
+from ejecting import code_lines, differing, names_of
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_run, verify
 from plainfit.eject.verify import outcome_of
@@ -179,16 +179,18 @@ def test_the_script_of_a_program_has_its_operations_and_bits(name, graphs, tmp_p
 
 def test_the_script_of_a_run(graphs, tmp_path):
     config = RunConfig(
-        epochs=2, batch_size=256, model="mlp", schedule="one-cycle", compile="epoch",
+        epochs=1, batch_size=8, model="mlp", schedule="one-cycle", compile="epoch",
         out=tmp_path / "run",
     )  # fmt: skip
     train(config, echo=None)
     eject_run(config.out, tmp_path / "train.py")
-    losses, weights = run_here(tmp_path / "train.py")
-    outcome = outcome_of(config.out, read_record(config.out))
-    assert losses == outcome.losses
-    assert not differing(weights, outcome.weights)
-    assert len(graphs) == 2
+    script, record = names_of(tmp_path / "train.py"), read_record(config.out)
+    outcome = outcome_of(config.out, record)
+    assert script["losses"] == outcome.losses
+    assert not differing(load_file(tmp_path / "model.safetensors"), outcome.weights)
+    assert record["compiled_validation"]
+    assert script["valid_loss"] == record["last"]["valid_loss"]
+    assert len(graphs) == 4
 
 
 def as_program(history):

@@ -65,15 +65,16 @@ def part():
 
 
 CASES = {
-    "perplexity": {"model": made, "metrics": ["perplexity", pf.accuracy]},
+    "perplexity": {"metrics": ["perplexity", pf.accuracy]},
     "a module": {"valid_dl": ignoring, "loss_func": nn.CrossEntropyLoss(WEIGHTS)},
     "averaging later": {"callbacks": lambda: [Averaging(0.9, start=1)], "metrics": ["accuracy"]},
+}
+OTHERS = {
+    "a CNN": {"model": made, "metrics": ["perplexity", pf.accuracy]},
     "a sum": {
         "valid_dl": partial(valid, shuffle=True),
         "loss_func": partial(F.cross_entropy, reduction="sum"),
     },
-}
-OTHERS = {
     "no metrics": {"valid_dl": partial(valid, drop_last=True)},
     "a part": {"valid_dl": part, "metrics": ["accuracy"]},
     "weights": {"valid_dl": ignoring, "loss_func": partial(F.cross_entropy, weight=WEIGHTS)},
@@ -162,13 +163,18 @@ def error_rate(out, yb):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"model": Counts}, "it changes tensors of the model"),
         ({"model": Branches}, "depends on the value of a tensor"),
-        ({"loss_func": loss_and_value}, "the loss has values beside it"),
         ({"metrics": ["accuracy", error_rate]}, ""),
-        ({"valid_dl": lambda: list(valid())}, ""),
         ({"valid_dl": lambda: TensorLoader(TensorDataset(*arrays()), 5)}, ""),
-        ({"callbacks": lambda: [Hook()]}, ""),
+        *(
+            pytest.param(*case, marks=pytest.mark.soak)
+            for case in [
+                ({"model": Counts}, "it changes tensors of the model"),
+                ({"loss_func": loss_and_value}, "the loss has values beside it"),
+                ({"valid_dl": lambda: list(valid())}, ""),
+                ({"callbacks": lambda: [Hook()]}, ""),
+            ]
+        ),
     ],
 )
 def test_what_is_no_program_is_evaluated_batch_by_batch(options, reason):
@@ -230,6 +236,7 @@ def test_a_stop_within_it_and_the_same_bits_after_a_resume(tmp_path, monkeypatch
     assert same(model, theirs)
 
 
+@pytest.mark.soak
 def test_several_loaders_and_the_best_weights():
     def both():
         return {"own": valid(), "other": ignoring()}
