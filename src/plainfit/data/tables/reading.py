@@ -21,6 +21,7 @@ from plainfit.data.splits import NUMBER, most_memory, shortened
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 STDIN = Path("-")  # JSON lines
+READ_AS = {"utf-16": "UTF-16", "cp1252": "not UTF-8: read as Windows-1252"}
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 MISSING = ("median", "mean", "drop", "error")
 GAPS = (
@@ -85,6 +86,7 @@ class Dialect(NamedTuple):
     encoding: str
     decimal: str
     gaps: list[str]
+    has_quotes: bool
 
 
 @dataclass
@@ -181,7 +183,8 @@ def read_text(
         path,
         read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
         parse_options=pyarrow.csv.ParseOptions(
-            delimiter=dialect.delimiter, newlines_in_values=True
+            delimiter=dialect.delimiter,
+            newlines_in_values=dialect.has_quotes,  # slower
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(as_text, pyarrow.string()),
@@ -212,12 +215,11 @@ def map_arrow(path: Path) -> Any:
 
 def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]:
     """Return how a text file is written, and notes on what was guessed against the usual."""
-    notes = []
-    encoding = options.encoding
+    notes, encoding, has_quotes = [], options.encoding, True
     if encoding is None:
-        encoding, found = find_encoding(path)
-        if found:
-            notes.append(f"the text is {found} (--encoding changes it)")
+        encoding, has_quotes = find_encoding(path)
+        if encoding in READ_AS:
+            notes.append(f"the text is {READ_AS[encoding]} (--encoding changes it)")
     with opened(path) as file:
         content = file.read(SAMPLE)
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
@@ -232,20 +234,20 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
-    return Dialect(delimiter, encoding, decimal, gaps), notes
+    return Dialect(delimiter, encoding, decimal, gaps, has_quotes), notes
 
 
 def opened(path: Path) -> Any:
     return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
-def find_encoding(path: Path) -> tuple[str, str]:
-    """Return the encoding of a text file, and its name unless it is UTF-8."""
-    decoder, size = codecs.getincrementaldecoder("utf-8")(), 0
+def find_encoding(path: Path) -> tuple[str, bool]:
+    """Return the encoding of a text file, and whether it may have quotes, with breaks in them."""
+    decoder, size, has_quotes = codecs.getincrementaldecoder("utf-8")(), 0, False
     with opened(path) as file:
         while chunk := file.read(CHUNK):
             if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16", "UTF-16"
+                return "utf-16", True
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
@@ -253,8 +255,9 @@ def find_encoding(path: Path) -> tuple[str, str]:
             except UnicodeDecodeError:
                 if b"\0" in chunk:
                     raise
-                return "cp1252", "not UTF-8: read as Windows-1252"
-    return "utf-8", ""
+                return "cp1252", True
+            has_quotes |= b'"' in chunk
+    return "utf-8", has_quotes
 
 
 def rows_of(text: str, delimiter: str) -> list[list[str]]:
