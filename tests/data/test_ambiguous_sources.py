@@ -342,7 +342,7 @@ def test_folders_that_are_parts_and_classes_are_refused(pictures, folders, says)
             {"train": 16, "valid": 4, "test": 4},
             [
                 "12 images in test have no class and are kept for plainfit predict RUN ",
-                "/test/*.png; the test set is drawn from the training images",
+                "/test; the test set is drawn from the training images",
             ],
         ),
         (

@@ -34,6 +34,11 @@ SAMPLES, BATCH = 90, 16
 VALID = 16 * 2 * BATCH + 9  # so many that the validation is a program, too
 
 
+@pytest.fixture(autouse=True)
+def few_batches_are_enough(monkeypatch):
+    monkeypatch.setattr("plainfit.training.program_validation.FEWEST", 16)
+
+
 @pytest.fixture
 def graphs(monkeypatch):
     """The code of the graphs of trainings and of scripts, whose programs Python runs."""

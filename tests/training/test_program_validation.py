@@ -24,6 +24,11 @@ assert interpreted  # a fixture that each test uses
 SAMPLES, BATCH = 70, 4  # 17 full batches, and one of 2
 
 
+@pytest.fixture(autouse=True)
+def few_batches_are_enough(monkeypatch):
+    monkeypatch.setattr("plainfit.training.program_validation.FEWEST", 16)
+
+
 class Flat(nn.Module):
     """A model whose step is traced in no time."""
 

@@ -124,10 +124,9 @@ def class_folders(
 
 def apart_note(folder: Path, parts: Collection[str]) -> str:
     images = [path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES)]
-    suffixes = {Path(path).suffix for path in images}
-    pattern = f"{command('predict', 'RUN', folder)}/*{suffixes.pop() if len(suffixes) == 1 else ''}"
+    kept_for = command("predict", "RUN", folder)
     drawn = "; the test set is drawn from the training images" if [*parts] == ["train"] else ""
-    return f"{len(images)} images in {folder.name} have no class and are kept for {pattern}{drawn}"
+    return f"{len(images)} images in {folder.name} have no class and are kept for {kept_for}{drawn}"
 
 
 def has_parts_in_classes(inner: Mapping[Path, Sequence[Path]]) -> bool:

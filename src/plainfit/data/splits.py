@@ -380,7 +380,7 @@ def copies(
     counts = {part: sum(each in trained for each in of_part) for part, of_part in of.items()}
     equal = [f"{count} of {len(of[part])} in {part}" for part, count in counts.items() if count]
     drawn = any(source == "train" and counts.get(part) for part, (source, _) in rows.items())
-    together = ", or keep those of alike names in one part with group_by" if drawn else ""
+    together = ", or keep those of alike names in one part by --group-by" if drawn else ""
     text = "are equal to training images, and raise the scores; remove the copies"
     return [f"images {text}{together}: {' and '.join(equal)}"] if equal else []
 
