@@ -336,7 +336,7 @@ def test_copies_in_several_parts_are_noted_and_kept_together(tmp_path, budget):
     parts = {name: [x.numpy().tobytes() for x, _ in part] for name, part in data.parts().items()}
     equal = {n: sum(x in parts["train"] for x in parts[n]) for n in ("valid", "test")}
     assert min(equal.values()) > 0
-    found = f"group_by: {equal['valid']} of 16 in valid and {equal['test']} of 16 in test"
+    found = f"--group-by: {equal['valid']} of 16 in valid and {equal['test']} of 16 in test"
     assert data.notes[-1].endswith(found)
     data = open_data(tmp_path, memory_budget=budget, group_by="-")
     assert "equal" not in " ".join(data.notes)
