@@ -4,7 +4,7 @@ unexport PYTHONDONTWRITEBYTECODE # each process of the tests would compile the s
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-bytes,keras
+QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-channels-last,keras
 .PHONY: help setup run check test pytest bench bench-quick soak docs clean
 
 help: ## list these targets
