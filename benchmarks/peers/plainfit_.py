@@ -12,6 +12,8 @@ import plainfit as pf
 class Clock(pf.Callback):
     """Tells the watch of each epoch's end."""
 
+    observer = True
+
     def __init__(self, watch: Watch, samples: int) -> None:
         self.watch, self.samples = watch, samples
 

@@ -542,6 +542,18 @@ def test_a_subclass_that_looks_at_each_step_is_called_in_each():
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("observer", [False, True])
+def test_a_step_is_traced_again_in_each_epoch_unless_callbacks_observe(observer, monkeypatch):
+    checked = []
+    monkeypatch.setattr("plainfit.training.ranges.Program.check", lambda *_: checked.append(1))
+    callback = Callback()
+    callback.observer = observer
+    monkeypatch.setattr(Callback, "__module__", "mine")
+    model = made()
+    train(model, sgd(model), "epoch", epochs=3, callbacks=[callback])
+    assert len(checked) == 2 * (not observer)
+
+
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_step_that_changes_by_epoch_is_no_program(changes, monkeypatch):
     """As where the weight of a part of the loss grows."""

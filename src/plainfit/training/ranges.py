@@ -137,8 +137,8 @@ class EpochProgram:
         self.after = [c for c in context.callbacks if c.in_program == "after"]
         sums = [c for c in context.callbacks if isinstance(c, GradientAccumulation)]
         # Only code of others can change what a step computes: a factor of the loss, for example.
-        kinds = [type(callback).__module__ for callback in context.callbacks]
-        self.may_change = not all(kind.startswith("plainfit.") for kind in kinds)
+        own = [c for c in context.callbacks if not type(c).__module__.startswith("plainfit.")]
+        self.may_change = not all(callback.observer for callback in own)
         self.checked = -1
         self.moved = [*self.before, *sums]
         self.guards = [c for c in context.callbacks if isinstance(c, NonFiniteGuard)]
