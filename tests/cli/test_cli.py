@@ -173,29 +173,31 @@ OPTIONS = {
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by --help
         --image-mode --image-size --json --keep-memory --label-smoothing --lr --memory-budget
         --missing --model --model-args --momentum --na --nesterov --no-keep-memory --numeric
-        --optimizer --out --overfit-one-batch --patience --precision --preset --resize --schedule
-        --seed --skip-bad --split-seed --target --threads --time-limit --track --weight-decay""",
+        --optimizer --order-by --out --overfit-one-batch --patience --precision --preset --resize
+        --schedule --seed --skip-bad --split-seed --target --test-share --threads --time-limit
+        --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
-        --gradual --group-by --help --image-mode --image-size --json --keep-memory
-        --label-smoothing --lr --lr-ratio --memory-budget --missing --model --model-args
-        --momentum --na --nesterov --no-keep-memory --numeric --optimizer --out
-        --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
-        --split-seed --target --threads --time-limit --track --trust-code --weight-decay""",
+        --gradual --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing
+        --lr --lr-ratio --memory-budget --missing --model --model-args --momentum --na --nesterov
+        --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch --patience
+        --precision --resize --schedule --seed --skip-bad --split-seed --target --test-share
+        --threads --time-limit --track --trust-code --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --encoding --group-by --help --image-mode --image-size --json
-        --memory-budget --missing --model --momentum --na --numeric --optimizer --picture --resize
-        --seed --skip-bad --split-seed --target""",
+        --memory-budget --missing --model --momentum --na --numeric --optimizer --order-by --picture
+        --resize --seed --skip-bad --split-seed --target --test-share --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by --help
         --image-mode --image-size --json --keep-memory --label-smoothing --lr --memory-budget
-        --missing --mode --model --model-args --momentum --monitor --na --nesterov
-        --no-keep-memory --numeric --optimizer --out --overfit-one-batch --patience --precision
-        --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad --space
-        --split-seed --storage --target --threads --time-limit --track --trials --weight-decay""",
+        --missing --mode --model --model-args --momentum --monitor --na --nesterov --no-keep-memory
+        --numeric --optimizer --order-by --out --overfit-one-batch --patience --precision --pruner
+        --repeat --resize --schedule --search --seed --seeds --skip-bad --space --split-seed
+        --storage --target --test-share --threads --time-limit --track --trials --valid-share
+        --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
@@ -204,12 +206,14 @@ OPTIONS = {
     "cache": "--clear --debug --help --json",
     "predict": """--augment --debug --decimal --delimiter --encoding --help --json --out
         --trust-code --tta""",
-    "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
-        --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
-        --na --numeric --picture --resize --seed --skip-bad --split-seed --target""",
+    "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop --encoding
+        --group-by --help --image-mode --image-size --json --memory-budget --missing --na --numeric
+        --order-by --picture --resize --seed --skip-bad --split-seed --target --test-share
+        --valid-share""",
     "data": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --group-by
         --help --image-mode --image-size --json --memory-budget --missing --na --numeric --only
-        --picture --resize --skip-bad --split-seed --target --write""",
+        --order-by --picture --resize --skip-bad --split-seed --target --test-share --valid-share
+        --write""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

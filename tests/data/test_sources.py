@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_breast_cancer
 
 from plainfit import PlainfitError, open_data
+from plainfit.common.errors import ConfigError
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.loaders import get_data
 from plainfit.data.splits import labels_of
@@ -193,6 +194,29 @@ def test_a_split_is_stratified_seeded_and_apart(tmp_path, digits):
     parts = open_data(tmp_path / "ids.npz").parts().values()
     ids = torch.cat([part.tensors[0].flatten() for part in parts])
     assert sorted(ids.tolist()) == list(range(1000))
+
+
+def test_the_shares_of_the_parts(tmp_path):
+    data = open_data("digits", valid_share=0.3, test_share=0)
+    assert data.test is None
+    for counts in zip(*data.class_counts().values(), strict=True):
+        assert counts[1] == round(0.3 * sum(counts))
+    x, y = np.arange(103)[:, None], np.array([0, 1] * 50 + [2] * 3)
+    np.savez(tmp_path / "ids.npz", x=x, y=y)
+    data = open_data(tmp_path / "ids.npz", valid_share=0.5, test_share=0.48)
+    assert data.class_counts() == {"train": [1, 1, 1], "valid": [25, 25, 1], "test": [24, 24, 1]}
+    for shares in ({"valid_share": 0.0}, {"valid_share": 0.5, "test_share": 0.5}):
+        with pytest.raises(
+            ConfigError, match=r"^valid_share must be above 0, and below 1 together"
+        ):
+            open_data("digits", **shares)
+    np.savez(tmp_path / "test.npz", x=x, y=y, x_test=x, y_test=y)
+    assert open_data(tmp_path / "test.npz", valid_share=0.5).counts()["valid"] == 52
+    with pytest.raises(ConfigError, match=r"^test_share is for parts that are .* its own"):
+        open_data(tmp_path / "test.npz", test_share=0.5)
+    np.savez(tmp_path / "valid.npz", x=x, y=y, x_valid=x, y_valid=y)
+    with pytest.raises(ConfigError, match=r"^valid_share is for parts that are drawn"):
+        open_data(tmp_path / "valid.npz", valid_share=0.5)
 
 
 def test_a_class_of_two_or_three_samples_reaches_the_parts_it_can(tmp_path):

@@ -3,6 +3,7 @@
 import datetime
 import gzip
 import json
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from plainfit import open_data
 from plainfit.common.errors import DataError, PlainfitError
-from plainfit.data.splits import labels_of, split_rows
+from plainfit.data.parts import split_rows
+from plainfit.data.splits import labels_of
 from plainfit.data.tables import guards
 from plainfit.runs.folder import open_run
 from plainfit.runs.inference import predict
@@ -220,6 +222,84 @@ def test_kinds_can_be_set(tmp_path):
             open_data(path, **options)
 
 
+def rows_of(data):
+    """The rows of each part, by the column `row` that numbers them."""
+    at, made = data.features.index("row"), data.columns["row"]
+    return {
+        name: (part.tensors[0][:, at].double() * made["std"] + made["mean"]).round().int().tolist()
+        for name, part in data.parts().items()
+    }
+
+
+def test_groups_of_rows_stay_in_one_part(tmp_path):
+    # 20 groups: 1 is not 01.
+    who = [f"{'0' * (i // 10 % 2)}{i % 10}" for i in range(N)]
+    path = written(tmp_path, [f"{a},{i},{y}" for i, (a, y) in enumerate(zip(who, Y, strict=True))],
+                   "who,row,target")  # fmt: skip
+    data = open_data(path, group_by="who")
+    assert data.features == ("row",)
+    rows = rows_of(data)
+    assert sorted(chain(*rows.values())) == list(range(N))
+    groups = {part: {who[i] for i in of_part} for part, of_part in rows.items()}
+    assert [len(groups[part]) for part in ("train", "valid", "test")] == [12, 4, 4]
+    assert len(set.union(*groups.values())) == 20
+    assert open_data(path, group_by="who", drop="who").fingerprint == data.fingerprint
+    only_valid = open_data(path, group_by="who", valid_share=0.5, test_share=0)
+    assert only_valid.counts() == {"train": 30, "valid": 30}
+    # A group of two columns is that of both.
+    rows = [f"{a[0]},{a[-1]},{len(a)},{i},{Y[i]}" for i, a in enumerate(who)]
+    both = open_data(written(tmp_path, rows, "a,b,c,row,target"), group_by="a, b,c")
+    groups = {part: {who[i] for i in of_part} for part, of_part in rows_of(both).items()}
+    assert [len(groups[part]) for part in ("train", "valid", "test")] == [12, 4, 4]
+    for options, says in (
+        ({"group_by": "woh"}, "no column 'woh' for --group-by: .*; did you mean 'who'"),
+        ({"group_by": "target"}, "no column 'target' for --group-by"),
+        ({"group_by": "who", "categorical": "who"}, "and 'who' is named twice"),
+        ({"group_by": "who", "order_by": "row"}, "^order_by takes the last rows, and groups are"),
+    ):
+        with pytest.raises(PlainfitError, match=says):
+            open_data(written(tmp_path, [f"a,{i},{y}" for i, y in enumerate(Y)], "who,row,target"),
+                      **options)  # fmt: skip
+    rows = [f"{'?' if i == 7 else i % 9},{i},{y}" for i, y in enumerate(Y)]
+    with pytest.raises(DataError, match="'who' has 1 missing, the first in data row 8; fill"):
+        open_data(written(tmp_path, rows, "who,row,target"), group_by="who")
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M", "%d.%m.%Y", "%j"])
+def test_the_last_rows_by_a_column_are_the_test_set(tmp_path, form):
+    days = RNG.permutation(N)
+    times = [datetime.datetime(2026, 1, 1) + datetime.timedelta(days=int(day)) for day in days]
+    rows = [f"{at:{form}},{i},{y}" for i, (at, y) in enumerate(zip(times, Y, strict=True))]
+    path = written(tmp_path, rows, "when,row,target")
+    data = open_data(path, order_by="when", test_share=0.2)
+    wanted = [sorted(part) for part in np.split(np.argsort(days), [N - 21, N - 12])]
+    assert list(rows_of(data).values()) == wanted
+    assert any(name.startswith("when") for name in data.features)
+    note = next(note for note in data.notes if note.startswith("rows are ordered by when: train"))
+    begins = [np.argsort(days)[at] for at in (0, N - 21, N - 12)]
+    for part, at in zip(("train", "valid", "test"), begins, strict=True):
+        value = f"{times[at]:{form}}".lstrip("0" if form == "%j" else "")
+        assert f"{part} from {value}" in note
+    assert open_data(path, order_by="when", test_share=0.2, drop="when").features == ("row",)
+    only = open_data(path, order_by="when", test_share=0)
+    assert only.test is None
+    assert rows_of(only)["valid"] == sorted(np.argsort(days)[-9:])
+
+
+def test_what_orders_rows_has_no_gaps_and_is_no_text(tmp_path):
+    path = written(tmp_path, [f"{'' if i == 3 else i},w{i % 3},{y}" for i, y in enumerate(Y)],
+                   "n,week,target")  # fmt: skip
+    for name, says in (
+        ("n", "'n' has 1 missing, the first in data row 4"),
+        ("week", "rows are ordered by numbers or dates, and column 'week' is text, such as 'w0'"),
+        ("m", "no column 'm' for --order-by"),
+    ):
+        with pytest.raises(DataError, match=says):
+            open_data(path, order_by=name)
+    data = open_data(path, order_by="n", missing="drop")
+    assert data.counts() == {"train": N - 19, "valid": 9, "test": 9}
+
+
 def test_options_override_what_is_guessed(tmp_path):
     rows = [f'"{1 + i % 9},{i % 9:03}";{y}' for i, y in enumerate(Y)]
     path = written(tmp_path, rows, "x;target")
@@ -293,7 +373,7 @@ def test_clean_numbers_keep_their_bits(tmp_path):
 
 def train_rows_of(data):
     """The rows of the training, from the split of the labels."""
-    rows = split_rows({"train": torch.from_numpy(Y)}, 0)["train"][1]
+    rows = split_rows("t", {"train": torch.from_numpy(Y)})["train"][1]
     assert torch.equal(labels_of(data.train), torch.from_numpy(Y)[rows])
     return rows.tolist()
 

@@ -32,7 +32,9 @@ RUNS = {
     "rmsprop": {"model": "logistic", "optimizer": "rmsprop", "momentum": 0.5},
     "adam moves its beta": {"model": "cnn", "optimizer": "adam", "schedule": "one-cycle"},
     "plain sgd stays plain": {"model": "cnn", "momentum": 0.0, "schedule": "one-cycle"},
-    "linear": {"model": "mlp", "schedule": "linear"},
+    "linear, other shares": {
+        "model": "mlp", "schedule": "linear", "valid_share": 0.3, "test_share": 0.0,
+    },
     "polynomial": {"model": "mlp", "schedule": "polynomial"},
     "augmented": {"model": "cnn", "augment": "strong"},
     "mixed": {"model": "cnn", "augment": "mixup=0.4"},

@@ -102,6 +102,14 @@ def test_files_of_every_kind(trained, plainfit, monkeypatch):
     assert printed(plainfit("predict", folder, "-")[1]) == wanted
 
 
+def test_what_groups_rows_is_written_too(plainfit, tmp_path):
+    rows_of().to_csv("rows.csv", index=False)
+    options = {"group_by": "id", "categorical": "code", "model": "logistic"}
+    train(RunConfig(data="rows.csv", out=tmp_path / "run", epochs=1, **options), echo=None)
+    found = json.loads(plainfit("predict", "run", "rows.csv", "--json")[1])
+    assert [row["id"] for row in found] == rows_of().id.tolist()
+
+
 def test_what_is_written(trained, plainfit, tmp_path):
     frame, folder = trained
     frame.drop(columns="target").to_csv("new.csv", index=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError
 from plainfit.data.ondisk import open_rows
+from plainfit.data.parts import Split
 from plainfit.data.splits import (
     PARTS,
     DataSplits,
@@ -31,7 +32,7 @@ from plainfit.data.splits import (
 USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
-def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
+def read_npz(path: Path, split: Split) -> DataSplits:
     """Return the arrays of a .npz file; pickled objects in it are refused.
 
     It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
@@ -46,10 +47,10 @@ def read_npz(path: Path, split_seed: int = 0) -> DataSplits:
         part: (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
         for part, (x, y) in found.items()
     }
-    return make_splits(str(path), parts, split_seed=split_seed, notes=notes)
+    return make_splits(str(path), parts, split=split, notes=notes)
 
 
-def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) -> DataSplits:
+def read_npy_folder(root: Path, split: Split, memory_budget: int = 2048) -> DataSplits:
     """Return the arrays of a folder: the same ones as in a .npz file, as `x.npy`, `y.npy`, ...
 
     Samples that take more than `memory_budget` MiB are mapped and read as they are used.
@@ -75,7 +76,7 @@ def read_npy_folder(root: Path, split_seed: int = 0, memory_budget: int = 2048) 
     notes = notes_on(list(paths), found, mapped)
     if not fits:
         notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
-    return make_splits(str(root), parts, split_seed=split_seed, notes=notes)
+    return make_splits(str(root), parts, split=split, notes=notes)
 
 
 def map_array(path: Path) -> np.memmap[Any, Any]:

@@ -30,6 +30,7 @@ from plainfit.data.decoding import (
 from plainfit.data.label_file import find_label_file
 from plainfit.data.layout import find_images, subfolders
 from plainfit.data.ondisk import LazyImages
+from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Labels, Samples, make_splits, shortened
 
@@ -98,7 +99,7 @@ class Storage(NamedTuple):
 
 def read_folder(
     root: Path,
-    split_seed: int,
+    split: Split,
     memory_budget: int,
     image_size: int | None = None,
     skip_bad: bool = False,
@@ -142,7 +143,7 @@ def read_folder(
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
     number = {label: i for i, label in enumerate(sorted({label for _, label, _ in files}))}
     parts: dict[str, tuple[Samples, Labels]] = {}
-    numbers, groups = hashed(loaded), None
+    numbers = hashed(loaded)
     hashes: dict[str, list[int]] = {}
     for part in sorted({part for part, *_ in files}):
         kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
@@ -150,17 +151,11 @@ def read_folder(
         paths = [path for path, _ in kept]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
-            groups = group_numbers(paths, group_by)
+            split = replace(split, groups=group_numbers(paths, group_by))
         parts[part] = (pack(paths, labels, storage, loaded), labels)
-    if groups is not None and "valid" in parts:
-        raise ConfigError(
-            f"is for parts that are drawn, and {root} has its own: leave it out, got {group_by}",
-            field="group_by",
-        )
     return make_splits(
-        str(root), parts, split_seed=split_seed, classes=list(number), notes=notes, groups=groups,
-        hashes=hashes,
-    )  # fmt: skip
+        str(root), parts, split=split, classes=list(number), notes=notes, hashes=hashes
+    )
 
 
 def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:

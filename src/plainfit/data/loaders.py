@@ -36,7 +36,7 @@ from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step
 from plainfit.data.batches import reader, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
-from plainfit.data.splits import draw_parts
+from plainfit.data.parts import draw_parts
 
 
 class BatchOrder:
@@ -396,7 +396,7 @@ def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[An
         values, found = labels.unique(return_inverse=True)
         if len(values) <= share * len(labels):  # else they are numbers rather than classes
             numbers = found
-    rows = draw_parts(numbers, ["valid"], seed, share)
+    rows = draw_parts(numbers, {"valid": share}, seed)
     return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
 
 

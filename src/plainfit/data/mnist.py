@@ -24,6 +24,7 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError
 from plainfit.common.files import download
+from plainfit.data.parts import USUAL, Split
 from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
@@ -82,7 +83,7 @@ IDX_SETS = {
 }  # fmt: skip
 
 
-def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
+def read_idx_set(name: str, data_dir: str | Path | None = None, split: Split = USUAL) -> DataSplits:
     """Return MNIST or Fashion-MNIST in the tutorial's split, and the test images.
 
     Missing files are downloaded into `data_dir`, by default a folder of that name in
@@ -100,7 +101,7 @@ def read_idx_set(name: str, data_dir: str | Path | None = None) -> DataSplits:
         "valid": (images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
         "test": (arrays[TEST_X].unsqueeze(1), arrays[TEST_Y].long()),
     }
-    return make_splits(name, parts, split_seed=0, classes=idx_set.classes)
+    return make_splits(name, parts, split=split, classes=idx_set.classes)
 
 
 def cache_folder() -> Path:
@@ -171,7 +172,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def read_mnist_pickle(path: Path) -> DataSplits:
+def read_mnist_pickle(path: Path, split: Split = USUAL) -> DataSplits:
     """Return the tutorial's `mnist.pkl.gz`: three pairs of arrays.
 
     Pixels that are bytes divided by 256, as in that file, are turned back into bytes: the same
@@ -196,7 +197,7 @@ def read_mnist_pickle(path: Path) -> DataSplits:
         side = math.isqrt(x.shape[1])
         rows: Any = (x * 256).astype(np.uint8) if as_bytes else as_floats(path.name, part, x)
         parts[part] = (torch.from_numpy(rows.reshape(-1, 1, side, side) if as_bytes else rows), y)
-    return make_splits(str(path), parts, split_seed=0)
+    return make_splits(str(path), parts, split=split)
 
 
 def holds_bytes(rows: NDArray[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from plainfit.common.errors import ConfigError, DataError, unknown_name
+from plainfit.data.parts import SHARE, USUAL, Split
 from plainfit.data.splits import DataSplits, make_splits
 
 IMAGES, NPY = "a folder of images", "a folder of .npy files"
@@ -24,7 +26,8 @@ OWN = {
     "skip_bad": (IMAGES,),
     "image_mode": (IMAGES,),
     "resize": (IMAGES,),
-    "group_by": (IMAGES,),
+    "group_by": (TABLE, IMAGES),
+    "order_by": (TABLE,),
     "delimiter": (TABLE,),
     "encoding": (TABLE,),
     "decimal": (TABLE,),
@@ -42,12 +45,15 @@ def open_data(
     data_dir: Path | None = None,
     target: str | None = None,
     split_seed: int = 0,
+    valid_share: float = SHARE,
+    test_share: float = SHARE,
+    group_by: str | None = None,
+    order_by: str | None = None,
     image_size: int | None = None,
     skip_bad: bool = False,
     memory_budget: int = 2048,
     image_mode: str | None = None,
     resize: str | None = None,
-    group_by: str | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
     decimal: str | None = None,
@@ -66,7 +72,14 @@ def open_data(
             str that is a name is that name, so write `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
-        split_seed: seed of the split, for data without one.
+        split_seed: seed of the split, for data without one, like the next four.
+        valid_share: the share of the samples for validation, above 0.
+        test_share: the share of the test set; 0 for none.
+        group_by: columns of a table, such as `patient`: rows with the same values stay in one part.
+            Of a folder, a text such as `_`: so do images whose file names are the same up to the
+            last one.
+        order_by: columns of numbers or dates: the last rows by them are the test set, and those
+            before them are for validation.
         image_size: pixels per side to fit the images of a folder to.
         skip_bad: leave out images of a folder that cannot be read.
         memory_budget: MiB that a folder or an Arrow table may take in memory; larger data is read
@@ -74,8 +87,6 @@ def open_data(
         image_mode: `gray` or `rgb` for the images of a folder; by default gray if all are.
         resize: what becomes of images of another shape: `crop` to the centre (the default), `pad`
             with black, or `squash`.
-        group_by: a text such as `_`: images of a folder whose file names are the same up to the
-            last one stay in one part.
         delimiter: comma, semicolon, tab, pipe or a character, in a text file; guessed by default,
             like the next two.
         encoding: of a text file, such as `utf-8` or `cp1252`.
@@ -101,26 +112,27 @@ def open_data(
     try:
         kind = kind_of(source)
         check_options(source, kind, given)
+        split = Split(split_seed, valid_share, test_share)
         if kind == "digits":
-            return read_digits(split_seed)
+            return read_digits(split)
         if kind in NAMES:
-            return mnist.read_idx_set(kind, data_dir)
+            return mnist.read_idx_set(kind, data_dir, split)
         if kind == NPY:
-            return arrays.read_npy_folder(path, split_seed, memory_budget)
+            return arrays.read_npy_folder(path, split, memory_budget)
         if kind == NPZ:
-            return arrays.read_npz(path, split_seed)
+            return arrays.read_npz(path, split)
         if kind == PICKLE:
-            return mnist.read_mnist_pickle(path)
+            return mnist.read_mnist_pickle(path, split)
         if kind == TABLE:
             from plainfit.data.tables.reading import TableOptions
             from plainfit.data.tables.table import read_table
 
-            own = {name: given[name] for name in OWN if OWN[name] == (TABLE,)}
-            return read_table(path, TableOptions(**own), target, split_seed, memory_budget)
+            own = {item.name: given[item.name] for item in fields(TableOptions)}
+            return read_table(path, TableOptions(**own), target, split, memory_budget)
         from plainfit.data.folder import read_folder
 
         own = {name: value for name, value in given.items() if IMAGES in OWN[name]}
-        return read_folder(path, split_seed, memory_budget, **own)
+        return read_folder(path, split, memory_budget, **own)
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
 
@@ -158,7 +170,7 @@ def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> No
             )
 
 
-def read_digits(split_seed: int = 0) -> DataSplits:
+def read_digits(split: Split = USUAL) -> DataSplits:
     """Return the UCI handwritten digits that come with scikit-learn: 1,797 images of 8x8 pixels.
 
     Gray values 0 to 16 are scaled to bytes, 0 to 255.
@@ -169,4 +181,4 @@ def read_digits(split_seed: int = 0) -> DataSplits:
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     parts = {"train": (images, digits.target)}
-    return make_splits("digits", parts, split_seed=split_seed, classes="0123456789")
+    return make_splits("digits", parts, split=split, classes="0123456789")

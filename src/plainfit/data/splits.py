@@ -18,11 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError, near_miss
-from plainfit.common.seeding import stream
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
+from plainfit.data.parts import USUAL, Split, split_rows
 
-SHARE = 0.15  # of the samples, for validation and for testing each
 PARTS = {
     "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
     "validation": "valid", "dev": "valid", "test": "test", "testing": "test",
@@ -134,19 +133,18 @@ def make_splits(
     name: str,
     parts: Mapping[str, tuple[Samples, Labels]],
     *,
-    split_seed: int,
+    split: Split = USUAL,
     classes: Sequence[str] = (),
     features: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
-    groups: Tensor | None = None,
     hashes: Mapping[str, Sequence[int]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing; `groups`
-    numbers the rows of `train` that stay together. Without `classes`, labels are named by their own
-    values. Samples with the `hashes` of training samples are noted.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
+    `classes`, labels are named by their own values. Samples with the `hashes` of training samples
+    are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -168,7 +166,7 @@ def make_splits(
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
         classes, encoded = encode_labels(name, given)
-    rows = split_rows(encoded, split_seed, groups)
+    rows = split_rows(name, encoded, split)
     numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
     notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
     notes += copies(hashes, rows) if hashes else []
@@ -324,51 +322,6 @@ def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
             f"missing numbers in {part}, in {int(bad.sum())} of {len(labels)} rows; plainfit train "
             "does classification"
         )
-
-
-def split_rows(
-    encoded: Mapping[str, Tensor], seed: int, groups: Tensor | None = None
-) -> dict[str, tuple[str, Tensor]]:
-    """Return (source part, rows) of each part; missing parts are drawn from `train`."""
-    rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
-    missing = [] if "valid" in rows else ["valid"] if "test" in rows else ["valid", "test"]
-    if groups is None:
-        drawn = draw_parts(encoded["train"], missing, seed)
-    else:
-        drawn = draw_groups(encoded["train"], groups, missing, seed)
-    return rows | {part: ("train", at) for part, at in drawn.items()}
-
-
-def draw_parts(
-    labels: Tensor, names: Sequence[str], seed: int, share: float = SHARE
-) -> dict[str, Tensor]:
-    """Draw the rows of each part, stratified: a class of three or more samples is in every part.
-
-    `train` has the rest.
-    """
-    taken = torch.zeros(len(labels), dtype=torch.bool)
-    rows = {}
-    for part in names:
-        chosen = []
-        by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
-        for label, of_class in enumerate(by_class):
-            order = torch.randperm(len(of_class), generator=stream(seed, "split", label))
-            free = of_class[order][~taken[of_class[order]]]
-            wanted = max(1, round(share * len(of_class))) if len(free) > 1 else 0
-            chosen.append(free[:wanted])
-        rows[part] = torch.cat(chosen).sort().values
-        taken[rows[part]] = True
-    rows["train"] = (~taken).nonzero().flatten()
-    return rows
-
-
-def draw_groups(
-    labels: Tensor, groups: Tensor, names: Sequence[str], seed: int
-) -> dict[str, Tensor]:
-    """Draw whole groups, each as if it were its first row."""
-    firsts = torch.from_numpy(np.unique(groups.numpy(), return_index=True)[1])
-    drawn = draw_parts(labels[firsts], names, seed)
-    return {part: torch.isin(groups, at).nonzero().flatten() for part, at in drawn.items()}
 
 
 def copies(

@@ -32,7 +32,7 @@ from plainfit.data.loaders import (
 )
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.ondisk import LazySamples
-from plainfit.data.splits import draw_parts
+from plainfit.data.parts import USUAL, Split, draw_parts
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
@@ -113,10 +113,13 @@ class DataText:
         name, folder = self.recipe.data or ("", Path())
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
+        config = self.recipe.config
+        split = Split(config.split_seed, config.valid_share, config.test_share) if config else USUAL
         facts = {
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
-            "split_seed": literal(self.recipe.config.split_seed) if self.recipe.config else 0,
+            "shares": literal(split.missing(name, ["train"])),
+            "split_seed": split.seed,
             "read": f"gzip.decompress({read})" if packed else read,
             "images": TRAIN_X,
             "labels": TRAIN_Y,

@@ -100,8 +100,9 @@ def targets(run: Run, table: Table) -> list[str]:
 
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
-    named = (run.config.drop or "").split(",")
-    return [n for n in table.columns if n == run.config.drop or n in map(str.strip, named)]
+    given = [run.config.drop or "", run.config.group_by or ""]
+    named = {*given, *(name.strip() for text in given for name in text.split(","))}
+    return [name for name in table.columns if name in named]
 
 
 def checked(run: Run, x: Any) -> Tensor:

@@ -82,7 +82,7 @@ def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int
 def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, Any]]:
     """Return each row's likeliest class and the probability of every class.
 
-    Before them come the columns that the training left out by `drop`, such as an id, as they are
+    Before them come the columns that `drop` or `group_by` left out, such as an id, as they are
     written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
     `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training.
     """

@@ -53,15 +53,27 @@ class DataSettings:
         UP_TO_COUNT,
     ] = 2048
     split_seed: Annotated[int, "Seed of the split, for data that comes without one.", SEED] = 0
+    valid_share: Annotated[
+        float,
+        "Share of the samples for validation, for data without such a part.",
+        Between(1e-6, SHARE.high),
+    ] = 0.15
+    test_share: Annotated[float, "Share of the test set; 0: none.", SHARE] = 0.15
+    group_by: Annotated[
+        str | None,
+        "Keep rows with the same values in these columns in one part; images, those with the same "
+        "file name up to the last of these, such as _.",
+    ] = None
+    order_by: Annotated[
+        str | None,
+        "Columns of a table, such as a date: its last rows are the test set, those before them "
+        "are for validation.",
+    ] = None
     image_mode: Annotated[
         str | None, "gray or rgb, for the images of a folder (default: gray if all are)."
     ] = None
     resize: Annotated[
         str | None, "Fit images of another shape: crop (default), pad with black, or squash."
-    ] = None
-    group_by: Annotated[
-        str | None,
-        "Draw images with the same file name up to the last of these, such as _, as one.",
     ] = None
     delimiter: Annotated[
         str | None, "Of a .csv: comma, semicolon, tab, pipe or a character (default: guessed)."

@@ -193,3 +193,11 @@ def refuse(path: Path, problems: list[str]) -> None:
         more = len(problems) - MOST_PROBLEMS
         shown = "; ".join(problems[:MOST_PROBLEMS])
         raise DataError(f"{path}: {shown}{f'; and {more} more problems' if more > 0 else ''}")
+
+
+def refuse_gaps(path: Path, name: str, gaps: NDArray[np.bool_]) -> None:
+    if gaps.any():
+        raise DataError(
+            f"{path}: no value may be missing, and column {name!r} has {int(gaps.sum())} missing, "
+            f"the first in data row {int(gaps.argmax()) + 1}; fill them in or remove the rows"
+        )

@@ -48,6 +48,8 @@ class TableOptions:
     categorical: str | None = None
     numeric: str | None = None
     missing: str = "median"
+    group_by: str | None = None
+    order_by: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.separator or ",") != 1:
@@ -57,6 +59,12 @@ class TableOptions:
             raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
+        if self.group_by and self.order_by:
+            raise ConfigError(
+                f"takes the last rows, and groups are drawn: leave out one of them, got "
+                f"{self.order_by} and {self.group_by}",
+                field="order_by",
+            )
 
     @property
     def separator(self) -> str | None:
@@ -73,7 +81,7 @@ class TableOptions:
         for name in names:
             if name not in columns:
                 raise DataError(
-                    f"{path} has no column {name!r} for --{option}: choose from "
+                    f"{path} has no column {name!r} for --{option.replace('_', '-')}: choose from "
                     f"{', '.join(columns)}{near_miss(name, columns)}"
                 )
         return names

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from plainfit.common.errors import DataError, near_miss
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
+from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.splits import DataSplits, Samples
 from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
 from plainfit.data.tables.preparing import (
@@ -29,9 +30,11 @@ from plainfit.data.tables.preparing import (
     learn,
     notes_on,
     refuse,
+    refuse_gaps,
     stacked,
 )
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
+from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
 
 USUAL_TARGETS = ("target", "label", "class", "y")
@@ -42,7 +45,7 @@ def read_table(
     path: Path,
     options: TableOptions,
     target: str | None = None,
-    split_seed: int = 0,
+    split: Split = USUAL,
     memory_budget: int = 2048,
 ) -> DataSplits:
     """Return the rows of a table as float32 inputs and classes; see `open_data`.
@@ -51,8 +54,8 @@ def read_table(
     becomes one 0/1 input for each category in the training rows. Labels keep their text.
     """
     # Which columns are text must be known before they are read.
-    categorical = map(str.strip, (options.categorical or "").split(","))
-    table = read_columns(path, options, filter(None, categorical))
+    as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
+    table = read_columns(path, options, filter(None, map(str.strip, as_text)))
     target = find_target(path, list(table.columns), target)
     kinds = kinds_of(table, options, target)
     codes = like_codes(table, kinds)
@@ -64,10 +67,13 @@ def read_table(
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
-    parts = {part: at.numpy() for part, (_, at) in splits.split_rows(encoded, split_seed).items()}
+    split = split_by_columns(table, options, split)
+    parts = {part: at.numpy() for part, (_, at) in split_rows(str(path), encoded, split).items()}
     train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
+    if split.order is not None:
+        table.notes.append(cuts(table, options, split.order, parts))
     in_memory = not path.name.lower().endswith(ARROW) or (
         4 * len(labels) * len(kinds) <= memory_budget * 2**20
     )
@@ -82,7 +88,7 @@ def read_table(
     return splits.make_splits(
         str(path),
         {"train": (samples, encoded["train"])},
-        split_seed=split_seed,
+        split=split,
         classes=classes,
         features=features,
         columns=made,
@@ -110,14 +116,16 @@ def find_target(path: Path, names: list[str], target: str | None) -> str:
 def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]:
     """Return the columns that become inputs, with the kind that the user gave, or none."""
     others = [name for name in table.columns if name != target and not is_index(table, name)]
-    dropped, texts, numbers = (
-        options.named(option, others, table.path) for option in ("drop", "categorical", "numeric")
+    dropped, groups, texts, numbers = (
+        options.named(option, others, table.path)
+        for option in ("drop", "group_by", "categorical", "numeric")
     )
+    dropped += groups
     kinds = dict.fromkeys(texts, "text") | dict.fromkeys(numbers, "number")
     if twice := sorted({*texts} & {*numbers} | {*kinds} & {*dropped}):
         raise DataError(
-            f"{table.path}: a column must be named by one of --drop, --categorical and --numeric, "
-            f"and {twice[0]!r} is named twice"
+            f"{table.path}: a column must be named by one of --drop or --group-by, --categorical "
+            f"and --numeric, and {twice[0]!r} is named twice"
         )
     if not (inputs := [name for name in others if name not in dropped]):
         raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
@@ -145,13 +153,7 @@ def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:
 
     column = table.columns[name]
     is_float = types.is_floating(column.type)
-    missing = column.is_null(nan_is_null=is_float).to_numpy()
-    if missing.any():
-        raise DataError(
-            f"{table.path}: no value may be missing, and column {name!r} has "
-            f"{int(missing.sum())} missing, the first in data row {int(missing.argmax()) + 1}; "
-            "fill them in or remove the rows"
-        )
+    refuse_gaps(table.path, name, column.is_null(nan_is_null=is_float).to_numpy())
     if is_float and table.dialect is None:
         return numbers_in(name, column)
     codes, texts = texts_in(written)
