@@ -169,12 +169,13 @@ def seconds_of(command):
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
-        --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by --help
-        --image-mode --image-size --json --keep-memory --label-smoothing --lr --memory-budget
-        --missing --model --model-args --momentum --na --nesterov --no-keep-memory --numeric
-        --optimizer --out --overfit-one-batch --patience --precision --preset --resize --schedule
-        --seed --skip-bad --split-seed --target --threads --time-limit --track --weight-decay""",
+        --checkpoint-every --clip --compile --config --data --data-dir --debug --decimal
+        --delimiter --detect-anomaly --device --drop --drop-last --encoding --epochs --fused
+        --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing --lr
+        --memory-budget --missing --model --model-args --momentum --na --nesterov
+        --no-keep-memory --numeric --optimizer --out --overfit-one-batch --patience --precision
+        --preset --print-config --resize --schedule --seed --skip-bad --split-seed --target
+        --threads --time-limit --track --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
@@ -210,6 +211,9 @@ OPTIONS = {
     "data": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --group-by
         --help --image-mode --image-size --json --memory-budget --missing --na --numeric --only
         --picture --resize --skip-bad --split-seed --target --write""",
+    "init": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --force
+        --group-by --help --image-mode --image-size --memory-budget --missing --na --numeric
+        --out --resize --skip-bad --split-seed --target""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",
@@ -232,8 +236,9 @@ def test_the_commands_are_frozen(plainfit, monkeypatch):
     _, text, _ = plainfit("--help")
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
-        "train", "fine-tune", "resume", "lr-find", "tune", "predict", "data", "augment",
-        "summary", "runs", "report", "compare", "export", "eject", "cache", "notebook", "ladder",
+        "train", "fine-tune", "resume", "lr-find", "tune", "predict", "data", "init",
+        "augment", "summary", "runs", "report", "compare", "export", "eject", "cache", "notebook",
+        "ladder",
     ]  # fmt: skip
     assert plainfit("--version")[1].startswith("plainfit 0.")
 
