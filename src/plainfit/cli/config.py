@@ -119,7 +119,7 @@ def init(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Look at data, and write a file of settings to train on it, for plainfit train --config."""
+    """Look at data, and write settings to train on it to a file, with comments."""
     config = RunConfig(data=source, **options)
     from plainfit.runs.folder import check_new_file, write_output
 
