@@ -156,3 +156,16 @@ def test_init_leaves_out_a_last_batch_of_one(plainfit, tmp_path):
     assert code == 0, err
     found = read_config(tmp_path / "run.toml")
     assert (found["drop_last"], found["model"]) == (True, "resnet18")
+
+
+def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tmp_path):
+    source = "from plainfit.models.networks import MLP\nclass Net(MLP): pass\n"
+    (tmp_path / "nets.py").write_text(source)
+    assert plainfit("train", "--model", "nets:Net", "--epochs", 1, "--out", "own")[0] == 0
+    assert printed(plainfit, "--config", "own") == RunConfig(model="nets:Net", epochs=1)
+    (tmp_path / "nets.py").write_text(source + "open('IMPORTED', 'w')\n")
+    code, out, err = plainfit("train", "--config", "own")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: own must name code that is trusted, and ")
+    assert err.endswith("read it, then give the settings as options or in a TOML file\n")
+    assert not (tmp_path / "IMPORTED").exists()

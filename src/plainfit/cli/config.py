@@ -42,11 +42,19 @@ CHOICES: dict[str, dict[str, Any]] = {
 def read_config(path: Path) -> dict[str, Any]:
     """Return the settings that a TOML file names, or those of a run that are not as by default."""
     if path.is_dir() or path.name == RECORD:
+        from plainfit.models.trust import code_of
         from plainfit.runs.folder import read_record
 
         record = read_record(path if path.is_dir() else path.parent)["config"]
         default = {item.name: item.default for item in fields(RunConfig)}
         found = {n: v for n, v in record.items() if v != default.get(n) and n != "out"}
+        model = record.get("model", "")
+        code = code_of(model) if ":" in model else None
+        if code is not None and not code.is_trusted():
+            raise ConfigError(
+                f"{path} must name code that is trusted, and {code} did not train on this machine "
+                "as it is now; read it, then give the settings as options or in a TOML file"
+            )
     else:
         with raised_as(ConfigError, f"{path} must be a TOML file or a run folder"):
             found = settings_in(tomllib.loads(path.read_text(encoding="utf-8-sig")), path)
