@@ -122,7 +122,7 @@ def test_init_writes_a_file_that_trains(plainfit, tmp_path):
     assert code == 0, err
     text = (tmp_path / "run.toml").read_text()
     assert "# 10 classes, with 122 to 129 samples for train\n" in text
-    assert "compact for small images; 100 epochs" in out
+    assert "compact for small images; 100 epochs in batches of 64, 2,000 steps in all" in out
     assert out.endswith("file   run.toml\nnext   plainfit train --config run.toml\n")
     config = RunConfig.from_dict(read_config(tmp_path / "run.toml"))
     assert (config.data, config.split_seed, config.model) == ("digits", 3, "compact")
@@ -169,3 +169,16 @@ def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tm
     assert err.startswith("error: own must name code that is trusted, and ")
     assert err.endswith("read it, then give the settings as options or in a TOML file\n")
     assert not (tmp_path / "IMPORTED").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_printed_preset_has_the_precision_of_this_processor(
+    plainfit, tmp_path, monkeypatch, precision
+):
+    monkeypatch.setattr("plainfit.common.devices.has_bf16", lambda device: precision == "bf16")
+    code, text, err = plainfit("train", "--preset", "fast", "--print-config")
+    assert (code, "fp32 in place of bf16" in err) == (0, precision == "fp32")
+    (tmp_path / "a.toml").write_text(text)
+    assert printed(plainfit, "--config", "a.toml") == RunConfig(
+        **preset("fast") | {"precision": precision}
+    )

@@ -151,9 +151,10 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
         kind = "small images" if max(shape[1:]) <= SMALL else "large images"
     batch_size = 64 if counts["train"] < 10_000 else 128
     steps = ceil(counts["train"] / batch_size)
+    epochs = min(MOST, max(LEAST, ceil(STEPS / steps)))
     chosen = CHOICES[kind] | {
         "batch_size": batch_size,
-        "epochs": min(MOST, max(LEAST, ceil(STEPS / steps))),
+        "epochs": epochs,
         "drop_last": counts["train"] % batch_size == 1,
     }
     return chosen, [
@@ -162,6 +163,6 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
         f"{len(train)} classes, with {min(train):,} to {max(train):,} samples for train",
         *([f"columns: {shortened(list(splits.columns), 10)}"] if splits.columns else []),
         *(f"note: {note}" for note in splits.notes),
-        f"chosen: {chosen['model']} for {kind}; {chosen['epochs']} epochs, to take about "
-        f"{STEPS:,} steps, in batches of {batch_size}",
+        f"chosen: {chosen['model']} for {kind}; {epochs} epochs in batches of {batch_size}, "
+        f"{epochs * steps:,} steps in all",
     ]
