@@ -152,8 +152,9 @@ def test_init_leaves_out_a_last_batch_of_one(plainfit, tmp_path):
     x, y = np.zeros((129, 3, 80, 80), np.uint8), np.arange(129) % 2
     valid = {"x_valid": x[:4], "y_valid": y[:4], "x_test": x[:4], "y_test": y[:4]}
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, **valid)
-    code, _, err = plainfit("init", "a.npz")
+    code, out, err = plainfit("init", "a.npz")
     assert code == 0, err
+    assert "100 epochs in batches of 64, 200 steps in all" in out
     found = read_config(tmp_path / "run.toml")
     assert (found["drop_last"], found["model"]) == (True, "resnet18")
 

@@ -150,12 +150,13 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     if len(shape) == 3:
         kind = "small images" if max(shape[1:]) <= SMALL else "large images"
     batch_size = 64 if counts["train"] < 10_000 else 128
-    steps = ceil(counts["train"] / batch_size)
+    drop_last = counts["train"] % batch_size == 1  # which batch norm cannot take
+    steps = ceil(counts["train"] / batch_size) - drop_last
     epochs = min(MOST, max(LEAST, ceil(STEPS / steps)))
     chosen = CHOICES[kind] | {
         "batch_size": batch_size,
         "epochs": epochs,
-        "drop_last": counts["train"] % batch_size == 1,
+        "drop_last": drop_last,
     }
     return chosen, [
         f"{splits.name}: samples of {'x'.join(map(str, shape))}, "
