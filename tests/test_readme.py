@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "plainfit"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LEFT_BY_COMMANDS = {
     "runs", "comparison.html", "digits-augmented.png", "digits-samples.png", "lr-find.png", "mine",
-    "train.py", "what_is_torch_nn.ipynb",
+    "run.toml", "train.py", "what_is_torch_nn.ipynb",
 }  # fmt: skip
 
 SHORTER = {
@@ -83,11 +83,11 @@ def test_the_library_stays_small():
     rooms = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
     rooms = [path for path in rooms if path.stem not in ("__init__", "__main__", "__pycache__")]
     assert len(rooms) <= 12
-    assert len(files) <= 158
+    assert len(files) <= 161
     # 18,512 before the hardening; 20,541 before batches, steps, metrics, data and estimators took
     # what people bring, predictions, and scripts of any code (docs/decisions/0031); 24,739 before
     # tables and folders as people have them, and programs on CUDA.
-    assert lines <= 26_600
+    assert lines <= 27_000
 
 
 def test_every_promise_names_tests_that_exist():

@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from plainfit.cli import ladder, runs, training
 from plainfit.cli.cache import cache
+from plainfit.cli.config import init
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import not_shown, show, surroundings
 from plainfit.cli.tuning import tune
@@ -38,6 +39,7 @@ for command in (
     tune,
     runs.predict,
     training.data,
+    init,
     training.augment,
     runs.summary,
     runs.runs,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_args, get
 import typer
 
 from plainfit.common.errors import TrustError
-from plainfit.runs.settings import RunConfig, option
+from plainfit.runs.settings import DataSettings, RunConfig, names_of, option
 
 if TYPE_CHECKING:
     from plainfit.runs.folder import Run
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Parameter, KEYWORD_ONLY = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
+Source = Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")]
+SOURCE_OPTIONS = names_of(DataSettings, without=("data",))
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 TrustCode = Annotated[
     bool, typer.Option("--trust-code", help="Run its model's code, whoever wrote it.")

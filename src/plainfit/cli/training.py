@@ -1,5 +1,6 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from plainfit.cli.config import ConfigFile, to_toml
 from plainfit.cli.shared import (
+    SOURCE_OPTIONS,
     Debug,
     Json,
     RunFolder,
+    Source,
     TrustCode,
     asking,
     is_given,
@@ -30,13 +34,16 @@ if TYPE_CHECKING:
     from plainfit.runs.train import RunResult
 
 RATE_OPTIONS = ("model", "momentum", "batch_size", "drop_last", "optimizer", "seed", "device")
-SOURCE = names_of(DataSettings, without=("data",))
 
 
 @with_options_of(names_of(RunConfig, without=tuple(names_of(TransferSettings))))
 def train(
     context: typer.Context,
     *,
+    config_file: ConfigFile = None,
+    print_config: Annotated[
+        bool, Option("--print-config", help="Print all settings as such a file; train nothing.")
+    ] = False,
     preset: Annotated[
         str | None,
         Option(
@@ -53,14 +60,19 @@ def train(
         chosen = settings.preset(preset)
         options |= {n: value for n, value in chosen.items() if not is_given(context, n)}
     config = RunConfig(**options)  # checked before torch loads
-    from plainfit.common.devices import has_bf16, pick_device
-    from plainfit.runs.train import train as run
-
     is_choice = preset is not None and not is_given(context, "precision")
-    if is_choice and config.precision == "bf16" and not has_bf16(pick_device(config.device)):
-        config = replace(config, precision="fp32")
-        if not json_:
-            show("note   fp32 in place of bf16, for which the processor has no instructions")
+    if is_choice and config.precision == "bf16":
+        from plainfit.common.devices import has_bf16, pick_device
+
+        if not has_bf16(pick_device(config.device)):
+            config = replace(config, precision="fp32")
+            text = "note   fp32 in place of bf16, for which the processor has no instructions"
+            if not json_:
+                show(text, sys.stderr if print_config else None)
+    if print_config:
+        show_json(config.to_dict()) if json_ else show(to_toml(config), end="")
+        return
+    from plainfit.runs.train import train as run
 
     run_with_progress(lambda **shown: run(config, **shown), json_)
 
@@ -164,10 +176,10 @@ def lr_find(
     show(f"next     {command('train', '--lr', f'{found.valley:.2g}')}, or --lr auto")
 
 
-@with_options_of(SOURCE)
+@with_options_of(SOURCE_OPTIONS)
 def data(
     *,
-    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Source,
     picture: Annotated[
         Path | None, Option(help="File to draw (default: NAME-samples.png).")
     ] = None,
@@ -218,10 +230,10 @@ def data(
     show(f"picture: {path}")
 
 
-@with_options_of((*SOURCE, "augment", "seed"))
+@with_options_of((*SOURCE_OPTIONS, "augment", "seed"))
 def augment(
     *,
-    source: Annotated[str, Argument(help="digits, mnist, fashion-mnist, or a path.")],
+    source: Source,
     picture: Annotated[
         Path | None, Option(help="Where to draw it (default: NAME-augmented.png).")
     ] = None,
