@@ -163,7 +163,7 @@ class Interrupt(Callback):
 
 @pytest.mark.parametrize(
     ("times", "limit", "kept"),
-    [(1, None, "everything is"), (2, None, "0 of 10 steps are"), (1, 3000, "0 of 11 steps are")],
+    [(1, None, "everything is"), (2, None, "0 of 10 steps are"), (1, 9000, "0 of 11 steps are")],
 )
 @pytest.mark.filterwarnings("ignore:.*training goes on")
 def test_what_is_said_to_be_saved_is(tmp_path, trained_run, times, limit, kept):
