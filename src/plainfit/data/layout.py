@@ -105,7 +105,9 @@ def class_folders(
         check_levels(root, folders)
         return [("train", path.name, path) for path in folders], [], []
     parts = {PARTS[folder.name.lower()]: folder for folder in named if inner[folder]}
-    flat = [folder for folder in folders if folder not in parts.values() and has_images(folder)]
+    flat = [
+        folder for folder in folders if folder not in parts.values() and any(images_under(folder))
+    ]
     apart = [folder for folder in flat if not inner[folder] and is_unlabelled(folder)]
     left = flat if "train" not in parts else [folder for folder in flat if folder not in apart]
     if left or "train" not in parts:
@@ -123,7 +125,7 @@ def class_folders(
 
 
 def apart_note(folder: Path, parts: Collection[str]) -> str:
-    images = [path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES)]
+    images = list(images_under(folder))
     kept_for = command("predict", "RUN", folder)
     drawn = "; the test set is drawn from the training images" if [*parts] == ["train"] else ""
     return f"{len(images)} images in {folder.name} have no class and are kept for {kept_for}{drawn}"
@@ -159,8 +161,8 @@ def check_levels(root: Path, folders: Sequence[Path]) -> None:
         )
 
 
-def has_images(folder: Path) -> bool:
-    return any(path.lower().endswith(SUFFIXES) for path in files_under(folder, []))
+def images_under(folder: Path) -> Iterator[str]:
+    return (path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES))
 
 
 def missed(

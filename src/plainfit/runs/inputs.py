@@ -11,8 +11,8 @@ from torch import Tensor
 
 from plainfit.common.errors import DataError, RunError, near_miss
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
-from plainfit.data.decoding import SUFFIXES, read_image
-from plainfit.data.layout import files_under, find_images
+from plainfit.data.decoding import read_image
+from plainfit.data.layout import find_images, images_under
 from plainfit.data.open_data import TABLES
 from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
@@ -155,9 +155,7 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
 
 def images_in(path: Path) -> list[Path]:
     """Return an image, or all images in a folder, in the order of their paths."""
-    if not path.is_dir():
-        return [path]
-    return [Path(file) for file in files_under(path, []) if file.lower().endswith(SUFFIXES)]
+    return [Path(file) for file in images_under(path)] if path.is_dir() else [path]
 
 
 def image_shape(run: Run) -> tuple[int, int, int]:
