@@ -122,7 +122,7 @@ LOADERS = {
         for dl in pf.get_data(*sets(), 8)
     ],
     "not full": lambda: pf.get_data(*sets(), 8, drop_last=True),
-    "no part that is not full": lambda: [pf.TensorLoader(part, 8, drop_last=True) for part in sets()],
+    "both not full": lambda: [pf.TensorLoader(part, 8, drop_last=True) for part in sets()],
     "in order": lambda: [pf.TensorLoader(part, 8) for part in sets()],
     "shared": shared,
     "stock": stock,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from plainfit.common.devices import differing
 from plainfit.common.errors import (
     ConfigError,
     EjectError,
@@ -186,7 +187,7 @@ def look_at(ejected: Ejected) -> None:
     steps = look if len(losses) > look else None
     with must_run(ejected):
         given = run_alone(ejected.path, recipe.fingerprint, steps)
-        if level == "math" or given.differs_from(recipe.fingerprint):
+        if level == "math" or differing(recipe.fingerprint, given.fingerprint):
             return
         verdict = compare(given, recipe.outcome, level, steps, recipe.steps)
         if not verdict.holds:
@@ -200,7 +201,7 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     if level == "math":
         return verified_in_float64(ejected)
     given = run_alone(ejected.path, recipe.fingerprint, steps)
-    changed = given.differs_from(recipe.fingerprint)
+    changed = differing(recipe.fingerprint, given.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
     verdict = compare(given, outcome, level, steps, recipe.steps)
     if changed:
