@@ -88,6 +88,8 @@ WRONG = [
      "got shape (5,); pass reduction='mean', or take its mean()"),
     ({"loss_func": lambda out, yb: 0.5}, "got a number of Python; return the tensor"),
     ({"valid_dl": {"a": batches(5), "b": DATA}}, f"got an object of dict; {LOADER}"),
+    ({"resume": True}, "resume continues from the newest checkpoint in the folder checkpoint, got "
+     "none; pass checkpoint=FOLDER"),
 ]  # fmt: skip
 
 

@@ -65,8 +65,14 @@ class Checkpointing(Callback):
         self.saved_step = self.last_step = 0
 
     @staticmethod
-    def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
-        """Return the callback for the argument `checkpoint` of `fit`."""
+    def at(given: "str | Path | Checkpointing | None", resume: bool) -> "Checkpointing | None":
+        """Return the callback for the arguments `checkpoint` and `resume` of `fit`."""
+        if resume and given is None:
+            raise ConfigError(
+                "continues from the newest checkpoint in the folder checkpoint, got none; pass "
+                "checkpoint=FOLDER",
+                field="resume",
+            )
         return Checkpointing(given) if isinstance(given, str | Path) else given
 
     @contextmanager
