@@ -84,6 +84,18 @@ def test_only_the_first_steps(script, folder):
     assert not verdict_here(script.path, folder).holds
 
 
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (19, "the losses of the first 19 steps are equal"),
+        (20, "20 losses are equal and 6 tensors are equal, bit for bit"),
+        (21, "20 losses are equal and 6 tensors are equal, bit for bit"),
+    ],
+)
+def test_as_many_steps_as_the_run_has(steps, text, scripts):
+    assert verified(scripts["adamw"], steps) == (True, text)
+
+
 def test_plainfit_cannot_be_imported(script, folder):
     script.path.write_text("import plainfit\n")
     with pytest.raises(EjectError, match="failed: ImportError: a script that was ejected imports"):

@@ -139,7 +139,7 @@ def compare(
                 "the script",
             )
     same = "equal" if all(map(near, script.losses, losses)) else f"equal within {MOST_ULP} ulp"
-    if steps is not None and steps < len(run.losses):
+    if steps is not None:
         return Verdict(True, f"the losses of the first {steps} steps are {same}")
     if differing := first_difference(script.weights, run.weights):
         return Verdict(False, f"all losses are {same}, and the weights are not: {differing}")
