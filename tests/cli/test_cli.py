@@ -173,7 +173,7 @@ OPTIONS = {
         --delimiter --detect-anomaly --device --drop --drop-last --encoding --epochs --fused
         --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing --lr
         --memory-budget --missing --model --model-args --momentum --na --nesterov
-        --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch --patience
+        --numeric --optimizer --order-by --out --overfit-one-batch --patience
         --precision --preset --print-config --resize --schedule --seed --skip-bad --split-seed
         --target --test-share --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
@@ -181,7 +181,7 @@ OPTIONS = {
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
         --gradual --group-by --help --image-mode --image-size --json --keep-memory
         --label-smoothing --lr --lr-ratio --memory-budget --missing --model --model-args
-        --momentum --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out
+        --momentum --na --nesterov --numeric --optimizer --order-by --out
         --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
         --split-seed --target --test-share --threads --time-limit --track --trust-code
         --valid-share --weight-decay""",
@@ -195,7 +195,7 @@ OPTIONS = {
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by
         --help --image-mode --image-size --json --keep-memory --label-smoothing --lr
         --memory-budget --missing --mode --model --model-args --momentum --monitor --na
-        --nesterov --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch
+        --nesterov --numeric --optimizer --order-by --out --overfit-one-batch
         --patience --precision --pruner --repeat --resize --schedule --search --seed --seeds
         --skip-bad --space --split-seed --storage --target --test-share --threads --time-limit
         --track --trials --valid-share --weight-decay""",
@@ -228,11 +228,17 @@ OPTIONS = {
 }
 
 
+SWITCHES = {settings.option(n) for n, value in settings.RunConfig().to_dict().items()
+            if isinstance(value, bool)}  # fmt: skip
+
+
 @pytest.mark.parametrize("command", OPTIONS)
 def test_options_are_frozen(command, plainfit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, text, _ = plainfit(*command.split(), "--help")
-    assert sorted(set(re.findall(r"--[a-z][a-z-]+", text))) == OPTIONS[command].split()
+    wanted = {*OPTIONS[command].split()}
+    wanted |= {f"--no-{name[2:]}" for name in wanted & SWITCHES}
+    assert {*re.findall(r"--[a-z][a-z-]+", text)} == wanted
 
 
 def test_the_commands_are_frozen(plainfit, monkeypatch):
