@@ -254,6 +254,8 @@ class CompiledLoss:
                 self.compile_seconds = time.perf_counter() - times[0]
             return loss
         loss = self.graph.loss(xb, yb)  # raises what is no failure of the compiler
+        if not isinstance(loss, Tensor):
+            why = "a graph gives the loss alone, and train_metrics or values by name are beside it"
         self.failed = True
         if self.context.global_step == PLAIN_STEPS and (call := self.context.history.run):
             call.compile = ""  # a script of this training compiles nothing, too
