@@ -85,8 +85,8 @@ class DataText:
         self.given = "tuple(xb)" if self.several and form == "xb" else form
         if self.several and (self.funcs or recipe.compile):
             raise EjectError(
-                "a script with several inputs has neither compile nor a WrappedDataLoader; put "
-                "what it does into the model or the dataset"
+                "a script with several inputs, or weights of samples, has neither compile nor a "
+                "WrappedDataLoader; train without, or do its work in the model or the dataset"
             )
         rows = resident_rows(recipe.train_dl) if self.program else None
         self.gathers = rows is not None
