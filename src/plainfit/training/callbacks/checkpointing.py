@@ -144,6 +144,8 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
+        if not self.setup:
+            raise ConfigError("Checkpointing must be passed as checkpoint, and is in callbacks")
         with suppress(AttributeError):  # which a callback has later
             state = capture(context)
             parts = [[name, state[name]] for name in ("model", "optimizer")]
