@@ -96,7 +96,8 @@ WRONG = [
      "in callbacks"),
     ({"precision": 16}, "unknown precision 16: choose from fp32, bf16, fp16; did you mean 'fp16'?"),
     ({"valid_dl": batches(5), "metrics": [nothing]}, "the metric 'nothing' must return numbers, "
-     "and failed with TypeError: float() argument must be a string or a real number, not 'NoneType'"),
+     "and failed with TypeError: float() argument must be a string or a real number, not "
+     "'NoneType'"),
     ({"resume": True}, "resume continues from the newest checkpoint in the folder checkpoint, got "
      "none; pass checkpoint=FOLDER"),
 ]  # fmt: skip
