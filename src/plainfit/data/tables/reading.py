@@ -105,6 +105,7 @@ class Table:
     columns: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dialect: Dialect | None = None  # of a text file
+    written: dict[str, Any] = field(default_factory=dict)  # the texts of whole numbers in one
 
     @property
     def rows(self) -> int:
@@ -115,10 +116,15 @@ class Table:
         return self.dialect.decimal if self.dialect else "."
 
     def texts(self, names: list[str]) -> dict[str, Any]:
-        """Return columns as they are written; those of other than text files as they are."""
-        if self.dialect is None or not names:
-            return {name: self.columns[name] for name in names}
-        return dict(zip(names, read_text(self.path, self.dialect, names, names), strict=True))
+        """Return columns as they are written; those of other than text files as they are.
+
+        A text file may be read again for it, and for any column that is asked for twice.
+        """
+        texts = {name: self.written.pop(name, self.columns[name]) for name in names}
+        if self.dialect and (others := [n for n in names if str(texts[n].type) != "string"]):
+            columns = read_text(self.path, self.dialect, others, others).columns
+            texts |= zip(others, columns, strict=True)
+        return texts
 
 
 def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ()) -> Table:
@@ -127,7 +133,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
     import pyarrow.json
     import pyarrow.parquet
 
-    notes, dialect, name = list[str](), None, path.name.lower()
+    notes, dialect, written, name = list[str](), None, list[str](), path.name.lower()
     is_text = name.endswith(TEXT)
     if not is_text and options.na is not None:
         raise ConfigError(
@@ -137,7 +143,9 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
     try:
         if is_text:
             dialect, notes = find_dialect(path, options)
-            table = read_text(path, dialect, [*as_text])
+            texts = [*as_text]
+            written = whole_numbers(path, dialect, texts)
+            table = read_text(path, dialect, texts + written)
         elif path == STDIN or name.endswith(".jsonl"):
             source = io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
             table = pyarrow.json.read_json(source)
@@ -165,7 +173,11 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         )
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
-    return Table(path, dict(zip(names, table.columns, strict=True)), notes, dialect)
+    columns = dict(zip(names, table.columns, strict=True))
+    if dialect is None:
+        return Table(path, columns, notes)
+    whole = {name: columns[name] for name in written}
+    return Table(path, columns | numbers_of(path, dialect, whole), notes, dialect, whole)
 
 
 def frame_columns(frame: Any) -> Table:
@@ -184,23 +196,59 @@ def frame_columns(frame: Any) -> Table:
 def read_text(
     path: Path, dialect: Dialect, as_text: list[str], only: list[str] | None = None
 ) -> Any:
-    import pyarrow
     import pyarrow.csv
 
-    return pyarrow.csv.read_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
-        parse_options=pyarrow.csv.ParseOptions(
+    return pyarrow.csv.read_csv(path, **csv_options(dialect, as_text, only))
+
+
+def csv_options(dialect: Dialect, as_text: list[str], only: list[str] | None = None) -> Any:
+    import pyarrow
+    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions
+
+    return {
+        "read_options": ReadOptions(encoding=dialect.encoding),
+        "parse_options": ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
         ),
-        convert_options=pyarrow.csv.ConvertOptions(
+        "convert_options": ConvertOptions(
             column_types=dict.fromkeys(as_text, pyarrow.string()),
             decimal_point=dialect.decimal,
             include_columns=only,
             null_values=dialect.gaps,  # where the others are numbers or dates
         ),
-    )
+    }
+
+
+def whole_numbers(path: Path, dialect: Dialect, as_text: list[str]) -> list[str]:
+    """Return the columns of whole numbers, by the first rows; their texts show what codes lose."""
+    import pyarrow.csv
+
+    with pyarrow.csv.open_csv(path, **csv_options(dialect, as_text)) as reader:
+        return [field.name for field in reader.schema if str(field.type) == "int64"]
+
+
+def numbers_of(path: Path, dialect: Dialect, written: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers in texts; read again those that are not whole after all."""
+    import pyarrow
+
+    numbers, others = {}, list[str]()
+    for name, texts in written.items():
+        try:
+            numbers[name] = without_gaps(texts, dialect.gaps).cast(pyarrow.int64())
+        except pyarrow.ArrowInvalid:
+            others.append(name)
+    if others:
+        numbers |= zip(others, read_text(path, dialect, [], others).columns, strict=True)
+    return numbers
+
+
+def without_gaps(texts: Any, gaps: Iterable[str] = GAPS) -> Any:
+    """Return texts with null for those that mean a gap."""
+    import pyarrow
+    from pyarrow import compute
+
+    return compute.if_else(compute.is_in(texts, pyarrow.array(gaps)), None, texts)
 
 
 def map_arrow(path: Path) -> Any:

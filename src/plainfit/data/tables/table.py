@@ -62,7 +62,7 @@ def read_table(
     texts = table.texts([target, *codes])
     labels = label_texts(table, target, texts.pop(target))
     table.notes += [
-        note for name, text in texts.items() for note in lost_digits(name, text, codes[name])
+        note for name, large in codes.items() for note in lost_digits(name, texts.pop(name), large)
     ]
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
