@@ -139,12 +139,13 @@ def make_splits(
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     hashes: Mapping[str, Sequence[int]] | None = None,
+    rows: Mapping[str, tuple[str, Tensor]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
-    `classes`, labels are named by their own values. Samples with the `hashes` of training samples
-    are noted.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing, unless
+    `rows` says what `split_rows` drew. Without `classes`, labels are named by their own values.
+    Samples with the `hashes` of training samples are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -166,7 +167,7 @@ def make_splits(
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
     else:
         classes, encoded = encode_labels(name, given)
-    rows = split_rows(name, encoded, split)
+    rows = rows or split_rows(name, encoded, split)
     numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
     notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
     notes += copies(hashes, rows) if hashes else []
@@ -267,7 +268,9 @@ def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], d
         raise DataError(f"{name}: labels must be numbers in all parts, or text in all")
     if np.result_type(*arrays.values()).kind == "f":  # of int64 and uint64: numbers would merge
         arrays = {part: values.astype(object) for part, values in arrays.items()}
-    distinct = np.unique(np.concatenate(list(arrays.values())))
+    found = np.concatenate(list(arrays.values()))
+    is_object = found.dtype == object  # which a set tells apart much faster
+    distinct = np.array(sorted({*found.tolist()}), object) if is_object else np.unique(found)
     if len(distinct) > MOST_CLASSES:
         raise DataError(
             f"{name}: there must be at most {MOST_CLASSES} classes, got {len(distinct)} different "

@@ -30,7 +30,7 @@ GAPS = (
     "-1.#QNAN", " ", " ?", " NA",
 )  # fmt: skip
 SAMPLE = 2**18  # bytes from which the guesses are made
-CHUNK = 2**24
+CHUNK = 2**20
 COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 POINT = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
@@ -307,7 +307,8 @@ def find_encoding(path: Path) -> tuple[str, bool]:
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
-                decoder.decode(chunk, len(chunk) < CHUNK)
+                if not chunk.isascii() or decoder.getstate()[0]:
+                    decoder.decode(chunk, len(chunk) < CHUNK)
             except UnicodeDecodeError:
                 if b"\0" in chunk:
                     raise

@@ -68,7 +68,8 @@ def read_table(
         labels = labels[drop_gaps(table, kinds)]
     classes, encoded = splits.encode_labels(str(path), {"train": labels})
     split = split_by_columns(table, options, split)
-    parts = {part: at.numpy() for part, (_, at) in split_rows(str(path), encoded, split).items()}
+    rows = split_rows(str(path), encoded, split)
+    parts = {part: at.numpy() for part, (_, at) in rows.items()}
     train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
@@ -82,6 +83,7 @@ def read_table(
     if in_memory:
         samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
         table.notes += seen_in_training(inputs, parts)
+        inputs.clear()  # before the parts are copied
     else:
         samples, features = write_rows(table, made)
         table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
@@ -93,6 +95,7 @@ def read_table(
         features=features,
         columns=made,
         notes=table.notes,
+        rows=rows,
     )
 
 
@@ -245,6 +248,7 @@ def learn_all(
             table.notes += notes_on(name, values, info, f"the {options.missing} ")
             if in_memory:
                 add_inputs(inputs, inputs_of(name, values, info))
+                del table.columns[name]
             if 4 * len(inputs) * train > most:
                 raise DataError(
                     f"the columns become more than {len(inputs)} inputs, too many for a table of "
