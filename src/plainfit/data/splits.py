@@ -295,22 +295,23 @@ def label_array(name: str, part: str, labels: Labels) -> NDArray[Any]:
         check_whole(name, part, values)
         return values.astype(np.int64)
     kind = values.dtype.kind
-    if kind in "iu" or (kind == "O" and all(type(value) is int for value in values)):
+    if kind in "iu" or (kind == "O" and {*map(type, values)} <= {int}):
         return values
     if values.dtype.kind == "b":
         values = values.astype(str)
-    if not (values.dtype.kind in "SU" or all(isinstance(value, str) for value in values)):
+    if not (values.dtype.kind in "SU" or all(issubclass(t, str) for t in {*map(type, values)})):
         raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
     try:
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
-        texts = [value.strip() for value in values.tolist()]
+        texts = {value.strip() for value in {*values.tolist()}}
         "".join(texts).encode()
-        if any(ord(max(text)) > sys.maxunicode for text in {*texts} - {""}):
+        if any(ord(max(text)) > sys.maxunicode for text in texts - {""}):
             raise ValueError("a code point is out of range")
     except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
         raise DataError(f"{name}: class names must be valid text ({error})") from error
-    if empty := texts.count(""):
+    if "" in texts:
+        empty = sum(not value.strip() for value in values.tolist())
         raise DataError(
             f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}"
         )

@@ -105,7 +105,7 @@ class Table:
     columns: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dialect: Dialect | None = None  # of a text file
-    written: dict[str, Any] = field(default_factory=dict)  # the texts of whole numbers in one
+    written: dict[str, Any] = field(default_factory=dict)  # its whole numbers, which may be codes
 
     @property
     def rows(self) -> int:
@@ -144,7 +144,8 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         if is_text:
             dialect, notes = find_dialect(path, options)
             texts = [*as_text]
-            written = whole_numbers(path, dialect, texts)
+            first = read_text(path, dialect, texts, read="open_csv").schema  # by the first rows
+            written = [field.name for field in first if pyarrow.types.is_int64(field.type)]
             table = read_text(path, dialect, texts + written)
         elif path == STDIN or name.endswith(".jsonl"):
             source = io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
@@ -194,38 +195,29 @@ def frame_columns(frame: Any) -> Table:
 
 
 def read_text(
-    path: Path, dialect: Dialect, as_text: list[str], only: list[str] | None = None
+    path: Path,
+    dialect: Dialect,
+    as_text: list[str],
+    only: list[str] | None = None,
+    read: str = "read_csv",
 ) -> Any:
+    import pyarrow
     import pyarrow.csv
 
-    return pyarrow.csv.read_csv(path, **csv_options(dialect, as_text, only))
-
-
-def csv_options(dialect: Dialect, as_text: list[str], only: list[str] | None = None) -> Any:
-    import pyarrow
-    from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions
-
-    return {
-        "read_options": ReadOptions(encoding=dialect.encoding),
-        "parse_options": ParseOptions(
+    return getattr(pyarrow.csv, read)(
+        path,
+        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
+        parse_options=pyarrow.csv.ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
         ),
-        "convert_options": ConvertOptions(
+        convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(as_text, pyarrow.string()),
             decimal_point=dialect.decimal,
             include_columns=only,
             null_values=dialect.gaps,  # where the others are numbers or dates
         ),
-    }
-
-
-def whole_numbers(path: Path, dialect: Dialect, as_text: list[str]) -> list[str]:
-    """Return the columns of whole numbers, by the first rows; their texts show what codes lose."""
-    import pyarrow.csv
-
-    with pyarrow.csv.open_csv(path, **csv_options(dialect, as_text)) as reader:
-        return [field.name for field in reader.schema if str(field.type) == "int64"]
+    )
 
 
 def numbers_of(path: Path, dialect: Dialect, written: dict[str, Any]) -> dict[str, Any]:
