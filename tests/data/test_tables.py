@@ -131,6 +131,10 @@ def test_other_ways_with_gaps(tmp_path):
     data = open_data(path, missing="drop")
     assert data.notes == ("10 of 60 rows have a gap in x, kind: left out",)
     assert (sum(data.counts().values()), data.features) == (50, ("x", "kind=a", "kind=b"))
+    rows = [f"{'' if y else x},{x if y else ''},{y}" for x, y in zip(X, Y, strict=True)]
+    empty = written(tmp_path, rows, "a,b,target", "empty.csv")
+    with pytest.raises(DataError, match="all rows have a gap in a, b, and none is left; fill"):
+        open_data(empty, missing="drop")
     with pytest.raises(DataError, match="column 'x' has 9 missing, the first in data row 1"):
         open_data(path, missing="error")
     with pytest.raises(

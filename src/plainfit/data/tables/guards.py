@@ -88,7 +88,7 @@ def seen_in_training(
     keys = np.zeros(sum(map(len, parts.values())), np.uint64)
     for column in inputs.values():  # a hash: two other rows have one with a chance of 2**-64
         keys *= MULTIPLIER
-        keys += column.astype(np.float32).view(np.uint32)
+        keys += column.astype(np.float32, copy=False).view(np.uint32)
     train, counted = np.sort(keys[parts["train"]]), []
     for part in [part for part in parts if part != "train"]:
         own = keys[parts[part]]

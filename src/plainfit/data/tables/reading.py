@@ -116,10 +116,7 @@ class Table:
         return self.dialect.decimal if self.dialect else "."
 
     def texts(self, names: list[str]) -> dict[str, Any]:
-        """Return columns as they are written; those of other than text files as they are.
-
-        A text file may be read again for it, and for any column that is asked for twice.
-        """
+        """Return columns as a text file has them, which may be read again; others as they are."""
         texts = {name: self.written.pop(name, self.columns[name]) for name in names}
         if self.dialect and (others := [n for n in names if str(texts[n].type) != "string"]):
             columns = read_text(self.path, self.dialect, others, others).columns
@@ -158,7 +155,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
                 if 8 * numbers > most_memory(path):
                     raise OSError(f"it claims to hold {numbers} values")
                 table = file.read()
-        table.validate(full=True)
+        table.validate(full=not is_text)
         names = table.column_names
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
         why = getattr(error, "strerror", None) or error

@@ -180,11 +180,11 @@ def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
         if gaps.any():
             found[name] = gaps
     kept = ~np.any([*found.values(), np.zeros(table.rows, bool)], axis=0)
+    text = f"rows have a gap in {splits.shortened([*found])}"
+    if not kept.any():
+        raise DataError(f"{table.path}: all {text}, and none is left; fill them in, or use --drop")
     if found:
-        table.notes.append(
-            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {splits.shortened([*found])}: "
-            "left out"
-        )
+        table.notes.append(f"{int((~kept).sum())} of {len(kept)} {text}: left out")
     table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
     return np.asarray(kept)
 
@@ -210,8 +210,8 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
     from pyarrow import compute
 
     column, lost = written.cast(pyarrow.string()), ""
-    longer = compute.greater(compute.binary_length(column), 1)
-    zeros = compute.sum(compute.and_(compute.starts_with(column, "0"), longer)).as_py()
+    lengths = compute.binary_length(column.filter(compute.starts_with(column, "0")))
+    zeros = compute.sum(compute.greater(lengths, 1)).as_py()
     if zeros and not is_large:
         lost = f"{zeros} numbers begin with a 0, which is lost"
     if is_large:
