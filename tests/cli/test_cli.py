@@ -177,13 +177,13 @@ OPTIONS = {
         --precision --preset --print-config --resize --schedule --seed --skip-bad --split-seed
         --target --test-share --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
+        --checkpoint-every --clip --compile --config --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
         --gradual --group-by --help --image-mode --image-size --json --keep-memory
         --label-smoothing --lr --lr-ratio --memory-budget --missing --model --model-args
         --momentum --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out
-        --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
-        --split-seed --target --test-share --threads --time-limit --track --trust-code
+        --overfit-one-batch --patience --precision --print-config --resize --schedule --seed
+        --skip-bad --split-seed --target --test-share --threads --time-limit --track --trust-code
         --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
@@ -191,7 +191,7 @@ OPTIONS = {
         --memory-budget --missing --model --momentum --na --numeric --optimizer --order-by
         --picture --resize --seed --skip-bad --split-seed --target --test-share --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
+        --checkpoint-every --clip --compile --config --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by
         --help --image-mode --image-size --json --keep-memory --label-smoothing --lr
         --memory-budget --missing --mode --model --model-args --momentum --monitor --na
