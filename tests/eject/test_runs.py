@@ -123,6 +123,25 @@ def test_at_level_data(name, trained, tmp_path):
     assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("RAdam", "betas=(0.8, 0.9), decoupled_weight_decay=True"),
+        ("nadam", None),
+        ("adagrad", "lr_decay=0.01"),
+        ("adafactor", "eps=(None, 1e-2)"),
+    ],
+)
+def test_any_optimizer_of_torch(optimizer, arguments, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    run(folder, model="mlp", optimizer=optimizer, optimizer_args=arguments, weight_decay=0.1)
+    for level in ("loop", "data"):
+        eject_run(folder, script, level=level, force=True)
+        assert_same(folder, script)
+    with pytest.raises(EjectError, match="the lowest level that works is data"):
+        eject_run(folder, script, level="optim", force=True)
+
+
 def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):
     lines = []
     config = RunConfig(epochs=2, model="mlp", out=tmp_path / "run")

@@ -40,7 +40,9 @@ from plainfit.runs.settings import (
 if TYPE_CHECKING:
     from plainfit.runs.train import RunResult
 
-RATE_OPTIONS = ("model", "momentum", "batch_size", "drop_last", "optimizer", "seed", "device")
+RATE_OPTIONS = (
+    "model", "momentum", "batch_size", "drop_last", "optimizer", "optimizer_args", "seed", "device",
+)  # fmt: skip
 
 
 @with_options_of(names_of(RunConfig, without=tuple(names_of(TransferSettings))))

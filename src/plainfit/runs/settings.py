@@ -117,32 +117,23 @@ class ModelSettings:
         >>> RunConfig(model_args="width=32, blocks=(2, 2)").model_arguments
         {'width': 32, 'blocks': (2, 2)}
         """
-        try:
-            call = ast.parse(f"model({self.model_args or ''})", mode="eval").body
-            assert isinstance(call, ast.Call)
-            if call.args or any(keyword.arg is None for keyword in call.keywords):
-                raise ValueError
-            found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-            json.dumps(found)  # as run.json holds them
-            return found
-        except (
-            SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
-        ) as error:  # fmt: skip
-            raise ConfigError(
-                "must be names with values, as in a call, such as 'width=32, blocks=(2, 2)', got "
-                f"{self.model_args!r}",
-                field="model_args",
-            ) from error
+        return arguments_in(self.model_args, "model_args", "width=32, blocks=(2, 2)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """How a step changes the parameters."""
 
-    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    optimizer: Annotated[
+        str, "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam."
+    ] = "sgd"
+    optimizer_args: Annotated[
+        str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."
+    ] = None
     lr: Annotated[
         float | str | None,
-        "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
+        "Learning rate (default: 0.1 for sgd, 0.001 for adam, adamw and rmsprop, else torch's); "
+        "auto: search for one.",
     ] = None
     momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop).", SHARE] = (
         None
@@ -165,6 +156,16 @@ class OptimizerSettings:
         "Validate and keep a moving average of the weights: its decay, such as 0.999.",
         SHARE,
     ] = None
+
+    @property
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """The arguments for the optimizer that have no setting of their own, by name."""
+        found = arguments_in(self.optimizer_args, "optimizer_args", "betas=(0.9, 0.95), eps=1e-6")
+        for name in found.keys() & names_of(OptimizerSettings):
+            raise ConfigError(
+                f"must be without {name}, which is {option(name)}", field="optimizer_args"
+            )
+        return found
 
     @property
     def rate(self) -> float | None:
@@ -238,7 +239,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         for name, hint in type_hints().items():
             if wrong := misfit(getattr(self, name), hint, name):
                 raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
-        _ = self.model_arguments  # raises
+        _ = self.model_arguments, self.optimizer_arguments  # raise
         self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
@@ -299,6 +300,24 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             else:
                 words += [option(item.name), str(value)]
         return command(*words)
+
+
+def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"call({text or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError
+        found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        json.dumps(found)  # as run.json holds them
+        return found
+    except (
+        SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
+    ) as error:  # fmt: skip
+        raise ConfigError(
+            f"must be names with values, as in a call, such as {example!r}, got {text!r}",
+            field=field,
+        ) from error
 
 
 def names_of(*groups: type, without: tuple[str, ...] = ()) -> list[str]:

@@ -132,7 +132,8 @@ def build(
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
     names = ("momentum", "nesterov", "weight_decay", "fused")
-    return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
+    arguments = {"optimizer_args": config.optimizer_arguments}
+    return {"lr": config.rate, **arguments, **{name: getattr(config, name) for name in names}}
 
 
 def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
