@@ -47,6 +47,7 @@ RUNS = {
         "nesterov": True, "label_smoothing": 0.1, "augment": "warp=0.5", "schedule": "one-cycle",
     },
     "constant": {"model": "mlp", "schedule": "constant"},
+    "balanced": {"model": "mlp", "sampler": "balanced", "drop_last": True, "augment": "noise"},
     "one batch": {"model": "cnn", "overfit_one_batch": True},
     "ragged": {"model": "mlp", "batch_size": 1000},
     "found rate": {"model": "mlp", "lr": "auto"},
@@ -62,7 +63,7 @@ ONLY_LOOP = {
 
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
 AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups"}
-AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early"]
+AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early", "balanced"]
 SOME = ["accumulation with all", "adamw, cosine, batch norm", "two groups"]
 IN_FLOAT64 = ["accumulation with all", "one-cycle, clipping", "adamw, cosine, batch norm"]
 NOT_BELOW = {
@@ -138,7 +139,7 @@ def test_any_optimizer_of_torch(optimizer, arguments, tmp_path):
     for level in ("loop", "data"):
         eject_run(folder, script, level=level, force=True)
         assert_same(folder, script)
-    with pytest.raises(EjectError, match="the lowest level that works is data"):
+    with pytest.raises(EjectError, match="level that works for this script is 'data'"):
         eject_run(folder, script, level="optim", force=True)
 
 

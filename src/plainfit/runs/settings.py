@@ -185,6 +185,10 @@ class TrainingSettings:
     epochs: Annotated[int, "Passes over the training data.", COUNT] = 10
     batch_size: Annotated[int, "Samples in a training batch.", COUNT] = 64
     drop_last: Annotated[bool, "Leave out a last training batch that is not full."] = False
+    sampler: Annotated[
+        str | None,
+        "balanced: draw the training samples with replacement, each class as likely as another.",
+    ] = None
     augment: Annotated[
         str,
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "

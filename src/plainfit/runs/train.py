@@ -100,6 +100,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         seed=config.seed,
         drop_last=config.drop_last,
         num_workers=workers,
+        sampler=config.sampler,
     )
     if is_augmented:
         classes = len(data.classes) if data.task == CLASSIFICATION else None
