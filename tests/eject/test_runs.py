@@ -48,6 +48,7 @@ RUNS = {
     },
     "constant": {"model": "mlp", "schedule": "constant"},
     "balanced": {"model": "mlp", "sampler": "balanced", "drop_last": True, "augment": "noise"},
+    "weights": {"model": "mlp", "class_weights": "balanced", "label_smoothing": 0.1},
     "one batch": {"model": "cnn", "overfit_one_batch": True},
     "ragged": {"model": "mlp", "batch_size": 1000},
     "found rate": {"model": "mlp", "lr": "auto"},
@@ -62,7 +63,7 @@ ONLY_LOOP = {
 
 
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
-AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups"}
+AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups", "weights"}
 AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early", "balanced"]
 SOME = ["accumulation with all", "adamw, cosine, batch norm", "two groups"]
 IN_FLOAT64 = ["accumulation with all", "one-cycle, clipping", "adamw, cosine, batch norm"]

@@ -169,6 +169,7 @@ def lr_find(
 ) -> None:
     """Try learning rates from 1e-7 to 10, and suggest one."""
     config = RunConfig(**options)
+    from plainfit.common.devices import device_of
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
     from plainfit.runs.tasks import loss_function
@@ -178,7 +179,7 @@ def lr_find(
     check_output(picture)
     parts = prepare(config)
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(config, parts.data.target)
+        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
         found = search(parts.model, loss, parts.opt, parts.train_dl)
     write_picture(found.plot(), picture)
     if json_:

@@ -52,11 +52,11 @@ class Served:
     shuffle: bool
     seed: int
     drop_last: bool
-    is_balanced: bool = False
     is_stock: bool = False  # True for a `DataLoader` of the user's
     sampler: Any = None  # of the user's, where shuffle does not say it all
     collate_fn: Any = default_collate
     funcs: list[Any] = field(default_factory=list)  # what a batch passes through
+    is_balanced: bool = False
 
 
 class DataText:

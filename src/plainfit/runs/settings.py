@@ -199,6 +199,10 @@ class TrainingSettings:
         "For regression: mse (default), mae, huber or smooth_l1 of standardised numbers.",
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
+    class_weights: Annotated[
+        str | None,
+        """Weights of the classes in the loss: balanced, or all by name, '{"cat": 2, "dog": 1}'.""",
+    ] = None
     label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1.", SHARE] = 0.0
     monitor: Annotated[
         str | None, "What decides the best epoch, such as f1 (default: the validation loss)."
@@ -229,6 +233,21 @@ class TrainingSettings:
     overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
     out: Annotated[Path | None, "New folder for the run (default: runs/TIME-DATA-MODEL)."] = None
 
+    @property
+    def weight_of_class(self) -> dict[str, float]:
+        """The weights by the name of the class, where they are given."""
+        try:
+            found: dict[str, float] = json.loads(self.class_weights or "{}")
+        except ValueError as error:
+            raise ConfigError(
+                """must be balanced, or names with numbers, such as '{"cat": 2, "dog": 1}', got """
+                f"{self.class_weights!r}",
+                field="class_weights",
+            ) from error
+        if wrong := misfit(found, dict[str, Annotated[float, AMOUNT]], "class_weights"):
+            raise ConfigError(wrong)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
@@ -257,6 +276,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             if wrong := misfit(getattr(self, name), hint, name):
                 raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
         _ = self.model_arguments, self.optimizer_arguments  # raise
+        if self.class_weights != "balanced":
+            _ = self.weight_of_class  # raises
         self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
