@@ -19,6 +19,7 @@ from plainfit.runs.train import train
 
 
 def test_a_script_has_the_weighted_losses(tmp_path, capsys):
+    weights = json.dumps({str(digit): 1 + digit for digit in range(10)})
     config = RunConfig(
         model="mlp",
         epochs=2,

@@ -64,7 +64,8 @@ def loss_function(config: RunConfig, target: Target, device: torch.device = CPU)
             raise ConfigError(
                 f"must be of all classes, and lacks {shortened(missing)}", field="class_weights"
             )
-        options["weight"] = torch.tensor([weights[name] for name in target.names], device=device)
+        numbers = [float(weights[name]) for name in target.names]
+        options["weight"] = torch.tensor(numbers, device=device)
     return partial(known[name], **options) if options else known[name]
 
 
