@@ -42,7 +42,7 @@ from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
-from plainfit.runs.tasks import described, loss_function, metrics_of
+from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -85,6 +85,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     data = config.open_data() if run is None else run.open_data()
+    config = with_weights(config, data)
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
     if is_augmented:
@@ -100,6 +101,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         seed=config.seed,
         drop_last=config.drop_last,
         num_workers=workers,
+        sampler=config.sampler,
     )
     if is_augmented:
         classes = data.mixed_classes
@@ -136,7 +138,8 @@ def build(
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
     names = ("momentum", "nesterov", "weight_decay", "fused")
-    return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
+    arguments = {"optimizer_args": config.optimizer_arguments}
+    return {"lr": config.rate, **arguments, **{name: getattr(config, name) for name in names}}
 
 
 def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
@@ -174,7 +177,7 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 def find_rate(parts: Parts, say: Say) -> None:
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(parts.config, parts.data.target)
+        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
         search = lr_find(parts.model, loss, parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
@@ -212,7 +215,8 @@ def make_record(parts: Parts) -> dict[str, Any]:
     code = remember(factory.target)
     loss = loss_function(config, data.target)
     options_of_loss = loss.keywords if isinstance(loss, partial) else {}
-    given = "".join(f", {name}={value}" for name, value in options_of_loss.items())
+    texts = {"weight": config.class_weights}
+    given = "".join(f", {n}={texts.get(n, value)}" for n, value in options_of_loss.items())
     return {
         "state": "started",
         "config": config.to_dict(),
@@ -390,7 +394,7 @@ def run_fit(
             history = fit(
                 config.epochs,
                 parts.model,
-                loss_function(config, parts.data.target),
+                loss_function(config, parts.data.target, device_of(parts.model)),
                 parts.opt,
                 parts.train_dl,
                 parts.valid_dl,
@@ -448,7 +452,8 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         with raised_as(TrainingError, "the test set must be scored"):
             named: list[Metric] = [balanced_accuracy] if is_imbalanced(data) else []
             metrics = [*metrics_of(config, data.target), *named]
-            test = validate(model, loss_function(config, data.target), test_dl, metrics=metrics)
+            loss = loss_function(config, data.target, device_of(model))
+            test = validate(model, loss, test_dl, metrics=metrics)
         if named:
             test["largest_class"] = max(of := data.class_counts()["test"]) / sum(of)
     runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))

@@ -71,8 +71,6 @@ def columns_of(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
 def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each value comes with one class, and each class with one value."""
     classes = int(labels.max()) + 1
-    if classes >= len(labels):
-        return False
     for rows in (FIRST, len(codes)):
         found, places = np.unique(codes[:rows], return_inverse=True)
         pairs = np.unique(places * classes + labels[:rows])
