@@ -36,6 +36,7 @@ OWN = {
     "categorical": (TABLE,),
     "numeric": (TABLE,),
     "missing": (TABLE,),
+    "embed_above": (TABLE,),
 }
 
 
@@ -62,6 +63,7 @@ def open_data(
     categorical: str | None = None,
     numeric: str | None = None,
     missing: str = "median",
+    embed_above: int | None = None,
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
@@ -97,6 +99,8 @@ def open_data(
         numeric: columns that must be numbers.
         missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
             the training rows, `drop` the rows, or `error`.
+        embed_above: columns with more categories than this become one input each, the number of the
+            category from 1, with 0 for those that no training row has; for a model that embeds them.
 
     Raises:
         ConfigError: if a setting is for other data than this.

@@ -87,6 +87,12 @@ class DataSettings:
     missing: Annotated[
         str, "Gaps in a table: median or mean, to fill them; drop, the rows; or error."
     ] = "median"
+    embed_above: Annotated[
+        int | None,
+        "Embed columns of a table with more than N categories, for models that can (default: 8 "
+        "for tabular).",
+        UP_TO_COUNT,
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
@@ -102,9 +108,9 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
-        "nets:Small for nets.py.",
-    ] = "resnet"
+        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such "
+        "as nets:Small for nets.py; auto: tabular for a table, else resnet.",
+    ] = "auto"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples.", SEED] = 0
@@ -139,7 +145,9 @@ class ModelSettings:
 class OptimizerSettings:
     """How a step changes the parameters."""
 
-    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    optimizer: Annotated[
+        str, "sgd, adam, adamw or rmsprop; auto: adamw for tabular, else sgd."
+    ] = "auto"
     lr: Annotated[
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
