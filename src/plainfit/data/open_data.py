@@ -99,8 +99,8 @@ def open_data(
         numeric: columns that must be numbers.
         missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
             the training rows, `drop` the rows, or `error`.
-        embed_above: columns with more categories than this become one input each, the number of the
-            category from 1, with 0 for those that no training row has; for a model that embeds them.
+        embed_above: a column with more categories than this becomes one input, for a model that
+            embeds it: the number of the category from 1, and 0 for one that no training row has.
 
     Raises:
         ConfigError: if a setting is for other data than this.

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 class TabularModel(nn.Module):
     """Embedded categories beside numbers, through linear layers: (batch, ...) -> (batch, classes).
 
-    `embeddings` has the number of codes of each feature that holds codes, by its place. The sizes
-    are those of fastai's `TabularModel` (https://docs.fast.ai/tabular.model.html), and so is the
-    order of a layer: linear, ReLU, batch norm, dropout.
+    `embeddings` has the number of codes of each feature that holds codes, by its place. The widths,
+    the initial embeddings and the order within a layer are those of fastai's `TabularModel`
+    (https://docs.fast.ai/tabular.model.html). Numbers have no batch norm: tables come standardised.
     """
 
     def __init__(
@@ -31,6 +31,8 @@ class TabularModel(nn.Module):
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.long), persistent=False)
         widths = [min(600, round(1.6 * count**0.56)) for count in counts.values()]
         self.embeddings = nn.ModuleList(map(nn.Embedding, counts.values(), widths))
+        for embedding in self.embeddings:
+            nn.init.trunc_normal_(embedding.weight, std=0.01)
         sizes = [len(numbers) + sum(widths), *hidden]
         self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
         self.norms = nn.ModuleList(map(nn.BatchNorm1d, hidden))

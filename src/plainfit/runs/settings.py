@@ -145,9 +145,9 @@ class ModelSettings:
 class OptimizerSettings:
     """How a step changes the parameters."""
 
-    optimizer: Annotated[
-        str, "sgd, adam, adamw or rmsprop; auto: adamw for tabular, else sgd."
-    ] = "auto"
+    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop; auto: adamw for tabular, else sgd."] = (
+        "auto"
+    )
     lr: Annotated[
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",

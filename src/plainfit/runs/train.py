@@ -88,7 +88,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
     if given.model != config.model == "tabular":
-        note = f"of a table, --model {config.model} --optimizer {config.optimizer} by default"
+        note = f"for a table: --model {config.model} --optimizer {config.optimizer}"
         data = replace(data, notes=(*data.notes, note))
     is_augmented = bool(named_steps(config.augment))  # checks the names
     if is_augmented:

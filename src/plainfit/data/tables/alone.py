@@ -24,7 +24,7 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
         given: Any = np.where(gaps, np.array(None), column)
         if "categories" in made:
             texts = np.where(gaps, "", column).astype(str)
-            if made.get("embedded"):
+            if "embedded" in made:
                 codes = {text: code for code, text in enumerate(made["categories"], 1)}
                 inputs.append(np.array([codes.get(text, 0) for text in texts.tolist()]))
             else:

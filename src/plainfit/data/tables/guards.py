@@ -25,7 +25,7 @@ def check_column(
     categories = made.get("categories", [])
     drop = f"leave it out by --drop {name}"
     most = MOST_CATEGORIES if asked else MOST_INPUTS
-    if made.get("embedded"):  # texts of which half are there once, such as names, are not wanted
+    if "embedded" in made:  # texts of which half are there once, such as names, are not wanted
         most = MOST_EMBEDDED if asked else max(most, min(train // 2, MOST_EMBEDDED))
     if len(categories) > most:
         keep = "" if asked else f", or keep it by --categorical {name}"

@@ -2,9 +2,9 @@
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
 all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`, and whether they are `embedded`: one input, the number of the category
-from 1, 0 for any other; of dates the same as of numbers for each part of the `date`. `gaps` counts
-those of the whole table.
+own; of text the `categories`, and `embedded` if they become one input: the number of the category
+from 1, and 0 for any other; of dates the same as of numbers for each part of the `date`. `gaps`
+counts those of the whole table.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def learn(
     values: Values,
     train_rows: NDArray[np.int64],
     missing: str,
-    embed_above: int | None = None,
+    embed_above: int | None,
 ) -> Made:
     """Return how a column becomes inputs, learned from the training rows."""
     if isinstance(values, Texts):
@@ -78,7 +78,7 @@ def inputs_of(name: str, values: Values, made: Made, first: int = 0) -> dict[str
         numbers = {text: number for number, text in enumerate(made["categories"])}
         known = np.array([numbers.get(text, -1) for text in values.names], np.int64)
         codes = known[values.codes] if len(known) else values.codes
-        if made.get("embedded"):
+        if "embedded" in made:
             return {name: codes + 1}
         return {f"{name}={text}": codes == number for text, number in numbers.items()}
     found = {}

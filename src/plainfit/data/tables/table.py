@@ -238,7 +238,8 @@ def learn_all(
     for name, kind in kinds.items():
         try:
             values = values_of(name, table.columns[name], kind, table.decimal)
-            made[name] = info = learn(name, values, train_rows, options.missing, options.embed_above)
+            info = learn(name, values, train_rows, options.missing, options.embed_above)
+            made[name] = info
             if gaps := int(gaps_in(values).sum()):
                 info["gaps"] = gaps
             table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
