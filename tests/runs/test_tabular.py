@@ -13,7 +13,7 @@ import plainfit as pf
 from ejecting import differing, run_here
 from plainfit.eject.run import eject_run
 from plainfit.eject.verify import outcome_of
-from plainfit.models.tabular import TabularModel
+from plainfit.models.networks import TabularModel
 from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import completed, resume, train
@@ -63,8 +63,8 @@ def test_the_model_is_an_embedding_and_layers_by_hand():
     ten, five = model.embeddings
     numbers = xb[:, [1, 3]]
     inputs = torch.cat([numbers, ten.weight[[9, 1]], five.weight[[3, 0]]], dim=1)
-    (layer,), (norm,) = model.hidden, model.norms
-    wanted = model.out(norm(torch.relu(inputs @ layer.weight.T + layer.bias)))
+    (layer,) = model.hidden
+    wanted = model.out(torch.relu(inputs @ layer.weight.T + layer.bias))
     torch.testing.assert_close(model(xb), wanted)
     assert TabularModel(4, 3)(torch.rand(2, 1, 2, 2)).shape == (2, 3)  # no categories
 

@@ -16,12 +16,11 @@ from torch import nn, optim
 from plainfit.common.devices import pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss, unknown_name
 from plainfit.models import networks, resnet
-from plainfit.models.tabular import TabularModel
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": networks.LogisticRegression,
     "mlp": networks.MLP,
-    "tabular": TabularModel,
+    "tabular": networks.TabularModel,
     "cnn": networks.MnistCNN,
     "compact": networks.CompactCNN,
     "resnet": networks.ResNet,
