@@ -193,7 +193,7 @@ def test_momentum_with_adam_is_an_error(optimizer):
     ("settings", "says"),
     [
         ({"model": "resnett"}, "unknown model 'resnett': .*MODULE:CALLABLE; did you mean 'resn"),
-        ({"model": "zzz"}, "unknown model 'zzz': choose from logistic, mlp, cnn, compact, resnet"),
+        ({"model": "zzz"}, "unknown model 'zzz': choose from logistic, mlp, tabular, cnn"),
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg': .* did you mean 'sgd'"),
         ({"device": "cuda0"}, "unknown device 'cuda0': choose from auto, cpu"),
         ({"device": "meta"}, "device 'meta' holds no values"),

@@ -20,6 +20,7 @@ from plainfit.models import networks, resnet
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": networks.LogisticRegression,
     "mlp": networks.MLP,
+    "tabular": networks.TabularModel,
     "cnn": networks.MnistCNN,
     "compact": networks.CompactCNN,
     "resnet": networks.ResNet,
@@ -99,7 +100,7 @@ def get_model(
     """Build a model and its optimizer.
 
     Args:
-        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
+        model: `logistic`, `mlp`, `tabular`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
             `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
             those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
             parameters.
@@ -217,7 +218,7 @@ def arguments_for(
         raise ModelError(
             f"{target.__name__} must be given images, of input_shape (channels, height, width), "
             f"and these samples have shape {tuple(input_shape)}; reshape them, or choose the model "
-            "logistic or mlp"
+            "logistic, mlp or tabular"
         )
     return {name: value for name, value in offered.items() if name in parameters}
 

@@ -92,6 +92,12 @@ class DataSettings:
     missing: Annotated[
         str, "Gaps in a table: median or mean, to fill them; drop, the rows; or error."
     ] = "median"
+    embed_above: Annotated[
+        int | None,
+        "Embed columns of a table with more than N categories, for models that can (default: 8 "
+        "for tabular).",
+        UP_TO_COUNT,
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
@@ -107,9 +113,9 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
-        "nets:Small for nets.py.",
-    ] = "resnet"
+        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such "
+        "as nets:Small for nets.py; auto: tabular for a table, else resnet.",
+    ] = "auto"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples.", SEED] = 0
@@ -130,8 +136,10 @@ class OptimizerSettings:
     """How a step changes the parameters."""
 
     optimizer: Annotated[
-        str, "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam."
-    ] = "sgd"
+        str,
+        "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam; auto: adamw "
+        "for tabular, else sgd.",
+    ] = "auto"
     optimizer_args: Annotated[
         str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."
     ] = None

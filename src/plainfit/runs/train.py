@@ -3,6 +3,7 @@
 `prepare` checks all that a training needs before anything is written.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -32,6 +33,7 @@ from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
+from plainfit.data.open_data import TABLES
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.data.targets import CLASSIFICATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
@@ -58,6 +60,7 @@ from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
 
+EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
 Say = Callable[[str], None]
@@ -84,8 +87,12 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
+    given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
     config = with_weights(config, data)
+    if given.model != config.model == "tabular":
+        note = f"for a table: --model {config.model} --optimizer {config.optimizer}"
+        data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
     if is_augmented:
@@ -113,6 +120,19 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
+def completed(config: RunConfig) -> RunConfig:
+    """Return the settings with a choice for what is left to the kind of data and of model."""
+    is_table = config.data.lower().endswith(TABLES)
+    model, optimizer, above = config.model, config.optimizer, config.embed_above
+    if model == "auto":
+        model = "tabular" if is_table and config.source is None else "resnet"
+    if optimizer == "auto":
+        optimizer = "adamw" if model == "tabular" else "sgd"
+    if above is None and is_table and model == "tabular":
+        above = EMBED_ABOVE
+    return replace(config, model=model, optimizer=optimizer, embed_above=above)
+
+
 def build(
     config: RunConfig, data: DataSplits, run: runs.Run | None
 ) -> tuple[nn.Module, Optimizer, list[list[str]]]:
@@ -122,7 +142,15 @@ def build(
         names = ("optimizer", "seed", "device", "channels_last")
         settings = {name: getattr(config, name) for name in names}
         # A run may come from a stranger: what it names is imported only if it is trusted.
-        target = config.model if run is None else resolve(run.factory.target)
+        target = resolve(config.model if run is None else run.factory.target)
+        if data.embeddings:
+            arguments = {"embeddings": data.embeddings} | arguments
+            if "embeddings" not in inspect.signature(target).parameters:
+                raise ConfigError(
+                    "is for models with a parameter `embeddings`, such as --model tabular, got "
+                    f"{config.embed_above} with {config.model}; leave it out",
+                    field="embed_above",
+                )
         return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
         check_source(config.source, data)
@@ -292,7 +320,7 @@ def train(
     check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, parts.data.target.names)
-    folder = config.out or runs.default_folder(config.data, config.model)
+    folder = config.out or runs.default_folder(config.data, parts.config.model)
     runs.create_folder(folder)
     with one_writer(folder):
         runs.check_new(folder)
