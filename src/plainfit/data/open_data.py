@@ -12,6 +12,7 @@ import torch
 from plainfit.common.errors import ConfigError, DataError, unknown_name
 from plainfit.data.parts import SHARE, USUAL, Split
 from plainfit.data.splits import DataSplits, make_splits
+from plainfit.data.targets import TASKS, Target
 
 IMAGES, NPY = "a folder of images", "a folder of .npy files"
 NPZ, TABLE, PICKLE = "an .npz file", "a table", "a pickle"
@@ -22,6 +23,7 @@ NAMES = ("digits", "mnist", "fashion-mnist")
 OWN = {
     "data_dir": NAMES[1:],
     "target": (TABLE, IMAGES),
+    "task": (TABLE, IMAGES, NPZ, NPY),
     "image_size": (IMAGES,),
     "skip_bad": (IMAGES,),
     "image_mode": (IMAGES,),
@@ -44,6 +46,7 @@ def open_data(
     *,
     data_dir: Path | None = None,
     target: str | None = None,
+    task: str | None = None,
     split_seed: int = 0,
     valid_share: float = SHARE,
     test_share: float = SHARE,
@@ -71,7 +74,11 @@ def open_data(
             `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
             str that is a name is that name, so write `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
-        target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
+        target: the column to predict in a table, or several, such as `rain,wind`; or that of the
+            labels in the `labels.csv` of a folder.
+        task: `classification`, `regression` or `multi-label`; by default what the target looks
+            like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
+            or several columns of 0 and 1 for multi-label.
         split_seed: seed of the split, for data without one, like the next four.
         valid_share: the share of the samples for validation, above 0.
         test_share: the share of the test set; 0 for none.
@@ -112,15 +119,17 @@ def open_data(
     try:
         kind = kind_of(source)
         check_options(source, kind, given)
+        if task is not None and task not in TASKS:
+            raise ConfigError(unknown_name("task", task, TASKS))
         split = Split(split_seed, valid_share, test_share)
         if kind == "digits":
             return read_digits(split)
         if kind in NAMES:
             return mnist.read_idx_set(kind, data_dir, split)
         if kind == NPY:
-            return arrays.read_npy_folder(path, split, memory_budget)
+            return arrays.read_npy_folder(path, split, memory_budget, task)
         if kind == NPZ:
-            return arrays.read_npz(path, split)
+            return arrays.read_npz(path, split, task)
         if kind == PICKLE:
             return mnist.read_mnist_pickle(path, split)
         if kind == TABLE:
@@ -128,7 +137,7 @@ def open_data(
             from plainfit.data.tables.table import read_table
 
             own = {item.name: given[item.name] for item in fields(TableOptions)}
-            return read_table(path, TableOptions(**own), target, split, memory_budget)
+            return read_table(path, TableOptions(**own), target, split, memory_budget, task)
         from plainfit.data.folder import read_folder
 
         own = {name: value for name, value in given.items() if IMAGES in OWN[name]}
@@ -181,4 +190,4 @@ def read_digits(split: Split = USUAL) -> DataSplits:
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     parts = {"train": (images, digits.target)}
-    return make_splits("digits", parts, split=split, classes="0123456789")
+    return make_splits("digits", parts, split=split, target=Target(tuple("0123456789")))
