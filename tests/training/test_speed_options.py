@@ -624,6 +624,16 @@ def test_any_failure_to_compile_goes_on_without(fails, monkeypatch):
     assert note.startswith("note   not compiled, goes on without: ")
 
 
+def test_a_loss_with_values_beside_it_is_no_graph():
+    model = network()
+    losses, (note,) = train_compiled(model, batches(7, 7), train_metrics=[pf.accuracy])
+    theirs = network()
+    assert losses == plain(theirs, sgd(theirs), batches(7, 7), epochs=12)
+    assert note.endswith(
+        "a graph gives the loss alone, and train_metrics or values by name are beside it"
+    )
+
+
 def test_a_training_that_could_not_be_compiled_is_ejected_as_it_was(monkeypatch, tmp_path):
     def compile(*args, **options):
         raise RuntimeError("torch.compile is not supported here")

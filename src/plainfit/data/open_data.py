@@ -38,6 +38,7 @@ OWN = {
     "categorical": (TABLE,),
     "numeric": (TABLE,),
     "missing": (TABLE,),
+    "embed_above": (TABLE,),
 }
 
 
@@ -65,6 +66,7 @@ def open_data(
     categorical: str | None = None,
     numeric: str | None = None,
     missing: str = "median",
+    embed_above: int | None = None,
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
@@ -104,6 +106,8 @@ def open_data(
         numeric: columns that must be numbers.
         missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
             the training rows, `drop` the rows, or `error`.
+        embed_above: a column with more categories than this becomes one input, for a model that
+            embeds it: the number of the category from 1, and 0 for one that no training row has.
 
     Raises:
         ConfigError: if a setting is for other data than this.
@@ -170,13 +174,19 @@ def kind_of(source: str | Path) -> str:
 def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:
     """Refuse settings that this kind of data does not have."""
     defaults = inspect.signature(open_data).parameters
-    for name, value in given.items():
-        if value != defaults[name].default and kind not in OWN[name]:
+    for name in without(kind):
+        if given[name] != defaults[name].default:
             what = kind if kind in NAMES else f"{source}, {kind}"
             raise ConfigError(
-                f"is for {' or '.join(OWN[name])}, and cannot be {value} for {what}; leave it out",
+                f"is for {' or '.join(OWN[name])}, and cannot be {given[name]} for {what}; leave "
+                "it out",
                 field=name,
             )
+
+
+def without(kind: str) -> list[str]:
+    """Return the settings that a kind of data does not have."""
+    return [name for name, kinds in OWN.items() if kind not in kinds]
 
 
 def read_digits(split: Split = USUAL) -> DataSplits:

@@ -25,6 +25,8 @@ from plainfit.data.batches import call_form, generators_of, inputs_and_target, w
 from plainfit.data.datasets import ImageDataset, Rows
 from plainfit.data.loaders import (
     AugmentedLoader,
+    Balanced,
+    BatchOrder,
     SampleBatches,
     SampleLoader,
     TensorLoader,
@@ -54,6 +56,12 @@ class Served:
     sampler: Any = None  # of the user's, where shuffle does not say it all
     collate_fn: Any = default_collate
     funcs: list[Any] = field(default_factory=list)  # what a batch passes through
+    is_balanced: bool = False
+
+    def rows(self, order: str, size: str) -> str:
+        """Return the text of its batches' rows, without a last one that is not full, if dropped."""
+        is_cut = self.drop_last and len(self.dataset) % self.batch_size
+        return f"{order}.split({size}){'[:-1]' * bool(is_cut)}"
 
 
 class DataText:
@@ -80,14 +88,15 @@ class DataText:
         self.given = "tuple(xb)" if self.several and form == "xb" else form
         if self.several and (self.funcs or recipe.compile):
             raise EjectError(
-                "a script with several inputs has neither compile nor a WrappedDataLoader; put "
-                "what it does into the model or the dataset"
+                "a script with several inputs, or weights of samples, has neither compile nor a "
+                "WrappedDataLoader; train without, or do its work in the model or the dataset"
             )
         rows = resident_rows(recipe.train_dl) if self.program else None
         self.gathers = rows is not None
         self.is_bytes = rows is not None and isinstance(rows.parts[0], ImageDataset)
         """Whether the program turns bytes into floats."""
-        self.draws_order = self.train.shuffle and not self.train.is_stock
+        draws = self.train.shuffle or self.train.is_balanced
+        self.draws_order = draws and not self.train.is_stock
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
                 "a script validates in the order of the data, and this training shuffled it; "
@@ -126,7 +135,7 @@ class DataText:
             "train_size": f"{TRAIN_SIZE:_}",
             "from_file": [] if name else self.to_file(),
             "validates": self.valid is not None and not self.recipe.valid_program,
-            "valid_size": self.valid_size(),
+            "valid_rows": self.valid_rows(),
             "by_index": self.by_index,
             "is_bytes": self.is_bytes,
             "program": self.program,
@@ -194,9 +203,11 @@ class DataText:
         first = self.recipe.first_epoch
         epoch = f"epoch + {first}" if first else "epoch"  # as the loader counts them
         seed = "SEED" if self.train.seed == self.recipe.seed else "ORDER_SEED"
-        order = f'torch.randperm(len(y_train), generator=stream({seed}, "order", {epoch}))'
-        # Without the last batch, which is not full.
-        is_cut = self.train.drop_last and len(self.train.dataset) % self.train.batch_size
+        drawn = "torch.randperm(len(y_train)"
+        if self.train.is_balanced:
+            weights = "1 / y_train.bincount()[y_train].double()"
+            drawn = f"torch.multinomial({weights}, len(y_train), replacement=True"
+        order = f'{drawn}, generator=stream({seed}, "order", {epoch}))'
         return {
             "by_index": self.by_index,
             "gathers": self.gathers,
@@ -207,10 +218,14 @@ class DataText:
             "order": order if self.draws_order else "torch.arange(len(y_train))",
             "stock": self.train.is_stock,
             "train_batch": self.batch(self.train, epoch),
-            "train_rows": f"order.split(BATCH_SIZE){'[:-1]' * bool(is_cut)}",
+            "train_rows": self.train.rows("order", "BATCH_SIZE"),
             "valid_batch": self.batch(self.valid, epoch) if self.valid else [],
-            "valid_size": self.valid_size(),
+            "valid_rows": self.valid_rows(),
         }
+
+    def valid_rows(self) -> str:
+        order = "torch.arange(len(y_valid))"
+        return self.valid.rows(order, self.valid_size()) if self.valid else ""
 
     def valid_size(self) -> str:
         if self.valid is None:
@@ -260,12 +275,12 @@ def served(dl: Any) -> Served:
             inner = served(dl.dl)
             inner.funcs.append(dl if isinstance(dl, AugmentedLoader) else dl.func)
             return inner
-        case TensorLoader(dataset=dataset, rows_from=None):
-            return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
+        case TensorLoader(dataset=dataset, rows_from=None | Balanced()):
+            return of_order(dl, dataset)
         case SampleLoader(
             sampler=order, dataset=SampleBatches(dataset=dataset, collate_fn=func)
-        ) if order.rows_from is None and func is default_collate:
-            return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
+        ) if isinstance(order.rows_from, Balanced | None) and func is default_collate:
+            return of_order(order, dataset)
         case TensorLoader() | SampleLoader():
             raise EjectError(
                 "a script repeats what get_data does without a sampler or collate_fn of your own; "
@@ -284,6 +299,11 @@ def served(dl: Any) -> Served:
         "it; serve the data by plainfit.get_data, by a DataLoader without a batch_sampler or "
         "persistent workers, or by a list of pairs of tensors, all of one size but the last"
     )
+
+
+def of_order(order: BatchOrder, dataset: Any) -> Served:
+    own = (order.batch_size, order.shuffle, order.seed, order.drop_last)
+    return Served(dataset, *own, is_balanced=order.rows_from is not None)
 
 
 def is_plain(dl: Any) -> bool:

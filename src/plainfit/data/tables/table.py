@@ -71,8 +71,8 @@ def read_table(
     what, encoded, notes = encode(str(path), {"train": labels}, task, targets)
     table.notes += notes
     split = split_by_columns(table, options, split)
-    drawn = split_rows(str(path), splits.strata(what, encoded), split)
-    parts = {part: at.numpy() for part, (_, at) in drawn.items()}
+    rows = split_rows(str(path), splits.strata(what, encoded), split)
+    parts = {part: at.numpy() for part, (_, at) in rows.items()}
     train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
@@ -98,7 +98,7 @@ def read_table(
         features=features,
         columns=made,
         notes=table.notes,
-        rows=drawn,
+        rows=rows,
     )
 
 
@@ -270,7 +270,8 @@ def learn_all(
     for name, kind in kinds.items():
         try:
             values = values_of(name, table.columns[name], kind, table.decimal)
-            made[name] = info = learn(name, values, train_rows, options.missing)
+            info = learn(name, values, train_rows, options.missing, options.embed_above)
+            made[name] = info
             if gaps := int(gaps_in(values).sum()):
                 info["gaps"] = gaps
             table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
@@ -286,6 +287,9 @@ def learn_all(
         except DataError as error:
             problems.append(str(error))
     refuse(table.path, problems)
+    embedded = [f"{n} ({len(m['categories'])})" for n, m in made.items() if "embedded" in m]
+    if embedded:
+        table.notes.append(f"categories are embedded: {', '.join(embedded)}")
     return made, inputs
 
 
