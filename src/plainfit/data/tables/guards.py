@@ -81,7 +81,7 @@ def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
         pairs = np.unique(places * classes + labels[:rows])
         if not len(found) == len(pairs) == len(np.unique(labels[:rows])):
             return False
-    return 1 < classes < len(labels)
+    return classes > 1
 
 
 def is_sorted(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
