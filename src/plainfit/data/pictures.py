@@ -16,6 +16,7 @@ from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
+from plainfit.data.targets import CLASSIFICATION, Target
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 VARIANTS = 5  # augmented versions of each sample
@@ -24,7 +25,11 @@ VARIANTS = 5  # augmented versions of each sample
 def draw_samples(data: DataSplits, path: Path) -> None:
     """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if data.preprocessing in OF_IMAGE_FILES:
+    if data.preprocessing in OF_IMAGE_FILES and data.task != CLASSIFICATION:
+        pairs = [train[row] for row in range(min(MOST_CLASSES * SAMPLES_PER_CLASS, len(labels)))]
+        names = [data.target.text(y) for _, y in pairs]
+        figure = sample_sheet([as_drawn(x) for x, _ in pairs], names, columns=MOST_CLASSES)
+    elif data.preprocessing in OF_IMAGE_FILES:
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [
             (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
@@ -39,23 +44,24 @@ def draw_samples(data: DataSplits, path: Path) -> None:
         figure = sample_sheet(images, [name for _, name in picks], columns=len(shown))
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
-        names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
-        columns = zip(names[:MOST_COLUMNS], xb.t().tolist(), strict=False)
-        figure = histograms(dict(columns))
+        columns = data.features or [f"feature {i}" for i in range(xb.shape[1])]
+        figure = histograms(dict(zip(columns[:MOST_COLUMNS], xb.t().tolist(), strict=False)))
     write_picture(figure, path)
 
 
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
-    pipeline, labels = Pipeline(augment, len(data.classes)), labels_of(data.train)
-    firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
+    pipeline, labels = Pipeline(augment, data.mixed_classes), labels_of(data.train)
+    firsts = [torch.arange(len(labels))]
+    if data.task == CLASSIFICATION:
+        firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
     rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
     images = [as_drawn(x) for xb, _ in sheets for x in xb]
-    names = [label_text(y, data.classes) for _, yb in sheets for y in yb]
+    names = [label_text(y, data.target) for _, yb in sheets for y in yb]
     write_picture(sample_sheet(images, names, columns=len(rows)), path)
 
 
@@ -65,13 +71,15 @@ def as_drawn(x: torch.Tensor) -> Any:
     return (x.permute(1, 2, 0) if x.shape[0] == 3 else x[0]).numpy()
 
 
-def label_text(y: torch.Tensor, classes: Sequence[str]) -> str:
-    """Return the name of a label, or the two likeliest of mixed labels with their shares."""
-    if y.dim() == 0:
-        return classes[int(y)]
+def label_text(y: torch.Tensor, target: Target) -> str:
+    """Return a label in words, or the two likeliest of mixed labels with their shares."""
+    if y.dim() == 0 or target.task != CLASSIFICATION:
+        return target.text(y)
     top = y.topk(min(2, len(y)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return ", ".join(f"{classes[label]} {share:.0%}" for share, label in pairs if share > 0.005)
+    return ", ".join(
+        f"{target.names[label]} {share:.0%}" for share, label in pairs if share > 0.005
+    )
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
@@ -84,6 +92,8 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
             "only images of bytes in gray or in colour can be written, and the samples of "
             f"{data.name} are numbers of shape {tuple(data.input_shape)}"
         )
+    if data.task != CLASSIFICATION:
+        raise DataError(f"images are written by class, and the task of {data.name} is {data.task}")
     for name in only or data.classes:
         if name not in data.classes:
             raise DataError(unknown_name("class", name, data.classes))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs.folder import Run
 
@@ -178,14 +179,22 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
         values=facts["input"]["values"],
         model_import=f"from {module} import {name.partition('.')[0]}{note}",
         model=name,
+        reading=READINGS[facts["task"]],
     )
 
 
+READINGS = {
+    CLASSIFICATION: 'print([facts["classes"][best] for best in scores.argmax(1)])',
+    MULTI_LABEL: 'print([dict(zip(facts["classes"], row)) for row in (scores > 0).tolist()])',
+    REGRESSION: """\
+for number, (name, scaling) in enumerate(facts["targets"].items()):
+    print(name, scores[:, number] * scaling["std"] + scaling["mean"])""",
+}
 CALL_TORCH = """\
 x = torch.zeros({shape})  # two samples: {values}
 with torch.no_grad():
     scores = model(x)
-print([facts["classes"][best] for best in scores.argmax(1)])
+{reading}
 """
 SAFETENSORS_SNIPPET = (
     """\
@@ -228,7 +237,7 @@ session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvide
 facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
 x = np.zeros(({shape}), np.float32)  # two samples: {values}
 (scores,) = session.run(["scores"], {{"x": x}})
-print([facts["classes"][best] for best in scores.argmax(1)])
+{reading}
 """
 FORMATS = {
     "safetensors": Format(

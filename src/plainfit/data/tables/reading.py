@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ GAPS = (
 )  # fmt: skip
 SAMPLE = 2**18  # bytes from which the guesses are made
 CHUNK = 2**24
+PER_COLUMN = 2**14  # bytes that a column takes while a text file is parsed, however few its rows
 COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 POINT = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
@@ -237,16 +239,20 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         if encoding in READ_AS:
             notes.append(f"the text is {READ_AS[encoding]} (--encoding changes it)")
     with opened(path) as file:
-        content = file.read(SAMPLE)
+        content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
-    if len(content) == SAMPLE:  # without the last line, which may be cut off
-        sample = sample[: sample.rfind("\n") + 1] or sample
     usual = "\t" if ".tsv" in path.name.lower() else ","
     delimiter = options.separator or find_delimiter(sample, usual)
     if delimiter != usual and options.delimiter is None:
         known = {mark: name for name, mark in DELIMITERS.items()}
         notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
-    decimal = options.decimal or find_decimal(rows_of(sample, delimiter))
+    rows = rows_of(sample, delimiter)
+    if rows and PER_COLUMN * len(rows[0]) > most_memory(path):
+        raise OSError(
+            f"it has {len(rows[0]):,} columns, too many for a text file of {path.stat().st_size:,} "
+            "bytes; save the numbers as an array in an .npz file"
+        )
+    decimal = options.decimal or find_decimal(rows)
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
@@ -277,11 +283,10 @@ def find_encoding(path: Path) -> tuple[str, bool]:
 
 
 def rows_of(text: str, delimiter: str) -> list[list[str]]:
-    lines = io.StringIO(text, newline="")
-    try:
-        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    except csv.Error:  # a cell that is longer than it allows
-        return []
+    rows = list[list[str]]()
+    with suppress(csv.Error):  # a cell that is longer than it allows
+        rows.extend(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
+    return rows
 
 
 def find_delimiter(text: str, usual: str) -> str:
