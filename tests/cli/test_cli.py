@@ -174,8 +174,8 @@ OPTIONS = {
         --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing --lr
         --memory-budget --missing --model --model-args --momentum --na --nesterov --no-keep-memory
         --numeric --optimizer --order-by --out --overfit-one-batch --patience --precision --preset
-        --print-config --resize --schedule --seed --skip-bad --split-seed --target --test-share
-        --threads --time-limit --track --valid-share --weight-decay""",
+        --print-config --resize --schedule --seed --skip-bad --split-seed --target --task
+        --test-share --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --embed-above --encoding --epochs
@@ -183,13 +183,13 @@ OPTIONS = {
         --keep-memory --label-smoothing --lr --lr-ratio --memory-budget --missing --model
         --model-args --momentum --na --nesterov --no-keep-memory --numeric --optimizer --order-by
         --out --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
-        --split-seed --target --test-share --threads --time-limit --track --trust-code --valid-share
-        --weight-decay""",
+        --split-seed --target --task --test-share --threads --time-limit --track --trust-code
+        --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
         --image-size --json --memory-budget --missing --model --momentum --na --numeric --optimizer
-        --order-by --picture --resize --seed --skip-bad --split-seed --target --test-share
+        --order-by --picture --resize --seed --skip-bad --split-seed --target --task --test-share
         --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
@@ -198,7 +198,7 @@ OPTIONS = {
         --memory-budget --missing --mode --model --model-args --momentum --monitor --na --nesterov
         --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch --patience
         --precision --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad --space
-        --split-seed --storage --target --test-share --threads --time-limit --track --trials
+        --split-seed --storage --target --task --test-share --threads --time-limit --track --trials
         --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
@@ -211,15 +211,15 @@ OPTIONS = {
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
         --embed-above --encoding --group-by --help --image-mode --image-size --json --memory-budget
         --missing --na --numeric --order-by --picture --resize --seed --skip-bad --split-seed
-        --target --test-share --valid-share""",
+        --target --task --test-share --valid-share""",
     "data": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing --na
-        --numeric --only --order-by --picture --resize --skip-bad --split-seed --target --test-share
-        --valid-share --write""",
+        --numeric --only --order-by --picture --resize --skip-bad --split-seed --target --task
+        --test-share --valid-share --write""",
     "init": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --force --group-by --help --image-mode --image-size --memory-budget --missing
-        --na --numeric --order-by --out --resize --skip-bad --split-seed --target --test-share
-        --valid-share""",
+        --na --numeric --order-by --out --resize --skip-bad --split-seed --target --task
+        --test-share --valid-share""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

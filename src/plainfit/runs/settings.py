@@ -150,9 +150,7 @@ class ModelSettings:
 class OptimizerSettings:
     """How a step changes the parameters."""
 
-    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop; auto: adamw for tabular, else sgd."] = (
-        "auto"
-    )
+    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
     lr: Annotated[
         float | str | None,
         "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
@@ -169,7 +167,8 @@ class OptimizerSettings:
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
         str | None,
-        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
+        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial "
+        "(default: one-cycle for tabular, else constant).",
     ] = None
     accumulate: Annotated[int, "Take a step every N batches, on their mean gradient.", COUNT] = 1
     clip: Annotated[float | None, "Scale gradients down to this norm.", AMOUNT] = None
