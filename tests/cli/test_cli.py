@@ -172,19 +172,20 @@ OPTIONS = {
         --checkpoint-every --clip --compile --config --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --embed-above --encoding --epochs --fused
         --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing --loss
-        --lr --memory-budget --missing --model --model-args --momentum --na --nesterov
-        --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch --patience
-        --precision --preset --print-config --resize --schedule --seed --skip-bad --split-seed
-        --target --task --test-share --threads --time-limit --track --valid-share --weight-decay""",
+        --lr --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
+        --nesterov --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch
+        --patience --precision --preset --print-config --resize --schedule --seed --skip-bad
+        --split-seed --target --task --test-share --threads --time-limit --track --valid-share
+        --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --embed-above --encoding --epochs
         --freeze-epochs --fused --gradual --group-by --help --image-mode --image-size --json
-        --keep-memory --label-smoothing --loss --lr --lr-ratio --memory-budget --missing --model
-        --model-args --momentum --na --nesterov --no-keep-memory --numeric --optimizer --order-by
-        --out --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
-        --split-seed --target --task --test-share --threads --time-limit --track --trust-code
-        --valid-share --weight-decay""",
+        --keep-memory --label-smoothing --loss --lr --lr-ratio --memory-budget --metrics --missing
+        --model --model-args --momentum --monitor --na --nesterov --no-keep-memory --numeric
+        --optimizer --order-by --out --overfit-one-batch --patience --precision --resize --schedule
+        --seed --skip-bad --split-seed --target --task --test-share --threads --time-limit --track
+        --trust-code --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
@@ -195,8 +196,8 @@ OPTIONS = {
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --embed-above --encoding --epochs --fused
         --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing --loss
-        --lr --memory-budget --missing --mode --model --model-args --momentum --monitor --na
-        --nesterov --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch
+        --lr --memory-budget --metrics --missing --mode --model --model-args --momentum --monitor
+        --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch
         --patience --precision --pruner --repeat --resize --schedule --search --seed --seeds
         --skip-bad --space --split-seed --storage --target --task --test-share --threads
         --time-limit --track --trials --valid-share --weight-decay""",
