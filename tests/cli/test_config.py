@@ -30,8 +30,7 @@ def test_a_file_a_run_and_its_record_give_the_same_training(plainfit, tmp_path):
     )
     code, _, err = plainfit("train", "--config", "a.toml", "--epochs", 2)
     assert code == 0, err
-    options = {"model": "logistic", "optimizer": "sgd", "lr": 0.05, "nesterov": True}
-    wanted = RunConfig(**options, epochs=2, keep_memory=False)
+    wanted = RunConfig(model="logistic", lr=0.05, nesterov=True, epochs=2, keep_memory=False)
     record = json.loads((tmp_path / "first" / "run.json").read_text())
     assert record["config"] == wanted.to_dict() | {"out": "first"}
     assert printed(plainfit, "--config", "first") == wanted
@@ -197,9 +196,7 @@ def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tm
     source = "from plainfit.models.networks import MLP\nclass Net(MLP): pass\n"
     (tmp_path / "nets.py").write_text(source)
     assert plainfit("train", "--model", "nets:Net", "--epochs", 1, "--out", "own")[0] == 0
-    assert printed(plainfit, "--config", "own") == RunConfig(
-        model="nets:Net", optimizer="sgd", epochs=1
-    )
+    assert printed(plainfit, "--config", "own") == RunConfig(model="nets:Net", epochs=1)
     (tmp_path / "nets.py").write_text(source + "open('IMPORTED', 'w')\n")
     code, out, err = plainfit("train", "--config", "own")
     assert (code, out) == (2, "")

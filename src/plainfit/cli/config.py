@@ -34,7 +34,7 @@ NOT_TOML = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # not even in a com
 SMALL = 64  # pixels a side, at most, for the network of the presets
 STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its epochs
 CHOICES: dict[str, dict[str, Any]] = {
-    "data other than images": {"model": "tabular", "optimizer": "adamw", "schedule": "one-cycle"},
+    "data other than images": {"model": "tabular", "schedule": "one-cycle"},
     "small images": settings.OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
 }

@@ -136,10 +136,8 @@ class OptimizerSettings:
     """How a step changes the parameters."""
 
     optimizer: Annotated[
-        str,
-        "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam; auto: adamw "
-        "for tabular, else sgd.",
-    ] = "auto"
+        str, "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam."
+    ] = "sgd"
     optimizer_args: Annotated[
         str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."
     ] = None
@@ -160,7 +158,8 @@ class OptimizerSettings:
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
         str | None,
-        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial.",
+        "Learning rate by step: constant, linear, cosine, warmup-cosine, one-cycle, polynomial "
+        "(default: one-cycle for tabular, else constant).",
     ] = None
     accumulate: Annotated[int, "Take a step every N batches, on their mean gradient.", COUNT] = 1
     clip: Annotated[float | None, "Scale gradients down to this norm.", AMOUNT] = None

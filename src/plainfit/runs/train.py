@@ -91,7 +91,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     data = config.open_data() if run is None else run.open_data()
     config = with_weights(config, data)
     if given.model != config.model == "tabular":
-        note = f"for a table: --model {config.model} --optimizer {config.optimizer}"
+        note = f"for a table: --model {config.model} --schedule {config.schedule}"
         data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
@@ -123,14 +123,14 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
 def completed(config: RunConfig) -> RunConfig:
     """Return the settings with a choice for what is left to the kind of data and of model."""
     is_table = config.data.lower().endswith(TABLES)
-    model, optimizer, above = config.model, config.optimizer, config.embed_above
+    model, schedule, above = config.model, config.schedule, config.embed_above
     if model == "auto":
         model = "tabular" if is_table and config.source is None else "resnet"
-    if optimizer == "auto":
-        optimizer = "adamw" if model == "tabular" else "sgd"
-    if above is None and is_table and model == "tabular":
+    if schedule is None and model == "tabular" and config.source is None:
+        schedule = "one-cycle"
+    if above is None and model == "tabular" and is_table:
         above = EMBED_ABOVE
-    return replace(config, model=model, optimizer=optimizer, embed_above=above)
+    return replace(config, model=model, schedule=schedule, embed_above=above)
 
 
 def build(
