@@ -1,6 +1,7 @@
 """A folder of images: `train/CLASS/*`, `valid/CLASS/*`, `test/CLASS/*`, or just `CLASS/*`."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from plainfit.data.splits import MOST_NAMED, DataSplits, Labels, Samples, make_s
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
+BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 
 
@@ -212,8 +214,11 @@ def load(
     storage = choose_storage(headers, len(looked), wanted)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
+    loaded |= rest
     changes = Counter(change for header in headers for change in header.changes)
-    return storage, loaded | rest, bad | undecodable, changes
+    white = stored(b"\xff" * math.prod(storage.shape), storage)
+    changes[BLANK] = sum(content == white for content in loaded.values())
+    return storage, loaded, bad | undecodable, +changes
 
 
 def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Storage:
@@ -244,7 +249,10 @@ def pack(
 
 
 def content_of(image: Image.Image, storage: Storage) -> bytes:
-    pixels = pixels_of(image, storage.shape, storage.resize)
+    return stored(pixels_of(image, storage.shape, storage.resize), storage)
+
+
+def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
 
 
