@@ -88,13 +88,14 @@ def header_of(image: Image.Image) -> Header:
 
 
 def changes_of(image: Image.Image) -> Iterator[str]:
-    if image.mode.startswith("I;16"):
+    is_deep = image.mode.startswith("I;16")
+    if is_deep:
         yield "have 16 bits a pixel: scaled to 8, with 65535 as 255"
     elif image.has_transparency_data:
         yield "have transparency: drawn on white"
     elif image.mode not in ("1", "L", "P", "RGB"):
         yield f"are {image.mode}: converted"
-    if any(";16" in str(tile.args) for tile in image.tile) and not image.mode.startswith("I;16"):
+    if not is_deep and any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
         yield "have 16 bits a colour: the higher 8 are kept"  # by Pillow
     if getattr(image, "is_animated", False):
         yield "have several frames: the first is used"

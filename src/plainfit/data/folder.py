@@ -115,9 +115,7 @@ def read_folder(
     Images are fitted to `image_size`; by default to their own size if they share one of at most
     512x512 pixels, else to 64x64.
     """
-    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
-        if value is not None and value not in known:
-            raise ConfigError(unknown_name(f"image {name}", value, known))
+    channels = check_settings(image_mode, resize)
     if target is not None and not find_label_file(root, subfolders(root)):
         raise ConfigError(
             f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
@@ -127,7 +125,7 @@ def read_folder(
     files, notes = find_images(root, target)
     paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
-        paths, Wanted(image_size, CHANNELS.get(image_mode or ""), resize, memory_budget * 2**20)
+        paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
     )
     if bad and not skip_bad:
         named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
@@ -158,6 +156,14 @@ def read_folder(
     return make_splits(
         str(root), parts, split=split, classes=list(number), notes=notes, hashes=hashes
     )
+
+
+def check_settings(image_mode: str | None, resize: str | None) -> int | None:
+    """Return the number of channels that the mode asks for."""
+    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(f"image {name}", value, known))
+    return CHANNELS.get(image_mode or "")
 
 
 def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:

@@ -63,6 +63,7 @@ class DataSplits:
     """How the features of a table were made: the mean and std of a column, or its categories."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the data was read."""
+    task: str = "classification"
 
     def parts(self) -> dict[str, Dataset[Any]]:
         """Return the datasets by name: `train`, `valid` and, if there is one, `test`."""
@@ -75,9 +76,10 @@ class DataSplits:
 
     def class_counts(self) -> dict[str, list[int]]:
         """Return the number of samples of each class in each part."""
+        labels = {name: labels_of(part).flatten() for name, part in self.parts().items()}
         return {
-            name: torch.bincount(labels_of(part), minlength=len(self.classes)).tolist()
-            for name, part in self.parts().items()
+            name: torch.bincount(of_part[of_part >= 0], minlength=len(self.classes)).tolist()
+            for name, of_part in labels.items()
         }
 
     @property

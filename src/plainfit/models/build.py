@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
+    "unet": networks.UNet,
 }
 # Modules of runs that an older plainfit wrote, and where their content is now.
 MOVED = {
@@ -98,7 +99,7 @@ def get_model(
     """Build a model and its optimizer.
 
     Args:
-        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
+        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50), `unet`,
             `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
             those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
             parameters.
@@ -210,7 +211,7 @@ def arguments_for(
     parameters = inspect.signature(target).parameters
     if len(input_shape) == 3:
         offered["channels"] = input_shape[0]
-    elif target in (networks.MnistCNN, networks.CompactCNN, networks.ResNet):
+    elif target in (networks.MnistCNN, networks.CompactCNN, networks.ResNet, networks.UNet):
         raise ModelError(
             f"{target.__name__} must be given images, of input_shape (channels, height, width), "
             f"and these samples have shape {tuple(input_shape)}; reshape them, or choose the model "

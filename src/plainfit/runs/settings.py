@@ -102,8 +102,8 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
-        "nets:Small for nets.py.",
+        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), unet, or MODULE:CALLABLE, such "
+        "as nets:Small for nets.py.",
     ] = "resnet"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False

@@ -21,7 +21,14 @@ from plainfit.data.augment.images import (
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.names import Pipeline, Step, mixes_labels, named_steps
+from plainfit.data.augment.names import (
+    Pipeline,
+    Step,
+    masked_steps,
+    mixes_labels,
+    named_steps,
+    with_mask,
+)
 
 __all__ = [
     "Pipeline",
@@ -32,6 +39,7 @@ __all__ = [
     "cutmix",
     "elastic",
     "horizontal_flip",
+    "masked_steps",
     "mixes_labels",
     "mixup",
     "named_steps",
@@ -44,4 +52,5 @@ __all__ = [
     "trivial_augment",
     "vertical_flip",
     "warp",
+    "with_mask",
 ]
