@@ -124,7 +124,8 @@ def with_mask(xb: Tensor, yb: Tensor, generator: Generator, step: Step) -> tuple
     state = generator.get_state()
     xb = step(xb, generator)
     generator.set_state(state)
-    return xb, step(yb.unsqueeze(1) + 100, generator).squeeze(1) - 100  # 0 outside
+    masks = (yb.unsqueeze(1) + 100).short()  # since outside is 0
+    return xb, step(masks, generator).squeeze(1).long() - 100
 
 
 def mixes_labels(step: Step) -> bool:
