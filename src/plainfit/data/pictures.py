@@ -14,7 +14,8 @@ from plainfit.common.errors import DataError, unknown_name
 from plainfit.common.plots import histograms, sample_sheet, write_picture
 from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
-from plainfit.data.augment import Pipeline
+from plainfit.data.augment import Pipeline, masked_steps
+from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
@@ -24,7 +25,11 @@ VARIANTS = 5  # augmented versions of each sample
 def draw_samples(data: DataSplits, path: Path) -> None:
     """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if data.preprocessing in OF_IMAGE_FILES:
+    if data.task == "segmentation":
+        pairs = [train[row] for row in range(min(MOST_CLASSES, len(labels)))]
+        drawn = [as_drawn(x) for x, _ in pairs] + [as_drawn(overlaid(*pair)) for pair in pairs]
+        figure = sample_sheet(drawn, [""] * len(drawn), columns=len(pairs))
+    elif data.preprocessing in OF_IMAGE_FILES:
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [
             (labels == label).nonzero().flatten()[:SAMPLES_PER_CLASS].tolist() for label in shown
@@ -48,14 +53,17 @@ def draw_samples(data: DataSplits, path: Path) -> None:
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
-    pipeline, labels = Pipeline(augment, len(data.classes)), labels_of(data.train)
+    labels, has_masks = labels_of(data.train), data.task == "segmentation"
+    pipeline = Pipeline(masked_steps(augment) if has_masks else augment, len(data.classes))
     firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
-    rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
+    first = torch.arange(len(labels)) if has_masks else torch.cat(firsts)
+    rows = first[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
-    images = [as_drawn(x) for xb, _ in sheets for x in xb]
-    names = [label_text(y, data.classes) for _, yb in sheets for y in yb]
+    pairs = [pair for sheet in sheets for pair in zip(*sheet, strict=True)]
+    images = [as_drawn(overlaid(x, y) if has_masks else x) for x, y in pairs]
+    names = ["" if has_masks else label_text(y, data.classes) for _, y in pairs]
     write_picture(sample_sheet(images, names, columns=len(rows)), path)
 
 
@@ -79,10 +87,10 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
 
     Only these classes, or all. `open_data` reads the folder.
     """
-    if data.preprocessing not in OF_IMAGE_FILES:
+    if data.preprocessing not in OF_IMAGE_FILES or data.task == "segmentation":
         raise DataError(
-            "only images of bytes in gray or in colour can be written, and the samples of "
-            f"{data.name} are numbers of shape {tuple(data.input_shape)}"
+            "only images of bytes in gray or in colour, of one class each, can be written, and the "
+            f"samples of {data.name} are of shape {tuple(data.input_shape)}, for {data.task}"
         )
     for name in only or data.classes:
         if name not in data.classes:

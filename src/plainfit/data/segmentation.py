@@ -25,6 +25,9 @@ ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of
 MOST = 64  # values in masks without names of classes; more come from smoothing or JPEG
 UNKNOWN, IGNORED = 255, -100  # in a file, and for `torch.nn.functional.cross_entropy`
 GRAY = 0x010101  # times a number is the colour 0xRRGGBB that looks the same
+# The colours of PASCAL VOC's masks, by class: each bit of a number goes to another channel.
+BITS = np.arange(256)[:, None] >> np.arange(24) & 1  # (class, 3 * bit + channel)
+COLOURS = (BITS.reshape(256, 8, 3) << np.arange(7, -1, -1)[:, None]).sum(1).astype(np.uint8)
 
 Numbers = NDArray[np.int32]
 
@@ -210,3 +213,17 @@ def numbered(pixels: Numbers, values: Numbers) -> Tensor:
     """Return the class of each pixel, int64; IGNORED where it has none."""
     places = np.searchsorted(values, pixels).clip(max=len(values) - 1)
     return torch.from_numpy(np.where(values[places] == pixels, places, IGNORED))
+
+
+def mask_picture(classes: Tensor) -> Image.Image:
+    """Return the classes of pixels, shape (height, width), as an image with a palette."""
+    height, width = classes.shape
+    picture = Image.frombytes("P", (width, height), classes.to(torch.uint8).numpy().tobytes())
+    picture.putpalette(COLOURS.flatten().tolist())
+    return picture
+
+
+def overlaid(x: Tensor, classes: Tensor) -> Tensor:
+    """Return an image of floats in RGB, half of it the colours of its pixels' classes."""
+    colours = torch.from_numpy(COLOURS)[classes.where(classes >= 0, UNKNOWN)]
+    return (x + colours.permute(2, 0, 1) / 256) / 2

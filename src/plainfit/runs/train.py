@@ -51,7 +51,7 @@ from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
-from plainfit.training.metrics import Metric, accuracy
+from plainfit.training.metrics import Overlap, accuracy
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
@@ -83,6 +83,8 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     data = config.open_data() if run is None else run.open_data()
+    if data.task == "segmentation" and config.model == RunConfig.model:
+        config = replace(config, model="unet")  # the default is for classes of whole images
     is_augmented = bool(named_steps(config.augment))  # checks the names
     if is_augmented:
         check_images(data)
@@ -185,12 +187,12 @@ def find_rate(parts: Parts, say: Say) -> None:
 def check_outputs(model: nn.Module, dl: Iterable[Any], classes: int, what: str = "classes") -> None:
     with raised_as(DataError, "the data must give batches"):
         xb, yb = next(iter(dl))
-    out = try_batch(model, xb)
-    if not isinstance(out, Tensor) or out.shape != (len(yb), classes):
+    out, wanted = try_batch(model, xb), (len(yb), classes, *yb.shape[1:])
+    if not isinstance(out, Tensor) or out.shape != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(
             f"the model must give one score for each of the {classes} {what}, shape "
-            f"({len(yb)}, {classes}) for {len(yb)} samples, got {got}; give your class or function "
+            f"{wanted} for {len(yb)} samples, got {got}; give your class or function "
             "a parameter `classes`, which receives their number"
         )
 
@@ -285,7 +287,7 @@ def train(
     check_callbacks(callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
-    folder = config.out or runs.default_folder(config.data, config.model)
+    folder = config.out or runs.default_folder(config.data, parts.config.model)
     runs.create_folder(folder)
     with one_writer(folder):
         runs.check_new(folder)
@@ -391,7 +393,7 @@ def run_fit(
                 parts.opt,
                 parts.train_dl,
                 parts.valid_dl,
-                metrics=[accuracy],
+                metrics=metrics_of(parts.data),
                 callbacks=added,
                 schedule=schedule_of(config, len(parts.train_dl)),
                 checkpoint=checkpoint,
@@ -443,9 +445,8 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         with raised_as(TrainingError, "the test set must be scored"):
-            named: list[Metric] = [balanced_accuracy] if is_imbalanced(data) else []
-            test = validate(model, loss_function(config), test_dl, metrics=[accuracy, *named])
-        if named:
+            test = validate(model, loss_function(config), test_dl, metrics=metrics_of(data, True))
+        if "balanced_accuracy" in test:
             test["largest_class"] = max(of := data.class_counts()["test"]) / sum(of)
     runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
     draw_curves(history, folder / runs.CURVES)
@@ -465,6 +466,13 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         say(f"note   stopped early: {history.stopped}")
     takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
     return RunResult(folder, history, test, takes)
+
+
+def metrics_of(data: DataSplits, after: bool = False) -> list[Any]:
+    """Return the metrics of a training, or those `after` it, on the test set."""
+    if data.task == "segmentation":
+        return [accuracy, Overlap("iou"), *([Overlap("dice")] if after else [])]
+    return [accuracy, *([balanced_accuracy] if after and is_imbalanced(data) else [])]
 
 
 def is_imbalanced(data: DataSplits) -> bool:
