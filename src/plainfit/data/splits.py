@@ -108,6 +108,7 @@ class DataSplits:
         """Return the record for `run.json`."""
         return {
             "name": self.name,
+            "task": self.task,
             "counts": self.counts(),
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),

@@ -118,6 +118,7 @@ def export_run(
 def facts_of(run: Run) -> Facts:
     record, made = run.record["data"], run.preprocessing
     shape, classes = record["input_shape"], record["classes"]
+    sides = shape[1:] if run.task == "segmentation" else []
     values = f"numbers {made['values']} of the training"
     if record["features"]:
         values = 'prepare(table, facts["preprocessing"]) of prepare.py'
@@ -134,8 +135,8 @@ def facts_of(run: Run) -> Facts:
         "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
         "output": {
             "name": "scores",
-            "shape": ["batch", len(classes)],
-            "values": "one score a class, before softmax",
+            "shape": ["batch", len(classes), *sides],
+            "values": f"one score a class{' and pixel' * bool(sides)}, before softmax",
         },
     }
 

@@ -172,10 +172,14 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
     if module == "plainfit.models.networks":
         module, note = "networks", "  # a copy of plainfit/models/networks.py"
     shape = [2, *facts["input"]["shape"][1:]]
+    result = 'print([facts["classes"][best] for best in scores.argmax(1)])'
+    if len(facts["output"]["shape"]) > 2:
+        result = "masks = scores.argmax(1)  # the class of each pixel, by its number"
     return FORMATS[format].snippet.format(
         path=str(path),
         shape=", ".join(map(str, shape)),
         values=facts["input"]["values"],
+        result=result,
         model_import=f"from {module} import {name.partition('.')[0]}{note}",
         model=name,
     )
@@ -185,7 +189,7 @@ CALL_TORCH = """\
 x = torch.zeros({shape})  # two samples: {values}
 with torch.no_grad():
     scores = model(x)
-print([facts["classes"][best] for best in scores.argmax(1)])
+{result}
 """
 SAFETENSORS_SNIPPET = (
     """\
@@ -228,7 +232,7 @@ session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvide
 facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
 x = np.zeros(({shape}), np.float32)  # two samples: {values}
 (scores,) = session.run(["scores"], {{"x": x}})
-print([facts["classes"][best] for best in scores.argmax(1)])
+{result}
 """
 FORMATS = {
     "safetensors": Format(

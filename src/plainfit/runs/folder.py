@@ -221,6 +221,10 @@ class Run:
         """The settings as they were recorded, even those that this version does not know."""
         return {**RunConfig().to_dict(), **self.record["config"]}
 
+    @property
+    def task(self) -> str:
+        return str(self.record["data"].get("task", "classification"))
+
     @cached_property
     def preprocessing(self) -> dict[str, Any]:
         """How its samples were made; for a run that does not say so, as its data is read now."""

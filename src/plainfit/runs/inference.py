@@ -58,7 +58,7 @@ def predict(
             folder, whose images are taken in the order of their paths. Other tensors, datasets and
             batches hold what the model takes.
         output: `raw` for what the model returns, `probabilities` for the softmax of scores of shape
-            (samples, classes), unless they are probabilities already, `classes` for the index of
+            (samples, classes), or with height and width for each pixel, unless they are probabilities already, `classes` for the index of
             the largest; or a function of what the model returns for a batch, such as
             `torch.sigmoid`.
         bs: samples in a batch, where the data are not batches; 128 by default, or as in the run's
@@ -185,11 +185,11 @@ def classes(out: Any) -> Tensor:
 
 def scores_of(out: Any) -> Tensor:
     scores = getattr(out, "logits", out)  # of a model of transformers
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < 2:
+    if not isinstance(scores, Tensor) or scores.dim() not in (2, 4) or scores.shape[1] < 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
             "for probabilities and classes, a model must give scores of shape (samples, classes), "
-            f"with two classes or more, got {got}; pass a function of what it gives, such as "
+            f"or (samples, classes, height, width), with two classes or more, got {got}; pass a function of what it gives, such as "
             "output=torch.sigmoid"
         )
     return scores
