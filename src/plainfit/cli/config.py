@@ -143,7 +143,8 @@ def init(
 
 def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     """Return settings for data, and lines that say what was seen of it and chosen."""
-    from plainfit.data.splits import shortened
+    from plainfit.common.errors import shortened
+    from plainfit.runs.tasks import described
 
     counts, shape, train = splits.counts(), splits.input_shape, splits.class_counts()["train"]
     kind = "data other than images"
@@ -161,7 +162,8 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     return chosen, [
         f"{splits.name}: samples of {'x'.join(map(str, shape))}, "
         + ", ".join(f"{count:,} for {part}" for part, count in counts.items()),
-        f"{len(train)} classes, with {min(train):,} to {max(train):,} samples for train",
+        described(splits.target)
+        + (f", with {min(train):,} to {max(train):,} samples for train" if train else ""),
         *([f"columns: {shortened(list(splits.columns), 10)}"] if splits.columns else []),
         *(f"note: {note}" for note in splits.notes),
         f"chosen: {chosen['model']} for {kind}; {epochs} epochs in batches of {batch_size}, "

@@ -36,16 +36,17 @@ def predict(
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Print the class probabilities of image files, or of the rows of a table."""
+    """Print what a run predicts for image files, or for the rows of a table."""
     if augment is not None and not tta:
         raise ConfigError("--augment is for the views of --tta: add --tta 8")
     from plainfit.data.open_data import TABLES
+    from plainfit.data.targets import SEGMENTATION
     from plainfit.runs import predict as predicting
     from plainfit.runs.folder import write_output
     from plainfit.runs.inputs import images_in
 
     opened, first = open_trusted(run, trust_code), sources[0]
-    if opened.task == "segmentation":
+    if opened.target.task == SEGMENTATION:
         if out is None or tta:
             raise ConfigError("must be a folder for the masks, which have no --tta", field="out")
         images = [image for source in sources for image in images_in(source)]
@@ -71,6 +72,10 @@ def predict(
         show(predicting.to_bytes(results, ".csv").decode(), end="")
     else:
         for result in results:
+            if "probabilities" not in result:  # of a regression
+                numbers = ", ".join(f"{k} {v:g}" for k, v in result.items() if k != "image")
+                show(f"{result['image']}: {numbers}")
+                continue
             ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
             likeliest = ", ".join(f"{name} {probability:.4f}" for name, probability in ranked[:5])
             show(f"{result['image']}: {likeliest}{', ...' if len(ranked) > 5 else ''}")

@@ -131,12 +131,12 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
         return
     test = "no test set; the last line above is on the validation set"
     if result.test is not None:
-        test = f"accuracy {result.test['accuracy']:.4f}, loss {result.test['loss']:.4f}"
-        if "balanced_accuracy" in result.test:  # of classes of very different sizes
-            test += (
-                f", balanced accuracy {result.test['balanced_accuracy']:.4f}; the largest class "
-                f"alone is {result.test['largest_class']:.4f} of the samples"
-            )
+        scores = dict(result.test)
+        largest, loss = scores.pop("largest_class", None), scores.pop("loss")
+        shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()]
+        test = ", ".join([*shown, f"loss {loss:.4f}"])
+        if largest is not None:  # of classes of very different sizes
+            test += f"; the largest class alone is {largest:.4f} of the samples"
     show(f"\ntest   {test}")
     show(f"run    {result.folder}")
     show(f"next   {command('report', result.folder)}")
@@ -154,17 +154,17 @@ def lr_find(
 ) -> None:
     """Try learning rates from 1e-7 to 10, and suggest one."""
     config = RunConfig(**options)
-    import torch.nn.functional as F
-
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
+    from plainfit.runs.tasks import loss_function
     from plainfit.runs.train import prepare
     from plainfit.training.lr_finder import lr_find as search
 
     check_output(picture)
     parts = prepare(config)
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        found = search(parts.model, F.cross_entropy, parts.opt, parts.train_dl)
+        loss = loss_function(config, parts.data.target)
+        found = search(parts.model, loss, parts.opt, parts.train_dl)
     write_picture(found.plot(), picture)
     if json_:
         suggested = {"valley": found.valley, "steep": found.steep}
@@ -197,7 +197,9 @@ def data(
         raise ConfigError("--only chooses the classes to write: add --write FOLDER")
     from plainfit.data.open_data import open_data
     from plainfit.data.pictures import draw_samples, write_folder
+    from plainfit.data.targets import MULTI_LABEL
     from plainfit.runs.folder import check_output
+    from plainfit.runs.tasks import described as described_target
 
     splits = config.open_data()
     if write is not None:
@@ -212,14 +214,16 @@ def data(
         show_json(splits.to_dict() | {"class_counts": splits.class_counts(), "picture": str(path)})
         return
     counts = splits.class_counts()
-    width = max(len("class"), *map(len, splits.classes))
-    show(f"{splits.name}: samples of {'x'.join(map(str, splits.input_shape))}")
+    head = "label" if splits.task == MULTI_LABEL else "class" if splits.classes else ""
+    width = max(map(len, [head, "all", *splits.classes]))
+    shape = "x".join(map(str, splits.input_shape))
+    show(f"{splits.name}: samples of {shape}; {described_target(splits.target)}")
     for note in splits.notes:
         show(f"note: {note}")
-    show(f"{'class':{width}}" + "".join(f"{part:>9}" for part in counts))
+    show(f"{head:{width}}" + "".join(f"{part:>9}" for part in counts))
     for label, name in enumerate(splits.classes):
         show(f"{name:{width}}" + "".join(f"{of[label]:9,}" for of in counts.values()))
-    show(f"{'all':{width}}" + "".join(f"{sum(of):9,}" for of in counts.values()))
+    show(f"{'all':{width}}" + "".join(f"{count:9,}" for count in splits.counts().values()))
     if splits.columns:
         from plainfit.data.tables.preparing import described
 

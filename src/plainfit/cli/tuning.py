@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plainfit.tuning.results import StudyResult
 
 # Options that a study has under the same names, and those of another command.
-LEFT_OUT = ("out", "time_limit", *names_of(TransferSettings))
+LEFT_OUT = ("monitor", "out", "time_limit", *names_of(TransferSettings))
 MONITORS = ("valid_loss", "accuracy", "train_loss")
 
 

@@ -17,7 +17,7 @@ A message is one line: what must hold, what was received, and what to do about i
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -163,3 +163,12 @@ def reason(error: BaseException) -> str:
     line = " ".join(text.split())
     name = type(error).__name__
     return line if isinstance(error, PlainfitError) else f"{name}: {line}" if line else name
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """
+    >>> shortened(["a", "b", "c", "d", "e", "f", "g"])
+    'a, b, c, d, e and 2 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -15,24 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, shortened
 from plainfit.data.ondisk import open_rows
 from plainfit.data.parts import Split
-from plainfit.data.splits import (
-    PARTS,
-    DataSplits,
-    Labels,
-    Samples,
-    as_floats,
-    make_splits,
-    most_memory,
-    shortened,
-)
+from plainfit.data.splits import PARTS, DataSplits, Samples, as_floats, make_splits, most_memory
+from plainfit.data.targets import Labels
 
 USUAL_FILES = ("x.npy", "y.npy", "x_train.npy", "y_train.npy")
 
 
-def read_npz(path: Path, split: Split) -> DataSplits:
+def read_npz(path: Path, split: Split, task: str | None = None) -> DataSplits:
     """Return the arrays of a .npz file; pickled objects in it are refused.
 
     It holds `x` and `y`, or `x_train` and `y_train`, with or without `x_valid`, `y_valid`, `x_test`
@@ -47,10 +39,12 @@ def read_npz(path: Path, split: Split) -> DataSplits:
         part: (as_samples(str(path), x, arrays[x]), as_labels(path, y, arrays[y]))
         for part, (x, y) in found.items()
     }
-    return make_splits(str(path), parts, split=split, notes=notes)
+    return make_splits(str(path), parts, split=split, task=task, notes=notes)
 
 
-def read_npy_folder(root: Path, split: Split, memory_budget: int = 2048) -> DataSplits:
+def read_npy_folder(
+    root: Path, split: Split, memory_budget: int = 2048, task: str | None = None
+) -> DataSplits:
     """Return the arrays of a folder: the same ones as in a .npz file, as `x.npy`, `y.npy`, ...
 
     Samples that take more than `memory_budget` MiB are mapped and read as they are used.
@@ -76,7 +70,7 @@ def read_npy_folder(root: Path, split: Split, memory_budget: int = 2048) -> Data
     notes = notes_on(list(paths), found, mapped)
     if not fits:
         notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
-    return make_splits(str(root), parts, split=split, notes=notes)
+    return make_splits(str(root), parts, split=split, task=task, notes=notes)
 
 
 def map_array(path: Path) -> np.memmap[Any, Any]:
@@ -191,9 +185,9 @@ def as_samples(
 
 def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    if labels.ndim != 1:
+    if labels.ndim not in (1, 2):
         raise DataError(
-            f"{path}: {name} must have one label per sample, got shape {labels.shape}; take "
-            "argmax(1) of one-hot rows"
+            f"{path}: {name} must have one label, or one row of them, per sample, got shape "
+            f"{labels.shape}"
         )
     return labels

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, DataError, unknown_name
+from plainfit.common.errors import ConfigError, DataError, shortened, unknown_name
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.decoding import (
     CHANNELS,
@@ -28,12 +28,13 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
-from plainfit.data.label_file import find_label_file
+from plainfit.data.label_file import find_label_file, numbers_in
 from plainfit.data.layout import find_images, subfolders
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
-from plainfit.data.splits import MOST_NAMED, DataSplits, Labels, Samples, make_splits, shortened
+from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
+from plainfit.data.targets import Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
@@ -109,6 +110,7 @@ def read_folder(
     resize: str | None = None,
     target: str | None = None,
     group_by: str | None = None,
+    task: str | None = None,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
@@ -122,7 +124,7 @@ def read_folder(
             f"{target}",
             field="target",
         )
-    files, notes = find_images(root, target)
+    files, notes = find_images(root, target, task)
     paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
@@ -141,21 +143,25 @@ def read_folder(
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
-    number = {label: i for i, label in enumerate(sorted({label for _, label, _ in files}))}
+    labels: dict[str, list[str]] = {part: [] for part, *_ in sorted(files)}
+    for part, label, path in files:
+        labels[part] += [label] * (path in loaded)
+    if find_label_file(root, subfolders(root)):
+        what, encoded, found = encode(str(root), numbers_in(labels, task), task)
+        notes += found
+    else:
+        what = Target(tuple(sorted({label for _, label, _ in files})))
+        encoded = {part: what.encoded(str(root), of_part) for part, of_part in labels.items()}
     parts: dict[str, tuple[Samples, Labels]] = {}
     numbers = hashed(loaded)
     hashes: dict[str, list[int]] = {}
-    for part in sorted({part for part, *_ in files}):
-        kept = [(path, number[label]) for of, label, path in files if of == part and path in loaded]
-        labels = torch.tensor([label for _, label in kept], dtype=torch.int64)
-        paths = [path for path, _ in kept]
+    for part, of_part in encoded.items():
+        paths = [path for of, _, path in files if of == part and path in loaded]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
             split = replace(split, groups=group_numbers(paths, group_by))
-        parts[part] = (pack(paths, labels, storage, loaded), labels)
-    return make_splits(
-        str(root), parts, split=split, classes=list(number), notes=notes, hashes=hashes
-    )
+        parts[part] = (pack(paths, of_part, storage, loaded), of_part)
+    return make_splits(str(root), parts, split=split, target=what, notes=notes, hashes=hashes)
 
 
 def check_settings(image_mode: str | None, resize: str | None) -> int | None:

@@ -1,4 +1,4 @@
-"""`labels.csv`: the classes of images, where folders do not tell them."""
+"""`labels.csv`: the labels of images, where folders do not tell them."""
 
 import csv
 import os
@@ -7,14 +7,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
-from plainfit.common.errors import DataError, near_miss
-from plainfit.data.splits import MOST_NAMED, NUMBER, shortened
+import numpy as np
+
+from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.data.splits import MOST_NAMED
+from plainfit.data.targets import CLASSIFICATION, MOST_WHOLE, MULTI_LABEL, NUMBER, SEVERAL
 
 NAME = "labels.csv"
 FILES = ("file", "filename", "file_name", "image", "image_id", "path", "id")
 LABELS = ("label", "class", "target")
-SEVERAL = ("|", ";")  # between labels; a comma may be in the name of a class
 
 
 def find_label_file(root: Path, folders: Sequence[Path]) -> Path | None:
@@ -30,14 +33,16 @@ def find_label_file(root: Path, folders: Sequence[Path]) -> Path | None:
 
 
 def read_labels(
-    path: Path, images: Sequence[str], target: str | None
+    path: Path, images: Sequence[str], target: str | None, task: str | None = None
 ) -> tuple[dict[str, str], list[str]]:
-    """Return the label of each image that has a row, and notes on the others."""
+    """Return the label of each image that has a row, and notes on the others.
+
+    For several labels, an image may have a row for each.
+    """
     names, rows = read_rows(path)
     file_at = names.index(column(path, names, FILES, None, "files, such as file"))
     chosen = column(path, names, LABELS, target, "classes, such as label, or target must be set")
     label_at = names.index(chosen)
-    check_labels(path, [row[label_at].strip() for _, row in rows if len(row) > label_at])
     known = named(images, path.parent)
     labels: dict[str, str] = {}
     wrong, lost = list[str](), list[str]()
@@ -47,17 +52,19 @@ def read_labels(
             continue
         name, label = key_of(row[file_at]), row[label_at].strip()
         found = known.get(name, [])
-        if not label:
+        if not label and task != MULTI_LABEL:
             wrong.append(f"line {line} has no label for {name}")
         elif len(found) > 1:
             places = " or ".join(os.path.relpath(image, path.parent) for image in found[:2])
             wrong.append(f"line {line}: {name} could be {places}; write its folder")
         elif not found:
             lost.append(name)
+        elif task == MULTI_LABEL and found[0] in labels:
+            labels[found[0]] += f"{SEVERAL[0]}{label}"
         elif labels.setdefault(found[0], label) != label:
             wrong.append(
-                f"line {line}: {name} is {label!r}, and {labels[found[0]]!r} before (several "
-                "labels of an image are not supported yet)"
+                f"line {line}: {name} is {label!r}, and {labels[found[0]]!r} before (for several "
+                "labels of an image, --task multi-label)"
             )
     if wrong:
         raise DataError(
@@ -100,20 +107,15 @@ def column(
     return found[0]
 
 
-def check_labels(path: Path, labels: Sequence[str]) -> None:
-    several = [label for label in labels if any(mark in label for mark in SEVERAL)]
-    numbers = all(NUMBER.fullmatch(label) for label in labels if label)
-    decimals = [label for label in labels if numbers and label and not float(label).is_integer()]
-    if several:
-        raise DataError(
-            f"{path}: an image must have one label, got {several[0]!r}, which is several; "
-            "multi-label is not supported yet"
-        )
-    if decimals:
-        raise DataError(
-            f"{path}: labels must be classes, got numbers with decimals such as {decimals[0]}; "
-            "regression on images is not supported yet"
-        )
+def numbers_in(labels: Mapping[str, Sequence[str]], task: str | None) -> Mapping[str, Any]:
+    """Return labels as numbers where they cannot be the names of classes."""
+    texts = [text for of_part in labels.values() for text in of_part]
+    if task in (CLASSIFICATION, MULTI_LABEL) or not all(map(NUMBER.fullmatch, texts)):
+        return labels
+    numbers = {part: np.array(list(map(float, of_part))) for part, of_part in labels.items()}
+    whole = all((of_part % 1 == 0).all() for of_part in numbers.values())
+    are_names = whole and task is None and len({*texts}) <= MOST_WHOLE
+    return labels if are_names else numbers
 
 
 def named(images: Sequence[str], home: Path) -> Mapping[str, list[str]]:

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, shortened
 from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
 from plainfit.common.shell import command
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.label_file import NAME, find_label_file, read_labels
-from plainfit.data.splits import PARTS, shortened
+from plainfit.data.splits import PARTS
 
 IGNORED = {"thumbs.db", "desktop.ini"}
 UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
@@ -21,7 +21,9 @@ UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it h
 File = tuple[str, str, str]  # part, class, path
 
 
-def find_images(root: Path, target: str | None = None) -> tuple[list[File], list[str]]:
+def find_images(
+    root: Path, target: str | None = None, task: str | None = None
+) -> tuple[list[File], list[str]]:
     """Return every file in the class folders, sorted by name, and notes on what was left open.
 
     A folder of runs and no image is no class. A file of labels goes before the folders; `target` is
@@ -29,7 +31,7 @@ def find_images(root: Path, target: str | None = None) -> tuple[list[File], list
     """
     folders = subfolders(root)
     if path := find_label_file(root, folders):
-        return labelled_images(root, folders, path, target)
+        return labelled_images(root, folders, path, target, task)
     classes, apart, notes = class_folders(root, folders)
     if not classes:
         remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
@@ -61,11 +63,11 @@ def find_images(root: Path, target: str | None = None) -> tuple[list[File], list
 
 
 def labelled_images(
-    root: Path, folders: Sequence[Path], path: Path, target: str | None
+    root: Path, folders: Sequence[Path], path: Path, target: str | None, task: str | None
 ) -> tuple[list[File], list[str]]:
     runs: list[str] = []
     images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
-    labels, notes = read_labels(path, images, target)
+    labels, notes = read_labels(path, images, target, task)
     tops = {image: Path(image).relative_to(root).parts[0] for image in images}
     used = {tops[image] for image in labels}
     without = Counter(top for image, top in tops.items() if image not in labels)

@@ -25,7 +25,8 @@ from torch import Tensor
 from plainfit.common.errors import DataError
 from plainfit.common.files import download
 from plainfit.data.parts import USUAL, Split
-from plainfit.data.splits import DataSplits, Labels, Samples, as_floats, make_splits
+from plainfit.data.splits import DataSplits, Samples, as_floats, make_splits
+from plainfit.data.targets import Labels, Target
 
 TRAIN_SIZE = 50_000  # the tutorial's split: the first 50,000 train, the last 10,000 validate
 LARGEST_FILE = 2**30  # bytes; a compressed file that unpacks to more is refused
@@ -101,7 +102,7 @@ def read_idx_set(name: str, data_dir: str | Path | None = None, split: Split = U
         "valid": (images[TRAIN_SIZE:], labels[TRAIN_SIZE:]),
         "test": (arrays[TEST_X].unsqueeze(1), arrays[TEST_Y].long()),
     }
-    return make_splits(name, parts, split=split, classes=idx_set.classes)
+    return make_splits(name, parts, split=split, target=Target(idx_set.classes))
 
 
 def cache_folder() -> Path:

@@ -12,6 +12,7 @@ import torch
 from plainfit.common.errors import ConfigError, DataError, unknown_name
 from plainfit.data.parts import SHARE, USUAL, Split
 from plainfit.data.splits import DataSplits, make_splits
+from plainfit.data.targets import TASKS, Target
 
 IMAGES, NPY = "a folder of images", "a folder of .npy files"
 MASKED = "a folder of images and masks"
@@ -23,6 +24,7 @@ NAMES = ("digits", "mnist", "fashion-mnist")
 OWN = {
     "data_dir": NAMES[1:],
     "target": (TABLE, IMAGES),
+    "task": (TABLE, IMAGES, NPZ, NPY),
     "image_size": (IMAGES, MASKED),
     "skip_bad": (IMAGES, MASKED),
     "image_mode": (IMAGES, MASKED),
@@ -45,6 +47,7 @@ def open_data(
     *,
     data_dir: Path | None = None,
     target: str | None = None,
+    task: str | None = None,
     split_seed: int = 0,
     valid_share: float = SHARE,
     test_share: float = SHARE,
@@ -72,7 +75,11 @@ def open_data(
             `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
             str that is a name is that name, so write `./digits` for a folder called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
-        target: the column to predict in a table, or of classes in the `labels.csv` of a folder.
+        target: the column to predict in a table, or several, such as `rain,wind`; or that of the
+            labels in the `labels.csv` of a folder.
+        task: `classification`, `regression` or `multi-label`; by default what the target looks
+            like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
+            or several columns of 0 and 1 for multi-label.
         split_seed: seed of the split, for data without one, like the next four.
         valid_share: the share of the samples for validation, above 0.
         test_share: the share of the test set; 0 for none.
@@ -113,15 +120,17 @@ def open_data(
     try:
         kind = kind_of(source)
         check_options(source, kind, given)
+        if task is not None and task not in TASKS:
+            raise ConfigError(unknown_name("task", task, TASKS))
         split = Split(split_seed, valid_share, test_share)
         if kind == "digits":
             return read_digits(split)
         if kind in NAMES:
             return mnist.read_idx_set(kind, data_dir, split)
         if kind == NPY:
-            return arrays.read_npy_folder(path, split, memory_budget)
+            return arrays.read_npy_folder(path, split, memory_budget, task)
         if kind == NPZ:
-            return arrays.read_npz(path, split)
+            return arrays.read_npz(path, split, task)
         if kind == PICKLE:
             return mnist.read_mnist_pickle(path, split)
         if kind == TABLE:
@@ -129,7 +138,7 @@ def open_data(
             from plainfit.data.tables.table import read_table
 
             own = {item.name: given[item.name] for item in fields(TableOptions)}
-            return read_table(path, TableOptions(**own), target, split, memory_budget)
+            return read_table(path, TableOptions(**own), target, split, memory_budget, task)
         from plainfit.data.folder import read_folder
         from plainfit.data.segmentation import read_segmentation
 
@@ -189,4 +198,4 @@ def read_digits(split: Split = USUAL) -> DataSplits:
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     parts = {"train": (images, digits.target)}
-    return make_splits("digits", parts, split=split, classes="0123456789")
+    return make_splits("digits", parts, split=split, target=Target(tuple("0123456789")))

@@ -17,6 +17,7 @@ from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline, masked_steps
 from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
+from plainfit.data.targets import SEGMENTATION
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 VARIANTS = 5  # augmented versions of each sample
@@ -25,7 +26,7 @@ VARIANTS = 5  # augmented versions of each sample
 def draw_samples(data: DataSplits, path: Path) -> None:
     """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if data.task == "segmentation":
+    if data.task == SEGMENTATION:
         pairs = [train[row] for row in range(min(MOST_CLASSES, len(labels)))]
         drawn = [as_drawn(x) for x, _ in pairs] + [as_drawn(overlaid(*pair)) for pair in pairs]
         figure = sample_sheet(drawn, [""] * len(drawn), columns=len(pairs))
@@ -53,7 +54,7 @@ def draw_samples(data: DataSplits, path: Path) -> None:
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
-    labels, has_masks = labels_of(data.train), data.task == "segmentation"
+    labels, has_masks = labels_of(data.train), data.task == SEGMENTATION
     pipeline = Pipeline(masked_steps(augment) if has_masks else augment, len(data.classes))
     firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
     first = torch.arange(len(labels)) if has_masks else torch.cat(firsts)
@@ -87,7 +88,7 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
 
     Only these classes, or all. `open_data` reads the folder.
     """
-    if data.preprocessing not in OF_IMAGE_FILES or data.task == "segmentation":
+    if data.preprocessing not in OF_IMAGE_FILES or data.task == SEGMENTATION:
         raise DataError(
             "only images of bytes in gray or in colour, of one class each, can be written, and the "
             f"samples of {data.name} are of shape {tuple(data.input_shape)}, for {data.task}"

@@ -4,7 +4,6 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, DataError, raised_as
+from plainfit.common.errors import ConfigError, DataError, raised_as, shortened
 from plainfit.data.decoding import RESIZE, BadImageError, header_of, open_image
 from plainfit.data.folder import Wanted, check_settings, group_numbers, hashed, load, pack
 from plainfit.data.layout import images_under, subfolders
-from plainfit.data.parts import Split, split_rows
+from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
-from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, copies, make_dataset, shortened
+from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, Samples, make_splits
+from plainfit.data.targets import SEGMENTATION, Target
 
 HOMES = ({"images", "image", "imgs", "img"}, {"masks", "mask", "labels", "label"})
 ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of a mask's name
@@ -123,28 +123,18 @@ def read_segmentation(
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
     classes, values, said = classes_of(root, values)
     numbers, hashes = hashed(loaded), dict[str, list[int]]()
-    samples, targets = dict[str, Any](), dict[str, Tensor]()
+    parts = dict[str, tuple[Samples, Tensor]]()
     for part in sorted({part for part, *_ in kept}):
         paths = [image for of, image, _ in kept if of == part]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
             split = replace(split, groups=group_numbers(paths, group_by))
-        samples[part] = pack(paths, torch.empty(0), storage, loaded)
+        images = pack(paths, torch.empty(0), storage, loaded)
         pixels = [masks.pop(mask)[1] for of, _, mask in kept if of == part]
-        targets[part] = torch.stack([numbered(each, values) for each in pixels])
-    of_one_kind = {part: torch.zeros(len(yb), dtype=torch.int64) for part, yb in targets.items()}
-    rows = split_rows(str(root), of_one_kind, split)
-    sets = {part: make_dataset(samples[of], targets[of], at) for part, (of, at) in rows.items()}
-    return DataSplits(
-        name=str(root),
-        train=sets["train"],
-        valid=sets["valid"],
-        test=sets.get("test"),
-        classes=tuple(classes),
-        input_shape=storage.shape,
-        notes=(*notes, *said, *copies(hashes, rows)),
-        task="segmentation",
-    )
+        parts[part] = (images, torch.stack([numbered(each, values) for each in pixels]))
+    target = Target(tuple(classes), SEGMENTATION)
+    notes += said
+    return make_splits(str(root), parts, split=split, target=target, notes=notes, hashes=hashes)
 
 
 def read_mask(

@@ -1,12 +1,8 @@
 """`DataSplits`, what every source of data becomes, and the splitting and labelling behind it."""
 
 import hashlib
-import re
-import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,24 +13,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.common.errors import ConfigError, DataError, near_miss
+from plainfit.common.errors import ConfigError, DataError
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
 from plainfit.data.parts import USUAL, Split, split_rows
+from plainfit.data.targets import (
+    CLASSIFICATION,
+    MULTI_LABEL,
+    REGRESSION,
+    Labels,
+    Scaling,
+    Target,
+    check_target,
+    encode,
+)
 
 PARTS = {
     "train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
     "validation": "valid", "dev": "valid", "test": "test", "testing": "test",
 }  # fmt: skip
 ALIKE = 16.0  # parts whose largest values are further apart than this factor are scaled differently
-FEW, MOST_NAMED = 5, 10  # names in a note, problems in an error
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+MOST_NAMED = 10  # problems in an error
 LARGEST, MOST_TIMES = 2**30, 100  # bytes that a file may unpack to, or times its own size
 MODES = {1: "L", 3: "RGB"}  # Pillow's names, by the number of channels of an image
-MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 
 Samples = Tensor | LazySamples
-Labels = Sequence[Any] | NDArray[Any] | Tensor
 
 
 def image_preprocessing(channels: int) -> dict[str, Any]:
@@ -53,8 +56,8 @@ class DataSplits:
     train: Dataset[Any]
     valid: Dataset[Any]
     test: Dataset[Any] | None
-    classes: tuple[str, ...]
-    """The name of each label, in order."""
+    target: Target
+    """What is to be predicted."""
     input_shape: tuple[int, ...]
     """The shape of one sample: (channels, height, width) for images, else usually (features,)."""
     features: tuple[str, ...] = ()
@@ -63,7 +66,15 @@ class DataSplits:
     """How the features of a table were made: the mean and std of a column, or its categories."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the data was read."""
-    task: str = "classification"
+
+    @property
+    def task(self) -> str:
+        return self.target.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of each class or label, in order; empty for a regression."""
+        return self.target.classes
 
     def parts(self) -> dict[str, Dataset[Any]]:
         """Return the datasets by name: `train`, `valid` and, if there is one, `test`."""
@@ -75,12 +86,12 @@ class DataSplits:
         return {name: len(labels_of(part)) for name, part in self.parts().items()}
 
     def class_counts(self) -> dict[str, list[int]]:
-        """Return the number of samples of each class in each part."""
-        labels = {name: labels_of(part).flatten() for name, part in self.parts().items()}
-        return {
-            name: torch.bincount(of_part[of_part >= 0], minlength=len(self.classes)).tolist()
-            for name, of_part in labels.items()
-        }
+        """Return the number of samples of each class or label in each part, or that of pixels."""
+        of_parts = {name: labels_of(part) for name, part in self.parts().items()}
+        count = len(self.classes)
+        if self.task in (REGRESSION, MULTI_LABEL):
+            return {n: of.sum(0).long().tolist()[:count] for n, of in of_parts.items()}
+        return {n: of[of >= 0].bincount(minlength=count).tolist() for n, of in of_parts.items()}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -94,7 +105,8 @@ class DataSplits:
     @cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of every value and label, as hex digits; computed when first read."""
-        digest = hashlib.sha256(repr(self.classes).encode())
+        known = self.target.scaling or self.classes
+        digest = hashlib.sha256(repr(known).encode())
         for name, part in self.parts().items():
             digest.update(name.encode())
             for content in part.contents() if isinstance(part, LazySamples) else ():
@@ -108,9 +120,8 @@ class DataSplits:
         """Return the record for `run.json`."""
         return {
             "name": self.name,
-            "task": self.task,
             "counts": self.counts(),
-            "classes": list(self.classes),
+            **self.target.to_dict(),
             "input_shape": list(self.input_shape),
             "features": list(self.features),
             "preprocessing": self.preprocessing,
@@ -137,7 +148,8 @@ def make_splits(
     parts: Mapping[str, tuple[Samples, Labels]],
     *,
     split: Split = USUAL,
-    classes: Sequence[str] = (),
+    target: Target | None = None,
+    task: str | None = None,
     features: Sequence[str] = (),
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -145,9 +157,9 @@ def make_splits(
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Without
-    `classes`, labels are named by their own values. Samples with the `hashes` of training samples
-    are noted.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Labels
+    of a `target` are encoded already; of others the `task` is known, or follows from them. Samples
+    with the `hashes` of training samples are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -165,13 +177,15 @@ def make_splits(
         raise DataError(f"{name}: samples must have one shape, got {sorted(shapes)}")
     notes = [*notes, *check_scales(name, {part: samples for part, (samples, _) in parts.items()})]
     given = {part: labels for part, (_, labels) in parts.items()}
-    if classes:
-        encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
+    if target is None:
+        target, encoded, found = encode(name, given, task)
+        notes += found
     else:
-        classes, encoded = encode_labels(name, given)
-    rows = split_rows(name, encoded, split)
-    numbers = {part: encoded[source][at] for part, (source, at) in rows.items()}
-    notes += [*lookalikes(classes), *check_classes(name, classes, numbers)]
+        encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
+    rows = split_rows(name, strata(target, encoded), split)
+    notes += check_target(name, target, {p: encoded[of][at] for p, (of, at) in rows.items()})
+    if target.task == REGRESSION:
+        target, encoded = standardised(target, encoded, rows["train"][1])
     notes += copies(hashes, rows) if hashes else []
     sets = {
         part: make_dataset(parts[source][0], encoded[source], at)
@@ -182,12 +196,29 @@ def make_splits(
         train=sets["train"],
         valid=sets["valid"],
         test=sets.get("test"),
-        classes=tuple(classes),
+        target=target,
         input_shape=shapes.pop(),
         features=tuple(features),
         columns=columns or {},
         notes=tuple(notes),
     )
+
+
+def strata(target: Target, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the number of the class of each sample; of numbers and several labels, one for all."""
+    if target.task == CLASSIFICATION:
+        return dict(labels)
+    return {part: torch.zeros(len(of), dtype=torch.int64) for part, of in labels.items()}
+
+
+def standardised(
+    target: Target, numbers: Mapping[str, Tensor], train: Tensor
+) -> tuple[Target, dict[str, Tensor]]:
+    """Return numbers as (number - mean) / std of the training samples, and a target with those."""
+    given = numbers["train"][train].double()
+    pairs = zip(given.mean(0).tolist(), given.std(0, correction=0).tolist(), strict=True)
+    target = replace(target, scaling=tuple(Scaling(*pair) for pair in pairs))
+    return target, {part: target.scaled(of) for part, of in numbers.items()}
 
 
 def check_scales(name: str, parts: Mapping[str, Samples]) -> list[str]:
@@ -263,70 +294,6 @@ def make_dataset(samples: Samples, labels: Tensor, rows: Tensor) -> Dataset[Any]
     return (ImageDataset if is_bytes(samples) else TensorDataset)(samples, labels)
 
 
-def encode_labels(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], dict[str, Tensor]]:
-    """Number the distinct labels 0, 1, ... in sorted order; return their names and the numbers."""
-    arrays = {part: label_array(name, part, values) for part, values in labels.items()}
-    if len({values.dtype.kind in "iu" for values in arrays.values()}) > 1:
-        raise DataError(f"{name}: labels must be numbers in all parts, or text in all")
-    if np.result_type(*arrays.values()).kind == "f":  # of int64 and uint64: numbers would merge
-        arrays = {part: values.astype(object) for part, values in arrays.items()}
-    distinct = np.unique(np.concatenate(list(arrays.values())))
-    if len(distinct) > MOST_CLASSES:
-        raise DataError(
-            f"{name}: there must be at most {MOST_CLASSES} classes, got {len(distinct)} different "
-            "labels; is this the right target?"
-        )
-    encoded = {
-        part: torch.from_numpy(np.searchsorted(distinct, values)).long()
-        for part, values in arrays.items()
-    }
-    return [str(value) for value in distinct.tolist()], encoded
-
-
-def label_array(name: str, part: str, labels: Labels) -> NDArray[Any]:
-    """Return labels as whole numbers or text, after checking that none is missing."""
-    values = np.asarray(labels)
-    if values.ndim != 1:
-        raise DataError(
-            f"{name}: labels must be one value per sample, got shape {values.shape} in {part}"
-        )
-    if values.dtype.kind == "f":
-        values = values.astype(np.float64)
-        check_whole(name, part, values)
-        return values.astype(np.int64)
-    kind = values.dtype.kind
-    if kind in "iu" or (kind == "O" and all(type(value) is int for value in values)):
-        return values
-    if values.dtype.kind == "b":
-        values = values.astype(str)
-    if not (values.dtype.kind in "SU" or all(isinstance(value, str) for value in values)):
-        raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
-    try:
-        if values.dtype.kind == "S":
-            values = np.char.decode(values, "utf-8")
-        texts = [value.strip() for value in values.tolist()]
-        "".join(texts).encode()
-        if any(ord(max(text)) > sys.maxunicode for text in {*texts} - {""}):
-            raise ValueError("a code point is out of range")
-    except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
-        raise DataError(f"{name}: class names must be valid text ({error})") from error
-    if empty := texts.count(""):
-        raise DataError(
-            f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}"
-        )
-    return values
-
-
-def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
-    bad = ~(np.abs(labels) < 2.0**53) | (labels != np.floor(labels))  # beyond, numbers merge
-    if bad.any():
-        raise DataError(
-            f"{name}: labels must be classes (names or whole numbers), got decimal, huge or "
-            f"missing numbers in {part}, in {int(bad.sum())} of {len(labels)} rows; plainfit train "
-            "does classification"
-        )
-
-
 def copies(
     hashes: Mapping[str, Sequence[int]], rows: Mapping[str, tuple[str, Tensor]]
 ) -> list[str]:
@@ -339,48 +306,3 @@ def copies(
     together = ", or keep those of alike names in one part by --group-by" if drawn else ""
     text = "are equal to training images, and raise the scores; remove the copies"
     return [f"images {text}{together}: {' and '.join(equal)}"] if equal else []
-
-
-def lookalikes(classes: Sequence[str]) -> list[str]:
-    """Note classes that differ only in case, spaces, or how letters or a number are written."""
-    alike: dict[Decimal | str, list[str]] = {}
-    for name in classes:
-        text = " ".join(unicodedata.normalize("NFKC", name).split())
-        key = Decimal(text) if NUMBER.fullmatch(text) else text.casefold()
-        alike.setdefault(key, []).append(repr(name))
-    groups = [" and ".join(names) for names in alike.values() if len(names) > 1]
-    return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []
-
-
-def shortened(names: Sequence[str], most: int = FEW) -> str:
-    """
-    >>> shortened(["a", "b", "c", "d", "e", "f", "g"])
-    'a, b, c, d, e and 2 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> list[str]:
-    """Check that every class can be learned; note those that are in the training set only."""
-    if len(classes) < 2:
-        raise DataError(f"{name}: there must be at least two classes, got {list(classes)}")
-    for part, labels in parts.items():
-        if len(labels) == 0:
-            raise DataError(
-                f"{name}: {part} must have samples, and none could be taken from the training set; "
-                "provide at least two of each class"
-            )
-    absent = {
-        part: [classes[i] for i in (labels.bincount(minlength=len(classes)) == 0).nonzero()]
-        for part, labels in parts.items()
-    }
-    if absent["train"]:
-        names = ", ".join(map(repr, absent["train"]))
-        near = near_miss(absent["train"][0], {*classes} - {*absent["train"]})
-        raise DataError(f"{name}: every class must be in the training set; missing: {names}{near}")
-    return [
-        f"{part} has no samples of {shortened([repr(label) for label in of_part])}"
-        for part, of_part in absent.items()
-        if of_part
-    ]

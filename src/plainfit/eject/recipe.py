@@ -21,10 +21,11 @@ from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import loss_function, prepare, schedule_of, transformers
+from plainfit.runs.tasks import loss_function, metrics_of
+from plainfit.runs.train import prepare, schedule_of, transformers
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.fit_call import FitCall, bit_sums
-from plainfit.training.metrics import accuracy
+from plainfit.training.named_metrics import made
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -123,10 +124,10 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         seed=factory.seed,
         opt=parts.opt,
         groups=[{k: v for k, v in g.items() if k != "params"} for g in parts.opt.param_groups],
-        loss_func=loss_function(config),
+        loss_func=loss_function(config, parts.data.target),
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
-        metrics=[accuracy],
+        metrics=made(metrics_of(config, parts.data.target)),
         callbacks=[*scaling, *rates, *transformers(parts.config, parts.groups)],
         steps=steps,
         precision=config.precision,

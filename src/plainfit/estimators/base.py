@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import is_classifier
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -189,8 +188,8 @@ class PlainfitEstimator(Saving):
             stopping.append(EarlyStopping(config.patience, restore_best=True))
         with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it is
             model, opt = self._begun(config, tuple(x.shape[1:]), outputs, goes_on, once)
-            what = "classes" if is_classifier(self) else "targets"
-            check_outputs(model, [train_ds[: config.batch_size][:2]], outputs, what)
+            names = getattr(self, "classes_", [f"target {i}" for i in range(outputs)])
+            check_outputs(model, [train_ds[: config.batch_size][:2]], list(map(str, names)))
             on_device = resident(train_ds, device_of(model), config.memory_budget)
             order: Any = make_loader(on_device, config.batch_size, True, seed=config.seed)
             order.seek(self.n_iter_, 0)

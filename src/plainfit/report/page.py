@@ -21,7 +21,8 @@ from plainfit.report.rendering import (
 )
 from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import loss_function, prepare
+from plainfit.runs.tasks import loss_function
+from plainfit.runs.train import prepare
 
 FILE = "report.html"
 
@@ -76,7 +77,7 @@ def find_out(run: Run) -> dict[str, Any]:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
         found["parameters"] = count_parameters(run.built_model)
         found["predictions"] = predict(
-            run.model, run.open_data(), run.config.batch_size, loss_function(run.config)
+            run.model, run.open_data(), run.config.batch_size, loss_function(run.config, run.target)
         )
     except Exception as error:  # a user's model and data fail in many ways
         found["missing"] = reason(error)

@@ -18,6 +18,7 @@ from plainfit.data.loaders import make_loader
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import DataSplits
+from plainfit.data.targets import SEGMENTATION
 from plainfit.training.metrics import accuracy
 from plainfit.training.validation import validate
 
@@ -65,7 +66,7 @@ def predict(
     shown = worst_classes(scores)
 
     def describe(row: int) -> dict[str, Any]:
-        if data.task == "segmentation":
+        if data.task == SEGMENTATION:
             x, y = dataset[row]
             masks = [overlaid(x, classes) for classes in (y, predicted[row])]
             picture, is_small = thumbnail(torch.cat([x.expand(3, -1, -1), *masks], 2), dataset)
@@ -102,7 +103,7 @@ def predict(
         "scores": shown,
         "mean": np.nanmean([score[:4] for score in scores], axis=0).tolist(),
         "samples": len(pairs[0]),
-        "are_pixels": data.task == "segmentation",
+        "are_pixels": data.task == SEGMENTATION,
         "classes": len(scores),
         "confusion": confusion_rows(*pairs, shown, len(scores)),
         "columns": column_names(data),

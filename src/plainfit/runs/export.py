@@ -19,6 +19,7 @@ from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables import alone
+from plainfit.data.targets import SEGMENTATION
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
 from plainfit.runs.folder import Run
@@ -118,7 +119,7 @@ def export_run(
 def facts_of(run: Run) -> Facts:
     record, made = run.record["data"], run.preprocessing
     shape, classes = record["input_shape"], record["classes"]
-    sides = shape[1:] if run.task == "segmentation" else []
+    sides = shape[1:] if run.target.task == SEGMENTATION else []
     values = f"numbers {made['values']} of the training"
     if record["features"]:
         values = 'prepare(table, facts["preprocessing"]) of prepare.py'

@@ -24,12 +24,14 @@ from plainfit.common.errors import (
     RunError,
     near_miss,
     reason,
+    shortened,
 )
 from plainfit.common.files import JOURNAL
 from plainfit.common.files import RECORD as RECORD
 from plainfit.common.locks import ANY_LOCK, LOCK
 from plainfit.common.shell import command
-from plainfit.data.splits import DataSplits, shortened
+from plainfit.data.splits import DataSplits
+from plainfit.data.targets import Target
 from plainfit.models.build import Factory
 from plainfit.models.trust import Code, code_of, trusted
 from plainfit.models.weights import load_model
@@ -199,8 +201,13 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
-        """The name of each class, in the order of the model's outputs."""
+        """The name of each class or label, in the order of the model's outputs."""
         return list(self.record["data"]["classes"])
+
+    @cached_property
+    def target(self) -> Target:
+        """What the outputs of its model stand for."""
+        return Target.from_dict(self.record["data"])
 
     @cached_property
     def config(self) -> RunConfig:
@@ -220,10 +227,6 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The settings as they were recorded, even those that this version does not know."""
         return {**RunConfig().to_dict(), **self.record["config"]}
-
-    @property
-    def task(self) -> str:
-        return str(self.record["data"].get("task", "classification"))
 
     @cached_property
     def preprocessing(self) -> dict[str, Any]:
@@ -302,8 +305,8 @@ class Run:
 
     @property
     def best(self) -> Row | None:
-        """The row of the epoch with the lowest validation loss; None before the first."""
-        best = best_epoch(self.epochs)
+        """The row of the best epoch, by the validation loss or `monitor`; None before the first."""
+        best = best_epoch(self.epochs, self.settings["monitor"])
         return None if best is None else self.epochs[best]
 
     @property
@@ -421,8 +424,8 @@ def load_run(folder: str | Path, *, best: bool = True, trust_code: bool = False)
 
     Args:
         folder: written by `plainfit train`; it may come from someone else, as for `open_run`.
-        best: load the weights of the epoch with the lowest validation loss, which a run has before
-            it finishes, too; else those at the end of the training.
+        best: load the weights of the best epoch, by the validation loss or `monitor`, which a run
+            has before it finishes, too; else those at the end of the training.
         trust_code: as for `open_run`.
 
     Returns:
@@ -449,7 +452,7 @@ class RunLine:
     state: str
     epochs: int
     of: int
-    best: Row  # of the epoch with the lowest validation loss; empty before the first one
+    best: Row  # of the best epoch; empty before the first one
     bytes: int
 
 

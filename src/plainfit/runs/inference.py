@@ -1,6 +1,6 @@
 """After the training: what a model gives for data of any kind, and how good that is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ from plainfit.data.batches import (
 )
 from plainfit.data.datasets import as_dataset, is_table
 from plainfit.data.loaders import make_loader
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from plainfit.runs.folder import Run
 from plainfit.runs.inputs import as_trained
-from plainfit.runs.train import loss_function
+from plainfit.runs.tasks import loss_function, metrics_of
 from plainfit.training.hooks import LossFunction, warn
-from plainfit.training.metrics import Metric, accuracy
+from plainfit.training.metrics import Metric
 from plainfit.training.state import untouched
 from plainfit.training.validation import evaluating, validate
 
@@ -58,9 +59,11 @@ def predict(
             folder, whose images are taken in the order of their paths. Other tensors, datasets and
             batches hold what the model takes.
         output: `raw` for what the model returns, `probabilities` for the softmax of scores of shape
-            (samples, classes), or with height and width for each pixel, unless they are probabilities already, `classes` for the index of
-            the largest; or a function of what the model returns for a batch, such as
-            `torch.sigmoid`.
+            (samples, classes), or with height and width for each pixel, unless they are
+            probabilities already, `classes` for the index of the largest; or a function of what the
+            model returns for a batch, such as `torch.sigmoid`. A run of several labels has the
+            sigmoid as `probabilities`, and 0 or 1 as `classes`; of a regression, `raw` is in the
+            units of the target.
         bs: samples in a batch, where the data are not batches; 128 by default, or as in the run's
             validation.
         target: the key of the targets in batches that are mappings, which are left out.
@@ -74,9 +77,10 @@ def predict(
         DataError: if the data cannot be used.
         ModelError: if the outputs are not what `output` needs, or not one for each sample.
     """
-    chosen = output if callable(output) else OUTPUTS.get(str(output))
+    known = OUTPUTS if isinstance(model, nn.Module) else outputs_of(model)
+    chosen = output if callable(output) else known.get(str(output))
     if chosen is None:
-        raise ConfigError(unknown_name("output", str(output), [*OUTPUTS, "a function"]))
+        raise ConfigError(unknown_name("output", str(output), [*known, "a function"]))
     net, batches = parts(model, data, bs)
     if is_shuffled(batches):
         warn("the loader shuffles, and so the predictions are not in the order of its dataset")
@@ -115,7 +119,7 @@ def evaluate(
             with its target column, or a folder of images with one folder for each class. By default
             the run's own test set, or its validation set if it has none.
         loss_func: as for `fit`; by default that of the run.
-        metrics: as for `fit`; by default the accuracy for a run.
+        metrics: as for `fit`; by default those of its training for a run.
         bs: as for `predict`.
         target: as for `fit`.
         batch_size: as for `fit`.
@@ -124,7 +128,8 @@ def evaluate(
         ConfigError, DataError: if the data cannot be used, or there is none.
     """
     if isinstance(model, Run):
-        loss_func, metrics = loss_func or loss_function(model.config), metrics or [accuracy]
+        loss_func = loss_func or loss_function(model.config, model.target)
+        metrics = metrics or metrics_of(model.config, model.target)
         if data is None:
             own = model.open_data()
             data = own.test or own.valid
@@ -189,8 +194,8 @@ def scores_of(out: Any) -> Tensor:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
             "for probabilities and classes, a model must give scores of shape (samples, classes), "
-            f"or (samples, classes, height, width), with two classes or more, got {got}; pass a function of what it gives, such as "
-            "output=torch.sigmoid"
+            f"or with height and width too, of two classes or more, got {got}; pass a function of "
+            "what it gives, such as output=torch.sigmoid"
         )
     return scores
 
@@ -200,6 +205,18 @@ OUTPUTS: dict[str, Callable[[Any], Any]] = {
     "probabilities": probabilities,
     "classes": classes,
 }
+
+
+def outputs_of(run: Any) -> Mapping[str, Callable[[Any], Any]]:
+    task = run.target.task if isinstance(run, Run) else CLASSIFICATION
+    if task == REGRESSION:
+        return {"raw": run.target.restored}
+    if task == MULTI_LABEL:
+        return OUTPUTS | {
+            "probabilities": torch.sigmoid,
+            "classes": lambda out: (out > 0).long(),
+        }
+    return OUTPUTS
 
 
 def is_shuffled(dl: Any) -> bool:

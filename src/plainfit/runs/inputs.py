@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import DataError, RunError, near_miss
+from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
 from plainfit.data.decoding import read_image
+from plainfit.data.label_file import numbers_in
 from plainfit.data.layout import find_images, images_under
 from plainfit.data.open_data import TABLES
 from plainfit.data.processes import read_all
-from plainfit.data.splits import OF_IMAGE_FILES, label_array, shortened
+from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
-from plainfit.data.tables.table import USUAL_TARGETS, find_target, label_texts
+from plainfit.data.tables.table import USUAL_TARGETS, find_targets, target_values
+from plainfit.data.targets import REGRESSION
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
 
@@ -52,7 +54,7 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
         x = checked(run, x)
     else:
         return data
-    return x if y is None else (x, numbers_of(run, y))
+    return x if y is None else (x, encoded(run, y))
 
 
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
@@ -80,8 +82,8 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     """Return the inputs of a table, as the run's own became them, and its labels."""
     made = columns_of(run, table.path)
     if labelled and y is None:
-        target = find_target(table.path, list(table.columns), run.config.target)
-        y = label_texts(table, target, table.texts([target])[target])
+        names = find_targets(table.path, list(table.columns), run.config.target)
+        y = target_values(table, table.texts(names), run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:
@@ -94,8 +96,10 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
 
 
 def targets(run: Run, table: Table) -> list[str]:
-    target = run.config.target
-    return [n for n in table.columns if n == target or (not target and n.lower() in USUAL_TARGETS)]
+    if run.config.target is None:
+        return [name for name in table.columns if name.lower() in USUAL_TARGETS]
+    names = {run.config.target, *map(str.strip, run.config.target.split(","))}
+    return [name for name in table.columns if name in names]
 
 
 def dropped(run: Run, table: Table) -> list[str]:
@@ -128,28 +132,22 @@ def checked(run: Run, x: Any) -> Tensor:
     return inputs.float()
 
 
-def numbers_of(run: Run, labels: Any) -> Tensor:
-    """Return the number of each label among the run's classes; a tensor has numbers already."""
-    if isinstance(labels, Tensor):
+def encoded(run: Run, labels: Any) -> Tensor:
+    """Return labels as the run's model predicts them; a tensor of classes is that already."""
+    if isinstance(labels, Tensor) and run.target.task != REGRESSION:
         return labels
-    numbers = {name: number for number, name in enumerate(run.classes)}
-    names = [str(value) for value in label_array("the data", "y", labels).tolist()]
-    if unknown := sorted(set(names) - numbers.keys()):
-        raise DataError(
-            f"labels must be classes of {run.folder} ({shortened(run.classes)}), got "
-            f"{shortened(unknown)}{near_miss(unknown[0], numbers)}"
-        )
-    return torch.tensor([numbers[name] for name in names])
+    return run.target.encoded("the data", labels)
 
 
 def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
     """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
         return image_batches(run, images_in(path), bs)
-    found, _ = find_images(path, run.config.target)
+    found, _ = find_images(path, run.config.target, run.target.task)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
-    labels = numbers_of(run, [label for _, label, _ in found])
+    texts = {"": [label for _, label, _ in found]}
+    labels = encoded(run, numbers_in(texts, run.target.task)[""])
     return image_batches(run, [Path(file) for *_, file in found], bs, labels)
 
 

@@ -1,4 +1,4 @@
-"""Class probabilities of new images and of the rows of a table."""
+"""What a run predicts for new images and for the rows of a table."""
 
 import csv
 import io
@@ -15,9 +15,10 @@ from plainfit.common.errors import ConfigError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.segmentation import mask_picture
+from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEVERAL, Target
 from plainfit.runs import folder as runs
 from plainfit.runs.folder import Run
-from plainfit.runs.inference import predict
+from plainfit.runs.inference import outputs_of, predict
 from plainfit.runs.inputs import (
     batch_of,
     dropped,
@@ -37,7 +38,7 @@ OUTPUTS = (".csv", ".parquet", ".jsonl")
 def predict_images(
     run: Run, paths: Sequence[Path], *, views: int = 0, augment: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return each image's path, likeliest class and probability of every class.
+    """Return each image's path, and what is predicted of it; see `readable`.
 
     An image is read as the training images were: resized, and in gray if they were gray; a run on
     other values than the bytes of images is refused. Memory does not grow with the images. With
@@ -57,16 +58,29 @@ def predict_images(
     if views:
         with torch.no_grad():
             rows = [mean_of_views(run, x, views, pipeline, size) for xb in batches for x in xb]
+        found = torch.stack(rows)
     else:
-        rows = predict(run, batches, output="probabilities")
-    return [
-        {
-            "image": str(path),
-            "class": run.classes[int(row.argmax())],
-            "probabilities": dict(zip(run.classes, row.tolist(), strict=True)),
-        }
-        for path, row in zip(paths, rows, strict=True)
-    ]
+        found = predict(run, batches, output=best_output(run))
+    results = readable(run.target, found)
+    return [{"image": str(path)} | result for path, result in zip(paths, results, strict=True)]
+
+
+def best_output(run: Run) -> str:
+    return "raw" if run.target.task == REGRESSION else "probabilities"
+
+
+def readable(target: Target, rows: Tensor) -> list[dict[str, Any]]:
+    """Return numbers by name, or the likeliest class or labels, and all probabilities."""
+    named = [dict(zip(target.names, row, strict=True)) for row in rows.tolist()]
+    if target.task == REGRESSION:
+        return [{name: float(f"{value:.7g}") for name, value in row.items()} for row in named]
+    if target.task == MULTI_LABEL:
+        chosen = [
+            {"labels": SEVERAL[0].join(n for n, p in row.items() if p > 0.5)} for row in named
+        ]
+    else:
+        chosen = [{"class": target.names[at]} for at in rows.argmax(dim=1).tolist()]
+    return [one | {"probabilities": row} for one, row in zip(chosen, named, strict=True)]
 
 
 @raised_as(RunError, "the run's model must take the images")
@@ -92,19 +106,19 @@ def write_masks(run: Run, paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int) -> Tensor:
-    """Return the mean probabilities over an image and augmented views of it, `size` at a time."""
+    """Return the mean output over an image and augmented views of it, `size` at a time."""
     generator = stream(run.config.seed, "views")
-    total = torch.zeros(len(run.classes))
+    total, finish = torch.zeros(len(run.target.names)), outputs_of(run)[best_output(run)]
     for first in range(0, views, size):
         xb, _ = pipeline(x.repeat(min(size, views - first), 1, 1, 1), None, generator)
         xb = xb if first else torch.cat([x.unsqueeze(0), xb])
-        total += run.model(xb).softmax(dim=1).sum(dim=0)
+        total += finish(run.model(xb)).sum(dim=0)
     return total / (views + 1)
 
 
 @raised_as(RunError, "the run's model must take the rows")
 def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, Any]]:
-    """Return each row's likeliest class and the probability of every class.
+    """Return what is predicted of each row; see `readable`.
 
     Before them come the columns that `drop` or `group_by` left out, such as an id, as they are
     written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
@@ -114,16 +128,11 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
     inputs, _ = of_table(run, table, None, labelled=False)
     for name in targets(run, table):
         warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")
-    rows = predict(run, inputs, output="probabilities")
+    results = readable(run.target, predict(run, inputs, output=best_output(run)))
     kept = {name: column.to_pylist() for name, column in table.texts(dropped(run, table)).items()}
-    best = rows.argmax(dim=1).tolist()
     return [
-        {
-            **{name: values[at] for name, values in kept.items()},
-            "class": run.classes[best[at]],
-            "probabilities": dict(zip(run.classes, row, strict=True)),
-        }
-        for at, row in enumerate(rows.tolist())
+        {name: values[at] for name, values in kept.items()} | result
+        for at, result in enumerate(results)
     ]
 
 
@@ -140,7 +149,7 @@ def to_bytes(results: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
     """Return predictions as the content of a file: a row each, `p(NAME)` for a class's chance."""
     rows = [
         {name: value for name, value in result.items() if name != "probabilities"}
-        | {f"p({name})": value for name, value in result["probabilities"].items()}
+        | {f"p({name})": value for name, value in result.get("probabilities", {}).items()}
         for result in results
     ]
     if suffix == ".parquet":

@@ -22,7 +22,9 @@ class Model(TypedDict):
 class Data(TypedDict):
     name: str
     counts: dict[str, Count]
+    task: NotRequired[str]
     classes: list[str]
+    targets: NotRequired[dict[str, dict[str, float]]]
     input_shape: list[Size]
     features: list[str]
     notes: NotRequired[list[str]]

@@ -42,7 +42,12 @@ class DataSettings:
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
     ] = None
-    target: Annotated[str | None, "The column to predict, for a table or labels.csv."] = None
+    target: Annotated[
+        str | None, "The column to predict, for a table or labels.csv; several: rain,wind."
+    ] = None
+    task: Annotated[
+        str | None, "classification, regression or multi-label (default: by the target)."
+    ] = None
     image_size: Annotated[
         int | None, "Resize the images of a folder to N x N pixels.", Between(1, 5000)
     ] = None
@@ -184,9 +189,17 @@ class TrainingSettings:
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
+    loss: Annotated[
+        str | None,
+        "For regression: mse (default), mae, huber or smooth_l1 of standardised numbers.",
+    ] = None
+    metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
     label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1.", SHARE] = 0.0
+    monitor: Annotated[
+        str | None, "What decides the best epoch, such as f1 (default: the validation loss)."
+    ] = None
     patience: Annotated[
-        int | None, "Stop after N epochs without a better validation loss.", COUNT
+        int | None, "Stop after N epochs without a better validation loss, or --monitor.", COUNT
     ] = None
     time_limit: Annotated[
         float | None, "Stop after N seconds; resume continues.", Between(1e-9, 1e9)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -26,6 +25,7 @@ from plainfit.common.errors import (
     TrainingError,
     raised_as,
     reason,
+    shortened,
 )
 from plainfit.common.locks import one_writer
 from plainfit.common.shell import command
@@ -33,6 +33,7 @@ from plainfit.data.augment import named_steps
 from plainfit.data.datasets import resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
+from plainfit.data.targets import CLASSIFICATION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
@@ -41,6 +42,7 @@ from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
+from plainfit.runs.tasks import described, loss_function, metrics_of
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -51,7 +53,7 @@ from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
-from plainfit.training.metrics import Overlap, accuracy
+from plainfit.training.metrics import Metric, metric_name
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
@@ -83,9 +85,10 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     data = config.open_data() if run is None else run.open_data()
-    if data.task == "segmentation" and config.model == RunConfig.model:
+    loss_function(config, data.target)  # checks its settings, as this does the names
+    if data.task == SEGMENTATION and config.model == RunConfig.model:
         config = replace(config, model="unet")  # the default is for classes of whole images
-    is_augmented = bool(named_steps(config.augment))  # checks the names
+    is_augmented = bool(named_steps(config.augment))
     if is_augmented:
         check_images(data)
     model, opt, groups = build(config, data, run)
@@ -101,8 +104,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         num_workers=workers,
     )
     if is_augmented:
+        classes = len(data.classes) if data.task == CLASSIFICATION else None
         train_dl = AugmentedLoader(
-            train_dl, config.augment, config.seed, classes=len(data.classes), device=device
+            train_dl, config.augment, config.seed, classes=classes, device=device
         )
     if not config.overfit_one_batch:
         check_last_batch(model, train_dl)
@@ -112,7 +116,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
 def build(
     config: RunConfig, data: DataSplits, run: runs.Run | None
 ) -> tuple[nn.Module, Optimizer, list[list[str]]]:
-    shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
+    shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.target.names)}
     arguments, options = config.model_arguments, optimizer_options(config)
     if config.source is None:
         names = ("optimizer", "seed", "device", "channels_last")
@@ -156,44 +160,41 @@ def transformers(config: RunConfig, groups: Sequence[Sequence[str]] = ()) -> lis
     ]
 
 
-def loss_function(config: RunConfig) -> Callable[[Any, Any], Tensor]:
-    smoothing = config.label_smoothing
-    return partial(F.cross_entropy, label_smoothing=smoothing) if smoothing else F.cross_entropy
-
-
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
     """Return the callbacks that write files, and those that stop a training."""
     settings = {name: value for name, value in config.to_dict().items() if value is not None}
-    tracked = folder / runs.TRACKED
+    tracked, by = folder / runs.TRACKED, config.monitor
     return [
-        cb.BestWeights(folder / runs.BEST),
+        cb.BestWeights(folder / runs.BEST, by),
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
         *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),
-        *([cb.EarlyStopping(config.patience)] if config.patience is not None else []),
+        *([cb.EarlyStopping(config.patience, by)] if config.patience is not None else []),
         *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
     ]
 
 
 def find_rate(parts: Parts, say: Say) -> None:
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        search = lr_find(parts.model, loss_function(parts.config), parts.opt, parts.train_dl)
+        loss = loss_function(parts.config, parts.data.target)
+        search = lr_find(parts.model, loss, parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = config = replace(parts.config, lr=rate)
     parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
 
 
-def check_outputs(model: nn.Module, dl: Iterable[Any], classes: int, what: str = "classes") -> None:
+def check_outputs(model: nn.Module, dl: Iterable[Any], names: Sequence[str]) -> None:
     with raised_as(DataError, "the data must give batches"):
         xb, yb = next(iter(dl))
-    out, wanted = try_batch(model, xb), (len(yb), classes, *yb.shape[1:])
+    out, outputs = try_batch(model, xb), len(names)
+    wanted = (len(yb), outputs, *(yb.shape[1:] if yb.dim() == 3 else ()))  # for each pixel
     if not isinstance(out, Tensor) or out.shape != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(
-            f"the model must give one score for each of the {classes} {what}, shape "
-            f"{wanted} for {len(yb)} samples, got {got}; give your class or function "
-            "a parameter `classes`, which receives their number"
+            f"the model must give one output for each of {outputs} ({shortened(names)}), "
+            f"shape {wanted} for {len(yb)} samples, got {got}; give your class or function a "
+            "parameter `classes`, which receives their number"
         )
 
 
@@ -211,7 +212,9 @@ def make_record(parts: Parts) -> dict[str, Any]:
     layers = rates_of(parts)
     factory: Any = model.plainfit_factory
     code = remember(factory.target)
-    smoothing = f", label_smoothing={p}" if (p := config.label_smoothing) else ""
+    loss = loss_function(config, data.target)
+    options_of_loss = loss.keywords if isinstance(loss, partial) else {}
+    given = "".join(f", {name}={value}" for name, value in options_of_loss.items())
     return {
         "state": "started",
         "config": config.to_dict(),
@@ -220,7 +223,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
         **({"layers": layers} if layers else {}),
-        "loss": f"torch.nn.functional:cross_entropy{smoothing}",
+        "loss": f"torch.nn.functional:{metric_name(loss)}{given}",
         "data": data.to_dict(),
         "versions": versions(),
         "fingerprint": fingerprint(device_of(model)),
@@ -241,7 +244,7 @@ def describe(parts: Parts) -> str:
     counts = ", ".join(f"{count:,} {part}" for part, count in data.counts().items())
     shape = "x".join(map(str, data.input_shape))
     lines = [
-        f"data   {data.name}: {counts}; {len(data.classes)} classes; samples of {shape}",
+        f"data   {data.name}: {counts}; {described(data.target)}; samples of {shape}",
         *(f"note   {note}" for note in data.notes),
         f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
         f"{device_of(model)}",
@@ -257,7 +260,7 @@ class RunResult:
     folder: Path
     history: History
     test: dict[str, float] | None
-    """Loss and accuracy on the test set, which is used once, here; None without a test set."""
+    """Loss and metrics on the test set, which is used once, here; None without a test set."""
     takes: str
     """A file that `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
 
@@ -286,7 +289,7 @@ def train(
     """
     check_callbacks(callbacks)
     parts = prepare(config)
-    check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
+    check_outputs(parts.model, parts.valid_dl, parts.data.target.names)
     folder = config.out or runs.default_folder(config.data, parts.config.model)
     runs.create_folder(folder)
     with one_writer(folder):
@@ -389,11 +392,11 @@ def run_fit(
             history = fit(
                 config.epochs,
                 parts.model,
-                loss_function(config),
+                loss_function(config, parts.data.target),
                 parts.opt,
                 parts.train_dl,
                 parts.valid_dl,
-                metrics=metrics_of(parts.data),
+                metrics=metrics_of(config, parts.data.target),
                 callbacks=added,
                 schedule=schedule_of(config, len(parts.train_dl)),
                 checkpoint=checkpoint,
@@ -445,8 +448,10 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if data.test is not None:
         test_dl = make_loader(data.test, config.batch_size * 2, False, num_workers=parts.workers)
         with raised_as(TrainingError, "the test set must be scored"):
-            test = validate(model, loss_function(config), test_dl, metrics=metrics_of(data, True))
-        if "balanced_accuracy" in test:
+            named: list[Metric] = [balanced_accuracy] if is_imbalanced(data) else []
+            metrics = [*metrics_of(config, data.target), *named]
+            test = validate(model, loss_function(config, data.target), test_dl, metrics=metrics)
+        if named:
             test["largest_class"] = max(of := data.class_counts()["test"]) / sum(of)
     runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))
     draw_curves(history, folder / runs.CURVES)
@@ -456,7 +461,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         stopped=history.stopped,
         test=test,
         last=history[-1] if len(history) else None,
-        best=history.best(),
+        best=history.best(config.monitor),
         config=config.to_dict(),
         steps=len(history.step_losses),
         compiled=history.run.compile if history.run else None,
@@ -468,15 +473,10 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     return RunResult(folder, history, test, takes)
 
 
-def metrics_of(data: DataSplits, after: bool = False) -> list[Any]:
-    """Return the metrics of a training, or those `after` it, on the test set."""
-    if data.task == "segmentation":
-        return [accuracy, Overlap("iou"), *([Overlap("dice")] if after else [])]
-    return [accuracy, *([balanced_accuracy] if after and is_imbalanced(data) else [])]
-
-
 def is_imbalanced(data: DataSplits) -> bool:
     """Return whether the smallest class has under 10 % of the samples, and far less than others."""
+    if data.task != CLASSIFICATION:
+        return False
     of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
     return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
 

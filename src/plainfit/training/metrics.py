@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,46 @@ def correct(out: Tensor, yb: Tensor) -> tuple[Tensor, Tensor]:
     if hits.shape != yb.shape:
         raise ValueError(f"labels need a score for each class, got {out.shape} for {yb.shape}")
     return hits.sum(), (yb != -100).sum()  # no index is -100, so such a label is no hit
+
+
+def mae(out: Tensor, yb: Tensor, scale: float = 1.0) -> Tensor:
+    """Return the mean of |out - yb|, times `scale`: the standard deviation of standardised `yb`."""
+    return (out - yb).abs().mean() * scale
+
+
+def rmse(out: Tensor, yb: Tensor, scale: float = 1.0) -> Tensor:
+    """Return the root of the mean of (out - yb)**2, times `scale`."""
+    return (out - yb).square().mean().sqrt() * scale
+
+
+def r2(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the mean over the targets of 1 - sum (out - yb)**2 / sum (yb - mean)**2.
+
+    Args:
+        out, yb: predictions and targets, shape (samples, targets).
+    """
+    spread = (yb - yb.mean(0)).square().sum(0)
+    return (1 - (out - yb).square().sum(0) / spread).mean()
+
+
+def subset_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the share of samples whose labels are all right.
+
+    Args:
+        out, yb: logits, and labels 0 or 1, shape (samples, labels).
+    """
+    return ((out > 0) == (yb > 0)).all(1).float().mean()
+
+
+def f1(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the mean over the labels of 2 hits / (predicted + present); 0 for 0 of 0.
+
+    Args:
+        out, yb: as for `subset_accuracy`.
+    """
+    predicted, present = out > 0, yb > 0
+    hits, total = (predicted & present).sum(0), predicted.sum(0) + present.sum(0)
+    return (2 * hits / total.clamp(min=1)).mean()
 
 
 def class_dim(out: Tensor, yb: Tensor) -> int:
@@ -276,6 +317,7 @@ def is_streaming(metric: Any) -> bool:
 
 
 def metric_name(metric: Any) -> str:
+    metric = metric.func if isinstance(metric, partial) else metric
     return str(getattr(metric, "__name__", type(metric).__name__))
 
 

@@ -107,4 +107,4 @@ def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
              for v in spec.values[1:]]  # fmt: skip
     for changes in [{}, *tries]:
         parts = prepare(RunConfig.from_dict(fixed | first | changes))
-        check_outputs(parts.model, parts.valid_dl, len(parts.data.classes))
+        check_outputs(parts.model, parts.valid_dl, parts.data.target.names)

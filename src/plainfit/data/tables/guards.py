@@ -18,9 +18,12 @@ FEW_ROWS = 20  # too few to tell from chance
 
 
 def check_column(
-    name: str, values: Values, made: Made, labels: NDArray[np.int64], train: int, *, asked: bool
+    name: str, values: Values, made: Made, labels: NDArray[Any], train: int, *, asked: bool
 ) -> list[str]:
-    """Refuse or note a column by its values and the labels; `asked` is one that the user named."""
+    """Refuse or note a column by its values and the labels; `asked` is one that the user named.
+
+    The labels are classes, shape (samples,), or others, shape (samples, targets).
+    """
     categories = made.get("categories", [])
     drop = f"leave it out by --drop {name}"
     if len(categories) > (MOST_CATEGORIES if asked else MOST_INPUTS):
@@ -38,14 +41,14 @@ def check_column(
     keep = f"--{'categorical' if categories else 'numeric'} {name}"
     codes: NDArray[Any] = values.codes if isinstance(values, Texts) else values
     is_long = len(codes) >= FEW_ROWS
-    if is_long and is_renamed(codes, labels):
+    is_target = labels.ndim == 2 and any(np.array_equal(codes, each) for each in labels.T)
+    if is_long and (is_target or any(is_renamed(codes, each) for each in columns_of(labels))):
         raise DataError(
-            f"column {name!r} is the target under another name, each value with one class: {drop}, "
-            f"or keep it by {keep}"
+            f"column {name!r} is the target under another name, each value with one of its own: "
+            f"{drop}, or keep it by {keep}"
         )
     if codes is values and differ_and_whole(codes):
-        changes = int((np.diff(labels[np.argsort(codes)]) != 0).sum())
-        if is_long and changes == int(labels.max()):
+        if is_long and labels.ndim == 1 and is_sorted(codes, labels):
             raise DataError(
                 f"column {name!r} has another whole number in each row, and the classes are sorted "
                 f"by it, as by the number of a row: {drop}, or keep it by {keep}"
@@ -57,13 +60,26 @@ def check_column(
     return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
 
 
+def columns_of(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """Return the labels of each target, numbered from 0."""
+    if labels.ndim == 1:
+        return [labels]
+    return [np.unique(column, return_inverse=True)[1] for column in labels.T]
+
+
 def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each value comes with one class, and each class with one value."""
     classes = int(labels.max()) + 1
-    if classes < 2 or len(np.unique(codes[:FIRST])) > classes:
+    if not 2 <= classes < len(labels) or len(np.unique(codes[:FIRST])) > classes:
         return False
     found, places = np.unique(codes, return_inverse=True)
     return len(found) == classes == len(np.unique(places * classes + labels))
+
+
+def is_sorted(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
+    """Return whether each class has all numbers of a range."""
+    changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
+    return changes == int(labels.max())
 
 
 def differ_and_whole(numbers: NDArray[Any]) -> bool:

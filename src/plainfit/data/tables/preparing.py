@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss
-from plainfit.data.splits import shortened
+from plainfit.common.errors import DataError, near_miss, shortened
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 

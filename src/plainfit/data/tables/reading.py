@@ -15,8 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plainfit.common.errors import ConfigError, DataError, near_miss, raised_as, unknown_name
-from plainfit.data.splits import NUMBER, most_memory, shortened
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    near_miss,
+    raised_as,
+    shortened,
+    unknown_name,
+)
+from plainfit.data.splits import most_memory
+from plainfit.data.targets import NUMBER
 
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

@@ -7,7 +7,7 @@ would read most of it for every batch.
 
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss
+from plainfit.common.errors import DataError, near_miss, shortened
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.parts import USUAL, Split, split_rows
@@ -36,6 +36,7 @@ from plainfit.data.tables.preparing import (
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, check_whole, encode
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
@@ -47,8 +48,9 @@ def read_table(
     target: str | None = None,
     split: Split = USUAL,
     memory_budget: int = 2048,
+    task: str | None = None,
 ) -> DataSplits:
-    """Return the rows of a table as float32 inputs and classes; see `open_data`.
+    """Return the rows of a table as float32 inputs with what is to be predicted; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
     becomes one 0/1 input for each category in the training rows. Labels keep their text.
@@ -56,19 +58,21 @@ def read_table(
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
     table = read_columns(path, options, filter(None, map(str.strip, as_text)))
-    target = find_target(path, list(table.columns), target)
-    kinds = kinds_of(table, options, target)
+    targets = find_targets(path, list(table.columns), target)
+    kinds = kinds_of(table, options, targets)
     codes = like_codes(table, kinds)
-    texts = table.texts([target, *codes])
-    labels = label_texts(table, target, texts.pop(target))
+    texts = table.texts([*targets, *codes])
+    labels = target_values(table, {name: texts.pop(name) for name in targets}, task)
     table.notes += [
         note for name, text in texts.items() for note in lost_digits(name, text, codes[name])
     ]
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
-    classes, encoded = splits.encode_labels(str(path), {"train": labels})
+    what, encoded, notes = encode(str(path), {"train": labels}, task, targets)
+    table.notes += notes
     split = split_by_columns(table, options, split)
-    parts = {part: at.numpy() for part, (_, at) in split_rows(str(path), encoded, split).items()}
+    drawn = split_rows(str(path), splits.strata(what, encoded), split)
+    parts = {part: at.numpy() for part, (_, at) in drawn.items()}
     train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
@@ -89,14 +93,14 @@ def read_table(
         str(path),
         {"train": (samples, encoded["train"])},
         split=split,
-        classes=classes,
+        target=what,
         features=features,
         columns=made,
         notes=table.notes,
     )
 
 
-def find_target(path: Path, names: list[str], target: str | None) -> str:
+def find_targets(path: Path, names: list[str], target: str | None) -> list[str]:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
         target = usual[0]
@@ -105,17 +109,19 @@ def find_target(path: Path, names: list[str], target: str | None) -> str:
             f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
-    if target not in names:
-        raise DataError(
-            f"{path} has no column {target!r}: choose target from {', '.join(names)}"
-            f"{near_miss(target, names)}"
-        )
-    return target
+    found = [target] if target in names else list(map(str.strip, target.split(",")))
+    for name in found:
+        if name not in names:
+            raise DataError(
+                f"{path} has no column {name!r}: choose target from {', '.join(names)}"
+                f"{near_miss(name, names)}"
+            )
+    return found
 
 
-def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]:
+def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dict[str, str]:
     """Return the columns that become inputs, with the kind that the user gave, or none."""
-    others = [name for name in table.columns if name != target and not is_index(table, name)]
+    others = [name for name in table.columns if name not in targets and not is_index(table, name)]
     dropped, groups, texts, numbers = (
         options.named(option, others, table.path)
         for option in ("drop", "group_by", "categorical", "numeric")
@@ -128,7 +134,9 @@ def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]
             f"and --numeric, and {twice[0]!r} is named twice"
         )
     if not (inputs := [name for name in others if name not in dropped]):
-        raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
+        raise DataError(
+            f"{table.path}: a table must have columns beside the target {', '.join(targets)}"
+        )
     return {name: kinds.get(name, "") for name in inputs}
 
 
@@ -144,7 +152,23 @@ def is_index(table: Table, name: str) -> bool:
     return True
 
 
-def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:
+def target_values(
+    table: Table, written: Mapping[str, Any], task: str | None = None
+) -> NDArray[Any]:
+    """Return the values of the target, or of several as columns of numbers."""
+    if len(written) == 1:
+        ((name, text),) = written.items()
+        return label_values(table, name, text, task)
+    columns = []
+    for name in written:
+        values = values_of(name, table.columns[name], "number", table.decimal)
+        assert isinstance(values, np.ndarray)
+        refuse_gaps(table.path, name, gaps_in(values))
+        columns.append(values.astype(np.float64))
+    return np.stack(columns, axis=1)
+
+
+def label_values(table: Table, name: str, written: Any, task: str | None) -> NDArray[Any]:
     """Return labels as they are `written`: 01 is not 1, and true is not 1.
 
     Whole numbers are numbers, in their order; those of any size are told apart.
@@ -153,16 +177,23 @@ def label_texts(table: Table, name: str, written: Any) -> NDArray[Any]:
 
     column = table.columns[name]
     is_float = types.is_floating(column.type)
-    refuse_gaps(table.path, name, column.is_null(nan_is_null=is_float).to_numpy())
+    if task != MULTI_LABEL:  # of which a sample may have none
+        refuse_gaps(table.path, name, column.is_null(nan_is_null=is_float).to_numpy())
+    if task == REGRESSION:
+        return np.asarray(values_of(name, column, "number", table.decimal))
     if is_float and table.dialect is None:
         return numbers_in(name, column)
     codes, texts = texts_in(written)
     if all(map(WHOLE.fullmatch, texts)):
-        numbers = list(map(int, texts))
-        kind = np.int64 if all(abs(number) < 2**63 for number in numbers) else object
-        return np.array(numbers, dtype=kind)[codes]
+        whole = list(map(int, texts))
+        kind = np.int64 if all(abs(number) < 2**63 for number in whole) else object
+        return np.array(whole, dtype=kind)[codes]
     if is_float or types.is_decimal(column.type):
-        splits.check_whole(str(table.path), "train", numbers_in(name, column))
+        numbers = numbers_in(name, column)
+        if task == CLASSIFICATION:
+            check_whole(str(table.path), "train", numbers)
+        elif (numbers % 1 != 0).any():
+            return numbers
     return np.array(texts, dtype=object)[codes]
 
 
@@ -179,7 +210,7 @@ def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
     kept = ~np.any([*found.values(), np.zeros(table.rows, bool)], axis=0)
     if found:
         table.notes.append(
-            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {splits.shortened([*found])}: "
+            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {shortened([*found])}: "
             "left out"
         )
     table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
@@ -223,7 +254,7 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
 def learn_all(
     table: Table,
     kinds: Mapping[str, str],
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     train_rows: NDArray[np.int64],
     options: TableOptions,
     in_memory: bool,

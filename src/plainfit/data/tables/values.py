@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError
-from plainfit.data.splits import NUMBER, shortened
+from plainfit.common.errors import DataError, shortened
 from plainfit.data.tables.alone import date_parts
 from plainfit.data.tables.reading import GAPS
+from plainfit.data.targets import NUMBER
 
 LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
 DATES = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")  # besides ISO 8601

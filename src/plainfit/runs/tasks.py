@@ -1,0 +1,85 @@
+"""What follows from the task of a training: its loss, its metrics, and what its outputs mean."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from plainfit.common.errors import ConfigError, shortened, unknown_name
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
+from plainfit.runs.settings import RunConfig
+from plainfit.training.metrics import (
+    Overlap,
+    accuracy,
+    f1,
+    mae,
+    metric_name,
+    r2,
+    rmse,
+    subset_accuracy,
+)
+
+Loss = Callable[..., Tensor]
+
+# The names of `loss` by task, the default first.
+LOSSES: dict[str, dict[str, Loss]] = {
+    CLASSIFICATION: {"cross_entropy": F.cross_entropy},
+    REGRESSION: {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss},
+    MULTI_LABEL: {"bce": F.binary_cross_entropy_with_logits},
+    SEGMENTATION: {"cross_entropy": F.cross_entropy},
+}
+
+
+def loss_function(config: RunConfig, target: Target) -> Loss:
+    known = LOSSES[target.task]
+    name = config.loss or next(iter(known))
+    if name not in known:
+        raise ConfigError(unknown_name(f"loss for {target.task}", name, known), field="loss")
+    if not config.label_smoothing:
+        return known[name]
+    if known[name] is not F.cross_entropy:
+        raise ConfigError(
+            f"is for classes, and the task is {target.task}; leave it out",
+            field="label_smoothing",
+        )
+    return partial(known[name], label_smoothing=config.label_smoothing)
+
+
+def metrics_of(config: RunConfig, target: Target) -> list[Any]:
+    """Return the metrics of the task, numbers in their units, and those of the settings."""
+    of_tasks: dict[str, list[Any]] = {
+        CLASSIFICATION: [accuracy],
+        MULTI_LABEL: [subset_accuracy, f1],
+        REGRESSION: [r2],
+        SEGMENTATION: [accuracy, Overlap("iou"), Overlap("dice")],
+    }
+    usual = of_tasks[target.task]
+    if len(target.scaling) == 1:
+        std = target.scaling[0].std
+        in_units = (mae, rmse)
+        usual = [*(partial(metric, scale=std) for metric in in_units), *usual]
+    names = [*map(metric_name, usual), ""]
+    asked = map(str.strip, (config.metrics or "").split(","))
+    return [*usual, *(name for name in asked if name not in names)]
+
+
+def described(target: Target) -> str:
+    """
+    >>> described(Target(("cat", "dog")))
+    '2 classes'
+    >>> described(Target(("price",), REGRESSION, (Scaling(1e5, 2e4),)))
+    'the number price, of mean 100000 and standard deviation 20000'
+    """
+    count = len(target.names)
+    if target.task == CLASSIFICATION:
+        return f"{count} classes"
+    if target.task == MULTI_LABEL:
+        return f"{count} labels, each there or not"
+    if target.task == SEGMENTATION:
+        return f"{count} classes of pixels"
+    if count > 1:
+        return f"the numbers {shortened(target.names)}"
+    mean, std = target.scaling[0]
+    return f"the number {target.names[0]}, of mean {mean:.6g} and standard deviation {std:.6g}"
