@@ -262,7 +262,7 @@ class RunResult:
     test: dict[str, float] | None
     """Loss and metrics on the test set, which is used once, here; None without a test set."""
     takes: str
-    """A file that `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
+    """What `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -470,6 +470,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
     takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
+    takes += " -o masks" * (data.task == SEGMENTATION)
     return RunResult(folder, history, test, takes)
 
 
