@@ -15,6 +15,8 @@ from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import batch_size, length
 from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
+from plainfit.data.splits import DataSplits, labels_of
+from plainfit.data.targets import SEGMENTATION
 from plainfit.eject.source import place
 from plainfit.eject.values import rebuilt
 from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
@@ -134,6 +136,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         compile=record.get("compiled", config.compile) or "",
         valid_program=record.get("compiled_validation", False),
         channels_last=config.channels_last,
+        counts_samples=not ignores_labels(parts.data),
         fingerprint=record["fingerprint"],
         outcome=outcome,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
@@ -141,6 +144,10 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         initial={n: t.clone() for n, t in weights.items()} if factory.loaded else None,
         config=config,
     )
+
+
+def ignores_labels(data: DataSplits) -> bool:
+    return data.task == SEGMENTATION and bool((labels_of(data.valid) < 0).any())
 
 
 def from_fit(call: FitCall) -> Recipe:
