@@ -70,7 +70,7 @@ def open_data(
     """Read a dataset and return its training, validation and test parts.
 
     Args:
-        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of `.npy`
+        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images, of images and masks, or of `.npy`
             files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`, `.parquet`, `.arrow`,
             `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
             str that is a name is that name, so write `./digits` for a folder called so.

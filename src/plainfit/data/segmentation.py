@@ -63,7 +63,8 @@ def find_pairs(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
     """
     pairs, alone = list[tuple[str, str, str]](), list[str]()
     for part, (images, masks) in mask_folders(root).items():
-        mask_of = {ENDING.sub("", stem(path, masks)): path for path in images_under(masks)}
+        named = {stem(path, masks): path for path in images_under(masks)}
+        mask_of = {ENDING.sub("", name): path for name, path in named.items()} | named
         for path in images_under(images):
             if mask := mask_of.get(stem(path, images)):
                 pairs.append((part, path, mask))
@@ -76,7 +77,7 @@ def find_pairs(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
             "or move these images away"
         )
     left = len({*images_under(root)} - {path for pair in pairs for path in pair[1:]})
-    return pairs, [f"{left} images are left out, since they have no part or no image"] * bool(left)
+    return pairs, [f"{left} images that are in no pair with a mask are left out"] * bool(left)
 
 
 def stem(path: str, home: Path) -> str:
