@@ -70,10 +70,11 @@ def open_data(
     """Read a dataset and return its training, validation and test parts.
 
     Args:
-        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images, of images and masks, or of `.npy`
-            files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`, `.parquet`, `.arrow`,
-            `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
-            str that is a name is that name, so write `./digits` for a folder called so.
+        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images, of images and
+            masks, or of `.npy` files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`,
+            `.parquet`, `.arrow`, `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path`
+            is always a path; a str that is a name is that name, so write `./digits` for a folder
+            called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or several, such as `rain,wind`; or that of the
             labels in the `labels.csv` of a folder.

@@ -194,8 +194,8 @@ def scores_of(out: Any) -> Tensor:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
             "for probabilities and classes, a model must give scores of shape (samples, classes), "
-            f"or with height and width too, of two classes or more, got {got}; pass a function of "
-            "what it gives, such as output=torch.sigmoid"
+            f"or with height and width too, with two classes or more, got {got}; pass a function "
+            "of what it gives, such as output=torch.sigmoid"
         )
     return scores
 
