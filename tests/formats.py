@@ -35,8 +35,9 @@ LABELS = np.arange(12) % 2
 def check_splits(content: bytes, data: DataSplits) -> None:
     """Assert what every source of data promises."""
     json.dumps(data.to_dict())  # as for run.json
-    assert len(set(data.classes)) == len(data.classes) >= 2, "two classes or more, all different"
-    assert all(name.encode() for name in data.classes if name), "names of classes can be printed"
+    names, fewest = data.target.names, 2 if data.task == "classification" else 1
+    assert len(set(names)) == len(names) >= fewest, "two classes or more, all different"
+    assert all(name.encode() for name in names if name), "names of classes can be printed"
     assert all(size > 0 for size in data.input_shape), f"a sample of shape {data.input_shape}"
     assert not data.features or data.input_shape == (len(data.features),), "a name each feature"
     for part in data.parts().values():
@@ -50,10 +51,16 @@ def check_splits(content: bytes, data: DataSplits) -> None:
         assert tuple(xb.shape[1:]) == data.input_shape, f"samples of shape {tuple(xb.shape)}"
         assert len(xb) == len(yb) > 0, f"{len(xb)} samples and {len(yb)} labels"
         assert bool(torch.isfinite(xb).all()), "samples are finite"
+        if data.task != "classification":
+            assert yb.dtype == torch.float32, f"labels are {yb.dtype}"
+            assert tuple(yb.shape[1:]) == (len(names),), f"labels of shape {tuple(yb.shape)}"
+            assert bool(torch.isfinite(yb).all()), "labels are finite"
+            continue
         assert yb.dtype == torch.int64, f"labels are {yb.dtype}"
         assert yb.dim() == 1, f"labels of shape {tuple(yb.shape)}"
         assert 0 <= int(yb.min()) <= int(yb.max()) < len(data.classes), "labels number the classes"
-    assert set(labels_of(data.train).tolist()) == set(range(len(data.classes))), "train has all"
+    if data.task == "classification":
+        assert set(labels_of(data.train).tolist()) == set(range(len(data.classes))), "train has all"
 
 
 def check_arrays(content: bytes, value: Any) -> None:

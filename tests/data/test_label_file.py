@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plainfit import PlainfitError, evaluate, load_run, open_data
+from plainfit.data.splits import labels_of
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
@@ -83,8 +85,7 @@ def test_parts_and_images_to_predict_beside_labels(folder):
 @pytest.mark.parametrize(
     ("header", "odd", "says"),
     [
-        ("file,label", ["0.png,odd"], "'odd', and 'even' before .several labels of an image"),
-        ("file,label", ["0.png,a|b"], "one label, got 'a|b', which is several; multi-label is"),
+        ("file,label", ["0.png,odd"], "'odd', and 'even' before .for several labels of an image"),
         ("file,label", ["0.png,"] * 12, r"line 32 has no label for 0.png, .* and 2 more$"),
         ("file,label", ["0.png"], "line 32 has 1 values for 2 columns"),
         ("file,label", ["1,odd"], r"line 32: 1 could be a/1.png or b/1.png; write its folder"),
@@ -107,11 +108,26 @@ def test_labels_that_cannot_be_used_say_why(folder, header, odd, says):
         open_data(root)
 
 
-def test_numbers_and_unknown_columns_are_refused(folder):
+def test_labels_of_images_may_be_numbers_or_several(folder):
     images = [f"{i}.png" for i in NUMBERS]
     root = folder(images, ["file,label", *(f"{name},{i / 2}" for i, name in enumerate(images))])
-    with pytest.raises(PlainfitError, match=r"decimals such as 0.5; regression on images is not"):
-        open_data(root)
+    data = open_data(root)
+    numbers = data.target.restored(torch.cat([labels_of(part) for part in data.parts().values()]))
+    wanted = pytest.approx([i / 2 for i in NUMBERS], abs=1e-6)
+    assert numbers.flatten().sort().values.tolist() == wanted
+    folder([], ["file,label", *(f"{i}.png,{'a|b|'[i % 3 :]}" for i in NUMBERS)])
+    data = open_data(root)
+    assert (data.task, data.classes) == ("multi-label", ("a", "b"))
+    assert data.class_counts()["train"] == [labels_of(data.train)[:, i].sum() for i in range(2)]
+    rows = [f"{i}.png,{label}" for i in NUMBERS for label in ("odd", "all")[i % 2 == 0 :]]
+    folder([], ["file,label", *rows])
+    data = open_data(root, task="multi-label")
+    assert sum(of[0] for of in data.class_counts().values()) == 30
+
+
+def test_unknown_columns_are_refused(folder):
+    images = [f"{i}.png" for i in NUMBERS]
+    root = folder(images, ["file,label", *(f"{name},{i % 2}" for i, name in enumerate(images))])
     with pytest.raises(PlainfitError, match=r"no column 'lable'; did you mean 'label'\?"):
         open_data(root, target="lable")
     folder([], ["file,label"])

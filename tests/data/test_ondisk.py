@@ -238,7 +238,7 @@ def huge():
         ({"x": numbers("<f4", 4), "y": labels(299)}, "got 300 samples and 299 labels in train"),
         ({"x": numbers("<f4"), "y": labels()}, "must be numbers of shape"),
         ({"x": numbers("<f4", 4).astype("<U5"), "y": labels()}, "must be numbers of shape"),
-        ({"x": numbers("<f4", 4), "y": labels() + 0.5}, "labels must be classes"),
+        ({"x": numbers("<f4", 4), "y": labels() + np.inf}, "labels must be classes"),
         ({"x": bad(299), "y": labels()}, "x has NaN or infinity in row 299"),
         ({"x": bad(7), "y": labels()}, "x has NaN or infinity in row 7"),
         ({"x": huge(), "y": labels()}, "x has NaN or infinity in row 250"),

@@ -316,7 +316,7 @@ def test_options_override_what_is_guessed(tmp_path):
         (Y.argsort().argsort(), "numeric", "has another whole number in each row, and the classes"),
         (np.array(["no", "yes"])[Y], "categorical", "is the target under another name, each"),
         (Y.argsort().argsort() * 3.0 + 7, "numeric", "has another whole number in each row"),
-        (3.5 - Y, "numeric", "is the target under another name, each value with one class"),
+        (3.5 - Y, "numeric", "is the target under another name, each value with one of its own"),
     ],
 )  # fmt: skip
 def test_columns_that_give_the_target_away_are_refused(tmp_path, monkeypatch, column, option, says):

@@ -309,7 +309,7 @@ def test_a_run_refuses_other_values(trained_run, data, message):
     ("data", "message"),
     [
         (BYTES, r"must have targets, got a ndarray of inputs; pass \(X, y\)"),
-        ((BYTES, DIGITS.target + 1), r"must be classes of .* got 10; did you mean '1'"),
+        ((BYTES, DIGITS.target + 1), r"must be among 0, 1, .* got 10; did you mean '1'"),
         ((BYTES, DIGITS.target[:5]), "one row in each array for a sample, got 1797 and 5"),
     ],
 )

@@ -187,7 +187,7 @@ def as_labels(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
     labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if labels.ndim not in (1, 2):
         raise DataError(
-            f"{path}: {name} must have one label, or one row of them, per sample, got shape "
+            f"{path}: {name} must have one label per sample, or a row of them, got shape "
             f"{labels.shape}"
         )
     return labels

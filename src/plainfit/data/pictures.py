@@ -17,7 +17,7 @@ from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline, masked_steps
 from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
-from plainfit.data.targets import SEGMENTATION
+from plainfit.data.targets import CLASSIFICATION, SEGMENTATION, Target
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 VARIANTS = 5  # augmented versions of each sample
@@ -26,10 +26,10 @@ VARIANTS = 5  # augmented versions of each sample
 def draw_samples(data: DataSplits, path: Path) -> None:
     """Draw the first training samples of each class, one column per class, into a picture file."""
     train, labels = data.train, labels_of(data.train)
-    if data.task == SEGMENTATION:
-        pairs = [train[row] for row in range(min(MOST_CLASSES, len(labels)))]
-        drawn = [as_drawn(x) for x, _ in pairs] + [as_drawn(overlaid(*pair)) for pair in pairs]
-        figure = sample_sheet(drawn, [""] * len(drawn), columns=len(pairs))
+    if data.preprocessing in OF_IMAGE_FILES and data.task != CLASSIFICATION:
+        pairs = [train[row] for row in range(min(MOST_CLASSES * SAMPLES_PER_CLASS, len(labels)))]
+        names = [data.target.text(y) for _, y in pairs]
+        figure = sample_sheet([drawn(*pair) for pair in pairs], names, columns=MOST_CLASSES)
     elif data.preprocessing in OF_IMAGE_FILES:
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [
@@ -45,27 +45,32 @@ def draw_samples(data: DataSplits, path: Path) -> None:
         figure = sample_sheet(images, [name for _, name in picks], columns=len(shown))
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
-        names = data.features or [f"feature {i}" for i in range(xb.shape[1])]
-        columns = zip(names[:MOST_COLUMNS], xb.t().tolist(), strict=False)
-        figure = histograms(dict(columns))
+        columns = data.features or [f"feature {i}" for i in range(xb.shape[1])]
+        figure = histograms(dict(zip(columns[:MOST_COLUMNS], xb.t().tolist(), strict=False)))
     write_picture(figure, path)
 
 
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
-    labels, has_masks = labels_of(data.train), data.task == SEGMENTATION
-    pipeline = Pipeline(masked_steps(augment) if has_masks else augment, len(data.classes))
-    firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
-    first = torch.arange(len(labels)) if has_masks else torch.cat(firsts)
-    rows = first[:MOST_CLASSES].tolist()
+    labels = labels_of(data.train)
+    steps = masked_steps(augment) if data.task == SEGMENTATION else augment
+    pipeline = Pipeline(steps, data.mixed_classes)
+    firsts = [torch.arange(len(labels))]
+    if data.task == CLASSIFICATION:
+        firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
+    rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
-    pairs = [pair for sheet in sheets for pair in zip(*sheet, strict=True)]
-    images = [as_drawn(overlaid(x, y) if has_masks else x) for x, y in pairs]
-    names = ["" if has_masks else label_text(y, data.classes) for _, y in pairs]
+    images = [drawn(x, y) for xb, yb in sheets for x, y in zip(xb, yb, strict=True)]
+    names = [label_text(y, data.target) for _, yb in sheets for y in yb]
     write_picture(sample_sheet(images, names, columns=len(rows)), path)
+
+
+def drawn(x: torch.Tensor, y: torch.Tensor) -> Any:
+    """Return an image with its mask over it, if it has one."""
+    return as_drawn(overlaid(x, y) if y.dim() == 2 else x)
 
 
 def as_drawn(x: torch.Tensor) -> Any:
@@ -74,13 +79,15 @@ def as_drawn(x: torch.Tensor) -> Any:
     return (x.permute(1, 2, 0) if x.shape[0] == 3 else x[0]).numpy()
 
 
-def label_text(y: torch.Tensor, classes: Sequence[str]) -> str:
-    """Return the name of a label, or the two likeliest of mixed labels with their shares."""
-    if y.dim() == 0:
-        return classes[int(y)]
+def label_text(y: torch.Tensor, target: Target) -> str:
+    """Return a label in words, or the two likeliest of mixed labels with their shares."""
+    if y.dim() == 0 or target.task != CLASSIFICATION:
+        return target.text(y)
     top = y.topk(min(2, len(y)))
     pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return ", ".join(f"{classes[label]} {share:.0%}" for share, label in pairs if share > 0.005)
+    return ", ".join(
+        f"{target.names[label]} {share:.0%}" for share, label in pairs if share > 0.005
+    )
 
 
 def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> None:
@@ -88,11 +95,13 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
 
     Only these classes, or all. `open_data` reads the folder.
     """
-    if data.preprocessing not in OF_IMAGE_FILES or data.task == SEGMENTATION:
+    if data.preprocessing not in OF_IMAGE_FILES:
         raise DataError(
-            "only images of bytes in gray or in colour, of one class each, can be written, and the "
-            f"samples of {data.name} are of shape {tuple(data.input_shape)}, for {data.task}"
+            "only images of bytes in gray or in colour can be written, and the samples of "
+            f"{data.name} are numbers of shape {tuple(data.input_shape)}"
         )
+    if data.task != CLASSIFICATION:
+        raise DataError(f"images are written by class, and the task of {data.name} is {data.task}")
     for name in only or data.classes:
         if name not in data.classes:
             raise DataError(unknown_name("class", name, data.classes))

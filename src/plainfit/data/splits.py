@@ -76,6 +76,11 @@ class DataSplits:
         """The name of each class or label, in order; empty for a regression."""
         return self.target.classes
 
+    @property
+    def mixed_classes(self) -> int | None:
+        """The number of classes for augmentations that mix labels; None where they cannot."""
+        return len(self.classes) if self.task == CLASSIFICATION else None
+
     def parts(self) -> dict[str, Dataset[Any]]:
         """Return the datasets by name: `train`, `valid` and, if there is one, `test`."""
         parts = {"train": self.train, "valid": self.valid, "test": self.test}

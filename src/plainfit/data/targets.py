@@ -76,6 +76,16 @@ class Target:
             return membership(sets, self.names)
         return torch.tensor([numbers[text] for text in values], dtype=torch.int64)
 
+    def text(self, y: Tensor) -> str:
+        """Return a label in words: a class, labels, numbers, or the classes of the pixels."""
+        if self.task == CLASSIFICATION:
+            return self.names[int(y)]
+        if self.task == SEGMENTATION:
+            return ", ".join(self.names[number] for number in y.unique().tolist() if number >= 0)
+        if self.task == MULTI_LABEL:
+            return SEVERAL[0].join(n for n, there in zip(self.names, y, strict=True) if there)
+        return ", ".join(f"{number:.6g}" for number in self.restored(y).tolist())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record for `run.json`."""
         scaling = [scaling._asdict() for scaling in self.scaling]
@@ -156,7 +166,10 @@ def find_task(name: str, arrays: Sequence[NDArray[Any]]) -> tuple[str, list[str]
                 "amounts: set task (--task regression or --task classification)"
             )
         return CLASSIFICATION, []
-    distinct = sorted({str(value) for value in {*values.tolist()}})
+    try:
+        distinct = sorted({str(value) for value in {*values.tolist()}})
+    except (ValueError, SystemError, TypeError):  # no text, which is refused for classes
+        return CLASSIFICATION, []
     marks = [mark for mark in SEVERAL if any(mark in text for text in distinct)]
     parts = set().union(*split_labels(distinct)) if marks else set()
     if marks and len(parts) < len(distinct):

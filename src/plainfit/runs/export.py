@@ -19,7 +19,7 @@ from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables import alone
-from plainfit.data.targets import SEGMENTATION
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
 from plainfit.runs.folder import Run
@@ -118,7 +118,7 @@ def export_run(
 
 def facts_of(run: Run) -> Facts:
     record, made = run.record["data"], run.preprocessing
-    shape, classes = record["input_shape"], record["classes"]
+    shape = record["input_shape"]
     sides = shape[1:] if run.target.task == SEGMENTATION else []
     values = f"numbers {made['values']} of the training"
     if record["features"]:
@@ -130,16 +130,25 @@ def facts_of(run: Run) -> Facts:
         "plainfit": __version__,
         "torch": str(torch.__version__),
         "model": run.record["model"],
-        "classes": classes,
+        **run.target.to_dict(),
         "features": record["features"],
         "preprocessing": made,
         "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
         "output": {
             "name": "scores",
-            "shape": ["batch", len(classes), *sides],
-            "values": f"one score a class{' and pixel' * bool(sides)}, before softmax",
+            "shape": ["batch", len(run.target.names), *sides],
+            "values": outputs_text(run.target),
         },
     }
+
+
+def outputs_text(target: Target) -> str:
+    return {
+        CLASSIFICATION: "one score a class, before softmax",
+        MULTI_LABEL: "one score a label, before sigmoid",
+        REGRESSION: "one output a target, (number - mean) / std",
+        SEGMENTATION: "one score a class and pixel, before softmax",
+    }[target.task]
 
 
 def samples_of(run: Run) -> tuple[Tensor, str]:
@@ -175,8 +184,8 @@ def compare(
     ours, theirs = (torch.cat(scores) for scores in zip(*pairs, strict=True))
     allowed = tolerance * max(1.0, float(ours.abs().max()))
     difference = (ours - theirs).abs().max().item()
-    best = ours.topk(2, dim=1).values
-    clear = best[:, 0] - best[:, 1] > allowed
+    best = ours.topk(min(2, ours.shape[1]), dim=1).values
+    clear = best[:, 0] - best[:, -1] > allowed
     others = int(((ours.argmax(1) != theirs.argmax(1)) & clear).sum())
     if not difference <= allowed or others:  # NaN is neither
         raise RunError(

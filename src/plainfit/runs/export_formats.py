@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs.folder import Run
 
@@ -172,24 +173,29 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
     if module == "plainfit.models.networks":
         module, note = "networks", "  # a copy of plainfit/models/networks.py"
     shape = [2, *facts["input"]["shape"][1:]]
-    result = 'print([facts["classes"][best] for best in scores.argmax(1)])'
-    if len(facts["output"]["shape"]) > 2:
-        result = "masks = scores.argmax(1)  # the class of each pixel, by its number"
     return FORMATS[format].snippet.format(
         path=str(path),
         shape=", ".join(map(str, shape)),
         values=facts["input"]["values"],
-        result=result,
         model_import=f"from {module} import {name.partition('.')[0]}{note}",
         model=name,
+        reading=READINGS[facts["task"]],
     )
 
 
+READINGS = {
+    CLASSIFICATION: 'print([facts["classes"][best] for best in scores.argmax(1)])',
+    MULTI_LABEL: 'print([dict(zip(facts["classes"], row)) for row in (scores > 0).tolist()])',
+    REGRESSION: """\
+for number, (name, scaling) in enumerate(facts["targets"].items()):
+    print(name, scores[:, number] * scaling["std"] + scaling["mean"])""",
+    SEGMENTATION: "masks = scores.argmax(1)  # the class of each pixel, by its number",
+}
 CALL_TORCH = """\
 x = torch.zeros({shape})  # two samples: {values}
 with torch.no_grad():
     scores = model(x)
-{result}
+{reading}
 """
 SAFETENSORS_SNIPPET = (
     """\
@@ -232,7 +238,7 @@ session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvide
 facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
 x = np.zeros(({shape}), np.float32)  # two samples: {values}
 (scores,) = session.run(["scores"], {{"x": x}})
-{result}
+{reading}
 """
 FORMATS = {
     "safetensors": Format(

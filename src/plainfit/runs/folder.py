@@ -306,7 +306,10 @@ class Run:
     @property
     def best(self) -> Row | None:
         """The row of the best epoch, by the validation loss or `monitor`; None before the first."""
-        best = best_epoch(self.epochs, self.settings["monitor"])
+        try:
+            best = best_epoch(self.epochs, self.settings["monitor"])
+        except ConfigError as error:
+            raise RunError(f"{self.folder / RECORD}: {error}") from error
         return None if best is None else self.epochs[best]
 
     @property

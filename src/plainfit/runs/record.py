@@ -19,12 +19,17 @@ class Model(TypedDict):
     loaded: NotRequired[bool]
 
 
+class Scaling(TypedDict):
+    mean: float
+    std: float
+
+
 class Data(TypedDict):
     name: str
     counts: dict[str, Count]
-    task: NotRequired[str]
+    task: NotRequired[Literal["classification", "regression", "multi-label"]]
     classes: list[str]
-    targets: NotRequired[dict[str, dict[str, float]]]
+    targets: NotRequired[dict[str, Scaling]]
     input_shape: list[Size]
     features: list[str]
     notes: NotRequired[list[str]]

@@ -104,7 +104,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         num_workers=workers,
     )
     if is_augmented:
-        classes = len(data.classes) if data.task == CLASSIFICATION else None
+        classes = data.mixed_classes
         train_dl = AugmentedLoader(
             train_dl, config.augment, config.seed, classes=classes, device=device
         )

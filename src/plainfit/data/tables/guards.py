@@ -61,10 +61,11 @@ def check_column(
 
 
 def columns_of(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
-    """Return the labels of each target, numbered from 0."""
+    """Return the labels of each target, numbered from 0; not amounts, most of which differ."""
     if labels.ndim == 1:
         return [labels]
-    return [np.unique(column, return_inverse=True)[1] for column in labels.T]
+    numbered = (np.unique(column, return_inverse=True)[1] for column in labels.T)
+    return [numbers for numbers in numbered if 10 * numbers.max() < len(numbers)]
 
 
 def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:

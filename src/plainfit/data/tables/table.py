@@ -36,7 +36,7 @@ from plainfit.data.tables.preparing import (
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
-from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, check_whole, encode
+from plainfit.data.targets import MULTI_LABEL, REGRESSION, check_whole, encode
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
@@ -190,10 +190,9 @@ def label_values(table: Table, name: str, written: Any, task: str | None) -> NDA
         return np.array(whole, dtype=kind)[codes]
     if is_float or types.is_decimal(column.type):
         numbers = numbers_in(name, column)
-        if task == CLASSIFICATION:
-            check_whole(str(table.path), "train", numbers)
-        elif (numbers % 1 != 0).any():
+        if task is None and (numbers % 1 != 0).any():
             return numbers
+        check_whole(str(table.path), "train", numbers)
     return np.array(texts, dtype=object)[codes]
 
 
