@@ -41,7 +41,7 @@ def loss_function(config: RunConfig, target: Target) -> Loss:
         return known[name]
     if known[name] is not F.cross_entropy:
         raise ConfigError(
-            f"is for classes, and the task is {target.task}; leave it out",
+            f"is for classification and segmentation, and the task is {target.task}; leave it out",
             field="label_smoothing",
         )
     return partial(known[name], label_smoothing=config.label_smoothing)
