@@ -16,8 +16,8 @@ from rounds import BATCH_SIZE, DISTURBED
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The order of the sections on the page, by the name of their file; others follow.
 SECTIONS = [
-    "overhead", "progress_cost", "import_time", "precision", "folder", "growth", "augmentation",
-    "gains", "accuracy", "estimators",
+    "overhead", "progress_cost", "import_time", "precision", "folder", "tables", "growth",
+    "augmentation", "gains", "accuracy", "estimators",
 ]  # fmt: skip
 INTRODUCTION = f"""# Benchmarks
 

@@ -1,5 +1,7 @@
 """A small training in float64, by `fit` and by a plain loop, for the tests of what goes with it."""
 
+import ctypes
+
 import torch
 import torch.nn.functional as F
 from torch import nn, optim
@@ -64,6 +66,21 @@ def furthest(model, other):
     """The largest difference between two models' parameters."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     return max((a - b).abs().max().item() for a, b in pairs)
+
+
+class Mallinfo2(ctypes.Structure):
+    """What glibc says of its memory, from <malloc.h>."""
+
+    names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+    _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+
+def taken():
+    """The bytes that glibc has from the system, whose own figures may come late."""
+    glibc = ctypes.CDLL(None)
+    glibc.mallinfo2.restype = Mallinfo2
+    found = glibc.mallinfo2()
+    return found.arena + found.hblkhd
 
 
 class Rates(pf.Callback):

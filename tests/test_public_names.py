@@ -97,9 +97,12 @@ def public_objects():
     for name, value in tops.items():
         yield name, value
         if inspect.isclass(value):
+            # Not those of its bases elsewhere, to which other libraries add: fastai to Module.
+            ours = [base for base in value.__mro__ if base.__module__.startswith("plainfit.")]
+            own = {attribute for base in ours for attribute in vars(base)}
             for attribute, member in inspect.getmembers(value):
-                own = inspect.isroutine(member) or isinstance(member, property)
-                if own and not attribute.startswith("_"):
+                is_callable = inspect.isroutine(member) or isinstance(member, property)
+                if is_callable and attribute in own and not attribute.startswith("_"):
                     yield f"{name}.{attribute}", member
 
 

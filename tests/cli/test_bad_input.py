@@ -101,6 +101,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
      "--data data.npz --task classification", "labels must be classes"),
     ("many whole numbers", npz(x=np.ones((60, 4)), y=np.arange(60)), "--data data.npz",
      "60 different whole numbers, which may be classes or amounts: set task (--task regression"),
+    ("many whole floats", text("t.csv", "a,y\n" + "".join(f"1,{i}.0\n" for i in range(40))),
+     "--data t.csv", "t.csv: the target has 40 different whole numbers"),
     ("rows of a single 1", npz(x=np.ones((60, 4)), y=np.eye(3)[LABELS]), "--data data.npz",
      "has a single 1: take argmax(1) of them for classes, or set task (--task multi-label)"),
     ("text for a number", text("t.csv", "a,target\n1,x\n2,y\n3,x\n"),

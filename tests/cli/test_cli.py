@@ -173,19 +173,19 @@ OPTIONS = {
         --delimiter --detect-anomaly --device --drop --drop-last --encoding --epochs --fused
         --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing
         --loss --lr --memory-budget --metrics --missing --model --model-args --momentum
-        --monitor --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out
-        --overfit-one-batch --patience --precision --preset --print-config --resize --schedule
-        --seed --skip-bad --split-seed --target --task --test-share --threads --time-limit
-        --track --valid-share --weight-decay""",
+        --monitor --na --nesterov --numeric --optimizer --order-by --out --overfit-one-batch
+        --patience --precision --preset --print-config --resize --schedule --seed --skip-bad
+        --split-seed --target --task --test-share --threads --time-limit --track --valid-share
+        --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
         --gradual --group-by --help --image-mode --image-size --json --keep-memory
         --label-smoothing --loss --lr --lr-ratio --memory-budget --metrics --missing --model
-        --model-args --momentum --monitor --na --nesterov --no-keep-memory --numeric --optimizer
-        --order-by --out --overfit-one-batch --patience --precision --resize --schedule --seed
-        --skip-bad --split-seed --target --task --test-share --threads --time-limit --track
-        --trust-code --valid-share --weight-decay""",
+        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --order-by --out
+        --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
+        --split-seed --target --task --test-share --threads --time-limit --track --trust-code
+        --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --encoding --group-by --help --image-mode --image-size
@@ -197,10 +197,10 @@ OPTIONS = {
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by
         --help --image-mode --image-size --json --keep-memory --label-smoothing --loss --lr
         --memory-budget --metrics --missing --mode --model --model-args --momentum --monitor
-        --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out
-        --overfit-one-batch --patience --precision --pruner --repeat --resize --schedule
-        --search --seed --seeds --skip-bad --space --split-seed --storage --target --task
-        --test-share --threads --time-limit --track --trials --valid-share --weight-decay""",
+        --na --nesterov --numeric --optimizer --order-by --out --overfit-one-batch --patience
+        --precision --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad
+        --space --split-seed --storage --target --task --test-share --threads --time-limit
+        --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
@@ -227,15 +227,21 @@ OPTIONS = {
     "ladder show": "--debug --help",
     "ladder diff": "--debug --help --side-by-side",
     "ladder copy": "--data --data-dir --debug --force --help --split-seed",
-    "notebook": "--debug --force --help --lang --no-open --open",
+    "notebook": "--debug --force --help --lang --open",
 }
+
+
+SWITCHES = {settings.option(n) for n, value in settings.RunConfig().to_dict().items()
+            if isinstance(value, bool)}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", OPTIONS)
 def test_options_are_frozen(command, plainfit, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     _, text, _ = plainfit(*command.split(), "--help")
-    assert sorted(set(re.findall(r"--[a-z][a-z-]+", text))) == OPTIONS[command].split()
+    wanted = {*OPTIONS[command].split()}
+    wanted |= {f"--no-{name[2:]}" for name in wanted & SWITCHES}
+    assert {*re.findall(r"--[a-z][a-z-]+", text)} == wanted
 
 
 def test_the_commands_are_frozen(plainfit, monkeypatch):

@@ -49,6 +49,15 @@ def test_the_command_line_wins_then_the_file_the_preset_and_the_defaults(plainfi
     assert (found.precision, fast["epochs"]) == ("bf16", 6)
 
 
+def test_the_command_line_switches_off_what_a_preset_or_a_file_switches_on(plainfit, tmp_path):
+    (tmp_path / "a.toml").write_text("[training]\ndrop_last = true\n")
+    words = ("--preset", "fast", "--config", "a.toml")
+    names = ("channels_last", "nesterov", "drop_last")
+    for options, wanted in (((), True), (["--no-" + n.replace("_", "-") for n in names], False)):
+        found = printed(plainfit, *words, *options)
+        assert [getattr(found, name) for name in names] == [wanted] * 3
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -80,6 +80,8 @@ def test_numbers_and_labels_that_cannot_be_kept_are_refused(tmp_path, x, y, says
         (b"a,target\n" + b"1e308,0\n-1e308,1\n" * 6, "'a', standardised, has"),
         (b"a,target\n" + b"1,0\n2,1e300\n" * 6, "labels must be classes"),
         (b"a,a=b,target\n" + b"b,1,0\nc,2,1\n" * 6, "the name of another column's category"),
+        (b"a," * 70_000 + b"y\n1,2", "70,001 columns, too many .* 140,005 bytes; .*in an .npz"),
+        (b"a longer name," * 70_000, "70,001 columns, too many"),
     ],
 )
 def test_tables_that_cannot_be_kept_are_refused(tmp_path, content, says):

@@ -44,11 +44,15 @@ SIZES = {
 def folder():
     """A folder in memory where the system has one: each input is a file there."""
     memory = Path("/dev/shm")
-    pool = pa.default_memory_pool()
-    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more addresses than they use
+    pool, threads = pa.default_memory_pool(), (pa.cpu_count(), pa.io_thread_count())
+    pa.set_memory_pool(pa.system_memory_pool())  # others reserve more addresses than they use,
+    pa.set_cpu_count(2)  # and each thread some
+    pa.set_io_thread_count(2)
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as made:
         yield Path(made)
     pa.set_memory_pool(pool)
+    pa.set_cpu_count(threads[0])
+    pa.set_io_thread_count(threads[1])
 
 
 def format_of(kind: str, folder: Path) -> Format:
@@ -272,5 +276,6 @@ def test_a_bomb_does_not_go_off(folder, monkeypatch, bomb):
     monkeypatch.setattr(splits, "LARGEST", 2**26)  # 64 MiB, not 1 GiB
     kind, outcome, make = BOMBS[bomb]
     fmt, content = format_of(kind, folder), make()
+    fmt.read(fmt.wrap(fmt.corpus[0], 1))  # imports and starts threads: they are not the bomb's
     with limits() as heard:
         assert judge(dataclasses.replace(fmt, check=lambda *_: None), content, heard)[0] == outcome

@@ -1,5 +1,6 @@
 """Loaders: which batches, in which order, and what iterating leaves alone."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
@@ -162,10 +163,16 @@ def test_an_iterable_dataset_is_read_in_its_own_order():
     assert rows_of(dl) == list(range(10))
 
 
-@pytest.mark.parametrize("bs", [0, -3])
+@pytest.mark.parametrize("bs", [0, -3, 2.5, "8"])
 def test_a_bad_batch_size_is_named(bs):
-    with pytest.raises(ValueError, match=f"batch size must be at least 1, got {bs}"):
+    with pytest.raises(ValueError, match=f"must be a whole number, at least 1, got {bs!r}"):
         get_data(numbered(4), numbered(4), bs)
+
+
+@pytest.mark.parametrize("make", [numbered, Own], ids=["memory", "DataLoader"])
+def test_a_batch_size_of_numpy(make):
+    dl, _ = get_data(make(5), make(5), np.int64(2), shuffle=False)
+    assert [len(xb) for xb, _ in dl] == [2, 2, 1]
 
 
 @pytest.mark.parametrize("make", [numbered, Own], ids=["memory", "DataLoader"])

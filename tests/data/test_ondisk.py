@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 import plainfit as pf
+from plainfit.common.devices import cpu_threads
 from plainfit.common.seeding import epoch_order
 from plainfit.data import ondisk
 from plainfit.data.ondisk import DiskImages, DiskRows
@@ -192,7 +193,7 @@ def test_data_from_disk_is_not_held_in_memory(tmp_path, kind):
             tmp_path / "a.arrow", rows_in_batch=2**14, y=y, **{f"x{i}": x[:, i] for i in range(128)}
         )
     del x
-    with allocating_at_most(48):
+    with cpu_threads(1), allocating_at_most(48):  # the stack of a thread counts
         data = pf.open_data(path, memory_budget=48)
         assert data.fingerprint
         for dl in pf.get_data(data.train, data.valid, bs=1024):

@@ -8,6 +8,7 @@ from itertools import chain
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
@@ -130,6 +131,10 @@ def test_other_ways_with_gaps(tmp_path):
     data = open_data(path, missing="drop")
     assert data.notes == ("10 of 60 rows have a gap in x, kind: left out",)
     assert (sum(data.counts().values()), data.features) == (50, ("x", "kind=a", "kind=b"))
+    rows = [f"{'' if y else x},{x if y else ''},{y}" for x, y in zip(X, Y, strict=True)]
+    empty = written(tmp_path, rows, "a,b,target", "empty.csv")
+    with pytest.raises(DataError, match="all rows have a gap in a, b, and none is left; fill"):
+        open_data(empty, missing="drop")
     with pytest.raises(DataError, match="column 'x' has 9 missing, the first in data row 1"):
         open_data(path, missing="error")
     with pytest.raises(
@@ -338,6 +343,31 @@ def test_columns_without_use_are_noted(tmp_path):
         "column 'one' is constant: its input is 0",
     )
     assert set(inputs(data, "one")) == {0}
+
+
+def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
+    """Arrow infers types from the first MiB."""
+    count = 90_000
+    numbers, codes = np.arange(count) * 7919 % 100_003 + 1_000_000, np.arange(count) % 9 + 1
+    columns = {
+        "decimal": numbers.astype(str), "text": codes.astype(str), "code": codes.astype(str),
+        "target": np.array(["no", "yes"])[numbers % 2],
+    }  # fmt: skip
+    columns = {name: column.astype(object) for name, column in columns.items()}
+    columns["decimal"][-1], columns["text"][-1], columns["code"][-1] = "8.5", "x", "007"
+    table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    path = tmp_path / "t.csv"
+    pyarrow.csv.write_csv(table, path, pyarrow.csv.WriteOptions(quoting_style="none"))
+    assert path.read_bytes().index(b"8.5") > 2**20
+    data = open_data(path)
+    assert data.notes == (
+        "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
+        "--categorical code or --drop code",
+    )
+    for at, kind in ((0, pa.float64()), (2, pa.int64())):
+        table = table.set_column(at, table.column_names[at], table[at].cast(kind))
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert open_data(tmp_path / "t.parquet").fingerprint == data.fingerprint
 
 
 def test_an_index_without_a_name_is_left_out(tmp_path):

@@ -16,7 +16,7 @@ from torch.utils.data import (
 )
 
 import plainfit as pf
-from ejecting import differing, run_here
+from ejecting import differing, names_of
 from plainfit.common.errors import EjectError
 from plainfit.models.weights import weights_to_bytes
 
@@ -122,6 +122,7 @@ LOADERS = {
         for dl in pf.get_data(*sets(), 8)
     ],
     "not full": lambda: pf.get_data(*sets(), 8, drop_last=True),
+    "both not full": lambda: [pf.TensorLoader(part, 8, drop_last=True) for part in sets()],
     "in order": lambda: [pf.TensorLoader(part, 8) for part in sets()],
     "shared": shared,
     "stock": stock,
@@ -167,8 +168,9 @@ def test_every_loader(name, built, tmp_path):
     levels = ["loop"] if "stock" in name else ["loop", "data"]
     for level in levels:
         history.run.eject(script, level=level, force=True, echo=None)
-        losses, weights = run_here(script)
-        assert losses == history.step_losses
+        names, weights = names_of(script), load_file(tmp_path / "model.safetensors")
+        assert names["losses"] == history.step_losses
+        assert names["valid_loss"] == history[-1]["valid_loss"]
         assert differing(weights, load_file(tmp_path / "run.safetensors")) == []
     if "stock" in name:
         with pytest.raises(EjectError, match="the lowest level that works is loop"):

@@ -231,6 +231,12 @@ def test_all_levels_and_their_diffs(trained, tmp_path):
     assert [item.level for item in done][:2] == ["loop", "data"]
     with pytest.raises(ConfigError, match=r"overwrite .*1_loop\.py, which exists"):
         eject_all(folder, tmp_path / "all")
+    (tmp_path / "some").mkdir()
+    own = tmp_path / "some" / "layers_to_tensors.diff"
+    own.write_text("of the user's")
+    with pytest.raises(ConfigError, match=r"overwrite .*layers_to_tensors\.diff, which exists"):
+        eject_all(folder, tmp_path / "some")
+    assert [*own.parent.iterdir()] == [own]
     diff = (tmp_path / "all" / "loop_to_data.diff").read_text()
     assert "-    for xb, yb in train_dl:" in diff
     assert "+    for rows in order.split(BATCH_SIZE):" in diff

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 import plainfit as pf
 from ejecting import run_here
-from plainfit.common.devices import fingerprint
+from plainfit.common.devices import differing, fingerprint
 from plainfit.common.errors import EjectError
 from plainfit.eject import eject_all, eject_run, verified
 from plainfit.eject.verify import Outcome, compare, compare_in_float64, outcome_of, run_alone
@@ -82,6 +82,18 @@ def test_only_the_first_steps(script, folder):
     script.path.write_text(text.replace("for epoch in range(EPOCHS)", "for epoch in range(1)"))
     assert verified(script, 7).text == "the losses of the first 7 steps are equal"
     assert not verdict_here(script.path, folder).holds
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [
+        (19, "the losses of the first 19 steps are equal"),
+        (20, "20 losses are equal and 6 tensors are equal, bit for bit"),
+        (21, "20 losses are equal and 6 tensors are equal, bit for bit"),
+    ],
+)
+def test_as_many_steps_as_the_run_has(steps, text, scripts):
+    assert verified(scripts["adamw"], steps) == (True, text)
 
 
 def test_plainfit_cannot_be_imported(script, folder):
@@ -184,43 +196,43 @@ def test_float64_is_relative():
 
 def test_every_fact_of_the_fingerprint_is_compared(folder):
     recorded = read_record(folder)["fingerprint"]
-    given = Outcome([], {}, fingerprint=recorded)
-    assert given.differs_from(recorded) == ""
+    assert differing(recorded, recorded) == ""
     for name in recorded:
-        assert given.differs_from({**recorded, name: "other"}).startswith(f"{name} was other, is ")
-    assert given.differs_from({"torch": torch.__version__}) == ""  # of an older version
+        assert differing({**recorded, name: "other"}, recorded).startswith(f"{name} was other, is ")
+    assert differing({"torch": torch.__version__}, recorded) == ""  # of an older version
 
 
-def set_machine(benchmark, tf32, deterministic, precision):
+def set_machine(cudnn, tf32, deterministic, precision):
     """Set what the bits depend on besides the processor."""
-    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = cudnn
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture
 def usual():
-    """Those settings as they are before the test, and again after it."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.allow_tf32, False, torch.get_float32_matmul_precision()
-    yield before
+    """Those settings, as they are by default after the test."""
+    yield (before := (False, True, False, "highest"))
     set_machine(*before)
 
 
-def test_a_script_sets_all_that_the_fingerprint_has(usual, tmp_path):
+@pytest.mark.parametrize("by_new_names", [False, True])
+def test_a_script_sets_all_that_the_fingerprint_has(usual, by_new_names, tmp_path):
     set_machine(True, False, True, "high")
+    if by_new_names:  # after which the old ones raise
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+        torch.backends.cudnn.rnn.fp32_precision = "tf32"
     run = tmp_path / "run"
     train(RunConfig(model="logistic", epochs=1, batch_size=256, out=run), echo=None)
     script = eject_run(run, tmp_path / "train.py")
     set_machine(*usual)
     recorded = read_record(run)["fingerprint"]
 
-    def here():
-        return Outcome([], {}, fingerprint=fingerprint(torch.device("cpu")))
-
-    assert here().differs_from(recorded)
+    for name in ("cudnn_benchmark", "cudnn_deterministic", "deterministic_algorithms"):
+        assert f"{name} was True, is False" in differing(recorded, fingerprint(torch.device("cpu")))
     losses, _ = run_here(script.path)
-    assert here().differs_from(recorded) == ""
+    assert differing(recorded, fingerprint(torch.device("cpu"))) == ""
     assert losses == [step.loss for step in open_run(run).steps]
 
 

@@ -376,7 +376,7 @@ def test_weights_are_those_of_a_hand_loop(weighted):
     assert equal(ours.model_.state_dict(), model.state_dict())
     wanted = accuracy_score(y, ours.predict(x), sample_weight=given)
     assert ours.score(x, y, sample_weight=given) == wanted
-    with pytest.raises(EjectError, match="several inputs"):
+    with pytest.raises(EjectError, match="several inputs, or weights of samples"):
         ours.history_.run.eject(echo=None)
 
 

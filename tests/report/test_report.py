@@ -20,6 +20,7 @@ from pages import Page, change_record, quiet
 from plainfit.report.charts import BOTTOM, TOP
 from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
+from plainfit.runs.folder import Run
 from plainfit.runs.settings import RunConfig
 
 HOSTILE = "</style></title><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
@@ -36,6 +37,14 @@ def by_hand(folder):
     xb, yb = pf.open_data("digits").test[:]
     scores = (xb.flatten(1) @ weights["lin.weight"].T + weights["lin.bias"]).double()
     return yb, scores.argmax(1), scores.softmax(1), F.cross_entropy(scores, yb, reduction="none")
+
+
+def test_the_data_is_read_once(digits_run, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(Run, "open_data", lambda run: calls.append(run) or run.config.open_data())
+    page = Page(write_report(digits_run, tmp_path / "report.html"))
+    assert len(calls) == 1
+    assert "Confusion matrix" in page.tables
 
 
 def test_the_confusion_matrix_and_the_scores_are_those_computed_by_hand(digits_run, page):

@@ -230,6 +230,17 @@ def test_a_run_from_before_a_setting_has_its_default(copied, tmp_path):
     assert len(resume(copied, epochs=3, echo=None).history) == 3
 
 
+def test_settings_that_an_older_plainfit_took_for_any_data(copied, plainfit):
+    command = open_run(copied).config.command()
+    change_config(copied, image_size=32, drop="id", missing="mean")
+    run = open_run(copied)
+    assert run.open_data().fingerprint == run.record["data"]["fingerprint"]
+    assert (run.config.image_size, run.config.command()) == (None, command)
+    assert len(resume(copied, epochs=3, echo=None).history) == 3
+    code, _, err = plainfit("train", "--image-size", 32)
+    assert (code, "--image-size is for a folder of images" in err) == (2, True)
+
+
 def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
     folder = tmp_path / "old"
     folder.mkdir()

@@ -57,6 +57,10 @@ def test_an_error_names_the_field(settings, message):
     assert (str(copied), copied.field) == (str(caught.value), caught.value.field)
 
 
+def test_the_largest_numbers():
+    assert RunConfig(seed=2**63 - 1, split_seed=2**63 - 1).seed == 2**63 - 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

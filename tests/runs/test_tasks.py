@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 3)).round(3)
 FRAME = pd.DataFrame(X, columns=list("abc")).assign(town=RNG.choice(["X", "Y"], 200))
 TABLES = {
-    "price": FRAME.assign(price=(50_000 + 9000 * X[:, 0] + 4000 * (FRAME.town == "X")).round(2)),
+    "price": FRAME.assign(price=(50_000 + 9001.7 * X[:, 0] + 4000 * (FRAME.town == "X")).round(2)),
     "low,high": FRAME.assign(low=X[:, 0] - 1.5, high=X[:, 1] * 100),
     "tags": FRAME.assign(
         tags=["|".join(np.array(["rain", "sun"])[[a > 0, b > 0.3]]) for a, b in X[:, :2]]

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 import plainfit as pf
-from plainfit.common.errors import CheckpointError, ConfigError
+from plainfit.common.errors import CheckpointError, ConfigError, ModelError
 from plainfit.data.loaders import WrappedDataLoader
-from plainfit.training.callbacks import OverfitOneBatch, TimeLimit
+from plainfit.training.callbacks import Checkpointing, OverfitOneBatch, TimeLimit
 from small import batches, fit, network, samples, sgd
 
 
@@ -51,6 +51,10 @@ def each(out, yb):
     return F.cross_entropy(out, yb, reduction="none")
 
 
+def nothing(out, yb):
+    return None
+
+
 DATA = TensorDataset(*samples(9))
 ORDER = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
 LOADER = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
@@ -88,6 +92,14 @@ WRONG = [
      "got shape (5,); pass reduction='mean', or take its mean()"),
     ({"loss_func": lambda out, yb: 0.5}, "got a number of Python; return the tensor"),
     ({"valid_dl": {"a": batches(5), "b": DATA}}, f"got an object of dict; {LOADER}"),
+    ({"callbacks": [Checkpointing("unused")]}, "Checkpointing must be passed as checkpoint, and is "
+     "in callbacks"),
+    ({"precision": 16}, "unknown precision 16: choose from fp32, bf16, fp16; did you mean 'fp16'?"),
+    ({"valid_dl": batches(5), "metrics": [nothing]}, "the metric 'nothing' must return numbers, "
+     "and failed with TypeError: float() argument must be a string or a real number, not "
+     "'NoneType'"),
+    ({"resume": True}, "resume continues from the newest checkpoint in the folder checkpoint, got "
+     "none; pass checkpoint=FOLDER"),
 ]  # fmt: skip
 
 
@@ -97,6 +109,21 @@ def test_wrong_arguments_of_fit_are_named(changes, line):
         call(**changes)
     assert str(caught.value).endswith(line)
     assert "\n" not in line
+
+
+def test_a_model_without_values_is_refused():
+    model = nn.Linear(4, 3, device="meta")
+    with pytest.raises(ModelError, match=r"is on the device meta; .*model\.to_empty"):
+        call(model=model, opt=sgd(model))
+
+
+def test_a_model_that_is_frozen_says_what_to_do():
+    model = network().requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad") as caught:
+        call(model=model, opt=sgd(model))
+    assert caught.value.__notes__[-1].startswith(
+        "the loss must depend on a parameter with requires"
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from killing import (
     ended,
     finish,
     forked,
-    orphans,
+    left_behind,
     small_disk,
     train_to_file,
     warm_up,
@@ -45,7 +45,7 @@ class StepCounter(Callback):
 
     def on_step_end(self, context):
         self.memory[:8] = context.global_step.to_bytes(8, "little")
-        time.sleep(0.002)  # long enough for a signal to come within a step
+        time.sleep(0.005)  # long enough for a signal to come within a step
 
     @property
     def steps(self):
@@ -74,24 +74,20 @@ def interrupt(folder, number, whole, kind, rng):
     child = forked(
         lambda: train_to_file(folder, loader=loader, callbacks=[counter]), folder / "error.txt"
     )
-    while counter.steps < 1:  # before that, Python's own handlers are right
+    step = rng.randint(1, 10)  # of 15; before the first, Python's own handlers are right
+    while counter.steps < step:
         time.sleep(0.001)
-    time.sleep(rng.uniform(0, 0.08))
-    began, before = time.perf_counter(), counter.steps
+    time.sleep(rng.uniform(0, 0.01))
     to_group = rng.random() < 0.5
     (os.killpg if to_group else os.kill)(child, kind)
+    sent = counter.steps
     code = ended(child)
-    seconds = time.perf_counter() - began
     assert code in (128 + kind, 0), (code, folder)  # 0: it came to its end first
-    assert seconds < 5
     if code:
         saved = int(files.listed(folder / "checkpoints")[-1].name[:12])
-        assert counter.steps - before <= 1
+        assert counter.steps - sent <= 1
         assert saved == counter.steps
-    until = time.monotonic() + 5
-    while orphans(child) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert orphans(child) == []
+    assert left_behind([child]) == []
     assert differences(whole[loader], finish(folder, loader=loader)) == []
     return code != 0
 
@@ -232,13 +228,11 @@ def test_a_loss_that_is_not_finite(tmp_path, step, what):
         loss = F.cross_entropy(out, yb)
         return loss * torch.inf if len(seen) == step + 1 and what == "loss" else loss
 
-    began = time.perf_counter()
     with pytest.raises(NonFiniteError) as caught:
         pf.fit(
             3, model, loss_func, opt, train_dl, None, callbacks=[Inject()], checkpoint=tmp_path,
             echo=None,
         )  # fmt: skip
-    assert time.perf_counter() - began < 10
     assert f"in epoch {step // 5}, step {step % 5} " in str(caught.value)
     cause = "the inputs of the batch hold NaN" if what == "inputs" else "lower the learning rate"
     assert cause in str(caught.value)
@@ -305,4 +299,4 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path, sample, how, messa
         pf.fit(
             2, model, F.cross_entropy, opt, train_dl, None, checkpoint=tmp_path, echo=None,
         )  # fmt: skip
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 60

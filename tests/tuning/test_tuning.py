@@ -464,7 +464,9 @@ def test_in_a_database_a_trial_without_a_heartbeat_starts_again(tmp_path, monkey
     url, space = f"sqlite:///{tmp_path / 'study.db'}", {"x": (0.0, 1.0)}
 
     def killed(x):
-        time.sleep(0.2)  # until the first heartbeat
+        with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+            while not database.execute("SELECT * FROM trial_heartbeats").fetchone():
+                time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
 
     options = {"trials": 3, "storage": url}

@@ -126,7 +126,7 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
                 kind = str | None
             shown = item.default is not None and item.default is not False
             name = option(item.name)
-            if item.default is True:  # what is on by default can be turned off
+            if kind is bool:  # what is on by default, in a preset or in a file can be turned off
                 name += f"/--no-{name[2:]}"
             hint: Any = Annotated[kind, typer.Option(name, help=text, show_default=shown)]
             extra.append(Parameter(item.name, KEYWORD_ONLY, default=item.default, annotation=hint))

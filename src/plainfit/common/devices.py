@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -22,6 +23,16 @@ ISA_VARIABLES = (
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA",
 )
+# Kernels whose float32 may be rounded to fewer bits, with torch's default. The older settings of
+# it, such as `allow_tf32`, cannot be read where a program uses these.
+PRECISIONS = {
+    "cuda.matmul": "ieee",
+    "cudnn.conv": "tf32",
+    "cudnn.rnn": "tf32",
+    "mkldnn.conv": "ieee",
+    "mkldnn.matmul": "ieee",
+    "mkldnn.rnn": "ieee",
+}
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -83,6 +94,8 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
     """Return what the bits of a run depend on besides its code, seed and data."""
+    names = [f"{kernel}.fp32_precision" for kernel in PRECISIONS]
+    precisions = {name: attrgetter(name)(torch.backends) for name in names}
     return {
         "torch": torch.__version__,
         "device": device.type,
@@ -92,11 +105,20 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "default_dtype": str(torch.get_default_dtype()),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        **{name: value.replace("none", "ieee") for name, value in precisions.items()},
     }
+
+
+def differing(then: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return what differs between two fingerprints, of which an older one has fewer facts."""
+    return "; ".join(
+        f"{name} was {then[name]}, is {value}"
+        for name, value in now.items()
+        if name in then and then[name] != value
+    )
 
 
 def versions() -> dict[str, str]:

@@ -122,7 +122,7 @@ def near_miss(name: str, known: Iterable[str]) -> str:
     ''
     """
     spelled = {candidate.lower(): candidate for candidate in known}
-    match = get_close_matches(name.lower(), spelled, n=1)
+    match = get_close_matches(str(name).lower(), spelled, n=1)
     return f"; did you mean {spelled[match[0]]!r}?" if match else ""
 
 

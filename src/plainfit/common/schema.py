@@ -64,7 +64,8 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         wrong = misfit(value, args[0], name)
         if wrong or limits is None or not isinstance(value, Real):
             return wrong
-        is_within = limits.low <= float(value) <= limits.high
+        number = int(value) if isinstance(value, Integral) else float(value)
+        is_within = limits.low <= number <= limits.high
         return "" if is_within else f"{name} must be {limits}, got {shown(value)}"
     if origin in (Union, UnionType):
         kinds = [kind for kind in args if fits_kind(value, kind)]

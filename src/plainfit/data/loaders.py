@@ -429,8 +429,9 @@ def make_loader(
     trains: bool | None = None,
 ) -> Loader:
     """Make the fastest loader for a dataset; see `get_data`; if shuffled, it `trains`."""
-    if batch_size < 1:
-        raise ValueError(f"the batch size must be at least 1, got {batch_size}")
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"the batch size must be a whole number, at least 1, got {batch_size!r}")
+    batch_size = int(batch_size)  # of one of NumPy, which torch does not take
     if isinstance(dataset, IterableDataset):  # it has its own order, and perhaps no length
         return DataLoader(
             dataset,

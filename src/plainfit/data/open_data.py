@@ -179,13 +179,19 @@ def kind_of(source: str | Path) -> str:
 def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:
     """Refuse settings that this kind of data does not have."""
     defaults = inspect.signature(open_data).parameters
-    for name, value in given.items():
-        if value != defaults[name].default and kind not in OWN[name]:
+    for name in without(kind):
+        if given[name] != defaults[name].default:
             what = kind if kind in NAMES else f"{source}, {kind}"
             raise ConfigError(
-                f"is for {' or '.join(OWN[name])}, and cannot be {value} for {what}; leave it out",
+                f"is for {' or '.join(OWN[name])}, and cannot be {given[name]} for {what}; leave "
+                "it out",
                 field=name,
             )
+
+
+def without(kind: str) -> list[str]:
+    """Return the settings that a kind of data does not have."""
+    return [name for name, kinds in OWN.items() if kind not in kinds]
 
 
 def read_digits(split: Split = USUAL) -> DataSplits:

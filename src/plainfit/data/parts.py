@@ -73,9 +73,9 @@ def draw_parts(labels: Tensor, shares: Mapping[str, float], seed: int) -> dict[s
     """
     taken = torch.zeros(len(labels), dtype=torch.bool)
     rows: dict[str, Tensor] = {}
+    by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
     for part, share in shares.items():
         chosen = []
-        by_class = labels.argsort(stable=True).split(labels.bincount().tolist())
         for label, of_class in enumerate(by_class):
             order = torch.randperm(len(of_class), generator=stream(seed, "split", label))
             free = of_class[order][~taken[of_class[order]]]

@@ -159,12 +159,13 @@ def make_splits(
     columns: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     hashes: Mapping[str, Sequence[int]] | None = None,
+    rows: Mapping[str, tuple[str, Tensor]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
-    A missing `valid` is split off `train`, and so is a missing `test` if both are missing. Labels
-    of a `target` are encoded already; of others the `task` is known, or follows from them. Samples
-    with the `hashes` of training samples are noted.
+    A missing `valid` is split off `train`, and so is a missing `test` if both are missing, unless
+    `rows` says what `split_rows` drew. Labels of a `target` are encoded already; of others the
+    `task` is known, or follows from them. Samples with the `hashes` of training samples are noted.
     """
     for part, (samples, labels) in parts.items():
         if len(samples) != len(labels):
@@ -187,7 +188,7 @@ def make_splits(
         notes += found
     else:
         encoded = {part: torch.as_tensor(labels) for part, labels in given.items()}
-    rows = split_rows(name, strata(target, encoded), split)
+    rows = rows or split_rows(name, strata(target, encoded), split)
     notes += check_target(name, target, {p: encoded[of][at] for p, (of, at) in rows.items()})
     if target.task == REGRESSION:
         target, encoded = standardised(target, encoded, rows["train"][1])

@@ -253,7 +253,9 @@ def encode_classes(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], 
         raise DataError(f"{name}: labels must be numbers in all parts, or text in all")
     if np.result_type(*arrays.values()).kind == "f":  # of int64 and uint64: numbers would merge
         arrays = {part: values.astype(object) for part, values in arrays.items()}
-    distinct = np.unique(np.concatenate(list(arrays.values())))
+    found = np.concatenate(list(arrays.values()))
+    is_object = found.dtype == object  # which a set tells apart much faster
+    distinct = np.array(sorted({*found.tolist()}), object) if is_object else np.unique(found)
     if len(distinct) > MOST_CLASSES:
         raise DataError(
             f"{name}: there must be at most {MOST_CLASSES} classes, got {len(distinct)} different "
@@ -278,22 +280,23 @@ def label_array(name: str, part: str, labels: Labels, task: str = CLASSIFICATION
         check_whole(name, part, values)
         return values.astype(np.int64)
     kind = values.dtype.kind
-    if kind in "iu" or (kind == "O" and all(type(value) is int for value in values)):
+    if kind in "iu" or (kind == "O" and {*map(type, values)} <= {int}):
         return values
     if values.dtype.kind == "b":
         values = values.astype(str)
-    if not (values.dtype.kind in "SU" or all(isinstance(value, str) for value in values)):
+    if not (values.dtype.kind in "SU" or all(issubclass(t, str) for t in {*map(type, values)})):
         raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
     try:
         if values.dtype.kind == "S":
             values = np.char.decode(values, "utf-8")
-        texts = [value.strip() for value in values.tolist()]
+        texts = {value.strip() for value in {*values.tolist()}}
         "".join(texts).encode()
-        if any(ord(max(text)) > sys.maxunicode for text in {*texts} - {""}):
+        if any(ord(max(text)) > sys.maxunicode for text in texts - {""}):
             raise ValueError("a code point is out of range")
     except (ValueError, SystemError) as error:  # NumPy's text may hold invalid characters
         raise DataError(f"{name}: class names must be valid text ({error})") from error
-    if task == CLASSIFICATION and (empty := texts.count("")):
+    if task == CLASSIFICATION and "" in texts:
+        empty = sum(not value.strip() for value in values.tolist())
         raise DataError(
             f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}"
         )

@@ -55,6 +55,11 @@ class Served:
     collate_fn: Any = default_collate
     funcs: list[Any] = field(default_factory=list)  # what a batch passes through
 
+    def rows(self, order: str, size: str) -> str:
+        """Return the text of its batches' rows, without a last one that is not full, if dropped."""
+        is_cut = self.drop_last and len(self.dataset) % self.batch_size
+        return f"{order}.split({size}){'[:-1]' * bool(is_cut)}"
+
 
 class DataText:
     """The facts about the data that the templates are filled with."""
@@ -80,8 +85,8 @@ class DataText:
         self.given = "tuple(xb)" if self.several and form == "xb" else form
         if self.several and (self.funcs or recipe.compile):
             raise EjectError(
-                "a script with several inputs has neither compile nor a WrappedDataLoader; put "
-                "what it does into the model or the dataset"
+                "a script with several inputs, or weights of samples, has neither compile nor a "
+                "WrappedDataLoader; train without, or do its work in the model or the dataset"
             )
         rows = resident_rows(recipe.train_dl) if self.program else None
         self.gathers = rows is not None
@@ -126,7 +131,7 @@ class DataText:
             "train_size": f"{TRAIN_SIZE:_}",
             "from_file": [] if name else self.to_file(),
             "validates": self.valid is not None and not self.recipe.valid_program,
-            "valid_size": self.valid_size(),
+            "valid_rows": self.valid_rows(),
             "by_index": self.by_index,
             "is_bytes": self.is_bytes,
             "program": self.program,
@@ -195,8 +200,6 @@ class DataText:
         epoch = f"epoch + {first}" if first else "epoch"  # as the loader counts them
         seed = "SEED" if self.train.seed == self.recipe.seed else "ORDER_SEED"
         order = f'torch.randperm(len(y_train), generator=stream({seed}, "order", {epoch}))'
-        # Without the last batch, which is not full.
-        is_cut = self.train.drop_last and len(self.train.dataset) % self.train.batch_size
         return {
             "by_index": self.by_index,
             "gathers": self.gathers,
@@ -207,10 +210,14 @@ class DataText:
             "order": order if self.draws_order else "torch.arange(len(y_train))",
             "stock": self.train.is_stock,
             "train_batch": self.batch(self.train, epoch),
-            "train_rows": f"order.split(BATCH_SIZE){'[:-1]' * bool(is_cut)}",
+            "train_rows": self.train.rows("order", "BATCH_SIZE"),
             "valid_batch": self.batch(self.valid, epoch) if self.valid else [],
-            "valid_size": self.valid_size(),
+            "valid_rows": self.valid_rows(),
         }
+
+    def valid_rows(self) -> str:
+        order = "torch.arange(len(y_valid))"
+        return self.valid.rows(order, self.valid_size()) if self.valid else ""
 
     def valid_size(self) -> str:
         if self.valid is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import save
 
+from plainfit.common.devices import differing
 from plainfit.common.errors import (
     ConfigError,
     EjectError,
@@ -108,7 +109,8 @@ def eject_all(
     runs.create_folder(into)
     paths = {level: into / f"{number}_{level}.py" for number, level in enumerate(LEVELS, 1)}
     beside = into / "data.safetensors"  # for all levels
-    for path in (*paths.values(), beside):
+    diffs = [into / f"{one}_to_{two}.diff" for one, two in pairwise(LEVELS)]
+    for path in (*paths.values(), beside, *diffs):
         check(path, "loop", force)
     done: list[Ejected] = []
     reason = ""
@@ -124,10 +126,10 @@ def eject_all(
                 raise
             reason = f"no level {level}: {error}"
             break
-    for one, two in pairwise(done):
+    for diff, (one, two) in zip(diffs, pairwise(done), strict=False):
         old, new = (item.path.read_text(encoding="utf-8").splitlines() for item in (one, two))
         lines = difflib.unified_diff(old, new, one.path.name, two.path.name, lineterm="")
-        write_text(into / f"{one.level}_to_{two.level}.diff", "\n".join([*lines, ""]))
+        write_text(diff, "\n".join([*lines, ""]))
     return done, reason
 
 
@@ -186,7 +188,7 @@ def look_at(ejected: Ejected) -> None:
     steps = look if len(losses) > look else None
     with must_run(ejected):
         given = run_alone(ejected.path, recipe.fingerprint, steps)
-        if level == "math" or given.differs_from(recipe.fingerprint):
+        if level == "math" or differing(recipe.fingerprint, given.fingerprint):
             return
         verdict = compare(given, recipe.outcome, level, steps, recipe.steps)
         if not verdict.holds:
@@ -198,9 +200,11 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     """Run a script in a process of its own, and compare its losses and weights with the run's."""
     recipe, level = ejected.recipe, ejected.level
     if level == "math":
-        return verified_in_float64(ejected)
+        return verified_in_float64(ejected, steps or STEPS_IN_FLOAT64)
+    if steps is not None and steps >= len(recipe.outcome.losses):
+        steps = None
     given = run_alone(ejected.path, recipe.fingerprint, steps)
-    changed = given.differs_from(recipe.fingerprint)
+    changed = differing(recipe.fingerprint, given.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
     verdict = compare(given, outcome, level, steps, recipe.steps)
     if changed:
@@ -209,12 +213,12 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     return verdict
 
 
-def verified_in_float64(ejected: Ejected) -> Verdict:
-    fingerprint = ejected.recipe.fingerprint
+def verified_in_float64(ejected: Ejected, steps: int) -> Verdict:
+    fingerprint, steps = ejected.recipe.fingerprint, min(steps, STEPS_IN_FLOAT64)
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(ejected.recipe, Path(folder) / "upper.py", "data", force=True).path
         write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
-        pair = [run_alone(path, fingerprint, STEPS_IN_FLOAT64) for path in (upper, ejected.path)]
+        pair = [run_alone(path, fingerprint, steps) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plainfit.common.devices import PRECISIONS
 from plainfit.common.errors import EjectError
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import docstring, literal, spaced, words, wrapped
@@ -31,9 +32,14 @@ MACHINE = {
     "threads": (None, "torch.set_num_threads({})  # the bits depend on it"),
     "default_dtype": ("torch.float32", "torch.set_default_dtype({})"),
     "deterministic_algorithms": (False, "torch.use_deterministic_algorithms({})"),
-    "float32_matmul_precision": ("highest", "torch.set_float32_matmul_precision({})"),
     "cudnn_benchmark": (False, "torch.backends.cudnn.benchmark = {}"),
-    "cudnn_allow_tf32": (True, "torch.backends.cudnn.allow_tf32 = {}"),
+    "cudnn_deterministic": (False, "torch.backends.cudnn.deterministic = {}"),
+    "float32_matmul_precision": ("highest", "torch.set_float32_matmul_precision({})"),  # of older
+    "cudnn_allow_tf32": (True, "torch.backends.cudnn.allow_tf32 = {}"),  # runs, as is this
+    **{
+        f"{name}.fp32_precision": (usual, f"torch.backends.{name}.fp32_precision = {{}}")
+        for name, usual in PRECISIONS.items()
+    },
 }
 # Names of a script that are not words of its templates, and imports that a level may need.
 OTHERS = "LR MOMENTUM WEIGHT_DECAY k train_order v valid_loss valid_order"

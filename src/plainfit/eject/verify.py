@@ -19,7 +19,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor, nn
 
 from plainfit.common import devices
-from plainfit.common.devices import ISA_VARIABLES
+from plainfit.common.devices import ISA_VARIABLES, PRECISIONS
 from plainfit.common.errors import EjectError, RunError, raised_as
 from plainfit.common.shell import command
 from plainfit.eject import alone
@@ -39,14 +39,6 @@ class Outcome:
     weights: dict[str, Tensor]
     sha256: str = ""  # of the weights as a safetensors file; empty where there is none
     fingerprint: dict[str, Any] = field(default_factory=dict)  # of the process that a script ran in
-
-    def differs_from(self, recorded: dict[str, Any]) -> str:
-        """Return what differs from a recorded fingerprint; empty if nothing does."""
-        return "; ".join(
-            f"{name} was {recorded[name]}, is {value}"
-            for name, value in self.fingerprint.items()
-            if name in recorded and recorded[name] != value  # an older run has fewer facts
-        )
 
 
 class Verdict(NamedTuple):
@@ -124,8 +116,9 @@ def program() -> str:
     """Return the program that runs a script: `alone`, and the function it takes from `devices`."""
     facts = inspect.getsource(devices.fingerprint)
     own = Path(alone.__file__).read_text(encoding="utf-8")
-    imports = "import os\nfrom typing import Any\n\nimport torch"
-    return f"{imports}\n\nISA_VARIABLES = {ISA_VARIABLES!r}\n\n\n{facts}\n\n{own}"
+    imports = "import os\nfrom operator import attrgetter\nfrom typing import Any\n\nimport torch"
+    names = f"ISA_VARIABLES = {ISA_VARIABLES!r}\nPRECISIONS = {PRECISIONS!r}"
+    return f"{imports}\n\n{names}\n\n\n{facts}\n\n{own}"
 
 
 def compare(
@@ -146,7 +139,7 @@ def compare(
                 "the script",
             )
     same = "equal" if all(map(near, script.losses, losses)) else f"equal within {MOST_ULP} ulp"
-    if steps is not None and steps < len(run.losses):
+    if steps is not None:
         return Verdict(True, f"the losses of the first {steps} steps are {same}")
     if differing := first_difference(script.weights, run.weights):
         return Verdict(False, f"all losses are {same}, and the weights are not: {differing}")

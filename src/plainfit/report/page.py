@@ -1,11 +1,14 @@
 """The page about one run."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from plainfit.common.errors import PlainfitError, reason
+from plainfit.common.errors import ModelError, PlainfitError, raised_as, reason
+from plainfit.data.splits import DataSplits
 from plainfit.models.summary import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
@@ -22,7 +25,7 @@ from plainfit.report.rendering import (
 from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import loss_function
-from plainfit.runs.train import prepare
+from plainfit.runs.train import build
 
 FILE = "report.html"
 
@@ -68,23 +71,24 @@ def write_report(folder: Path, out: Path | None = None, *, trust_code: bool = Fa
 def find_out(run: Run) -> dict[str, Any]:
     """Return what building the model and predicting give, and why the rest is missing."""
     found: dict[str, Any] = {"command": "", "differs": "", "layers": [], "predictions": None}
+    open_data = cache(run.open_data)  # which reads all of it
     try:
         found["command"] = run.config.command()
-        found["differs"] = what_a_command_changes(run)
+        found["differs"] = what_a_command_changes(run, open_data)
     except PlainfitError as error:
         found["no_command"] = str(error)
     try:
         found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
         found["parameters"] = count_parameters(run.built_model)
         found["predictions"] = predict(
-            run.model, run.open_data(), run.config.batch_size, loss_function(run.config, run.target)
+            run.model, open_data(), run.config.batch_size, loss_function(run.config, run.target)
         )
     except Exception as error:  # a user's model and data fail in many ways
         found["missing"] = reason(error)
     return found
 
 
-def what_a_command_changes(run: Run) -> str:
+def what_a_command_changes(run: Run, open_data: Callable[[], DataSplits]) -> str:
     """Return why the command does not train the same to the bit; empty if it does."""
     state, config = run.record["state"], run.config
     if state != "finished":
@@ -96,10 +100,11 @@ def what_a_command_changes(run: Run) -> str:
         return f"its schedule was first over {first} epochs, and was resumed with {later}"
     source = config.source or ""
     try:
-        run.open_data()
+        data = open_data()
         if source and source not in PUBLISHED and ":" not in source:  # downloads have a hash
-            with torch.random.fork_rng(devices=[]):
-                begun = weights_to_bytes(prepare(config).model)
+            fails = raised_as(ModelError, "a fine-tuning needs its source")
+            with torch.random.fork_rng(devices=[]), fails:
+                begun = weights_to_bytes(build(config, data, None)[0])
             if begun != (run.folder / FIRST).read_bytes():
                 return f"its source {source} has other weights now"
     except (PlainfitError, OSError) as error:

@@ -30,6 +30,7 @@ from plainfit.common.files import JOURNAL
 from plainfit.common.files import RECORD as RECORD
 from plainfit.common.locks import ANY_LOCK, LOCK
 from plainfit.common.shell import command
+from plainfit.data.open_data import kind_of, without
 from plainfit.data.splits import DataSplits
 from plainfit.data.targets import Target
 from plainfit.models.build import Factory
@@ -218,8 +219,12 @@ class Run:
             for name, learned in made.items():
                 kind = "categorical" if "categories" in learned else "numeric"
                 kinds[kind] = f"{kinds[kind]},{name}" if kind in kinds else name
+        recorded, unused = self.record["config"], list[str]()
+        with suppress(PlainfitError, OSError):  # its data may be gone
+            unused = without(kind_of(self.settings["data"]))  # of an older plainfit that took them
         try:
-            return RunConfig.from_dict(self.record["config"], **kinds)
+            kept = {name: value for name, value in recorded.items() if name not in unused}
+            return RunConfig.from_dict(kept, **kinds)
         except ConfigError as error:
             raise RunError(f"{self.folder / RECORD}: {error}") from error
 

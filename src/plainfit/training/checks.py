@@ -20,6 +20,11 @@ from plainfit.training.state import untouched
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)  # those that may need several samples
 BROADCAST = "Using a target size"  # of another shape than the outputs, as F.mse_loss warns
 ONE_SAMPLE = "Expected more than 1 value per channel"  # as they say it
+REMEDIES = {
+    ONE_SAMPLE: "leave out batches of one sample, as drop_last=True does with the last one",
+    "does not require grad": "the loss must depend on a parameter with requires_grad=True, without "
+    "detach() or no_grad() between",
+}
 
 
 def check_call(
@@ -93,8 +98,9 @@ def explain(error: Exception, context: Context) -> None:
             f"model(xb).squeeze(1); torch says: {error}"
         ) from error
     loss = context.loss
-    if ONE_SAMPLE in str(error):
-        error.add_note("leave out batches of one sample, as drop_last=True does with the last one")
+    for text, remedy in REMEDIES.items():
+        if text in str(error):
+            error.add_note(remedy)
     if isinstance(loss, Tensor) and loss.numel() != 1:
         got = f"shape {tuple(loss.shape)}; pass reduction='mean', or take its mean()"
     elif isinstance(error, AttributeError) and "no attribute 'detach'" in str(error):
@@ -153,6 +159,11 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
 
 def check_optimizer(model: nn.Module, opt: Any) -> None:
     """Refuse an optimizer that was made for another model: it would silently train nothing."""
+    if device_of(model).type == "meta":
+        raise ModelError(
+            "the model must hold values, and is on the device meta; give it some: "
+            "model.to_empty(device='cpu'), then load or initialise its weights"
+        )
     mine = {id(parameter) for parameter in model.parameters()}
     for each in optimizers_in(opt):
         if not any(id(p) in mine for group in each.param_groups for p in group["params"]):

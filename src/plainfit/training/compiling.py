@@ -64,7 +64,7 @@ def computation(
     path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
     before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
 
-    def in_precision(xb: Any, yb: Any) -> Tensor:
+    def in_precision(xb: Any, yb: Any) -> Any:
         with cast:
             return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
@@ -223,7 +223,7 @@ class CompiledLoss:
         self.compile_seconds = 0.0
         self.calls: dict[bool, list[float]] = {False: [], True: []}
 
-    def __call__(self, xb: Any, yb: Any) -> Tensor:
+    def __call__(self, xb: Any, yb: Any) -> Any:
         if not isinstance(xb, Tensor) and self.graph.forward is self.graph.model:
             self.graph.forward = caller(self.graph.model, xb)
         use_compiled = self.context.global_step >= PLAIN_STEPS and not self.failed
@@ -240,7 +240,7 @@ class CompiledLoss:
         if len(times) == 1:
             self.echo("note   compiling: this takes some seconds")
         try:
-            loss = self.graph(xb, yb)
+            loss: Any = self.graph(xb, yb)
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split("\n")[:2]).strip()
         else:
@@ -254,6 +254,8 @@ class CompiledLoss:
                 self.compile_seconds = time.perf_counter() - times[0]
             return loss
         loss = self.graph.loss(xb, yb)  # raises what is no failure of the compiler
+        if not isinstance(loss, Tensor):
+            why = "a graph gives the loss alone, and train_metrics or values by name are beside it"
         self.failed = True
         if self.context.global_step == PLAIN_STEPS and (call := self.context.history.run):
             call.compile = ""  # a script of this training compiles nothing, too

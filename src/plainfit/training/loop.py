@@ -160,7 +160,7 @@ def fit(
     if isinstance(loss_func, nn.Module):
         loss_func.to(device)
     form = form_of(compile)
-    cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint)
+    cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint, resume)
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),

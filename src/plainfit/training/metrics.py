@@ -294,7 +294,9 @@ class WholeSet:
         for metric in self.metrics:
             is_object = is_streaming(metric)
             value = metric.compute() if is_object else metric(out, yb)
-            values += named(metric_name(metric), value).items()
+            name = metric_name(metric)
+            with raised_as(ConfigError, f"the metric {name!r} must return numbers"):
+                values += named(name, value).items()
         check_names([name for name, _ in values])
         return dict(values)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plainfit.common.devices import device_of, fingerprint, versions
+from plainfit.common.devices import device_of, differing, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened, pairs_of
 from plainfit.models.weights import Uncompiled, plain_names
@@ -190,11 +190,10 @@ def load_callbacks(context: Context, saved: list[Any]) -> None:
 
 
 def warn_if_bits_may_differ(then: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [f"{k} was {then.get(k)}, is {now[k]}" for k in now if then.get(k) != now[k]]
-    if changed:
+    if changed := differing(then, now):
         warn(
             "the training goes on, but its bits are not promised to be those of one that was "
-            f"never stopped: {'; '.join(changed)}"
+            f"never stopped: {changed}"
         )
 
 

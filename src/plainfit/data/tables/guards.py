@@ -71,10 +71,14 @@ def columns_of(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
 def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each value comes with one class, and each class with one value."""
     classes = int(labels.max()) + 1
-    if not 2 <= classes < len(labels) or len(np.unique(codes[:FIRST])) > classes:
+    if classes >= len(labels):
         return False
-    found, places = np.unique(codes, return_inverse=True)
-    return len(found) == classes == len(np.unique(places * classes + labels))
+    for rows in (FIRST, len(codes)):
+        found, places = np.unique(codes[:rows], return_inverse=True)
+        pairs = np.unique(places * classes + labels[:rows])
+        if not len(found) == len(pairs) == len(np.unique(labels[:rows])):
+            return False
+    return classes > 1
 
 
 def is_sorted(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
@@ -87,7 +91,7 @@ def differ_and_whole(numbers: NDArray[Any]) -> bool:
     """Return whether all numbers are whole, and each is there once."""
     return all(
         bool((some % 1 == 0).all()) and len(np.unique(some)) == len(some)
-        for some in (numbers[:FIRST], numbers)
+        for some in (numbers[:FIRST], numbers[: 50 * FIRST], numbers)
     )
 
 
@@ -100,9 +104,10 @@ def seen_in_training(
     inputs: Mapping[str, NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
 ) -> list[str]:
     """Count the rows of each other part that have the inputs of a training row."""
-    keys = np.zeros(1, np.uint64)
+    keys = np.zeros(sum(map(len, parts.values())), np.uint64)
     for column in inputs.values():  # a hash: two other rows have one with a chance of 2**-64
-        keys = keys * MULTIPLIER + column.astype(np.float32).view(np.uint32)
+        keys *= MULTIPLIER
+        keys += column.astype(np.float32, copy=False).view(np.uint32)
     train, counted = np.sort(keys[parts["train"]]), []
     for part in [part for part in parts if part != "train"]:
         own = keys[parts[part]]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss, shortened
@@ -19,7 +20,7 @@ from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
 MOST_PROBLEMS = 10  # that an error names
-AT_ONCE = 4096  # rows that are stacked within the processor's cache: a third of the time
+AT_ONCE = 4096  # rows that are stacked within the processor's cache
 
 
 def learn(name: str, values: Values, train_rows: NDArray[np.int64], missing: str) -> Made:
@@ -112,11 +113,13 @@ def add_inputs(inputs: dict[str, NDArray[Any]], more: dict[str, NDArray[Any]]) -
 
 def stacked(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     count = len(next(iter(inputs.values())))
-    rows = np.empty((count, len(inputs)), np.float32)
+    rows, block = torch.empty((count, len(inputs))), torch.empty((len(inputs), AT_ONCE))
     for first in range(0, count, AT_ONCE):
+        some = block[:, : count - first]
         for at, column in enumerate(inputs.values()):
-            rows[first : first + AT_ONCE, at] = column[first : first + AT_ONCE]
-    return rows
+            some[at] = torch.from_numpy(column[first : first + AT_ONCE])
+        rows[first : first + AT_ONCE] = some.T
+    return rows.numpy()
 
 
 def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[np.float32], list[str]]:

@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,8 @@ GAPS = (
     "-1.#QNAN", " ", " ?", " NA",
 )  # fmt: skip
 SAMPLE = 2**18  # bytes from which the guesses are made
-CHUNK = 2**24
+CHUNK = 2**20
+PER_COLUMN = 2**14  # bytes that a column takes while a text file is parsed, however few its rows
 COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 POINT = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
@@ -113,6 +115,7 @@ class Table:
     columns: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dialect: Dialect | None = None  # of a text file
+    written: dict[str, Any] = field(default_factory=dict)  # its whole numbers, which may be codes
 
     @property
     def rows(self) -> int:
@@ -123,10 +126,12 @@ class Table:
         return self.dialect.decimal if self.dialect else "."
 
     def texts(self, names: list[str]) -> dict[str, Any]:
-        """Return columns as they are written; those of other than text files as they are."""
-        if self.dialect is None or not names:
-            return {name: self.columns[name] for name in names}
-        return dict(zip(names, read_text(self.path, self.dialect, names, names), strict=True))
+        """Return columns as a text file has them, which may be read again; others as they are."""
+        texts = {name: self.written.pop(name, self.columns[name]) for name in names}
+        if self.dialect and (others := [n for n in names if str(texts[n].type) != "string"]):
+            columns = read_text(self.path, self.dialect, others, others).columns
+            texts |= zip(others, columns, strict=True)
+        return texts
 
 
 def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ()) -> Table:
@@ -135,7 +140,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
     import pyarrow.json
     import pyarrow.parquet
 
-    notes, dialect, name = list[str](), None, path.name.lower()
+    notes, dialect, written, name = list[str](), None, list[str](), path.name.lower()
     is_text = name.endswith(TEXT)
     if not is_text and options.na is not None:
         raise ConfigError(
@@ -145,7 +150,10 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
     try:
         if is_text:
             dialect, notes = find_dialect(path, options)
-            table = read_text(path, dialect, [*as_text])
+            texts = [*as_text]
+            first = read_text(path, dialect, texts, read="open_csv").schema  # by the first rows
+            written = [field.name for field in first if pyarrow.types.is_int64(field.type)]
+            table = read_text(path, dialect, texts + written)
         elif path == STDIN or name.endswith(".jsonl"):
             source = io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
             table = pyarrow.json.read_json(source)
@@ -157,7 +165,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
                 if 8 * numbers > most_memory(path):
                     raise OSError(f"it claims to hold {numbers} values")
                 table = file.read()
-        table.validate(full=True)
+        table.validate(full=not is_text)
         names = table.column_names
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
         why = getattr(error, "strerror", None) or error
@@ -173,7 +181,11 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         )
     if table.num_rows == 0:
         raise DataError(f"{path}: a table must have rows, and it has none")
-    return Table(path, dict(zip(names, table.columns, strict=True)), notes, dialect)
+    columns = dict(zip(names, table.columns, strict=True))
+    if dialect is None:
+        return Table(path, columns, notes)
+    whole = {name: columns[name] for name in written}
+    return Table(path, columns | numbers_of(path, dialect, whole), notes, dialect, whole)
 
 
 def frame_columns(frame: Any) -> Table:
@@ -190,12 +202,16 @@ def frame_columns(frame: Any) -> Table:
 
 
 def read_text(
-    path: Path, dialect: Dialect, as_text: list[str], only: list[str] | None = None
+    path: Path,
+    dialect: Dialect,
+    as_text: list[str],
+    only: list[str] | None = None,
+    read: str = "read_csv",
 ) -> Any:
     import pyarrow
     import pyarrow.csv
 
-    return pyarrow.csv.read_csv(
+    return getattr(pyarrow.csv, read)(
         path,
         read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
         parse_options=pyarrow.csv.ParseOptions(
@@ -209,6 +225,29 @@ def read_text(
             null_values=dialect.gaps,  # where the others are numbers or dates
         ),
     )
+
+
+def numbers_of(path: Path, dialect: Dialect, written: dict[str, Any]) -> dict[str, Any]:
+    """Return the numbers in texts; read again those that are not whole after all."""
+    import pyarrow
+
+    numbers, others = {}, list[str]()
+    for name, texts in written.items():
+        try:
+            numbers[name] = without_gaps(texts, dialect.gaps).cast(pyarrow.int64())
+        except pyarrow.ArrowInvalid:
+            others.append(name)
+    if others:
+        numbers |= zip(others, read_text(path, dialect, [], others).columns, strict=True)
+    return numbers
+
+
+def without_gaps(texts: Any, gaps: Iterable[str] = GAPS) -> Any:
+    """Return texts with null for those that mean a gap."""
+    import pyarrow
+    from pyarrow import compute
+
+    return compute.if_else(compute.is_in(texts, pyarrow.array(gaps)), None, texts)
 
 
 def map_arrow(path: Path) -> Any:
@@ -237,16 +276,20 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         if encoding in READ_AS:
             notes.append(f"the text is {READ_AS[encoding]} (--encoding changes it)")
     with opened(path) as file:
-        content = file.read(SAMPLE)
+        content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
-    if len(content) == SAMPLE:  # without the last line, which may be cut off
-        sample = sample[: sample.rfind("\n") + 1] or sample
     usual = "\t" if ".tsv" in path.name.lower() else ","
     delimiter = options.separator or find_delimiter(sample, usual)
     if delimiter != usual and options.delimiter is None:
         known = {mark: name for name, mark in DELIMITERS.items()}
         notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
-    decimal = options.decimal or find_decimal(rows_of(sample, delimiter))
+    rows = rows_of(sample, delimiter)
+    if rows and PER_COLUMN * len(rows[0]) > most_memory(path):
+        raise OSError(
+            f"it has {len(rows[0]):,} columns, too many for a text file of {path.stat().st_size:,} "
+            "bytes; save the numbers as an array in an .npz file"
+        )
+    decimal = options.decimal or find_decimal(rows)
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
@@ -267,7 +310,8 @@ def find_encoding(path: Path) -> tuple[str, bool]:
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
-                decoder.decode(chunk, len(chunk) < CHUNK)
+                if not chunk.isascii() or decoder.getstate()[0]:
+                    decoder.decode(chunk, len(chunk) < CHUNK)
             except UnicodeDecodeError:
                 if b"\0" in chunk:
                     raise
@@ -277,11 +321,10 @@ def find_encoding(path: Path) -> tuple[str, bool]:
 
 
 def rows_of(text: str, delimiter: str) -> list[list[str]]:
-    lines = io.StringIO(text, newline="")
-    try:
-        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
-    except csv.Error:  # a cell that is longer than it allows
-        return []
+    rows = list[list[str]]()
+    with suppress(csv.Error):  # a cell that is longer than it allows
+        rows.extend(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
+    return rows
 
 
 def find_delimiter(text: str, usual: str) -> str:

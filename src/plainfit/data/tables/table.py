@@ -36,7 +36,7 @@ from plainfit.data.tables.preparing import (
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
-from plainfit.data.targets import MULTI_LABEL, REGRESSION, check_whole, encode
+from plainfit.data.targets import MOST_WHOLE, MULTI_LABEL, REGRESSION, check_whole, encode
 
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
@@ -64,15 +64,15 @@ def read_table(
     texts = table.texts([*targets, *codes])
     labels = target_values(table, {name: texts.pop(name) for name in targets}, task)
     table.notes += [
-        note for name, text in texts.items() for note in lost_digits(name, text, codes[name])
+        note for name, large in codes.items() for note in lost_digits(name, texts.pop(name), large)
     ]
     if options.missing == "drop":
         labels = labels[drop_gaps(table, kinds)]
     what, encoded, notes = encode(str(path), {"train": labels}, task, targets)
     table.notes += notes
     split = split_by_columns(table, options, split)
-    drawn = split_rows(str(path), splits.strata(what, encoded), split)
-    parts = {part: at.numpy() for part, (_, at) in drawn.items()}
+    rows = split_rows(str(path), splits.strata(what, encoded), split)
+    parts = {part: at.numpy() for part, (_, at) in rows.items()}
     train_rows = parts["train"]
     if len(train_rows) == 0:
         raise DataError(f"{path}: a table must have rows, at least two of each class")
@@ -86,6 +86,7 @@ def read_table(
     if in_memory:
         samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
         table.notes += seen_in_training(inputs, parts)
+        inputs.clear()  # before the parts are copied
     else:
         samples, features = write_rows(table, made)
         table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
@@ -97,6 +98,7 @@ def read_table(
         features=features,
         columns=made,
         notes=table.notes,
+        rows=rows,
     )
 
 
@@ -190,7 +192,7 @@ def label_values(table: Table, name: str, written: Any, task: str | None) -> NDA
         return np.array(whole, dtype=kind)[codes]
     if is_float or types.is_decimal(column.type):
         numbers = numbers_in(name, column)
-        if task is None and (numbers % 1 != 0).any():
+        if task is None and ((numbers % 1 != 0).any() or len(np.unique(numbers)) > MOST_WHOLE):
             return numbers
         check_whole(str(table.path), "train", numbers)
     return np.array(texts, dtype=object)[codes]
@@ -207,11 +209,11 @@ def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
         if gaps.any():
             found[name] = gaps
     kept = ~np.any([*found.values(), np.zeros(table.rows, bool)], axis=0)
+    text = f"rows have a gap in {shortened([*found])}"
+    if not kept.any():
+        raise DataError(f"{table.path}: all {text}, and none is left; fill them in, or use --drop")
     if found:
-        table.notes.append(
-            f"{int((~kept).sum())} of {len(kept)} rows have a gap in {shortened([*found])}: "
-            "left out"
-        )
+        table.notes.append(f"{int((~kept).sum())} of {len(kept)} {text}: left out")
     table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
     return np.asarray(kept)
 
@@ -237,8 +239,8 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
     from pyarrow import compute
 
     column, lost = written.cast(pyarrow.string()), ""
-    longer = compute.greater(compute.binary_length(column), 1)
-    zeros = compute.sum(compute.and_(compute.starts_with(column, "0"), longer)).as_py()
+    lengths = compute.binary_length(column.filter(compute.starts_with(column, "0")))
+    zeros = compute.sum(compute.greater(lengths, 1)).as_py()
     if zeros and not is_large:
         lost = f"{zeros} numbers begin with a 0, which is lost"
     if is_large:
@@ -275,6 +277,7 @@ def learn_all(
             table.notes += notes_on(name, values, info, f"the {options.missing} ")
             if in_memory:
                 add_inputs(inputs, inputs_of(name, values, info))
+                del table.columns[name]
             if 4 * len(inputs) * train > most:
                 raise DataError(
                     f"the columns become more than {len(inputs)} inputs, too many for a table of "

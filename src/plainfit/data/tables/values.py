@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, shortened
 from plainfit.data.tables.alone import date_parts
-from plainfit.data.tables.reading import GAPS
+from plainfit.data.tables.reading import GAPS, without_gaps
 from plainfit.data.targets import NUMBER
 
 LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
@@ -48,10 +48,11 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
     is_text = types.is_string(column.type)
     is_date = types.is_date(column.type) or types.is_timestamp(column.type)
     if kind == "text" or (is_text and not kind):
-        dates = None if kind else dates_in(column)
-        return texts_in(column) if dates is None else dates
+        texts = texts_in(column)
+        return texts if kind else dates_in(texts) or texts
     if is_date and kind in ("", ISO, *DATES):
-        return Dates(date_parts(column.cast(pyarrow.timestamp("us"), safe=False).to_numpy()), ISO)
+        codes, distinct = encoded(column.cast(pyarrow.timestamp("us"), safe=False))
+        return dates_of(codes, distinct.to_numpy(zero_copy_only=False), ISO)
     if kind in (ISO, *DATES):
         return read_dates(name, column, kind)
     if is_text:
@@ -91,16 +92,14 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
 def texts_in(column: Any) -> Texts:
     import pyarrow
 
-    encoded = column.cast(pyarrow.string()).fill_null("").dictionary_encode().combine_chunks()
-    return Texts(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist())
+    codes, names = encoded(column.cast(pyarrow.string()).fill_null(""))
+    return Texts(codes, names.to_pylist())
 
 
-def without_gaps(column: Any) -> Any:
-    """Return texts with null for those that mean a gap."""
-    import pyarrow
-    from pyarrow import compute
-
-    return compute.if_else(compute.is_in(column, pyarrow.array(GAPS)), None, column)
+def encoded(column: Any) -> tuple[NDArray[np.int64], Any]:
+    """Return the distinct values of a column, null among them, and which one each row has."""
+    found = column.dictionary_encode("encode").combine_chunks()
+    return found.indices.to_numpy().astype(np.int64), found.dictionary
 
 
 def read_numbers(name: str, column: Any, decimal: str) -> Any:
@@ -127,18 +126,22 @@ def named_rows(column: Any, wrong: list[int]) -> str:
     return f"{len(wrong)} of {len(column)} are not, {named}"
 
 
-def dates_in(column: Any) -> Dates | None:
+def dates_in(texts: Texts) -> Dates | None:
     """Return texts as dates, if all but the gaps are written in one of the formats."""
-    from pyarrow import compute
+    import pyarrow
 
-    column = without_gaps(column)
-    first = compute.index(column.is_valid(), True).as_py()
-    if first < 0 or not LIKE_DATES.fullmatch(column[first].as_py()):
+    first = next((name for name in texts.names if name not in GAPS), "")
+    if not LIKE_DATES.fullmatch(first):
         return None
-    fitting = [form for form in DATES if not unread(column, form).any()]
+    distinct = without_gaps(pyarrow.array(texts.names, pyarrow.string()))
+    fitting = [form for form in DATES if not unread(distinct, form).any()]
     if len(fitting) != 1:
         return None
-    return Dates(date_parts(parsed(column, fitting[0])), fitting[0])
+    return dates_of(texts.codes, parsed(distinct, fitting[0]), fitting[0])
+
+
+def dates_of(codes: NDArray[np.int64], distinct: NDArray[np.datetime64], form: str) -> Dates:
+    return Dates({name: part[codes] for name, part in date_parts(distinct).items()}, form)
 
 
 def read_dates(name: str, column: Any, form: str) -> Dates:
@@ -150,14 +153,15 @@ def read_dates(name: str, column: Any, form: str) -> Dates:
         column = column.cast(pyarrow.string())
     if not types.is_string(column.type):
         raise DataError(f"column {name!r} must be dates, as in the training, and is {column.type}")
-    column = without_gaps(column)
-    wrong = unread(column, form)
+    texts = texts_in(column)
+    distinct = without_gaps(pyarrow.array(texts.names, pyarrow.string()))
+    wrong = unread(distinct, form)[texts.codes]
     if wrong.any():
         raise DataError(
             f"column {name!r} must be dates written as {form}, as in the training: "
             f"{named_rows(column, wrong.nonzero()[0].tolist())}"
         )
-    return Dates(date_parts(parsed(column, form)), form)
+    return dates_of(texts.codes, parsed(distinct, form), form)
 
 
 def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
@@ -176,4 +180,4 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
 
 def unread(column: Any, form: str) -> NDArray[np.bool_]:
     """Return which texts are no dates of this format, besides gaps."""
-    return np.asarray(np.isnat(parsed(column, form)) & column.is_valid().to_numpy())
+    return np.asarray(np.isnat(parsed(column, form)) & np.asarray(column.is_valid()))

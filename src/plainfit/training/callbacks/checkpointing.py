@@ -65,8 +65,14 @@ class Checkpointing(Callback):
         self.saved_step = self.last_step = 0
 
     @staticmethod
-    def at(given: "str | Path | Checkpointing | None") -> "Checkpointing | None":
-        """Return the callback for the argument `checkpoint` of `fit`."""
+    def at(given: "str | Path | Checkpointing | None", resume: bool) -> "Checkpointing | None":
+        """Return the callback for the arguments `checkpoint` and `resume` of `fit`."""
+        if resume and given is None:
+            raise ConfigError(
+                "continues from the newest checkpoint in the folder checkpoint, got none; pass "
+                "checkpoint=FOLDER",
+                field="resume",
+            )
         return Checkpointing(given) if isinstance(given, str | Path) else given
 
     @contextmanager
@@ -138,6 +144,8 @@ class Checkpointing(Callback):
                     group.update(dict.fromkeys({name, f"initial_{name}"} & group.keys(), value))
 
     def on_fit_start(self, context: Context) -> None:
+        if not self.setup:
+            raise ConfigError("Checkpointing must be passed as checkpoint, and is in callbacks")
         with suppress(AttributeError):  # which a callback has later
             state = capture(context)
             parts = [[name, state[name]] for name in ("model", "optimizer")]
