@@ -108,7 +108,7 @@ def test_classes_have_the_names_of_a_file(tmp_path):
     data = pf.open_data(tmp_path)
     assert data.classes == ("sky", "road", "car", "tree")
     assert all_of(data)[1].unique().tolist() == [0, 2]
-    (tmp_path / "labels.json").write_text('["sky"]')
+    (tmp_path / "classes.txt").write_text("sky")
     with pytest.raises(PlainfitError, match="got 2 values and 1 names"):
         pf.open_data(tmp_path)
 

@@ -1,6 +1,5 @@
 """A folder of images and of masks: pictures of the same size, with a class for each pixel."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +47,10 @@ def parts_in(root: Path) -> dict[str, Path]:
 
 
 def both(root: Path) -> tuple[Path, Path] | None:
-    found = [path for names in HOMES for path in subfolders(root) if path.name.lower() in names]
-    return (
-        (found[0], found[1])
-        if len(found) == 2 and all(map(any, map(images_under, found)))
-        else None
-    )
+    found = [[f for f in subfolders(root) if f.name.lower() in names] for names in HOMES]
+    if any(len(homes) != 1 or not any(images_under(homes[0])) for homes in found):
+        return None
+    return found[0][0], found[1][0]
 
 
 def find_pairs(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
@@ -111,14 +108,14 @@ def read_segmentation(
         [*image_of], lambda path: read_mask(path, image_of[path], (width, height), resize)
     )
     bad |= bad_masks
-    if bad and not skip_bad:
+    kept = [pair for pair in pairs if pair[1] in loaded and pair[2] in masks]
+    if bad and not (skip_bad and kept):
         named = [f"{Path(path).relative_to(root)} ({why})" for path, why in sorted(bad.items())]
         raise DataError(
             f"{root}: every image and mask must be readable, and both of one size, and {len(bad)} "
             f"are not: {shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
         )
     notes += [f"{count} of {len(pairs)} images {done}" for done, count in sorted(changes.items())]
-    kept = [pair for pair in pairs if pair[1] in loaded and pair[2] in masks]
     if bad:
         notes.append(f"{len(pairs) - len(kept)} of {len(pairs)} images are left out as unreadable")
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
@@ -131,7 +128,7 @@ def read_segmentation(
         if part == "train" and group_by is not None:
             split = replace(split, groups=group_numbers(paths, group_by))
         images = pack(paths, torch.empty(0), storage, loaded)
-        pixels = [masks.pop(mask)[1] for of, _, mask in kept if of == part]
+        pixels = [masks[mask][1] for of, _, mask in kept if of == part]
         parts[part] = (images, torch.stack([numbered(each, values) for each in pixels]))
     target = Target(tuple(classes), SEGMENTATION)
     notes += said
@@ -191,13 +188,10 @@ def classes_of(root: Path, values: Numbers) -> tuple[list[str], Numbers, list[st
 
 
 def given_names(root: Path) -> list[str]:
-    if (path := root / "labels.json").is_file():
-        with raised_as(DataError, f"{path} must be a list of the names of the classes"):
-            return [str(name) for name in json.loads(path.read_bytes())]
-    if (path := root / "classes.txt").is_file():
-        with raised_as(DataError, f"{path} must have a name in each line"):
-            return path.read_text(encoding="utf-8-sig").strip().splitlines()
-    return []
+    path = root / "classes.txt"
+    with raised_as(DataError, f"{path} must have a name in each line"):
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    return text.strip().splitlines()
 
 
 def numbered(pixels: Numbers, values: Numbers) -> Tensor:

@@ -70,14 +70,9 @@ def predict(
             x, y = dataset[row]
             masks = [overlaid(x, classes) for classes in (y, predicted[row])]
             picture, is_small = thumbnail(torch.cat([x.expand(3, -1, -1), *masks], 2), dataset)
-            right = float((predicted[row] == y)[y >= 0].double().mean())
-            return {
-                "row": row,
-                "right": right,
-                "loss": float(losses[row]),
-                "picture": picture,
-                "is_small": is_small,
-            }
+            described = {"picture": picture, "is_small": is_small, "loss": float(losses[row])}
+            right = (predicted[row] == y)[y >= 0]
+            return described | {"row": row, "right": float(right.double().mean())}
         true, guess = int(labels[row]), int(predicted[row])
         loss, x = max(0.0, float(losses[row])), dataset[row][0]  # never -0.0
         picture, is_small = thumbnail(x, dataset)

@@ -6,8 +6,8 @@ import torch
 import plainfit as pf
 from plainfit.common.errors import ConfigError
 from plainfit.common.seeding import stream
-from plainfit.data.augment import Pipeline, affine, masked_steps, with_mask
-from plainfit.data.augment.names import MOVES, NAMES, NO_MASKS
+from plainfit.data.augment import Pipeline, affine, masked_steps
+from plainfit.data.augment.names import MOVES, NAMES, NO_MASKS, with_mask
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NO_MASKS])

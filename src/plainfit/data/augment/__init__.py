@@ -21,14 +21,7 @@ from plainfit.data.augment.images import (
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.names import (
-    Pipeline,
-    Step,
-    masked_steps,
-    mixes_labels,
-    named_steps,
-    with_mask,
-)
+from plainfit.data.augment.names import Pipeline, Step, masked_steps, mixes_labels, named_steps
 
 __all__ = [
     "Pipeline",
@@ -52,5 +45,4 @@ __all__ = [
     "trivial_augment",
     "vertical_flip",
     "warp",
-    "with_mask",
 ]
