@@ -169,38 +169,40 @@ def seconds_of(command):
 # Scripts depend on these names. A change here is a change of the interface: say it in CHANGELOG.md.
 OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --config --data --data-dir --debug --decimal
-        --delimiter --detect-anomaly --device --drop --drop-last --encoding --epochs --fused
-        --group-by --help --image-mode --image-size --json --keep-memory --label-smoothing
-        --loss --lr --memory-budget --metrics --missing --model --model-args --momentum
-        --monitor --na --nesterov --numeric --optimizer --order-by --out --overfit-one-batch
-        --patience --precision --preset --print-config --resize --schedule --seed --skip-bad
-        --split-seed --target --task --test-share --threads --time-limit --track --valid-share
-        --weight-decay""",
+        --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
+        --encoding --epochs --fused --group-by --help --image-mode --image-size --json
+        --keep-memory --label-smoothing --loss --lr --memory-budget --metrics --missing --model
+        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
+        --order-by --out --overfit-one-batch --patience --precision --preset --print-config
+        --resize --sampler --schedule --seed --skip-bad --split-seed --target --task
+        --test-share --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
-        --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
-        --gradual --group-by --help --image-mode --image-size --json --keep-memory
-        --label-smoothing --loss --lr --lr-ratio --memory-budget --metrics --missing --model
-        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --order-by --out
-        --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
+        --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
+        --encoding --epochs --freeze-epochs --fused --gradual --group-by --help --image-mode
+        --image-size --json --keep-memory --label-smoothing --loss --lr --lr-ratio
+        --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
+        --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
+        --patience --precision --print-config --resize --sampler --schedule --seed --skip-bad
         --split-seed --target --task --test-share --threads --time-limit --track --trust-code
         --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
-        --device --drop --drop-last --encoding --group-by --help --image-mode --image-size
-        --json --memory-budget --missing --model --momentum --na --numeric --optimizer
-        --order-by --picture --resize --seed --skip-bad --split-seed --target --task
-        --test-share --valid-share""",
+        --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
+        --image-size --json --memory-budget --missing --model --momentum --na --numeric
+        --optimizer --optimizer-args --order-by --picture --resize --seed --skip-bad
+        --split-seed --target --task --test-share --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
-        --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
-        --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by
-        --help --image-mode --image-size --json --keep-memory --label-smoothing --loss --lr
-        --memory-budget --metrics --missing --mode --model --model-args --momentum --monitor
-        --na --nesterov --numeric --optimizer --order-by --out --overfit-one-batch --patience
-        --precision --pruner --repeat --resize --schedule --search --seed --seeds --skip-bad
-        --space --split-seed --storage --target --task --test-share --threads --time-limit
-        --track --trials --valid-share --weight-decay""",
+        --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
+        --encoding --epochs --fused --group-by --help --image-mode --image-size --json
+        --keep-memory --label-smoothing --loss --lr --memory-budget --metrics --missing --mode
+        --model --model-args --momentum --monitor --na --nesterov --numeric --optimizer
+        --optimizer-args --order-by --out --overfit-one-batch --patience --precision --pruner
+        --repeat --resize --sampler --schedule --search --seed --seeds --skip-bad --space
+        --split-seed --storage --target --task --test-share --threads --time-limit --track
+        --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
@@ -210,17 +212,17 @@ OPTIONS = {
     "predict": """--augment --debug --decimal --delimiter --encoding --help --json --out
         --trust-code --tta""",
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
+        --embed-above --encoding --group-by --help --image-mode --image-size --json
+        --memory-budget --missing --na --numeric --order-by --picture --resize --seed --skip-bad
+        --split-seed --target --task --test-share --valid-share""",
+    "data": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
-        --na --numeric --order-by --picture --resize --seed --skip-bad --split-seed --target
-        --task --test-share --valid-share""",
-    "data": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding
-        --group-by --help --image-mode --image-size --json --memory-budget --missing --na
-        --numeric --only --order-by --picture --resize --skip-bad --split-seed --target --task
-        --test-share --valid-share --write""",
-    "init": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --force
-        --group-by --help --image-mode --image-size --memory-budget --missing --na --numeric
-        --order-by --out --resize --skip-bad --split-seed --target --task --test-share
-        --valid-share""",
+        --na --numeric --only --order-by --picture --resize --skip-bad --split-seed --target
+        --task --test-share --valid-share --write""",
+    "init": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
+        --encoding --force --group-by --help --image-mode --image-size --memory-budget --missing
+        --na --numeric --order-by --out --resize --skip-bad --split-seed --target --task
+        --test-share --valid-share""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

@@ -30,7 +30,8 @@ def test_a_file_a_run_and_its_record_give_the_same_training(plainfit, tmp_path):
     )
     code, _, err = plainfit("train", "--config", "a.toml", "--epochs", 2)
     assert code == 0, err
-    wanted = RunConfig(model="logistic", lr=0.05, nesterov=True, epochs=2, keep_memory=False)
+    options = {"model": "logistic", "optimizer": "sgd", "lr": 0.05, "nesterov": True}
+    wanted = RunConfig(**options, epochs=2, keep_memory=False)
     record = json.loads((tmp_path / "first" / "run.json").read_text())
     assert record["config"] == wanted.to_dict() | {"out": "first"}
     assert printed(plainfit, "--config", "first") == wanted
@@ -94,7 +95,7 @@ def test_what_is_commented_out_is_the_default(plainfit, tmp_path):
     [
         ("epochs = 3", "a.toml: epochs must be in a group, such as [training]"),
         ("[modle]\n", "a.toml: unknown group 'modle': choose from data, model, optimizer, "
-         "training; did you mean 'model'?"),
+         "training, transfer; did you mean 'model'?"),
         ("[training]\nbatch-size = 3", "a.toml: unknown setting of training 'batch-size': choose "),
         ("[training]\nepoch = 3", "did you mean 'epochs'?"),
         ("[model]\nlr = 0.1", "a.toml: lr must be in the group [optimizer]"),
@@ -120,10 +121,34 @@ def test_the_run_of_a_fine_tuning_names_its_own_command(plainfit, trained_run, t
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["config"] |= {"source": "resnet18", "model": "resnet18"}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
-    _, _, err = plainfit("train", "--config", "run")
-    assert err == (
-        "error: run must be of a training, and is of plainfit fine-tune resnet18 --epochs 2\n"
+    for command in ("train", "tune"):
+        assert plainfit(command, "--config", "run") == (
+            2, "", f"error: run must have settings of {command}, and source is one of a "
+            "fine-tuning: plainfit fine-tune --config run\n",
+        )  # fmt: skip
+
+
+def test_a_fine_tuning_repeats_from_its_run_and_from_what_it_prints(
+    plainfit, trained_run, tmp_path
+):
+    options = ("--model", "mlp", "--epochs", 1, "--precision", "bf16", "--out", "mlp")
+    assert plainfit("train", *options)[0] == 0
+    assert plainfit("fine-tune", "mlp", "--epochs", 2, "--lr-ratio", 8, "--out", "first")[0] == 0
+    _, text, _ = plainfit("fine-tune", "--config", "first", "--lr", 0.1, "--print-config")
+    (tmp_path / "a.toml").write_text(text)
+    _, found, _ = plainfit("fine-tune", "--config", "a.toml", "--print-config", "--json")
+    wanted = RunConfig(source="mlp", model="mlp", epochs=2, lr_ratio=8, lr=0.1)
+    assert RunConfig.from_dict(json.loads(found)) == wanted
+    assert plainfit("fine-tune", "--config", "a.toml", "--lr", 0.2, "--out", "second")[0] == 0
+    assert plainfit("fine-tune", "--config", "first", "--lr", 0.2, "--out", "third")[0] == 0
+    weights = [(tmp_path / r / "model.safetensors").read_bytes() for r in ("second", "third")]
+    assert weights[0] == weights[1]
+    # The settings of a training, whose model is not that of the source.
+    code, found, _ = plainfit(
+        "fine-tune", "mlp", "--config", trained_run, "--print-config", "--json"
     )
+    wanted = RunConfig(source="mlp", model="mlp", epochs=2)
+    assert (code, RunConfig.from_dict(json.loads(found))) == (0, wanted)
 
 
 def test_init_writes_a_file_that_trains(plainfit, tmp_path):
@@ -150,7 +175,7 @@ def test_init_says_how_it_read_a_table(plainfit, tmp_path):
     code, out, err = plainfit("init", "t.csv", "--target", "kind", "--drop", "row", "-o", "t.toml")
     assert code == 0, err
     config = RunConfig.from_dict(read_config(tmp_path / "t.toml"))
-    assert (config.model, config.target, config.drop) == ("mlp", "kind", "row")
+    assert (config.model, config.target, config.drop) == ("tabular", "kind", "row")
     saw = open_data("t.csv", target="kind", drop="row")
     assert [line[6:] for line in out.splitlines() if line.startswith("note: ")] == list(saw.notes)
     assert saw.notes
@@ -172,7 +197,9 @@ def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tm
     source = "from plainfit.models.networks import MLP\nclass Net(MLP): pass\n"
     (tmp_path / "nets.py").write_text(source)
     assert plainfit("train", "--model", "nets:Net", "--epochs", 1, "--out", "own")[0] == 0
-    assert printed(plainfit, "--config", "own") == RunConfig(model="nets:Net", epochs=1)
+    assert printed(plainfit, "--config", "own") == RunConfig(
+        model="nets:Net", optimizer="sgd", epochs=1
+    )
     (tmp_path / "nets.py").write_text(source + "open('IMPORTED', 'w')\n")
     code, out, err = plainfit("train", "--config", "own")
     assert (code, out) == (2, "")

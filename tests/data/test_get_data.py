@@ -205,6 +205,34 @@ def test_a_sampler_is_a_function_of_seed_and_epoch(own, options):
     assert "20" not in str(first).split()
 
 
+class Labelled(list):
+    """Samples that are read one by one, and their labels."""
+
+    labels = torch.tensor([0] * 27 + [1] * 9 + [2] * 4)
+
+    def __init__(self):
+        super().__init__((row, label) for row, label in enumerate(self.labels))
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [((torch.arange(40), Labelled.labels), {}), (Labelled(), {"collate_fn": default_collate,
+     "num_workers": 1})],
+    ids=["memory", "DataLoader"],
+)  # fmt: skip
+def test_balanced_draws_each_class_as_often(data, options):
+    train_dl, _ = pf.get_data(data, None, 16, sampler="balanced", seed=3, **options)
+    weights = torch.tensor([1 / 27] * 27 + [1 / 9] * 9 + [1 / 4] * 4, dtype=torch.float64)
+    drawn = torch.zeros(3)
+    for epoch in range(2):
+        order = stream(3, "order", epoch)
+        by_hand = torch.multinomial(weights, 40, replacement=True, generator=order)
+        train_dl.seek(epoch, 1)
+        assert torch.equal(torch.cat([xb for xb, _ in train_dl]), by_hand[16:])
+        drawn += Labelled.labels[by_hand].bincount()
+    assert drawn.min() > 80 / 3 / 2
+
+
 def test_a_last_batch_of_one_is_counted_by_the_sampler():
     model = nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2))
     opt = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -258,6 +286,9 @@ class Stream(IterableDataset):
         (lambda: pf.get_data(Stream(), 0.2, 8), ConfigError, "got 0.2 of a Stream"),
         (lambda: pf.get_data(Stream(), None, 8, sampler=[1]), ConfigError, "got a stream"),
         (lambda: pf.get_data(Stream(), None, 8, shuffle=True), ConfigError, "got a stream"),
+        (lambda: pf.get_data((X, X), None, 8, sampler="balanced"), ConfigError, "one class each"),
+        (lambda: pf.get_data(TENSORS, None, 8, sampler="balancd"), ConfigError,
+         "unknown sampler 'balancd': .* did you mean 'balanced'"),
         (lambda: pf.get_data(TENSORS, None, 8, sampler=[1], shuffle=True), ConfigError,
          "leave one out"),
         (lambda: list(pf.get_data(TENSORS, None, 8, sampler=BatchSampler(range(4), 2, False))[0]),
@@ -292,8 +323,8 @@ def trained(train_dl, valid_dl=None, epochs=2, **options):
     return model, history
 
 
-def test_a_training_on_a_split_resumes_with_the_same_bits(tmp_path):
-    sampler = WeightedRandomSampler([1.0] * 30, 30)
+@pytest.mark.parametrize("sampler", [WeightedRandomSampler([1.0] * 30, 30), "balanced"])
+def test_a_training_on_a_split_resumes_with_the_same_bits(tmp_path, sampler):
     split, _ = random_split(TENSORS, [30, 10], generator=stream(0, "split"))
     serve = partial(pf.get_data, split, None, 8, sampler=sampler)
 

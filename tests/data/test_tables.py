@@ -14,7 +14,7 @@ import pytest
 import torch
 from sklearn.impute import SimpleImputer
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from plainfit import open_data
 from plainfit.common.errors import DataError, PlainfitError
@@ -461,3 +461,45 @@ def test_rows_that_are_in_two_parts_are_counted(tmp_path):
     assert sum(counts.values()) > 0
     shown = [f"{count} of 12 in {part}" for part, count in counts.items() if count]
     assert data.notes == (f"rows with the inputs of a training row: {', '.join(shown)}",)
+
+
+def coded(n=N, names=12):
+    rng = np.random.default_rng(1)
+    city = np.array([f"c{at}" for at in rng.integers(0, names, n)], object)
+    city[rng.random(n) < 0.1] = ""
+    columns = {"x": rng.normal(size=n), "city": city, "code": rng.integers(0, 30, n)}
+    return pd.DataFrame({**columns, "kind": [*"aabb"] * (n // 4), "target": [*"yn"] * (n // 2)})
+
+
+@pytest.mark.parametrize(("name", "budget"), [("t.csv", 2048), ("t.arrow", 2048), ("t.arrow", 0)])
+def test_categories_are_embedded_as_their_numbers(tmp_path, name, budget):
+    frame, path = coded(), tmp_path / name
+    if name == "t.csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_feather(path, compression="uncompressed")
+    data = open_data(path, categorical="code", embed_above=8, memory_budget=budget)
+    assert data.features == ("x", "city", "code", "kind=a", "kind=b")
+    parts = {part: np.stack([x.numpy() for x, _ in of]) for part, of in data.parts().items()}
+    rows = np.concatenate([*parts.values()])
+    own = frame.iloc[np.lexsort((frame.x,))]  # the parts are shuffled: both in the order of x
+    rows, train = (
+        rows[np.lexsort((rows[:, 0],))],
+        np.isin(np.sort(rows[:, 0]), parts["train"][:, 0]),
+    )
+    texts = own[["city", "code"]].astype(str)
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    wanted = encoder.fit(texts[train]).transform(texts) + 1
+    np.testing.assert_array_equal(rows[:, 1:3], wanted)
+    counts = [len(found) + 1 for found in encoder.categories_]
+    assert data.embeddings == {"1": counts[0], "2": counts[1]}
+    note = f"categories are embedded: city ({counts[0] - 1}), code ({counts[1] - 1})"
+    assert note in data.notes
+
+
+def test_what_is_not_embedded(tmp_path):
+    frame = coded(2 * N).assign(who=[f"p{at}" for at in range(2 * N)])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert open_data(tmp_path / "t.csv", drop="who", embed_above=13).embeddings == {}
+    with pytest.raises(DataError, match="84 training rows, and at most 50 are embedded: leave"):
+        open_data(tmp_path / "t.csv", embed_above=8)

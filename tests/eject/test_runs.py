@@ -47,6 +47,8 @@ RUNS = {
         "nesterov": True, "label_smoothing": 0.1, "augment": "warp=0.5", "schedule": "one-cycle",
     },
     "constant": {"model": "mlp", "schedule": "constant"},
+    "balanced": {"model": "mlp", "sampler": "balanced", "drop_last": True, "augment": "noise"},
+    "weights": {"model": "mlp", "class_weights": "balanced", "label_smoothing": 0.1},
     "one batch": {"model": "cnn", "overfit_one_batch": True},
     "ragged": {"model": "mlp", "batch_size": 1000},
     "found rate": {"model": "mlp", "lr": "auto"},
@@ -61,8 +63,8 @@ ONLY_LOOP = {
 
 
 # F.interpolate and F.grid_sample have no other name; our own cross-entropy takes labels only.
-AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups"}
-AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early"]
+AT_LAYERS = {"augmented", "augmented with all", "mixed", "two groups", "weights"}
+AT_DATA = ["sgd", "augmented with all", "two groups", "one batch", "ragged", "early", "balanced"]
 SOME = ["accumulation with all", "adamw, cosine, batch norm", "two groups"]
 IN_FLOAT64 = ["accumulation with all", "one-cycle, clipping", "adamw, cosine, batch norm"]
 NOT_BELOW = {
@@ -121,6 +123,25 @@ def test_at_level_data(name, trained, tmp_path):
     eject_run(folder, script, level="data")
     assert_same(folder, script)
     assert not names_in(script) & {"DataLoader", "TensorDataset", "plainfit"}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("RAdam", "betas=(0.8, 0.9), decoupled_weight_decay=True"),
+        ("nadam", None),
+        ("adagrad", "lr_decay=0.01"),
+        ("adafactor", "eps=(None, 1e-2)"),
+    ],
+)
+def test_any_optimizer_of_torch(optimizer, arguments, tmp_path):
+    folder, script = tmp_path / "run", tmp_path / "train.py"
+    run(folder, model="mlp", optimizer=optimizer, optimizer_args=arguments, weight_decay=0.1)
+    for level in ("loop", "data"):
+        eject_run(folder, script, level=level, force=True)
+        assert_same(folder, script)
+    with pytest.raises(EjectError, match="level that works for this script is 'data'"):
+        eject_run(folder, script, level="optim", force=True)
 
 
 def test_the_script_prints_the_table_of_the_run(tmp_path, capsys):

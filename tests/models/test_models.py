@@ -155,6 +155,9 @@ def test_a_factory_rebuilds_the_model():
         ("adam", optim.Adam, 1e-3),
         ("adamw", optim.AdamW, 1e-3),
         ("rmsprop", optim.RMSprop, 1e-3),
+        ("RAdam", optim.RAdam, 1e-3),
+        ("adafactor", optim.Adafactor, 0.01),
+        ("ADAGRAD", optim.Adagrad, 0.01),
     ],
 )
 def test_optimizers_and_their_rates(name, kind, lr):
@@ -163,6 +166,13 @@ def test_optimizers_and_their_rates(name, kind, lr):
     assert opt.param_groups[0]["lr"] == lr
     assert opt.param_groups[0]["params"] == list(model.parameters())
     assert make_optimizer(name, model, lr=0.5).param_groups[0]["lr"] == 0.5
+
+
+def test_arguments_of_an_optimizer():
+    arguments = {"betas": (0.8, 0.9), "decoupled_weight_decay": True}
+    _, opt = pf.get_model("logistic", optimizer="nadam", optimizer_args=arguments, device="cpu")
+    assert arguments.items() <= opt.defaults.items()
+    assert opt.defaults["lr"] == optim.NAdam([torch.zeros(1)]).defaults["lr"]
 
 
 def test_momentum_is_the_one_given_or_the_optimizers_own():
@@ -183,7 +193,7 @@ def test_momentum_with_adam_is_an_error(optimizer):
     ("settings", "says"),
     [
         ({"model": "resnett"}, "unknown model 'resnett': .*MODULE:CALLABLE; did you mean 'resn"),
-        ({"model": "zzz"}, "unknown model 'zzz': choose from logistic, mlp, cnn, compact, resnet"),
+        ({"model": "zzz"}, "unknown model 'zzz': choose from logistic, mlp, tabular, cnn"),
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg': .* did you mean 'sgd'"),
         ({"device": "cuda0"}, "unknown device 'cuda0': choose from auto, cpu"),
         ({"device": "meta"}, "device 'meta' holds no values"),

@@ -251,7 +251,7 @@ def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
     (folder / "model.safetensors").write_bytes(weights_to_bytes(model))
     assert same(run.model, model)
     assert run.open_data().counts() == run.record["data"]["counts"]
-    assert run.config.command() == "plainfit train --model cnn --epochs 1"
+    assert run.config.command() == "plainfit train --model cnn --optimizer sgd --epochs 1"
     assert plainfit("summary", folder)[0] == 0
     assert plainfit("runs", tmp_path)[0] == 0
     assert plainfit("report", folder)[0] == 0

@@ -73,6 +73,19 @@ def test_the_short_command_goes_on_with_the_study_as_it_was(tmp_path, plainfit):
         assert (code, error.count("\n"), message in error) == (2, 1, True), error
 
 
+def test_a_study_takes_a_file_of_settings_and_a_search_wins_over_it(tmp_path, plainfit):
+    (tmp_path / "a.toml").write_text(
+        '[model]\nmodel = "logistic"\n[optimizer]\nlr = 5.0\nmomentum = 0.5\n'
+        "[training]\nepochs = 3\n"
+    )
+    options = ["--config", "a.toml", "--epochs", 1, "--trials", 1, "--out", "study"]
+    assert plainfit("tune", *options, *LR)[0] == 0
+    config = json.loads((tmp_path / "study" / "0000" / "run.json").read_text())["config"]
+    found = [config[name] for name in ("model", "momentum", "epochs", "lr")]
+    assert (found[:3], found[3] <= 1) == (["logistic", 0.5, 1], True)
+    assert plainfit("tune", *options)[0] == 0  # the same study, not another lr
+
+
 def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
     out = tmp_path / "study"
     command = ["tune", *SHORT, *LR, "--trials", "4", "--pruner", "none", "--threads", "1"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer import Option
 
-from plainfit.cli.shared import SOURCE_OPTIONS, Debug, Source, show, with_options_of
+from plainfit.cli.shared import SOURCE_OPTIONS, Debug, Source, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.common.shell import command
@@ -27,13 +27,14 @@ GROUPS: dict[str, type] = {
     "model": settings.ModelSettings,
     "optimizer": settings.OptimizerSettings,
     "training": settings.TrainingSettings,
+    "transfer": settings.TransferSettings,
 }
 GROUP_OF = {name: group for group, kind in GROUPS.items() for name in names_of(kind)}
 NOT_TOML = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # not even in a comment
 SMALL = 64  # pixels a side, at most, for the network of the presets
 STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its epochs
 CHOICES: dict[str, dict[str, Any]] = {
-    "data other than images": {"model": "mlp", "optimizer": "adamw", "schedule": "one-cycle"},
+    "data other than images": {"model": "tabular", "optimizer": "adamw", "schedule": "one-cycle"},
     "small images": settings.OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
 }
@@ -62,8 +63,6 @@ def read_config(path: Path) -> dict[str, Any]:
         config = RunConfig.from_dict(found)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if config.source is not None:
-        raise ConfigError(f"{path} must be of a training, and is of {config.command()}")
     return {name: value for name, value in config.to_dict().items() if name in found}
 
 
@@ -90,6 +89,8 @@ def to_toml(config: RunConfig, comments: Sequence[str] = ()) -> str:
     hints, values = type_hints(), config.to_dict()
     lines = [f"# {comment}" for comment in comments]
     for group, kind in GROUPS.items():
+        if group == "transfer" and config.source is None:
+            continue
         lines += ["", f"[{group}]"]
         for item in fields(kind):
             value = values[item.name]
@@ -102,9 +103,20 @@ def to_toml(config: RunConfig, comments: Sequence[str] = ()) -> str:
 
 def use_as_defaults(context: typer.Context, file: Path | None) -> Path | None:
     if file is not None:
-        found = read_config(file).items()
-        context.default_map = {n: v if isinstance(v, bool | None) else str(v) for n, v in found}
+        found = read_config(file)
+        if unused := found.keys() - {parameter.name for parameter in context.command.params}:
+            raise ConfigError(
+                f"{file} must have settings of {context.info_name}, and {min(unused)} is one of a "
+                f"fine-tuning: {command('fine-tune', '--config', file)}"
+            )
+        context.default_map = {
+            n: v if isinstance(v, bool | None) else str(v) for n, v in found.items()
+        }
     return file
+
+
+def print_settings(config: RunConfig, json_: bool) -> None:
+    show_json(config.to_dict()) if json_ else show(to_toml(config), end="")
 
 
 ConfigFile = Annotated[
@@ -113,8 +125,11 @@ ConfigFile = Annotated[
         "--config",
         callback=use_as_defaults,
         is_eager=True,
-        help="A TOML file of settings, or a run; options override it, and it overrides --preset.",
+        help="A TOML file of settings, or a run; options override it, and it overrides a preset.",
     ),
+]
+PrintConfig = Annotated[
+    bool, Option("--print-config", help="Print all settings as such a file; train nothing.")
 ]
 
 
@@ -130,7 +145,9 @@ def init(
     """Look at data, and write settings to train on it to a file, with comments."""
     config = RunConfig(data=source, **options)
     from plainfit.runs.folder import check_new_file, write_output
+    from plainfit.runs.train import completed
 
+    config = completed(config)
     check_new_file(out, force)
     splits = config.open_data()
     chosen, comments = suggestion(splits)

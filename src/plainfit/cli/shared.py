@@ -112,6 +112,12 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Return whether an option is given on the command line, not in a file of settings."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], Any]:
     """Give a command an option for each of these fields of `RunConfig`."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from plainfit.cli.config import ConfigFile, to_toml
+from plainfit.cli.config import ConfigFile, PrintConfig, print_settings
 from plainfit.cli.shared import (
     SOURCE_OPTIONS,
     Debug,
@@ -20,6 +20,7 @@ from plainfit.cli.shared import (
     TrustCode,
     asking,
     is_given,
+    is_typed,
     open_trusted,
     show,
     show_json,
@@ -28,12 +29,20 @@ from plainfit.cli.shared import (
 from plainfit.common.errors import ConfigError, TrainingError, raised_as
 from plainfit.common.shell import command
 from plainfit.runs import settings
-from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
+from plainfit.runs.settings import (
+    DataSettings,
+    RunConfig,
+    TransferSettings,
+    is_weights_only,
+    names_of,
+)
 
 if TYPE_CHECKING:
     from plainfit.runs.train import RunResult
 
-RATE_OPTIONS = ("model", "momentum", "batch_size", "drop_last", "optimizer", "seed", "device")
+RATE_OPTIONS = (
+    "model", "momentum", "batch_size", "drop_last", "optimizer", "optimizer_args", "seed", "device",
+)  # fmt: skip
 
 
 @with_options_of(names_of(RunConfig, without=tuple(names_of(TransferSettings))))
@@ -41,9 +50,7 @@ def train(
     context: typer.Context,
     *,
     config_file: ConfigFile = None,
-    print_config: Annotated[
-        bool, Option("--print-config", help="Print all settings as such a file; train nothing.")
-    ] = False,
+    print_config: PrintConfig = False,
     preset: Annotated[
         str | None,
         Option(
@@ -70,7 +77,7 @@ def train(
             if not json_:
                 show(text, sys.stderr if print_config else None)
     if print_config:
-        show_json(config.to_dict()) if json_ else show(to_toml(config), end="")
+        print_settings(config, json_)
         return
     from plainfit.runs.train import train as run
 
@@ -79,6 +86,7 @@ def train(
 
 @with_options_of(names_of(RunConfig, without=("source", "model")))
 def fine_tune(
+    context: typer.Context,
     *,
     source: Annotated[
         str,
@@ -88,6 +96,8 @@ def fine_tune(
         ),
     ],
     model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
+    config_file: ConfigFile = None,
+    print_config: PrintConfig = False,
     trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
@@ -95,6 +105,8 @@ def fine_tune(
 ) -> None:
     """Give a trained model a new head, and train it: the head alone at first, then all of it."""
     RunConfig(source=source, **options)  # checked before torch loads
+    if not (is_weights_only(source) or is_typed(context, "model")):
+        model = None  # that of a file of settings, as the source names its own
     from plainfit.runs.fine_tuning import is_run, model_name
     from plainfit.runs.train import train as run
 
@@ -102,6 +114,9 @@ def fine_tune(
         if trust_code and is_run(source):
             open_trusted(Path(source), trust_code)
         config = RunConfig(source=source, model=model_name(source, model), **options)
+        if print_config:
+            print_settings(config, json_)
+            return
         run_with_progress(lambda **shown: run(config, **shown), json_)
 
     asking(begin, trust_code)
@@ -154,6 +169,7 @@ def lr_find(
 ) -> None:
     """Try learning rates from 1e-7 to 10, and suggest one."""
     config = RunConfig(**options)
+    from plainfit.common.devices import device_of
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
     from plainfit.runs.tasks import loss_function
@@ -163,7 +179,7 @@ def lr_find(
     check_output(picture)
     parts = prepare(config)
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(config, parts.data.target)
+        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
         found = search(parts.model, loss, parts.opt, parts.train_dl)
     write_picture(found.plot(), picture)
     if json_:

@@ -2,13 +2,15 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
-from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
+from plainfit.cli.config import ConfigFile
+from plainfit.cli.shared import Debug, Json, is_given, is_typed, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.shell import command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
@@ -55,6 +57,7 @@ def tune(
     out: Annotated[
         Path | None, Option(help="Folder of the study, new or to continue (default: studies/TIME).")
     ] = None,
+    config_file: ConfigFile = None,
     storage: Annotated[
         str | None, Option(help="URL of a database, for several machines.", metavar="URL")
     ] = None,
@@ -85,7 +88,7 @@ def tune(
     if own["monitor"] not in MONITORS:
         raise ConfigError(unknown_name("metric", own["monitor"], MONITORS))
     specs = parse_space(searches, kinds_of_setting)
-    for name in specs.keys() & given:
+    for name in filter(partial(is_typed, context), specs):
         raise ConfigError("must be either searched or given, and is both", field=name)
     fixed = checked_runs(plan, specs)
 

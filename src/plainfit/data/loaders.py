@@ -27,11 +27,12 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     Subset,
+    WeightedRandomSampler,
     default_collate,
     default_convert,
 )
 
-from plainfit.common.errors import ConfigError, raised_as
+from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
@@ -106,6 +107,20 @@ def sampled(sampler: Any, seed: int, epoch: int) -> Tensor:
         finally:
             if own is not None:
                 sampler.generator = own
+
+
+class Balanced(WeightedRandomSampler):
+    """Draws as many rows as there are, with replacement, each class as likely as another."""
+
+    def __init__(self, dataset: Any) -> None:
+        if (labels := class_labels(dataset)) is None:
+            raise ConfigError(
+                "balanced needs samples of one class each, with labels of int64; leave it out",
+                field="sampler",
+            )
+        labels = labels.cpu()
+        weights: Any = 1 / labels.bincount()[labels].double()
+        super().__init__(weights, len(labels))
 
 
 class TensorLoader(BatchOrder):
@@ -356,7 +371,8 @@ def get_data(
         shuffle: False to train in the order of the data.
         sampler: gives the rows of an epoch of the training, such as a `WeightedRandomSampler`. What
             it draws, from the global generators or its own `generator`, is a function of the seed
-            and the epoch too.
+            and the epoch too. `balanced` draws as many rows as there are, with replacement, each
+            class as likely as another.
         collate_fn: makes a batch of a list of samples, which are then read one by one.
 
     Returns:
@@ -379,6 +395,10 @@ def get_data(
         train, valid = split(train, valid_ds, seed)
     elif valid_ds is not None:
         valid = convert(valid_ds, "valid_ds")
+    if isinstance(sampler, str):
+        if sampler != "balanced":
+            raise ConfigError(unknown_name("sampler", sampler, ["balanced"]))
+        sampler = Balanced(train)
     make = partial(make_loader, seed=seed, num_workers=num_workers, collate_fn=collate)
     own = {"drop_last": drop_last, "sampler": sampler, "trains": True}
     train_dl: Loader = make(train, bs, sampler is None and shuffle is not False, **own)

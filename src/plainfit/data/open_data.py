@@ -39,6 +39,7 @@ OWN = {
     "categorical": (TABLE,),
     "numeric": (TABLE,),
     "missing": (TABLE,),
+    "embed_above": (TABLE,),
 }
 
 
@@ -66,6 +67,7 @@ def open_data(
     categorical: str | None = None,
     numeric: str | None = None,
     missing: str = "median",
+    embed_above: int | None = None,
 ) -> DataSplits:
     """Read a dataset and return its training, validation and test parts.
 
@@ -106,6 +108,8 @@ def open_data(
         numeric: columns that must be numbers.
         missing: what to do about gaps among numbers: fill them with the `median` or the `mean` of
             the training rows, `drop` the rows, or `error`.
+        embed_above: a column with more categories than this becomes one input, for a model that
+            embeds it: the number of the category from 1, and 0 for one that no training row has.
 
     Raises:
         ConfigError: if a setting is for other data than this.

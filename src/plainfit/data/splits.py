@@ -99,6 +99,15 @@ class DataSplits:
         return {n: of[of >= 0].bincount(minlength=count).tolist() for n, of in of_parts.items()}
 
     @property
+    def embeddings(self) -> dict[str, int]:
+        """How many codes the features have that are embedded, by their place (a text, for JSON)."""
+        return {
+            str(self.features.index(name)): 1 + len(made["categories"])
+            for name, made in self.columns.items()
+            if "embedded" in made
+        }
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """How the values that a model sees were made from those in the files."""
         if self.columns:

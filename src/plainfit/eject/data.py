@@ -25,6 +25,8 @@ from plainfit.data.batches import call_form, generators_of, inputs_and_target, w
 from plainfit.data.datasets import ImageDataset, Rows
 from plainfit.data.loaders import (
     AugmentedLoader,
+    Balanced,
+    BatchOrder,
     SampleBatches,
     SampleLoader,
     TensorLoader,
@@ -54,6 +56,7 @@ class Served:
     sampler: Any = None  # of the user's, where shuffle does not say it all
     collate_fn: Any = default_collate
     funcs: list[Any] = field(default_factory=list)  # what a batch passes through
+    is_balanced: bool = False
 
     def rows(self, order: str, size: str) -> str:
         """Return the text of its batches' rows, without a last one that is not full, if dropped."""
@@ -92,7 +95,8 @@ class DataText:
         self.gathers = rows is not None
         self.is_bytes = rows is not None and isinstance(rows.parts[0], ImageDataset)
         """Whether the program turns bytes into floats."""
-        self.draws_order = self.train.shuffle and not self.train.is_stock
+        draws = self.train.shuffle or self.train.is_balanced
+        self.draws_order = draws and not self.train.is_stock
         if self.valid is not None and self.valid.shuffle:
             raise EjectError(
                 "a script validates in the order of the data, and this training shuffled it; "
@@ -199,7 +203,11 @@ class DataText:
         first = self.recipe.first_epoch
         epoch = f"epoch + {first}" if first else "epoch"  # as the loader counts them
         seed = "SEED" if self.train.seed == self.recipe.seed else "ORDER_SEED"
-        order = f'torch.randperm(len(y_train), generator=stream({seed}, "order", {epoch}))'
+        drawn = "torch.randperm(len(y_train)"
+        if self.train.is_balanced:
+            weights = "1 / y_train.bincount()[y_train].double()"
+            drawn = f"torch.multinomial({weights}, len(y_train), replacement=True"
+        order = f'{drawn}, generator=stream({seed}, "order", {epoch}))'
         return {
             "by_index": self.by_index,
             "gathers": self.gathers,
@@ -267,12 +275,12 @@ def served(dl: Any) -> Served:
             inner = served(dl.dl)
             inner.funcs.append(dl if isinstance(dl, AugmentedLoader) else dl.func)
             return inner
-        case TensorLoader(dataset=dataset, rows_from=None):
-            return Served(dataset, dl.batch_size, dl.shuffle, dl.seed, dl.drop_last)
+        case TensorLoader(dataset=dataset, rows_from=None | Balanced()):
+            return of_order(dl, dataset)
         case SampleLoader(
             sampler=order, dataset=SampleBatches(dataset=dataset, collate_fn=func)
-        ) if order.rows_from is None and func is default_collate:
-            return Served(dataset, order.batch_size, order.shuffle, order.seed, order.drop_last)
+        ) if isinstance(order.rows_from, Balanced | None) and func is default_collate:
+            return of_order(order, dataset)
         case TensorLoader() | SampleLoader():
             raise EjectError(
                 "a script repeats what get_data does without a sampler or collate_fn of your own; "
@@ -291,6 +299,11 @@ def served(dl: Any) -> Served:
         "it; serve the data by plainfit.get_data, by a DataLoader without a batch_sampler or "
         "persistent workers, or by a list of pairs of tensors, all of one size but the last"
     )
+
+
+def of_order(order: BatchOrder, dataset: Any) -> Served:
+    own = (order.batch_size, order.shuffle, order.seed, order.drop_last)
+    return Served(dataset, *own, is_balanced=order.rows_from is not None)
 
 
 def is_plain(dl: Any) -> bool:

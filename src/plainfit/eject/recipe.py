@@ -15,7 +15,6 @@ from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import batch_size, length
 from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
-from plainfit.data.splits import DataSplits, labels_of
 from plainfit.data.targets import SEGMENTATION
 from plainfit.eject.source import place
 from plainfit.eject.values import rebuilt
@@ -126,7 +125,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         seed=factory.seed,
         opt=parts.opt,
         groups=[{k: v for k, v in g.items() if k != "params"} for g in parts.opt.param_groups],
-        loss_func=loss_function(config, parts.data.target),
+        loss_func=loss_function(config, parts.data.target, device_of(parts.model)),
         train_dl=parts.train_dl,
         valid_dl=parts.valid_dl,
         metrics=made(metrics_of(config, parts.data.target)),
@@ -136,18 +135,14 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         compile=record.get("compiled", config.compile) or "",
         valid_program=record.get("compiled_validation", False),
         channels_last=config.channels_last,
-        counts_samples=not ignores_labels(parts.data),
         fingerprint=record["fingerprint"],
         outcome=outcome,
+        counts_samples=not config.class_weights and parts.data.task != SEGMENTATION,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
         schedules=schedules if rates and len(schedules) > 1 else {},
         initial={n: t.clone() for n, t in weights.items()} if factory.loaded else None,
         config=config,
     )
-
-
-def ignores_labels(data: DataSplits) -> bool:
-    return data.task == SEGMENTATION and bool((labels_of(data.valid) < 0).any())
 
 
 def from_fit(call: FitCall) -> Recipe:

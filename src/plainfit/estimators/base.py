@@ -139,7 +139,7 @@ class PlainfitEstimator(Saving):
 
     def _settings(self, *, once: bool = False) -> RunConfig:
         given = self.get_params(deep=False)
-        own = {"model", "model_args", "optimizer", "drop_last"}
+        own = {"model", "model_args", "optimizer", "optimizer_args", "drop_last"}
         shared = set(names_of(RunConfig)) & given.keys() - own
         seed = self.random_state
         if not isinstance(seed, Integral):
@@ -238,7 +238,7 @@ class PlainfitEstimator(Saving):
                 device=config.device,
                 arguments=self.model_args,
             )
-        options = optimizer_options(config) | {"arguments": self.optimizer_args}
+        options = optimizer_options(config) | {"optimizer_args": self.optimizer_args}
         return model, make_optimizer(self.optimizer, model, **options)
 
     def _parts(self, tensors: list[Tensor], config: RunConfig) -> tuple[TensorDataset, Any]:

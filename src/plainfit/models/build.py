@@ -14,12 +14,13 @@ import torch
 from torch import nn, optim
 
 from plainfit.common.devices import pick_device
-from plainfit.common.errors import ConfigError, ModelError, near_miss, unknown_name
+from plainfit.common.errors import ConfigError, ModelError, near_miss, raised_as, unknown_name
 from plainfit.models import networks, resnet
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": networks.LogisticRegression,
     "mlp": networks.MLP,
+    "tabular": networks.TabularModel,
     "cnn": networks.MnistCNN,
     "compact": networks.CompactCNN,
     "resnet": networks.ResNet,
@@ -95,14 +96,15 @@ def get_model(
     weight_decay: float | None = None,
     nesterov: bool = False,
     arguments: Mapping[str, Any] | None = None,
+    optimizer_args: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, optim.Optimizer]:
     """Build a model and its optimizer.
 
     Args:
-        model: `logistic`, `mlp`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50), `unet`,
-            `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
-            those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
-            parameters.
+        model: `logistic`, `mlp`, `tabular`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
+            `unet`, `MODULE:CALLABLE`, or a class or function that returns a module. It is called
+            with those of `input_shape`, `in_features`, `channels` and `classes` that it names among
+            its parameters.
         optimizer: `sgd`, `adam`, `adamw`, `rmsprop`, or another class of `torch.optim` or its name.
         lr: the learning rate; by default 0.1 for `sgd`, 0.001 for the other three, else torch's.
         momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
@@ -118,6 +120,7 @@ def get_model(
             default torch's: 0.01 of all for `adamw`, else 0.
         nesterov: use Nesterov momentum (Sutskever et al. 2013), for `sgd`.
         arguments: for the model, by name; they override the four above.
+        optimizer_args: other arguments of the optimizer, by name.
 
     Returns:
         The model, which keeps the record of its construction as `plainfit_factory`, and the
@@ -141,7 +144,8 @@ def get_model(
     built = to_device(factory.call(target), device, channels_last)
     built.plainfit_factory = factory  # type: ignore[assignment]  # a record beside the module's own parts
     options: dict[str, Any] = {"fused": fused, "weight_decay": weight_decay, "nesterov": nesterov}
-    return built, make_optimizer(optimizer, built, lr=lr, momentum=momentum, **options)
+    options |= {"lr": lr, "momentum": momentum, "optimizer_args": optimizer_args}
+    return built, make_optimizer(optimizer, built, **options)
 
 
 def target_name(target: Any) -> str:
@@ -215,7 +219,7 @@ def arguments_for(
         raise ModelError(
             f"{target.__name__} must be given images, of input_shape (channels, height, width), "
             f"and these samples have shape {tuple(input_shape)}; reshape them, or choose the model "
-            "logistic or mlp"
+            "logistic, mlp or tabular"
         )
     return {name: value for name, value in offered.items() if name in parameters}
 
@@ -252,11 +256,15 @@ def make_optimizer(
     weight_decay: float | None = None,
     nesterov: bool = False,
     layers: Sequence[tuple[list[torch.Tensor], float]] = (),
-    arguments: Mapping[str, Any] | None = None,
+    optimizer_args: Mapping[str, Any] | None = None,
 ) -> optim.Optimizer:
     """Make an optimizer; `layers` are groups of parameters, each with the factor of its rate."""
     name = name.lower() if isinstance(name, str) else name
     kind = optimizer_class(name)
+    if kind is optim.SparseAdam and not any(getattr(m, "sparse", 0) for m in model.modules()):
+        raise ConfigError(
+            "SparseAdam needs sparse gradients, as of Embedding(sparse=True); choose adam"
+        )
     accepted = inspect.signature(kind).parameters
     rate = OPTIMIZERS.get(name) if lr is None else lr
     options: dict[str, Any] = {} if rate is None else {"lr": rate}
@@ -268,7 +276,7 @@ def make_optimizer(
                 f"applies to sgd and rmsprop only, got {momentum} with {name}", field="momentum"
             )
         options["momentum"] = momentum
-    options |= known_arguments(kind, arguments or {})
+    options |= known_arguments(kind, optimizer_args or {})
     if fused:
         if "fused" not in accepted:
             raise ConfigError(f"applies to sgd, adam and adamw only, got {name}", field="fused")
@@ -290,4 +298,5 @@ def make_optimizer(
             for flat in (False, True)
             if (params := [p for p in group["params"] if (p.dim() <= 1) == flat])
         ]
-    return kind(groups, **options)
+    with raised_as(ConfigError, f"{kind.__name__} must take the parameters and arguments"):
+        return kind(groups, **options)

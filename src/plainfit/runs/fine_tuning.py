@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of, pick_device
-from plainfit.common.errors import ConfigError, ModelError, near_miss
+from plainfit.common.errors import ConfigError, DataError, ModelError, near_miss
 from plainfit.data.batches import Batches, length, pairs
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
@@ -173,6 +173,13 @@ def check_source(source: str, data: DataSplits) -> None:
         "make them in the same way or, if they are alike, pass its model.safetensors, with model",
         data.features,
     )
+    learned = run.preprocessing.get("columns", {})
+    for name, made in data.columns.items():
+        if "embedded" in made and made != learned[name]:  # a code would mean something else
+            raise DataError(
+                f"column {name!r} must have the categories of {source}, since they are embedded, "
+                f"and has others; train a new model"
+            )
     if data.columns and data.preprocessing != run.preprocessing:
         warn(f"the columns are standardised by the mean and std of {data.name}, not of {source}")
 

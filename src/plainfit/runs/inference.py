@@ -128,7 +128,6 @@ def evaluate(
         ConfigError, DataError: if the data cannot be used, or there is none.
     """
     if isinstance(model, Run):
-        loss_func = loss_func or loss_function(model.config, model.target)
         metrics = metrics or metrics_of(model.config, model.target)
         if data is None:
             own = model.open_data()
@@ -136,6 +135,8 @@ def evaluate(
     elif data is None:
         raise ConfigError("must be given for a model; a run from load_run has its own", "data")
     net, batches = parts(model, data, bs, labelled=True)
+    if isinstance(model, Run):
+        loss_func = loss_func or loss_function(model.config, model.target, device_of(net))
     return validate(net, loss_func, batches, metrics=metrics, target=target, batch_size=batch_size)
 
 

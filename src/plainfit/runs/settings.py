@@ -92,6 +92,12 @@ class DataSettings:
     missing: Annotated[
         str, "Gaps in a table: median or mean, to fill them; drop, the rows; or error."
     ] = "median"
+    embed_above: Annotated[
+        int | None,
+        "Embed columns of a table with more than N categories, for models that can (default: 8 "
+        "for tabular).",
+        UP_TO_COUNT,
+    ] = None
 
     def open_data(self) -> "DataSplits":
         from plainfit.data.open_data import open_data
@@ -107,9 +113,10 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), unet, or MODULE:CALLABLE, such "
-        "as nets:Small for nets.py.",
-    ] = "resnet"
+        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), unet, or "
+        "MODULE:CALLABLE, such as nets:Small for nets.py; auto: tabular for a table, unet for "
+        "images with masks, else resnet.",
+    ] = "auto"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
     seed: Annotated[int, "Seed of initial values, dropout and the order of samples.", SEED] = 0
@@ -122,32 +129,25 @@ class ModelSettings:
         >>> RunConfig(model_args="width=32, blocks=(2, 2)").model_arguments
         {'width': 32, 'blocks': (2, 2)}
         """
-        try:
-            call = ast.parse(f"model({self.model_args or ''})", mode="eval").body
-            assert isinstance(call, ast.Call)
-            if call.args or any(keyword.arg is None for keyword in call.keywords):
-                raise ValueError
-            found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-            json.dumps(found)  # as run.json holds them
-            return found
-        except (
-            SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
-        ) as error:  # fmt: skip
-            raise ConfigError(
-                "must be names with values, as in a call, such as 'width=32, blocks=(2, 2)', got "
-                f"{self.model_args!r}",
-                field="model_args",
-            ) from error
+        return arguments_in(self.model_args, "model_args", "width=32, blocks=(2, 2)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """How a step changes the parameters."""
 
-    optimizer: Annotated[str, "sgd, adam, adamw or rmsprop."] = "sgd"
+    optimizer: Annotated[
+        str,
+        "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam; auto: adamw "
+        "for tabular, else sgd.",
+    ] = "auto"
+    optimizer_args: Annotated[
+        str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."
+    ] = None
     lr: Annotated[
         float | str | None,
-        "Learning rate (default: 0.1 for sgd, 0.001 for others); auto: search for one.",
+        "Learning rate (default: 0.1 for sgd, 0.001 for adam, adamw and rmsprop, else torch's); "
+        "auto: search for one.",
     ] = None
     momentum: Annotated[float | None, "Momentum (default: 0.9 for sgd, 0 for rmsprop).", SHARE] = (
         None
@@ -172,6 +172,16 @@ class OptimizerSettings:
     ] = None
 
     @property
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """The arguments for the optimizer that have no setting of their own, by name."""
+        found = arguments_in(self.optimizer_args, "optimizer_args", "betas=(0.9, 0.95), eps=1e-6")
+        for name in found.keys() & names_of(OptimizerSettings):
+            raise ConfigError(
+                f"must be without {name}, which is {option(name)}", field="optimizer_args"
+            )
+        return found
+
+    @property
     def rate(self) -> float | None:
         """The learning rate; None for the default, or to search for one."""
         return self.lr if isinstance(self.lr, float | int) else None
@@ -184,6 +194,10 @@ class TrainingSettings:
     epochs: Annotated[int, "Passes over the training data.", COUNT] = 10
     batch_size: Annotated[int, "Samples in a training batch.", COUNT] = 64
     drop_last: Annotated[bool, "Leave out a last training batch that is not full."] = False
+    sampler: Annotated[
+        str | None,
+        "balanced: draw the training samples with replacement, each class as likely as another.",
+    ] = None
     augment: Annotated[
         str,
         "Vary the training images: none, light, standard, strong, or names with ranges, such as "
@@ -194,6 +208,10 @@ class TrainingSettings:
         "For regression: mse (default), mae, huber or smooth_l1 of standardised numbers.",
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
+    class_weights: Annotated[
+        str | None,
+        """Weights of the classes in the loss: balanced, or all by name, '{"cat": 2, "dog": 1}'.""",
+    ] = None
     label_smoothing: Annotated[float, "Amount of label smoothing: 0 to below 1.", SHARE] = 0.0
     monitor: Annotated[
         str | None, "What decides the best epoch, such as f1 (default: the validation loss)."
@@ -224,6 +242,21 @@ class TrainingSettings:
     overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
     out: Annotated[Path | None, "New folder for the run (default: runs/TIME-DATA-MODEL)."] = None
 
+    @property
+    def weight_of_class(self) -> dict[str, float]:
+        """The weights by the name of the class, where they are given."""
+        try:
+            found: dict[str, float] = json.loads(self.class_weights or "{}")
+        except ValueError as error:
+            raise ConfigError(
+                """must be balanced, or names with numbers, such as '{"cat": 2, "dog": 1}', got """
+                f"{self.class_weights!r}",
+                field="class_weights",
+            ) from error
+        if wrong := misfit(found, dict[str, Annotated[float, AMOUNT]], "class_weights"):
+            raise ConfigError(wrong)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferSettings:
@@ -251,7 +284,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         for name, hint in type_hints().items():
             if wrong := misfit(getattr(self, name), hint, name):
                 raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
-        _ = self.model_arguments  # raises
+        _ = self.model_arguments, self.optimizer_arguments  # raise
+        if self.class_weights != "balanced":
+            _ = self.weight_of_class  # raises
         self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
             object.__setattr__(self, "lr", float(self.lr))
@@ -312,6 +347,24 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             else:
                 words += [option(item.name), str(value)]
         return command(*words)
+
+
+def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
+    try:
+        call = ast.parse(f"call({text or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError
+        found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        json.dumps(found)  # as run.json holds them
+        return found
+    except (
+        SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
+    ) as error:  # fmt: skip
+        raise ConfigError(
+            f"must be names with values, as in a call, such as {example!r}, got {text!r}",
+            field=field,
+        ) from error
 
 
 def names_of(*groups: type, without: tuple[str, ...] = ()) -> list[str]:

@@ -1,13 +1,17 @@
 """What follows from the task of a training: its loss, its metrics, and what its outputs mean."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, shortened, unknown_name
+from plainfit.data.splits import DataSplits
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs.settings import RunConfig
 from plainfit.training.metrics import (
@@ -22,6 +26,7 @@ from plainfit.training.metrics import (
 )
 
 Loss = Callable[..., Tensor]
+CPU = torch.device("cpu")
 
 # The names of `loss` by task, the default first.
 LOSSES: dict[str, dict[str, Loss]] = {
@@ -32,19 +37,38 @@ LOSSES: dict[str, dict[str, Loss]] = {
 }
 
 
-def loss_function(config: RunConfig, target: Target) -> Loss:
+def with_weights(config: RunConfig, data: DataSplits) -> RunConfig:
+    """Return the settings with numbers for balanced weights of the classes, of their mean 1."""
+    if config.class_weights != "balanced" or data.task not in (CLASSIFICATION, SEGMENTATION):
+        return config
+    counts = data.class_counts()["train"]
+    of_each = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
+    return replace(config, class_weights=json.dumps(dict(zip(data.classes, of_each, strict=True))))
+
+
+def loss_function(config: RunConfig, target: Target, device: torch.device = CPU) -> Loss:
     known = LOSSES[target.task]
     name = config.loss or next(iter(known))
     if name not in known:
         raise ConfigError(unknown_name(f"loss for {target.task}", name, known), field="loss")
-    if not config.label_smoothing:
-        return known[name]
-    if known[name] is not F.cross_entropy:
-        raise ConfigError(
-            f"is for classification and segmentation, and the task is {target.task}; leave it out",
-            field="label_smoothing",
-        )
-    return partial(known[name], label_smoothing=config.label_smoothing)
+    options: dict[str, Any] = {}
+    for field in ("label_smoothing", "class_weights"):
+        if getattr(config, field) and target.task not in (CLASSIFICATION, SEGMENTATION):
+            raise ConfigError(
+                f"is for classification, and the task is {target.task}; leave it out", field=field
+            )
+    if config.label_smoothing:
+        options["label_smoothing"] = config.label_smoothing
+    if weights := config.weight_of_class:
+        if unknown := sorted(weights.keys() - target.names):
+            raise ConfigError(unknown_name("class", unknown[0], target.names))
+        if missing := [name for name in target.names if name not in weights]:
+            raise ConfigError(
+                f"must be of all classes, and lacks {shortened(missing)}", field="class_weights"
+            )
+        numbers = [float(weights[name]) for name in target.names]
+        options["weight"] = torch.tensor(numbers, device=device)
+    return partial(known[name], **options) if options else known[name]
 
 
 def metrics_of(config: RunConfig, target: Target) -> list[Any]:

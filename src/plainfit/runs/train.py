@@ -3,6 +3,7 @@
 `prepare` checks all that a training needs before anything is written.
 """
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -32,6 +33,8 @@ from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
+from plainfit.data.open_data import TABLES
+from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.data.targets import CLASSIFICATION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
@@ -42,7 +45,7 @@ from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only
-from plainfit.runs.tasks import described, loss_function, metrics_of
+from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -58,6 +61,7 @@ from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
 
+EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
 Say = Callable[[str], None]
@@ -84,10 +88,13 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     """
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
+    given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
+    config = with_weights(config, data)
+    if given.model != config.model == "tabular":
+        note = f"for a table: --model {config.model} --optimizer {config.optimizer}"
+        data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
-    if data.task == SEGMENTATION and config.model == RunConfig.model:
-        config = replace(config, model="unet")  # the default is for classes of whole images
     is_augmented = bool(named_steps(config.augment))
     if is_augmented:
         check_images(data)
@@ -102,6 +109,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         seed=config.seed,
         drop_last=config.drop_last,
         num_workers=workers,
+        sampler=config.sampler,
     )
     if is_augmented:
         classes = data.mixed_classes
@@ -113,6 +121,22 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
+def completed(config: RunConfig) -> RunConfig:
+    """Return the settings with a choice for what is left to the kind of data and of model."""
+    is_table = config.data.lower().endswith(TABLES)
+    model, optimizer, above = config.model, config.optimizer, config.embed_above
+    if model == "auto":
+        path = Path(config.data)
+        is_of_pixels = path.is_dir() and bool(mask_folders(path))
+        model = "unet" if is_of_pixels else "resnet"
+        model = "tabular" if is_table and config.source is None else model
+    if optimizer == "auto":
+        optimizer = "adamw" if model == "tabular" else "sgd"
+    if above is None and is_table and model == "tabular":
+        above = EMBED_ABOVE
+    return replace(config, model=model, optimizer=optimizer, embed_above=above)
+
+
 def build(
     config: RunConfig, data: DataSplits, run: runs.Run | None
 ) -> tuple[nn.Module, Optimizer, list[list[str]]]:
@@ -122,7 +146,15 @@ def build(
         names = ("optimizer", "seed", "device", "channels_last")
         settings = {name: getattr(config, name) for name in names}
         # A run may come from a stranger: what it names is imported only if it is trusted.
-        target = config.model if run is None else resolve(run.factory.target)
+        target = resolve(config.model if run is None else run.factory.target)
+        if data.embeddings:
+            arguments = {"embeddings": data.embeddings} | arguments
+            if "embeddings" not in inspect.signature(target).parameters:
+                raise ConfigError(
+                    "is for models with a parameter `embeddings`, such as --model tabular, got "
+                    f"{config.embed_above} with {config.model}; leave it out",
+                    field="embed_above",
+                )
         return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
         check_source(config.source, data)
@@ -138,7 +170,8 @@ def build(
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
     names = ("momentum", "nesterov", "weight_decay", "fused")
-    return {"lr": config.rate, **{name: getattr(config, name) for name in names}}
+    arguments = {"optimizer_args": config.optimizer_arguments}
+    return {"lr": config.rate, **arguments, **{name: getattr(config, name) for name in names}}
 
 
 def schedule_of(config: RunConfig, steps: int) -> Schedule | None:
@@ -176,7 +209,7 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 def find_rate(parts: Parts, say: Say) -> None:
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(parts.config, parts.data.target)
+        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
         search = lr_find(parts.model, loss, parts.opt, parts.train_dl)
     rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
@@ -214,7 +247,8 @@ def make_record(parts: Parts) -> dict[str, Any]:
     code = remember(factory.target)
     loss = loss_function(config, data.target)
     options_of_loss = loss.keywords if isinstance(loss, partial) else {}
-    given = "".join(f", {name}={value}" for name, value in options_of_loss.items())
+    texts = {"weight": config.class_weights}
+    given = "".join(f", {n}={texts.get(n, value)}" for n, value in options_of_loss.items())
     return {
         "state": "started",
         "config": config.to_dict(),
@@ -392,7 +426,7 @@ def run_fit(
             history = fit(
                 config.epochs,
                 parts.model,
-                loss_function(config, parts.data.target),
+                loss_function(config, parts.data.target, device_of(parts.model)),
                 parts.opt,
                 parts.train_dl,
                 parts.valid_dl,
@@ -450,7 +484,8 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
         with raised_as(TrainingError, "the test set must be scored"):
             named: list[Metric] = [balanced_accuracy] if is_imbalanced(data) else []
             metrics = [*metrics_of(config, data.target), *named]
-            test = validate(model, loss_function(config, data.target), test_dl, metrics=metrics)
+            loss = loss_function(config, data.target, device_of(model))
+            test = validate(model, loss, test_dl, metrics=metrics)
         if named:
             test["largest_class"] = max(of := data.class_counts()["test"]) / sum(of)
     runs.write_whole(folder / runs.WEIGHTS, weights_to_bytes(model))

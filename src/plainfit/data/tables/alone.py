@@ -24,7 +24,11 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
         given: Any = np.where(gaps, np.array(None), column)
         if "categories" in made:
             texts = np.where(gaps, "", column).astype(str)
-            inputs += [texts == category for category in made["categories"]]
+            if "embedded" in made:
+                codes = {text: code for code, text in enumerate(made["categories"], 1)}
+                inputs.append(np.array([codes.get(text, 0) for text in texts.tolist()]))
+            else:
+                inputs += [texts == category for category in made["categories"]]
             continue
         if "date" in made:
             form = made["format"]

@@ -12,6 +12,7 @@ from plainfit.data.tables.values import Dates, Texts, Values, is_number
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
 MOST_CATEGORIES = 1000  # of one that is named
+MOST_EMBEDDED = 10_000
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, for a linear congruence modulo 2**64
 FEW_ROWS = 20  # too few to tell from chance
@@ -26,12 +27,16 @@ def check_column(
     """
     categories = made.get("categories", [])
     drop = f"leave it out by --drop {name}"
-    if len(categories) > (MOST_CATEGORIES if asked else MOST_INPUTS):
+    most = MOST_CATEGORIES if asked else MOST_INPUTS
+    if "embedded" in made:  # texts of which half are there once, such as names, are not wanted
+        most = MOST_EMBEDDED if asked else max(most, min(train // 2, MOST_EMBEDDED))
+    if len(categories) > most:
         keep = "" if asked else f", or keep it by --categorical {name}"
         numbers = "" if asked else near_numbers(values)
+        each = f"at most {most} are embedded" if "embedded" in made else "each would be an input"
         raise DataError(
             f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
-            f"and each would be an input: {drop}{keep}{numbers}"
+            f"and {each}: {drop}{keep}{numbers}"
         )
     if isinstance(values, Dates):
         parts = ", ".join(made["date"])
@@ -71,8 +76,6 @@ def columns_of(labels: NDArray[Any]) -> list[NDArray[np.int64]]:
 def is_renamed(codes: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each value comes with one class, and each class with one value."""
     classes = int(labels.max()) + 1
-    if classes >= len(labels):
-        return False
     for rows in (FIRST, len(codes)):
         found, places = np.unique(codes[:rows], return_inverse=True)
         pairs = np.unique(places * classes + labels[:rows])

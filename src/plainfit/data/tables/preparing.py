@@ -2,7 +2,8 @@
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
 all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`; of dates the same as of numbers for each part of the `date`. `gaps`
+own; of text the `categories`, and `embedded` if they become one input: the number of the category
+from 1, and 0 for any other; of dates the same as of numbers for each part of the `date`. `gaps`
 counts those of the whole table.
 """
 
@@ -23,20 +24,28 @@ MOST_PROBLEMS = 10  # that an error names
 AT_ONCE = 4096  # rows that are stacked within the processor's cache
 
 
-def learn(name: str, values: Values, train_rows: NDArray[np.int64], missing: str) -> Made:
+def learn(
+    name: str,
+    values: Values,
+    train_rows: NDArray[np.int64],
+    missing: str,
+    embed_above: int | None,
+) -> Made:
     """Return how a column becomes inputs, learned from the training rows."""
     if isinstance(values, Texts):
         found = np.unique(values.codes[train_rows]).tolist()
-        return {"categories": sorted(values.names[at] for at in found)}
+        made: Made = {"categories": sorted(values.names[at] for at in found)}
+        is_embedded = embed_above is not None and len(found) > embed_above
+        return made | ({"embedded": True} if is_embedded else {})
     if gaps_in(values)[train_rows].all():
         raise DataError(f"column {name!r} has no value in the training rows: --drop {name}")
     if isinstance(values, Dates):
         parts = {part: numbers[train_rows] for part, numbers in values.parts.items()}
         if not np.nan_to_num(parts["hour"]).any():
             del parts["hour"]
-        made = {part: learn_numbers(numbers, missing) for part, numbers in parts.items()}
-        gaps = {"marked": True} if any(part.pop("marked", False) for part in made.values()) else {}
-        return {"date": made, "format": values.format, **gaps}
+        date = {part: learn_numbers(numbers, missing) for part, numbers in parts.items()}
+        gaps = {"marked": True} if any(part.pop("marked", False) for part in date.values()) else {}
+        return {"date": date, "format": values.format, **gaps}
     return learn_numbers(values[train_rows], missing)
 
 
@@ -69,6 +78,8 @@ def inputs_of(name: str, values: Values, made: Made, first: int = 0) -> dict[str
         numbers = {text: number for number, text in enumerate(made["categories"])}
         known = np.array([numbers.get(text, -1) for text in values.names], np.int64)
         codes = known[values.codes] if len(known) else values.codes
+        if "embedded" in made:
+            return {name: codes + 1}
         return {f"{name}={text}": codes == number for text, number in numbers.items()}
     found = {}
     if isinstance(values, Dates):
@@ -175,7 +186,8 @@ def described(made: Made) -> str:
     gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}" if "gaps" in made else ""
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]
-        return f"text: {len(categories)} categories, {shortened(categories)}"
+        embedded = ", embedded" * ("embedded" in made)
+        return f"text: {len(categories)} categories{embedded}, {shortened(categories)}"
     if "date" in made:
         return f"date ({made['format']}): {', '.join(made['date'])}{gaps}"
     scaled = f"(x - {made['mean']:g}) / {made['std']:g}" if made["std"] else "constant: 0"

@@ -58,6 +58,7 @@ class TableOptions:
     categorical: str | None = None
     numeric: str | None = None
     missing: str = "median"
+    embed_above: int | None = None
     group_by: str | None = None
     order_by: str | None = None
 

@@ -270,7 +270,8 @@ def learn_all(
     for name, kind in kinds.items():
         try:
             values = values_of(name, table.columns[name], kind, table.decimal)
-            made[name] = info = learn(name, values, train_rows, options.missing)
+            info = learn(name, values, train_rows, options.missing, options.embed_above)
+            made[name] = info
             if gaps := int(gaps_in(values).sum()):
                 info["gaps"] = gaps
             table.notes += check_column(name, values, info, labels, train, asked=bool(kind))
@@ -286,6 +287,9 @@ def learn_all(
         except DataError as error:
             problems.append(str(error))
     refuse(table.path, problems)
+    embedded = [f"{n} ({len(m['categories'])})" for n, m in made.items() if "embedded" in m]
+    if embedded:
+        table.notes.append(f"categories are embedded: {', '.join(embedded)}")
     return made, inputs
 
 
