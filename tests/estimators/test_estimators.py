@@ -227,7 +227,7 @@ def test_what_cannot_be_saved_or_loaded(tmp_path):
         ("model", lambda: nn.Linear(4, 3)),
         ("loss", nn.CrossEntropyLoss()),
         ("random_state", np.random.RandomState(0)),
-        ("model_args", {"hidden": (np.int64(8),)}),
+        ("model_args", {"hidden": range(8, 9)}),
     ):
         fitted = pf.PlainfitClassifier(epochs=1).set_params(**{name: value}).fit(*IRIS)
         with pytest.raises(ConfigError) as refused:

@@ -19,12 +19,12 @@ from plainfit.runs.train import train
 
 
 def test_a_script_has_the_weighted_losses(tmp_path, capsys):
-    weights = json.dumps({str(digit): 1 + digit for digit in range(10)})
+    numbers = json.dumps({str(digit): 1 + digit for digit in range(10)})
     config = RunConfig(
         model="mlp",
         epochs=2,
         batch_size=256,
-        class_weights="balanced",
+        class_weights=numbers,
         valid_share=0.4,
         out=tmp_path / "run",
     )

@@ -63,8 +63,8 @@ def test_the_model_is_an_embedding_and_layers_by_hand():
     ten, five = model.embeddings
     numbers = xb[:, [1, 3]]
     inputs = torch.cat([numbers, ten.weight[[9, 1]], five.weight[[3, 0]]], dim=1)
-    (layer,) = model.hidden
-    wanted = model.out(torch.relu(inputs @ layer.weight.T + layer.bias))
+    (layer,) = model.layers.hidden
+    wanted = model.layers.out(torch.relu(inputs @ layer.weight.T + layer.bias))
     torch.testing.assert_close(model(xb), wanted)
     assert TabularModel(4, 3)(torch.rand(2, 1, 2, 2)).shape == (2, 3)  # no categories
 

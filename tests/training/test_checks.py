@@ -98,6 +98,7 @@ WRONG = [
     ({"valid_dl": batches(5), "metrics": [nothing]}, "the metric 'nothing' must return numbers, "
      "and failed with TypeError: float() argument must be a string or a real number, not "
      "'NoneType'"),
+    ({"max_steps": True}, "max_steps must be a whole number, 1 or more, got True"),
     ({"resume": True}, "resume continues from the newest checkpoint in the folder checkpoint, got "
      "none; pass checkpoint=FOLDER"),
 ]  # fmt: skip
@@ -154,6 +155,17 @@ def test_what_is_usual_is_accepted(changes):
         model = network()
         changes = changes | {"model": model, "opt": make(model.parameters())}
     assert len(call(**changes)) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_of_numpy_are_kept_in_checkpoints(tmp_path):
+    two = np.int64(2)
+    data = {"train_dl": pf.get_data(DATA, DATA, two, seed=two)[0], "steps_per_epoch": two}
+    whole = call(**data, epochs=two).step_losses
+    call(**data, epochs=1, checkpoint=tmp_path)
+    resumed = call(**data, epochs=two, checkpoint=tmp_path, resume=True).step_losses
+    assert resumed == whole
+    assert len(resumed) == 4
 
 
 # --- state that no checkpoint can hold ---

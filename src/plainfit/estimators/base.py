@@ -139,7 +139,7 @@ class PlainfitEstimator(Saving):
 
     def _settings(self, *, once: bool = False) -> RunConfig:
         given = self.get_params(deep=False)
-        own = {"model", "model_args", "optimizer", "optimizer_args", "drop_last"}
+        own = {"model", "model_args", "optimizer", "optimizer_args", "drop_last", "loss"}
         shared = set(names_of(RunConfig)) & given.keys() - own
         seed = self.random_state
         if not isinstance(seed, Integral):

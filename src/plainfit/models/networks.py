@@ -64,10 +64,10 @@ class MLP(nn.Module):
 
 
 class TabularModel(nn.Module):
-    """Embedded categories beside numbers, through linear layers: (batch, ...) -> (batch, classes).
+    """An MLP of numbers and embedded categories: (batch, ...) -> (batch, classes).
 
     `embeddings` has the number of codes of each feature that holds codes, by its place. The widths
-    and initial values of embeddings and the two layers are those of fastai's `TabularModel`
+    and initial values of embeddings, and the hidden layers, are those of fastai's `TabularModel`
     (https://docs.fast.ai/tabular.model.html). Dropout is in place of its batch norm, which was no
     better, and far worse on small tables of numbers.
     """
@@ -91,19 +91,13 @@ class TabularModel(nn.Module):
         self.embeddings = nn.ModuleList(map(nn.Embedding, counts.values(), widths))
         for weight in self.embeddings.parameters():
             nn.init.trunc_normal_(weight, std=0.01)
-        sizes = [len(numbers) + sum(widths), *hidden]
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
-        self.dropout = nn.Dropout(dropout)
-        self.out = nn.Linear(sizes[-1], classes)
+        self.layers = MLP(len(numbers) + sum(widths), classes, hidden, dropout)
 
     def forward(self, xb: Tensor) -> Tensor:
         xb = xb.flatten(1)
         codes = zip(self.codes, self.embeddings, strict=True)
         embedded = [embedding(xb[:, at].long()) for at, embedding in codes]
-        xb = torch.cat([xb.index_select(1, self.numbers), *embedded], dim=1)
-        for layer in self.hidden:
-            xb = self.dropout(F.relu(layer(xb)))
-        return self.out(xb)
+        return self.layers(torch.cat([xb.index_select(1, self.numbers), *embedded], dim=1))
 
 
 def as_images(xb: Tensor, channels: int) -> Tensor:

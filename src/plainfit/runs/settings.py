@@ -205,7 +205,7 @@ class TrainingSettings:
     ] = "none"
     loss: Annotated[
         str | None,
-        "For regression: mse (default), mae, huber or smooth_l1 of standardised numbers.",
+        "For regression: mse (default), mae or huber, of standardised numbers.",
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
     class_weights: Annotated[

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -114,6 +115,8 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor], seen: dict[Any, str]
     """Return a value for JSON; its tensors go into `tensors`, named by their path."""
     if isinstance(value, Tensor):
         return pack_tensor(value, name, tensors, seen)
+    if isinstance(value, np.integer):
+        return int(value)
     if value is None or isinstance(value, bool | str | int | float):
         return value
     below = f"{name}/" if name else ""

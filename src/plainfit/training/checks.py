@@ -38,8 +38,7 @@ def check_call(
     callbacks: Any = (),
 ) -> None:
     """Refuse arguments of `fit` that a training would fail on later, or would misunderstand."""
-    is_whole = isinstance(epochs, Integral) and not isinstance(epochs, bool)
-    is_count = epochs is None or (is_whole and int(epochs) >= 0)
+    is_count = epochs is None or is_whole(epochs, 0)
     several = valid_dl if isinstance(valid_dl, Mapping) else {"": valid_dl}
     is_valid = valid_dl is None or all(map(gives_batches, several.values()))
     opts = [opt] if step is None else optimizers_in(opt)
@@ -61,6 +60,11 @@ def check_call(
             if isinstance(value, type):
                 remedy = f"make an object of it: {value.__name__}(...)"
             raise ConfigError(f"must be {what}, got {shown(value)}; {remedy}", field=name)
+
+
+def is_whole(value: Any, least: int) -> bool:
+    is_number = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_number and int(value) >= least
 
 
 def is_made(function: Any) -> bool:
@@ -175,7 +179,7 @@ def check_optimizer(model: nn.Module, opt: Any) -> None:
 
 def check_steps(steps_per_epoch: int | None, max_steps: int | None, epochs: int | None) -> None:
     for name, value in (("steps_per_epoch", steps_per_epoch), ("max_steps", max_steps)):
-        if value is not None and not (isinstance(value, int) and value > 0):
+        if value is not None and not is_whole(value, 1):
             raise ConfigError(f"must be a whole number, 1 or more, got {value!r}", field=name)
     if epochs is None and max_steps is None:
         raise ConfigError(
