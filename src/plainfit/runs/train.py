@@ -126,10 +126,9 @@ def completed(config: RunConfig) -> RunConfig:
     is_table = config.data.lower().endswith(TABLES)
     model, optimizer, above = config.model, config.optimizer, config.embed_above
     if model == "auto":
-        path = Path(config.data)
-        is_of_pixels = path.is_dir() and bool(mask_folders(path))
-        model = "unet" if is_of_pixels else "resnet"
-        model = "tabular" if is_table and config.source is None else model
+        has_masks = Path(config.data).is_dir() and mask_folders(Path(config.data))
+        other = "unet" if has_masks else "resnet"
+        model = "tabular" if is_table and config.source is None else other
     if optimizer == "auto":
         optimizer = "adamw" if model == "tabular" else "sgd"
     if above is None and is_table and model == "tabular":

@@ -49,7 +49,7 @@ NAMES = {
 # What moves pixels, and so the masks of images too.
 MOVES = {"horizontal-flip", "vertical-flip", "pad-and-crop", "rotate", "scale", "shear",
          "translate", "perspective", "elastic", "warp"}  # fmt: skip
-NO_MASKS = {"trivial-augment", "mixup", "cutmix"}
+NO_MASKS = ("trivial-augment", "mixup", "cutmix")
 # None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
     "none": "",
