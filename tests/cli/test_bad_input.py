@@ -131,9 +131,11 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("empty class", images("a/1.png", "b/nothing"), "--data images", "it is empty"),
     ("image of another format", images("a/1.png", "b/1.ppm"), "--data images", "b/1.ppm (not a"),
     ("size of no folder", NOTHING, "--image-size 8",
-     "--image-size is for a folder of images, and cannot be 8 for digits; leave it out"),
+     "--image-size is for a folder of images or a folder of images and masks, and cannot be 8 "
+     "for digits; leave it out"),
     ("mode of a table", text("t.csv", CSV), "--data t.csv --image-mode gray",
-     "--image-mode is for a folder of images, and cannot be gray for t.csv, a table; leave it out"),
+     "--image-mode is for a folder of images or a folder of images and masks, and cannot be gray "
+     "for t.csv, a table; leave it out"),
     ("target of mnist", NOTHING, "--target y --data mnist", "--target is for a table"),
     ("files of digits", NOTHING, "--data-dir x", "--data-dir is for mnist or fashion-mnist, and"),
     ("unknown image mode", images("a/1.png", "b/1.png"), "--data images --image-mode grey",

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,34 @@ def test_each_kind_of_image_is_read_as_it_looks(tmp_path, name, image, seen, not
     xb = torch.cat([part.tensors[0] for part in data.parts().values()])
     assert (xb == torch.from_numpy(wanted)).flatten(1).all(1).any()
     assert np.array_equal(read_image(tmp_path / "a" / name, wanted.shape), wanted)
+
+
+def test_what_reading_loses_is_noted(tmp_path):
+    """Colours of 16 bits, which Pillow cuts, and white drawings, which white hides."""
+
+    def chunk(kind, content):
+        size, end = len(content).to_bytes(4), zlib.crc32(kind + content).to_bytes(4)
+        return size + kind + content + end
+
+    deep = np.random.default_rng(0).integers(0, 2**16, (*SIZE[::-1], 3)).astype(">u2")
+    header = b"".join(side.to_bytes(4) for side in SIZE) + bytes([16, 2, 0, 0, 0])
+    lines = zlib.compress(b"".join(b"\0" + line.tobytes() for line in deep))
+    chunks = ((b"IHDR", header), (b"IDAT", lines), (b"IEND", b""))
+    for label in "ab":
+        for i in range(4):
+            save(tmp_path / label / f"{i}.png", "RGB", seed=i)
+        png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+        (tmp_path / label / "deep.png").write_bytes(png)
+    white = Image.new("RGBA", SIZE, (255, 255, 255, 0))
+    ImageDraw.Draw(white).ellipse((2, 2, 7, 7), fill="white")
+    white.save(tmp_path / "a" / "white.png")
+    data = open_data(tmp_path)
+    notes = "\n".join([*data.notes, *open_data(tmp_path, memory_budget=0).notes])
+    assert notes.count("2 of 11 images have 16 bits a colour: the higher 8 are kept") == 2
+    assert notes.count("1 of 11 images are white all over (drawn in white on") == 2
+    xb = torch.cat([part.tensors[0] for part in data.parts().values()])
+    wanted = torch.from_numpy((deep >> 8).astype(np.uint8)).permute(2, 0, 1)
+    assert (xb == wanted).flatten(1).all(1).sum() == 2
 
 
 def test_images_that_cannot_be_read_say_what_is_missing(tmp_path, monkeypatch):

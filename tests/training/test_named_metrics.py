@@ -14,6 +14,7 @@ from torch import nn
 import plainfit as pf
 from plainfit.common.errors import ConfigError
 from plainfit.training.history import mode_of
+from plainfit.training.metrics import Overlap
 from plainfit.training.named_metrics import NAMES, made
 from small import batches, fit, network, sgd
 
@@ -267,3 +268,15 @@ def test_what_a_name_cannot_score_is_one_line(name, out, yb, says):
 def test_accuracy_does_not_pair_each_sample_with_every_other(shapes):
     with pytest.raises(ValueError, match="labels need a score for each class, got "):
         pf.accuracy(torch.rand(shapes[0]), torch.ones(shapes[1]))
+
+
+def test_the_overlap_of_pixels_is_that_of_the_whole_set(g):
+    """Whatever the batches are; -100 does not count, nor does a class that is nowhere."""
+    torchmetrics = pytest.importorskip("torchmetrics")
+    out, yb = torch.randn(N, 4, 5, 6, generator=g), torch.randint(3, (N, 5, 6), generator=g)
+    out[:, 3], yb[torch.rand(yb.shape, generator=g) < 0.2] = -9.0, -100
+    task = {"task": "multiclass", "num_classes": 4, "ignore_index": -100}
+    iou = torchmetrics.JaccardIndex(average=None, **task)(out, yb)
+    dice = torchmetrics.F1Score(average=None, **task)(out, yb)
+    found = scored(out, yb, Overlap("iou"), Overlap("dice"))
+    near(found, iou=float(iou[:3].mean()), dice=float(dice[:3].mean()))

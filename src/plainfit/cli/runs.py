@@ -22,7 +22,8 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, Option("--out", "-o", help="Write them here: .csv, .parquet or .jsonl.")
+        Path | None,
+        Option("--out", "-o", help="Write them here: .csv, .parquet, .jsonl; a folder for masks."),
     ] = None,
     tta: Annotated[
         int, Option(min=0, max=10_000, help="Average over N augmented views of an image too.")
@@ -39,13 +40,21 @@ def predict(
     if augment is not None and not tta:
         raise ConfigError("--augment is for the views of --tta: add --tta 8")
     from plainfit.data.open_data import TABLES
+    from plainfit.data.targets import SEGMENTATION
     from plainfit.runs import predict as predicting
     from plainfit.runs.folder import write_output
     from plainfit.runs.inputs import images_in
 
+    opened, first = open_trusted(run, trust_code), sources[0]
+    if opened.target.task == SEGMENTATION:
+        if out is None or tta:
+            raise ConfigError("must be a folder for the masks, which have no --tta", field="out")
+        images = [image for source in sources for image in images_in(source)]
+        masks = predicting.write_masks(opened, images, out)
+        show_json(masks) if json_ else show(f"wrote  {out}: {len(masks):,} masks")
+        return
     if out is not None:
         predicting.check_out(out, sources)
-    opened, first = open_trusted(run, trust_code), sources[0]
     if is_table := str(first) == "-" or first.name.lower().endswith(TABLES):
         if len(sources) > 1 or tta:
             raise ConfigError("a table is predicted alone, and has no views; leave out the rest")

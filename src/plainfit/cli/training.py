@@ -156,7 +156,7 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     show(f"run    {result.folder}")
     show(f"next   {command('report', result.folder)}")
     if result.takes:
-        show(f"       {command('predict', result.folder, result.takes)}")
+        show(f"       {command('predict', result.folder, *result.takes.split())}")
 
 
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))

@@ -76,6 +76,7 @@ def read_header(path: str) -> Header:
 
 
 def header_of(image: Image.Image) -> Header:
+    changes = tuple(changes_of(image))  # before `getexif`, which may decode
     try:
         turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 are on their side
     except Exception as error:
@@ -83,16 +84,19 @@ def header_of(image: Image.Image) -> Header:
     width, height = image.size
     size = (height, width) if turned else (width, height)
     is_deep = image.mode.startswith("I;16")
-    return Header(size, is_deep or image.mode in ("L", "1", "LA"), tuple(changes_of(image)))
+    return Header(size, is_deep or image.mode in ("L", "1", "LA"), changes)
 
 
 def changes_of(image: Image.Image) -> Iterator[str]:
-    if image.mode.startswith("I;16"):
+    is_deep = image.mode.startswith("I;16")
+    if is_deep:
         yield "have 16 bits a pixel: scaled to 8, with 65535 as 255"
     elif image.has_transparency_data:
         yield "have transparency: drawn on white"
     elif image.mode not in ("1", "L", "P", "RGB"):
         yield f"are {image.mode}: converted"
+    if not is_deep and any(";16" in str(tile.args) for tile in getattr(image, "tile", ())):
+        yield "have 16 bits a colour: the higher 8 are kept"  # by Pillow
     if getattr(image, "is_animated", False):
         yield "have several frames: the first is used"
 

@@ -1,6 +1,7 @@
 """A folder of images: `train/CLASS/*`, `valid/CLASS/*`, `test/CLASS/*`, or just `CLASS/*`."""
 
 import hashlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from plainfit.data.targets import Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
+BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 
 
@@ -115,9 +117,7 @@ def read_folder(
     Images are fitted to `image_size`; by default to their own size if they share one of at most
     512x512 pixels, else to 64x64.
     """
-    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
-        if value is not None and value not in known:
-            raise ConfigError(unknown_name(f"image {name}", value, known))
+    channels = check_settings(image_mode, resize)
     if target is not None and not find_label_file(root, subfolders(root)):
         raise ConfigError(
             f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
@@ -127,7 +127,7 @@ def read_folder(
     files, notes = find_images(root, target, task)
     paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
-        paths, Wanted(image_size, CHANNELS.get(image_mode or ""), resize, memory_budget * 2**20)
+        paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
     )
     if bad and not skip_bad:
         named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
@@ -162,6 +162,14 @@ def read_folder(
             split = replace(split, groups=group_numbers(paths, group_by))
         parts[part] = (pack(paths, of_part, storage, loaded), of_part)
     return make_splits(str(root), parts, split=split, target=what, notes=notes, hashes=hashes)
+
+
+def check_settings(image_mode: str | None, resize: str | None) -> int | None:
+    """Return the number of channels that the mode asks for."""
+    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
+        if value is not None and value not in known:
+            raise ConfigError(unknown_name(f"image {name}", value, known))
+    return CHANNELS.get(image_mode or "")
 
 
 def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
@@ -218,8 +226,11 @@ def load(
     storage = choose_storage(headers, len(looked), wanted)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
     rest, undecodable = read_all([path for path in looked if path not in loaded], read)
+    loaded |= rest
     changes = Counter(change for header in headers for change in header.changes)
-    return storage, loaded | rest, bad | undecodable, changes
+    white = stored(b"\xff" * math.prod(storage.shape), storage)
+    changes[BLANK] = sum(content == white for content in loaded.values())
+    return storage, loaded, bad | undecodable, +changes
 
 
 def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Storage:
@@ -250,7 +261,10 @@ def pack(
 
 
 def content_of(image: Image.Image, storage: Storage) -> bytes:
-    pixels = pixels_of(image, storage.shape, storage.resize)
+    return stored(pixels_of(image, storage.shape, storage.resize), storage)
+
+
+def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
 
 

@@ -34,9 +34,9 @@ from torch.utils.data import (
 
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
-from plainfit.data.augment import Pipeline, Step
+from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
-from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels
+from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
 from plainfit.data.parts import draw_parts
 
 
@@ -281,7 +281,8 @@ class AugmentedLoader(WrappedDataLoader):
         dl: a loader that has an `epoch`, such as those of `get_data`.
         augment: names, such as `light` or `rotate=10,mixup`; a function `(xb, generator) -> xb` or
             `(xb, yb, generator) -> (xb, yb)`, such as those of `plainfit.data.augment`; or several
-            functions.
+            functions. Names move masks, int64 targets of shape (samples, height, width) in memory,
+            as they move the images.
         seed: of the generators.
         classes: the number of classes, for names that mix labels.
         device: move batches there first; None leaves them where they are.
@@ -304,6 +305,9 @@ class AugmentedLoader(WrappedDataLoader):
                 "a loader to augment must have an epoch to draw random numbers for, and a "
                 f"{type(dl).__name__} has none; serve a dataset with a length by plainfit.get_data"
             )
+        self.has_masks = has_masks(getattr(dl, "dataset", None))
+        if isinstance(augment, str) and self.has_masks:
+            augment = masked_steps(augment)
         self.dl: Any = dl
         self.func: Pipeline = Pipeline(augment, classes)
         self.seed = seed
@@ -312,7 +316,7 @@ class AugmentedLoader(WrappedDataLoader):
 
     @property
     def mixes_labels(self) -> bool:
-        return any(self.func.mixing)
+        return any(self.func.mixing) and not self.has_masks
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.dl.epoch
@@ -418,6 +422,13 @@ def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[An
             numbers = found
     rows = draw_parts(numbers, {"valid": share}, seed)
     return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
+
+
+def has_masks(dataset: Any) -> bool:
+    """Return whether the targets are classes of pixels, in memory."""
+    rows = Rows.of(dataset)
+    targets = [part.tensors[-1] for part in rows.parts if in_memory(part)] if rows else []
+    return any(yb.dtype == torch.int64 and yb.dim() == 3 for yb in targets)
 
 
 def count_classes(dataset: Any) -> int | None:

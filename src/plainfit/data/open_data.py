@@ -15,6 +15,7 @@ from plainfit.data.splits import DataSplits, make_splits
 from plainfit.data.targets import TASKS, Target
 
 IMAGES, NPY = "a folder of images", "a folder of .npy files"
+MASKED = "a folder of images and masks"
 NPZ, TABLE, PICKLE = "an .npz file", "a table", "a pickle"
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".parquet", ".arrow", ".feather")
 KINDS = {NPZ: (".npz",), TABLE: TABLES, PICKLE: (".pkl", ".pkl.gz")}  # by the end of a name
@@ -24,11 +25,11 @@ OWN = {
     "data_dir": NAMES[1:],
     "target": (TABLE, IMAGES),
     "task": (TABLE, IMAGES, NPZ, NPY),
-    "image_size": (IMAGES,),
-    "skip_bad": (IMAGES,),
-    "image_mode": (IMAGES,),
-    "resize": (IMAGES,),
-    "group_by": (TABLE, IMAGES),
+    "image_size": (IMAGES, MASKED),
+    "skip_bad": (IMAGES, MASKED),
+    "image_mode": (IMAGES, MASKED),
+    "resize": (IMAGES, MASKED),
+    "group_by": (TABLE, IMAGES, MASKED),
     "order_by": (TABLE,),
     "delimiter": (TABLE,),
     "encoding": (TABLE,),
@@ -71,10 +72,11 @@ def open_data(
     """Read a dataset and return its training, validation and test parts.
 
     Args:
-        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images or of `.npy`
-            files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`, `.parquet`, `.arrow`,
-            `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path` is always a path; a
-            str that is a name is that name, so write `./digits` for a folder called so.
+        source: `digits`, `mnist`, `fashion-mnist`, or a path: a folder of images, of images and
+            masks, or of `.npy` files, a `.npz` file, a table (`.csv`, `.tsv`, `.csv.gz`,
+            `.parquet`, `.arrow`, `.feather`, `.jsonl`), or the tutorial's `mnist.pkl.gz`. A `Path`
+            is always a path; a str that is a name is that name, so write `./digits` for a folder
+            called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or several, such as `rain,wind`; or that of the
             labels in the `labels.csv` of a folder.
@@ -143,8 +145,11 @@ def open_data(
             own = {item.name: given[item.name] for item in fields(TableOptions)}
             return read_table(path, TableOptions(**own), target, split, memory_budget, task)
         from plainfit.data.folder import read_folder
+        from plainfit.data.segmentation import read_segmentation
 
-        own = {name: value for name, value in given.items() if IMAGES in OWN[name]}
+        own = {name: value for name, value in given.items() if kind in OWN[name]}
+        if kind == MASKED:
+            return read_segmentation(path, split, memory_budget, **own)
         return read_folder(path, split, memory_budget, **own)
     except OSError as error:
         raise DataError(f"{path}: the data cannot be read ({error.strerror or error})") from error
@@ -163,7 +168,11 @@ def kind_of(source: str | Path) -> str:
         name = f"; for the data of that name pass the str {str(path)!r}" * (str(path) in NAMES)
         raise DataError(f"the data must exist, and there is no file or folder {path}{name}")
     if path.is_dir():
-        return NPY if any((path / file).is_file() for file in USUAL_FILES) else IMAGES
+        if any((path / file).is_file() for file in USUAL_FILES):
+            return NPY
+        from plainfit.data.segmentation import mask_folders
+
+        return MASKED if mask_folders(path) else IMAGES
     for kind, endings in KINDS.items():
         if path.name.lower().endswith(endings):
             return kind

@@ -14,9 +14,10 @@ from plainfit.common.errors import DataError, unknown_name
 from plainfit.common.plots import histograms, sample_sheet, write_picture
 from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
-from plainfit.data.augment import Pipeline
+from plainfit.data.augment import Pipeline, masked_steps
+from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images, labels_of
-from plainfit.data.targets import CLASSIFICATION, Target
+from plainfit.data.targets import CLASSIFICATION, SEGMENTATION, Target
 
 MOST_CLASSES, SAMPLES_PER_CLASS, MOST_COLUMNS = 10, 4, 12  # what fits on one screen
 VARIANTS = 5  # augmented versions of each sample
@@ -28,7 +29,7 @@ def draw_samples(data: DataSplits, path: Path) -> None:
     if data.preprocessing in OF_IMAGE_FILES and data.task != CLASSIFICATION:
         pairs = [train[row] for row in range(min(MOST_CLASSES * SAMPLES_PER_CLASS, len(labels)))]
         names = [data.target.text(y) for _, y in pairs]
-        figure = sample_sheet([as_drawn(x) for x, _ in pairs], names, columns=MOST_CLASSES)
+        figure = sample_sheet([drawn(*pair) for pair in pairs], names, columns=MOST_CLASSES)
     elif data.preprocessing in OF_IMAGE_FILES:
         shown = range(min(MOST_CLASSES, len(data.classes)))
         rows = [
@@ -52,7 +53,9 @@ def draw_samples(data: DataSplits, path: Path) -> None:
 def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> None:
     """Draw a training sample of each class, and below it augmented versions of it."""
     check_images(data)
-    pipeline, labels = Pipeline(augment, data.mixed_classes), labels_of(data.train)
+    labels = labels_of(data.train)
+    steps = masked_steps(augment) if data.task == SEGMENTATION else augment
+    pipeline = Pipeline(steps, data.mixed_classes)
     firsts = [torch.arange(len(labels))]
     if data.task == CLASSIFICATION:
         firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
@@ -60,9 +63,14 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
     sheets = [(xb, yb)]
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
-    images = [as_drawn(x) for xb, _ in sheets for x in xb]
+    images = [drawn(x, y) for xb, yb in sheets for x, y in zip(xb, yb, strict=True)]
     names = [label_text(y, data.target) for _, yb in sheets for y in yb]
     write_picture(sample_sheet(images, names, columns=len(rows)), path)
+
+
+def drawn(x: torch.Tensor, y: torch.Tensor) -> Any:
+    """Return an image with its mask over it, if it has one."""
+    return as_drawn(overlaid(x, y) if y.dim() == 2 else x)
 
 
 def as_drawn(x: torch.Tensor) -> Any:

@@ -19,6 +19,7 @@ from plainfit.data.ondisk import LazyImages, LazySamples
 from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.targets import (
     CLASSIFICATION,
+    MULTI_LABEL,
     REGRESSION,
     Labels,
     Scaling,
@@ -90,12 +91,12 @@ class DataSplits:
         return {name: len(labels_of(part)) for name, part in self.parts().items()}
 
     def class_counts(self) -> dict[str, list[int]]:
-        """Return the number of samples of each class or label in each part."""
+        """Return the number of samples of each class or label in each part, or that of pixels."""
         of_parts = {name: labels_of(part) for name, part in self.parts().items()}
-        if self.task != CLASSIFICATION:
-            return {n: of.sum(0).long().tolist()[: len(self.classes)] for n, of in of_parts.items()}
         count = len(self.classes)
-        return {n: torch.bincount(of, minlength=count).tolist() for n, of in of_parts.items()}
+        if self.task in (REGRESSION, MULTI_LABEL):
+            return {n: of.sum(0).long().tolist()[:count] for n, of in of_parts.items()}
+        return {n: of[of >= 0].bincount(minlength=count).tolist() for n, of in of_parts.items()}
 
     @property
     def embeddings(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from plainfit.common.errors import DataError, near_miss, shortened
 
 CLASSIFICATION, REGRESSION, MULTI_LABEL = "classification", "regression", "multi-label"
+SEGMENTATION = "segmentation"  # a class for each pixel
 TASKS = (CLASSIFICATION, REGRESSION, MULTI_LABEL)
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
@@ -76,9 +77,11 @@ class Target:
         return torch.tensor([numbers[text] for text in values], dtype=torch.int64)
 
     def text(self, y: Tensor) -> str:
-        """Return a label in words: a class, labels, or numbers."""
+        """Return a label in words: a class, labels, numbers, or the classes of the pixels."""
         if self.task == CLASSIFICATION:
             return self.names[int(y)]
+        if self.task == SEGMENTATION:
+            return ", ".join(self.names[number] for number in y.unique().tolist() if number >= 0)
         if self.task == MULTI_LABEL:
             return SEVERAL[0].join(n for n, there in zip(self.names, y, strict=True) if there)
         return ", ".join(f"{number:.6g}" for number in self.restored(y).tolist())
@@ -224,6 +227,10 @@ def check_target(name: str, target: Target, parts: Mapping[str, Tensor]) -> list
     if target.task == CLASSIFICATION:
         return [*lookalikes(target.names), *check_classes(name, target.names, parts)]
     train = parts["train"]
+    if target.task == SEGMENTATION:
+        seen = {*train.unique().tolist()}
+        absent = [repr(of) for number, of in enumerate(target.names) if number not in seen]
+        return [f"train has no pixels of {shortened(absent)}"] if absent else []
     if target.task == REGRESSION:
         for column, of in zip(train.unbind(1), target.names, strict=True):
             if column.min() == column.max():

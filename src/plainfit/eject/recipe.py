@@ -15,6 +15,7 @@ from plainfit.common.errors import EjectError, PlainfitError
 from plainfit.data.batches import batch_size, length
 from plainfit.data.mnist import cache_folder
 from plainfit.data.open_data import NAMES
+from plainfit.data.targets import SEGMENTATION
 from plainfit.eject.source import place
 from plainfit.eject.values import rebuilt
 from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
@@ -136,7 +137,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         channels_last=config.channels_last,
         fingerprint=record["fingerprint"],
         outcome=outcome,
-        counts_samples=not config.class_weights,
+        counts_samples=not config.class_weights and parts.data.task != SEGMENTATION,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
         schedules=schedules if rates and len(schedules) > 1 else {},
         initial={n: t.clone() for n, t in weights.items()} if factory.loaded else None,

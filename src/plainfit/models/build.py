@@ -27,6 +27,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
+    "unet": networks.UNet,
 }
 # Modules of runs that an older plainfit wrote, and where their content is now.
 MOVED = {
@@ -101,9 +102,9 @@ def get_model(
 
     Args:
         model: `logistic`, `mlp`, `tabular`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
-            `MODULE:CALLABLE`, or a class or function that returns a module. It is called with
-            those of `input_shape`, `in_features`, `channels` and `classes` that it names among its
-            parameters.
+            `unet`, `MODULE:CALLABLE`, or a class or function that returns a module. It is called
+            with those of `input_shape`, `in_features`, `channels` and `classes` that it names among
+            its parameters.
         optimizer: `sgd`, `adam`, `adamw`, `rmsprop`, or another class of `torch.optim` or its name.
         lr: the learning rate; by default 0.1 for `sgd`, 0.001 for the other three, else torch's.
         momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
@@ -214,7 +215,7 @@ def arguments_for(
     parameters = inspect.signature(target).parameters
     if len(input_shape) == 3:
         offered["channels"] = input_shape[0]
-    elif target in (networks.MnistCNN, networks.CompactCNN, networks.ResNet):
+    elif target in (networks.MnistCNN, networks.CompactCNN, networks.ResNet, networks.UNet):
         raise ModelError(
             f"{target.__name__} must be given images, of input_shape (channels, height, width), "
             f"and these samples have shape {tuple(input_shape)}; reshape them, or choose the model "

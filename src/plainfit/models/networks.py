@@ -231,3 +231,49 @@ class ResNet(nn.Module):
         for stage in range(self.stages):
             xb = self.get_submodule(f"layer{stage + 1}")(xb)
         return self.fc(xb.mean((2, 3)))
+
+
+def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+    sizes = (inputs, outputs, outputs)
+    pairs = [
+        (nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+        for before, after in pairwise(sizes)
+    ]
+    return nn.Sequential(*(layer for pair in pairs for layer in pair))
+
+
+class UNet(nn.Module):
+    """A class for each pixel: (batch, channels, H, W) -> (batch, classes, H, W), of any size.
+
+    `depth` times the image is halved and the channels are doubled, and back, each time joined by
+    what was there at that size (Ronneberger et al. 2015, "U-Net", here padded and with batch norm).
+    """
+
+    def __init__(
+        self, channels: int = 3, classes: int = 2, width: int = 16, depth: int = 3
+    ) -> None:
+        super().__init__()
+        self.depth = depth
+        widths = [width * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(
+            double_convolution(*sizes) for sizes in pairwise([channels, *widths])
+        )
+        steps = list(pairwise(reversed(widths)))
+        self.enlarge = nn.ModuleList(
+            nn.ConvTranspose2d(below, above, 2, stride=2) for below, above in steps
+        )
+        self.up = nn.ModuleList(double_convolution(2 * above, above) for _, above in steps)
+        self.out = nn.Conv2d(width, classes, 1)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        height, width = xb.shape[2:]
+        whole = 2**self.depth
+        xb = F.pad(xb, (0, -width % whole, 0, -height % whole))
+        kept = []
+        for level, block in enumerate(self.down):
+            xb = block(xb if level == 0 else F.max_pool2d(xb, 2))
+            kept.append(xb)
+        kept.pop()
+        for enlarge, block in zip(self.enlarge, self.up, strict=True):
+            xb = block(torch.cat([kept.pop(), enlarge(xb)], dim=1))
+        return self.out(xb)[:, :, :height, :width]

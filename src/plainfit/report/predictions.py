@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.loaders import make_loader
 from plainfit.data.ondisk import LazyImages
+from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import DataSplits
+from plainfit.data.targets import SEGMENTATION
 from plainfit.training.metrics import accuracy
 from plainfit.training.validation import validate
 
@@ -31,6 +33,7 @@ class ClassScore(NamedTuple):
     precision: float
     recall: float
     f1: float
+    iou: float
     support: int
     name: str
     label: int
@@ -55,11 +58,21 @@ def predict(
     out, labels = whole
     probabilities = out.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
-    losses = loss_func(out, labels, reduction="none")
-    scores = class_scores(labels, predicted, data.classes)
+    n = len(labels)
+    losses = loss_func(out, labels, reduction="none").view(n, -1).mean(1)
+    known = labels >= 0
+    pairs = (labels[known], predicted[known])
+    scores = class_scores(*pairs, data.classes)
     shown = worst_classes(scores)
 
     def describe(row: int) -> dict[str, Any]:
+        if data.task == SEGMENTATION:
+            x, y = dataset[row]
+            masks = [overlaid(x, classes) for classes in (y, predicted[row])]
+            picture, is_small = thumbnail(torch.cat([x.expand(3, -1, -1), *masks], 2), dataset)
+            described = {"picture": picture, "is_small": is_small, "loss": float(losses[row])}
+            right = (predicted[row] == y)[y >= 0]
+            return described | {"row": row, "right": float(right.double().mean())}
         true, guess = int(labels[row]), int(predicted[row])
         loss, x = max(0.0, float(losses[row])), dataset[row][0]  # never -0.0
         picture, is_small = thumbnail(x, dataset)
@@ -76,7 +89,6 @@ def predict(
             "features": [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist(),
         }
 
-    n = len(losses)
     most = min(MAX_SAMPLES, n)
     hardest = losses.argsort(descending=True, stable=True)[:most].tolist()
     return {
@@ -84,10 +96,11 @@ def predict(
         "loss": values["loss"],
         "accuracy": values["kept_accuracy"],
         "scores": shown,
-        "mean": np.nanmean([score[:3] for score in scores], axis=0).tolist(),
-        "samples": n,
+        "mean": np.nanmean([score[:4] for score in scores], axis=0).tolist(),
+        "samples": len(pairs[0]),
+        "are_pixels": data.task == SEGMENTATION,
         "classes": len(scores),
-        "confusion": confusion_rows(labels, predicted, shown, len(scores)),
+        "confusion": confusion_rows(*pairs, shown, len(scores)),
         "columns": column_names(data),
         "wrong": [describe(row) for row in hardest],
         "some": [describe(i * (n - 1) // max(1, most - 1)) for i in range(most)],
@@ -99,7 +112,9 @@ def class_scores(labels: Tensor, predicted: Tensor, classes: Sequence[str]) -> l
     columns = precision_recall_fscore_support(
         labels.numpy(), predicted.numpy(), labels=places, zero_division=np.nan
     )
-    table = zip(*(column.tolist() for column in columns), classes, places, strict=True)
+    precision, recall, f1, support = columns
+    of_classes = (precision, recall, f1, f1 / (2 - f1), support)  # by their counts, that is IoU
+    table = zip(*(column.tolist() for column in of_classes), classes, places, strict=True)
     return [ClassScore(*row) for row in table]
 
 

@@ -19,7 +19,7 @@ from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables import alone
-from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, Target
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet
 from plainfit.runs.folder import Run
@@ -119,6 +119,7 @@ def export_run(
 def facts_of(run: Run) -> Facts:
     record, made = run.record["data"], run.preprocessing
     shape = record["input_shape"]
+    sides = shape[1:] if run.target.task == SEGMENTATION else []
     values = f"numbers {made['values']} of the training"
     if record["features"]:
         values = 'prepare(table, facts["preprocessing"]) of prepare.py'
@@ -135,7 +136,7 @@ def facts_of(run: Run) -> Facts:
         "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
         "output": {
             "name": "scores",
-            "shape": ["batch", len(run.target.names)],
+            "shape": ["batch", len(run.target.names), *sides],
             "values": outputs_text(run.target),
         },
     }
@@ -146,6 +147,7 @@ def outputs_text(target: Target) -> str:
         CLASSIFICATION: "one score a class, before softmax",
         MULTI_LABEL: "one score a label, before sigmoid",
         REGRESSION: "one output a target, (number - mean) / std",
+        SEGMENTATION: "one score a class and pixel, before softmax",
     }[target.task]
 
 

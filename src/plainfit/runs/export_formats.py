@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs.folder import Run
 
@@ -189,6 +189,7 @@ READINGS = {
     REGRESSION: """\
 for number, (name, scaling) in enumerate(facts["targets"].items()):
     print(name, scores[:, number] * scaling["std"] + scaling["mean"])""",
+    SEGMENTATION: "masks = scores.argmax(1)  # the class of each pixel, by its number",
 }
 CALL_TORCH = """\
 x = torch.zeros({shape})  # two samples: {values}

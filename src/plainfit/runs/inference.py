@@ -59,10 +59,11 @@ def predict(
             folder, whose images are taken in the order of their paths. Other tensors, datasets and
             batches hold what the model takes.
         output: `raw` for what the model returns, `probabilities` for the softmax of scores of shape
-            (samples, classes), unless they are probabilities already, `classes` for the index of
-            the largest; or a function of what the model returns for a batch, such as
-            `torch.sigmoid`. A run of several labels has the sigmoid as `probabilities`, and 0 or 1
-            as `classes`; of a regression, `raw` is in the units of the target.
+            (samples, classes), or with height and width for each pixel, unless they are
+            probabilities already, `classes` for the index of the largest; or a function of what the
+            model returns for a batch, such as `torch.sigmoid`. A run of several labels has the
+            sigmoid as `probabilities`, and 0 or 1 as `classes`; of a regression, `raw` is in the
+            units of the target.
         bs: samples in a batch, where the data are not batches; 128 by default, or as in the run's
             validation.
         target: the key of the targets in batches that are mappings, which are left out.
@@ -190,12 +191,12 @@ def classes(out: Any) -> Tensor:
 
 def scores_of(out: Any) -> Tensor:
     scores = getattr(out, "logits", out)  # of a model of transformers
-    if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.shape[1] < 2:
+    if not isinstance(scores, Tensor) or scores.dim() not in (2, 4) or scores.shape[1] < 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ModelError(
             "for probabilities and classes, a model must give scores of shape (samples, classes), "
-            f"with two classes or more, got {got}; pass a function of what it gives, such as "
-            "output=torch.sigmoid"
+            f"or with height and width too, with two classes or more, got {got}; pass a function "
+            "of what it gives, such as output=torch.sigmoid"
         )
     return scores
 

@@ -1,26 +1,28 @@
 """New data for a run's model, made as the data of its training was."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
 from plainfit.data.decoding import read_image
 from plainfit.data.label_file import numbers_in
 from plainfit.data.layout import find_images, images_under
+from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
 from plainfit.data.tables.table import USUAL_TARGETS, find_targets, target_values
-from plainfit.data.targets import REGRESSION
+from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
 
@@ -142,6 +144,15 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
     """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
         return image_batches(run, images_in(path), bs)
+    if run.target.task == SEGMENTATION:
+        data, shape = replace(run.config, data=str(path)).open_data(), image_shape(run)
+        if (data.target, data.input_shape) != (run.target, shape):
+            raise DataError(
+                f"{path} must have the classes {shortened(run.classes)} and images of {shape} as "
+                f"in the training, got {shortened(data.classes)} and {data.input_shape}; name the "
+                "classes in classes.txt, in both"
+            )
+        return iter(make_loader(ConcatDataset([*data.parts().values()]), bs, False))
     found, _ = find_images(path, run.config.target, run.target.task)
     if len(folders := sorted({part for part, *_ in found})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")

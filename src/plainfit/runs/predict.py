@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from plainfit.common.errors import ConfigError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
+from plainfit.data.segmentation import mask_picture
 from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEVERAL, Target
 from plainfit.runs import folder as runs
 from plainfit.runs.folder import Run
@@ -79,6 +81,28 @@ def readable(target: Target, rows: Tensor) -> list[dict[str, Any]]:
     else:
         chosen = [{"class": target.names[at]} for at in rows.argmax(dim=1).tolist()]
     return [one | {"probabilities": row} for one, row in zip(chosen, named, strict=True)]
+
+
+@raised_as(RunError, "the run's model must take the images")
+def write_masks(run: Run, paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Write the classes of the pixels of images, read as in the training, into a new folder.
+
+    Each is a PNG of the image's name and the size of the training's images, whose values are the
+    numbers of the classes.
+    """
+    names = [path.with_suffix(".png").name for path in paths]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"images must have different names, and several would be {twice[0]}")
+    if folder.exists():
+        raise ConfigError(f"must be a new folder for the masks, and {folder} exists", field="out")
+    batches = image_batches(run, paths, batch_of(image_shape(run), MOST_IMAGES))
+    masks = (mask for xb in batches for mask in predict(run, xb, output="classes"))
+    for name, mask in zip(names, masks, strict=True):
+        content = io.BytesIO()
+        mask_picture(mask).save(content, format="PNG")
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_output(folder / name, content.getvalue())
+    return [folder / name for name in names]
 
 
 def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int) -> Tensor:

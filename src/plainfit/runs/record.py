@@ -27,7 +27,7 @@ class Scaling(TypedDict):
 class Data(TypedDict):
     name: str
     counts: dict[str, Count]
-    task: NotRequired[Literal["classification", "regression", "multi-label"]]
+    task: NotRequired[Literal["classification", "regression", "multi-label", "segmentation"]]
     classes: list[str]
     targets: NotRequired[dict[str, Scaling]]
     input_shape: list[Size]

@@ -36,8 +36,8 @@ class DataSettings:
 
     data: Annotated[
         str,
-        "digits, mnist, fashion-mnist, or a path: a folder of images or of .npy files, .npz, .csv, "
-        ".tsv, .parquet, .arrow, .feather, .pkl.gz.",
+        "digits, mnist, fashion-mnist, or a path: a folder of images (and masks) or of .npy files, "
+        ".npz, .csv, .tsv, .parquet, .arrow, .feather, .pkl.gz.",
     ] = "digits"
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."
@@ -113,8 +113,9 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such "
-        "as nets:Small for nets.py; auto: tabular for a table, else resnet.",
+        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), unet, or "
+        "MODULE:CALLABLE, such as nets:Small for nets.py; auto: tabular for a table, unet for "
+        "images with masks, else resnet.",
     ] = "auto"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False

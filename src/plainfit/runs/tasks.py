@@ -12,9 +12,10 @@ from torch import Tensor
 
 from plainfit.common.errors import ConfigError, shortened, unknown_name
 from plainfit.data.splits import DataSplits
-from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, Target
+from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs.settings import RunConfig
 from plainfit.training.metrics import (
+    Overlap,
     accuracy,
     f1,
     mae,
@@ -32,15 +33,16 @@ LOSSES: dict[str, dict[str, Loss]] = {
     CLASSIFICATION: {"cross_entropy": F.cross_entropy},
     REGRESSION: {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss},
     MULTI_LABEL: {"bce": F.binary_cross_entropy_with_logits},
+    SEGMENTATION: {"cross_entropy": F.cross_entropy},
 }
 
 
 def with_weights(config: RunConfig, data: DataSplits) -> RunConfig:
     """Return the settings with numbers for balanced weights of the classes, of their mean 1."""
-    if config.class_weights != "balanced" or data.task != CLASSIFICATION:
+    if config.class_weights != "balanced" or data.task not in (CLASSIFICATION, SEGMENTATION):
         return config
     counts = data.class_counts()["train"]
-    of_each = [sum(counts) / (len(counts) * count) for count in counts]
+    of_each = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
     return replace(config, class_weights=json.dumps(dict(zip(data.classes, of_each, strict=True))))
 
 
@@ -51,7 +53,7 @@ def loss_function(config: RunConfig, target: Target, device: torch.device = CPU)
         raise ConfigError(unknown_name(f"loss for {target.task}", name, known), field="loss")
     options: dict[str, Any] = {}
     for field in ("label_smoothing", "class_weights"):
-        if getattr(config, field) and target.task != CLASSIFICATION:
+        if getattr(config, field) and target.task not in (CLASSIFICATION, SEGMENTATION):
             raise ConfigError(
                 f"is for classification, and the task is {target.task}; leave it out", field=field
             )
@@ -71,11 +73,13 @@ def loss_function(config: RunConfig, target: Target, device: torch.device = CPU)
 
 def metrics_of(config: RunConfig, target: Target) -> list[Any]:
     """Return the metrics of the task, numbers in their units, and those of the settings."""
-    usual: list[Any] = {
+    of_tasks: dict[str, list[Any]] = {
         CLASSIFICATION: [accuracy],
         MULTI_LABEL: [subset_accuracy, f1],
         REGRESSION: [r2],
-    }[target.task]
+        SEGMENTATION: [accuracy, Overlap("iou"), Overlap("dice")],
+    }
+    usual = of_tasks[target.task]
     if len(target.scaling) == 1:
         std = target.scaling[0].std
         in_units = (mae, rmse)
@@ -97,6 +101,8 @@ def described(target: Target) -> str:
         return f"{count} classes"
     if target.task == MULTI_LABEL:
         return f"{count} labels, each there or not"
+    if target.task == SEGMENTATION:
+        return f"{count} classes of pixels"
     if count > 1:
         return f"the numbers {shortened(target.names)}"
     mean, std = target.scaling[0]

@@ -34,8 +34,9 @@ from plainfit.data.augment import named_steps
 from plainfit.data.datasets import resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
+from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import CLASSIFICATION
+from plainfit.data.targets import CLASSIFICATION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
@@ -125,7 +126,9 @@ def completed(config: RunConfig) -> RunConfig:
     is_table = config.data.lower().endswith(TABLES)
     model, schedule, above = config.model, config.schedule, config.embed_above
     if model == "auto":
-        model = "tabular" if is_table and config.source is None else "resnet"
+        has_masks = Path(config.data).is_dir() and mask_folders(Path(config.data))
+        other = "unet" if has_masks else "resnet"
+        model = "tabular" if is_table and config.source is None else other
     if schedule is None and model == "tabular" and config.source is None:
         schedule = "one-cycle"
     if above is None and model == "tabular" and is_table:
@@ -216,14 +219,14 @@ def find_rate(parts: Parts, say: Say) -> None:
 def check_outputs(model: nn.Module, dl: Iterable[Any], names: Sequence[str]) -> None:
     with raised_as(DataError, "the data must give batches"):
         xb, yb = next(iter(dl))
-    out = try_batch(model, xb)
-    outputs = len(names)
-    if not isinstance(out, Tensor) or out.shape != (len(yb), outputs):
+    out, outputs = try_batch(model, xb), len(names)
+    wanted = (len(yb), outputs, *(yb.shape[1:] if yb.dim() == 3 else ()))  # for each pixel
+    if not isinstance(out, Tensor) or out.shape != wanted:
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ModelError(
             f"the model must give one output for each of {outputs} ({shortened(names)}), "
-            f"shape ({len(yb)}, {outputs}) for {len(yb)} samples, got {got}; give your class or "
-            "function a parameter `classes`, which receives their number"
+            f"shape {wanted} for {len(yb)} samples, got {got}; give your class or function a "
+            "parameter `classes`, which receives their number"
         )
 
 
@@ -292,7 +295,7 @@ class RunResult:
     test: dict[str, float] | None
     """Loss and metrics on the test set, which is used once, here; None without a test set."""
     takes: str
-    """A file that `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
+    """What `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -501,6 +504,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
     takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
+    takes += " -o masks" * (data.task == SEGMENTATION)
     return RunResult(folder, history, test, takes)
 
 

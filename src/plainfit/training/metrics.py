@@ -135,6 +135,37 @@ class Mean:
         return self.finish(torch.as_tensor(self.total) / torch.as_tensor(self.count))
 
 
+class Overlap:
+    """The mean over classes of how far predictions and labels overlap, called `iou` or `dice`.
+
+    It is that of all labels of a set; -100 does not count, nor does a class without any.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def reset(self) -> None:
+        self.counts: Any = 0
+
+    def update(self, out: Any, yb: Any) -> None:
+        """Count the labels of a batch, by their class and the predicted one."""
+        with fitting(self.__name__, out, yb):
+            dim = class_dim(out, yb)
+            known, classes = yb != -100, out.shape[dim]
+            pairs = yb[known] * classes + out.argmax(dim)[known]
+            self.counts = self.counts + pairs.bincount(minlength=classes**2).view(classes, -1)
+
+    def of_classes(self) -> Tensor:
+        hits, sizes = self.counts.diag().double(), self.counts.sum(0) + self.counts.sum(1)
+        shares: Tensor = hits / (sizes - hits) if self.__name__ == "iou" else 2 * hits / sizes
+        return shares
+
+    def compute(self) -> float:
+        return float(self.of_classes().nanmean())
+
+
 class LossWeights(TorchFunctionMode):
     """By what the loss of each batch counts in the loss of a set, seen while it is computed.
 

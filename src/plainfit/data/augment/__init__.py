@@ -21,7 +21,7 @@ from plainfit.data.augment.images import (
     warp,
 )
 from plainfit.data.augment.mixing import cutmix, mixup, random_erasing
-from plainfit.data.augment.names import Pipeline, Step, mixes_labels, named_steps
+from plainfit.data.augment.names import Pipeline, Step, masked_steps, mixes_labels, named_steps
 
 __all__ = [
     "Pipeline",
@@ -32,6 +32,7 @@ __all__ = [
     "cutmix",
     "elastic",
     "horizontal_flip",
+    "masked_steps",
     "mixes_labels",
     "mixup",
     "named_steps",

@@ -209,10 +209,10 @@ def cubic(size: int) -> Tensor:
 def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> Tensor:
     """Read each pixel of the new images from the point of the old ones given by `theta`.
 
-    Bilinear, by `torch.nn.functional.grid_sample`; points outside the image are 0. `theta` has
-    shape (batch, 2, 3), or (batch, 3, 3) for a projection, and is applied to points (x, y, 1) in
-    [-1, 1] by [-1, 1], the corners of the image. `displacement`, shape (batch, 2, height, width),
-    is added to the points.
+    Bilinear, by `torch.nn.functional.grid_sample`; of int16, a mask, the nearest pixel. Points
+    outside the image are 0. `theta` has shape (batch, 2, 3), or (batch, 3, 3) for a projection, and
+    is applied to points (x, y, 1) in [-1, 1] by [-1, 1], the corners of the image. `displacement`,
+    shape (batch, 2, height, width), is added to the points.
     """
     height, width = xb.shape[2:]
     x, y = ((2 * torch.arange(size) + 1) / size - 1 for size in (width, height))
@@ -222,9 +222,11 @@ def resample(xb: Tensor, theta: Tensor, displacement: Tensor | None = None) -> T
         grid = grid[:, :2] / grid[:, 2:]
     if displacement is not None:
         grid += displacement.to(xb.device)
-    pixels = to_floats(xb)
+    is_mask = xb.dtype == torch.int16
+    pixels = xb.float() if is_mask else to_floats(xb)
     grid = grid.permute(0, 2, 3, 1).to(pixels.dtype)
-    return like(F.grid_sample(pixels, grid, align_corners=False), xb)
+    mode = "nearest" if is_mask else "bilinear"
+    return like(F.grid_sample(pixels, grid, mode=mode, align_corners=False), xb)
 
 
 def trivial_augment(xb: Tensor, generator: Generator, strength: float = 1.0) -> Tensor:

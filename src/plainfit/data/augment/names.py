@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Generator
+from torch import Generator, Tensor
 
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.augment import images, mixing
@@ -46,6 +46,10 @@ NAMES = {
     "mixup": Named(mixing.mixup, "alpha", "the alpha of Beta(alpha, alpha)", 1000),
     "cutmix": Named(mixing.cutmix, "alpha", "the alpha of Beta(alpha, alpha)", 1000),
 }
+# What moves pixels, and so the masks of images too.
+MOVES = {"horizontal-flip", "vertical-flip", "pad-and-crop", "rotate", "scale", "shear",
+         "translate", "perspective", "elastic", "warp"}  # fmt: skip
+NO_MASKS = ("trivial-augment", "mixup", "cutmix")
 # None of these flips images: only the user knows whether a flipped image keeps its class.
 SETS = {
     "none": "",
@@ -91,6 +95,37 @@ def named_steps(text: str, classes: int | None = None) -> list[Step]:
             keywords["classes"] = classes
         steps.append(partial(function, **keywords) if keywords else function)
     return steps
+
+
+def masked_steps(text: str) -> list[Step]:
+    """Return the augmentations of `named_steps` for images with masks, which are moved alike."""
+    steps = named_steps(text)
+    functions = [getattr(step, "func", step) for step in steps]
+    if refused := [name for name in NO_MASKS if NAMES[name].function in functions]:
+        others = ", ".join(name for name in NAMES if name not in NO_MASKS)
+        raise ConfigError(
+            f"augmentations of images with masks must move both or change colours, got "
+            f"{refused[0]}; choose from {others}"
+        )
+    moving = [NAMES[name].function for name in MOVES]
+    pairs = zip(steps, functions, strict=True)
+    return [partial(with_mask, step=step) if func in moving else step for step, func in pairs]
+
+
+def with_mask(xb: Tensor, yb: Tensor, generator: Generator, step: Step) -> tuple[Tensor, Tensor]:
+    """Move images and the masks of their pixels alike; from outside comes -100, the ignored class.
+
+    Args:
+        xb: shape (batch, channels, height, width).
+        yb: int64, shape (batch, height, width).
+        generator: on the CPU.
+        step: `(xb, generator) -> xb`, such as `affine`.
+    """
+    state = generator.get_state()
+    xb = step(xb, generator)
+    generator.set_state(state)
+    masks = (yb.unsqueeze(1) + 100).short()  # since outside is 0
+    return xb, step(masks, generator).squeeze(1).long() - 100
 
 
 def mixes_labels(step: Step) -> bool:
