@@ -275,7 +275,7 @@ def find_encoding(path: Path) -> tuple[str, bool]:
 
 
 def rows_of(text: str, delimiter: str) -> list[list[str]]:
-    rows = []
+    rows = list[list[str]]()
     with suppress(csv.Error):  # a cell that is longer than it allows
         rows.extend(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
     return rows
