@@ -33,7 +33,7 @@ test: setup ## everything that must pass: check, docs, tests, doctests
 	@NOTEBOOKS=off $(MAKE) --no-print-directory -j 3 check docs pytest
 
 pytest: setup # one thread a process
-	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover -m pytest -n 2 --dist loadfile --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --immediate -m pytest -n 2 --dist loadfile --durations 10
 	@$(BIN)/python tests/print_coverage.py
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
