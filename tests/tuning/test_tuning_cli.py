@@ -122,6 +122,7 @@ def test_two_processes_share_the_trials(tmp_path, monkeypatch, plainfit):
         ([*LR, "--lr", "0.1"], "--lr must be either searched or given"),
         ([*LR, "--space", "none.toml"], "none.toml must be a TOML file"),
         ([*LR, "--monitor", "valid-loss"], "unknown metric 'valid-loss'.* 'valid_loss'"),
+        ([*LR, "--monitor", "acuracy"], "unknown metric 'acuracy'.* 'accuracy'"),
         ([*LR, "--pruner", "medium"], "unknown pruner 'medium'.* 'median'"),
         ([*LR, "--data", "digit"], "digit"),
         ([*LR, "--storage", "postgre://x"], "--storage must be the URL of an existing database"),
@@ -135,6 +136,30 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(
     assert (code, printed, error.count("\n")) == (2, "", 1), error
     assert re.search(message, error), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_monitors_any_metric_of_its_task(tmp_path, plainfit, study_page):
+    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0)).tolist()
+    lines = [f"{a:.3f},{b:.3f},{5000 * a + 700:.1f}" for a, b in x]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,price", *lines]))
+    search = ["--search", "lr=0.001,0.1", "--trials", 3, "--monitor"]
+    options = ["--data", "t.csv", "--target", "price", *SHORT, *search]
+    for monitor, better in (("mae", min), ("r2", max)):
+        code, _, error = plainfit("tune", *options, monitor, "--out", monitor)
+        assert (code, error) == (0, "")
+        study = json.loads(plainfit("tune", "--out", monitor, "--json")[1])
+        of_trials = {trial["number"]: trial["value"] for trial in study["trials"]}
+        assert study["best"] == better(of_trials, key=of_trials.get)
+        last = json.loads((tmp_path / monitor / "0000" / "run.json").read_text())["last"]
+        assert of_trials[0] == last[monitor]
+        assert f"{monitor}, best" in Page(tmp_path / monitor / "study.html").text
+    line = plainfit("runs", "mae")[1].splitlines()[1]
+    best = json.loads((tmp_path / "mae" / "0000" / "run.json").read_text())["best"]
+    assert line.endswith(f" mae {best['mae']:,.1f}")
+    code, _, error = plainfit("tune", *options, "accuracy", "--out", "new")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "unknown metric 'accuracy'" in error
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_optuna_it_says_what_to_install(tmp_path, plainfit, monkeypatch):

@@ -134,6 +134,7 @@ def runs(
     debug: Debug = False,
 ) -> None:
     """List the runs in a folder: state, epochs, best metrics, size."""
+    from plainfit.report.rendering import header_text, value_text
     from plainfit.runs.folder import list_runs
 
     lines = list_runs(folder)
@@ -144,12 +145,12 @@ def runs(
         show(f"no runs in {folder} yet; plainfit train makes one")
         return
     width = max(len(line.name) for line in lines)
-    show(f"{'run':{width}}  {'state':12}{'epochs':>8}{'valid loss':>12}{'accuracy':>10}{'MB':>8}")
+    show(f"{'run':{width}}  {'state':12}{'epochs':>8}{'valid loss':>12}{'MB':>8}  metric")
     for line in lines:
-        best = [line.best.get(name) for name in ("valid_loss", "accuracy")]
-        loss, accuracy = ["-" if value is None else f"{value:.4f}" for value in best]
-        values = f"{line.epochs:>4}/{line.of:<3}{loss:>12}{accuracy:>10}{line.bytes / 1e6:8.1f}"
-        show(f"{line.name:{width}}  {line.state:12}{values}")
+        loss, metric = (value_text(n, line.best.get(n)) for n in ("valid_loss", line.metric))
+        values = f"{line.epochs:>4}/{line.of:<3}{loss:>12}{line.bytes / 1e6:8.1f}"
+        named = f"{header_text(line.metric)} {metric}".lstrip()
+        show(f"{line.name:{width}}  {line.state:12}{values}  {named}")
 
 
 def report(

@@ -11,7 +11,7 @@ from typer import Option
 
 from plainfit.cli.config import ConfigFile
 from plainfit.cli.shared import Debug, Json, is_given, is_typed, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError
 from plainfit.common.shell import command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # Options that a study has under the same names, and those of another command.
 LEFT_OUT = ("monitor", "out", "time_limit", *names_of(TransferSettings))
-MONITORS = ("valid_loss", "accuracy", "train_loss")
 
 
 @with_options_of(names_of(RunConfig, without=LEFT_OUT))
@@ -39,7 +38,7 @@ def tune(
     ] = None,
     trials: Annotated[int, Option(min=1, help="Number of trials in all.")] = 50,
     monitor: Annotated[
-        str, Option(help="Optimize the last epoch's valid_loss, accuracy or train_loss.")
+        str, Option(help="Optimize the last epoch's valid_loss, train_loss or a metric.")
     ] = "valid_loss",
     mode: Annotated[
         str | None, Option(help="Which values of it are better: min or max (default: by name).")
@@ -85,8 +84,6 @@ def tune(
         plan |= {name: before[name] for name in plan.keys() & before.keys() - given}
         searches = searches or known["space"]
     own = {name: plan.pop(name) for name in (*own, "seed")}
-    if own["monitor"] not in MONITORS:
-        raise ConfigError(unknown_name("metric", own["monitor"], MONITORS))
     specs = parse_space(searches, kinds_of_setting)
     for name in filter(partial(is_typed, context), specs):
         raise ConfigError("must be either searched or given, and is both", field=name)
@@ -99,7 +96,7 @@ def tune(
     from plainfit.tuning.trials import RunTraining, check_runs
 
     if known is None:
-        check_runs(fixed, specs)
+        check_runs(fixed, specs, own["monitor"])
     console = Console(stderr=True)
     live = console.is_terminal and not json_
     with live_table(console, own["trials"]) if live else nullcontext() as watch:

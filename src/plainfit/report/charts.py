@@ -269,7 +269,11 @@ def number_text(value: float) -> str:
 
     >>> number_text(0.30000000000000004), number_text(12000.0), number_text(0.00002)
     ('0.3', '12,000', '2e-05')
+    >>> number_text(1_250_000.0)
+    '1.25M'
     """
+    if 1e6 <= abs(value) < 1e9:
+        return f"{value / 1e6:.4g}M"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

@@ -12,19 +12,20 @@ from plainfit.data.splits import DataSplits
 from plainfit.models.summary import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
-from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
     Card,
     duration,
     facts,
+    header_text,
     plain_text,
     render_to,
     table_of,
     value_text,
 )
+from plainfit.report.sections import predict
 from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.tasks import loss_function
+from plainfit.runs.tasks import described, loss_function
 from plainfit.runs.train import build
 
 FILE = "report.html"
@@ -118,11 +119,11 @@ def cards(run: Run) -> list[Card]:
     column = name if run.metrics else "valid_loss"
     made = []
     if test := run.record.get("test"):
-        made.append(Card(f"{name}, test set", value_text(name, test.get(name))))
+        made.append(Card(f"{header_text(name)}, test set", value_text(name, test.get(name))))
     for which, row in (("best", run.best), ("last", run.last)):
         if row:
             value = value_text(column, row.get(column))
-            made.append(Card(f"{name}, {which} epoch", value, f"epoch {row['epoch']}"))
+            made.append(Card(f"{header_text(name)}, {which} epoch", value, f"epoch {row['epoch']}"))
     done = f"{len(run.epochs)} of {run.settings['epochs']}"
     speed = f"{run.speed:,.0f} samples/s" if run.speed else ""
     made.append(Card("epochs", done, run.record.get("stopped") or ""))
@@ -143,7 +144,7 @@ def results(run: Run) -> dict[str, Any]:
         if row:
             texts = [value_text(name, row.get(name)) for name in ("valid_loss", *run.metrics)]
             rows.append([f"validation set, {which} ({row['epoch']})", *texts])
-    return {"head": ["", *columns], "rows": rows}
+    return {"head": ["", *map(header_text, columns)], "rows": rows}
 
 
 def charts(run: Run) -> list[Chart]:
@@ -173,7 +174,7 @@ def about(run: Run) -> list[tuple[str, str]]:
     return facts({
         "data": data.get("name"),
         "samples": ", ".join(f"{count:,} {part}" for part, count in data.get("counts", {}).items()),
-        "classes": f"{len(data.get('classes', [])):,}",
+        "predicted": described(run.target),
         "shape of a sample": "x".join(map(str, data["input_shape"])),
         "notes": data.get("notes"),
         "fingerprint": data["fingerprint"],

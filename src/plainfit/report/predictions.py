@@ -39,27 +39,45 @@ class ClassScore(NamedTuple):
     label: int
 
 
-def predict(
-    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
-) -> dict[str, Any]:
-    """Return what the page shows of predictions for the test set, or else the validation set.
+class Outputs(NamedTuple):
+    """What a model gives for the test set, or else for the validation set."""
 
-    `loss_func` is that of the training; with `reduction="none"`, it gives a loss for each sample.
-    """
+    part: str
+    dataset: Dataset[Any]
+    loss: float
+    out: Tensor
+    labels: Tensor
+    losses: Tensor
+    """Of each sample."""
+
+    def hardest(self) -> list[int]:
+        return self.losses.argsort(descending=True, stable=True)[:MAX_SAMPLES].tolist()
+
+
+def outputs_of(
+    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
+) -> Outputs:
+    """Predict with the loss of the training, which takes `reduction="none"` for each sample's."""
     part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
     whole: list[Tensor] = []
 
-    def kept_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    def keep(out: Tensor, yb: Tensor) -> float:
         whole.extend([out.cpu(), yb.cpu()])
-        return accuracy(out, yb)
+        return 0.0
 
     loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
-    values = validate(model, loss_func, loader, metrics=[kept_accuracy])
+    loss = validate(model, loss_func, loader, metrics=[keep])["loss"]
     out, labels = whole
+    losses = loss_func(out, labels, reduction="none").view(len(labels), -1).mean(1)
+    return Outputs(part, dataset, loss, out, labels, losses)
+
+
+def of_classes(outputs: Outputs, data: DataSplits) -> dict[str, Any]:
+    """Return what the page shows of a classification or a segmentation."""
+    part, dataset, loss, out, labels, losses = outputs
     probabilities = out.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
     n = len(labels)
-    losses = loss_func(out, labels, reduction="none").view(n, -1).mean(1)
     known = labels >= 0
     pairs = (labels[known], predicted[known])
     scores = class_scores(*pairs, data.classes)
@@ -74,7 +92,7 @@ def predict(
             right = (predicted[row] == y)[y >= 0]
             return described | {"row": row, "right": float(right.double().mean())}
         true, guess = int(labels[row]), int(predicted[row])
-        loss, x = max(0.0, float(losses[row])), dataset[row][0]  # never -0.0
+        x = dataset[row][0]
         picture, is_small = thumbnail(x, dataset)
         return {
             "row": row,
@@ -83,18 +101,17 @@ def predict(
             "is_right": true == guess,
             "confidence": float(confidence[row]),
             "true_probability": float(probabilities[row, true]),
-            "loss": loss,
+            "loss": max(0.0, float(losses[row])),  # never -0.0
             "picture": picture,
             "is_small": is_small,
-            "features": [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist(),
+            "features": [] if picture else features_of(x),
         }
 
     most = min(MAX_SAMPLES, n)
-    hardest = losses.argsort(descending=True, stable=True)[:most].tolist()
     return {
         "part": part,
-        "loss": values["loss"],
-        "accuracy": values["kept_accuracy"],
+        "loss": loss,
+        "accuracy": float(accuracy(out, labels)),
         "scores": shown,
         "mean": np.nanmean([score[:4] for score in scores], axis=0).tolist(),
         "samples": len(pairs[0]),
@@ -102,7 +119,7 @@ def predict(
         "classes": len(scores),
         "confusion": confusion_rows(*pairs, shown, len(scores)),
         "columns": column_names(data),
-        "wrong": [describe(row) for row in hardest],
+        "wrong": [describe(row) for row in outputs.hardest()],
         "some": [describe(i * (n - 1) // max(1, most - 1)) for i in range(most)],
     }
 
@@ -151,6 +168,10 @@ def column_names(data: DataSplits) -> list[str]:
         return []
     shown = range(min(MAX_COLUMNS, data.input_shape[0]))
     return [data.features[i] if data.features else f"feature {i}" for i in shown]
+
+
+def features_of(x: Tensor) -> list[float]:
+    return x[:MAX_COLUMNS].tolist() if x.dim() == 1 else []
 
 
 def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:

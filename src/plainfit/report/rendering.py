@@ -40,9 +40,13 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # A share or a probability; NaN stands for 0 of 0.
-    templates.filters["share"] = lambda x: NOTHING if math.isnan(x) else f"{x:.3f}"
+    templates.filters["share"] = share
     return templates
+
+
+def share(value: float) -> str:
+    """Return a share or a probability; NaN stands for 0 of 0."""
+    return NOTHING if math.isnan(value) else f"{value:.3f}"
 
 
 def value_text(name: str, value: Any) -> str:
@@ -50,9 +54,12 @@ def value_text(name: str, value: Any) -> str:
 
     >>> value_text("accuracy", 0.5), value_text("parameters", 1234), value_text("test_loss", None)
     ('0.5000', '1,234', '-')
+    >>> value_text("mae", 16575.5098), value_text("mae", 0.00001234)
+    ('16,575.5', '1.23e-05')
     """
     if isinstance(value, float):
-        return format(value, SHAPES.get(name, ".4f"))
+        usual = ".3g" if 0 < abs(value) < 0.001 else ",.1f" if abs(value) >= 1000 else ".4f"
+        return format(value, SHAPES.get(name, usual))
     return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

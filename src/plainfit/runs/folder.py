@@ -461,6 +461,7 @@ class RunLine:
     epochs: int
     of: int
     best: Row  # of the best epoch; empty before the first one
+    metric: str  # the first one; empty before the first epoch
     bytes: int
 
 
@@ -473,8 +474,9 @@ def list_runs(parent: Path) -> list[RunLine]:
             run = open_run(folder)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         except (PlainfitError, OSError):  # a file may vanish meanwhile
-            lines.append(RunLine(folder.name, "damaged", 0, 0, {}, 0))
+            lines.append(RunLine(folder.name, "damaged", 0, 0, {}, "", 0))
             continue
         done, of = len(run.epochs), run.settings["epochs"]
-        lines.append(RunLine(folder.name, run.record["state"], done, of, run.best or {}, size))
+        state, metric, best = run.record["state"], next(iter(run.metrics), ""), run.best or {}
+        lines.append(RunLine(folder.name, state, done, of, best, metric, size))
     return lines

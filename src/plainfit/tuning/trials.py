@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
+from plainfit.runs.tasks import metrics_of
 from plainfit.runs.train import PRUNED, check_outputs, prepare, resume, train
 from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
+from plainfit.training.metrics import metric_name
 from plainfit.tuning.space import Choices, Spec
 
 if TYPE_CHECKING:
@@ -100,11 +102,15 @@ class RunTraining:
         return monitored(record["last"], self.monitor) if record["last"] else math.nan
 
 
-def check_runs(fixed: dict[str, Any], space: dict[str, Spec]) -> None:
+def check_runs(fixed: dict[str, Any], space: dict[str, Spec], monitor: str) -> None:
     """Check data and models before a study starts: each choice, with the first of the others."""
     first = {name: spec.values[0] for name, spec in space.items()}
     tries = [{name: v} for name, spec in space.items() if isinstance(spec, Choices)
              for v in spec.values[1:]]  # fmt: skip
     for changes in [{}, *tries]:
         parts = prepare(RunConfig.from_dict(fixed | first | changes))
+        metrics = metrics_of(parts.config, parts.data.target)
+        names = [each if isinstance(each, str) else metric_name(each) for each in metrics]
+        if monitor not in (known := ["valid_loss", "train_loss", *names]):
+            raise ConfigError(unknown_name("metric", monitor, known))
         check_outputs(parts.model, parts.valid_dl, parts.data.target.names)
