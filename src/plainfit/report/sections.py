@@ -21,7 +21,7 @@ from plainfit.report.predictions import (
     thumbnail,
     worst_classes,
 )
-from plainfit.report.rendering import share
+from plainfit.report.rendering import share, value_text
 from plainfit.training.metrics import subset_accuracy
 
 MAX_POINTS, MAX_TARGETS = 1000, 4  # of a chart; of the charts and of a sample
@@ -52,7 +52,7 @@ def predict(
 def again(outputs: Outputs) -> str:
     return (
         f"Of the {outputs.part}, predicted again for this page with the weights at the end of the "
-        f"run: loss {outputs.loss:.4f}"
+        f"run: loss {value_text('loss', outputs.loss)}"
     )
 
 
@@ -62,14 +62,12 @@ def of_numbers(outputs: Outputs, data: DataSplits) -> list[Section]:
     true, predicted = target.restored(outputs.labels), target.restored(outputs.out)
     rows, heads, charts = [], [], []
     formats = [format_for(scaling.std) for scaling in target.scaling]
-    for place, (name, text, scaling) in enumerate(
-        zip(target.names, formats, target.scaling, strict=True)
-    ):
+    for place, (name, scaling) in enumerate(zip(target.names, target.scaling, strict=True)):
         y = outputs.labels[:, place].double()
         errors = y - outputs.out[:, place].double()
         mae, rmse = errors.abs().mean() * scaling.std, errors.square().mean().sqrt() * scaling.std
         r2 = 1 - errors.square().sum() / (y - y.mean()).square().sum()
-        rows.append([name, text(float(mae)), text(float(rmse)), number_text(float(r2))])
+        rows.append([name, *(number_text(float(value)) for value in (mae, rmse, r2))])
         if place < MAX_TARGETS:
             of = f"{name}, " if len(target.names) > 1 else ""
             heads += [f"{of}{what}" for what in ("true", "predicted", "residual")]
