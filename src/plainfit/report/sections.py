@@ -158,9 +158,10 @@ def highest_loss(
         x = outputs.dataset[row][0]
         picture, is_small = thumbnail(x, outputs.dataset)
         features = [f"{value:.4g}" for value in features_of(x)]
-        rows.append([str(row), *cells(row), *features])
-        pairs = list(zip(heads, cells(row), strict=True))
+        texts = cells(row)
+        rows.append([str(row), *texts, *features])
         if picture:
+            pairs = list(zip(heads, texts, strict=True))
             pictures.append({"row": row, "src": picture, "is_small": is_small, "pairs": pairs})
     columns = column_names(data)
     text = f"The samples of the {outputs.part} with the highest loss, the highest first"
