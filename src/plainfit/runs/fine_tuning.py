@@ -163,6 +163,12 @@ def model_name(source: str, model: str | None) -> str:
 
 def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
+    if data.vocabulary is not None:
+        raise ConfigError(
+            f"a source must be for images or numbers, since {data.name} is text, whose words get "
+            "numbers of their own: leave out text, or use plainfit train",
+            field="source",
+        )
     if not is_run(source):
         return
     run, made = open_run(Path(source)), values_text(data.preprocessing, data.features)

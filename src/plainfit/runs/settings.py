@@ -81,6 +81,7 @@ class DataSettings:
     encoding: Annotated[str | None, "Of a .csv: utf-8, cp1252, ... (default: guessed)."] = None
     decimal: Annotated[str | None, "Of numbers in a .csv: . or , (default: guessed)."] = None
     na: Annotated[str | None, "Texts in a .csv that mean a gap too, such as unknown,-999."] = None
+    text: Annotated[str | None, "A column of a table: its words are the input."] = None
     drop: Annotated[str | None, "Columns of a table to leave out, such as id,name."] = None
     categorical: Annotated[str | None, "Columns of a table that are categories."] = None
     numeric: Annotated[str | None, "Columns of a table that are numbers."] = None
@@ -103,7 +104,7 @@ class ModelSettings:
     model: Annotated[
         str,
         "logistic, mlp, cnn, compact, resnet, resnet18 (34, 50), or MODULE:CALLABLE, such as "
-        "nets:Small for nets.py.",
+        "nets:Small for nets.py; of text bag, which is its default, or transformer.",
     ] = "resnet"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False
@@ -238,6 +239,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         for name, hint in type_hints().items():
             if wrong := misfit(getattr(self, name), hint, name):
                 raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
+        if self.text is not None and self.model == ModelSettings.model:  # which takes images
+            object.__setattr__(self, "model", "bag")
         _ = self.model_arguments  # raises
         self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
         if isinstance(self.lr, str) and self.lr != "auto":  # from the command line

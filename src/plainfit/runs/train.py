@@ -117,6 +117,7 @@ def build(
         settings = {name: getattr(config, name) for name in names}
         # A run may come from a stranger: what it names is imported only if it is trusted.
         target = config.model if run is None else resolve(run.factory.target)
+        shape["vocabulary"] = data.vocabulary
         return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
         check_source(config.source, data)

@@ -1,6 +1,6 @@
 """Columns that give the target away, or only name the rows: refused or noted, by one option."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,11 +80,11 @@ def numbers_rows(numbers: NDArray[Any]) -> bool:
 
 
 def seen_in_training(
-    inputs: Mapping[str, NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
+    inputs: Iterable[NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
 ) -> list[str]:
     """Count the rows of each other part that have the inputs of a training row."""
     keys = np.zeros(1, np.uint64)
-    for column in inputs.values():  # a hash: two other rows have one with a chance of 2**-64
+    for column in inputs:  # a hash: two other rows have one with a chance of 2**-64
         keys = keys * MULTIPLIER + column.astype(np.float32).view(np.uint32)
     train, counted = np.sort(keys[parts["train"]]), []
     for part in [part for part in parts if part != "train"]:
