@@ -212,10 +212,10 @@ def arguments_for(
 ) -> dict[str, Any]:
     """Return those of the arguments of `get_model` that the target has as parameters."""
     if target in MODELS.values() and (target in OF_TEXT) != (vocabulary is not None):
-        takes = "text (--text)" if target in OF_TEXT else "images or numbers"
+        takes = "text, by --text" if target in OF_TEXT else "images or numbers, and this is text"
         raise ModelError(
-            f"{target.__name__} must be given {takes}; for text, the models are bag and "
-            "transformer, and those of your own with a parameter `vocabulary`"
+            f"{target.__name__} must be given {takes}; models of text are bag and transformer, or "
+            "your own with a parameter `vocabulary`"
         )
     offered: dict[str, Any] = {} if vocabulary is None else {"vocabulary": vocabulary}
     offered |= {

@@ -165,9 +165,8 @@ def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
     if data.vocabulary is not None:
         raise ConfigError(
-            f"a source must be for images or numbers, since {data.name} is text, whose words get "
-            "numbers of their own: leave out text, or use plainfit train",
-            field="source",
+            f"a fine-tuning must be on images or numbers, and {data.name} is text, whose words "
+            "have other numbers than those of a source; use plainfit train"
         )
     if not is_run(source):
         return

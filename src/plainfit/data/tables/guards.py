@@ -14,6 +14,7 @@ MOST_INPUTS = 50  # of a text column, unless it is named as categorical
 MOST_CATEGORIES = 1000  # of one that is named
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, for a linear congruence modulo 2**64
+LONG = 20  # characters, of texts that may be sentences
 FEW_ROWS = 20  # too few to tell from chance
 
 
@@ -26,6 +27,8 @@ def check_column(
     if len(categories) > (MOST_CATEGORIES if asked else MOST_INPUTS):
         keep = "" if asked else f", or keep it by --categorical {name}"
         numbers = "" if asked else near_numbers(values)
+        if sum(map(len, categories)) > LONG * len(categories):
+            keep += f", or have its words be the input by --text {name}"
         raise DataError(
             f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
             f"and each would be an input: {drop}{keep}{numbers}"

@@ -145,7 +145,7 @@ def kinds_of(table: Table, options: TableOptions, target: str) -> dict[str, str]
     if not (inputs := [name for name in others if name not in dropped]):
         raise DataError(f"{table.path}: a table must have columns beside the target {target!r}")
     if left := [repr(name) for name in inputs if words and name not in words]:
-        table.notes.append(f"--text is the only input: {splits.shortened(left)} are left out")
+        table.notes.append(f"--text is the only input; left out: {splits.shortened(left)}")
     return {name: kinds.get(name, "") for name in words or inputs}
 
 
