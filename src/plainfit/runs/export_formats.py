@@ -67,13 +67,9 @@ def to_torch_export(model: nn.Module, facts: Facts) -> bytes:
     return content.getvalue()
 
 
-def example_of(facts: Facts) -> Tensor:
-    x = facts["input"]
-    return torch.zeros(2, *x["shape"][1:], dtype=getattr(torch, x["dtype"]))
-
-
 def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
-    x = example_of(facts)  # of two: torch fixes the size of a batch of one
+    # Of two samples, since torch fixes the size of a batch of one.
+    x = torch.zeros(2, *facts["input"]["shape"][1:], dtype=getattr(torch, facts["input"]["dtype"]))
     with failing_as_model_error(model, "torch.export"), torch.no_grad(), quiet_torch():
         program = torch.export.export(model, (x,), dynamic_shapes=ANY_BATCH_SIZE)
     for module in program.graph_module.modules():

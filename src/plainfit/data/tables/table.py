@@ -56,7 +56,7 @@ def read_table(
     """
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
-    named = [options.text or "", *map(str.strip, as_text)]
+    named = map(str.strip, [options.text or "", *as_text])
     table = read_columns(path, options, filter(None, named))
     target = find_target(path, list(table.columns), target)
     kinds = kinds_of(table, options, target)
@@ -81,10 +81,10 @@ def read_table(
     )
     samples: Samples
     features: tuple[str, ...] = ()
-    made: dict[str, Made]
     if options.text is not None:
-        learned, numbers = learn_text(table, options.text, train_rows)
-        samples, made = torch.from_numpy(numbers), {options.text: learned}
+        (name,) = kinds
+        made, numbers = learn_text(table, name, train_rows)
+        samples = torch.from_numpy(numbers)
         table.notes += seen_in_training(numbers.T, parts)
     else:
         numbers = encoded["train"].numpy()

@@ -25,15 +25,14 @@ MOST_LENGTH, WHOLE = 256, 95  # words of a row; percent of the training rows tha
 def learn_text(
     table: Table, name: str, train_rows: NDArray[np.int64]
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return how a column becomes numbers, and those of all rows; add a note to the table's."""
+    """Return how a column becomes numbers, by its name, and those of all rows; note the choices."""
     values = values_of(name, table.columns[name], "text")
     assert isinstance(values, Texts)
     words = [words_in(text, PATTERN) for text in values.names]
     train = values.codes[train_rows]
     counts: Counter[str] = Counter()
-    for code, times in zip(*np.unique(train, return_counts=True), strict=True):
-        for word in words[code]:
-            counts[word] += int(times)
+    for code in train.tolist():
+        counts.update(words[code])
     kept = sorted((-n, word) for word, n in counts.items() if n >= LEAST_OFTEN)[:MOST_WORDS]
     if not kept:
         raise DataError(
@@ -49,7 +48,7 @@ def learn_text(
         f"column {name!r} is {described_text(made)}; {cut} of {len(train)} training rows are cut, "
         f"and {unknown_share(others)} of the other rows' words are unknown"
     )
-    return made, numbers
+    return {name: made}, numbers
 
 
 def numbers_of(values: Texts, made: Mapping[str, Any]) -> NDArray[np.int64]:
