@@ -175,7 +175,7 @@ OPTIONS = {
         --memory-budget --missing --model --model-args --momentum --na --nesterov
         --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch --patience
         --precision --preset --print-config --resize --schedule --seed --skip-bad --split-seed
-        --target --test-share --threads --time-limit --track --valid-share --weight-decay""",
+        --target --text --test-share --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --freeze-epochs --fused
@@ -183,13 +183,13 @@ OPTIONS = {
         --label-smoothing --lr --lr-ratio --memory-budget --missing --model --model-args
         --momentum --na --nesterov --no-keep-memory --numeric --optimizer --order-by --out
         --overfit-one-batch --patience --precision --resize --schedule --seed --skip-bad
-        --split-seed --target --test-share --threads --time-limit --track --trust-code
+        --split-seed --target --text --test-share --threads --time-limit --track --trust-code
         --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --encoding --group-by --help --image-mode --image-size --json
         --memory-budget --missing --model --momentum --na --numeric --optimizer --order-by
-        --picture --resize --seed --skip-bad --split-seed --target --test-share --valid-share""",
+        --picture --resize --seed --skip-bad --split-seed --target --text --test-share --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --clip --compile --data --data-dir --debug --decimal --delimiter
         --detect-anomaly --device --drop --drop-last --encoding --epochs --fused --group-by
@@ -197,7 +197,7 @@ OPTIONS = {
         --memory-budget --missing --mode --model --model-args --momentum --monitor --na
         --nesterov --no-keep-memory --numeric --optimizer --order-by --out --overfit-one-batch
         --patience --precision --pruner --repeat --resize --schedule --search --seed --seeds
-        --skip-bad --space --split-seed --storage --target --test-share --threads --time-limit
+        --skip-bad --space --split-seed --storage --target --text --test-share --threads --time-limit
         --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
@@ -209,15 +209,15 @@ OPTIONS = {
         --trust-code --tta""",
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
         --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
-        --na --numeric --order-by --picture --resize --seed --skip-bad --split-seed --target
+        --na --numeric --order-by --picture --resize --seed --skip-bad --split-seed --target --text
         --test-share --valid-share""",
     "data": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding
         --group-by --help --image-mode --image-size --json --memory-budget --missing --na
-        --numeric --only --order-by --picture --resize --skip-bad --split-seed --target
+        --numeric --only --order-by --picture --resize --skip-bad --split-seed --target --text
         --test-share --valid-share --write""",
     "init": """--categorical --data-dir --debug --decimal --delimiter --drop --encoding --force
         --group-by --help --image-mode --image-size --memory-budget --missing --na --numeric
-        --order-by --out --resize --skip-bad --split-seed --target --test-share --valid-share""",
+        --order-by --out --resize --skip-bad --split-seed --target --text --test-share --valid-share""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",
