@@ -86,7 +86,7 @@ def predict(
             "loss": loss,
             "picture": picture,
             "is_small": is_small,
-            "features": [] if picture or x.dim() != 1 else x[:MAX_COLUMNS].tolist(),
+            "features": [] if picture or x.dim() != 1 else cells(x, data),
         }
 
     most = min(MAX_SAMPLES, n)
@@ -149,8 +149,19 @@ def confusion_rows(
 def column_names(data: DataSplits) -> list[str]:
     if len(data.input_shape) != 1:
         return []
+    if data.vocabulary is not None:
+        return list(data.columns)
     shown = range(min(MAX_COLUMNS, data.input_shape[0]))
     return [data.features[i] if data.features else f"feature {i}" for i in shown]
+
+
+def cells(x: Tensor, data: DataSplits) -> list[Any]:
+    """Return what a table shows of a sample: its first values, or the words of a text."""
+    if data.vocabulary is None:
+        return x[:MAX_COLUMNS].tolist()
+    (made,) = data.columns.values()
+    words = ["", "(unknown)", *made["vocabulary"]]
+    return [" ".join(words[number] for number in x.tolist()).strip()]
 
 
 def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:
