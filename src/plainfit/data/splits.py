@@ -69,6 +69,7 @@ class DataSplits:
 
     @property
     def task(self) -> str:
+        """`classification`, `regression`, `multi-label` or `segmentation`."""
         return self.target.task
 
     @property
