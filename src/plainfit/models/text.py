@@ -3,8 +3,6 @@
 A sample is the numbers of its words, int64 of shape (length,); 0 fills up, and is not looked at.
 """
 
-# mypy: no-warn-return-any
-
 from collections.abc import Sequence
 
 import torch
