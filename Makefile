@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-channels-last,keras
-.PHONY: help setup run check test pytest bench bench-quick soak docs clean
+.PHONY: help setup run check test pytest cover bench bench-quick soak docs clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -32,8 +32,11 @@ check: setup ## formatting, lint, types, layers
 test: setup ## everything that must pass: check, docs, tests, doctests
 	@NOTEBOOKS=off $(MAKE) --no-print-directory -j 3 check docs pytest
 
-pytest: setup # one thread a process
-	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --immediate -m pytest -n 2 --dist loadfile --durations 10
+pytest: setup # one thread a process; conftest.py says which files come first
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
+
+cover: setup ## all tests, and what they cover of each room
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --immediate -m pytest -n 2 --dist loadfile
 	@$(BIN)/python tests/print_coverage.py
 
 bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about two hours)
@@ -41,6 +44,7 @@ bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about
 	$(BIN)/python benchmarks/folder.py --rounds 3
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/transfer.py
+	$(BIN)/python benchmarks/tables.py
 
 bench-quick: setup ## time both models with fit, loops by hand, an epoch as one program and Keras (5 minutes)
 	$(BIN)/python benchmarks/run.py --quick --only $(QUICK)

@@ -22,11 +22,17 @@ from plainfit.common import plots
 ROOT = Path(__file__).parents[1]
 collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imported
 CURVES = plots.curves
+FIRST = ("test_readme.py", "test_notebooks.py", "test_kills.py", "test_programs.py")
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
 hypothesis.settings.register_profile("plainfit", deadline=None)
 hypothesis.settings.load_profile("plainfit")
 # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Start with the files that take longest, so that no process is left alone with one."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 99)
 
 
 @pytest.fixture(scope="session")

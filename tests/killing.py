@@ -199,6 +199,7 @@ class NaiveCheckpointing(Checkpointing):
 
     def begin(self, context, resume, echo=None):
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.setup = {"is that of fit's checkpoint": True}
         path = self.folder / "last.pt"
         if path.exists():
             restore(context, torch.load(path, weights_only=False))

@@ -176,7 +176,7 @@ OPTIONS = {
         --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
         --order-by --out --overfit-one-batch --patience --precision --preset --print-config
         --resize --sampler --schedule --seed --skip-bad --split-seed --target --task
-        --test-share --threads --time-limit --track --valid-share --weight-decay""",
+        --test-share --text --threads --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
@@ -185,14 +185,14 @@ OPTIONS = {
         --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
         --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
         --patience --precision --print-config --resize --sampler --schedule --seed --skip-bad
-        --split-seed --target --task --test-share --threads --time-limit --track --trust-code
-        --valid-share --weight-decay""",
+        --split-seed --target --task --test-share --text --threads --time-limit --track
+        --trust-code --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
         --image-size --json --memory-budget --missing --model --momentum --na --numeric
         --optimizer --optimizer-args --order-by --picture --resize --seed --skip-bad
-        --split-seed --target --task --test-share --valid-share""",
+        --split-seed --target --task --test-share --text --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
@@ -201,8 +201,8 @@ OPTIONS = {
         --model --model-args --momentum --monitor --na --nesterov --numeric --optimizer
         --optimizer-args --order-by --out --overfit-one-batch --patience --precision --pruner
         --repeat --resize --sampler --schedule --search --seed --seeds --skip-bad --space
-        --split-seed --storage --target --task --test-share --threads --time-limit --track
-        --trials --valid-share --weight-decay""",
+        --split-seed --storage --target --task --test-share --text --threads --time-limit
+        --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
@@ -214,15 +214,15 @@ OPTIONS = {
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
         --embed-above --encoding --group-by --help --image-mode --image-size --json
         --memory-budget --missing --na --numeric --order-by --picture --resize --seed --skip-bad
-        --split-seed --target --task --test-share --valid-share""",
+        --split-seed --target --task --test-share --text --valid-share""",
     "data": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
         --na --numeric --only --order-by --picture --resize --skip-bad --split-seed --target
-        --task --test-share --valid-share --write""",
+        --task --test-share --text --valid-share --write""",
     "init": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --force --group-by --help --image-mode --image-size --memory-budget --missing
         --na --numeric --order-by --out --resize --skip-bad --split-seed --target --task
-        --test-share --valid-share""",
+        --test-share --text --valid-share""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
         --split-seed""",

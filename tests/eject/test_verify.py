@@ -224,7 +224,9 @@ def test_a_script_sets_all_that_the_fingerprint_has(usual, by_new_names, tmp_pat
         torch.backends.cuda.matmul.fp32_precision = "ieee"
         torch.backends.cudnn.rnn.fp32_precision = "tf32"
     run = tmp_path / "run"
-    train(RunConfig(model="logistic", epochs=1, batch_size=256, out=run), echo=None)
+    threads = torch.get_num_threads()
+    config = RunConfig(model="logistic", epochs=1, batch_size=256, threads=threads, out=run)
+    train(config, echo=None)
     script = eject_run(run, tmp_path / "train.py")
     set_machine(*usual)
     recorded = read_record(run)["fingerprint"]

@@ -35,6 +35,7 @@ SMALL = 64  # pixels a side, at most, for the network of the presets
 STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its epochs
 CHOICES: dict[str, dict[str, Any]] = {
     "data other than images": {"model": "tabular", "schedule": "one-cycle"},
+    "text": {"model": "bag", "optimizer": "adamw", "schedule": "one-cycle"},
     "small images": settings.OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
 }
@@ -164,7 +165,7 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     from plainfit.runs.tasks import described
 
     counts, shape, train = splits.counts(), splits.input_shape, splits.class_counts()["train"]
-    kind = "data other than images"
+    kind = "data other than images" if splits.vocabulary is None else "text"
     if len(shape) == 3:
         kind = "small images" if max(shape[1:]) <= SMALL else "large images"
     batch_size = 64 if counts["train"] < 10_000 else 128

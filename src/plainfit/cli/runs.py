@@ -93,23 +93,26 @@ def summary(
 ) -> None:
     """Show a model's layers, the shapes of their outputs for one sample, and parameters."""
     shape, groups = parse_shape(input_shape), []
+    import torch
+
     from plainfit.models.build import MODELS, get_model
     from plainfit.models.summary import count_parameters, summarize
 
     if model not in MODELS and Path(model).is_dir():
         run = open_trusted(Path(model), trust_code)
-        built, shape = run.model, run.record["data"]["input_shape"]
+        built, xb = run.model, run.samples(1)
         groups = run.record.get("layers", [])
     else:
         built, _ = get_model(model, input_shape=shape, classes=classes, device="cpu")
-    rows = summarize(built, shape)
+        xb = torch.zeros(1, *shape)
+    rows = summarize(built, xb)
     total = count_parameters(built)
     if json_:
         show_json({"layers": [vars(row) for row in rows], "parameters": total, "groups": groups})
         return
     width = max(len("layer"), *(len(row.name) for row in rows))
     show(f"{'layer':{width}}  {'kind':20}{'output':16}{'parameters':>12}")
-    show(f"{'(input)':{width}}  {'':20}{'x'.join(map(str, shape)):16}")
+    show(f"{'(input)':{width}}  {'':20}{'x'.join(map(str, xb.shape[1:])):16}")
     for row in rows:
         output = "x".join(map(str, row.output_shape)) if row.output_shape else "-"
         show(f"{row.name:{width}}  {row.kind:20}{output:16}{row.parameters:12,}")

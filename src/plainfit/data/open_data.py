@@ -35,6 +35,7 @@ OWN = {
     "encoding": (TABLE,),
     "decimal": (TABLE,),
     "na": (TABLE,),
+    "text": (TABLE,),
     "drop": (TABLE,),
     "categorical": (TABLE,),
     "numeric": (TABLE,),
@@ -63,6 +64,7 @@ def open_data(
     encoding: str | None = None,
     decimal: str | None = None,
     na: str | None = None,
+    text: str | None = None,
     drop: str | None = None,
     categorical: str | None = None,
     numeric: str | None = None,
@@ -103,6 +105,7 @@ def open_data(
         encoding: of a text file, such as `utf-8` or `cp1252`.
         decimal: what numbers in a text file have before their decimals, `.` or `,`.
         na: texts that mean a gap besides the usual ones, such as `unknown,-999`.
+        text: a column of a table whose words are the input, as numbers; no other column is one.
         drop: columns of a table to leave out, such as `id,name`.
         categorical: columns whose values are categories, even numbers, and more than 50.
         numeric: columns that must be numbers.

@@ -46,6 +46,8 @@ def draw_samples(data: DataSplits, path: Path) -> None:
     else:
         xb = torch.stack([train[row][0].flatten() for row in range(min(1000, len(labels)))])
         columns = data.features or [f"feature {i}" for i in range(xb.shape[1])]
+        if data.vocabulary is not None:
+            xb, columns = (xb > 0).sum(dim=1, keepdim=True), ["words in a row"]
         figure = histograms(dict(zip(columns[:MOST_COLUMNS], xb.t().tolist(), strict=False)))
     write_picture(figure, path)
 

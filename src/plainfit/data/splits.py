@@ -69,6 +69,7 @@ class DataSplits:
 
     @property
     def task(self) -> str:
+        """`classification`, `regression`, `multi-label` or `segmentation`."""
         return self.target.task
 
     @property
@@ -108,10 +109,16 @@ class DataSplits:
         }
 
     @property
+    def vocabulary(self) -> int | None:
+        """How many numbers a word of text can have; None for other data."""
+        return vocabulary_of(self.columns)
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """How the values that a model sees were made from those in the files."""
         if self.columns:
-            return {"values": "(column - mean) / std", "columns": dict(self.columns)}
+            values = "(column - mean) / std" if self.vocabulary is None else "numbers of words"
+            return {"values": values, "columns": dict(self.columns)}
         if isinstance(self.train, ImageDataset | LazyImages):
             return image_preprocessing(self.input_shape[0])
         return {"values": "as in the data"}
@@ -142,6 +149,12 @@ class DataSplits:
             "notes": list(self.notes),
             "fingerprint": self.fingerprint,
         }
+
+
+def vocabulary_of(columns: Mapping[str, Any]) -> int | None:
+    """Return how many numbers the words of a text column have: 0 and 1 stand for no known word."""
+    found = [2 + len(made["vocabulary"]) for made in columns.values() if "vocabulary" in made]
+    return found[0] if found else None
 
 
 def check_images(data: DataSplits) -> None:

@@ -15,7 +15,7 @@ from torch import nn, optim
 
 from plainfit.common.devices import pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss, raised_as, unknown_name
-from plainfit.models import networks, resnet
+from plainfit.models import networks, resnet, text
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": networks.LogisticRegression,
@@ -28,7 +28,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
     "unet": networks.UNet,
+    "bag": text.BagOfWords,
+    "transformer": text.Transformer,
 }
+OF_TEXT = (text.BagOfWords, text.Transformer)
 # Modules of runs that an older plainfit wrote, and where their content is now.
 MOVED = {
     "plainfit.models": "plainfit.models.networks",
@@ -89,6 +92,7 @@ def get_model(
     momentum: float | None = None,
     input_shape: Sequence[int] = (1, 28, 28),
     classes: int = 10,
+    vocabulary: int | None = None,
     seed: int = 0,
     device: str = "auto",
     fused: bool = False,
@@ -102,14 +106,15 @@ def get_model(
 
     Args:
         model: `logistic`, `mlp`, `tabular`, `cnn`, `compact`, `resnet`, `resnet18` (34, 50),
-            `unet`, `MODULE:CALLABLE`, or a class or function that returns a module. It is called
-            with those of `input_shape`, `in_features`, `channels` and `classes` that it names among
-            its parameters.
+            `unet`; of text `bag` and `transformer`; `MODULE:CALLABLE`, or a class or function that
+            returns a module. It is called with those of `input_shape`, `in_features`, `channels`,
+            `classes` and `vocabulary` that it names among its parameters.
         optimizer: `sgd`, `adam`, `adamw`, `rmsprop`, or another class of `torch.optim` or its name.
         lr: the learning rate; by default 0.1 for `sgd`, 0.001 for the other three, else torch's.
         momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
         input_shape: of one sample: (channels, height, width), or (features,).
         classes: the number of outputs.
+        vocabulary: of text, how many numbers a word can have.
         seed: the global generator is seeded with it before the model is built.
         device: where the model goes once built (on the CPU, so that every device starts from the
             same values): `auto` is the accelerator if there is one.
@@ -119,7 +124,7 @@ def get_model(
         weight_decay: of the parameters with two or more dimensions, not of biases and norms. By
             default torch's: 0.01 of all for `adamw`, else 0.
         nesterov: use Nesterov momentum (Sutskever et al. 2013), for `sgd`.
-        arguments: for the model, by name; they override the four above.
+        arguments: for the model, by name; they override those above.
         optimizer_args: other arguments of the optimizer, by name.
 
     Returns:
@@ -138,7 +143,8 @@ def get_model(
     target = resolve(model) if isinstance(model, str) else model
     factory = Factory(
         target_name(target),
-        arguments_for(target, input_shape, classes) | known_arguments(target, arguments or {}),
+        arguments_for(target, input_shape, classes, vocabulary)
+        | known_arguments(target, arguments or {}),
         seed,
     )
     built = to_device(factory.call(target), device, channels_last)
@@ -204,10 +210,20 @@ def current_folder_on_path() -> Iterator[None]:
 
 
 def arguments_for(
-    target: Callable[..., Any], input_shape: Sequence[int], classes: int
+    target: Callable[..., Any],
+    input_shape: Sequence[int],
+    classes: int,
+    vocabulary: int | None = None,
 ) -> dict[str, Any]:
-    """Return those of the four arguments of `get_model` that the target has as parameters."""
-    offered: dict[str, Any] = {
+    """Return those of the arguments of `get_model` that the target has as parameters."""
+    if target in MODELS.values() and (target in OF_TEXT) != (vocabulary is not None):
+        takes = "text, by --text" if target in OF_TEXT else "images or numbers, and this is text"
+        raise ModelError(
+            f"{target.__name__} must be given {takes}; models of text are bag and transformer, or "
+            "your own with a parameter `vocabulary`"
+        )
+    offered: dict[str, Any] = {} if vocabulary is None else {"vocabulary": vocabulary}
+    offered |= {
         "input_shape": list(input_shape),
         "in_features": math.prod(input_shape),
         "classes": classes,

@@ -1,6 +1,5 @@
 """A model's layers, their output shapes, its number of parameters."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,8 @@ class LayerRow:
     parameters: int
 
 
-def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
-    """Pass one sample of zeros through the model and return its layers."""
+def summarize(model: nn.Module, xb: Tensor) -> list[LayerRow]:
+    """Pass a batch through the model and return its layers."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def keep_shape(module: nn.Module, _: Any, output: Any) -> None:
@@ -32,7 +31,7 @@ def summarize(model: nn.Module, input_shape: Sequence[int]) -> list[LayerRow]:
     leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
     hooks = [module.register_forward_hook(keep_shape) for module in leaves.values()]
     try:
-        try_batch(model, torch.zeros(1, *input_shape))
+        try_batch(model, xb)
     finally:
         for hook in hooks:
             hook.remove()

@@ -79,7 +79,7 @@ def find_out(run: Run) -> dict[str, Any]:
     except PlainfitError as error:
         found["no_command"] = str(error)
     try:
-        found["layers"] = summarize(run.built_model, run.record["data"]["input_shape"])
+        found["layers"] = summarize(run.built_model, run.samples(1))
         found["parameters"] = count_parameters(run.built_model)
         found["predictions"] = predict(
             run.model, open_data(), run.config.batch_size, loss_function(run.config, run.target)

@@ -104,7 +104,7 @@ def of_classes(outputs: Outputs, data: DataSplits) -> dict[str, Any]:
             "loss": max(0.0, float(losses[row])),  # never -0.0
             "picture": picture,
             "is_small": is_small,
-            "features": [] if picture else features_of(x),
+            "features": [] if picture else features_of(x, data),
         }
 
     most = min(MAX_SAMPLES, n)
@@ -166,12 +166,19 @@ def confusion_rows(
 def column_names(data: DataSplits) -> list[str]:
     if len(data.input_shape) != 1:
         return []
+    if data.vocabulary is not None:
+        return list(data.columns)
     shown = range(min(MAX_COLUMNS, data.input_shape[0]))
     return [data.features[i] if data.features else f"feature {i}" for i in shown]
 
 
-def features_of(x: Tensor) -> list[float]:
-    return x[:MAX_COLUMNS].tolist() if x.dim() == 1 else []
+def features_of(x: Tensor, data: DataSplits) -> list[str]:
+    """Return what a table shows of a sample: its first values, or the words of a text."""
+    if data.vocabulary is None:
+        return [f"{value:.4g}" for value in x[:MAX_COLUMNS].tolist()] if x.dim() == 1 else []
+    (made,) = data.columns.values()
+    words = ["", "(unknown)", *made["vocabulary"]]
+    return [" ".join(words[number] for number in x.tolist()).strip()]
 
 
 def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:

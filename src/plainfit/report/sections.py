@@ -157,14 +157,13 @@ def highest_loss(
     for row in outputs.hardest():
         x = outputs.dataset[row][0]
         picture, is_small = thumbnail(x, outputs.dataset)
-        features = [f"{value:.4g}" for value in features_of(x)]
         texts = cells(row)
-        rows.append([str(row), *texts, *features])
+        rows.append([str(row), *texts, *features_of(x, data)])
         if picture:
             pairs = list(zip(heads, texts, strict=True))
             pictures.append({"row": row, "src": picture, "is_small": is_small, "pairs": pairs})
     columns = column_names(data)
     text = f"The samples of the {outputs.part} with the highest loss, the highest first"
-    seen = f", with their first {len(columns)} values as the model sees them" if columns else ""
+    seen = ", with the first values that the model sees of each" if columns else ""
     table = {"head": ["row", *heads, *columns], "rows": rows}
     return Section("Highest loss", f"{text}{seen}.", table, pictures=pictures)

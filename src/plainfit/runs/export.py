@@ -67,8 +67,8 @@ def export_run(
 
     The file is read back and compared on the run's validation set, or on random bytes where that
     can no longer be opened. It takes float32 of shape (batch, channels, height, width) or
-    (batch, features), for any batch size, and gives scores of shape (batch, classes). For a table,
-    `prepare.py` beside it makes those of the columns.
+    (batch, features), or int64 of shape (batch, words), for any batch size, and gives scores of
+    shape (batch, classes). For a table, `prepare.py` beside it makes those of the columns.
 
     Args:
         run: from `plainfit.runs.folder.open_run`.
@@ -120,8 +120,9 @@ def facts_of(run: Run) -> Facts:
     record, made = run.record["data"], run.preprocessing
     shape = record["input_shape"]
     sides = shape[1:] if run.target.task == SEGMENTATION else []
+    dtype = str(run.samples(0).dtype).removeprefix("torch.")
     values = f"numbers {made['values']} of the training"
-    if record["features"]:
+    if "columns" in made:
         values = 'prepare(table, facts["preprocessing"]) of prepare.py'
     elif made in OF_IMAGE_FILES:
         colors = "gray" if made["mode"] == "L" else made["mode"]
@@ -133,7 +134,7 @@ def facts_of(run: Run) -> Facts:
         **run.target.to_dict(),
         "features": record["features"],
         "preprocessing": made,
-        "input": {"name": "x", "dtype": "float32", "shape": ["batch", *shape], "values": values},
+        "input": {"name": "x", "dtype": dtype, "shape": ["batch", *shape], "values": values},
         "output": {
             "name": "scores",
             "shape": ["batch", len(run.target.names), *sides],
@@ -152,7 +153,7 @@ def outputs_text(target: Target) -> str:
 
 
 def samples_of(run: Run) -> tuple[Tensor, str]:
-    """Return float32 samples, shape (samples, ...), and what they are."""
+    """Return samples, shape (samples, ...), and what they are."""
     sizes = f"in batches of {', '.join(map(str, SIZES[:-1]))} and {SIZES[-1]}"
     try:
         data = run.open_data()
@@ -161,10 +162,12 @@ def samples_of(run: Run) -> tuple[Tensor, str]:
         return xb, f"{len(xb)} validation samples of {data.name}, {sizes}"
     except PlainfitError as error:  # reading may fail too, where an image has disappeared
         why = str(error)
-    shape, generator = run.record["data"]["input_shape"], torch.Generator().manual_seed(0)
-    xb = torch.randint(256, (MAX_SAMPLES, *shape), dtype=torch.uint8, generator=generator)
+    zeros, generator = run.samples(MAX_SAMPLES), torch.Generator().manual_seed(0)
+    what, most = ("bytes", 256) if run.vocabulary is None else ("words", run.vocabulary)
+    xb = torch.randint(most, zeros.shape, generator=generator)
     because = f"because the validation set cannot be opened ({why})"
-    return bytes_to_floats(xb), f"{MAX_SAMPLES} samples of random bytes, {sizes}, {because}"
+    xb = xb if zeros.dtype == xb.dtype else bytes_to_floats(xb)
+    return xb, f"{MAX_SAMPLES} samples of random {what}, {sizes}, {because}"
 
 
 def batches(xb: Tensor) -> list[Tensor]:

@@ -69,7 +69,8 @@ def to_torch_export(model: nn.Module, facts: Facts) -> bytes:
 
 
 def trace(model: nn.Module, facts: Facts) -> ExportedProgram:
-    x = torch.zeros(2, *facts["input"]["shape"][1:])  # torch fixes the size of a batch of one
+    # Of two samples, since torch fixes the size of a batch of one.
+    x = torch.zeros(2, *facts["input"]["shape"][1:], dtype=getattr(torch, facts["input"]["dtype"]))
     with failing_as_model_error(model, "torch.export"), torch.no_grad(), quiet_torch():
         program = torch.export.export(model, (x,), dynamic_shapes=ANY_BATCH_SIZE)
     for module in program.graph_module.modules():
@@ -170,12 +171,14 @@ def cause(error: BaseException) -> str:
 def make_snippet(format: str, path: Path, facts: Facts) -> str:
     module, _, name = facts["model"]["target"].partition(":")
     note = ""
-    if module == "plainfit.models.networks":
-        module, note = "networks", "  # a copy of plainfit/models/networks.py"
+    if module in ("plainfit.models.networks", "plainfit.models.text"):
+        module = module.rpartition(".")[2]
+        note = f"  # a copy of plainfit/models/{module}.py"
     shape = [2, *facts["input"]["shape"][1:]]
     return FORMATS[format].snippet.format(
         path=str(path),
         shape=", ".join(map(str, shape)),
+        dtype=facts["input"]["dtype"],
         values=facts["input"]["values"],
         model_import=f"from {module} import {name.partition('.')[0]}{note}",
         model=name,
@@ -192,7 +195,7 @@ for number, (name, scaling) in enumerate(facts["targets"].items()):
     SEGMENTATION: "masks = scores.argmax(1)  # the class of each pixel, by its number",
 }
 CALL_TORCH = """\
-x = torch.zeros({shape})  # two samples: {values}
+x = torch.zeros({shape}, dtype=torch.{dtype})  # two samples: {values}
 with torch.no_grad():
     scores = model(x)
 {reading}
@@ -236,7 +239,7 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
 facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
-x = np.zeros(({shape}), np.float32)  # two samples: {values}
+x = np.zeros(({shape}), np.{dtype})  # two samples: {values}
 (scores,) = session.run(["scores"], {{"x": x}})
 {reading}
 """

@@ -163,6 +163,11 @@ def model_name(source: str, model: str | None) -> str:
 
 def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
+    if data.vocabulary is not None:
+        raise ConfigError(
+            f"a fine-tuning must be on images or numbers, and {data.name} is text, whose words "
+            "have other numbers than those of a source; use plainfit train"
+        )
     if not is_run(source):
         return
     run, made = open_run(Path(source)), values_text(data.preprocessing, data.features)

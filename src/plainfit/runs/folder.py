@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any, NamedTuple, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from plainfit.common import files
 from plainfit.common.errors import (
@@ -31,7 +32,7 @@ from plainfit.common.files import RECORD as RECORD
 from plainfit.common.locks import ANY_LOCK, LOCK
 from plainfit.common.shell import command
 from plainfit.data.open_data import kind_of, without
-from plainfit.data.splits import DataSplits
+from plainfit.data.splits import DataSplits, vocabulary_of
 from plainfit.data.targets import Target
 from plainfit.models.build import Factory
 from plainfit.models.trust import Code, code_of, trusted
@@ -242,6 +243,17 @@ class Run:
         with suppress(PlainfitError):
             return self.open_data().preprocessing
         return {"values": "that are not recorded, of data that cannot be opened"}
+
+    def samples(self, count: int) -> Tensor:
+        """Return samples of zeros, of the shape and type that its model takes."""
+        dtype = torch.float32 if self.vocabulary is None else torch.int64
+        return torch.zeros(count, *self.record["data"]["input_shape"], dtype=dtype)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many numbers a word of text can have; None for other data."""
+        made = self.record["data"].get("preprocessing") or {}
+        return vocabulary_of(made.get("columns", {}))
 
     def check_values(
         self, taken: Sequence[str], what: str, remedy: str, features: Sequence[str] = ()

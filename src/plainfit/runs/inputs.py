@@ -41,9 +41,12 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
             f"data to evaluate must have targets, got a {type(x).__name__} of inputs; pass (X, y), "
             "a table with its target, or a folder with a folder of images for each class"
         )
-    if are_files:
+    if are_files and run.vocabulary is not None:  # texts
+        (name,) = run.preprocessing["columns"]
+        x, y = of_table(run, frame_columns({name: x}), y, labelled=False)
+    elif are_files:
         return image_batches(run, [Path(file) for file in x], bs)
-    if isinstance(x, str | Path):
+    elif isinstance(x, str | Path):
         path = Path(x)
         if not path.exists():
             raise DataError(f"the data must exist, and there is no file or folder {path}")
@@ -130,7 +133,7 @@ def checked(run: Run, x: Any) -> Tensor:
             f"images must be bytes, or {made['values']} as in the training of {run.folder}, got "
             f"{inputs.dtype} up to {inputs.max():g}; pass them as uint8"
         )
-    return inputs.float()
+    return inputs if run.vocabulary is not None else inputs.float()
 
 
 def encoded(run: Run, labels: Any) -> Tensor:

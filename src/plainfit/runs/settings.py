@@ -86,6 +86,7 @@ class DataSettings:
     encoding: Annotated[str | None, "Of a .csv: utf-8, cp1252, ... (default: guessed)."] = None
     decimal: Annotated[str | None, "Of numbers in a .csv: . or , (default: guessed)."] = None
     na: Annotated[str | None, "Texts in a .csv that mean a gap too, such as unknown,-999."] = None
+    text: Annotated[str | None, "A column of a table: its words are the input."] = None
     drop: Annotated[str | None, "Columns of a table to leave out, such as id,name."] = None
     categorical: Annotated[str | None, "Columns of a table that are categories."] = None
     numeric: Annotated[str | None, "Columns of a table that are numbers."] = None
@@ -113,9 +114,9 @@ class ModelSettings:
 
     model: Annotated[
         str,
-        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), unet, or "
-        "MODULE:CALLABLE, such as nets:Small for nets.py; auto: tabular for a table, unet for "
-        "images with masks, else resnet.",
+        "logistic, mlp, tabular, cnn, compact, resnet, resnet18 (34, 50), unet; of text "
+        "bag or transformer; or MODULE:CALLABLE, such as nets:Small for nets.py; auto: tabular for "
+        "a table, bag for text, unet for images with masks, else resnet.",
     ] = "auto"
     model_args: Annotated[str | None, "Arguments of the model: width=32, blocks=(2, 2)."] = None
     channels_last: Annotated[bool, "Channels last in memory: often faster; other rounding."] = False

@@ -93,7 +93,7 @@ def described(target: Target) -> str:
     """
     >>> described(Target(("cat", "dog")))
     '2 classes'
-    >>> described(Target(("price",), REGRESSION, (Scaling(1e5, 2e4),)))
+    >>> described(Target(("price",), REGRESSION, ((1e5, 2e4),)))
     'the number price, of mean 100000 and standard deviation 20000'
     """
     count = len(target.names)

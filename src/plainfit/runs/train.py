@@ -128,7 +128,8 @@ def completed(config: RunConfig) -> RunConfig:
     if model == "auto":
         has_masks = Path(config.data).is_dir() and mask_folders(Path(config.data))
         other = "unet" if has_masks else "resnet"
-        model = "tabular" if is_table and config.source is None else other
+        for_table = "tabular" if config.text is None else "bag"
+        model = for_table if is_table and config.source is None else other
     if schedule is None and model == "tabular" and config.source is None:
         schedule = "one-cycle"
     if above is None and model == "tabular" and is_table:
@@ -154,6 +155,7 @@ def build(
                     f"{config.embed_above} with {config.model}; leave it out",
                     field="embed_above",
                 )
+        shape["vocabulary"] = data.vocabulary
         return *get_model(target, **settings, arguments=arguments, **shape, **options), []
     if run is None:
         check_source(config.source, data)

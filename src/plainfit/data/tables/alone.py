@@ -3,7 +3,9 @@
 plainfit writes this file beside the model, as `prepare.py`. It needs NumPy only.
 """
 
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 
 
 def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
-    """Return float32 inputs, shape (rows, inputs).
+    """Return float32 inputs, shape (rows, inputs), or the numbers of words, int64, of a text.
 
     `table[name]` is a column of a data frame or a dict: text where the training had categories,
     dates as they were written. A gap is NaN, None or an empty text. `preprocessing` is among the
@@ -22,6 +24,9 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
         column = np.asarray(table[name], object)
         gaps = np.array([value in ("", None) or value != value for value in column])
         given: Any = np.where(gaps, np.array(None), column)
+        if "vocabulary" in made:
+            texts = np.where(gaps, "", column).tolist()
+            return word_numbers([words_in(text, made["pattern"]) for text in texts], made)
         if "categories" in made:
             texts = np.where(gaps, "", column).astype(str)
             if "embedded" in made:
@@ -42,6 +47,20 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
             inputs.append((values - stats["mean"]) / (stats["std"] or np.inf))
         inputs += [gaps] if made.get("marked") else []
     return np.stack(inputs, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def words_in(text: str, pattern: str) -> list[str]:
+    return re.findall(pattern, unicodedata.normalize("NFKC", text).lower())
+
+
+def word_numbers(rows: Sequence[Sequence[str]], made: Mapping[str, Any]) -> Any:
+    """Return (rows, length) numbers: 0 fills up a row, 1 is for an unknown word, or for no text."""
+    numbers = {word: number for number, word in enumerate(made["vocabulary"], 2)}
+    found = np.zeros((len(rows), made["length"]), np.int64)
+    for row, words in enumerate(rows):
+        known = [numbers.get(word, 1) for word in words[: made["length"]]] or [1]
+        found[row, : len(known)] = known
+    return found
 
 
 def date_parts(dates: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Columns that give the target away, or only name the rows: refused or noted, by one option."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ MOST_CATEGORIES = 1000  # of one that is named
 MOST_EMBEDDED = 10_000
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, for a linear congruence modulo 2**64
+LONG = 20  # characters, of texts that may be sentences
 FEW_ROWS = 20  # too few to tell from chance
 
 
@@ -34,6 +35,8 @@ def check_column(
         keep = "" if asked else f", or keep it by --categorical {name}"
         numbers = "" if asked else near_numbers(values)
         each = f"at most {most} are embedded" if "embedded" in made else "each would be an input"
+        if sum(map(len, categories)) > LONG * len(categories):
+            keep += f", or have its words be the input by --text {name}"
         raise DataError(
             f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
             f"and {each}: {drop}{keep}{numbers}"
@@ -104,11 +107,11 @@ def numbers_rows(numbers: NDArray[Any]) -> bool:
 
 
 def seen_in_training(
-    inputs: Mapping[str, NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
+    inputs: Iterable[NDArray[Any]], parts: Mapping[str, NDArray[np.int64]]
 ) -> list[str]:
     """Count the rows of each other part that have the inputs of a training row."""
     keys = np.zeros(sum(map(len, parts.values())), np.uint64)
-    for column in inputs.values():  # a hash: two other rows have one with a chance of 2**-64
+    for column in inputs:  # a hash: two other rows have one with a chance of 2**-64
         keys *= MULTIPLIER
         keys += column.astype(np.float32, copy=False).view(np.uint32)
     train, counted = np.sort(keys[parts["train"]]), []

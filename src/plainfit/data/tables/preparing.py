@@ -3,8 +3,8 @@
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
 all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
 own; of text the `categories`, and `embedded` if they become one input: the number of the category
-from 1, and 0 for any other; of dates the same as of numbers for each part of the `date`. `gaps`
-counts those of the whole table.
+from 1, and 0 for any other; or the `vocabulary` of its words (`text`); of dates the same as of
+numbers for each part of the `date`. `gaps` counts those of the whole table.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss, shortened
 from plainfit.data.tables.reading import Table
+from plainfit.data.tables.text import described_text, numbers_of, unknown_share
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
@@ -133,8 +134,8 @@ def stacked(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     return rows.numpy()
 
 
-def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the rows of a table, float32, as those of another were made; and notes."""
+def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list[str]]:
+    """Return the rows of a table as those of another were made; and notes."""
     inputs: dict[str, NDArray[Any]] = {}
     problems, notes = [], []
     for name, info in made.items():
@@ -143,6 +144,10 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[np.float32
             continue
         try:
             values = values_of(name, table.columns[name], kind_of(info), table.decimal)
+            if "vocabulary" in info and isinstance(values, Texts):  # no other column is an input
+                numbers = numbers_of(values, info)
+                note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"
+                return numbers, [note] if (numbers == 1).any() else []
             add_inputs(inputs, inputs_of(name, values, info))
         except DataError as error:
             problems.append(str(error))
@@ -154,7 +159,7 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[np.float32
 
 def kind_of(made: Made) -> str:
     """Return `number`, `text`, or the format of a date."""
-    return "text" if "categories" in made else made.get("format", "number")
+    return "text" if made.keys() & {"categories", "vocabulary"} else made.get("format", "number")
 
 
 def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
@@ -184,6 +189,8 @@ def described(made: Made) -> str:
     'text: 2 categories, (empty), b'
     """
     gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}" if "gaps" in made else ""
+    if "vocabulary" in made:
+        return described_text(made)
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]
         embedded = ", embedded" * ("embedded" in made)

@@ -54,6 +54,7 @@ class TableOptions:
     encoding: str | None = None
     decimal: str | None = None
     na: str | None = None
+    text: str | None = None
     drop: str | None = None
     categorical: str | None = None
     numeric: str | None = None

@@ -35,6 +35,7 @@ from plainfit.data.tables.preparing import (
 )
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
+from plainfit.data.tables.text import learn_text
 from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
 from plainfit.data.targets import MOST_WHOLE, MULTI_LABEL, REGRESSION, check_whole, encode
 
@@ -57,7 +58,8 @@ def read_table(
     """
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
-    table = read_columns(path, options, filter(None, map(str.strip, as_text)))
+    named = map(str.strip, [options.text or "", *as_text])
+    table = read_columns(path, options, filter(None, named))
     targets = find_targets(path, list(table.columns), target)
     kinds = kinds_of(table, options, targets)
     codes = like_codes(table, kinds)
@@ -81,15 +83,23 @@ def read_table(
     in_memory = not path.name.lower().endswith(ARROW) or (
         4 * len(labels) * len(kinds) <= memory_budget * 2**20
     )
-    made, inputs = learn_all(table, kinds, encoded["train"].numpy(), train_rows, options, in_memory)
     samples: Samples
-    if in_memory:
-        samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
-        table.notes += seen_in_training(inputs, parts)
-        inputs.clear()  # before the parts are copied
+    features: tuple[str, ...] = ()
+    if options.text is not None:
+        (name,) = kinds
+        made, numbers = learn_text(table, name, train_rows)
+        samples = torch.from_numpy(numbers)
+        table.notes += seen_in_training(numbers.T, parts)
     else:
-        samples, features = write_rows(table, made)
-        table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
+        numbers = encoded["train"].numpy()
+        made, inputs = learn_all(table, kinds, numbers, train_rows, options, in_memory)
+        if in_memory:
+            samples, features = torch.from_numpy(stacked(inputs)), tuple(inputs)
+            table.notes += seen_in_training(inputs.values(), parts)
+            inputs.clear()  # before the parts are copied
+        else:
+            samples, features = write_rows(table, made)
+            table.notes.append(f"larger than {memory_budget} MiB: read from disk as it is used")
     return splits.make_splits(
         str(path),
         {"train": (samples, encoded["train"])},
@@ -124,22 +134,29 @@ def find_targets(path: Path, names: list[str], target: str | None) -> list[str]:
 def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dict[str, str]:
     """Return the columns that become inputs, with the kind that the user gave, or none."""
     others = [name for name in table.columns if name not in targets and not is_index(table, name)]
-    dropped, groups, texts, numbers = (
+    dropped, groups, texts, numbers, words = (
         options.named(option, others, table.path)
-        for option in ("drop", "group_by", "categorical", "numeric")
+        for option in ("drop", "group_by", "categorical", "numeric", "text")
     )
     dropped += groups
+    texts += words
     kinds = dict.fromkeys(texts, "text") | dict.fromkeys(numbers, "number")
     if twice := sorted({*texts} & {*numbers} | {*kinds} & {*dropped}):
         raise DataError(
-            f"{table.path}: a column must be named by one of --drop or --group-by, --categorical "
-            f"and --numeric, and {twice[0]!r} is named twice"
+            f"{table.path}: a column must be named by one of --drop or --group-by, --categorical, "
+            f"--numeric and --text, and {twice[0]!r} is named twice"
+        )
+    if len(words) > 1:
+        raise DataError(
+            f"{table.path}: --text must name one column, got {', '.join(words)}; join them in one"
         )
     if not (inputs := [name for name in others if name not in dropped]):
         raise DataError(
             f"{table.path}: a table must have columns beside the target {', '.join(targets)}"
         )
-    return {name: kinds.get(name, "") for name in inputs}
+    if left := [repr(name) for name in inputs if words and name not in words]:
+        table.notes.append(f"--text is the only input; left out: {shortened(left)}")
+    return {name: kinds.get(name, "") for name in words or inputs}
 
 
 def is_index(table: Table, name: str) -> bool:
