@@ -456,9 +456,9 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
     assert path.read_bytes().index(b"8.5") > 2**20
     data = open_data(path)
     assert data.notes == (
-        "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps",
         "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
         "--categorical code or --drop code",
+        "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps",
     )
     for at, kind in ((0, pa.float64()), (2, pa.int64())):
         table = table.set_column(at, table.column_names[at], table[at].cast(kind))
