@@ -1,18 +1,21 @@
 """The README's code and commands, run as they are written; its tree against the real one."""
 
+import random
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "plainfit"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LEFT_BY_COMMANDS = {
-    "runs", "comparison.html", "digits-augmented.png", "digits-samples.png", "lr-find.png", "mine",
-    "run.toml", "train.py", "what_is_torch_nn.ipynb",
+    "runs", "comparison.html", "digits-augmented.png", "houses-samples.png",
+    "houses.csv", "lr-find.png", "mine", "new.csv", "photos", "prices.csv", "run.toml", "train.py",
+    "what_is_torch_nn.ipynb",
 }  # fmt: skip
 
 SHORTER = {
@@ -53,7 +56,25 @@ def test_the_longer_lines_run_after_them_and_resume(in_tmp, capsys):
     assert "resumed in epoch " in outputs[1]
 
 
+def write_own_data():
+    """The table and the folder that the README has, smaller."""
+    draw = random.Random(0)
+    rows = [
+        f"H{i};{area},5;{draw.randint(1900, 2025)};{i % 28 + 1:02}.01.2025;{area}.000,{i:02}\n"
+        for i in range(60)
+        for area in [draw.randint(30, 200)]
+    ]
+    for name, part in (("houses.csv", rows), ("new.csv", rows[:9])):
+        Path(name).write_text("".join(["id;area;built;sold;price\n", *part]), "utf-8")
+    for kind, level in (("cat", 60), ("dog", 180)):
+        Path("photos", kind).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (8, 8), (level + i, i, 0)).save(f"photos/{kind}/{i}.jpg")
+
+
+@pytest.mark.filterwarnings("default::RuntimeWarning")  # how the table is read
 def test_the_commands_run_in_order(in_tmp, plainfit):
+    write_own_data()
     commands = "".join(blocks("sh")).splitlines()
     assert len(commands) > 20
     for command in commands:

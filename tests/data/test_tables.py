@@ -71,6 +71,101 @@ def test_a_file_is_read_however_it_is_written(tmp_path, name, rows, header, enco
     assert (data.fingerprint, data.features, list(data.notes)) == (plain.fingerprint, ("x",), notes)
 
 
+MANY = (X * 1234.5).round(2)
+GERMAN = [f"{x:,.2f}".translate(str.maketrans(",.", ".,")) for x in MANY]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{x:,.2f}" for x in MANY],
+        GERMAN,
+        [f"-${-x:,.2f}" if x < 0 else f"${x:,.2f}" for x in MANY],
+        [f"{x} €" for x in GERMAN],
+        [f"{x:.2f}%" for x in MANY],
+        [f" {x:.2f}".replace("-", "\u2212") for x in MANY],
+    ],
+)
+def test_numbers_as_people_write_them(tmp_path, texts):
+    rows = [f'"{text}",{y}' for text, y in zip(texts, Y, strict=True)]
+    data = open_data(written(tmp_path, rows))
+    plain = open_data(
+        written(tmp_path, [f"{x},{y}" for x, y in zip(MANY, Y, strict=True)], name="plain.csv")
+    )
+    assert data.fingerprint == plain.fingerprint
+    assert any(note.startswith("column 'x' has numbers, written as") for note in data.notes)
+    rows = [f'{y},"{text}"' for text, y in zip(texts, Y, strict=True)]
+    assert open_data(written(tmp_path, rows, "x,target")).task == "regression"
+    kept = open_data(written(tmp_path, rows, "target,x"), categorical="x")
+    assert "categories" in kept.columns["x"]
+
+
+def test_numbers_that_may_be_others_are_no_numbers(tmp_path):
+    for codes in (["1,234", "5,678"], ["+49 123 456", "12345"], ["1.5", "2.5 mm"]):
+        rows = [f'"{codes[i % 3 % 2]}",{y}' for i, y in enumerate(Y)]
+        assert "categories" in open_data(written(tmp_path, rows)).columns["x"]
+    frame = pa.table({"x": [f"{i % 7:05d}" for i in range(N)], "target": list(map(int, Y))})
+    pa.parquet.write_table(frame, tmp_path / "t.parquet")  # texts, which are meant
+    assert "categories" in open_data(tmp_path / "t.parquet").columns["x"]
+
+
+@pytest.mark.parametrize(
+    ("first", "header", "notes"),
+    [
+        ("# measured in May\n# by us, and others\n", "x,target", 1),
+        ("sep=,\n", "x,target", 1),
+        ("", " x , target", 0),
+        ("", "#x,target", 0),
+    ],
+)
+def test_what_is_before_and_around_names_is_no_part_of_them(tmp_path, first, header, notes):
+    data = open_data(written(tmp_path, POINTS, first + header))
+    plain = open_data(written(tmp_path, POINTS, name="plain.csv"))
+    assert torch.equal(data.train.tensors[0], plain.train.tensors[0])
+    assert len(data.notes) == notes
+
+
+def test_values_that_may_mean_something_else_are_noted(tmp_path):
+    for value, says in {
+        "-999": "column 'n': 6 of 60 values are -999, the others 0 or more; if it",
+        "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps",
+        "#DIV/0!": "column 'n': 6 of 60 values missing",
+    }.items():
+        rows = [
+            f"{value if i % 10 == 0 else i % 7},{x},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))
+        ]
+        data = open_data(written(tmp_path, rows, "n,x,target"))
+        assert any(note.startswith(says) for note in data.notes), data.notes
+    rows = [
+        f"{['Rome', 'rome', 'Bern'][i % 3]},{x},{y}"
+        for i, (x, y) in enumerate(zip(X, Y, strict=True))
+    ]
+    (note,) = open_data(written(tmp_path, rows, "city,x,target")).notes
+    assert note == "texts of column 'city' that look alike are kept apart: 'Rome' and 'rome'"
+    rows = [f"{x},{i % 12}" for i, x in enumerate(X)]
+    (note, *_) = open_data(written(tmp_path, rows)).notes
+    assert note == "the 12 whole numbers of the target are classes (--task regression: amounts)"
+
+
+def test_labels_as_people_write_them(tmp_path):
+    sets = [["hot", "big"], ["hot"], []]
+    for form, task in ((str, None), (", ".join, "multi-label")):
+        rows = [f'{x},"{form(sets[i % 3])}"' for i, x in enumerate(X)]
+        data = open_data(written(tmp_path, rows), task=task)
+        assert (data.task, data.classes) == ("multi-label", ("big", "hot"))
+    yes = ["yes", "No"]
+    rows = [f"{x},{yes[i % 2]},{yes[i % 3 // 2]}" for i, x in enumerate(X)]
+    data = open_data(written(tmp_path, rows, "x,red,blue"), target="red,blue")
+    assert data.task == "multi-label"
+    assert torch.cat([y for _, y in (p.tensors for p in data.parts().values())]).sum(
+        0
+    ).tolist() == [
+        30,
+        40,
+    ]
+
+
 def test_text_that_is_not_utf_8(tmp_path):
     rows = [f"{['Köln', 'Málaga', 'Ulm'][i % 3]},{y}" for i, y in enumerate(Y)]
     for encoding in ("cp1252", "latin-1"):
@@ -363,6 +458,7 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
     assert data.notes == (
         "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
         "--categorical code or --drop code",
+        "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps",
     )
     for at, kind in ((0, pa.float64()), (2, pa.int64())):
         table = table.set_column(at, table.column_names[at], table[at].cast(kind))

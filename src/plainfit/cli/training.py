@@ -216,8 +216,9 @@ def data(
     from plainfit.data.targets import MULTI_LABEL
     from plainfit.runs.folder import check_output
     from plainfit.runs.tasks import described as described_target
+    from plainfit.runs.train import completed
 
-    splits = config.open_data()
+    splits = completed(config).open_data()  # as it is trained on
     if write is not None:
         classes = [] if only is None else [name.strip() for name in only.split(",")]
         write_folder(splits, write, classes)

@@ -147,7 +147,9 @@ def read_folder(
     for part, label, path in files:
         labels[part] += [label] * (path in loaded)
     if find_label_file(root, subfolders(root)):
-        what, encoded, found = encode(str(root), numbers_in(labels, task), task)
+        what, encoded, found = encode(
+            str(root), numbers_in(labels, task), task, [target] if target else []
+        )
         notes += found
     else:
         what = Target(tuple(sorted({label for _, label, _ in files})))

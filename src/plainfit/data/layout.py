@@ -161,6 +161,11 @@ def check_levels(root: Path, folders: Sequence[Path]) -> None:
             f"{root}: there must be at least two classes, got only {folders[0].name!r}, which "
             f"holds {shortened(inner)}; to train on what is in it, open {folders[0]}"
         )
+    if len(folders) == 1 and (tables := sorted(path.name for path in root.glob("*.csv"))):
+        raise DataError(
+            f"{root}: there must be at least two classes, got only {folders[0].name!r}; a table of "
+            f"labels must be called {NAME}, and there is {shortened(tables)}"
+        )
 
 
 def images_under(folder: Path) -> Iterator[str]:

@@ -19,6 +19,14 @@ MASKED = "a folder of images and masks"
 NPZ, TABLE, PICKLE = "an .npz file", "a table", "a pickle"
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".jsonl", ".parquet", ".arrow", ".feather")
 KINDS = {NPZ: (".npz",), TABLE: TABLES, PICKLE: (".pkl", ".pkl.gz")}  # by the end of a name
+REMEDIES = {
+    ".xlsx": "; save the sheet as .csv",
+    ".xls": "; save the sheet as .csv",
+    ".json": "; write an object for each row, a row to a line, as .jsonl",
+    ".txt": "; call a table .csv",
+    ".zip": "; unpack it",
+    ".gz": "; unpack it",
+}
 NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.
 OWN = {
@@ -180,7 +188,8 @@ def kind_of(source: str | Path) -> str:
         if path.name.lower().endswith(endings):
             return kind
     known = ", ".join(ending for endings in KINDS.values() for ending in endings)
-    raise DataError(f"{path} must be a folder or one of {known}")
+    remedy = REMEDIES.get(path.suffix.lower(), "")
+    raise DataError(f"{path} must be a folder or one of {known}{remedy}")
 
 
 def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ SEGMENTATION = "segmentation"  # a class for each pixel
 TASKS = (CLASSIFICATION, REGRESSION, MULTI_LABEL)
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
+FEW_WHOLE = 10  # that need no note
 MOST_WHOLE = 30  # whole numbers that are classes without a question
 SEVERAL = ("|", ";")  # between labels; a comma may be in the name of a class
 
@@ -165,14 +166,16 @@ def find_task(name: str, arrays: Sequence[NDArray[Any]]) -> tuple[str, list[str]
                 f"{name}: the target has {count} different whole numbers, which may be classes or "
                 "amounts: set task (--task regression or --task classification)"
             )
-        return CLASSIFICATION, []
+        few = f"the {count} whole numbers of the target are classes (--task regression: amounts)"
+        return CLASSIFICATION, [few] if count > FEW_WHOLE else []
     try:
         distinct = sorted({str(value) for value in {*values.tolist()}})
     except (ValueError, SystemError, TypeError):  # no text, which is refused for classes
         return CLASSIFICATION, []
-    marks = [mark for mark in SEVERAL if any(mark in text for text in distinct)]
+    are_lists = all(text[:1] + text[-1:] == "[]" for text in distinct)
+    marks = [m for m in (*SEVERAL, *("," * are_lists)) if any(m in text for text in distinct)]
     parts = set().union(*split_labels(distinct)) if marks else set()
-    if marks and len(parts) < len(distinct):
+    if marks and (are_lists or len(parts) < len(distinct)):
         return MULTI_LABEL, [
             f"labels are separated by {marks[0]!r}: each of {len(parts)} is there or not (--task "
             "classification takes each whole text for a class)"
@@ -186,9 +189,9 @@ def split_labels(texts: Sequence[str]) -> list[list[str]]:
     >>> split_labels(["rain|wind", "", "sun"])
     [['rain', 'wind'], [], ['sun']]
     """
-    mark = next((mark for mark in SEVERAL if any(mark in text for text in texts)), None)
-    parts = ([text] if mark is None else text.split(mark) for text in texts)
-    return [[label.strip() for label in each if label.strip()] for each in parts]
+    mark = next((mark for mark in (*SEVERAL, ",") if any(mark in text for text in texts)), None)
+    parts = ([text] if mark is None else text.strip("[]").split(mark) for text in texts)
+    return [[label for of in each if (label := of.strip(" '\""))] for each in parts]
 
 
 def membership(sets: Sequence[Sequence[str]], names: Sequence[str]) -> Tensor:
@@ -298,7 +301,8 @@ def label_array(name: str, part: str, labels: Labels, task: str = CLASSIFICATION
     if task == CLASSIFICATION and "" in texts:
         empty = sum(not value.strip() for value in values.tolist())
         raise DataError(
-            f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}"
+            f"{name}: no label may be missing, and {empty} of {len(values)} are empty in {part}; "
+            "where a sample may have none or several, set task (--task multi-label)"
         )
     return values
 
@@ -313,15 +317,15 @@ def check_whole(name: str, part: str, labels: NDArray[np.float64]) -> None:
         )
 
 
-def lookalikes(classes: Sequence[str]) -> list[str]:
-    """Note classes that differ only in case, spaces, or how letters or a number are written."""
+def lookalikes(classes: Sequence[str], what: str = "classes") -> list[str]:
+    """Note texts that differ only in case, spaces, or how letters or a number are written."""
     alike: dict[Decimal | str, list[str]] = {}
     for name in classes:
         text = " ".join(unicodedata.normalize("NFKC", name).split())
         key = Decimal(text) if NUMBER.fullmatch(text) else text.casefold()
         alike.setdefault(key, []).append(repr(name))
     groups = [" and ".join(names) for names in alike.values() if len(names) > 1]
-    return [f"classes that look alike are kept apart: {shortened(groups)}"] if groups else []
+    return [f"{what} that look alike are kept apart: {shortened(groups)}"] if groups else []
 
 
 def check_classes(name: str, classes: Sequence[str], parts: Mapping[str, Tensor]) -> list[str]:

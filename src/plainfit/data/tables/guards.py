@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from plainfit.common.errors import DataError
 from plainfit.data.tables.preparing import Made
 from plainfit.data.tables.values import Dates, Texts, Values, is_number
+from plainfit.data.targets import lookalikes
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
+MARKS_OF_GAPS = (-1, -9, -99, -999, -9999, -99999)
 MOST_CATEGORIES = 1000  # of one that is named
 MOST_EMBEDDED = 10_000
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
@@ -63,8 +65,19 @@ def check_column(
             )
         if numbers_rows(codes):
             return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
+    if codes is not values and (numbers := near_numbers(values)):
+        return [f"column {name!r} is text{numbers}"]
     if 2 * len(categories) > train:
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
+    if alike := lookalikes(categories, f"texts of column {name!r}"):
+        return alike
+    if codes is values and (low := float(np.nanmin(codes))) in MARKS_OF_GAPS:
+        count, others = int((codes == low).sum()), codes[codes != low]
+        if count > 1 and not (others < 0).any():
+            return [
+                f"column {name!r}: {count} of {len(codes)} values are {low:g}, the others 0 or "
+                f"more; if it means a gap, --na {low:g}"
+            ]
     return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
 
 

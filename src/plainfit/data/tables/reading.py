@@ -36,13 +36,14 @@ MISSING = ("median", "mean", "drop", "error")
 GAPS = (
     "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
     "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
-    "-1.#QNAN", " ", " ?", " NA",
+    "-1.#QNAN", " ", " ?", " NA", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!",
 )  # fmt: skip
+COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
 CHUNK = 2**20
 PER_COLUMN = 2**14  # bytes that a column takes while a text file is parsed, however few its rows
-COMMA = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
-POINT = re.compile(r"[-+]?\d*\.\d+([eE][-+]?\d+)?")
+COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][-+]?\d+)?")
+POINT = re.compile(r"[-+]?(\d*|\d{1,3}(,\d{3})+)\.\d+([eE][-+]?\d+)?")
 THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 
 
@@ -107,6 +108,8 @@ class Dialect(NamedTuple):
     decimal: str
     gaps: list[str]
     has_quotes: bool
+    skipped: int
+    names: list[str]  # of the columns, as they are written
 
 
 @dataclass
@@ -154,7 +157,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
             dialect, notes = find_dialect(path, options)
             texts = [*as_text]
             first = read_text(path, dialect, texts, read="open_csv").schema  # by the first rows
-            written = [field.name for field in first if pyarrow.types.is_int64(field.type)]
+            written = [f.name.strip() for f in first if pyarrow.types.is_int64(f.type)]
             table = read_text(path, dialect, texts + written)
         elif path == STDIN or name.endswith(".jsonl"):
             source = io.BytesIO(sys.stdin.buffer.read()) if path == STDIN else path
@@ -213,9 +216,12 @@ def read_text(
     import pyarrow
     import pyarrow.csv
 
-    return getattr(pyarrow.csv, read)(
+    as_written = {name.strip(): name for name in dialect.names}
+    as_text = [as_written.get(name, name) for name in as_text]
+    only = only and [as_written.get(name, name) for name in only]
+    table = getattr(pyarrow.csv, read)(
         path,
-        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding),
+        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding, skip_rows=dialect.skipped),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
@@ -227,6 +233,9 @@ def read_text(
             null_values=dialect.gaps,  # where the others are numbers or dates
         ),
     )
+    if read == "open_csv":
+        return table
+    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def numbers_of(path: Path, dialect: Dialect, written: dict[str, Any]) -> dict[str, Any]:
@@ -281,11 +290,23 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
     usual = "\t" if ".tsv" in path.name.lower() else ","
-    delimiter = options.separator or find_delimiter(sample, usual)
+    lines = sample.splitlines(keepends=True)
+    skipped = next((n for n, line in enumerate(lines) if not line.startswith(COMMENTS)), 0)
+    delimiter = options.separator or find_delimiter("".join(lines[skipped:]), usual)
+    last, *row = rows_of("".join(lines[max(0, skipped - 1) : skipped + 1]), delimiter) or [[]]
+    if (
+        row
+        and last[0][:1] == "#"
+        and len(last) == len(row[0])
+        and any(map(NUMBER.fullmatch, row[0]))
+    ):
+        skipped -= 1  # the names begin with a #
+    if skipped:
+        notes.append(f"lines of comments at the beginning are left out: {skipped}")
     if delimiter != usual and options.delimiter is None:
         known = {mark: name for name, mark in DELIMITERS.items()}
         notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
-    rows = rows_of(sample, delimiter)
+    rows = rows_of("".join(lines[skipped:]), delimiter)
     if rows and PER_COLUMN * len(rows[0]) > most_memory(path):
         raise OSError(
             f"it has {len(rows[0]):,} columns, too many for a text file of {path.stat().st_size:,} "
@@ -295,7 +316,8 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
-    return Dialect(delimiter, encoding, decimal, gaps, has_quotes), notes
+    names = rows[0] if rows else []
+    return Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, names), notes
 
 
 def opened(path: Path) -> Any:
@@ -341,7 +363,7 @@ def find_delimiter(text: str, usual: str) -> str:
 
 def find_decimal(rows: list[list[str]]) -> str:
     """Return a comma if numbers are written with one, and none with a point."""
-    cells = {cell.strip() for row in rows[1:] for cell in row}
+    cells = {cell.strip(" $€£¥%") for row in rows[1:] for cell in row}
     commas = list(filter(COMMA.fullmatch, cells))
     if all(map(THOUSANDS.fullmatch, commas)) or any(map(POINT.fullmatch, cells)):
         return "."

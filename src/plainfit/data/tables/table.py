@@ -36,7 +36,7 @@ from plainfit.data.tables.preparing import (
 from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.text import learn_text
-from plainfit.data.tables.values import Texts, numbers_in, texts_in, values_of
+from plainfit.data.tables.values import Texts, is_number, is_text, numbers_in, texts_in, values_of
 from plainfit.data.targets import MOST_WHOLE, MULTI_LABEL, REGRESSION, check_whole, encode
 
 USUAL_TARGETS = ("target", "label", "class", "y")
@@ -180,7 +180,16 @@ def target_values(
         return label_values(table, name, text, task)
     columns = []
     for name in written:
-        values = values_of(name, table.columns[name], "number", table.decimal)
+        column = table.columns[name]
+        texts = texts_in(column)
+        is_yes = [text.casefold() == "yes" for text in texts.names]
+        if {text.casefold() for text in texts.names} == {"yes", "no"}:
+            columns.append(np.array(is_yes, np.float64)[texts.codes])
+            continue
+        try:
+            values = values_of(name, column, "number", table.decimal)
+        except DataError as error:
+            raise DataError(f"{table.path}: of several targets, {error}") from error
         assert isinstance(values, np.ndarray)
         refuse_gaps(table.path, name, gaps_in(values))
         columns.append(values.astype(np.float64))
@@ -200,6 +209,10 @@ def label_values(table: Table, name: str, written: Any, task: str | None) -> NDA
         refuse_gaps(table.path, name, column.is_null(nan_is_null=is_float).to_numpy())
     if task == REGRESSION:
         return np.asarray(values_of(name, column, "number", table.decimal))
+    if task is None and is_text(column):
+        values = values_of(name, column, "", table.decimal)
+        if isinstance(values, np.ndarray) and (values % 1 != 0).any():
+            return values
     if is_float and table.dialect is None:
         return numbers_in(name, column)
     codes, texts = texts_in(written)
@@ -289,6 +302,10 @@ def learn_all(
             values = values_of(name, table.columns[name], kind, table.decimal)
             info = learn(name, values, train_rows, options.missing, options.embed_above)
             made[name] = info
+            if isinstance(values, np.ndarray) and not kind and is_text(table.columns[name]):
+                texts = table.columns[name].drop_null().unique().to_pylist()
+                shown = next(text for text in texts if not is_number(text))
+                table.notes.append(f"column {name!r} has numbers, written as {shown!r}")
             if gaps := int(gaps_in(values).sum()):
                 info["gaps"] = gaps
             table.notes += check_column(name, values, info, labels, train, asked=bool(kind))

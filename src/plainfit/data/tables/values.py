@@ -11,8 +11,15 @@ from plainfit.data.tables.alone import date_parts
 from plainfit.data.tables.reading import GAPS, without_gaps
 from plainfit.data.targets import NUMBER
 
-LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}")
-DATES = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")  # besides ISO 8601
+LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}( \d{1,2}:.+)?")
+DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+DATES = tuple(day + time for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))  # or ISO 8601
+MINUS = "\u2212"
+WRITTEN = {  # by the decimal sign: numbers with a currency, percent or thousands
+    point: rf"[-+{MINUS}]?[$€£¥]? ?[-+{MINUS}]?([0-9]+|[0-9]{{1,3}}([{mark} '][0-9]{{3}})+)"
+    rf"([{point}][0-9]+)? ?[%$€£¥]?"
+    for point, mark in (".,", ",.")
+}
 ISO = "ISO 8601"
 
 
@@ -45,19 +52,22 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
         column = column.cast(column.type.value_type)
     if types.is_large_string(column.type) or types.is_string_view(column.type):
         column = column.cast(pyarrow.string())
-    is_text = types.is_string(column.type)
     is_date = types.is_date(column.type) or types.is_timestamp(column.type)
-    if kind == "text" or (is_text and not kind):
+    if kind == "text" or (is_text(column) and not kind):
         texts = texts_in(column)
-        return texts if kind else dates_in(texts) or texts
+        return texts if kind else found_in(texts, decimal)
     if is_date and kind in ("", ISO, *DATES):
         codes, distinct = encoded(column.cast(pyarrow.timestamp("us"), safe=False))
         return dates_of(codes, distinct.to_numpy(zero_copy_only=False), ISO)
     if kind in (ISO, *DATES):
         return read_dates(name, column, kind)
-    if is_text:
+    if is_text(column):
         column = read_numbers(name, column, decimal)
     return numbers_in(name, column, kind)
+
+
+def is_text(column: Any) -> bool:
+    return str(column.type) in ("string", "large_string", "string_view")
 
 
 def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
@@ -84,7 +94,7 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
     if (infinite := np.isinf(numbers)).any():
         raise DataError(
             f"numbers must be finite, and column {name!r} has an infinite one in data row "
-            f"{int(infinite.argmax()) + 1}"
+            f"{int(infinite.argmax()) + 1}; in a text file --na inf,-inf takes it for a gap"
         )
     return numbers
 
@@ -108,6 +118,10 @@ def read_numbers(name: str, column: Any, decimal: str) -> Any:
     from pyarrow import compute
 
     texts = without_gaps(compute.utf8_trim_whitespace(column))
+    texts = compute.replace_substring(texts, MINUS, "-")
+    written = compute.match_substring_regex(texts, f"^({WRITTEN[decimal]})$")
+    digits = compute.replace_substring_regex(texts, rf"[^-+0-9{decimal}]", "")
+    texts = compute.if_else(written, digits, texts)
     if decimal == ",":
         texts = compute.replace_substring(texts, ",", ".")
     try:
@@ -124,6 +138,22 @@ def is_number(text: str) -> bool:
 def named_rows(column: Any, wrong: list[int]) -> str:
     named = shortened([f"{column[at].as_py()!r} in data row {at + 1}" for at in wrong])
     return f"{len(wrong)} of {len(column)} are not, {named}"
+
+
+def found_in(texts: Texts, decimal: str) -> Values:
+    """Return texts as dates, or as numbers such as $1,234.50, if all but the gaps are some."""
+    import pyarrow
+
+    if dates := dates_in(texts):
+        return dates
+    given = [name for name in texts.names if name.strip() not in GAPS]
+    written = re.compile(WRITTEN[decimal])
+    if not all(written.fullmatch(name.strip()) for name in given):
+        return texts
+    is_clear = any({decimal, *"%$€£¥"} & {*name} for name in given)  # else 1,234 may be 1.234
+    if not is_clear or all(map(is_number, given)):  # which are meant as texts
+        return texts
+    return numbers_in("", read_numbers("", pyarrow.array(texts.names), decimal))[texts.codes]
 
 
 def dates_in(texts: Texts) -> Dates | None:

@@ -1,0 +1,182 @@
+"""The rows of the table "Files as people have them" in docs/data.md, each as a small file."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from plainfit import open_data
+from plainfit.common.errors import DataError
+
+RNG = np.random.default_rng(0)
+Y = RNG.integers(0, 2, 90)
+X = (RNG.normal(size=90) + Y).round(3)
+ROWS = list(enumerate(zip(X.tolist(), Y.tolist(), strict=True)))
+SORTED = sorted(Y.tolist())
+CODE = 2**53 + 1
+
+
+def comma(number):
+    return str(number).replace(".", ",")
+
+
+TABLES = {  # the names, a row, the options, and what is said: a note, or an error; none is ""
+    "semi.csv": (
+        "x;z;target",
+        lambda i, x, y: f"{comma(x)};{i % 9};{y}",
+        {},
+        "separated by a semicolon",
+    ),
+    "bom.csv": ("\ufefftarget,x", lambda i, x, y: f"{y},{x}", {}, ""),
+    "latin.csv": (
+        "x,city,target",
+        lambda i, x, y: f"{x},{['Köln', 'Málaga', 'Ulm'][i % 3]},{y}",
+        {},
+        "read as Windows-1252",
+    ),
+    "utf16.csv": ("x,target", lambda i, x, y: f"{x},{y}", {}, "the text is UTF-16"),
+    "tab.tsv": ("x\ttarget", lambda i, x, y: f"{x}\t{y}", {}, ""),
+    "missing.csv": (
+        "age,x,target",
+        lambda i, x, y: f"{'' if i % 7 == 0 else i % 50},{x},{y}",
+        {},
+        "13 of 90 values missing",
+    ),
+    "question.csv": (
+        "hp,x,target",
+        lambda i, x, y: f"{'?' if i == 3 else i % 50},{x},{y}",
+        {},
+        "1 of 90 values missing, first in data row 4",
+    ),
+    "date.csv": (
+        "day,x,target",
+        lambda i, x, y: f"2026-01-{1 + i % 28:02},{x},{y}",
+        {},
+        "'day' has dates (ISO 8601)",
+    ),
+    "bool.csv": ("x,target", lambda i, x, y: f"{x},{bool(y)}", {}, ""),
+    "id.csv": ("id,x,target", lambda i, x, y: f"{i},{x},{SORTED[i]}", {}, "error: --drop id"),
+    "name.csv": ("name,x,target", lambda i, x, y: f"person{i},{x},{y}", {}, "error: --drop name"),
+    "bigint.csv": (
+        "big,x,target",
+        lambda i, x, y: f"{CODE + i},{x},{y}",
+        {},
+        "beyond 2**53 are rounded",
+    ),
+    "one.csv": ("x,target", lambda i, x, y: f"{x},yes", {}, "error: at least two classes"),
+    "rare.csv": (
+        "x,target",
+        lambda i, x, y: f"{x},{'rare' if i == 0 else 'ab'[y]}",
+        {},
+        "test has no samples of 'rare'",
+    ),
+    "price.csv": ("x,target", lambda i, x, y: f"{x},{2 * x + 0.5:.3f}", {}, ""),
+    "rooms.csv": (
+        "x,target",
+        lambda i, x, y: f"{x},{i % 12}",
+        {},
+        "the 12 whole numbers of the target",
+    ),
+    "ages.csv": ("x,target", lambda i, x, y: f"{x},{i}", {}, "error: --task regression"),
+    "tags.csv": (
+        "x,tags",
+        lambda i, x, y: f"{x},{'|'.join(['hot'] * (x > 0) + ['big'] * y)}",
+        {"target": "tags"},
+        "labels are separated by '|'",
+    ),
+    "text.csv": ("text,target", lambda i, x, y: f'"w{i} is, so {x}",{y}', {}, "error: --drop text"),
+}
+CLASSES = {"bool.csv": ("False", "True"), "tags.csv": ("big", "hot"), "price.csv": ()}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(tmp_path, name):
+    header, row, options, says = TABLES[name]
+    encoding = {"latin.csv": "cp1252", "utf16.csv": "utf-16"}.get(name, "utf-8")
+    text = "\n".join([header, *(row(i, x, y) for i, (x, y) in ROWS)])
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    if says.startswith("error: "):
+        with pytest.raises(DataError, match=re.escape(says[7:])):
+            open_data(tmp_path / name, **options)
+        return
+    data = open_data(tmp_path / name, **options)
+    notes = [note for note in data.notes if "of a training row" not in note]
+    assert says in "; ".join(notes)
+    assert notes or not says
+    assert says or not notes
+    if name in CLASSES:
+        assert data.classes == CLASSES[name]
+
+
+def noise(mode="RGB"):
+    return Image.fromarray(RNG.integers(0, 255, (8, 8, 3), np.uint8)).convert(mode)
+
+
+def circle(number):
+    image = Image.new("RGBA", (8, 8))
+    ImageDraw.Draw(image).ellipse([1, 1, 5 + number % 2, 6], fill=(0, 0, 0, 255))
+    return image
+
+
+FOLDERS = {  # the files, and what is said
+    "parts": (
+        {
+            f"{part}/{c}/{i}.png": noise()
+            for part in ("training", "testing")
+            for c in "ab"
+            for i in range(6)
+        },
+        "",
+    ),
+    "alpha": (
+        {f"{c}/{i}.png": circle(i) for c in "ab" for i in range(6)},
+        "12 of 12 images have transparency: drawn on white",
+    ),
+    "modes": (
+        {
+            f"{c}/{i}.{end}": noise(mode)
+            for c in "ab"
+            for i, (mode, end) in enumerate(
+                [("RGB", "png"), ("CMYK", "jpg"), ("LA", "png"), ("RGB", "tiff"), ("RGB", "png")]
+            )
+        },
+        "2 of 10 images are CMYK: converted",
+    ),
+    "flat": (
+        {f"train/{c}/{i}.png": noise() for c in "ab" for i in range(6)} | {"test/0.png": noise()},
+        "1 images in test have no class",
+    ),
+    "copies": (
+        {f"{c}/{i}.png": image for c in "ab" for image in [noise()] for i in range(8)},
+        "images are equal to training images",
+    ),
+    "listed": (
+        {f"images/{i:03}.png": noise() for i in range(12)},
+        "labels are the column 'label' of",
+    ),
+    "others": (
+        {f"images/{i}.png": noise() for i in range(12)},
+        "error: must be called labels.csv, and there is train.csv",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders(tmp_path, name):
+    files, says = FOLDERS[name]
+    for path, image in files.items():
+        (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / name / path)
+    table = {"listed": "labels.csv", "others": "train.csv"}.get(name)
+    if table:
+        rows = [f"images/{i:03},{'rgb'[i % 3]}" for i in range(12)]
+        (tmp_path / name / table).write_text("\n".join(["file,label", *rows]))
+    if says.startswith("error: "):
+        with pytest.raises(DataError, match=re.escape(says[7:])):
+            open_data(tmp_path / name)
+        return
+    data = open_data(tmp_path / name)
+    assert says in "; ".join(data.notes)
+    assert says or not data.notes
+    assert set(data.classes) == set("rgb" if name == "listed" else "ab")
