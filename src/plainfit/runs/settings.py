@@ -138,7 +138,7 @@ class OptimizerSettings:
     optimizer: Annotated[
         str,
         "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam; auto: adamw "
-        "for tabular, else sgd.",
+        "for tabular, with lr 0.003 and schedule one-cycle if not given, else sgd.",
     ] = "auto"
     optimizer_args: Annotated[
         str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."

@@ -43,7 +43,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import RunConfig, is_weights_only
+from plainfit.runs.settings import RunConfig, is_weights_only, option
 from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
@@ -61,6 +61,7 @@ from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
+CHOSEN = ("model", "optimizer", "lr", "schedule")  # for a table, where they are not given
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
 Say = Callable[[str], None]
@@ -90,8 +91,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
     config = with_weights(config, data)
-    if given.model != config.model == "tabular":
-        note = f"for a table: --model {config.model} --optimizer {config.optimizer}"
+    names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
+    if config.model == "tabular" and names:
+        note = " ".join(["for a table:", *(f"{option(n)} {getattr(config, n)}" for n in names)])
         data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
@@ -124,13 +126,17 @@ def completed(config: RunConfig) -> RunConfig:
     """Return the settings with a choice for what is left to the kind of data and of model."""
     is_table = config.data.lower().endswith(TABLES)
     model, optimizer, above = config.model, config.optimizer, config.embed_above
+    lr, schedule = config.lr, config.schedule
     if model == "auto":
         model = "tabular" if is_table and config.source is None else "resnet"
     if optimizer == "auto":
         optimizer = "adamw" if model == "tabular" else "sgd"
+        if model == "tabular" and config.source is None:
+            lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    return replace(config, model=model, optimizer=optimizer, embed_above=above)
+    chosen = {"model": model, "optimizer": optimizer, "lr": lr, "schedule": schedule}
+    return replace(config, **chosen, embed_above=above)
 
 
 def build(
