@@ -1,10 +1,16 @@
 """Tables as people have them, from formulas, and those of scikit-learn: a frame and its target."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+
+from plainfit.runs.baseline import baselines
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import completed, train
 
 Table = tuple[pd.DataFrame, str]
 
@@ -105,3 +111,18 @@ TABLES: dict[str, Callable[[], Table]] = {
     "breast cancer": of_sklearn(load_breast_cancer),
     "diabetes": of_sklearn(load_diabetes),
 }
+
+
+def scores_of(name: str, seed: int, folder: Path) -> dict[str, float]:
+    """Return accuracy or R2 on the test rows: of a training by default, and of the baselines."""
+    frame, target = TABLES[name]()
+    path = folder / "rows.csv"
+    frame.to_csv(path, index=False)
+    task = "regression" if frame[target].nunique() > 3 else "classification"
+    settings = {"data": str(path), "target": target, "task": task, "seed": seed, "split_seed": seed}
+    config = RunConfig(out=folder / f"{name}-{seed}", **settings)
+    metric = "r2" if task == "regression" else "accuracy"
+    data = completed(config).open_data()
+    _, linear, boosted = baselines(replace(data, valid=data.test))
+    test = train(config, echo=None).test
+    return {"net": test[metric], "linear": linear[metric], "boosting": boosted[metric]}

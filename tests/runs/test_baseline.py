@@ -1,7 +1,6 @@
 """`plainfit data --baseline`: the models of scikit-learn, and trainings by default beside them."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,8 @@ from sklearn.preprocessing import OneHotEncoder
 from plainfit import open_data
 from plainfit.runs.baseline import baselines
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import completed, train
-from tables_like import TABLES
+from plainfit.runs.train import completed
+from tables_like import TABLES, scores_of
 
 
 def arrays_of(data):
@@ -92,18 +91,7 @@ def test_images_are_refused_in_a_line(plainfit):
 
 def check(name, seeds, folder):
     """Check that the mean over some splits is at most 2 % worse on the test rows."""
-    frame, target = TABLES[name]()
-    frame.to_csv(folder / "rows.csv", index=False)
-    task = "regression" if frame[target].nunique() > 3 else "classification"
-    metric = "r2" if task == "regression" else "accuracy"
-    settings = {"data": str(folder / "rows.csv"), "target": target, "task": task}
-    scores = []
-    for seed in seeds:
-        config = RunConfig(seed=seed, split_seed=seed, out=folder / f"run{seed}", **settings)
-        data = completed(config).open_data()
-        rows = baselines(replace(data, valid=data.test))
-        scores.append([train(config, echo=None).test[metric], *(row[metric] for row in rows)])
-    net, *others = np.mean(scores, axis=0)
+    net, *others = np.mean([[*scores_of(name, seed, folder).values()] for seed in seeds], axis=0)
     assert net > max(others) - 0.02, (name, net, others)
 
 
