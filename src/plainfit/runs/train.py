@@ -135,8 +135,8 @@ def completed(config: RunConfig) -> RunConfig:
             lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    chosen = {"model": model, "optimizer": optimizer, "lr": lr, "schedule": schedule}
-    return replace(config, **chosen, embed_above=above)
+    chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr}
+    return replace(config, **chosen, schedule=schedule, embed_above=above)
 
 
 def build(
