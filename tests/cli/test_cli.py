@@ -215,10 +215,10 @@ OPTIONS = {
         --embed-above --encoding --group-by --help --image-mode --image-size --json
         --memory-budget --missing --na --numeric --order-by --picture --resize --seed --skip-bad
         --split-seed --target --task --test-share --text --valid-share""",
-    "data": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
-        --encoding --group-by --help --image-mode --image-size --json --memory-budget --missing
-        --na --numeric --only --order-by --picture --resize --skip-bad --split-seed --target
-        --task --test-share --text --valid-share --write""",
+    "data": """--baseline --categorical --data-dir --debug --decimal --delimiter --drop
+        --embed-above --encoding --group-by --help --image-mode --image-size --json
+        --memory-budget --missing --na --numeric --only --order-by --picture --resize --skip-bad
+        --split-seed --target --task --test-share --text --valid-share --write""",
     "init": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --force --group-by --help --image-mode --image-size --memory-budget --missing
         --na --numeric --order-by --out --resize --skip-bad --split-seed --target --task

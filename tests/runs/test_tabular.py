@@ -72,15 +72,21 @@ def test_the_model_is_an_embedding_and_layers_by_hand():
 def test_a_table_has_a_model_for_tables_by_default(trained):
     _, folder, lines = trained
     run = open_run(folder)
-    chosen = {name: getattr(run.config, name) for name in ("model", "schedule", "embed_above")}
-    assert chosen == {"model": "tabular", "schedule": "one-cycle", "embed_above": 8}
-    assert "note   for a table: --model tabular --schedule one-cycle" in "\n".join(lines)
+    chosen = {name: getattr(run.config, name) for name in ("model", "optimizer", "embed_above")}
+    assert chosen == {"model": "tabular", "optimizer": "adamw", "embed_above": 8}
+    note = "for a table: --model tabular --optimizer adamw --lr 0.003 --schedule one-cycle"
+    assert f"note   {note}" in "\n".join(lines)
+    assert (run.config.lr, run.config.schedule) == (0.003, "one-cycle")
     assert run.factory.arguments["embeddings"] == {"3": 12}
     assert completed(run.config) == run.config
     given = completed(RunConfig(data="t.csv", model="mlp"))
-    assert (given.model, given.schedule, given.embed_above) == ("mlp", None, None)
-    given = completed(RunConfig(data="t.csv", schedule="cosine", embed_above=3))
-    assert (given.model, given.schedule, given.embed_above) == ("tabular", "cosine", 3)
+    assert (given.model, given.optimizer, given.embed_above) == ("mlp", "sgd", None)
+    given = completed(RunConfig(data="t.csv", optimizer="sgd", schedule="cosine", embed_above=3))
+    assert (given.optimizer, given.schedule, given.embed_above) == ("sgd", "cosine", 3)
+    given = completed(RunConfig(data="t.csv", optimizer="adamw"))  # as in a run of before
+    assert (given.lr, given.schedule) == (None, None)
+    given = completed(RunConfig(data="t.csv", lr=0.1))
+    assert (given.lr, given.schedule) == (0.1, "one-cycle")
     assert completed(RunConfig()).model == "resnet"
 
 

@@ -203,6 +203,9 @@ def data(
         Path | None, Option(help="A new folder to write the images to, as PNG, and to show.")
     ] = None,
     only: Annotated[str | None, Option(help="With --write: its classes, such as 3,7.")] = None,
+    baseline: Annotated[
+        bool, Option("--baseline", help="Score scikit-learn's models on the validation rows.")
+    ] = False,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -227,8 +230,14 @@ def data(
     path = picture or Path(f"{Path(source).name.split('.')[0]}-samples.png")
     check_output(path)
     draw_samples(splits, path)
+    scores = []
+    if baseline:
+        from plainfit.runs.baseline import baselines
+
+        scores = baselines(splits)
     if json_:
-        show_json(splits.to_dict() | {"class_counts": splits.class_counts(), "picture": str(path)})
+        found = {"class_counts": splits.class_counts(), "picture": str(path)}
+        show_json(splits.to_dict() | found | ({"baselines": scores} if scores else {}))
         return
     counts = splits.class_counts()
     head = "label" if splits.task == MULTI_LABEL else "class" if splits.classes else ""
@@ -248,7 +257,18 @@ def data(
         show(f"{'column':{width}}  what it becomes")
         for name, made in splits.columns.items():
             show(f"{name:{width}}  {described(made)}")
+    if scores:
+        show_baselines(scores)
+        show(f"compare: {config.command()} shows the same metrics of the same rows")
     show(f"picture: {path}")
+
+
+def show_baselines(rows: list[dict[str, Any]]) -> None:
+    width = max(map(len, rows[0]))
+    show(f"{'on validation rows':20}" + "".join(f"  {name:>{width}}" for name in [*rows[0]][1:]))
+    for row in rows:
+        name, *figures = row.values()
+        show(f"{name:20}" + "".join(f"  {figure:{width}.5g}" for figure in figures))
 
 
 @with_options_of((*SOURCE_OPTIONS, "augment", "seed"))

@@ -68,8 +68,8 @@ class TabularModel(nn.Module):
 
     `embeddings` has the number of codes of each feature that holds codes, by its place. The widths
     and initial values of embeddings, and the hidden layers, are those of fastai's `TabularModel`
-    (https://docs.fast.ai/tabular.model.html). Dropout is in place of its batch norm, which was no
-    better, and far worse on small tables of numbers.
+    (https://docs.fast.ai/tabular.model.html). There is no batch norm, which was no better, and far
+    worse on small tables of numbers.
     """
 
     numbers: Tensor
@@ -80,7 +80,7 @@ class TabularModel(nn.Module):
         classes: int = 10,
         embeddings: Mapping[str, int] | None = None,
         hidden: Sequence[int] = (200, 100),
-        dropout: float = 0.2,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         counts = {int(at): count for at, count in (embeddings or {}).items()}

@@ -138,8 +138,10 @@ class OptimizerSettings:
     """How a step changes the parameters."""
 
     optimizer: Annotated[
-        str, "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam."
-    ] = "sgd"
+        str,
+        "sgd, adam, adamw, rmsprop, or another class of torch.optim, such as nadam; auto: adamw "
+        "for tables and text (tabular: with lr 0.003 and schedule one-cycle), else sgd.",
+    ] = "auto"
     optimizer_args: Annotated[
         str | None, "Other arguments of the optimizer: betas=(0.9, 0.95), eps=1e-6."
     ] = None

@@ -44,7 +44,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import RunConfig, is_weights_only
+from plainfit.runs.settings import RunConfig, is_weights_only, option
 from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
@@ -62,6 +62,7 @@ from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
+CHOSEN = ("model", "optimizer", "lr", "schedule")  # for a table, where they are not given
 MAX_WORKERS = 4  # processes that decode images; more wait for each other on a small machine
 PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a study was stopped
 Say = Callable[[str], None]
@@ -91,8 +92,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
     config = with_weights(config, data)
-    if given.model != config.model == "tabular":
-        note = f"for a table: --model {config.model} --schedule {config.schedule}"
+    names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
+    if config.data.lower().endswith(TABLES) and names:
+        note = " ".join(["for a table:", *(f"{option(n)} {getattr(config, n)}" for n in names)])
         data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
@@ -124,17 +126,21 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
 def completed(config: RunConfig) -> RunConfig:
     """Return the settings with a choice for what is left to the kind of data and of model."""
     is_table = config.data.lower().endswith(TABLES)
-    model, schedule, above = config.model, config.schedule, config.embed_above
+    model, optimizer, above = config.model, config.optimizer, config.embed_above
+    lr, schedule = config.lr, config.schedule
     if model == "auto":
         has_masks = Path(config.data).is_dir() and mask_folders(Path(config.data))
         other = "unet" if has_masks else "resnet"
         for_table = "tabular" if config.text is None else "bag"
         model = for_table if is_table and config.source is None else other
-    if schedule is None and model == "tabular" and config.source is None:
-        schedule = "one-cycle"
-    if above is None and model == "tabular" and is_table:
+    if optimizer == "auto":
+        optimizer = "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
+        if model == "tabular" and config.source is None:
+            lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
+    if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    return replace(config, model=model, schedule=schedule, embed_above=above)
+    chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr}
+    return replace(config, **chosen, schedule=schedule, embed_above=above)
 
 
 def build(
