@@ -181,11 +181,12 @@ def target_values(
     columns = []
     for name in written:
         column = table.columns[name]
-        texts = texts_in(column)
-        is_yes = [text.casefold() == "yes" for text in texts.names]
-        if {text.casefold() for text in texts.names} == {"yes", "no"}:
-            columns.append(np.array(is_yes, np.float64)[texts.codes])
-            continue
+        if is_text(column):
+            codes, texts = texts_in(column)
+            if {text.casefold() for text in texts} == {"yes", "no"}:
+                is_yes = [float(text.casefold() == "yes") for text in texts]
+                columns.append(np.array(is_yes)[codes])
+                continue
         try:
             values = values_of(name, column, "number", table.decimal)
         except DataError as error:

@@ -146,7 +146,8 @@ def found_in(texts: Texts, decimal: str) -> Values:
 
     if dates := dates_in(texts):
         return dates
-    given = [name for name in texts.names if name.strip() not in GAPS]
+    gaps = {*GAPS}
+    given = [name for name in texts.names if name.strip() not in gaps]
     written = re.compile(WRITTEN[decimal])
     if not all(written.fullmatch(name.strip()) for name in given):
         return texts
