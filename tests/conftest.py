@@ -22,7 +22,11 @@ from plainfit.common import plots
 ROOT = Path(__file__).parents[1]
 collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imported
 CURVES = plots.curves
-FIRST = ("test_readme.py", "test_notebooks.py", "test_kills.py", "test_programs.py")
+FIRST = [
+    f"test_{name}.py"
+    for name in ("runs", "programs", "levels", "program_scripts", "readme", "cli", "verify",
+                 "refusals", "fine_tuning", "notebooks", "kills")
+]  # fmt: skip
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
 hypothesis.settings.register_profile("plainfit", deadline=None)
 hypothesis.settings.load_profile("plainfit")

@@ -229,7 +229,7 @@ OPTIONS = {
     "ladder show": "--debug --help",
     "ladder diff": "--debug --help --side-by-side",
     "ladder copy": "--data --data-dir --debug --force --help --split-seed",
-    "notebook": "--debug --force --help --lang --open",
+    "notebook": "--debug --force --help --lang --no-open --open",
 }
 
 
