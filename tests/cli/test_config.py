@@ -30,7 +30,8 @@ def test_a_file_a_run_and_its_record_give_the_same_training(plainfit, tmp_path):
     )
     code, _, err = plainfit("train", "--config", "a.toml", "--epochs", 2)
     assert code == 0, err
-    wanted = RunConfig(model="logistic", lr=0.05, nesterov=True, epochs=2, keep_memory=False)
+    chosen = {"model": "logistic", "optimizer": "sgd", "lr": 0.05, "nesterov": True}
+    wanted = RunConfig(**chosen, epochs=2, keep_memory=False)
     record = json.loads((tmp_path / "first" / "run.json").read_text())
     assert record["config"] == wanted.to_dict() | {"out": "first"}
     assert printed(plainfit, "--config", "first") == wanted
@@ -136,7 +137,7 @@ def test_a_fine_tuning_repeats_from_its_run_and_from_what_it_prints(
     _, text, _ = plainfit("fine-tune", "--config", "first", "--lr", 0.1, "--print-config")
     (tmp_path / "a.toml").write_text(text)
     _, found, _ = plainfit("fine-tune", "--config", "a.toml", "--print-config", "--json")
-    wanted = RunConfig(source="mlp", model="mlp", epochs=2, lr_ratio=8, lr=0.1)
+    wanted = RunConfig(source="mlp", model="mlp", optimizer="sgd", epochs=2, lr_ratio=8, lr=0.1)
     assert RunConfig.from_dict(json.loads(found)) == wanted
     assert plainfit("fine-tune", "--config", "a.toml", "--lr", 0.2, "--out", "second")[0] == 0
     assert plainfit("fine-tune", "--config", "first", "--lr", 0.2, "--out", "third")[0] == 0
@@ -146,7 +147,7 @@ def test_a_fine_tuning_repeats_from_its_run_and_from_what_it_prints(
     code, found, _ = plainfit(
         "fine-tune", "mlp", "--config", trained_run, "--print-config", "--json"
     )
-    wanted = RunConfig(source="mlp", model="mlp", epochs=2)
+    wanted = RunConfig(source="mlp", model="mlp", optimizer="sgd", epochs=2)
     assert (code, RunConfig.from_dict(json.loads(found))) == (0, wanted)
 
 
@@ -196,7 +197,9 @@ def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tm
     source = "from plainfit.models.networks import MLP\nclass Net(MLP): pass\n"
     (tmp_path / "nets.py").write_text(source)
     assert plainfit("train", "--model", "nets:Net", "--epochs", 1, "--out", "own")[0] == 0
-    assert printed(plainfit, "--config", "own") == RunConfig(model="nets:Net", epochs=1)
+    assert printed(plainfit, "--config", "own") == RunConfig(
+        model="nets:Net", optimizer="sgd", epochs=1
+    )
     (tmp_path / "nets.py").write_text(source + "open('IMPORTED', 'w')\n")
     code, out, err = plainfit("train", "--config", "own")
     assert (code, out) == (2, "")

@@ -169,9 +169,12 @@ def find_task(name: str, arrays: Sequence[NDArray[Any]]) -> tuple[str, list[str]
         few = f"the {count} whole numbers of the target are classes (--task regression: amounts)"
         return CLASSIFICATION, [few] if count > FEW_WHOLE else []
     try:
-        distinct = sorted({str(value) for value in {*values.tolist()}})
+        return task_of_texts(sorted({str(value) for value in {*values.tolist()}}))
     except (ValueError, SystemError, TypeError):  # no text, which is refused for classes
         return CLASSIFICATION, []
+
+
+def task_of_texts(distinct: Sequence[str]) -> tuple[str, list[str]]:
     are_lists = all(text[:1] + text[-1:] == "[]" for text in distinct)
     marks = [m for m in (*SEVERAL, *("," * are_lists)) if any(m in text for text in distinct)]
     parts = set().union(*split_labels(distinct)) if marks else set()

@@ -338,6 +338,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         if self.source is not None:
             words = ["fine-tune", self.source]
             implied |= set() if is_weights_only(self.source) else {"model"}
+        if self.optimizer == usual_optimizer(self.model):
+            implied.add("optimizer")
         for item in fields(self):
             value = getattr(self, item.name)
             if value == item.default or item.name in implied:
@@ -349,6 +351,11 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
             else:
                 words += [option(item.name), str(value)]
         return command(*words)
+
+
+def usual_optimizer(model: str) -> str:
+    """Return what `auto` stands for."""
+    return "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
 
 
 def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import RunConfig, is_weights_only, option
+from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
 from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
@@ -134,7 +134,7 @@ def completed(config: RunConfig) -> RunConfig:
         for_table = "tabular" if config.text is None else "bag"
         model = for_table if is_table and config.source is None else other
     if optimizer == "auto":
-        optimizer = "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
+        optimizer = usual_optimizer(model)
         if model == "tabular" and config.source is None:
             lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
     if above is None and is_table and model == "tabular":
