@@ -42,7 +42,7 @@ def change_config(folder, **changes):
 
 def test_a_run_is_read_back(trained_run):
     run = open_run(trained_run)
-    assert run.config == RunConfig(model="logistic", epochs=2, out=trained_run)
+    assert run.config == RunConfig(model="logistic", optimizer="sgd", epochs=2, out=trained_run)
     assert [row["epoch"] for row in run.epochs] == [0, 1]
     assert run.epochs[-1] == run.record["last"]
     assert len(run.steps) == run.record["steps"] == 40
