@@ -126,7 +126,7 @@ def test_an_epoch_as_a_program_gives_the_same_loss(trained, tmp_path):
     config, folder, _ = trained
     result = train(replace(config, out=tmp_path / "run", compile="epoch"), echo=None)
     last = read_record(folder)["last"]
-    assert result.history[-1].train_loss == pytest.approx(last["train_loss"], rel=1e-5)
+    assert result.history[-1]["train_loss"] == pytest.approx(last["train_loss"], rel=1e-5)
 
 
 def test_other_models_and_your_own(trained, plainfit, tmp_path, monkeypatch):
