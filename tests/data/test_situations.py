@@ -180,3 +180,20 @@ def test_folders(tmp_path, name):
     assert says in "; ".join(data.notes)
     assert says or not data.notes
     assert set(data.classes) == set("rgb" if name == "listed" else "ab")
+
+
+def test_a_last_batch_of_one_row(tmp_path, plainfit):
+    rows = "\n".join(f"{i % 7},{i % 3},{'ab'[i % 2]}" for i in range(40))
+    (tmp_path / "last_of_one.csv").write_text(f"x,z,target\n{rows}\n")
+    size = open_data(tmp_path / "last_of_one.csv").counts()["train"] - 1
+    train = ("train", "--data", tmp_path / "last_of_one.csv", "--epochs", 1, "--batch-size", size)
+    code, _, errors = plainfit(*train, "--out", tmp_path / "run")
+    assert (code, errors) == (0, "")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def norm(in_features, classes):\n"
+        "    return nn.Sequential(nn.BatchNorm1d(in_features), nn.Linear(in_features, classes))\n"
+    )
+    code, _, errors = plainfit(*train, "--model", "nets:norm")
+    assert code == 2
+    assert "set --drop-last, or choose another --batch-size" in errors
