@@ -87,6 +87,8 @@ def test_a_table_has_a_model_for_tables_by_default(trained):
     assert (given.lr, given.schedule) == (None, None)
     given = completed(RunConfig(data="t.csv", lr=0.1))
     assert (given.lr, given.schedule) == (0.1, "one-cycle")
+    given = completed(RunConfig(data="t.csv", momentum=0.5))
+    assert (given.optimizer, given.lr, given.schedule) == ("sgd", None, None)
     assert completed(RunConfig()).model == "resnet"
 
 

@@ -14,7 +14,7 @@ from plainfit.runs.export import export_run
 from plainfit.runs.folder import load_run, open_run
 from plainfit.runs.predict import predict_rows
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import resume, train
+from plainfit.runs.train import prepare, resume, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 3)).round(3)
@@ -108,6 +108,17 @@ def test_rows_are_predicted_as_in_the_training_and_evaluated(run, tmp_path):
     assert values.keys() == opened.record["test"].keys()
     if score is not None:
         assert values["r2"] == pytest.approx(score, abs=1e-4)
+
+
+def test_numbers_of_images_train_by_adamw_unless_options_say_otherwise(tmp_path):
+    images, numbers = RNG.integers(0, 256, (60, 8, 8)).astype(np.uint8), RNG.normal(size=60)
+    np.savez(tmp_path / "a.npz", x=images, y=numbers)
+    config = RunConfig(data=str(tmp_path / "a.npz"), model="mlp")
+    parts = prepare(config)
+    assert type(parts.opt) is torch.optim.AdamW
+    assert parts.data.notes[-1] == "for regression: --optimizer adamw"
+    for own in ({"lr": 0.01}, {"optimizer": "sgd"}, {"momentum": 0.5}):
+        assert type(prepare(replace(config, **own)).opt) is torch.optim.SGD
 
 
 def test_a_resumed_run_has_the_bits_of_an_unbroken_one(run, tmp_path):

@@ -36,7 +36,7 @@ from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import CLASSIFICATION, SEGMENTATION
+from plainfit.data.targets import CLASSIFICATION, REGRESSION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
@@ -91,10 +91,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
     data = config.open_data() if run is None else run.open_data()
-    config = with_weights(config, data)
+    config = with_weights(completed(given, data.task), data)
+    kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
-    if config.data.lower().endswith(TABLES) and names:
-        note = " ".join(["for a table:", *(f"{option(n)} {getattr(config, n)}" for n in names)])
+    if kind in ("a table", REGRESSION) and names:
+        note = " ".join([f"for {kind}:", *(f"{option(n)} {getattr(config, n)}" for n in names)])
         data = replace(data, notes=(*data.notes, note))
     loss_function(config, data.target)  # checks its settings, as this does the names
     is_augmented = bool(named_steps(config.augment))
@@ -123,8 +124,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
-def completed(config: RunConfig) -> RunConfig:
-    """Return the settings with a choice for what is left to the kind of data and of model."""
+def completed(config: RunConfig, task: str | None = None) -> RunConfig:
+    """Return the settings with a choice for what is left to the kind of data and of model.
+
+    The squared error of numbers is too steep for the usual rate of SGD.
+    """
     is_table = config.data.lower().endswith(TABLES)
     model, optimizer, above = config.model, config.optimizer, config.embed_above
     lr, schedule = config.lr, config.schedule
@@ -133,10 +137,13 @@ def completed(config: RunConfig) -> RunConfig:
         other = "unet" if has_masks else "resnet"
         for_table = "tabular" if config.text is None else "bag"
         model = for_table if is_table and config.source is None else other
+    if optimizer == "auto" and (config.momentum is not None or config.nesterov):
+        optimizer = "sgd"
+    if optimizer == "auto" and model == "tabular" and config.source is None:
+        lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
     if optimizer == "auto":
-        optimizer = usual_optimizer(model)
-        if model == "tabular" and config.source is None:
-            lr, schedule = lr or 0.003, schedule or "one-cycle"  # docs/data.md has their scores
+        is_steep = task == REGRESSION and lr is None and config.source is None
+        optimizer = "adamw" if is_steep else usual_optimizer(model)
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
     chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr}
