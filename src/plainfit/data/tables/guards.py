@@ -73,7 +73,7 @@ def check_column(
         return alike
     if codes is values and (low := float(np.nanmin(codes))) in MARKS_OF_GAPS:
         count, others = int((codes == low).sum()), codes[codes != low]
-        if count > 1 and not (others < 0).any():
+        if count > 1 and len(others) and not (others < 0).any():
             return [
                 f"column {name!r}: {count} of {len(codes)} values are {low:g}, the others 0 or "
                 f"more; if it means a gap, --na {low:g}"
