@@ -75,11 +75,15 @@ class Mallinfo2(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
 
 
-def taken():
-    """The bytes that glibc has from the system, whose own figures may come late."""
+def mallinfo():
     glibc = ctypes.CDLL(None)
     glibc.mallinfo2.restype = Mallinfo2
-    found = glibc.mallinfo2()
+    return glibc.mallinfo2()
+
+
+def taken():
+    """The bytes that glibc has from the system, whose own figures may come late."""
+    found = mallinfo()
     return found.arena + found.hblkhd
 
 

@@ -42,7 +42,7 @@ from plainfit.training.session import (
     find_glibc,
     kept_memory,
 )
-from small import batches, fit, network, plain, same, samples, sgd, taken
+from small import batches, fit, mallinfo, network, plain, same, samples, sgd, taken
 
 SINGLE = {"dtype": torch.float32}
 needs_glibc = pytest.mark.skipif(
@@ -168,7 +168,7 @@ def test_blocks_over_32_mib_go_back_at_once():
     """On the heap, each one freed was a hole too small for the next: twice a loop's memory."""
     with kept_memory():
         before = taken()
-        block = torch.ones(48 * MIB // 4)
+        block = torch.empty(mallinfo().fordblks + 48 * MIB, dtype=torch.uint8)  # fits in no hole
         during = taken()
         del block
         after = taken()
