@@ -118,7 +118,8 @@ def read_folder(
     512x512 pixels, else to 64x64.
     """
     channels = check_settings(image_mode, resize)
-    if target is not None and not find_label_file(root, subfolders(root)):
+    label_file = find_label_file(root, subfolders(root))
+    if target is not None and not label_file:
         raise ConfigError(
             f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
             f"{target}",
@@ -146,7 +147,7 @@ def read_folder(
     labels: dict[str, list[str]] = {part: [] for part, *_ in sorted(files)}
     for part, label, path in files:
         labels[part] += [label] * (path in loaded)
-    if find_label_file(root, subfolders(root)):
+    if label_file:
         what, encoded, found = encode(
             str(root), numbers_in(labels, task), task, [target] if target else []
         )
