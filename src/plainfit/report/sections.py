@@ -22,7 +22,7 @@ from plainfit.report.predictions import (
     worst_classes,
 )
 from plainfit.report.rendering import share, value_text
-from plainfit.training.metrics import subset_accuracy
+from plainfit.training.metrics import mae, r2, rmse, subset_accuracy
 
 MAX_POINTS, MAX_TARGETS = 1000, 4  # of a chart; of the charts and of a sample
 
@@ -63,11 +63,9 @@ def of_numbers(outputs: Outputs, data: DataSplits) -> list[Section]:
     rows, heads, charts = [], [], []
     formats = [format_for(scaling.std) for scaling in target.scaling]
     for place, (name, scaling) in enumerate(zip(target.names, target.scaling, strict=True)):
-        y = outputs.labels[:, place].double()
-        errors = y - outputs.out[:, place].double()
-        mae, rmse = errors.abs().mean() * scaling.std, errors.square().mean().sqrt() * scaling.std
-        r2 = 1 - errors.square().sum() / (y - y.mean()).square().sum()
-        rows.append([name, *(number_text(float(value)) for value in (mae, rmse, r2))])
+        out, y = (of[:, place : place + 1].double() for of in (outputs.out, outputs.labels))
+        values = mae(out, y, scaling.std), rmse(out, y, scaling.std), r2(out, y)
+        rows.append([name, *(number_text(float(value)) for value in values)])
         if place < MAX_TARGETS:
             of = f"{name}, " if len(target.names) > 1 else ""
             heads += [f"{of}{what}" for what in ("true", "predicted", "residual")]
