@@ -26,7 +26,6 @@ from plainfit.training.metrics import (
 )
 
 Loss = Callable[..., Tensor]
-CPU = torch.device("cpu")
 
 # The names of `loss` by task, the default first.
 LOSSES: dict[str, dict[str, Loss]] = {
@@ -46,7 +45,7 @@ def with_weights(config: RunConfig, data: DataSplits) -> RunConfig:
     return replace(config, class_weights=json.dumps(dict(zip(data.classes, of_each, strict=True))))
 
 
-def loss_function(config: RunConfig, target: Target, device: torch.device = CPU) -> Loss:
+def loss_function(config: RunConfig, target: Target, device: torch.device | None = None) -> Loss:
     known = LOSSES[target.task]
     name = config.loss or next(iter(known))
     if name not in known:
