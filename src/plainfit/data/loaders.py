@@ -38,6 +38,7 @@ from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
 from plainfit.data.parts import draw_parts
+from plainfit.data.pieces import Pieces, Shards
 
 
 class BatchOrder:
@@ -61,6 +62,10 @@ class BatchOrder:
         self.rows_from = sampler
         self.epoch = 0
         self.first = 0
+        self.shards: Shards | None = None
+        """For a training on batches in pieces, which are then what is served."""
+        self.share = slice(None)
+        """Which batches are served, for a validation that others share."""
 
     @property
     def samples(self) -> int:
@@ -88,7 +93,8 @@ class BatchOrder:
             order = rows.at[order].to(rows.device)
         first, self.first = self.first, 0
         rest = order[first * self.batch_size : len(self) * self.batch_size]
-        return list(enumerate(rest.split(self.batch_size), first)) if len(rest) else []
+        batches = list(enumerate(rest.split(self.batch_size), first)) if len(rest) else []
+        return batches[self.share]
 
 
 def sampled(sampler: Any, seed: int, epoch: int) -> Tensor:
@@ -144,7 +150,10 @@ class TensorLoader(BatchOrder):
         epoch, rows = self.epoch, Rows.of(self.dataset)
         assert rows, "a TensorLoader must be given tensors; serve other data by get_data"
         for _, batch in self.remaining(rows):
-            yield rows.gather(batch)
+            if self.shards is None:
+                yield rows.gather(batch)
+            else:
+                yield self.shards.split(batch, len(batch)).map(lambda _, piece: rows.gather(piece))
         self.epoch = epoch + 1
 
 
@@ -153,11 +162,12 @@ class BatchSampler(BatchOrder):
 
     trains = True
 
-    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+    def __iter__(self) -> Iterator[tuple[int, int, Any]]:
         # Validation draws the same random numbers in every epoch, so that epochs compare.
         epoch = self.epoch if self.trains else 0
         for step, rows in self.remaining():
-            yield epoch, step, rows.tolist()
+            listed = rows.tolist()
+            yield epoch, step, self.shards.split(listed, len(rows)) if self.shards else listed
 
 
 class SampleBatches(Dataset[Any]):
@@ -173,9 +183,14 @@ class SampleBatches(Dataset[Any]):
         self.seed = seed
         self.collate_fn = collate_fn
 
-    def __getitem__(self, address: tuple[int, int, list[int]]) -> Any:
+    def __getitem__(self, address: tuple[int, int, Any]) -> Any:
         epoch, step, rows = address
-        with drawing_from(self.seed, "samples", epoch, step):
+        if isinstance(rows, Pieces):
+            return rows.map(lambda piece, own: self.read(own, epoch, step, piece))
+        return self.read(rows, epoch, step)
+
+    def read(self, rows: list[int], *place: int) -> Any:
+        with drawing_from(self.seed, "samples", *place):
             if hasattr(self.dataset, "__getitems__"):  # reads many at once
                 return self.collate_fn(self.dataset.__getitems__(rows))
             return self.collate_fn([self.dataset[row] for row in rows])
@@ -266,9 +281,15 @@ class WrappedDataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         read = reader(self.dl)
-        for batch in map(read, self.dl):
+
+        def passed(batch: Any) -> Any:
+            batch = read(batch)
             is_spread = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
-            yield self.func(*batch) if is_spread else self.func(batch)
+            return self.func(*batch) if is_spread else self.func(batch)
+
+        for batch in self.dl:
+            is_cut = isinstance(batch, Pieces)
+            yield batch.map(lambda _, piece: passed(piece)) if is_cut else passed(batch)
 
 
 class AugmentedLoader(WrappedDataLoader):
@@ -320,15 +341,23 @@ class AugmentedLoader(WrappedDataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         epoch = self.dl.epoch
-        for step, (xb, yb) in enumerate(self.dl, self.dl.first):
-            if self.only_images and xb.dim() != 4:
-                raise ConfigError(
-                    "an augmentation by name requires images of shape (channels, height, width), "
-                    f"got samples of shape {tuple(xb.shape[1:])}; leave it out"
-                )
-            if self.device is not None:
-                xb, yb = to_device(xb, self.device), to_device(yb, self.device)
-            yield self.func(xb, yb, stream(self.seed, "augment", epoch, step))
+        for step, batch in enumerate(self.dl, self.dl.first):
+            if isinstance(batch, Pieces):
+                yield batch.map(partial(self.augmented, epoch, step))
+            else:
+                yield self.augmented(epoch, step, None, batch)
+
+    def augmented(self, epoch: int, step: int, piece: int | None, batch: Any) -> Any:
+        xb, yb = batch
+        if self.only_images and xb.dim() != 4:
+            raise ConfigError(
+                "an augmentation by name requires images of shape (channels, height, width), "
+                f"got samples of shape {tuple(xb.shape[1:])}; leave it out"
+            )
+        if self.device is not None:
+            xb, yb = to_device(xb, self.device), to_device(yb, self.device)
+        place = (epoch, step) if piece is None else (epoch, step, piece)
+        return self.func(xb, yb, stream(self.seed, "augment", *place))
 
 
 Loader = TensorLoader | DataLoader[Any] | AugmentedLoader

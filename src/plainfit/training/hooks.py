@@ -169,6 +169,10 @@ class Context:
     """Takes the full batches of a validation, where they are one program."""
     interrupts: bool = False
     """Whether a signal interrupts at once."""
+    sharding: Any = None
+    """Computes the loss of batches in pieces, where a training has several."""
+    wish: str = ""
+    """Why this process wants to stop, before the others agree."""
     loader_epoch: int | None = field(init=False)
     """The epoch of the loader, whose order is a function of it; None for any other loader."""
 
@@ -207,6 +211,19 @@ class Context:
                 f"{what} {float(value)} in epoch {self.epoch}, step {self.step}; lower the "
                 "learning rate"
             )
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Stop after the current step, or once the other processes know."""
+        if self.sharding is None or self.sharding.processes.world == 1:
+            self.stop = reason
+        else:
+            self.wish = reason
+
+    def agree(self, is_epoch_end: bool = False) -> None:
+        """Stop where any process wants to, all after the same step."""
+        if self.sharding is not None and self.sharding.processes.world > 1:
+            self.wish = self.wish or self.stop
+            self.stop = self.sharding.agreed(self.wish, is_epoch_end)
 
     def goes_on(self) -> bool:
         """Return whether there are epochs left to train, and no reason to stop."""

@@ -45,8 +45,10 @@ from plainfit.training.hooks import Callback, Context, LossFunction
 from plainfit.training.metrics import Metric, declared_modes, metric_name
 from plainfit.training.named_metrics import made
 from plainfit.training.schedules import Factor
+from plainfit.training.processes import join
 from plainfit.training.session import kept_memory, session
-from plainfit.training.state import rest_of_epoch
+from plainfit.training.sharding import Sharding
+from plainfit.training.state import begun, rest_of_epoch
 from plainfit.training.step import Step, loss_batch, measured, own_loss, own_step
 from plainfit.training.validation import validate
 
@@ -75,6 +77,8 @@ def fit(
     check_finite: bool = True,
     precision: str = "fp32",
     compile: bool | str = False,
+    shards: int | None = None,
+    reduce: str = "exact",
     keep_memory: bool = True,
     echo: Callable[[str], None] | None = print,
 ) -> History:
@@ -134,6 +138,11 @@ def fit(
             for all others (of which a resumed training may differ in the last bits). Both take
             seconds at first, pay off in long trainings, and change the last bits. What cannot be
             compiled runs as it is.
+        shards: cut each batch into so many pieces, whose gradients are added: the same bits on any
+            number of processes up to that. By default 8 where there are several processes (see
+            docs/processes.md), else 1, the whole batch.
+        reduce: `exact`, or `fast` for a piece for each process and torch's own sum, which has the
+            same bits for the same number of processes only.
         keep_memory: keep freed blocks of up to 32 MiB until `fit` returns (glibc only): faster.
         echo: called with the table's header and each epoch's line; None for no output. With it, a
             terminal shows the progress within the epoch, a notebook that and the curves.
@@ -161,6 +170,10 @@ def fit(
         loss_func.to(device)
     form = form_of(compile)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint, resume)
+    processes = join()
+    if processes.rank:  # the first one has all output
+        echo, track, keeper = None, None, None
+        callbacks = [each for each in callbacks if not each.observer]
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
@@ -179,6 +192,11 @@ def fit(
     valid_dls = (
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
+    sharding = context.sharding = Sharding.of(context, shards, reduce, processes)
+    if sharding is not None and form:
+        form = ""
+        if echo is not None:
+            echo("note   not compiled: batches in pieces run as they are")
     if step is not None:
         check_own_step(context, bool(form) or precision != "fp32", train_metrics)
     context.history.run = FitCall(
@@ -190,6 +208,7 @@ def fit(
                 "steps_per_epoch": steps_per_epoch, "max_steps": max_steps, "step": step,
                 "several validation loaders": len(valid_dls) > 1, "target": target,
                 "train_metrics with compile='epoch'": train_metrics and form == "epoch",
+                "shards": sharding is not None,
             }.items()
             if value
         ),
@@ -198,14 +217,18 @@ def fit(
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]
     train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
-    begun = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
+    if sharding is not None:
+        train_loss = sharding.weighing(train_loss)
+    folder = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     compiled = computation(context, train_loss, precision, form, echo)
     with (
-        begun,
+        begun(context, folder),
         kept_memory(keep_memory),
         compiled as (compute_loss, program),
         session(context, loss_func),
     ):
+        if sharding is not None:
+            compute_loss = sharding.computing(compute_loss, train_loss)
         while context.goes_on():
             model.train()
             if context.step == 0:
@@ -220,6 +243,7 @@ def fit(
                     loss, n = own_step(context, step)
                 context.count(loss, n)
                 context.call("on_step_end")
+                context.agree()
                 del xb, yb, loss  # what lives on lies between the large tensors of two steps
                 context.xb = context.yb = context.loss = None
                 if context.stop:
@@ -249,6 +273,7 @@ def fit(
             if valid_dls:
                 context.call("on_validate_end")
             end_epoch(context, trained, echo)
+            context.agree(is_epoch_end=True)
     return context.history
 
 

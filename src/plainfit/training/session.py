@@ -61,10 +61,11 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
     received: list[int] = []
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        if received:
+        is_shared = context.sharding is not None and context.sharding.processes.world > 1
+        if received and not is_shared:  # else the launcher passes on what the terminal has sent
             raise KeyboardInterrupt
         received.append(number)
-        context.stop = SIGNALS[signal.Signals(number)]
+        context.ask_to_stop(SIGNALS[signal.Signals(number)])
         if context.interrupts:
             raise Interrupted
 

@@ -7,8 +7,8 @@ that were used are skipped.
 
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -53,13 +53,14 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
             "loader_epoch": context.loader_epoch,
         },
         "random": random_state(context.train_dl),
-        "fingerprint": fingerprint(device_of(context.model)),
+        **({} if context.sharding is None else {"shards": context.sharding.state_dict()}),
+        "fingerprint": bits_depend_on(context),
         "versions": versions(),
     }
 
 
 def restore(context: Context, state: dict[str, Any]) -> None:
-    warn_if_bits_may_differ(state["fingerprint"], fingerprint(device_of(context.model)))
+    warn_if_bits_may_differ(state["fingerprint"], bits_depend_on(context))
     load_model(context.model, state["model"])
     for name, parameter in parameters_of(context):
         grad = state["gradients"].get(name)
@@ -89,6 +90,24 @@ def restore(context: Context, state: dict[str, Any]) -> None:
         context.loader_epoch = position["loader_epoch"]
         context.train_dl.seek(context.loader_epoch, 0)
     set_random_state(state["random"], context.train_dl)
+    if context.sharding is not None:
+        context.sharding.load_state_dict(state["shards"])
+
+
+@contextmanager
+def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[None]:
+    """Let all processes begin with the state of the first one, which may come from a folder."""
+    with folder:
+        if context.sharding is not None and (processes := context.sharding.processes).world > 1:
+            state = None
+            if processes.rank == 0:
+                kept = [c for c in context.callbacks if not c.observer]
+                own = [[type(c).__name__, c.state_dict()] for c in kept]
+                state = capture(context) | {"callbacks": own}
+            state = processes.share(state)
+            if processes.rank:
+                restore(context, state)
+        yield
 
 
 def beside_model(context: Context) -> dict[str, Any]:
@@ -189,6 +208,13 @@ def load_callbacks(context: Context, saved: list[Any]) -> None:
         )
 
 
+def bits_depend_on(context: Context) -> dict[str, Any]:
+    facts = fingerprint(device_of(context.model))
+    if context.sharding is not None and not context.sharding.fast:
+        del facts["world_size"]  # on which they do not depend
+    return facts
+
+
 def warn_if_bits_may_differ(then: dict[str, Any], now: dict[str, Any]) -> None:
     if changed := differing(then, now):
         warn(
@@ -281,7 +307,7 @@ def rest_of_pass(context: Context, device: torch.device) -> Iterator[tuple[Any, 
         dl.seek(context.loader_epoch, used)
     if not used or context.loader_epoch is not None:
         made = opened(dl)
-        return pairs_of(made, made, device, context.split)
+        return pairs_of(together(context, made), made, device, context.split)
     now = random_state()
     set_random_state(context.pass_start["random"], dl)
     made = opened(dl)
@@ -292,4 +318,8 @@ def rest_of_pass(context: Context, device: torch.device) -> Iterator[tuple[Any, 
             f"this epoch, and gives {given}; resume with what it was"
         )
     set_random_state(now)
-    return pairs_of(batches, made, device, context.split)
+    return pairs_of(together(context, batches), made, device, context.split)
+
+
+def together(context: Context, batches: Iterable[Any]) -> Iterable[Any]:
+    return batches if context.sharding is None else context.sharding.together(batches)

@@ -43,6 +43,7 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         ),
         "optimizer": " ".join(type(opt).__qualname__ for opt in context.optimizers()),
         "steps_per_epoch": context.steps_per_epoch,
+        "shards": None if context.sharding is None else context.sharding.shards.count,
     }
     opened = {
         "epochs": context.epochs,

@@ -196,8 +196,10 @@ class NonFiniteGuard(Callback):
             return
         loss = context.loss.item()
         call: Any = context.history.run
-        self.lacks_labels = math.isnan(loss) and lacks_labels(
-            context.model, call.loss_func, context.xb, context.yb
+        self.lacks_labels = math.isnan(loss) and (
+            lacks_labels(context.model, call.loss_func, context.xb, context.yb)
+            if context.sharding is None
+            else not context.sharding.weight
         )
         if not (math.isfinite(loss) or self.lacks_labels):
             raise NonFiniteError(

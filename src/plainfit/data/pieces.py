@@ -1,0 +1,75 @@
+"""Batches in pieces: the same pieces of the same batches on any number of processes.
+
+A training has a fixed number of shards. Each batch is cut into so many pieces, each process works
+on some of them, and whatever is random in a piece is a function of (seed, epoch, step, piece). So
+no result depends on the number of processes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from plainfit.common.errors import ConfigError
+from plainfit.data.batches import has_parts
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How many pieces a batch has, and which of them belong to this process."""
+
+    count: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < self.world:
+            raise ConfigError(
+                f"must be at least the number of processes, {self.world}, got {self.count}",
+                field="shards",
+            )
+
+    @property
+    def mine(self) -> range:
+        """The numbers of the pieces of this process."""
+        return self.of(self.rank)
+
+    def of(self, rank: int) -> range:
+        return range(rank * self.count // self.world, (rank + 1) * self.count // self.world)
+
+    def split(self, batch: Any, size: int) -> "Pieces":
+        """Return the pieces of this process of a batch with so many samples, as `tensor_split`."""
+        count = self.pieces_of(size)
+        small, larger = divmod(size, count)  # the first ones have a sample more
+        starts = [small * number + min(number, larger) for number in range(count + 1)]
+        mine = {n: slice(starts[n], starts[n + 1]) for n in self.mine if n < count}
+        return Pieces({number: cut(batch, rows) for number, rows in mine.items()}, size)
+
+    def pieces_of(self, size: int) -> int:
+        """Return how many pieces a batch of so many samples has: two in each, for batch norm."""
+        return min(self.count, max(1, size // 2))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of a batch that belong to one process, by their numbers."""
+
+    batches: dict[int, Any]
+    size: int
+    """The number of samples in the whole batch."""
+
+    def map(self, function: Callable[[int, Any], Any]) -> "Pieces":
+        """Return what a function of the number and the batch makes of each piece."""
+        return replace(self, batches={n: function(n, batch) for n, batch in self.batches.items()})
+
+
+def cut(batch: Any, rows: slice) -> Any:
+    """Return these rows of every part of a batch."""
+    if isinstance(batch, Mapping):
+        return {key: cut(part, rows) for key, part in batch.items()}
+    if isinstance(batch, tuple) and has_parts(batch):
+        return tuple([cut(part, rows) for part in batch])
+    if isinstance(batch, Tensor) and not batch.dim():
+        return batch
+    return batch[rows]

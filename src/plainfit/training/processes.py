@@ -1,0 +1,92 @@
+"""The processes of a training: those that `torchrun` or `plainfit train --processes` started."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from plainfit.common.errors import ConfigError, TrainingError, raised_as
+from plainfit.data.batches import to_device
+
+CPU = torch.device("cpu")
+# Seconds that a process waits for another one before it ends with an error.
+TIMEOUT = float(os.environ.get("PLAINFIT_TIMEOUT", "300"))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The place of this process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+
+    def share(self, value: Any) -> Any:
+        """Return what the first process has, a plain value or tensors."""
+        if self.world == 1:
+            return value
+        values = [to_device(value, CPU)]
+        with lost_others():
+            dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every process has, in the order of their ranks."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        with lost_others():
+            dist.all_gather_object(values, to_device(value, CPU))
+        return values
+
+    def in_order(self, mine: Iterator[Any]) -> Iterator[Any]:
+        """Yield the items of all processes, of which each has every `world`-th one."""
+        if self.world == 1:
+            yield from mine
+            return
+        ended = False
+        while not ended:
+            items = self.gather(next(mine, None))
+            ended = None in items
+            yield from (item for item in items if item is not None)
+
+    def wait(self) -> None:
+        """Wait until every process has come to this point."""
+        self.gather(None)
+
+
+def lost_others() -> Any:
+    """Raise what torch says of a process that has ended, or does not answer, as a TrainingError."""
+    return raised_as(
+        TrainingError,
+        "all processes of a training must go on, and another one has ended, or did not answer for "
+        f"{TIMEOUT:g} s (set by PLAINFIT_TIMEOUT)",
+    )
+
+
+def is_launched() -> bool:
+    """Return whether `torchrun`, or what sets the same variables, has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def join() -> Processes:
+    """Join the others of this training, if there are any, and return the place among them."""
+    if not is_launched() or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():
+        return Processes()
+    if not dist.is_initialized():
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        backend = "nccl" if accelerator is not None and accelerator.type == "cuda" else "gloo"
+        try:
+            dist.init_process_group(
+                f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend,
+                timeout=timedelta(seconds=TIMEOUT),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                "the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must name the "
+                f"processes of a training ({str(error).splitlines()[0]}); start it by torchrun"
+            ) from error
+    return Processes(dist.get_rank(), dist.get_world_size())
