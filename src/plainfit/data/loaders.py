@@ -35,7 +35,7 @@ from torch.utils.data import (
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
-from plainfit.data.batches import reader, to_device
+from plainfit.data.batches import innermost, reader, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
 from plainfit.data.parts import draw_parts
 from plainfit.data.pieces import Pieces, Shards
@@ -253,6 +253,12 @@ def end_with_parent(*_: object) -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def order_of(dl: Any) -> Any:
+    """Return the `BatchOrder` of one of our loaders; some other object for any other loader."""
+    inner = innermost(dl)
+    return getattr(inner, "sampler", inner)
 
 
 class WrappedDataLoader:

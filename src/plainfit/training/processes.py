@@ -4,13 +4,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from plainfit.common.errors import ConfigError, TrainingError, raised_as
-from plainfit.data.batches import to_device
+from plainfit.data.batches import Batches, pairs, to_device
+from plainfit.data.loaders import BatchOrder, order_of
 
 CPU = torch.device("cpu")
 # Seconds that a process waits for another one before it ends with an error.
@@ -42,16 +44,29 @@ class Processes:
             dist.all_gather_object(values, to_device(value, CPU))
         return values
 
-    def in_order(self, mine: Iterator[Any]) -> Iterator[Any]:
+    def own(self, dl: Batches, device: torch.device, target: str | None) -> Iterator[Any]:
+        """Yield the pairs of every `world`-th batch of a loader, from that of the own rank on."""
+        order = order_of(dl)
+        every = slice(self.rank, None, self.world)
+        if not isinstance(order, BatchOrder):
+            yield from islice(pairs(dl, device, target), every.start, None, every.step)
+            return
+        order.share = every  # others are not read
+        try:
+            yield from pairs(dl, device, target)
+        finally:
+            order.share = slice(None)
+
+    def in_order(self, own: Iterator[Any], device: torch.device) -> Iterator[Any]:
         """Yield the items of all processes, of which each has every `world`-th one."""
         if self.world == 1:
-            yield from mine
+            yield from own
             return
-        ended = False
-        while not ended:
-            items = self.gather(next(mine, None))
-            ended = None in items
-            yield from (item for item in items if item is not None)
+        has_all = True
+        while has_all:
+            items = self.gather(next(own, None))
+            has_all = not any(item is None for item in items)
+            yield from (to_device(item, device) for item in items if item is not None)
 
     def wait(self) -> None:
         """Wait until every process has come to this point."""

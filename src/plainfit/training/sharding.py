@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.seeding import drawing_from
-from plainfit.data.batches import called, innermost, reader
-from plainfit.data.loaders import BatchOrder
+from plainfit.data.batches import called, reader
+from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
 from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
@@ -154,8 +154,7 @@ class Sharding:
         self.inputs_and_target, self.batch_size = context.split, context.batch_size
         context.split, context.batch_size = self.split, self.size_of
         self.read = reader(context.train_dl)
-        order = innermost(context.train_dl)
-        order = getattr(order, "sampler", order)
+        order = order_of(context.train_dl)
         self.serves_pieces = isinstance(order, BatchOrder)
         if self.serves_pieces:
             order.shards = shards

@@ -1,6 +1,6 @@
 """A model's loss and metrics over a set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
-from plainfit.data.batches import Batches, Size, batch_size, called, pairs
+from plainfit.data.batches import Batches, Size, batch_size, called
 from plainfit.training.history import kept, read, weighted_mean
 from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights, Metric, WholeSet
 from plainfit.training.named_metrics import made
+from plainfit.training.processes import Processes
 from plainfit.training.state import untouched
 from plainfit.training.step import loss_and_values, own_loss
 
@@ -28,6 +29,15 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def outputs(
+    model: nn.Module, batches: Iterable[Any], batch_size: Size
+) -> Iterator[tuple[Any, Any, int]]:
+    """Yield the outputs of each batch, its targets and its number of samples."""
+    for xb, yb in batches:
+        yield model(xb) if isinstance(xb, Tensor) else called(model, xb), yb, batch_size(xb, yb)
+        del xb, yb
 
 
 def validate(
@@ -63,6 +73,8 @@ def validate(
         ValueError: if the loader is empty, or two metrics have the same name.
     """
     device = device_of(model)
+    shared = None if context is None else context.sharding
+    processes = Processes() if shared is None else shared.processes
     whole = WholeSet(made(metrics), device)
     loss_func = loss_func or own_loss
     watch, losses = LossWeights(), list[Any]()
@@ -72,20 +84,20 @@ def validate(
     with torch.no_grad(), evaluating(*modules), kept_as_is:
         if context is not None and context.valid_program is not None:
             losses += context.valid_program.run(context, valid_dl, whole, watch)
-        for xb, yb in pairs(valid_dl, device, target):
+        own = outputs(model, processes.own(valid_dl, device, target), batch_size)
+        for out, yb, size in processes.in_order(own, device):
             if context is not None and context.stop:
                 return {}
-            out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
             with watch:
                 loss = loss_func(out, yb)
             if not isinstance(loss, Tensor):
                 loss, values = loss_and_values(loss)
                 for name, value in values.items():
                     beside.setdefault(name, []).append(kept(value))
-            watch.add(loss, batch_size(xb, yb))
+            watch.add(loss, size)
             losses.append(kept(loss))
             whole.update(out, yb)
-            del xb, yb, out, loss
+            del out, yb, loss
         if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
         value, counts_samples = watch.of_set(read(losses))
