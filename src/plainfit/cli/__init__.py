@@ -1,8 +1,10 @@
 """The `plainfit` command. torch loads when a command needs it, so that `--help` is quick."""
 
 import errno
+import os
 import re
 import sys
+import time
 import traceback
 import warnings
 from typing import Annotated
@@ -92,7 +94,11 @@ def run() -> int:
 
 
 def tell_error(message: str) -> None:
-    show("error: " + " ".join(message.split()), sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        time.sleep(5)  # what fails everywhere, the first process tells, and this one is ended
+    where = "" if rank == "0" else f" in process {rank}"
+    show(f"error{where}: " + " ".join(message.split()), sys.stderr)
 
 
 def message_of(error: Exception) -> str:
@@ -108,7 +114,8 @@ def message_of(error: Exception) -> str:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    show("warning: " + " ".join(str(message).split()), sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        show("warning: " + " ".join(str(message).split()), sys.stderr)
 
 
 def version_asked(asked: bool) -> None:

@@ -1,5 +1,6 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from plainfit.cli.config import ConfigFile, PrintConfig, print_settings
+from plainfit.cli.processes import MaxRestarts, Processes, train_together
 from plainfit.cli.shared import (
     SOURCE_OPTIONS,
     Debug,
@@ -58,6 +60,8 @@ def train(
             "them. Their bf16 becomes fp32 where the processor has no instructions for it."
         ),
     ] = None,
+    processes: Processes = 1,
+    max_restarts: MaxRestarts = 0,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -79,6 +83,7 @@ def train(
     if print_config:
         print_settings(config, json_)
         return
+    train_together(processes, max_restarts)
     from plainfit.runs.train import train as run
 
     run_with_progress(lambda **shown: run(config, **shown), json_)
@@ -99,6 +104,8 @@ def fine_tune(
     config_file: ConfigFile = None,
     print_config: PrintConfig = False,
     trust_code: TrustCode = False,
+    processes: Processes = 1,
+    max_restarts: MaxRestarts = 0,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -117,6 +124,7 @@ def fine_tune(
         if print_config:
             print_settings(config, json_)
             return
+        train_together(processes, max_restarts)
         run_with_progress(lambda **shown: run(config, **shown), json_)
 
     asking(begin, trust_code)
@@ -126,10 +134,13 @@ def resume(
     run: RunFolder,
     epochs: Annotated[int | None, Option(min=1, help="In all, to continue a finished run.")] = None,
     trust_code: TrustCode = False,
+    processes: Processes = 1,
+    max_restarts: MaxRestarts = 0,
     json_: Json = False,
     debug: Debug = False,
 ) -> None:
     """Continue a stopped run, to the bits of an unbroken one."""
+    train_together(processes, max_restarts)
     from plainfit.runs.train import resume as continue_run
 
     def go_on(trust_code: bool) -> None:
@@ -141,6 +152,8 @@ def resume(
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     result = run(echo=(lambda text: None) if json_ else show)
+    if os.environ.get("RANK", "0") != "0":  # the first process has the run
+        return
     if json_:
         show_json(result.to_dict())
         return

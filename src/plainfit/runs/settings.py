@@ -237,8 +237,19 @@ class TrainingSettings:
         "at first, then faster; other rounding.",
     ] = None
     threads: Annotated[
-        int | None, "CPU threads (default: one for small steps, else all).", Between(1, 1024)
+        int | None,
+        "CPU threads (default: one for small steps and for --shards, else all).",
+        Between(1, 1024),
     ] = None
+    shards: Annotated[
+        int | None,
+        "Cut each batch into N pieces: the same bits on up to N processes (default: 8 with "
+        "several, else 1).",
+        Between(1, 1024),
+    ] = None
+    reduce: Annotated[
+        str, "How processes add gradients: exact, or fast, with other bits for another number."
+    ] = "exact"
     keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
     detect_anomaly: Annotated[bool, "Name the operation whose gradient is NaN; slow."] = False
     overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
@@ -296,6 +307,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
+        self.check_known("reduce", self.reduce, ("exact", "fast"))
         if self.source is not None:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)

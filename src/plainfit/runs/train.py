@@ -57,8 +57,10 @@ from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import Metric, metric_name
+from plainfit.training.processes import is_launched, is_restarted, join
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
+from plainfit.training.sharding import SHARDS
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -146,7 +148,8 @@ def completed(config: RunConfig, task: str | None = None) -> RunConfig:
         optimizer = "adamw" if is_steep else usual_optimizer(model)
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr}
+    shards = config.shards or (SHARDS if is_launched() and config.reduce == "exact" else None)
+    chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr, "shards": shards}
     return replace(config, **chosen, schedule=schedule, embed_above=above)
 
 
@@ -248,6 +251,8 @@ def check_outputs(model: nn.Module, dl: Iterable[Any], names: Sequence[str]) -> 
 def threads_of(parts: Parts) -> int:
     if parts.config.threads is not None:
         return parts.config.threads
+    if parts.config.shards is not None or is_launched():
+        return 1  # on any number of processes: the bits depend on it
     x, _ = parts.data.valid[0]  # a batch of the loader would start its workers again
     sample = x.unsqueeze(0).to(device_of(parts.model))
     return threads_for(parts.model, sample, parts.config.batch_size)
@@ -275,6 +280,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "data": data.to_dict(),
         "versions": versions(),
         "fingerprint": fingerprint(device_of(model)),
+        **({"job": job} if (job := os.environ.get("TORCHELASTIC_RUN_ID")) else {}),
     }
 
 
@@ -336,8 +342,12 @@ def train(
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved.
     """
     check_callbacks(callbacks)
+    if join().rank == 0 and (run := begun_before(config.out)):
+        return resume(run, echo=echo, callbacks=callbacks)
     parts = prepare(config)
     check_outputs(parts.model, parts.valid_dl, parts.data.target.names)
+    if join().rank:
+        return follow(parts, callbacks)
     folder = config.out or runs.default_folder(config.data, parts.config.model)
     runs.create_folder(folder)
     with one_writer(folder):
@@ -372,6 +382,10 @@ def resume(
     """
     check_callbacks(callbacks)
     runs.read_record(folder)  # before a lock is made in a folder that is no run
+    if join().rank:
+        run = runs.open_run(folder, trust_code=trust_code)
+        config = replace(run.config, epochs=epochs or run.config.epochs)
+        return follow(prepare(config, run), callbacks)
     runs.check_own(folder)
     with one_writer(folder):
         return go_on(runs.open_run(folder, trust_code=trust_code), epochs, echo, callbacks)
@@ -383,7 +397,8 @@ def go_on(
     say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
     is_whole = all((folder / name).exists() for name in (runs.WEIGHTS, runs.METRICS, runs.STEPS))
-    if record["state"] == "finished" and is_whole and (epochs or 0) <= config.epochs:
+    is_done = record["state"] == "finished" and is_whole and not is_restarted()
+    if is_done and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
@@ -434,26 +449,9 @@ def run_fit(
 ) -> RunResult:
     config, say = parts.config, echo or (lambda line: None)
     checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
-    added = [*transformers(config, parts.groups), *observers(config, folder), *callbacks]
+    added = [*observers(config, folder), *callbacks]
     try:
-        with torch.autograd.set_detect_anomaly(config.detect_anomaly):
-            history = fit(
-                config.epochs,
-                parts.model,
-                loss_function(config, parts.data.target, device_of(parts.model)),
-                parts.opt,
-                parts.train_dl,
-                parts.valid_dl,
-                metrics=metrics_of(config, parts.data.target),
-                callbacks=added,
-                schedule=schedule_of(config, len(parts.train_dl)),
-                checkpoint=checkpoint,
-                resume=resume,
-                precision=config.precision,
-                compile=config.compile or False,
-                keep_memory=config.keep_memory,
-                echo=echo,
-            )
+        history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
         with sigterm_exits():
             return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
@@ -468,6 +466,50 @@ def run_fit(
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> History:
+    config = parts.config
+    with torch.autograd.set_detect_anomaly(config.detect_anomaly):
+        return fit(
+            config.epochs,
+            parts.model,
+            loss_function(config, parts.data.target, device_of(parts.model)),
+            parts.opt,
+            parts.train_dl,
+            parts.valid_dl,
+            metrics=metrics_of(config, parts.data.target),
+            callbacks=[*transformers(config, parts.groups), *callbacks],
+            schedule=schedule_of(config, len(parts.train_dl)),
+            precision=config.precision,
+            compile=config.compile or False,
+            shards=config.shards,
+            reduce=config.reduce,
+            keep_memory=config.keep_memory,
+            **options,
+        )
+
+
+def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
+    """Train with the first process, which has the run folder and all output."""
+    with cpu_threads(threads_of(parts)):
+        if parts.config.lr == "auto":
+            find_rate(parts, lambda line: None)
+        try:
+            added = [*observers(parts.config, Path()), *callbacks]
+            return RunResult(Path(), fitted(parts, added, echo=None), None, "")
+        except Exception as error:
+            raise TrainingError(why_it_failed(error)) from error
+
+
+def begun_before(out: Path | None) -> Path | None:
+    """Return the run of this job, where it has lost a process and was started again."""
+    if not is_restarted():
+        return None
+    job = os.environ["TORCHELASTIC_RUN_ID"]
+    folders = [out] if out else sorted(Path("runs").glob("*/"), reverse=True)  # the newest first
+    there = (folder for folder in folders if (folder / runs.RECORD).is_file())
+    return next((f for f in there if runs.read_record(f).get("job") == job), None)
 
 
 def end_as(folder: Path, state: str, **changes: str) -> None:

@@ -44,8 +44,8 @@ from plainfit.training.history import History, epoch_line, heading_line, read, w
 from plainfit.training.hooks import Callback, Context, LossFunction
 from plainfit.training.metrics import Metric, declared_modes, metric_name
 from plainfit.training.named_metrics import made
-from plainfit.training.schedules import Factor
 from plainfit.training.processes import join
+from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.sharding import Sharding
 from plainfit.training.state import begun, rest_of_epoch

@@ -87,6 +87,11 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def is_restarted() -> bool:
+    """Return whether `torchrun` has begun again, after it lost a process."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
 def join() -> Processes:
     """Join the others of this training, if there are any, and return the place among them."""
     if not is_launched() or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():

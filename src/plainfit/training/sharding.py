@@ -1,16 +1,13 @@
 """The loss of a batch in pieces, and its gradients: the same bits on any number of processes.
 
-Floating-point sums depend on their order, so the pieces are added in a fixed one, two by two:
-((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). A process adds what belongs together of its own pieces,
-and the processes exchange these sums. docs/decisions/0034-processes.md says why.
+docs/decisions/0034-processes.md says why it is so.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
@@ -23,95 +20,11 @@ from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
 from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights
-from plainfit.training.processes import Processes, is_launched, lost_others
+from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
+from plainfit.training.processes import Processes, is_launched
 from plainfit.training.step import loss_and_values
 
 SHARDS = 8  # of a training on several processes, where their number is not given
-Row = list[Tensor]
-"""What is added over the pieces: a flat tensor for each dtype."""
-Node = tuple[int, int]
-"""A sum in the tree: its level, and its number there; those of level 0 are the pieces."""
-
-
-class PairwiseSum:
-    """The sum over pieces in the fixed order, as they come, from the first one on."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[Node, Row] = {}
-
-    def add(self, number: int, row: Row) -> None:
-        """Add the next piece; it may be changed."""
-        level = 0
-        while number % 2 and (level, number - 1) in self.nodes:
-            left = self.nodes.pop((level, number - 1))
-            row = [a.add_(b) for a, b in zip(left, row, strict=True)]
-            level, number = level + 1, number // 2
-        self.nodes[level, number] = row
-
-
-def nodes_of(pieces: Iterable[int]) -> list[Node]:
-    """Return which sums a process has of its pieces.
-
-    >>> nodes_of(range(4)), nodes_of(range(2, 5))
-    ([(2, 0)], [(1, 1), (0, 4)])
-    """
-    total = PairwiseSum()
-    for number in pieces:
-        total.add(number, [])
-    return list(total.nodes)
-
-
-def root(nodes: dict[Node, Row], count: int) -> Row:
-    """Return the sum over all pieces from sums that hold each of them once."""
-
-    def at(level: int, number: int) -> Row:
-        if (level, number) in nodes:
-            return nodes[level, number]
-        left = at(level - 1, 2 * number)
-        if (2 * number + 1) << (level - 1) >= count:  # there is no piece on the right
-            return left
-        return [a + b for a, b in zip(left, at(level - 1, 2 * number + 1), strict=True)]
-
-    return at((count - 1).bit_length(), 0)
-
-
-def summed(total: PairwiseSum, shards: Shards, fast: bool = False) -> Row:
-    """Return the sum over the pieces of all processes, the same bits on each of them.
-
-    Each process adds a part of the values, so that it sends and receives about twice as many bytes
-    as they have, as in an all-reduce. Two processes have one sum each, and a + b is b + a.
-    """
-    if shards.world == 1:
-        return root(total.nodes, shards.count)
-    owned = [nodes_of(shards.of(rank)) for rank in range(shards.world)]
-    rows = list(total.nodes.values())
-    if fast or (shards.world == 2 and all(len(nodes) == 1 for nodes in owned)):
-        [row] = rows
-        with lost_others():
-            for flat in row:
-                dist.all_reduce(flat)
-        return row
-    slots = max(map(len, owned))
-    return [exchanged([row[i] for row in rows], owned, slots, shards) for i in range(len(rows[0]))]
-
-
-def exchanged(flats: list[Tensor], owned: list[list[Node]], slots: int, shards: Shards) -> Tensor:
-    world, width = shards.world, flats[0].numel()
-    part = -(-width // world)
-    sent = flats[0].new_zeros(world, slots, part)
-    for slot, values in enumerate(flats):
-        sent[:, slot] = nn.functional.pad(values, (0, world * part - width)).view(world, part)
-    received, whole = torch.empty_like(sent), flats[0].new_empty(world * part)
-    with lost_others():
-        dist.all_to_all_single(received, sent)
-        nodes = {
-            node: [received[rank, slot]]
-            for rank, its in enumerate(owned)
-            for slot, node in enumerate(its)
-        }
-        [mine] = root(nodes, shards.count)
-        dist.all_gather_into_tensor(whole, mine.contiguous())
-    return whole[:width]
 
 
 class FromPieces(torch.autograd.Function):
@@ -123,7 +36,7 @@ class FromPieces(torch.autograd.Function):
         return loss.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return None, None, *(None if g is None else g * grad for g in ctx.gradients)
 
 
@@ -247,72 +160,71 @@ class Sharding:
                 f"must be at most half of the samples of a batch, {self.size}, got {count}",
                 field="shards",
             )
+        loss_func = self.context.loss_func
+        modules = [self.context.model, *([loss_func] if isinstance(loss_func, nn.Module) else [])]
         trained = [p for group in self.context.groups() for p in group["params"] if p.requires_grad]
-        modules = [m for m in (self.context.model, self.context.loss_func) if isinstance(m, nn.Module)]
         buffers = [b for module in modules for b in module.buffers() if b.dtype != torch.bool]
         before = [buffer.clone() for buffer in buffers]
         given = dict(zip(self.pieces, zip(xbs, ybs, strict=True), strict=True))
-        total, parts = PairwiseSum(), []
+        total, parts = PairwiseSum(), list[Tensor]()
         for number in self.shards.mine:
-            head, gradients = self.head(), [None] * len(trained)
-            size = 0
-            if number in given:
-                xb, yb = given[number]
-                size = self.batch_size(xb, yb)
-                head, gradients = self.of_piece(number, xb, yb, size, trained)
-            flags = head.new_tensor([g is not None for g in gradients])
-            parts = [
-                torch.cat([head, flags]),
-                *(torch.zeros_like(p) if g is None else g for p, g in zip(trained, gradients)),
-                *(change(b, old, size, number) for b, old in zip(buffers, before)),
-            ]  # fmt: skip
-            total.add(number, flat(parts))
+            size = self.batch_size(*given[number]) if number in given else 0
+            head, gradients = self.of_piece(number, *given.get(number, (None, None)), size, trained)
+            flags = head.new_tensor([gradient is not None for gradient in gradients])
+            parts = [torch.cat([head, flags])]
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
             for buffer, old in zip(buffers, before, strict=True):
+                parts.append(change(buffer, old, size, number))
                 buffer.copy_(old)
-        summary, *sums = unflat(summed(total, self.shards, self.fast), parts)
+            total.add(number, flat(parts))
+        head, *sums = unflat(summed(total, self.shards, self.fast), parts)
         for buffer, difference in zip(buffers, sums[len(trained) :], strict=True):
-            whole = difference / self.size if buffer.is_floating_point() else difference
-            buffer.add_(whole.to(buffer.dtype))
-        weight, loss, is_sum, stops, *others = summary.tolist()
-        self.is_asked = stops > 0
+            mean = difference / self.size if buffer.is_floating_point() else difference
+            buffer.add_(mean.to(buffer.dtype))
+        return self.whole(head, sums[: len(trained)], trained)
+
+    def whole(self, head: Tensor, sums: list[Tensor], trained: list[Tensor]) -> Any:
+        """Return the loss of the whole batch from the sums over its pieces."""
+        weight, _, is_sum, wishes, *others = head.tolist()
+        means, flags = others[: len(self.names)], others[len(self.names) :]
+        self.is_asked = wishes > 0
         self.weight = 1.0 if is_sum else weight
-        by = self.weight or 1.0  # without labels that count, the gradients are 0
-        values, flags = others[: len(self.names)], others[len(self.names) :]
-        gradients = [g / by if flag else None for g, flag in zip(sums, flags, strict=False)]
-        whole = FromPieces.apply(summary[1] / self.weight, gradients, *trained)
-        named = {n: v / self.size for n, v in zip(self.names, values, strict=True)}
-        return (whole, named) if named else whole
+        by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
+        gradients = [s / by if flag else None for s, flag in zip(sums, flags, strict=True)]
+        loss = FromPieces.apply(head[1] / self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
+        values = {n: mean / self.size for n, mean in zip(self.names, means, strict=True)}
+        return (loss, values) if values else loss
 
     def of_piece(
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]
     ) -> tuple[Tensor, list[Tensor | None]]:
         """Return what is added of a piece: its head, and the gradients of its loss by weight."""
-        context = self.context
+        context, none = self.context, [None] * len(trained)
+        if not size:
+            return self.head(0.0, 0.0, False, dict.fromkeys(self.names, 0.0), 0), [*none]
         with drawing_from(self.seed, "piece", context.epoch, context.step, number):
             loss, values = loss_and_values(self.compute(xb, yb))
         weight = self.weighed.weight(loss, size)
         is_sum = self.weighed.is_sum
         self.names = list(values)
         self.dtype = torch.promote_types(loss.dtype, torch.float32)
-        if not float(weight):  # all labels are ignored: 0 / 0
-            return self.head([0.0, 0.0, is_sum], values, size), [None] * len(trained)
+        if not float(weight):  # all labels are ignored: the loss is 0 / 0
+            return self.head(0.0, 0.0, is_sum, values, size), [*none]
         weighted = loss if is_sum else loss * weight
         scale = self.scaling.scale if self.scaling else 1.0
         gradients = torch.autograd.grad(weighted * scale, trained, allow_unused=True)
-        head = self.head([weight, weighted.detach(), is_sum], values, size)
+        head = self.head(weight, weighted.detach(), is_sum, values, size)
         return head, [g if g is None else g / scale for g in gradients]
 
     def head(
-        self,
-        sums: Sequence[Any] = (0.0, 0.0, 0.0),
-        values: Mapping[str, Any] | None = None,
-        size: int = 0,
+        self, weight: Any, weighted: Any, is_sum: bool, values: Mapping[str, Any], size: int
     ) -> Tensor:
-        wish = float(bool(self.context.wish))
-        means = [size * v for v in (values or dict.fromkeys(self.names, 0.0)).values()]
+        """Return the numbers of a piece that are added like its gradients, and before them."""
+        sums = [weight, weighted, is_sum, bool(self.context.wish)]
+        sums += [size * value for value in values.values()]
         device = device_of(self.context.model)
-        parts = [torch.as_tensor(x, dtype=self.dtype, device=device) for x in (*sums, wish, *means)]
-        return torch.stack(parts)
+        return torch.stack([torch.as_tensor(n, dtype=self.dtype, device=device) for n in sums])
 
 
 def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
@@ -321,23 +233,6 @@ def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
         return (buffer - old).float() * (number == 0)
     moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old)  # some are infinite
     return moved * size
-
-
-def flat(parts: Sequence[Tensor]) -> Row:
-    """Return the values of some tensors, one after the other, those of each dtype in one tensor."""
-    kinds = dict.fromkeys(part.dtype for part in parts)
-    return [torch.cat([p.reshape(-1) for p in parts if p.dtype == kind]) for kind in kinds]
-
-
-def unflat(row: Row, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors of a row, in the shapes of `parts`."""
-    left = {values.dtype: values for values in row}
-    found = []
-    for part in parts:
-        values = left[part.dtype]
-        found.append(values[: part.numel()].view(part.shape))
-        left[part.dtype] = values[part.numel() :]
-    return found
 
 
 def seed_of_state() -> int:
