@@ -31,7 +31,7 @@ from plainfit.common.errors import (
 from plainfit.common.locks import one_writer
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
-from plainfit.data.datasets import resident
+from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
@@ -92,7 +92,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
-    data = config.open_data() if run is None else run.open_data()
+    data = opened_once(config.open_data if run is None else run.open_data)
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
@@ -124,6 +124,18 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if not config.overfit_one_batch:
         check_last_batch(model, train_dl)
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
+
+
+def opened_once(open_data: Callable[[], DataSplits]) -> DataSplits:
+    """Open data; what is in memory is there once for all processes of this machine."""
+
+    own: list[DataSplits] = []
+
+    def in_one_place() -> DataSplits | None:
+        own.append(open_data())
+        return own[0] if all(map(in_memory, own[0].parts().values())) else None
+
+    return join().once_per_machine(in_one_place) or (own[0] if own else open_data())
 
 
 def completed(config: RunConfig, task: str | None = None) -> RunConfig:
