@@ -33,6 +33,20 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(COMPILED, ""): value for name, value in tensors.items()}
 
 
+def whole(value: Any) -> Any:
+    """Return a tensor as a whole, where processes have parts of it; all of them have to ask."""
+    return value.full_tensor().clone() if hasattr(value, "full_tensor") else value
+
+
+def like(value: Any, own: Any) -> Any:
+    """Return the part of a whole tensor that belongs to this process, as of `own`."""
+    if not hasattr(own, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+
+
 class Uncompiled:
     """The state of a model by its plain names; loads it by either form of them."""
 
@@ -40,7 +54,7 @@ class Uncompiled:
         self.model = model
 
     def state_dict(self) -> dict[str, Any]:
-        return plain_names(self.model.state_dict())
+        return {n: whole(v) for n, v in plain_names(self.model.state_dict()).items()}
 
     def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> Any:
         names = {name.replace(COMPILED, ""): name for name in self.model.state_dict()}
