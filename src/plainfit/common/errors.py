@@ -37,7 +37,8 @@ class ConfigError(PlainfitError, ValueError):
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message if field is None else f"{field} {message}")
+        start = "" if field is None or message.startswith(field) else f"{field} "
+        super().__init__(start + message)
         self.field = field
 
 

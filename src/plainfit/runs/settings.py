@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
-from plainfit.common.schema import Between, hints_of, misfit
+from plainfit.common.schema import (
+    AMOUNT,
+    COUNT,
+    SEED,
+    SHARE,
+    UP_TO_AMOUNT,
+    UP_TO_COUNT,
+    Between,
+    check_values,
+    hints_of,
+    misfit,
+)
 from plainfit.common.shell import command
 
 if TYPE_CHECKING:
@@ -24,10 +35,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 FORMS = ("epoch", "step")
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
-# Numbers have limits, within which they do what they say: no overflow of an integer, no float32
-# that is rounded to 0, 1 or infinity.
-COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
-SHARE, AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +164,7 @@ class OptimizerSettings:
     weight_decay: Annotated[
         float | None,
         "Decay of weights, but not of biases and norms (default: torch's own).",
-        Between(0, 1e38),
+        UP_TO_AMOUNT,
     ] = None
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
@@ -283,9 +290,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        for name, hint in type_hints().items():
-            if wrong := misfit(getattr(self, name), hint, name):
-                raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
+        check_values(vars(self), type_hints())
         _ = self.model_arguments, self.optimizer_arguments  # raise
         if self.class_weights != "balanced":
             _ = self.weight_of_class  # raises
@@ -365,7 +370,7 @@ def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        json.dumps(found)  # as run.json holds them
+        json.dumps(found, allow_nan=False)  # as run.json holds them
         return found
     except (
         SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
