@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model
 from torch import nn, optim
 
 import plainfit as pf
@@ -111,6 +112,31 @@ def test_one_place_decides_for_all_that_monitor(callback, metric, best, tmp_path
     )  # fmt: skip
     assert made.best.epoch == 0
     assert history.best(metric) == history[0]
+
+
+def test_best_weights_by_another_monitor_are_refused_until_they_are_removed(tmp_path):
+    path, dl = tmp_path / "best.safetensors", batches(5)
+    scores = [[0.9, 0.1, 0.2, 0.3, 0.4], [0.9, 0.5, 0.6, 0.7, 0.95]]  # of two metrics, by epoch
+
+    def train(epochs, monitor):
+        model = network()
+        figures = [Figures(name, values) for name, values in zip("ab", scores, strict=True)]
+        fit(
+            model, sgd(model), dl, dl, epochs=epochs, checkpoint=tmp_path / "c", resume=True,
+            callbacks=[*figures, BestWeights(path, monitor, {"a": "min", "b": "max"}[monitor])],
+        )  # fmt: skip
+        return model
+
+    train(2, "a")
+    with pytest.raises(CheckpointError, match="weights of epoch 0, the best so far, and has those"):
+        train(3, "b")
+    train(3, "a")
+    path.unlink()
+    train(4, "b")
+    assert not path.exists()  # epoch 0 is still the best
+    model, written = train(5, "b"), network()
+    load_model(written, path)
+    assert same(written, model)
 
 
 @pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])
