@@ -173,3 +173,11 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """
+    >>> plural(1, "image is", "images are"), plural(1200, "row")
+    ('1 image is', '1,200 rows')
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"

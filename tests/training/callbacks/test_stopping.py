@@ -11,7 +11,7 @@ from safetensors.torch import load_model
 from torch import nn, optim
 
 import plainfit as pf
-from plainfit.common.errors import CheckpointError, ConfigError
+from plainfit.common.errors import CheckpointError, ConfigError, plural
 from plainfit.training.callbacks import (
     Averaging,
     BestWeights,
@@ -59,7 +59,7 @@ def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
     history = epochs_of(values, patience)
     assert len(history) == epochs
     is_early = epochs < len(values) or values[-1] in (9,)
-    says = f"no better validation loss for {patience} epochs"
+    says = f"no better validation loss for {plural(patience, 'epoch')}"
     assert history.stopped == (says if is_early else "")
     assert not history.unfinished
 
@@ -79,7 +79,7 @@ def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
 def test_which_direction_is_better(name, mode, epochs):
     history = epochs_of([1, 2, 3, 4], 1, name, monitor=name, mode=mode)
     assert len(history) == epochs
-    assert history.stopped == (f"no better {name} for 1 epochs" if epochs == 2 else "")
+    assert history.stopped == (f"no better {name} for 1 epoch" if epochs == 2 else "")
 
 
 @pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])
