@@ -41,6 +41,9 @@ class Between:
     low: float
     high: float
 
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
     def __str__(self) -> str:
         low, high = (
             f"{value:,}" if isinstance(value, int) else f"{value:g}"
@@ -81,8 +84,7 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         if wrong or limits is None or not isinstance(value, Real):
             return wrong
         number = int(value) if isinstance(value, Integral) else float(value)
-        is_within = limits.low <= number <= limits.high
-        return "" if is_within else f"{name} must be {limits}, got {shown(value)}"
+        return "" if number in limits else f"{name} must be {limits}, got {shown(value)}"
     if origin in (Union, UnionType):
         kinds = [kind for kind in args if fits_kind(value, kind)]
         wanted = " or ".join(dict.fromkeys(kind_of(kind)[1] for kind in args))

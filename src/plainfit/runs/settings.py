@@ -6,6 +6,7 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 import ast
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -213,8 +214,7 @@ class TrainingSettings:
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
     loss: Annotated[
-        str | None,
-        "For regression: mse (default), mae or huber, of standardised numbers.",
+        str | None, "For regression: mse (default), mae or huber, of standardised numbers."
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
     class_weights: Annotated[
@@ -290,13 +290,15 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        check_values(vars(self), type_hints())
+        check_values(vars(self), hints_of(RunConfig))
         _ = self.model_arguments, self.optimizer_arguments  # raise
         if self.class_weights != "balanced":
             _ = self.weight_of_class  # raises
-        self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
+        if isinstance(self.lr, str):  # from the command line
+            with suppress(ValueError):
+                object.__setattr__(self, "lr", float(self.lr))
+        limits = ["auto"] if isinstance(self.lr, str) else AMOUNT
+        self.check("lr", limits.__contains__, f"{AMOUNT}, or auto")
         self.check_known("schedule", self.schedule, SCHEDULES)
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
@@ -406,23 +408,6 @@ def is_weights_only(source: str) -> bool:
     """
     is_file = source.endswith(WEIGHT_FILES) and not Path(source).is_dir()
     return is_file or source.startswith("hf:")
-
-
-def is_rate(rate: str | float) -> bool:
-    """Return whether a number, or the text of one, is within the limits of a learning rate.
-
-    >>> is_rate("0.1"), is_rate("-1"), is_rate("nan"), is_rate("fast")
-    (True, False, False, False)
-    """
-    try:
-        return AMOUNT.low <= float(rate) <= AMOUNT.high
-    except ValueError:
-        return False
-
-
-def type_hints() -> dict[str, Any]:
-    """Return the types of all settings, with the limits of numbers."""
-    return hints_of(RunConfig)
 
 
 # Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.

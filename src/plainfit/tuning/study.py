@@ -14,16 +14,16 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.files import JOURNAL
-from plainfit.common.schema import COUNT, UP_TO_COUNT, check_values, misfit
+from plainfit.common.schema import COUNT, UP_TO_COUNT, check_values, hints_of, misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import check_new, create_folder
-from plainfit.runs.settings import type_hints
+from plainfit.runs.settings import RunConfig
 from plainfit.training.history import mode_of
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, brought_up_to_date, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
-NUMBERS = type_hints() | {
+NUMBERS = hints_of(RunConfig) | {
     "trials": Annotated[int, COUNT],
     "seeds": Annotated[int, COUNT],
     "repeat": Annotated[int, UP_TO_COUNT],
@@ -92,13 +92,7 @@ def tune(
         Exception: what `train` raises, unless a trial is complete; then the trial notes it.
     """
     config = StudyConfig(
-        parse_space(space),
-        dict(fixed or {}),
-        monitor,
-        mode_of(monitor, mode),
-        pruner,
-        seeds,
-        seed,
+        parse_space(space), dict(fixed or {}), monitor, mode_of(monitor, mode), pruner, seeds, seed
     )
     check_call(config, train, trials, repeat, time_limit)
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
