@@ -17,8 +17,7 @@ from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.common.schema import hints_of
 from plainfit.common.shell import command
-from plainfit.runs import settings
-from plainfit.runs.settings import RunConfig, names_of
+from plainfit.runs.settings import OF_EVERY_PRESET, RunConfig, names_of
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
@@ -33,7 +32,7 @@ STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its
 CHOICES: dict[str, dict[str, Any]] = {
     "data other than images": {"model": "tabular", "schedule": "one-cycle"},
     "text": {"model": "bag", "optimizer": "adamw", "schedule": "one-cycle"},
-    "small images": settings.OF_EVERY_PRESET | {"precision": "fp32"},
+    "small images": OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
 }
 

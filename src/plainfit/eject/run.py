@@ -122,12 +122,8 @@ def eject_all(
     for diff, (one, two) in zip(diffs, pairwise(done), strict=False):
         old, new = (item.path.read_text(encoding="utf-8").splitlines() for item in (one, two))
         lines = difflib.unified_diff(old, new, one.path.name, two.path.name, lineterm="")
-        write_text(diff, "\n".join([*lines, ""]))
+        runs.write_output(diff, "\n".join([*lines, ""]).encode())
     return done, reason
-
-
-def write_text(path: Path, text: str) -> None:
-    runs.write_output(path, text.encode())
 
 
 def check(path: Path, level: str, force: bool) -> None:
@@ -158,7 +154,7 @@ def write(
         # Copies: safetensors takes contiguous tensors that share no memory.
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         runs.write_output(beside, save(own))
-    write_text(path, text)
+    runs.write_output(path, text.encode())
     return Ejected(recipe, level, path, beside if tensors and is_own else None)
 
 
@@ -211,7 +207,7 @@ def verified_in_float64(ejected: Ejected, steps: int) -> Verdict:
     fingerprint, steps = ejected.recipe.fingerprint, min(steps, STEPS_IN_FLOAT64)
     with must_run(ejected), tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(ejected.recipe, Path(folder) / "upper.py", "data", force=True).path
-        write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
+        runs.write_output(upper, in_float64(upper.read_text(encoding="utf-8")).encode())
         pair = [run_alone(path, fingerprint, steps) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 

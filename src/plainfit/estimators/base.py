@@ -1,4 +1,5 @@
 """What classifier and regressor share: parameters, training, and outputs."""
+# ruff: noqa: N803 -- X is scikit-learn's name
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -138,7 +139,7 @@ class PlainfitEstimator(Saving):
 
     def _train(
         self,
-        X: NDArray[Any],  # noqa: N803
+        X: NDArray[Any],
         y: Tensor,
         loss: LossFunction,
         metrics: Sequence[Metric],
@@ -235,7 +236,7 @@ class PlainfitEstimator(Saving):
         valid_dl = make_loader(TensorDataset(*held_out), 2 * config.batch_size, False)
         return TensorDataset(*(tensor[train] for tensor in tensors)), with_weights(valid_dl)
 
-    def _samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803  # scikit-learn's name for it
+    def _samples(self, X: NDArray[Any]) -> Tensor:
         """Return samples in the model's shape, float32, divided by `divisor_`."""
         x = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         if self.input_shape is not None:
@@ -248,7 +249,7 @@ class PlainfitEstimator(Saving):
                 ) from error
         return x / self.divisor_
 
-    def _first_samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803
+    def _first_samples(self, X: NDArray[Any]) -> Tensor:
         """Find `divisor_` by the values alone: an array of another type gives the same answer."""
         self.divisor_ = 1.0
         x = self._samples(X)
@@ -257,7 +258,7 @@ class PlainfitEstimator(Saving):
             self.divisor_ = 256.0
         return x / self.divisor_
 
-    def _outputs(self, X: Any) -> Tensor:  # noqa: N803
+    def _outputs(self, X: Any) -> Tensor:
         """Return the model's outputs: float32 on the CPU, a row for each sample."""
         check_is_fitted(self)
         x = self._samples(validate_data(self, X, reset=False, **CHECKS))
