@@ -150,10 +150,10 @@ def wrapped(line: str) -> list[str]:
     indent = " " * (len(line) - len(text))
     if len(line) <= WIDTH:
         return [line]
-    names, equals, value = text.partition(" = ")
-    if equals and len(names) > WIDTH // 2:
-        rows = [f"{indent}    {name}," for name in names.split(", ")]
-        return [f"{indent}(", *rows, f"{indent}) = {value}"]
+    left, _, value = text.partition(" = ")
+    names = left.split(", ")
+    if len(left) > WIDTH // 2 and all(map(str.isidentifier, names)):
+        return [f"{indent}(", *(f"{indent}    {name}," for name in names), f"{indent}) = {value}"]
     several = f"({text.removeprefix('return ')})"
     if text.startswith("return ") and last_brackets(several)[2:]:
         text = f"return {several}"

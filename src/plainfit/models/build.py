@@ -140,7 +140,7 @@ def get_model(
         optimizer.
 
     Raises:
-        ConfigError: if a name is unknown or a setting does not apply.
+        ConfigError: if a name is unknown, a number out of range, or a setting does not apply.
         ModelError: if the model cannot be built.
     """
     if isinstance(model, nn.Module):

@@ -205,6 +205,8 @@ def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
 class BestWeights(Callback):
     """Write the weights of the best epoch to a safetensors file.
 
+    A resumed training has the same `monitor`, or another file.
+
     Args:
         path: of the file.
         monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
