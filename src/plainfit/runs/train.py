@@ -41,7 +41,7 @@ from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
-from plainfit.models.weights import weights_to_bytes
+from plainfit.models.weights import Uncompiled, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
@@ -61,6 +61,7 @@ from plainfit.training.processes import is_launched, is_restarted, join
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.sharding import SHARDS
+from plainfit.training.spread import spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -160,7 +161,8 @@ def completed(config: RunConfig, task: str | None = None) -> RunConfig:
         optimizer = "adamw" if is_steep else usual_optimizer(model)
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    shards = config.shards or (SHARDS if is_launched() and config.reduce == "exact" else None)
+    is_exact = config.reduce == "exact" and config.fsdp is None
+    shards = config.shards or (SHARDS if is_launched() and is_exact else None)
     chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr, "shards": shards}
     return replace(config, **chosen, schedule=schedule, embed_above=above)
 
@@ -184,7 +186,11 @@ def build(
                     field="embed_above",
                 )
         shape["vocabulary"] = data.vocabulary
-        return *get_model(target, **settings, arguments=arguments, **shape, **options), []
+        model, opt = get_model(target, **settings, arguments=arguments, **shape, **options)
+        if config.fsdp is not None:
+            spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
+            opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
+        return model, opt, []
     if run is None:
         check_source(config.source, data)
         name = config.model if is_weights_only(config.source) else None
@@ -464,6 +470,7 @@ def run_fit(
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
+        gathered(parts)
         with sigterm_exits():
             return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
@@ -478,6 +485,17 @@ def run_fit(
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def gathered(parts: Parts) -> None:
+    """Put a model in one process in the place of one whose parameters are spread over several."""
+    if parts.config.fsdp is None:
+        return
+    weights = Uncompiled(parts.model).state_dict()
+    factory: Any = parts.model.plainfit_factory
+    parts.model = factory.build_quietly()
+    parts.model.load_state_dict(weights)
+    to_device(parts.model, parts.config.device, parts.config.channels_last)
 
 
 def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> History:
@@ -509,7 +527,9 @@ def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
             find_rate(parts, lambda line: None)
         try:
             added = [*observers(parts.config, Path()), *callbacks]
-            return RunResult(Path(), fitted(parts, added, echo=None), None, "")
+            history = fitted(parts, added, checkpoint=Path(), echo=None)
+            gathered(parts)
+            return RunResult(Path(), history, None, "")
         except Exception as error:
             raise TrainingError(why_it_failed(error)) from error
 

@@ -15,6 +15,7 @@ from plainfit.common.seeding import drawing_from
 from plainfit.training.callbacks.optimization import Averaging, LossScaling
 from plainfit.training.hooks import Context
 from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
+from plainfit.training.processes import join
 from plainfit.training.sharding import Sharding, change
 from plainfit.training.step import loss_and_values
 
@@ -31,6 +32,11 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
         layers: the names of those that are gathered as one; by default the members of every
             `nn.Sequential` and `nn.ModuleList`. The rest of the model is one more.
     """
+    if join().world == 1:
+        raise ConfigError(
+            "is for several processes, and this is the only one; add --processes, or leave it out",
+            field="fsdp",
+        )
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
