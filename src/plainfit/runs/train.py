@@ -61,7 +61,7 @@ from plainfit.training.processes import is_launched, is_restarted, join
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.sharding import SHARDS
-from plainfit.training.spread import spread
+from plainfit.training.spread import is_spread, spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -187,7 +187,7 @@ def build(
                 )
         shape["vocabulary"] = data.vocabulary
         model, opt = get_model(target, **settings, arguments=arguments, **shape, **options)
-        if config.fsdp is not None:
+        if config.fsdp is not None and (run is None or join().world > 1):
             spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
             opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
         return model, opt, []
@@ -318,8 +318,8 @@ def describe(parts: Parts) -> str:
     lines = [
         f"data   {data.name}: {counts}; {described(data.target)}; samples of {shape}",
         *(f"note   {note}" for note in data.notes),
-        f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
-        f"{device_of(model)}",
+        f"model  {type(model).__name__.removeprefix('FSDP')}: "
+        f"{count_parameters(model):,} parameters on {device_of(model)}",
         *(f"rate   {row['lr']:<8.2g} {', '.join(row['layers'])}" for row in rates_of(parts)),
     ]
     return "\n".join(lines)
@@ -489,7 +489,7 @@ def run_fit(
 
 def gathered(parts: Parts) -> None:
     """Put a model in one process in the place of one whose parameters are spread over several."""
-    if parts.config.fsdp is None:
+    if not is_spread(parts.model):
         return
     weights = Uncompiled(parts.model).state_dict()
     factory: Any = parts.model.plainfit_factory

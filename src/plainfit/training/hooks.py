@@ -174,6 +174,8 @@ class Context:
     """Whether a signal interrupts at once."""
     sharding: Any = None
     """Computes the loss of batches in pieces, where a training has several."""
+    restored: dict[str, Any] = field(default_factory=dict)
+    """The state of a checkpoint, until the other processes have it."""
     wish: str = ""
     """Why this process wants to stop, before the others agree."""
     loader_epoch: int | None = field(init=False)

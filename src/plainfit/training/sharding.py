@@ -183,9 +183,9 @@ class Sharding:
             total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
         self.join_buffers(buffers, sums[len(trained) :])
-        values, flags = self.read_head(head)
+        values, has_gradient = self.read_head(head)
         by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
-        found = [s / by if flag else None for s, flag in zip(sums, flags, strict=False)]
+        found = [s / by if has else None for s, has in zip(sums, has_gradient, strict=False)]
         loss = FromPieces.apply(head[1] / self.weight, found, *trained)  # type: ignore[no-untyped-call]
         return (loss, values) if values else loss
 

@@ -4,6 +4,7 @@ Each process keeps a part of every parameter, and torch gathers those of a layer
 So whatever reads all weights, such as a checkpoint, is done by all processes, and one writes.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,11 @@ from plainfit.training.step import loss_and_values
 
 
 def is_spread(model: nn.Module) -> bool:
+    """Return whether processes have parts of the model, and let go of what was gathered of it."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
@@ -40,6 +46,8 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    # Some layers give views, which are not changed in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
     named = dict(model.named_modules())
@@ -54,7 +62,7 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
     for part in reversed(parts):  # the inner ones first
         if any(True for _ in part.parameters()):
             fully_shard(part, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 class SpreadModel(Sharding):

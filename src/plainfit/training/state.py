@@ -62,6 +62,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
 def restore(context: Context, state: dict[str, Any]) -> None:
     warn_if_bits_may_differ(state["fingerprint"], bits_depend_on(context))
+    context.restored = state
     load_model(context.model, state["model"])
     for name, parameter in parameters_of(context):
         grad = state["gradients"].get(name)
@@ -101,13 +102,16 @@ def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[No
     with folder:
         if context.sharding is not None and (processes := context.sharding.processes).world > 1:
             state = None
-            if processes.rank == 0 or context.sharding.has_parts:
-                kept = [c for c in context.callbacks if not c.observer]
-                own = [[type(c).__name__, c.state_dict()] for c in kept]
-                state = capture(context) | {"callbacks": own}
+            if processes.rank == 0:
+                # Where each process has parts of a new model, they have it from the same seed.
+                is_new_part = context.sharding.has_parts and not context.restored
+                state = {} if is_new_part else context.restored or capture(context)
             state = processes.share(state)
-            if processes.rank:
-                restore(context, state)
+            if processes.rank and state:
+                names = {type(callback).__name__ for callback in context.callbacks}
+                own = [[name, saved] for name, saved in state["callbacks"] if name in names]
+                restore(context, state | {"callbacks": own})
+            context.restored = {}
         yield
 
 
