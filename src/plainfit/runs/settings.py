@@ -100,12 +100,13 @@ class DataSettings:
         UP_TO_COUNT,
     ] = None
 
-    def open_data(self) -> "DataSplits":
+    def open_data(self, tokenizer: str | None = None) -> "DataSplits":
         from plainfit.data.open_data import open_data
 
         names = names_of(DataSettings, without=("data",))
         with raised_as(DataError, f"{self.data} must be data that can be read"):
-            return open_data(self.data, **{name: getattr(self, name) for name in names})
+            given = {name: getattr(self, name) for name in names}
+            return open_data(self.data, tokenizer=tokenizer, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,7 +338,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         words, implied = ["train"], {"out", "source"}
         if self.source is not None:
             words = ["fine-tune", self.source]
-            implied |= set() if is_weights_only(self.source) else {"model"}
+            is_named = is_weights_only(self.source) and self.model != self.source
+            implied |= set() if is_named else {"model"}
         if self.optimizer == usual_optimizer(self.model):
             implied.add("optimizer")
         for item in fields(self):
@@ -354,8 +356,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
 
 
 def usual_optimizer(model: str) -> str:
-    """Return what `auto` stands for."""
-    return "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
+    """Return what `auto` stands for; a text model of the Hub has the name of its source."""
+    is_adaptive = model in ("tabular", "bag", "transformer") or model.startswith("hf:")
+    return "adamw" if is_adaptive else "sgd"
 
 
 def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
-from plainfit.models.weights import weights_to_bytes
+from plainfit.models.weights import HUB, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
@@ -90,7 +90,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
-    data = config.open_data() if run is None else run.open_data()
+    if run is None:
+        is_of_hub = config.model.startswith(HUB)
+        data = config.open_data(text_tokenizer(config.model) if is_of_hub else None)
+    else:
+        data = run.open_data()
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
