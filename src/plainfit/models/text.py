@@ -90,7 +90,8 @@ class PretrainedText(nn.Module):
         super().__init__()
         known = AutoConfig.for_model(**config, num_labels=classes)
         self.padding = known.pad_token_id
-        self.model = AutoModelForSequenceClassification.from_config(known, trust_remote_code=False)
+        build: Any = AutoModelForSequenceClassification.from_config
+        self.model = build(known, trust_remote_code=False)
 
     def forward(self, xb: Tensor) -> Tensor:
         return self.model(xb, attention_mask=(xb != self.padding).long()).logits

@@ -223,54 +223,44 @@ def timm_model(
 @contextmanager
 def transformers_for(source: str) -> Iterator[Any]:
     """Give the package transformers, without its warnings and progress bars."""
-    try:
+    what = f"{source} must be a text model (which needs pip install 'plainfit[text]') or its folder"
+    with raised_as(ModelError, what):
         package: Any = importlib.import_module("transformers")
-    except ImportError as error:
-        raise ModelError(
-            f"{source} for a column of text needs transformers, and importing it failed ({error}): "
-            "pip install 'plainfit[text]'"
-        ) from error
-    log, disabled = package.utils.logging, logging.root.manager.disable
-    has_bars = log.is_progress_bar_enabled()
-    logging.disable(logging.CRITICAL)
-    log.disable_progress_bar()
-    try:
-        with raised_as(ModelError, f"{source} must be a text model of transformers, or its folder"):
+        log = package.utils.logging
+        has_bars = log.is_progress_bar_enabled()
+        try:
+            logging.disable(logging.CRITICAL)
+            log.disable_progress_bar()
             yield package
-    finally:
-        logging.disable(disabled)
-        if has_bars:
-            log.enable_progress_bar()
+        finally:
+            logging.disable(logging.NOTSET)
+            if has_bars:
+                log.enable_progress_bar()
 
 
 def text_tokenizer(source: str) -> str:
-    """Return the tokenizer of a text model as the content of a tokenizer.json, with its limits."""
+    """Return a text model's tokenizer, with its limit and padding, as a tokenizer.json holds it."""
     with transformers_for(source) as package:
         config, found = (
             kind.from_pretrained(source.removeprefix(HUB), trust_remote_code=False)
             for kind in (package.AutoConfig, package.AutoTokenizer)
         )
-        padding = found.pad_token_id
-        if not found.is_fast or padding is None or padding != config.pad_token_id:
-            raise ModelError(
-                f"{source} must have a tokenizer.json with a padding token, and its number as "
-                f"pad_token_id in config.json, got {padding} and {config.pad_token_id}"
-            )
-        tokens, most = found.backend_tokenizer, found.model_max_length
-        tokens.enable_truncation(min(most, getattr(config, "max_position_embeddings", most)))
-        tokens.enable_padding(
-            direction=found.padding_side, pad_id=padding, pad_token=found.pad_token
+    padding, most = found.pad_token_id, found.model_max_length
+    if not found.is_fast or padding is None or padding != config.pad_token_id:
+        raise ModelError(
+            f"{source} must have a tokenizer.json with a padding token, whose number is the "
+            f"pad_token_id of its config.json, got {padding} and {config.pad_token_id}"
         )
-        return str(tokens.to_str())
+    tokens, side = found.backend_tokenizer, found.padding_side
+    tokens.enable_truncation(min(most, getattr(config, "max_position_embeddings", most)))
+    tokens.enable_padding(direction=side, pad_id=padding, pad_token=found.pad_token)
+    return str(tokens.to_str())
 
 
 def text_model(
     source: str, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """Return a text model's configuration and weights, and the names of those that are new.
-
-    They are in float32, and the new ones are drawn from the global generator.
-    """
+    """Return a text model's configuration, its weights, and those of its body that are random."""
     with transformers_for(source) as package:
         model, info = package.AutoModelForSequenceClassification.from_pretrained(
             source.removeprefix(HUB),
@@ -280,8 +270,8 @@ def text_model(
             trust_remote_code=False,
             output_loading_info=True,
         )
+    model.config.num_labels = 2  # as by default, so that the names of its classes are left out
     config = json.loads(model.config.to_json_string())
-    body = f"{model.base_model_prefix}."
-    new = sorted(name for name in info["missing_keys"] if name.startswith(body))
     weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    return {n: v for n, v in config.items() if n not in ("id2label", "label2id")}, weights, new
+    body = f"{model.base_model_prefix}."
+    return config, weights, sorted(n for n in info["missing_keys"] if n.startswith(body))

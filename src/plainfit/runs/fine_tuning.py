@@ -149,18 +149,22 @@ def is_run(source: str) -> bool:
 
 
 def model_name(source: str, model: str | None, text: str | None = None) -> str:
-    """Return what the architecture of a source is called: of a text model, as the source is."""
-    if source.startswith(HUB) and model in (None, source) and (text or model):
+    """Return what the architecture of a source is called; a text model, as the source is."""
+    is_hub = source.startswith(HUB)
+    is_text = is_hub and (text is not None or model == source)
+    if is_text and model in (None, source):
         return source
-    if is_weights_only(source) and (HUB_NAME.fullmatch(source) or not source.startswith(HUB)):
+    if is_weights_only(source) and not is_text:
         if model is None:
+            otherwise = "; or name the column that a text model reads by --text" * is_hub
             raise ConfigError(
                 f"must name the architecture of {source}, such as resnet18, since a file of "
-                "weights does not" + "; a text model is for --text" * source.startswith(HUB),
+                f"weights does not{otherwise}",
                 field="model",
             )
-        return model
-    if not (is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
+        if HUB_NAME.fullmatch(source) or not is_hub:
+            return model
+    if not (is_text or is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
         raise ConfigError(
             f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
             f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
@@ -175,11 +179,10 @@ def model_name(source: str, model: str | None, text: str | None = None) -> str:
 
 def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
-    if data.vocabulary is not None and not any("tokenizer" in m for m in data.columns.values()):
+    if data.vocabulary is not None and not source.startswith(HUB):
         raise ConfigError(
             f"a fine-tuning must be on images or numbers, and {data.name} is text, whose words "
-            "have other numbers than those of a source; use plainfit train, or hf:NAME without "
-            "--model"
+            "have other numbers than those of a source; use plainfit train, or hf:NAME"
         )
     if not is_run(source):
         return

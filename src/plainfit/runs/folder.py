@@ -56,7 +56,9 @@ Row = dict[str, Any]
 def default_folder(data: str, model: str) -> Path:
     """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
-    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{Path(model.split(':')[-1]).name}"
+    base = (
+        Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{Path(model.split(':')[-1]).name}"
+    )
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         with suppress(FileExistsError):
@@ -256,7 +258,8 @@ class Run:
     @property
     def columns(self) -> dict[str, Any]:
         """How each column of its table became inputs; empty for other data."""
-        return (self.record["data"].get("preprocessing") or {}).get("columns", {})
+        made: dict[str, Any] = self.record["data"].get("preprocessing") or {}
+        return dict(made.get("columns", {}))
 
     def check_values(
         self, taken: Sequence[str], what: str, remedy: str, features: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""Fine-tuning a text model of transformers: a small one in a folder, as `save_pretrained` leaves it."""
+"""Fine-tuning a text model of transformers: a small one, as `save_pretrained` leaves it."""
 
 import csv
 import io
@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -23,7 +23,6 @@ from transformers import (
 
 import plainfit as pf
 from ejecting import differing, run_here
-from plainfit.common.errors import TrainingError
 from plainfit.eject import eject_run
 from plainfit.eject.verify import outcome_of
 from plainfit.runs.export import export_run
@@ -42,8 +41,10 @@ def save_tokenizer(folder, **settings):
     tokens = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokens.normalizer = normalizers.BertNormalizer()
     tokens.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokens.decoder = decoders.WordPiece()
     tokens.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
-    settings = {"pad_token": "[PAD]", "unk_token": "[UNK]"} | settings
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    settings = names | settings
     PreTrainedTokenizerFast(tokenizer_object=tokens, **settings).save_pretrained(folder)
 
 
@@ -125,9 +126,7 @@ def test_a_run_is_scored_and_predicts(place, plainfit):
     assert found == pytest.approx(best[:, 1].tolist(), abs=1e-6)
     shutil.copytree(place / "run", "run")
     assert plainfit("report", "run")[0] == 0
-    page = Path("run", "report.html").read_text()
-    open("/tmp/hftext/page.html","w").write(page)
-    assert "was [UNK] film" in page
+    assert "<td>abc awful was h film</td>" in Path("run", "report.html").read_text()
 
 
 def test_a_stopped_run_and_a_script_have_the_same_bits(place, tmp_path):
@@ -140,7 +139,6 @@ def test_a_stopped_run_and_a_script_have_the_same_bits(place, tmp_path):
     assert again.losses == whole.losses
     assert differing(again.weights, whole.weights) == []
     eject_run(place / "run", tmp_path / "script.py")
-    shutil.copy(tmp_path / "script.py", "/tmp/hftext/script.py")
     assert "plainfit" not in (tmp_path / "script.py").read_text().split('"""')[2]
     losses, weights = run_here(tmp_path / "script.py")
     assert losses == whole.losses
@@ -168,3 +166,68 @@ def test_an_export_takes_the_tokens_that_prepare_gives(place, tmp_path, format):
     assert ids.dtype == facts["input"]["dtype"]
 
 
+@pytest.mark.filterwarnings("always::RuntimeWarning")
+def test_what_is_new_is_said_and_nothing_else(place, plainfit, capsys):
+    save_tokenizer("masked")
+    save_model("masked", BertForMaskedLM)  # has no pooler
+    capsys.readouterr()
+    rows = ("--data", place / "rows.csv", "--text", "review", "--epochs", 1)
+    code, out, errors = plainfit("fine-tune", "hf:masked", *rows, "--out", "run")
+    assert code == 0, errors
+    assert errors.count("\n") == 1
+    assert (
+        "hf:masked has no weights for bert.pooler.dense.bias, bert.pooler.dense.weight: they "
+        "begin anew" in errors
+    )
+    assert "the first 24 tokens of each row; 24 tokens are known; 5 of 44 training rows" in out
+    assert "for a table: --optimizer adamw" in out
+    assert open_run(Path("run")).config.command().startswith("plainfit fine-tune hf:masked --data")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["hf:./nowhere", "--text", "review"], "hf:./nowhere must be a text model (which needs"),
+        (["hf:{}", "--text", "review", "--model", "cnn"], "and hf:{} names its own: leave it out"),
+        (["hf:{}"], "or name the column that a text model reads by --text"),
+        (["hf:{}", "--model", "hf:{}"], "tokenizer is for a column of text: name it by text"),
+        (["hf:bare", "--text", "review"], "must have a tokenizer.json with a padding token"),
+        (["hf:pickled", "--text", "review"], "no file named model.safetensors"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_one_line(place, plainfit, options, says):
+    shutil.copytree(place / "moved", "bare")
+    save_tokenizer("bare", pad_token=None)
+    shutil.copytree(place / "moved", "pickled")
+    torch.save({}, "pickled/pytorch_model.bin")
+    Path("pickled/model.safetensors").unlink()
+    given = [option.format(place / "moved") for option in options]
+    code, _, errors = plainfit("fine-tune", *given, "--data", place / "rows.csv")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert says.format(place / "moved") in errors
+
+
+@pytest.mark.parametrize("missing", ["transformers", "tokenizers"])
+def test_a_missing_package_is_one_line(place, plainfit, monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)  # what Python takes for one that is not there
+    Path("new.csv").write_text("review\nfilm\n")
+    code, _, errors = plainfit("predict", place / "run", "new.csv")
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert missing in errors
+    if missing == "tokenizers":
+        return
+    source = (f"hf:{place / 'moved'}", "--data", place / "rows.csv", "--text", "review")
+    code, _, errors = plainfit("fine-tune", *source)
+    assert (code, errors.count("\n")) == (2, 1), errors
+    assert "pip install 'plainfit[text]'" in errors
+
+
+def test_tokens_of_a_table(place):
+    tokens = Tokenizer.from_file(str(place / "moved" / "tokenizer.json"))
+    data = pf.open_data(place / "rows.csv", text="review", tokenizer=tokens.to_str())
+    texts = pd.read_csv(place / "rows.csv").review
+    wanted = sorted(tokens.encode(text).ids for text in texts)
+    ids = torch.cat([part.tensors[0] for part in data.parts().values()]).tolist()
+    assert data.input_shape == (len(ids[0]),)
+    assert data.vocabulary == len(SPECIAL + PIECES)
+    assert sorted(row[: len(row) - row[::-1].index(2)] for row in ids if 2 in row) == wanted

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, raised_as
-from plainfit.data.tables.alone import text_numbers, words_in
+from plainfit.data.tables.alone import text_numbers, word_numbers, words_in
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Texts, values_of
 
@@ -29,28 +29,30 @@ MOST_LENGTH, WHOLE = 256, 95  # words of a row; percent of the training rows tha
 def learn_text(
     table: Table, name: str, train_rows: NDArray[np.int64], tokenizer: str | None = None
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return how a column becomes numbers, by its name, and those of all rows; note the choices."""
+    """Return how a column becomes numbers, by its name, and those of all rows; note the choices.
+
+    With the content of a tokenizer.json its parts are tokens, else words.
+    """
     values = values_of(name, table.columns[name], "text")
     assert isinstance(values, Texts)
     train = values.codes[train_rows]
-    if tokenizer is not None:
-        made, lengths = learn_tokens(values, train, tokenizer)
+    if tokenizer is None:
+        made, lengths, numbers = learn_words(table, name, values, train)
     else:
-        made, lengths = learn_words(table, name, values, train)
-    numbers = numbers_of(values, made)
+        made, lengths, numbers = learn_tokens(values, train, tokenizer)
+    numbers = numbers[values.codes]
     cut, others = int((lengths > made["length"]).sum()), np.delete(numbers, train_rows, axis=0)
     unknown = f", and {unknown_share(others)} of the other rows' words are unknown"
     table.notes.append(
         f"column {name!r} is {described_text(made)}; {cut} of {len(train)} training rows are cut"
-        + unknown * (tokenizer is None)
+        f"{unknown * (tokenizer is None)}"
     )
     return {name: made}, numbers
 
 
 def learn_words(
     table: Table, name: str, values: Texts, train: NDArray[np.int64]
-) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return how words become numbers, and how many each training row has."""
+) -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.int64]]:
     words = [words_in(text, PATTERN) for text in values.names]
     counts: Counter[str] = Counter()
     for code in train.tolist():
@@ -62,16 +64,18 @@ def learn_words(
             f"in the {len(train)} training rows, and has none; is it text?"
         )
     lengths = np.array([len(found) for found in words])[train]
-    length = usual_length(lengths, MOST_LENGTH)
     vocabulary = [word for _, word in kept]
-    return {"vocabulary": vocabulary, "length": length, "pattern": PATTERN}, lengths
+    made = {"vocabulary": vocabulary, "length": usual_length(lengths), "pattern": PATTERN}
+    return made, lengths, word_numbers(words, made)
 
 
+@raised_as(DataError, "a tokenizer must be a tokenizer.json that the package tokenizers reads")
 def learn_tokens(
     values: Texts, train: NDArray[np.int64], tokenizer: str
-) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return a tokenizer that cuts and pads to one length, and how many tokens each row has."""
-    tokens = tokenizer_of(tokenizer)
+) -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.int64]]:
+    from tokenizers import Tokenizer
+
+    tokens = Tokenizer.from_str(tokenizer)
     limits, padding = tokens.truncation or {}, tokens.padding or {}
     tokens.no_truncation()
     tokens.no_padding()
@@ -79,19 +83,12 @@ def learn_tokens(
     length = usual_length(lengths, limits.get("max_length", MOST_LENGTH))
     tokens.enable_truncation(**limits | {"max_length": length})
     tokens.enable_padding(**padding | {"length": length})
-    size = tokens.get_vocab_size()
-    return {"tokenizer": tokens.to_str(), "length": length, "size": size}, lengths
+    made = {"tokenizer": tokens.to_str(), "length": length, "size": tokens.get_vocab_size()}
+    return made, lengths, text_numbers(values.names, made)
 
 
-def usual_length(lengths: NDArray[np.int64], most: int) -> int:
-    return int(np.percentile(lengths, WHOLE, method="higher").clip(1, most))
-
-
-def tokenizer_of(content: str) -> Any:
-    with raised_as(DataError, "a tokenizer must be the content of a tokenizer.json"):
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_str(content)
+def usual_length(lengths: NDArray[np.int64], most: int = MOST_LENGTH) -> int:
+    return int(np.percentile(lengths, WHOLE, method="higher").clip(1, min(most, MOST_LENGTH)))
 
 
 def numbers_of(values: Texts, made: Mapping[str, Any]) -> NDArray[np.int64]:
@@ -100,9 +97,10 @@ def numbers_of(values: Texts, made: Mapping[str, Any]) -> NDArray[np.int64]:
 
 
 def readable_text(numbers: list[int], made: Mapping[str, Any]) -> str:
-    """Return the words or tokens of a sample as a text."""
     if "tokenizer" in made:
-        return str(tokenizer_of(made["tokenizer"]).decode(numbers))
+        from tokenizers import Tokenizer
+
+        return str(Tokenizer.from_str(made["tokenizer"]).decode(numbers))
     words = ["", "(unknown)", *made["vocabulary"]]
     return " ".join(words[number] for number in numbers).strip()
 
