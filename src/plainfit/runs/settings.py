@@ -297,7 +297,10 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
-        if self.source is not None:
+        if self.source is None:
+            no_hub = "another than hf:NAME, which is a source of plainfit fine-tune"
+            self.check("model", lambda model: not model.startswith("hf:"), no_hub)
+        else:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)
             limit = f"at most the number of epochs, {self.epochs}"

@@ -91,8 +91,8 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
     if run is None:
-        is_of_hub = config.model.startswith(HUB)
-        data = config.open_data(text_tokenizer(config.model) if is_of_hub else None)
+        is_text_model = config.model == config.source and config.model.startswith(HUB)
+        data = config.open_data(text_tokenizer(config.model) if is_text_model else None)
     else:
         data = run.open_data()
     config = with_weights(completed(given, data.task), data)

@@ -190,6 +190,7 @@ def test_what_is_new_is_said_and_nothing_else(place, plainfit, capsys):
         (["hf:./nowhere", "--text", "review"], "hf:./nowhere must be a text model (which needs"),
         (["hf:{}", "--text", "review", "--model", "cnn"], "and hf:{} names its own: leave it out"),
         (["hf:{}"], "or name the column that a text model reads by --text"),
+        (["{}/../run", "--text", "review"], "is text, whose words have other numbers than"),
         (["hf:{}", "--model", "hf:{}"], "tokenizer is for a column of text: name it by text"),
         (["hf:bare", "--text", "review"], "must have a tokenizer.json with a padding token"),
         (["hf:pickled", "--text", "review"], "no file named model.safetensors"),
@@ -205,6 +206,12 @@ def test_a_source_that_cannot_be_used_is_one_line(place, plainfit, options, says
     code, _, errors = plainfit("fine-tune", *given, "--data", place / "rows.csv")
     assert (code, errors.count("\n")) == (2, 1), errors
     assert says.format(place / "moved") in errors
+
+
+def test_a_text_model_is_not_trained_anew(plainfit):
+    code, _, errors = plainfit("train", "--model", "hf:distilbert-base-uncased")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "--model must be another than hf:NAME, which is a source of plainfit fine-tune" in errors
 
 
 @pytest.mark.parametrize("missing", ["transformers", "tokenizers"])
