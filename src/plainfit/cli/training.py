@@ -114,9 +114,8 @@ def fine_tune(
     def begin(trust_code: bool) -> None:
         if trust_code and is_run(source):
             open_trusted(Path(source), trust_code)
-        config = RunConfig(
-            source=source, model=model_name(source, model, options["text"]), **options
-        )
+        name = model_name(source, model, options["text"])
+        config = RunConfig(source=source, model=name, **options)
         if print_config:
             print_settings(config, json_)
             return

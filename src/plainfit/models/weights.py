@@ -245,14 +245,15 @@ def text_tokenizer(source: str) -> str:
             kind.from_pretrained(source.removeprefix(HUB), trust_remote_code=False)
             for kind in (package.AutoConfig, package.AutoTokenizer)
         )
-    padding, most = found.pad_token_id, found.model_max_length
+    padding = found.pad_token_id
     if not found.is_fast or padding is None or padding != config.pad_token_id:
         raise ModelError(
             f"{source} must have a tokenizer.json with a padding token, whose number is the "
             f"pad_token_id of its config.json, got {padding} and {config.pad_token_id}"
         )
     tokens, side = found.backend_tokenizer, found.padding_side
-    tokens.enable_truncation(min(most, getattr(config, "max_position_embeddings", most)))
+    positions = getattr(config, "max_position_embeddings", 512)  # as most models have
+    tokens.enable_truncation(min(found.model_max_length, positions))
     tokens.enable_padding(direction=side, pad_id=padding, pad_token=found.pad_token)
     return str(tokens.to_str())
 

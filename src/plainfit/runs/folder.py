@@ -56,9 +56,8 @@ Row = dict[str, Any]
 def default_folder(data: str, model: str) -> Path:
     """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
-    base = (
-        Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{Path(model.split(':')[-1]).name}"
-    )
+    model = Path(model.split(":")[-1]).name
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         with suppress(FileExistsError):

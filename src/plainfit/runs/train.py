@@ -90,11 +90,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
-    if run is None:
-        is_text_model = config.model == config.source and config.model.startswith(HUB)
-        data = config.open_data(text_tokenizer(config.model) if is_text_model else None)
-    else:
-        data = run.open_data()
+    is_text_model = config.model == config.source and config.model.startswith(HUB)
+    tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
+    data = config.open_data(tokenizer) if run is None else run.open_data()
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
