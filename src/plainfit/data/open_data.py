@@ -44,6 +44,7 @@ OWN = {
     "decimal": (TABLE,),
     "na": (TABLE,),
     "text": (TABLE,),
+    "tokenizer": (TABLE,),
     "drop": (TABLE,),
     "categorical": (TABLE,),
     "numeric": (TABLE,),
@@ -73,6 +74,7 @@ def open_data(
     decimal: str | None = None,
     na: str | None = None,
     text: str | None = None,
+    tokenizer: str | None = None,
     drop: str | None = None,
     categorical: str | None = None,
     numeric: str | None = None,
@@ -114,6 +116,7 @@ def open_data(
         decimal: what numbers in a text file have before their decimals, `.` or `,`.
         na: texts that mean a gap besides the usual ones, such as `unknown,-999`.
         text: a column of a table whose words are the input, as numbers; no other column is one.
+        tokenizer: the content of a `tokenizer.json`, whose tokens take the place of words.
         drop: columns of a table to leave out, such as `id,name`.
         categorical: columns whose values are categories, even numbers, and more than 50.
         numeric: columns that must be numbers.

@@ -152,9 +152,11 @@ class DataSplits:
 
 
 def vocabulary_of(columns: Mapping[str, Any]) -> int | None:
-    """Return how many numbers the words of a text column have: 0 and 1 stand for no known word."""
-    found = [2 + len(made["vocabulary"]) for made in columns.values() if "vocabulary" in made]
-    return found[0] if found else None
+    """Return how many numbers words of text have (0 and 1 are no known word), or its tokens."""
+    for made in columns.values():
+        if "length" in made:
+            return int(made["size"] if "tokenizer" in made else 2 + len(made["vocabulary"]))
+    return None
 
 
 def check_images(data: DataSplits) -> None:

@@ -65,7 +65,7 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
     """Read a table by the options of the training but for how it is `written`, if that is given."""
     names = [item.name for item in fields(TableOptions)]
-    given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n) for n in names}
+    given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
     options = TableOptions(**given)
     texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
     return read_columns(path, options, texts)

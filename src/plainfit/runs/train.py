@@ -41,7 +41,7 @@ from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
-from plainfit.models.weights import Uncompiled, weights_to_bytes
+from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
@@ -93,7 +93,10 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
-    data = opened_once(config.open_data if run is None else run.open_data)
+    is_text_model = config.model == config.source and config.model.startswith(HUB)
+    tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
+    new_data = partial(config.open_data, tokenizer)
+    data = opened_once(new_data if run is None else run.open_data)
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]

@@ -3,8 +3,8 @@
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
 all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
 own; of text the `categories`, and `embedded` if they become one input: the number of the category
-from 1, and 0 for any other; or the `vocabulary` of its words (`text`); of dates the same as of
-numbers for each part of the `date`. `gaps` counts those of the whole table.
+from 1, and 0 for any other; or the `vocabulary` of its words or a `tokenizer` (`text`); of dates
+the same as of numbers for each part of the `date`. `gaps` counts those of the whole table.
 """
 
 from collections.abc import Mapping
@@ -144,10 +144,10 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
             continue
         try:
             values = values_of(name, table.columns[name], kind_of(info), table.decimal)
-            if "vocabulary" in info and isinstance(values, Texts):  # no other column is an input
+            if "length" in info and isinstance(values, Texts):  # no other column is an input
                 numbers = numbers_of(values, info)
                 note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"
-                return numbers, [note] if (numbers == 1).any() else []
+                return numbers, [note] * ("vocabulary" in info and bool((numbers == 1).any()))
             add_inputs(inputs, inputs_of(name, values, info))
         except DataError as error:
             problems.append(str(error))
@@ -159,7 +159,7 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
 
 def kind_of(made: Made) -> str:
     """Return `number`, `text`, or the format of a date."""
-    return "text" if made.keys() & {"categories", "vocabulary"} else made.get("format", "number")
+    return "text" if made.keys() & {"categories", "length"} else made.get("format", "number")
 
 
 def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
@@ -191,7 +191,7 @@ def described(made: Made) -> str:
     gaps = ""
     if "gaps" in made:
         gaps = f"; {plural(made['gaps'], 'gap')} filled with {fill_text(made)}"
-    if "vocabulary" in made:
+    if "length" in made:
         return described_text(made)
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]

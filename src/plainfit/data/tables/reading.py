@@ -56,6 +56,7 @@ class TableOptions:
     decimal: str | None = None
     na: str | None = None
     text: str | None = None
+    tokenizer: str | None = None
     drop: str | None = None
     categorical: str | None = None
     numeric: str | None = None
@@ -72,6 +73,8 @@ class TableOptions:
             raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
+        if self.tokenizer and not self.text:
+            raise ConfigError("is for a column of text: name it by text", field="tokenizer")
         if self.group_by and self.order_by:
             raise ConfigError(
                 f"takes the last rows, and groups are drawn: leave out one of them, got "

@@ -87,7 +87,7 @@ def read_table(
     features: tuple[str, ...] = ()
     if options.text is not None:
         (name,) = kinds
-        made, numbers = learn_text(table, name, train_rows)
+        made, numbers = learn_text(table, name, train_rows, options.tokenizer)
         samples = torch.from_numpy(numbers)
         table.notes += seen_in_training(numbers.T, parts)
     else:
