@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +28,12 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
-from plainfit.data.label_file import find_label_file, numbers_in
-from plainfit.data.layout import find_images, subfolders
+from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
+from plainfit.data.tables.reading import TableOptions
 from plainfit.data.targets import Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
@@ -111,6 +111,7 @@ def read_folder(
     target: str | None = None,
     group_by: str | None = None,
     task: str | None = None,
+    **written: Any,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
@@ -118,14 +119,13 @@ def read_folder(
     512x512 pixels, else to 64x64.
     """
     channels = check_settings(image_mode, resize)
-    label_file = find_label_file(root, subfolders(root))
-    if target is not None and not label_file:
-        raise ConfigError(
-            f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
-            f"{target}",
-            field="target",
-        )
-    files, notes = find_images(root, target, task)
+    files, notes, targets = find_images(root, target, task, TableOptions(**written))
+    for name, value in {"target": target, **written}.items():
+        if value is not None and not targets:
+            raise ConfigError(
+                f"is for a table or labels.csv, and {root} has none: leave it out, got {value}",
+                field=name,
+            )
     paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
@@ -144,13 +144,11 @@ def read_folder(
         notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
-    labels: dict[str, list[str]] = {part: [] for part, *_ in sorted(files)}
+    labels: dict[str, list[Any]] = {part: [] for part in sorted({part for part, *_ in files})}
     for part, label, path in files:
         labels[part] += [label] * (path in loaded)
-    if label_file:
-        what, encoded, found = encode(
-            str(root), numbers_in(labels, task), task, [target] if target else []
-        )
+    if targets:
+        what, encoded, found = encode(str(root), labels, task, targets)
         notes += found
     else:
         what = Target(tuple(sorted({label for _, label, _ in files})))

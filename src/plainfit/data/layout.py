@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plainfit.common.errors import DataError, shortened
 from plainfit.common.files import RECORD
@@ -13,25 +14,33 @@ from plainfit.common.shell import command
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.label_file import NAME, find_label_file, read_labels
 from plainfit.data.splits import PARTS
+from plainfit.data.tables.reading import TableOptions
 
 IGNORED = {"thumbs.db", "desktop.ini"}
 UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
 
 
-File = tuple[str, str, str]  # part, class, path
+class Images(NamedTuple):
+    """The images of a folder, and notes on what was left open."""
+
+    files: list[tuple[str, Any, str]]  # part, label, path
+    notes: list[str]
+    targets: Sequence[str] = ()  # the columns of a file of labels, if they are from one
 
 
 def find_images(
-    root: Path, target: str | None = None, task: str | None = None
-) -> tuple[list[File], list[str]]:
-    """Return every file in the class folders, sorted by name, and notes on what was left open.
+    root: Path,
+    target: str | None = None,
+    task: str | None = None,
+    options: TableOptions | None = None,
+) -> Images:
+    """Return every file in the class folders, sorted by name.
 
-    A folder of runs and no image is no class. A file of labels goes before the folders; `target` is
-    the column in it.
+    A folder of runs and no image is no class. A file of labels goes before the folders.
     """
-    folders = subfolders(root)
-    if path := find_label_file(root, folders):
-        return labelled_images(root, folders, path, target, task)
+    folders, options = subfolders(root), options or TableOptions()
+    if path := find_label_file(root, folders, options):
+        return labelled_images(root, folders, path, target, task, options)
     classes, apart, notes = class_folders(root, folders)
     if not classes:
         remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
@@ -40,7 +49,7 @@ def find_images(
         raise DataError(
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
-    found: list[File] = []
+    found: list[tuple[str, Any, str]] = []
     runs: list[str] = []
     nested = Counter[str]()
     for part, label, folder in classes:
@@ -59,15 +68,20 @@ def find_images(
     notes += missed(root, {path for *_, path in found}, runs, apart)
     if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
-    return found, notes
+    return Images(found, notes)
 
 
 def labelled_images(
-    root: Path, folders: Sequence[Path], path: Path, target: str | None, task: str | None
-) -> tuple[list[File], list[str]]:
+    root: Path,
+    folders: Sequence[Path],
+    path: Path,
+    target: str | None,
+    task: str | None,
+    options: TableOptions,
+) -> Images:
     runs: list[str] = []
     images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
-    labels, notes = read_labels(path, images, target, task)
+    labels, targets, notes = read_labels(path, images, target, task, options)
     tops = {image: Path(image).relative_to(root).parts[0] for image in images}
     used = {tops[image] for image in labels}
     without = Counter(top for image, top in tops.items() if image not in labels)
@@ -86,7 +100,7 @@ def labelled_images(
         parts = dict.fromkeys(used, "train")
     notes += [apart_note(folder, {*parts.values()}) for folder in apart]
     files = [(parts[tops[image]], labels[image], image) for image in images if image in labels]
-    return files, notes + missed(root, set(images), runs, [])
+    return Images(files, notes + missed(root, set(images), runs, []), targets)
 
 
 def class_folders(
