@@ -7,6 +7,8 @@ from PIL import Image
 
 import plainfit as pf
 from plainfit.common.errors import PlainfitError
+from plainfit.data.decoding import RESIZE
+from plainfit.data.segmentation import mask_picture
 
 LAYOUTS = {
     "flat": "{kind}s/{name}",
@@ -128,6 +130,33 @@ def test_masks_are_fitted_as_their_images_are(tmp_path, resize):
     assert clear.float().mean() > 0.3
     wanted = torch.where(xb[:, 0] == 0, -100, seen.round().long())
     assert torch.equal(yb[clear | (xb[:, 0] == 0)], wanted[clear | (xb[:, 0] == 0)])
+
+
+@pytest.mark.parametrize("resize", [None, "pad", "squash"])
+@pytest.mark.parametrize("size", [(40, 24), (23, 41), (12, 12), (5, 7), (9, 91)])
+def test_masks_of_fitted_images_are_scaled_back(size, resize):
+    """Each pixel comes from where the fitted image has it."""
+    places = [np.arange(n, dtype=np.float32) + 0.5 for n in size]
+    grids = np.meshgrid(*places)
+    way = RESIZE[resize or "crop"]
+    seen = [np.array(way(Image.fromarray(g), (12, 12), Image.Resampling.NEAREST)) for g in grids]
+    inside = seen[0] > 0  # and 0 is what is padded
+    mask = torch.from_numpy(np.where(inside, np.arange(144).reshape(12, 12), 200))
+    restored = np.asarray(mask_picture(mask, size, resize))
+    assert restored.shape == size[::-1]
+    known = restored[restored != 255]
+    assert known.size == restored.size or resize is None
+    assert known.max() < 144
+    for grid, found in zip(grids, seen, strict=True):
+        step = max(1, len(np.unique(grid)) / len(np.unique(found[inside])))
+        off = np.abs(found.ravel()[known] - grid[restored != 255])
+        assert off.max() <= step
+    if resize is None:  # what was cropped away, and no more
+        spans = [
+            np.abs(g - n / 2) < 12 / max(12 / np.array(size)) / 2
+            for g, n in zip(grids, size, strict=True)
+        ]
+        assert np.array_equal(restored != 255, spans[0] & spans[1])
 
 
 def test_what_does_not_fit_is_named(tmp_path):

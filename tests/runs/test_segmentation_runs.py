@@ -88,6 +88,24 @@ def test_masks_are_predicted_and_scored(run, shapes, tmp_path, plainfit):
         assert plainfit("predict", run.folder, shapes / "images", *more)[0] == 2
 
 
+@pytest.mark.filterwarnings("default")
+def test_predicted_masks_have_the_size_of_their_images(run, shapes, tmp_path, plainfit):
+    path, wanted = shapes / "images" / "00.png", np.full((28, 44), 255, np.uint8)
+    Image.open(path).resize((28, 28), Image.Resampling.NEAREST).save(tmp_path / "square.png")
+    wide = Image.new("RGB", (44, 28))
+    wide.paste(Image.open(tmp_path / "square.png"), (8, 0))
+    wide.save(tmp_path / "wide.png")
+    names = [path, tmp_path / "square.png", tmp_path / "wide.png"]
+    code, _, said = plainfit("predict", run.folder, *names, "-o", "masks")
+    assert code == 0
+    assert "2 of 3 masks are scaled from 14x14, the training's size, to that of their" in said
+    fitted = pf.predict(run, names, output="classes").numpy().astype(np.uint8)
+    large = fitted.repeat(2, 1).repeat(2, 2)
+    wanted[:, 8:36] = large[2]
+    for name, mask in zip(names, (fitted[0], large[1], wanted), strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "masks" / name.name)), mask)
+
+
 def test_the_page_shows_masks_and_the_iou(run, tmp_path):
     page = Page(write_report(run.folder, tmp_path / "report.html"))
     out, yb = truth(run)

@@ -200,12 +200,33 @@ def numbered(pixels: Numbers, values: Numbers) -> Tensor:
     return torch.from_numpy(np.where(values[places] == pixels, places, IGNORED))
 
 
-def mask_picture(classes: Tensor) -> Image.Image:
-    """Return the classes of pixels, shape (height, width), as an image with a palette."""
+def mask_picture(classes: Tensor, size: tuple[int, int], resize: str | None) -> Image.Image:
+    """Return the classes of pixels, shape (height, width), as an image with a palette.
+
+    It has the size of the image that was fitted; pixels that were cropped away are UNKNOWN.
+    """
     height, width = classes.shape
-    picture = Image.frombytes("P", (width, height), classes.to(torch.uint8).numpy().tobytes())
+    pixels = classes.to(torch.uint8).numpy().tobytes()
+    picture = Image.frombytes("L", (width, height), pixels)
+    if size != picture.size:
+        matrix = to_fitted(size, picture.size, resize)
+        picture = picture.transform(size, Image.Transform.AFFINE, matrix, fillcolor=UNKNOWN)
     picture.putpalette(COLOURS.flatten().tolist())
     return picture
+
+
+def to_fitted(
+    size: tuple[int, int], fitted: tuple[int, int], resize: str | None
+) -> tuple[float, ...]:
+    """Return the affine map from the pixels of an image to those of the fitted one; see RESIZE."""
+    ratios = np.divide(fitted, size)
+    if resize != "squash":
+        ratios[:] = ratios.min() if resize == "pad" else ratios.max()
+    rounded = np.round if resize == "pad" else np.asarray
+    lengths = rounded(ratios * size)
+    starts = rounded((fitted - lengths) / 2)
+    (x, y), (left, top) = (lengths / size).tolist(), starts.tolist()
+    return x, 0.0, left, 0.0, y, top
 
 
 def overlaid(x: Tensor, classes: Tensor) -> Tensor:
