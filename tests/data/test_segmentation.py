@@ -1,5 +1,7 @@
 """A folder of images and masks: what is paired, which values are classes, what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 import plainfit as pf
 from plainfit.common.errors import PlainfitError
 from plainfit.data.decoding import RESIZE
-from plainfit.data.segmentation import mask_picture
+from plainfit.data.segmentation import MaskedFiles, mask_picture
 
 LAYOUTS = {
     "flat": "{kind}s/{name}",
@@ -181,9 +183,35 @@ def test_what_does_not_fit_is_named(tmp_path):
         (tmp_path / "masks" / f"{at:02}.png").unlink()
     with pytest.raises(PlainfitError, match=r"11 of 14 have none: images/00.png, .* and 1 more"):
         pf.open_data(tmp_path)
+
+
+@pytest.mark.parametrize("resize", [None, "pad"])
+@pytest.mark.parametrize("values", [(0, 3, 7, 255), (0, 255)])
+def test_what_memory_does_not_hold_is_read_as_it_is_used(tmp_path, resize, values):
+    masks = drawn(12, values)
+    masks[3][:] = 255
     write(tmp_path, masks)
-    with pytest.raises(PlainfitError, match="must fit into 0 MiB"):
-        pf.open_data(tmp_path, memory_budget=0)
+    memory, disk = (
+        pf.open_data(tmp_path, image_size=8, resize=resize, memory_budget=mib) for mib in (2048, 0)
+    )
+    assert isinstance(disk.train, MaskedFiles)
+    assert disk.notes[0] == "images and masks larger than 0 MiB: read from disk as they are used"
+    assert (disk.notes[1:], disk.classes) == (memory.notes, memory.classes)
+    assert disk.class_counts() == memory.class_counts()
+    for name, part in memory.parts().items():
+        for pair, of_disk in zip(part, disk.parts()[name], strict=True):
+            assert all(map(torch.equal, pair, of_disk))
+    before = disk.fingerprint
+    changed = Path(disk.train.masks[2])
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    assert (
+        pf.open_data(tmp_path, image_size=8, resize=resize, memory_budget=0).fingerprint != before
+    )
+    with pytest.raises(PlainfitError, match=f"{changed.name} must not change .* another file now"):
+        disk.train[2]
+    changed.unlink()
+    with pytest.raises(PlainfitError, match=f"{changed.name} must not .* no such file now"):
+        disk.train[2]
 
 
 def test_groups_and_shares_hold(tmp_path):

@@ -1,6 +1,7 @@
 """A training on images and masks, and all that follows it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from plainfit.report.page import write_report
 from plainfit.runs.export import export_run
 from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import train
+from plainfit.runs.train import resume, train
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,22 @@ def test_a_script_repeats_the_training(run, tmp_path):
     losses, weights = run_here(script)
     outcome = outcome_of(run.folder, read_record(run.folder))
     assert (losses, differing(weights, outcome.weights)) == (outcome.losses, [])
+
+
+def test_a_training_from_disk_has_the_bits_of_one_in_memory(shapes, tmp_path):
+    """Whole, and resumed; a script of it is refused."""
+    settings = {"model_args": "width=2, depth=1", "epochs": 2, "batch_size": 8, "device": "cpu"}
+    for name, budget, epochs in (("memory", 2048, 2), ("disk", 0, 2), ("resumed", 0, 1)):
+        config = RunConfig(data=str(shapes), memory_budget=budget, out=tmp_path / name, **settings)
+        train(replace(config, epochs=epochs), echo=None)
+    resume(tmp_path / "resumed", epochs=2, echo=None)
+    runs = [open_run(tmp_path / name) for name in ("memory", "disk", "resumed")]
+    for run in runs[1:]:
+        assert differing(run.model.state_dict(), runs[0].model.state_dict()) == []
+        assert run.record["test"] == runs[0].record["test"]
+    assert "left out" not in write_report(tmp_path / "disk", tmp_path / "report.html").read_text()
+    with pytest.raises(PlainfitError, match=r"must fit into memory, .* larger memory_budget"):
+        eject_run(tmp_path / "disk", tmp_path / "script.py")
 
 
 @pytest.mark.soak  # translating takes seconds

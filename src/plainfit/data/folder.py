@@ -5,6 +5,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class ImageFiles(LazyImages):
     resize: str | None = None
 
     def __post_init__(self) -> None:
-        self.stamps = torch.tensor([stamp(path) for path in self.paths], dtype=torch.int64)
+        self.stamps = [stamp(path) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,15 +65,8 @@ class ImageFiles(LazyImages):
         return list(zip(xb, self.labels[rows], strict=True))
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        path = self.paths[row]
-        try:
-            if (now := stamp(path)) and now != self.stamps[row]:
-                raise BadImageError("another file")
-            return read_image(path, self.shape, self.resize)
-        except BadImageError as error:
-            raise DataError(
-                f"{path} must not change while it is in use, and it is {error} now"
-            ) from error
+        with unchanged(self.paths[row], self.stamps[row]):
+            return read_image(self.paths[row], self.shape, self.resize)
 
     def rows(self, rows: Tensor) -> "ImageFiles":
         paths = [self.paths[row] for row in rows.tolist()]
@@ -89,6 +83,7 @@ class Wanted(NamedTuple):
     channels: int | None
     resize: str | None
     budget: int  # bytes
+    extra: int = 0  # bytes that a pixel takes besides its channels
 
 
 class Storage(NamedTuple):
@@ -245,7 +240,7 @@ def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Sto
         width = height = DEFAULT_SIZE
     channels = 1 if headers and all(header.gray for header in headers) else 3
     channels = wanted.channels or channels
-    fits = count * channels * height * width <= wanted.budget
+    fits = count * (channels + wanted.extra) * height * width <= wanted.budget
     return Storage((channels, height, width), fits, default, wanted.resize)
 
 
@@ -267,6 +262,19 @@ def content_of(image: Image.Image, storage: Storage) -> bytes:
 
 def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
+
+
+@contextmanager
+def unchanged(path: str, known: int) -> Iterator[None]:
+    """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
+    try:
+        if (now := stamp(path)) and now != known:
+            raise BadImageError("another file")
+        yield
+    except BadImageError as error:
+        raise DataError(
+            f"{path} must not change while it is in use, and it is {error} now"
+        ) from error
 
 
 def stamp(path: str) -> int:
