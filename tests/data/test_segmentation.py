@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     data = pf.open_data(tmp_path, skip_bad=True)
     assert (sum(data.counts().values()), data.notes) == (
         11,
-        ("3 of 14 images are left out as unreadable",),
+        ("3 of 14 images could not be read and are left out",),
     )
     for at in range(11):
         (tmp_path / "masks" / f"{at:02}.png").unlink()

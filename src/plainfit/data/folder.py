@@ -31,7 +31,7 @@ from plainfit.data.decoding import (
 )
 from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
-from plainfit.data.parts import Split
+from plainfit.data.parts import Split, group_numbers
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
 from plainfit.data.tables.reading import TableOptions
@@ -125,18 +125,12 @@ def read_folder(
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
     )
-    if bad and not skip_bad:
-        named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
-        raise DataError(
-            f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
-            f"{shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
-        )
+    left_out = without_bad(root, [(path,) for path in paths], bad, skip_bad)
     notes += [f"{count} of {len(files)} images {done}" for done, count in sorted(changes.items())]
     if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
         notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
-    if bad:
-        notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
+    notes += left_out
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
     labels: dict[str, list[Any]] = {part: [] for part in sorted({part for part, *_ in files})}
@@ -155,7 +149,7 @@ def read_folder(
         paths = [path for of, _, path in files if of == part and path in loaded]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
-            split = replace(split, groups=group_numbers(paths, group_by))
+            split = replace(split, groups=groups_of(paths, group_by))
         parts[part] = (pack(paths, of_part, storage, loaded), of_part)
     return make_splits(str(root), parts, split=split, target=what, notes=notes, hashes=hashes)
 
@@ -178,7 +172,7 @@ def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
     }
 
 
-def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
+def groups_of(paths: Sequence[str], mark: str) -> Tensor:
     """Number the groups of files whose names are the same up to the last mark."""
     names = [Path(path).stem for path in paths]
     if names and not (mark and any(mark in name for name in names)):
@@ -187,8 +181,23 @@ def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
             f"{len(names)}",
             field="group_by",
         )
-    heads = [name.rpartition(mark)[0] or name for name in names]
-    return torch.from_numpy(np.unique(heads, return_inverse=True)[1])
+    return group_numbers(np.array([name.rpartition(mark)[0] or name for name in names]))
+
+
+def without_bad(
+    root: Path, samples: Sequence[tuple[str, ...]], bad: Mapping[str, str], skip_bad: bool
+) -> list[str]:
+    """Refuse files that cannot be used, or note how many samples are left out with them."""
+    left = sum(not bad.keys().isdisjoint(paths) for paths in samples)
+    if bad and not (skip_bad and left < len(samples)):
+        named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
+        both = " and mask" if len(samples[0]) > 1 else ""
+        raise DataError(
+            f"{root}: every image{both} must be readable, and {len(bad)} of "
+            f"{sum(map(len, samples))} are not: {shortened(named, MOST_NAMED)}; repair or remove "
+            "them, or set skip_bad"
+        )
+    return [f"{left} of {len(samples)} images could not be read and are left out"] if bad else []
 
 
 def load(

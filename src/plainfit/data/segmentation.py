@@ -19,12 +19,13 @@ from plainfit.data.folder import (
     ImageFiles,
     Wanted,
     check_settings,
-    group_numbers,
+    groups_of,
     hashed,
     load,
     pack,
     stamp,
     unchanged,
+    without_bad,
 )
 from plainfit.data.layout import images_under, subfolders
 from plainfit.data.parts import Split
@@ -126,16 +127,10 @@ def read_segmentation(
 
     masks, bad_masks = read_all([*image_of], look)
     bad |= bad_masks
-    kept = [pair for pair in pairs if pair[1] in loaded and pair[2] in masks]
-    if bad and not (skip_bad and kept):
-        named = [f"{Path(path).relative_to(root)} ({why})" for path, why in sorted(bad.items())]
-        raise DataError(
-            f"{root}: every image and mask must be readable, and both of one size, and {len(bad)} "
-            f"are not: {shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
-        )
+    left_out = without_bad(root, [pair[1:] for pair in pairs], bad, skip_bad)
+    kept = [pair for pair in pairs if bad.keys().isdisjoint(pair[1:])]
     notes += [f"{count} of {len(pairs)} images {done}" for done, count in sorted(changes.items())]
-    if bad:
-        notes.append(f"{len(pairs) - len(kept)} of {len(pairs)} images are left out as unreadable")
+    notes += left_out
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
     classes, values, said = classes_of(root, values)
     numbers, hashes = hashed(loaded), dict[str, list[int]]()
@@ -146,7 +141,7 @@ def read_segmentation(
         seen = [masks[mask][1] for mask in mask_paths]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
-            split = replace(split, groups=group_numbers(paths, group_by))
+            split = replace(split, groups=groups_of(paths, group_by))
         images: Samples
         if storage.fits:
             labels = torch.stack([numbered(pixels, values) for pixels in seen])
