@@ -151,6 +151,9 @@ def test_a_table_that_names_no_files_leaves_the_folders_classes(folder):
     assert open_data(root).classes == ("a", "b")
     with pytest.raises(PlainfitError, match=r"target is for a table or labels.csv, .* has none"):
         open_data(root, target="Name")
+    with pytest.raises(PlainfitError, match=r"task is for a table or labels.csv, .* regression"):
+        open_data(root, task="regression")
+    assert open_data(root, task="classification").classes == ("a", "b")
 
 
 def test_evaluate_reads_the_labels_too(folder, tmp_path):

@@ -167,20 +167,24 @@ def test_what_does_not_fit_is_named(tmp_path):
     for at in (1, 3):
         Image.fromarray(masks[at][:, :9]).save(tmp_path / "masks" / f"{at:02}.png")
     (tmp_path / "masks" / "05.png").write_bytes(b"no")
+    (tmp_path / "masks" / "07.png").unlink()
+    Image.fromarray(masks[7] * 127).save(tmp_path / "masks" / "07.jpg")
     with pytest.raises(PlainfitError) as caught:
         pf.open_data(tmp_path)
     for text in (
-        "masks/01.png (9x10, and its image is 12x10), masks/03.png (9x10, ",
-        "masks/05.png (not a readable image of its kind); repair",
+        "4 of 28 are not: masks/01.png, masks/03.png (9x10, and its image is 12x10), ",
+        "masks/05.png (not a readable image of its kind), ",
+        "masks/07.jpg (JPEG, which changes values; make masks as PNG); repair",
     ):
         assert text in str(caught.value)
     data = pf.open_data(tmp_path, skip_bad=True)
     assert (sum(data.counts().values()), data.notes) == (
-        11,
-        ("3 of 14 images could not be read and are left out",),
+        10,
+        ("4 of 14 images could not be read and are left out",),
     )
     for at in range(11):
-        (tmp_path / "masks" / f"{at:02}.png").unlink()
+        (tmp_path / "masks" / f"{at:02}.png").unlink(missing_ok=True)
+    (tmp_path / "masks" / "07.jpg").unlink()
     with pytest.raises(PlainfitError, match=r"11 of 14 have none: images/00.png, .* and 1 more"):
         pf.open_data(tmp_path)
 

@@ -29,13 +29,14 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
+from plainfit.data.label_file import LabelOptions
 from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.parts import Split, group_numbers
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
 from plainfit.data.tables.reading import TableOptions
-from plainfit.data.targets import Labels, Target, encode
+from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
@@ -54,7 +55,7 @@ class ImageFiles(LazyImages):
     resize: str | None = None
 
     def __post_init__(self) -> None:
-        self.stamps = [stamp(path) for path in self.paths]
+        self.stamps = stamps(self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -114,8 +115,9 @@ def read_folder(
     512x512 pixels, else to 64x64.
     """
     channels = check_settings(image_mode, resize)
-    files, notes, targets = find_images(root, target, task, TableOptions(**written))
-    for name, value in {"target": target, **written}.items():
+    files, notes, targets = find_images(root, LabelOptions(target, task, TableOptions(**written)))
+    own = {"target": target, "task": task if task != CLASSIFICATION else None, **written}
+    for name, value in own.items():
         if value is not None and not targets:
             raise ConfigError(
                 f"is for a table or labels.csv, and {root} has none: leave it out, got {value}",
@@ -190,11 +192,14 @@ def without_bad(
     """Refuse files that cannot be used, or note how many samples are left out with them."""
     left = sum(not bad.keys().isdisjoint(paths) for paths in samples)
     if bad and not (skip_bad and left < len(samples)):
-        named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
+        files: dict[str, list[str]] = {}
+        for path, why in sorted(bad.items()):
+            files.setdefault(why, []).append(os.path.relpath(path, root))
+        named = [f"{shortened(paths, MOST_NAMED)} ({why})" for why, paths in files.items()]
         both = " and mask" if len(samples[0]) > 1 else ""
         raise DataError(
             f"{root}: every image{both} must be readable, and {len(bad)} of "
-            f"{sum(map(len, samples))} are not: {shortened(named, MOST_NAMED)}; repair or remove "
+            f"{sum(map(len, samples))} are not: {', '.join(named)}; repair or remove "
             "them, or set skip_bad"
         )
     return [f"{left} of {len(samples)} images could not be read and are left out"] if bad else []
@@ -273,8 +278,12 @@ def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
 
 
+def stamps(paths: Sequence[str]) -> Tensor:
+    return torch.tensor([stamp(path) for path in paths], dtype=torch.int64)
+
+
 @contextmanager
-def unchanged(path: str, known: int) -> Iterator[None]:
+def unchanged(path: str, known: Tensor) -> Iterator[None]:
     """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
     try:
         if (now := stamp(path)) and now != known:

@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from plainfit.data.targets import MULTI_LABEL, SEVERAL
 
 NAME = "labels.csv"
 FILES = ("file", "filename", "filepath", "image", "imagename", "imageid", "imagepath", "path", "id")
+
+
+class LabelOptions(NamedTuple):
+    """What the settings say of a file of labels."""
+
+    target: str | None = None
+    task: str | None = None
+    written: TableOptions = TableOptions()
 
 
 def find_label_file(root: Path, folders: Sequence[Path], options: TableOptions) -> Path | None:
@@ -38,17 +46,14 @@ def file_columns(names: Iterable[str]) -> list[str]:
 
 
 def read_labels(
-    path: Path,
-    images: Sequence[str],
-    target: str | None,
-    task: str | None,
-    options: TableOptions,
+    path: Path, images: Sequence[str], options: LabelOptions
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return the label of each image that has a row, the names of the targets, and notes.
 
     For several labels, an image may have a row for each.
     """
-    table = read_columns(path, options)
+    target, task, written = options
+    table = read_columns(path, written)
     names = list(table.columns)
     if not (files := file_columns(names)):
         raise DataError(

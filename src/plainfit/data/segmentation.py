@@ -1,7 +1,6 @@
 """A folder of images and of masks: pictures of the same size, with a class for each pixel."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,18 +22,16 @@ from plainfit.data.folder import (
     hashed,
     load,
     pack,
-    stamp,
+    stamps,
     unchanged,
     without_bad,
 )
-from plainfit.data.layout import images_under, subfolders
+from plainfit.data.layout import ENDING, HOMES, images_under, subfolders
 from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, Samples, make_splits
 from plainfit.data.targets import SEGMENTATION, Target
 
-HOMES = ({"images", "image", "imgs", "img"}, {"masks", "mask", "labels", "label"})
-ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of a mask's name
 MOST = 64  # values in masks without names of classes; more come from smoothing or JPEG
 UNKNOWN, IGNORED = 255, -100  # in a file, and for `torch.nn.functional.cross_entropy`
 GRAY = 0x010101  # times a number is the colour 0xRRGGBB that looks the same
@@ -171,7 +168,7 @@ class MaskedFiles(ImageFiles):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.mask_stamps = [*map(stamp, self.masks)]
+        self.mask_stamps = stamps(self.masks)
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         pairs = zip(super().__getitems__(rows), rows, strict=True)
@@ -191,6 +188,8 @@ class MaskedFiles(ImageFiles):
 def read_mask(path: str) -> Numbers:
     """Return the values of a mask: numbers, or colours as 0xRRGGBB."""
     with open_image(path) as mask:
+        if mask.format == "JPEG":
+            raise BadImageError("JPEG, which changes values; make masks as PNG")
         try:
             mask = ImageOps.exif_transpose(mask)
             if mask.mode in ("P", "1", "L", "LA", "I;16"):  # whatever the colours of a palette are
@@ -262,25 +261,13 @@ def mask_picture(classes: Tensor, size: tuple[int, int], resize: str | None) -> 
     height, width = classes.shape
     pixels = classes.to(torch.uint8).numpy().tobytes()
     picture = Image.frombytes("L", (width, height), pixels)
-    if size != picture.size:
-        matrix = to_fitted(size, picture.size, resize)
-        picture = picture.transform(size, Image.Transform.AFFINE, matrix, fillcolor=UNKNOWN)
+    if size != picture.size and resize in ("pad", "squash"):
+        seen = RESIZE[resize](Image.new("L", size, 1), picture.size).getbbox()
+        picture = picture.resize(size, Image.Resampling.NEAREST, seen)
+    elif size != picture.size:
+        picture = ImageOps.pad(picture, size, Image.Resampling.NEAREST, color=UNKNOWN)
     picture.putpalette(COLOURS.flatten().tolist())
     return picture
-
-
-def to_fitted(
-    size: tuple[int, int], fitted: tuple[int, int], resize: str | None
-) -> tuple[float, ...]:
-    """Return the affine map from the pixels of an image to those of the fitted one; see RESIZE."""
-    ratios = np.divide(fitted, size)
-    if resize != "squash":
-        ratios[:] = ratios.min() if resize == "pad" else ratios.max()
-    rounded = np.round if resize == "pad" else np.asarray
-    lengths = rounded(ratios * size)
-    starts = rounded((fitted - lengths) / 2)
-    (x, y), (left, top) = (lengths / size).tolist(), starts.tolist()
-    return x, 0.0, left, 0.0, y, top
 
 
 def overlaid(x: Tensor, classes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
 from plainfit.data.decoding import read_image
+from plainfit.data.label_file import LabelOptions
 from plainfit.data.layout import find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
@@ -158,7 +159,8 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
                 "classes in classes.txt, in both"
             )
         return iter(make_loader(ConcatDataset([*data.parts().values()]), bs, False))
-    files, *_ = find_images(path, run.config.target, run.target.task, options_of(run))
+    options = LabelOptions(run.config.target, run.target.task, options_of(run))
+    files, *_ = find_images(path, options)
     if len(folders := sorted({part for part, *_ in files})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
     labels = encoded(run, [label for _, label, _ in files])
