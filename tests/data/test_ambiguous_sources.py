@@ -288,12 +288,13 @@ def pictures(tmp_path):
     ("folders", "says"),
     [
         ("bus car train/steam train/diesel", "bus, car would be neither"),
-        ("train/cat train/dog valid", "valid would be neither"),
+        ("train/cat train/dog valid", "for each class, and those in valid are in none; lay it out"),
         ("train/cat train/dog more", "more would be neither"),
         ("cat/old cat/new dog/old dog/new", "hold the same ones, new, old; call the parts train"),
         ("train/cat/old train/cat/new train/dog/old train/dog/new", "train: parts cannot be told"),
         ("cat/val cat/valid cat/train dog/val dog/valid dog/train", "cannot be told from classes"),
-        ("train test", "test, train would be neither"),
+        ("train test", "those in test, train are in none; .* list file and label in .*/labels.csv"),
+        ("images heatmaps", "images and masks must be in folders .* are heatmaps, images; rename"),
         ("training_set/cat training_set/dog test_set/cat test_set/dog", "the same ones, cat, dog"),
         ("test/cat test/dog valid/cat valid/dog", "test, valid would be neither"),
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
@@ -310,6 +311,46 @@ def pictures(tmp_path):
 def test_folders_that_are_parts_and_classes_are_refused(pictures, folders, says):
     with pytest.raises(DataError, match=says):
         open_data(pictures(*folders.split()))
+
+
+@pytest.mark.parametrize(
+    ("folders", "file", "says"),
+    [
+        (
+            "val2017 train2017",
+            "annotations/all.json",
+            "annotations must .* holds no images but all.j",
+        ),
+        (
+            "train/images",
+            "train/labels/0.txt",
+            "holds no images but 0.txt .boxes of objects are not",
+        ),
+        ("train test", "train.csv", "must be called labels.csv, and there is train.csv$"),
+        (
+            "cat dog",
+            "cat/note.txt dog/a.xml",
+            r"2 of 26 are not: cat/note.txt, dog/a.xml .not a .p",
+        ),
+        ("cat dog", "empty/.DS_Store", "empty must hold images of class 'empty', and it is empty"),
+    ],
+)
+def test_data_of_other_kinds_is_refused_in_one_line(pictures, folders, file, says):
+    root = pictures(*folders.split())
+    for name in file.split():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("{}")
+    with pytest.raises(DataError, match=says):
+        open_data(root)
+
+
+def test_masks_are_no_images_of_a_class(pictures):
+    root = pictures("cat", "dog")
+    for at in range(12):
+        (root / f"dog/{at}.png").rename(root / f"cat/{at}_mask.png")
+        Image.new("L", (4, 4), at).save(root / f"dog/{at}.jfif", format="jpeg")
+    with pytest.raises(DataError, match="the folders are cat, dog, and 0_mask seems to be a mask"):
+        open_data(root)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ OWN = {
     "resize": (IMAGES, MASKED),
     "group_by": (TABLE, IMAGES, MASKED),
     "order_by": (TABLE,),
-    "delimiter": (TABLE,),
-    "encoding": (TABLE,),
-    "decimal": (TABLE,),
+    "delimiter": (TABLE, IMAGES),
+    "encoding": (TABLE, IMAGES),
+    "decimal": (TABLE, IMAGES),
     "na": (TABLE,),
     "text": (TABLE,),
     "tokenizer": (TABLE,),
@@ -91,7 +91,7 @@ def open_data(
             called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or several, such as `rain,wind`; or that of the
-            labels in the `labels.csv` of a folder.
+            labels in the `labels.csv` of a folder, likewise.
         task: `classification`, `regression` or `multi-label`; by default what the target looks
             like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
             or several columns of 0 and 1 for multi-label.

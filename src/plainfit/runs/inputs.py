@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
 from plainfit.data.decoding import read_image
-from plainfit.data.label_file import numbers_in
+from plainfit.data.label_file import LabelOptions
 from plainfit.data.layout import find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
@@ -64,11 +64,14 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
 
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
     """Read a table by the options of the training but for how it is `written`, if that is given."""
+    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
+    return read_columns(path, options_of(run, **written), texts)
+
+
+def options_of(run: Run, **written: str | None) -> TableOptions:
     names = [item.name for item in fields(TableOptions)]
     given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
-    options = TableOptions(**given)
-    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
-    return read_columns(path, options, texts)
+    return TableOptions(**given)
 
 
 def columns_of(run: Run, path: Path) -> dict[str, Any]:
@@ -156,12 +159,12 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
                 "classes in classes.txt, in both"
             )
         return iter(make_loader(ConcatDataset([*data.parts().values()]), bs, False))
-    found, _ = find_images(path, run.config.target, run.target.task)
-    if len(folders := sorted({part for part, *_ in found})) > 1:
+    options = LabelOptions(run.config.target, run.target.task, options_of(run))
+    files, *_ = find_images(path, options)
+    if len(folders := sorted({part for part, *_ in files})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
-    texts = {"": [label for _, label, _ in found]}
-    labels = encoded(run, numbers_in(texts, run.target.task)[""])
-    return image_batches(run, [Path(file) for *_, file in found], bs, labels)
+    labels = encoded(run, [label for _, label, _ in files])
+    return image_batches(run, [Path(file) for *_, file in files], bs, labels)
 
 
 def images_in(path: Path) -> list[Path]:
