@@ -117,6 +117,7 @@ def test_numbers_that_may_be_others_are_no_numbers(tmp_path):
     [
         ("# measured in May\n# by us, and others\n", "x,target", 1),
         ("sep=,\n", "x,target", 1),
+        ("Sales 2026\n\n", "x,target", 1),
         ("", " x , target", 0),
         ("", "#x,target", 0),
     ],
@@ -329,7 +330,7 @@ def test_kinds_can_be_set(tmp_path):
             {"numeric": "name"},
             "'name' must be numbers: 60 of 60 are not, 'person0' in data row 1, ",
         ),
-        ({"delimiter": "comm"}, "delimiter must be comma, semicolon, tab, pipe or one character"),
+        ({"delimiter": "comm"}, "delimiter must be comma, .*, space or one character"),
         ({"decimal": ";"}, "decimal must be . or ,"),
         ({"encoding": "utf-9"}, "cannot be read .unknown encoding: utf-9"),
     ):

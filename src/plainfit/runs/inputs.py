@@ -21,7 +21,7 @@ from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
-from plainfit.data.tables.table import USUAL_TARGETS, find_targets, target_values
+from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
@@ -87,7 +87,8 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        y = target_values(table, table.texts(names), run.target.task)
+        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:

@@ -30,13 +30,21 @@ from plainfit.data.targets import NUMBER
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 STDIN = Path("-")  # JSON lines
-READ_AS = {"utf-16": "UTF-16", "cp1252": "not UTF-8: read as Windows-1252"}
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+MARKS = {  # of an encoding, in the first bytes
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
+READ_AS = {
+    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16"),
+    "utf-32": "UTF-32",
+    "cp1252": "not UTF-8: read as Windows-1252",
+}
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 MISSING = ("median", "mean", "drop", "error")
 GAPS = (
     "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
     "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
-    "-1.#QNAN", " ", " ?", " NA", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!",
+    "-1.#QNAN", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "na", "N/a", "n.a.",
+    "NONE", "Null", "(null)", "nil", "NaT", "\\N", "..", "..."
 )  # fmt: skip
 COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
@@ -174,10 +182,19 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         names = table.column_names
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
         why = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            why = "it is of another encoding; --encoding names it, such as shift_jis"
+        elif dialect and "CSV parse error: " in str(error):
+            why = uneven_rows(path, dialect)
         raise DataError(f"{path}: the table cannot be read ({why})") from error
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
+    nameless = [at for at, name in enumerate(names) if not name]
+    for at in reversed(nameless[1:]):  # as many as there are delimiters at the end of a line
+        if {*table.column(at).unique().to_pylist()} <= {"", None}:
+            table, names = table.remove_column(at), [*names[:at], *names[at + 1 :]]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(
+            f"{path}: columns must have different names, got {twice[0]!r} twice; rename one"
+        )
     numbers = [float(name) for name in names if NUMBER.fullmatch(name)]
     if len(numbers) == len(names) > 1 and numbers != list(range(len(names))):
         raise DataError(
@@ -225,6 +242,7 @@ def read_text(
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
+            invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(as_text, pyarrow.string()),
@@ -290,9 +308,12 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
     usual = "\t" if ".tsv" in path.name.lower() else ","
-    lines = sample.splitlines(keepends=True)
+    lines = list(io.StringIO(sample, newline=""))
     skipped = next((n for n, line in enumerate(lines) if not line.startswith(COMMENTS)), 0)
     delimiter = options.separator or find_delimiter("".join(lines[skipped:]), usual)
+    width, _ = usual_width(rows_of("".join(lines[skipped:]), delimiter))
+    begin = (n for n in range(skipped, len(lines)) if not is_title(lines[n], delimiter, width))
+    skipped = next(begin, skipped)
     last, *row = rows_of("".join(lines[max(0, skipped - 1) : skipped + 1]), delimiter) or [[]]
     if (
         row
@@ -302,7 +323,7 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
     ):
         skipped -= 1  # the names begin with a #
     if skipped:
-        notes.append(f"lines of comments at the beginning are left out: {skipped}")
+        notes.append(f"lines before the names of the columns are left out: {skipped}")
     if delimiter != usual and options.delimiter is None:
         known = {mark: name for name, mark in DELIMITERS.items()}
         notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
@@ -312,10 +333,13 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
             f"it has {len(rows[0]):,} columns, too many for a text file of {path.stat().st_size:,} "
             "bytes; save the numbers as an array in an .npz file"
         )
+    if not any(map(str.strip, lines[skipped + 1 :])):
+        raise OSError("it must have rows below the names of its columns")
     decimal = options.decimal or find_decimal(rows)
     if decimal != "." and options.decimal is None:
         notes.append("numbers have a decimal comma (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
+    gaps += [f" {gap}" for gap in gaps]
     names = rows[0] if rows else []
     return Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, names), notes
 
@@ -329,16 +353,18 @@ def find_encoding(path: Path) -> tuple[str, bool]:
     decoder, size, has_quotes = codecs.getincrementaldecoder("utf-8")(), 0, False
     with opened(path) as file:
         while chunk := file.read(CHUNK):
-            if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                return "utf-16", True
+            if size == 0 and (mark := next(filter(chunk.startswith, MARKS), None)):
+                return MARKS[mark], True
+            if size == 0 and 0 in chunk[:2] and any(chunk[:2]):  # of UTF-16 without a mark
+                return "utf-16-le" if chunk[0] else "utf-16-be", True
+            if b"\0" in chunk:
+                raise OSError("it has bytes that are 0, as no text has; is it of another kind?")
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
                 if not chunk.isascii() or decoder.getstate()[0]:
                     decoder.decode(chunk, len(chunk) < CHUNK)
             except UnicodeDecodeError:
-                if b"\0" in chunk:
-                    raise
                 return "cp1252", True
             has_quotes |= b'"' in chunk
     return "utf-8", has_quotes
@@ -352,13 +378,46 @@ def rows_of(text: str, delimiter: str) -> list[list[str]]:
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """Return what divides most rows into as many cells as the first one has, two or more."""
+    """Return what divides most rows into as many cells, two or more; a space only if all rows."""
 
     def score(delimiter: str) -> tuple[bool, float, int]:
-        widths = [len(row) for row in rows_of(text, delimiter)] or [0]
-        return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
+        width, share = usual_width(rows_of(text, delimiter))
+        return width > 1, share, width
 
-    return max([usual, *DELIMITERS.values()], key=score)
+    *marks, space = DELIMITERS.values()
+    best = max([usual, *marks], key=score)
+    return space if score(best)[0] < score(space)[0] and score(space)[1] == 1 else best
+
+
+def usual_width(rows: list[list[str]]) -> tuple[int, float]:
+    """Return how many cells most rows have, and the share of those."""
+    ((width, count),) = Counter(map(len, rows)).most_common(1) or [(0, 1)]
+    return width, count / max(1, len(rows))
+
+
+def is_title(line: str, delimiter: str, width: int) -> bool:
+    """Return whether a line has one cell or none, unlike the names of `width` columns."""
+    (cells,) = rows_of(line, delimiter) or [[]]
+    filled = [cell for cell in cells if cell.strip()]
+    is_whole = line.count('"') % 2 == 0
+    return is_whole and len(filled) < 2 and (len(cells) < width or width > 2)
+
+
+def uneven_rows(path: Path, dialect: Dialect) -> str:
+    """Name the lines that have more or fewer cells than there are names."""
+    count, line, wrong = len(dialect.names), dialect.skipped + 1, list[str]()
+    with opened(path) as file, io.TextIOWrapper(file, dialect.encoding, newline="") as text:
+        for _ in range(dialect.skipped):
+            text.readline()
+        reader = csv.reader(text, delimiter=dialect.delimiter)
+        with suppress(csv.Error):
+            for row in reader:
+                if len(row) != count and "".join(row).strip():
+                    wrong.append(f"line {line} has {len(row)}")
+                line = dialect.skipped + reader.line_num + 1
+    return (
+        f"it has {count} names of columns, and {shortened(wrong)} cells; mend or delete such lines"
+    )
 
 
 def find_decimal(rows: list[list[str]]) -> str:
