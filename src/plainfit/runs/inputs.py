@@ -67,8 +67,10 @@ def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
     names = [item.name for item in fields(TableOptions)]
     given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n) for n in names}
     options = TableOptions(**given)
-    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
-    return read_columns(path, options, texts)
+    columns = columns_of(run, path)
+    texts = [name for name, made in columns.items() if kind_of(made) == "text"]
+    decimals = [made["decimal"] for made in columns.values() if "decimal" in made]
+    return read_columns(path, options, texts, *decimals[:1])
 
 
 def columns_of(run: Run, path: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """How the columns of a table become inputs: learned from the training rows, then applied to any.
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
-all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`, and `embedded` if they become one input: the number of the category
-from 1, and 0 for any other; or the `vocabulary` of its words (`text`); of dates the same as of
-numbers for each part of the `date`. `gaps` counts those of the whole table.
+all are equal: the input is 0 then), `fill` for gaps, `marked` if gaps have an input of their own,
+and a `decimal` comma; of text the `categories`, and `embedded` if they become one input: the number
+of the category from 1, and 0 for any other; or the `vocabulary` of its words (`text`); of dates the
+same as of numbers for each part of the `date`. `gaps` counts those of the whole table.
 """
 
 from collections.abc import Mapping

@@ -48,7 +48,7 @@ GAPS = (
 )  # fmt: skip
 COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
-CHUNK = 2**20
+CHUNK, LONGEST = 2**20, 2**26
 PER_COLUMN = 2**14  # bytes that a column takes while a text file is parsed, however few its rows
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][-+]?\d+)?")
 POINT = re.compile(r"[-+]?(\d*|\d{1,3}(,\d{3})+)\.\d+([eE][-+]?\d+)?")
@@ -147,8 +147,13 @@ class Table:
         return texts
 
 
-def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ()) -> Table:
-    """Read a file; the columns `as_text` of a text file are not taken for numbers or dates."""
+def read_columns(
+    path: Path, options: TableOptions, as_text: Iterable[str] = (), decimal: str = "."
+) -> Table:
+    """Read a file; the columns `as_text` of a text file are not taken for numbers or dates.
+
+    The `decimal` sign is what 1,234 is read by, if no other number tells.
+    """
     import pyarrow
     import pyarrow.json
     import pyarrow.parquet
@@ -162,7 +167,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         )
     try:
         if is_text:
-            dialect, notes = find_dialect(path, options)
+            dialect, notes = find_dialect(path, options, decimal)
             texts = [*as_text]
             first = read_text(path, dialect, texts, read="open_csv").schema  # by the first rows
             written = [f.name.strip() for f in first if pyarrow.types.is_int64(f.type)]
@@ -185,7 +190,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         if isinstance(error, UnicodeDecodeError):
             why = "it is of another encoding; --encoding names it, such as shift_jis"
         elif dialect and "CSV parse error: " in str(error):
-            why = uneven_rows(path, dialect)
+            why = uneven_rows(path, dialect) or error
         raise DataError(f"{path}: the table cannot be read ({why})") from error
     nameless = [at for at, name in enumerate(names) if not name]
     for at in reversed(nameless[1:]):  # as many as there are delimiters at the end of a line
@@ -238,7 +243,11 @@ def read_text(
     only = only and [as_written.get(name, name) for name in only]
     table = getattr(pyarrow.csv, read)(
         path,
-        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding, skip_rows=dialect.skipped),
+        read_options=pyarrow.csv.ReadOptions(
+            encoding=dialect.encoding,
+            skip_rows=dialect.skipped,
+            block_size=max(CHUNK, 2**11 * len(dialect.names)),  # holds the names, and some rows
+        ),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
@@ -297,7 +306,9 @@ def map_arrow(path: Path) -> Any:
     return table
 
 
-def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]:
+def find_dialect(
+    path: Path, options: TableOptions, usual_decimal: str
+) -> tuple[Dialect, list[str]]:
     """Return how a text file is written, and notes on what was guessed against the usual."""
     notes, encoding, has_quotes = [], options.encoding, True
     if encoding is None:
@@ -305,7 +316,7 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         if encoding in READ_AS:
             notes.append(f"the text is {READ_AS[encoding]} (--encoding changes it)")
     with opened(path) as file:
-        content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
+        content = b"".join([file.read(SAMPLE), *(file.readline(LONGEST) for _ in range(2))])
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
     usual = "\t" if ".tsv" in path.name.lower() else ","
     lines = list(io.StringIO(sample, newline=""))
@@ -335,9 +346,10 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         )
     if not any(map(str.strip, lines[skipped + 1 :])):
         raise OSError("it must have rows below the names of its columns")
-    decimal = options.decimal or find_decimal(rows)
-    if decimal != "." and options.decimal is None:
-        notes.append("numbers have a decimal comma (--decimal changes it)")
+    decimal = options.decimal or find_decimal(rows, usual_decimal)
+    if decimal != usual_decimal and options.decimal is None:
+        name = {",": "comma", ".": "point"}[decimal]
+        notes.append(f"numbers have a decimal {name} (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
     gaps += [f" {gap}" for gap in gaps]
     names = rows[0] if rows else []
@@ -415,15 +427,14 @@ def uneven_rows(path: Path, dialect: Dialect) -> str:
                 if len(row) != count and "".join(row).strip():
                     wrong.append(f"line {line} has {len(row)}")
                 line = dialect.skipped + reader.line_num + 1
-    return (
-        f"it has {count} names of columns, and {shortened(wrong)} cells; mend or delete such lines"
-    )
+    remedy = "cells; mend or delete such lines"
+    return f"it has {count} names of columns, and {shortened(wrong)} {remedy}" if wrong else ""
 
 
-def find_decimal(rows: list[list[str]]) -> str:
-    """Return a comma if numbers are written with one, and none with a point."""
+def find_decimal(rows: list[list[str]], usual: str) -> str:
+    """Return the decimal sign of the numbers, and the usual one if they do not tell."""
     cells = {cell.strip(" $€£¥%") for row in rows[1:] for cell in row}
-    commas = list(filter(COMMA.fullmatch, cells))
-    if all(map(THOUSANDS.fullmatch, commas)) or any(map(POINT.fullmatch, cells)):
+    if any(map(POINT.fullmatch, cells)):
         return "."
-    return ","
+    commas = filter(COMMA.fullmatch, cells)
+    return usual if all(map(THOUSANDS.fullmatch, commas)) else ","

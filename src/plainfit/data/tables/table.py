@@ -356,6 +356,8 @@ def learn_all(
             values = values_of(name, table.columns[name], kind, table.decimal)
             info = learn(name, values, train_rows, options.missing, options.embed_above)
             made[name] = info
+            if table.decimal == "," and isinstance(values, np.ndarray):
+                info["decimal"] = ","
             if isinstance(values, np.ndarray) and not kind and is_text(table.columns[name]):
                 texts = table.columns[name].drop_null().unique().to_pylist()
                 shown = next(text for text in texts if not is_number(text))
