@@ -132,6 +132,7 @@ def test_what_is_before_and_around_names_is_no_part_of_them(tmp_path, first, hea
 def test_values_that_may_mean_something_else_are_noted(tmp_path):
     for value, says in {
         "-999": "column 'n': 6 of 60 values are -999, the others 0 or more; if it",
+        "9999": "column 'n': 6 of 60 values are 9999, the others up to 6; if it means a gap, --na",
         "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps",
         "#DIV/0!": "column 'n': 6 of 60 values missing",
     }.items():
@@ -485,9 +486,10 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
 def test_an_index_without_a_name_is_left_out(tmp_path):
     said = "the column without a name only numbers the rows, or is empty: left out"
     for first in (range(N), [""] * N):
-        rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
-        data = open_data(written(tmp_path, rows, ",x,target"))
-        assert (data.features, data.notes) == (("x",), (said,))
+        for name in ("", "Unnamed: 0"):
+            rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
+            data = open_data(written(tmp_path, rows, f"{name},x,target"))
+            assert (data.features, data.notes) == (("x",), (said,))
     rows = [f"{x * 2},{x},{y}" for x, y in zip(X, Y, strict=True)]
     assert open_data(written(tmp_path, rows, ",x,target")).features == ("", "x")
 

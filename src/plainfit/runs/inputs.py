@@ -112,7 +112,7 @@ def targets(run: Run, table: Table) -> list[str]:
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
     given = [run.config.drop or "", run.config.group_by or ""]
-    named = {*given, *(name.strip() for text in given for name in text.split(","))}
+    named = {*given, *(name.strip() for text in given for name in text.split(","))} - {""}
     return [name for name in table.columns if name in named]
 
 

@@ -13,7 +13,7 @@ from plainfit.data.tables.values import Dates, Texts, Values, date_formats, is_n
 from plainfit.data.targets import lookalikes
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
-MARKS_OF_GAPS = (-1, -9, -99, -999, -9999, -99999)
+MARKS_OF_GAPS = {-1, -9, -99, -999, -9999, -99999, 999, 9999, 99999}
 MOST_CATEGORIES = 1000  # of one that is named
 MOST_EMBEDDED = 10_000
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
@@ -72,12 +72,14 @@ def check_column(
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
     if alike := lookalikes(categories, f"texts of column {name!r}"):
         return alike
-    if codes is values and (low := float(np.nanmin(codes))) in MARKS_OF_GAPS:
-        count, others = int((codes == low).sum()), codes[codes != low]
-        if count > 1 and len(others) and not (others < 0).any():
+    ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
+    for mark in ends & MARKS_OF_GAPS:
+        count, others = int((codes == mark).sum()), codes[codes != mark]
+        if count > 1 and len(others) and not (others < 0 if mark < 0 else 5 * others > mark).any():
+            rest = "0 or more" if mark < 0 else f"up to {np.nanmax(others):g}"
             return [
-                f"column {name!r}: {count} of {len(codes)} values are {low:g}, the others 0 or "
-                f"more; if it means a gap, --na {low:g}"
+                f"column {name!r}: {count} of {len(codes)} values are {mark:g}, the others {rest}; "
+                f"if it means a gap, --na {mark:g}"
             ]
     return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
 

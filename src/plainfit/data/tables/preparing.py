@@ -111,15 +111,16 @@ def standardise(
     finite = np.isfinite(scaled)
     if not finite.all():
         raise DataError(
-            f"numbers must be finite as float32 (below 3.4e38), and column {name!r}, standardised, "
-            f"has NaN or infinity in data row {first + int((~finite).argmax()) + 1}"
+            f"numbers must be finite as float32 (below 3.4e38) when standardised, and column "
+            f"{name!r} has {values[at := int(np.abs(values).argmax())]:g} in data row "
+            f"{first + at + 1}"
         )
     return np.asarray(scaled)
 
 
 def add_inputs(inputs: dict[str, NDArray[Any]], more: dict[str, NDArray[Any]]) -> None:
-    if more.keys() & inputs.keys():
-        raise DataError("a column must not have the name of another column's category, such as a=b")
+    if twice := sorted(more.keys() & inputs.keys()):
+        raise DataError(f"two columns would become the input {twice[0]!r}: rename or --drop one")
     inputs |= more
 
 

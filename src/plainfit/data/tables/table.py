@@ -47,6 +47,7 @@ from plainfit.data.targets import (
 )
 
 TOTAL = re.compile("(grand |sub)?totals?|sum|overall", re.IGNORECASE)
+INDEX = re.compile("(Unnamed: ?[0-9]+)?|__index_level_[0-9]+__")
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
 
@@ -172,7 +173,7 @@ def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dic
 
 def is_index(table: Table, name: str) -> bool:
     """Return, and note, whether a column without a name numbers the rows, or has no values."""
-    if name:
+    if not INDEX.fullmatch(name):
         return False
     column = table.columns[name]
     values = None if column.null_count == table.rows else values_of(name, column)

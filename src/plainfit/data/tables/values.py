@@ -226,10 +226,10 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
     from pyarrow import compute
 
     if form == ISO:
-        try:
-            times = column.cast(pyarrow.timestamp("us"))
-        except pyarrow.ArrowInvalid:  # some are not
-            times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))
+        times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))  # if some are not
+        for zone in (None, "UTC"):
+            with suppress(pyarrow.ArrowInvalid):
+                times = column.cast(pyarrow.timestamp("us", zone))
     else:
         times = compute.strptime(column, format=form, unit="us", error_is_null=True)
     dates = np.array(times.to_numpy(zero_copy_only=False))
