@@ -30,21 +30,14 @@ from plainfit.data.targets import NUMBER
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 STDIN = Path("-")  # JSON lines
-MARKS = {  # of an encoding, in the first bytes
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
-READ_AS = {
-    **dict.fromkeys(("utf-16", "utf-16-le", "utf-16-be"), "UTF-16"),
-    "utf-32": "UTF-32",
-    "cp1252": "not UTF-8: read as Windows-1252",
-}
+READ_AS = {"utf-16": "UTF-16", "cp1252": "not UTF-8: read as Windows-1252"}
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 MISSING = ("median", "mean", "drop", "error")
 GAPS = (
     "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
     "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
     "-1.#QNAN", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "na", "N/a", "n.a.",
-    "NONE", "Null", "(null)", "nil", "NaT", "\\N", "..", "..."
+    "NONE", "Null", "(null)", "nil", "NaT", "\\N", "..", "...", " "
 )  # fmt: skip
 COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
@@ -191,6 +184,8 @@ def read_columns(
             why = "it is of another encoding; --encoding names it, such as shift_jis"
         elif dialect and "CSV parse error: " in str(error):
             why = uneven_rows(path, dialect) or error
+        elif "JSON" in str(error):
+            why = f"{error}; a line must be an object, whose values have the types of the others"
         raise DataError(f"{path}: the table cannot be read ({why})") from error
     nameless = [at for at, name in enumerate(names) if not name]
     for at in reversed(nameless[1:]):  # as many as there are delimiters at the end of a line
@@ -322,7 +317,7 @@ def find_dialect(
     lines = list(io.StringIO(sample, newline=""))
     skipped = next((n for n, line in enumerate(lines) if not line.startswith(COMMENTS)), 0)
     delimiter = options.separator or find_delimiter("".join(lines[skipped:]), usual)
-    width, _ = usual_width(rows_of("".join(lines[skipped:]), delimiter))
+    width = usual_width(rows_of("".join(lines[skipped:]), delimiter))
     begin = (n for n in range(skipped, len(lines)) if not is_title(lines[n], delimiter, width))
     skipped = next(begin, skipped)
     last, *row = rows_of("".join(lines[max(0, skipped - 1) : skipped + 1]), delimiter) or [[]]
@@ -365,12 +360,10 @@ def find_encoding(path: Path) -> tuple[str, bool]:
     decoder, size, has_quotes = codecs.getincrementaldecoder("utf-8")(), 0, False
     with opened(path) as file:
         while chunk := file.read(CHUNK):
-            if size == 0 and (mark := next(filter(chunk.startswith, MARKS), None)):
-                return MARKS[mark], True
-            if size == 0 and 0 in chunk[:2] and any(chunk[:2]):  # of UTF-16 without a mark
-                return "utf-16-le" if chunk[0] else "utf-16-be", True
+            if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return "utf-16", True
             if b"\0" in chunk:
-                raise OSError("it has bytes that are 0, as no text has; is it of another kind?")
+                raise OSError("it has bytes of 0, as no UTF-8 has; is it --encoding utf-16-le?")
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
@@ -390,21 +383,21 @@ def rows_of(text: str, delimiter: str) -> list[list[str]]:
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """Return what divides most rows into as many cells, two or more; a space only if all rows."""
+    """Return what divides most rows into as many cells, two or more; a space must divide all."""
 
     def score(delimiter: str) -> tuple[bool, float, int]:
-        width, share = usual_width(rows_of(text, delimiter))
-        return width > 1, share, width
+        rows = rows_of(text, delimiter) or [[]]
+        width = usual_width(rows)
+        share = sum(len(row) == width for row in rows) / len(rows)
+        least = 1 if delimiter == " " else 0.8 if len(rows[0]) < 2 else 0  # the first is a title
+        return width > 1 and share >= least, share * (delimiter != " "), width
 
-    *marks, space = DELIMITERS.values()
-    best = max([usual, *marks], key=score)
-    return space if score(best)[0] < score(space)[0] and score(space)[1] == 1 else best
+    return max([usual, *DELIMITERS.values()], key=score)
 
 
-def usual_width(rows: list[list[str]]) -> tuple[int, float]:
-    """Return how many cells most rows have, and the share of those."""
-    ((width, count),) = Counter(map(len, rows)).most_common(1) or [(0, 1)]
-    return width, count / max(1, len(rows))
+def usual_width(rows: list[list[str]]) -> int:
+    """Return how many cells most rows have."""
+    return max(Counter(map(len, rows)).items(), key=lambda item: item[1])[0] if rows else 0
 
 
 def is_title(line: str, delimiter: str, width: int) -> bool:
@@ -427,8 +420,8 @@ def uneven_rows(path: Path, dialect: Dialect) -> str:
                 if len(row) != count and "".join(row).strip():
                     wrong.append(f"line {line} has {len(row)}")
                 line = dialect.skipped + reader.line_num + 1
-    remedy = "cells; mend or delete such lines"
-    return f"it has {count} names of columns, and {shortened(wrong)} {remedy}" if wrong else ""
+    must = f"each line must have {count} cells, as many as there are names"
+    return f"{must}, and {shortened(wrong)}; mend or delete such lines" if wrong else ""
 
 
 def find_decimal(rows: list[list[str]], usual: str) -> str:

@@ -199,9 +199,11 @@ def labelled_rows(
                 f"{table.path}: the target {name!r} must have one value in each row, and is "
                 f"{column.type}; write several labels as a text, such as a|b"
             )
+        texts = column.drop_null().unique().to_pylist() if is_text(column) else []
+        if texts and (task or task_of_texts(texts)[0]) == MULTI_LABEL:
+            continue  # a sample may have none
         gaps |= np.asarray(column.is_null(nan_is_null=types.is_floating(column.type)))
-        texts = column.filter(~gaps).unique().to_pylist() if is_text(column) else []
-        if texts and (task or task_of_texts(texts)[0]) != MULTI_LABEL:
+        if texts:
             trimmed = compute.utf8_trim_whitespace(column)
             gaps |= np.asarray(compute.is_in(trimmed, pyarrow.array(own)))
             if marks := sorted({*map(repr, texts)} & {repr(gap) for gap in GAPS if gap not in own}):
@@ -213,10 +215,11 @@ def labelled_rows(
             f"{count} of {len(gaps)} rows have no {names}, the first is data row "
             f"{int(gaps.argmax()) + 1}: left out, and not counted below"
         )
-    last = [str(column[-1].as_py()).strip() for column in table.columns.values()]
-    if not gaps[-1] and (total := next(filter(TOTAL.fullmatch, last), None)):
-        table.notes.append(f"the last row is {total!r}: left out")
-        gaps[-1] = True
+    for column in filter(is_text, table.columns.values()):
+        is_once = compute.sum(compute.equal(column, column[-1])).as_py() == 1
+        if is_once and not gaps[-1] and TOTAL.fullmatch(column[-1].as_py().strip()):
+            table.notes.append(f"the last row is {column[-1].as_py()!r}: left out")
+            gaps[-1] = True
     if gaps.all():
         raise DataError(f"{table.path}: there must be rows with a value of {names}, and none has")
     if not gaps.any():
