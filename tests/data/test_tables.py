@@ -298,6 +298,16 @@ def test_dates_become_numbers(tmp_path, form, said):
         np.testing.assert_allclose(there, sorted(values), atol=1e-2)
 
 
+def test_dates_as_texts_of_parquet(tmp_path):
+    for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"):
+        frame = pd.DataFrame({"day": [day.strftime(form) for day in DAYS], "target": Y})
+        frame.to_parquet(tmp_path / "t.parquet")
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        found = open_data(tmp_path / "t.parquet")
+        assert found.columns["day"]["format"] == "ISO 8601"
+        assert found.fingerprint == open_data(tmp_path / "t.csv").fingerprint
+
+
 def test_what_is_neither_a_date_nor_a_number(tmp_path):
     rows = [f"{1 + i % 9}/{1 + i % 4}/2026,{y}" for i, y in enumerate(Y)]
     assert len(open_data(written(tmp_path, rows, "day,target")).features) > 20
