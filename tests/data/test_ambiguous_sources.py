@@ -185,7 +185,7 @@ def test_labels_that_are_missing_or_merged_are_refused(write, labels, says):
         (["1e3", "1000"], ["1000", "1e3"], 1),
         (["0x10", "16"], ["0x10", "16"], 0),
         ([" a", "a", "A"], [" a", "A", "a"], 1),
-        (["NA", "EU"], ["EU", "NA"], 0),
+        (["NA", "EU"], ["EU", "NA"], 1),
         (["10", "9", "-1"], ["-1", "9", "10"], 0),
         ([str(10**30), str(10**30 + 1)], [str(10**30), str(10**30 + 1)], 0),
         ([str(2**63), str(2**63 + 1)], [str(2**63), str(2**63 + 1)], 0),
@@ -208,10 +208,15 @@ def test_labels_of_tables_keep_their_text(tmp_path, labels, classes, notes):
         ("0.5,0\n" + "1.5,0\n2.5,1\n" * 9, "must begin with the names of its columns, got the num"),
     ],
 )
-def test_rows_of_a_table_are_not_lost(tmp_path, text, says):
+def test_rows_of_a_table_are_not_lost_silently(tmp_path, text, says):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=says):
-        open_data(tmp_path / "t.csv", target="0" if text[0] == "0" else None)
+        open_data(tmp_path / "t.csv", target="0" if text[0] == "0" else None, missing="error")
+    if text[0] == "a":
+        data = open_data(tmp_path / "t.csv")
+        note = "9 of 27 rows have no target, the first is data row 2: left out, and not counted"
+        assert data.notes[0].startswith(note)
+        assert sum(data.counts().values()) == 18
 
 
 def test_labels_of_arrow_columns(tmp_path):
@@ -264,7 +269,7 @@ def test_codes_that_lose_digits_are_noted(tmp_path, suffix, budget):
 
 
 def test_texts_that_are_mostly_different_are_noted(tmp_path):
-    rows = "".join(f'"{i}, x",{i % 2}\n' for i in range(40))
+    rows = "".join(f'"x, {i}",{i % 2}\n' for i in range(40))
     (tmp_path / "t.csv").write_text("a,target\n" + rows)
     assert open_data(tmp_path / "t.csv").notes == (
         "column 'a' is text: 28 categories in 28 training rows",

@@ -160,9 +160,13 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
         return
     test = "no test set; the last line above is on the validation set"
     if result.test is not None:
+        from plainfit.training.history import shape_of
+
         scores = dict(result.test)
         largest, loss = scores.pop("largest_class", None), scores.pop("loss")
-        shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()]
+        shown = [
+            f"{n.replace('_', ' ')} {value:{shape_of(n, value)}}" for n, value in scores.items()
+        ]
         test = ", ".join([*shown, f"loss {loss:.4f}"])
         if largest is not None:  # of classes of very different sizes
             test += f"; the largest class alone is {largest:.4f} of the samples"

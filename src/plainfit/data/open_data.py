@@ -23,9 +23,10 @@ REMEDIES = {
     ".xlsx": "; save the sheet as .csv",
     ".xls": "; save the sheet as .csv",
     ".json": "; write an object for each row, a row to a line, as .jsonl",
+    ".ndjson": "; call it .jsonl",
     ".txt": "; call a table .csv",
-    ".zip": "; unpack it",
-    ".gz": "; unpack it",
+    **dict.fromkeys((".zip", ".gz", ".xz", ".bz2", ".zst"), "; unpack it"),
+    **dict.fromkeys((".db", ".sqlite", ".ods", ".dta", ".sav"), "; save the table as .csv"),
 }
 NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.

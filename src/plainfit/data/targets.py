@@ -226,9 +226,12 @@ def check_target(name: str, target: Target, parts: Mapping[str, Tensor]) -> list
     """Check that what is to be predicted can be learned from the training set; return notes."""
     for part, labels in parts.items():
         if len(labels) == 0:
+            count = (
+                f", of which it has {len(target.names)}" if target.task == CLASSIFICATION else ""
+            )
             raise DataError(
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
-                "provide at least two of each class"
+                f"provide at least two of each class{count}"
             )
     if target.task == CLASSIFICATION:
         return [*lookalikes(target.names), *check_classes(name, target.names, parts)]

@@ -21,7 +21,7 @@ from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
-from plainfit.data.tables.table import USUAL_TARGETS, find_targets, target_values
+from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
@@ -64,8 +64,10 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
 
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
     """Read a table by the options of the training but for how it is `written`, if that is given."""
-    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
-    return read_columns(path, options_of(run, **written), texts)
+    columns = columns_of(run, path)
+    texts = [name for name, made in columns.items() if kind_of(made) == "text"]
+    decimals = [made["decimal"] for made in columns.values() if "decimal" in made]
+    return read_columns(path, options_of(run, **written), texts, *decimals[:1])
 
 
 def options_of(run: Run, **written: str | None) -> TableOptions:
@@ -90,7 +92,8 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        y = target_values(table, table.texts(names), run.target.task)
+        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:
@@ -112,7 +115,7 @@ def targets(run: Run, table: Table) -> list[str]:
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
     given = [run.config.drop or "", run.config.group_by or ""]
-    named = {*given, *(name.strip() for text in given for name in text.split(","))}
+    named = {*given, *(name.strip() for text in given for name in text.split(","))} - {""}
     return [name for name in table.columns if name in named]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, RunError, raised_as
+from plainfit.common.errors import ConfigError, DataError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
 from plainfit.data.decoding import read_header
@@ -139,6 +139,11 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
     for name in targets(run, table):
         warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")
     results = readable(run.target, predict(run, inputs, output=best_output(run)))
+    if taken := {*results[0]} & {*dropped(run, table)}:
+        raise DataError(
+            f"{path}: a column that the training left out is written beside the results, and "
+            f"{min(taken)!r} is the name of one; rename it"
+        )
     kept = {name: column.to_pylist() for name, column in table.texts(dropped(run, table)).items()}
     return [
         {name: values[at] for name, values in kept.items()} | result

@@ -1,10 +1,11 @@
 """How the columns of a table become inputs: learned from the training rows, then applied to any.
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
-all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`, and `embedded` if they become one input: the number of the category
-from 1, and 0 for any other; or the `vocabulary` of its words or a `tokenizer` (`text`); of dates
-the same as of numbers for each part of the `date`. `gaps` counts those of the whole table.
+all are equal: the input is 0 then), `fill` for gaps, `marked` if gaps have an input of their own,
+and a `decimal` comma; of text the `categories`, and `embedded` if they become one input: the number
+of the category from 1, and 0 for any other; or the `vocabulary` of its words or a `tokenizer`
+(`text`); of dates the same as of numbers for each part of the `date`. `gaps` counts those of the
+whole table.
 """
 
 from collections.abc import Mapping
@@ -111,15 +112,16 @@ def standardise(
     finite = np.isfinite(scaled)
     if not finite.all():
         raise DataError(
-            f"numbers must be finite as float32 (below 3.4e38), and column {name!r}, standardised, "
-            f"has NaN or infinity in data row {first + int((~finite).argmax()) + 1}"
+            f"numbers must be finite as float32 (below 3.4e38) when standardised, and column "
+            f"{name!r} has {values[at := int(np.abs(values).argmax())]:g} in data row "
+            f"{first + at + 1}"
         )
     return np.asarray(scaled)
 
 
 def add_inputs(inputs: dict[str, NDArray[Any]], more: dict[str, NDArray[Any]]) -> None:
-    if more.keys() & inputs.keys():
-        raise DataError("a column must not have the name of another column's category, such as a=b")
+    if twice := sorted(more.keys() & inputs.keys()):
+        raise DataError(f"two columns would become the input {twice[0]!r}: rename or --drop one")
     inputs |= more
 
 
