@@ -1,0 +1,472 @@
+"""What several processes cost: steps, the exchange of gradients, and what it takes on a network.
+
+    python benchmarks/processes.py [--rounds 5] [--hosts]
+
+Each number of processes is a group that is started once and waits between its turns, so all ways
+to train take turns on the same machine. `--hosts` gives each process a network namespace of its
+own, and joins them by a network of limited rate and delay; it needs root, and Linux with TUN.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from hosts import Link
+from report import markdown_table
+from results import FOLDER, save_section
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import TensorDataset
+
+import plainfit as pf
+from data import synthetic
+from plainfit.data.pieces import Shards
+from plainfit.training import pairwise, sharding
+from plainfit.training.processes import join
+
+SHARDS, WARM_UP = 8, 5
+WORK = {  # the size of a batch, and the steps of a turn
+    "logistic": (64, 150),
+    "cnn": (64, 50),
+    "cnn, batch 512": (512, 12),
+    "mlp": (256, 20),
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "1 process, a thread for each core": {"threads": os.cpu_count()},
+    "1 process, 1 thread": {},
+    "1 process, `shards=8`": {"shards": SHARDS},
+    "2 processes, exact": {"world": 2, "shards": SHARDS},
+    "2 processes, fast": {"world": 2, "reduce": "fast"},
+    "2 processes, DDP by hand": {"world": 2, "by_hand": True},
+    "4 processes, exact": {"world": 4, "shards": SHARDS},
+    "4 processes, fast": {"world": 4, "reduce": "fast"},
+    "4 processes, DDP by hand": {"world": 4, "by_hand": True},
+}
+SIZES, WORLDS = (2**10, 2**14, 2**18, 2**22, 2**24), (2, 4, 8)  # bytes that are exchanged
+HOSTS = (2, 3, 4)
+RATE, DELAY = 1e9, 1e-3  # of the network between hosts: bit/s, seconds one way
+RATES, LATENCY = (1e9, 1e10, 1e11), 50e-6  # of the networks that are predicted
+RANKS, LARGE = (2, 3, 8, 32, 96, 128, 512, 1000, 1024), 100_000_000
+ALL_SHARDS = 1024  # so many of the trainings that are predicted
+
+TEXT = f"""\
+µs of a step of `fit` on images of 28x28 in memory, by SGD with momentum; the MLP has
+{{parameters:,}} parameters, and batches of {WORK["mlp"][0]}; batches are of 64 where nothing else is
+said. Every process has one thread unless the row says more. Medians of {{rounds}} rounds, in which
+each way takes its turn; the ratios are taken within a round: their median, lowest and highest.
+*Exchange* is the share of a step in torch's collectives, waiting for the slowest process included;
+*sums* is that of copies into one tensor and of additions in the fixed order. DDP by hand is the
+plainest loop with `DistributedDataParallel`, whose exchange goes on during the backward pass. All
+exact rows of a model ended with the same bits. Processes: {{cores}} cores, so that 4 of them share
+cores where there are fewer."""
+EXCHANGE = """\
+What the exchange of one tensor takes, over loopback: `fast` is gloo's all-reduce, `exact` is
+all-to-all, additions in the fixed order, and all-gather, as three and more processes do it (two,
+with a sum each, take the all-reduce). ms, medians of {rounds} rounds."""
+HOSTS_TEXT = f"""\
+Hosts of their own, network namespaces on this machine's {{cores}} cores, with {RATE / 1e9:g} Gbit/s
+and {DELAY * 1e3:g} ms one way between them: ms of a step of the MLP, and of its exchange, measured
+and by the model below."""
+MODEL = f"""\
+The model. A rank of w sends (k + 1)(w - 1)/w times the bytes of the gradients in `exact`, where
+k is the number of sums that a rank has of its pieces: 1 if its pieces are a whole subtree (the
+shards are the ranks times a power of two), more otherwise. In `fast` it sends 2(w - 1)/w times
+these bytes. Messages that wait for each other: w in `exact` (gloo's all-to-all sends all at once,
+its all-gather is a ring), 2(w - 1) in `fast` (a ring); for two ranks both are the all-reduce. A
+message takes the latency and {{message:.0f}} µs, and a byte its time on the network, or
+{{byte:.2f}} ns if that is more; both constants are measured here, with two processes and `exact`.
+NCCL, which has trees besides rings, is not modelled.
+
+The table has ms of an exchange, float32, at {LATENCY * 1e6:.0f} µs latency, for a training with
+{ALL_SHARDS:,} shards. A step takes what its rank computes, and this: nothing is hidden behind the
+backward pass, which DDP does. So a step costs at most 10 % more if it computes ten times as long.
+{{verdict}}"""
+
+
+class Stopwatch(pf.Callback):
+    """When each step ended, and the seconds of exchanges and sums after the warm-up."""
+
+    observer = True
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+        self.seconds: Counter[str] = Counter()
+
+    def on_step_end(self, context: Any = None) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+        if len(self.ends) == WARM_UP:
+            self.seconds.clear()
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, whose seconds count."""
+
+        def wrapper(*args: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return function(*args, **options)
+            finally:
+                self.seconds[name] += time.perf_counter() - began
+
+        return wrapper
+
+
+WATCH = Stopwatch()
+
+
+class TimedSum(pairwise.PairwiseSum):
+    """The sum over the pieces of a process, whose seconds count."""
+
+    add = WATCH.timed("sums", pairwise.PairwiseSum.add)
+
+
+def watch_exchanges() -> None:
+    """Count the seconds of what `Sharding` calls."""
+    for name in ("all_reduce", "all_to_all_single", "all_gather_into_tensor"):
+        setattr(dist, name, WATCH.timed("exchange", getattr(dist, name)))
+    for name in ("flat", "unflat", "summed"):
+        setattr(sharding, name, WATCH.timed("sums", getattr(sharding, name)))
+    sharding.PairwiseSum = TimedSum
+
+
+def built(name: str) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model and its optimizer, the same in every process."""
+    torch.manual_seed(0)
+    if name != "mlp":
+        return pf.get_model(name.split(",")[0], lr=0.01, momentum=0.9, device="cpu")
+    layers = [nn.Linear(784, 768), nn.ReLU(), nn.Linear(768, 512), nn.ReLU(), nn.Linear(512, 10)]
+    model = nn.Sequential(nn.Flatten(), *layers)
+    return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+
+DATA: list[torch.Tensor] = []
+
+
+def train(name: str, way: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Train; return the seconds of a step, what of it was exchange and sums, and the weights."""
+    if not DATA:
+        x, y = map(torch.from_numpy, synthetic(8192, 1)["train"])
+        DATA.extend([x.unsqueeze(1).float().div_(256), y])
+    torch.set_num_threads(way.get("threads", 1))
+    model, opt = built(name)
+    bs, count = WORK[name][0], WARM_UP + steps
+    WATCH.ends.clear()
+    if way.get("by_hand"):
+        by_hand(model, opt, bs, count)
+    else:
+        options = {key: way[key] for key in ("shards", "reduce") if key in way}
+        train_dl, _ = pf.get_data(TensorDataset(*DATA), None, bs)
+        options |= {"max_steps": count, "callbacks": [WATCH], "echo": None}
+        pf.fit(None, model, F.cross_entropy, opt, train_dl, **options)
+    digest = hashlib.sha256()
+    for value in model.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    exchange, sums = WATCH.seconds["exchange"], WATCH.seconds["sums"]
+    return {
+        "step": (WATCH.ends[-1] - WATCH.ends[WARM_UP - 1]) / steps if WATCH.ends else 0.0,
+        "exchange": exchange / steps,
+        "sums": max(0.0, sums - exchange) / steps,
+        "weights": digest.hexdigest(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+
+
+def by_hand(model: nn.Module, opt: torch.optim.Optimizer, bs: int, count: int) -> None:
+    """Train on this process's share of each batch by the plainest loop."""
+    copy, (x, y) = DistributedDataParallel(model), DATA
+    epochs = -(-count * bs // len(x))
+    rows = torch.cat([torch.randperm(len(x)) for _ in range(epochs)])
+    for batch in rows.split(bs)[:count]:
+        mine = batch.tensor_split(dist.get_world_size())[dist.get_rank()]
+        F.cross_entropy(copy(x[mine]), y[mine]).backward()
+        opt.step()
+        opt.zero_grad()
+        WATCH.on_step_end()
+
+
+def exchange(way: str, size: int) -> dict[str, Any]:
+    """Return the seconds that the exchange of a tensor of so many bytes takes."""
+    world, values, seconds = dist.get_world_size(), torch.zeros(size // 4), []
+    shards = Shards(SHARDS, dist.get_rank(), world)
+    owned = [pairwise.nodes_of(shards.of(rank)) for rank in range(world)]
+    for _ in range(2 + max(4, min(100, 2**22 // size))):
+        began = time.perf_counter()
+        if way == "fast":
+            dist.all_reduce(values)
+        else:
+            pairwise.exchanged([values], owned, 1, shards)
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": statistics.median(seconds[2:])}
+
+
+def serve() -> None:
+    """Do what the lines of the input ask for, as one process of a group."""
+    sys.stdin.readline()  # until the network is there
+    place = join()
+    watch_exchanges()
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        answer = {"train": train, "exchange": exchange}[name](*arguments)
+        if place.rank == 0:
+            print(json.dumps(answer), flush=True)
+    if place.world > 1:
+        dist.destroy_process_group()
+
+
+class Group:
+    """Processes that train together, when they are asked to.
+
+    Args:
+        world: how many.
+        link: the network of hosts of their own, if they have any.
+    """
+
+    def __init__(self, world: int, link: Link | None = None) -> None:
+        self.world, host, within = world, "127.0.0.1", []
+        if link:
+            host, within = f"10.0.{world}.1", ["unshare", "--net"]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.processes = []
+        for rank in range(world):
+            env = os.environ | {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
+            env |= {"GLOO_SOCKET_IFNAME": "wire" if link else "lo", "PLAINFIT_TIMEOUT": "60"}
+            if world > 1:
+                env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+            self.processes.append(
+                subprocess.Popen(
+                    [*within, sys.executable, __file__, "--serve"],
+                    env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )
+            )  # fmt: skip
+            if link:
+                link.join_host(self.processes[-1].pid, f"10.0.{world}.{rank + 1}")
+        self.tell("begin")
+
+    def tell(self, line: str) -> None:
+        """Write a line to each process."""
+        for process in self.processes:
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+
+    def ask(self, *what: Any) -> dict[str, Any]:
+        """Let all do something; return what the first one says of it."""
+        self.tell(json.dumps(what))
+        line = self.processes[0].stdout.readline()
+        if not line:
+            raise SystemExit(f"a group of {self.world} processes has ended in {what}: see above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.stdin.close()
+        for process in self.processes:
+            process.wait(60)
+
+
+def take_turns(
+    groups: dict[int, Group], tasks: dict[Any, tuple[int, tuple[Any, ...]]], rounds: int
+) -> dict[Any, list[dict[str, Any]]]:
+    """Return the answers to all tasks, of which each is a group and what it is asked."""
+    found: dict[Any, list[dict[str, Any]]] = {task: [] for task in tasks}
+    for number in range(rounds):
+        for at in range(len(tasks)):
+            task = [*tasks][(at + 3 * number) % len(tasks)]
+            world, what = tasks[task]
+            found[task].append(groups[world].ask(*what))
+    return found
+
+
+def median(answers: list[dict[str, Any]], key: str) -> float:
+    """Return the median of a figure."""
+    return statistics.median(answer[key] for answer in answers)
+
+
+def way_rows(answers: dict[Any, list[dict[str, Any]]]) -> list[list[Any]]:
+    """Return a row for each way to train a model.
+
+    Raises:
+        SystemExit: if ways that are exact have given other weights.
+    """
+    rows = []
+    for name in dict.fromkeys(name for name, _ in answers):
+        exact = [a for (n, way), a in answers.items() if n == name and "shards" in WAYS[way]]
+        if len({answer["weights"] for mine in exact for answer in mine}) != 1:
+            raise SystemExit(f"exact trainings of {name} have given different weights")
+        [base, *_] = [mine for (n, _), mine in answers.items() if n == name]
+        for way, mine in ((way, mine) for (n, way), mine in answers.items() if n == name):
+            ratios = [b["step"] / m["step"] for b, m in zip(base, mine, strict=True)]
+            step = median(mine, "step")
+            shares = [f"{median(mine, key) / step:.0%}" for key in ("exchange", "sums")]
+            if not {"shards", "reduce"} & {*WAYS[way]}:
+                shares = ["", ""]
+            span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            ratio = f"{statistics.median(ratios):.2f}"
+            rows.append([f"{name}: {way}", f"{step * 1e6:,.0f}", ratio, span, *shares])
+    return rows
+
+
+def load(world: int, shards: int, is_fast: bool) -> tuple[int, float]:
+    """Return how many messages wait for each other, and the bytes sent as times the gradients'."""
+    owned = [pairwise.nodes_of(Shards(shards, rank, world).mine) for rank in range(world)]
+    sums = max(map(len, owned))
+    if is_fast or (world == 2 and sums == 1):
+        return 2 * (world - 1), 2 * (world - 1) / world
+    return world, (sums + 1) * (world - 1) / world
+
+
+class Model:
+    """What an exchange takes on a network.
+
+    Args:
+        message: seconds of a message besides the latency.
+        byte: seconds of a byte at the least.
+    """
+
+    def __init__(self, message: float, byte: float) -> None:
+        self.message, self.byte = message, byte
+
+    def seconds(
+        self, size: int, loaded: tuple[int, float], rate: float, latency: float = LATENCY
+    ) -> float:
+        """Return the seconds of an exchange of gradients of so many bytes."""
+        messages, times = loaded
+        return messages * (latency + self.message) + size * times * max(8 / rate, self.byte)
+
+    def rows(self, parameters: int) -> list[list[Any]]:
+        """Return a row for each number of ranks, for a small and a large model."""
+        rows = []
+        for count in (parameters, LARGE):
+            for ranks in RANKS:
+                exact, fast = (load(ranks, ALL_SHARDS, is_fast) for is_fast in (False, True))
+                cells = [f"{ranks:,}", f"{exact[0]:,}", 4e-6 * count * exact[1]]
+                for loaded in (exact, fast):
+                    cells += [self.seconds(4 * count, loaded, rate) * 1e3 for rate in RATES]
+                rows.append([f"{count / 1e6:,.0f} M", *cells])
+        return rows
+
+    def verdict(self, parameters: int) -> str:
+        """Say up to how many ranks `exact` adds at most a tenth to a step."""
+        parts = []
+        for count, rate in ((parameters, 1e10), (LARGE, 1e10), (LARGE, 1e11)):
+            for compute in (0.1, 1.0):
+                ranks = [2**power for power in range(1, 14)]
+                fits = [
+                    world for world in ranks
+                    if self.seconds(4 * count, load(world, world, False), rate) <= compute / 10
+                ]  # fmt: skip
+                upto = f"up to {max(fits):,} ranks" if fits else "on no number of ranks"
+                parts.append(
+                    f"with {count / 1e6:,.0f} M parameters at {rate / 1e9:g} Gbit/s and steps that "
+                    f"compute {compute * 1e3:,.0f} ms, {upto}"
+                )
+        return f"`exact` stays within that: {'; '.join(parts)}."
+
+
+def measure_hosts(rounds: int, model: Model) -> str:
+    """Return the text and the table of hosts with a network of their own."""
+    try:
+        link = Link(RATE, DELAY)
+    except OSError as error:
+        return f"Hosts of their own were not measured: {error}."
+    groups = {world: Group(world, link) for world in HOSTS} | {1: Group(1)}
+    ways = {"1 process, 1 thread": {}} | {
+        f"{world} hosts, {kind}": {"world": world} | options
+        for world in HOSTS
+        for kind, options in {"exact": {"shards": SHARDS}, "fast": {"reduce": "fast"}}.items()
+    }
+    tasks = {name: (way.get("world", 1), ("train", "mlp", way, 10)) for name, way in ways.items()}
+    answers = take_turns(groups, tasks, rounds)
+    rows = []
+    for name, way in ways.items():
+        mine, size = answers[name], 4 * int(answers[name][0]["parameters"])
+        cells = [f"{median(mine, 'step') * 1e3:.1f}", "", ""]
+        if "world" in way:
+            loaded = load(way["world"], SHARDS, "reduce" in way)
+            predicted = model.seconds(size, loaded, RATE, DELAY)
+            cells[1:] = [f"{median(mine, 'exchange') * 1e3:.1f}", f"{predicted * 1e3:.1f}"]
+        rows.append([name, *cells])
+    for group in groups.values():
+        group.close()
+    columns = ["", "step, ms", "of it exchange, ms", "by the model, ms"]
+    text = HOSTS_TEXT.format(cores=os.cpu_count())
+    return f"{text}\n\n{markdown_table(columns, rows).rstrip()}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, save the section and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="of a turn, for a try")
+    parser.add_argument("--hosts", action="store_true", help="with a network between hosts")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the section goes")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.serve:
+        serve()
+        return
+    cores = os.cpu_count()
+    groups = {world: Group(world) for world in (1, *WORLDS)}
+    tasks = {
+        (name, way): (options.get("world", 1), ("train", name, options, args.steps or steps))
+        for name, (_, steps) in WORK.items()
+        for way, options in WAYS.items()
+    }
+    answers = take_turns(groups, tasks, args.rounds)
+    sends = {
+        (size, world, way): (world, ("exchange", way, size))
+        for size in SIZES
+        for world in WORLDS
+        for way in ("fast", "exact")
+    }
+    sent = {key: median(all_, "seconds") for key, all_ in take_turns(groups, sends, 3).items()}
+    for group in groups.values():
+        group.close()
+    small, large = (sent[size, 2, "exact"] for size in (SIZES[0], SIZES[-1]))
+    model = Model(small / 2, (large - small) / SIZES[-1])
+    parameters = int(answers["mlp", [*WAYS][0]][0]["parameters"])
+    ways = ["", "µs/step", "speed", "range", "exchange", "sums"]
+    columns = ["KiB", *(f"{world} processes, {w}" for world in WORLDS for w in ("fast", "exact"))]
+    cells = [
+        [f"{size // 1024:,}", *(sent[size, w, way] * 1e3 for w in WORLDS for way in ("fast", "exact"))]
+        for size in SIZES
+    ]
+    parts = [
+        TEXT.format(parameters=parameters, rounds=args.rounds, cores=cores),
+        markdown_table(ways, way_rows(answers)).rstrip(),
+        EXCHANGE.format(rounds=3),
+        markdown_table(columns, cells).rstrip(),
+        *([measure_hosts(args.rounds, model)] if args.hosts else []),
+        MODEL.format(
+            message=model.message * 1e6, byte=model.byte * 1e9, verdict=model.verdict(parameters)
+        ),
+    ]
+    gbits = [f"{rate / 1e9:g} Gbit/s" for rate in RATES]
+    heads = ["parameters", "ranks", "messages", "MB sent by a rank"]
+    heads += [f"{way}, {gbit}" for way in ("exact", "fast") for gbit in gbits]
+    rows = model.rows(parameters)
+    raw = {" ".join(map(str, key)): mine for key, mine in answers.items()}
+    path = save_section(
+        "processes", "Several processes", "\n\n".join(parts), heads, rows, raw=raw,
+        folder=args.folder,
+    )  # fmt: skip
+    print("### Several processes", *parts, markdown_table(heads, rows), path, sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
