@@ -55,7 +55,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "4 processes, fast": {"world": 4, "reduce": "fast"},
     "4 processes, DDP by hand": {"world": 4, "by_hand": True},
 }
-SIZES, WORLDS = (2**10, 2**14, 2**18, 2**22, 2**24), (2, 4, 8)  # bytes that are exchanged
+SIZES, WORLDS = (2**10, 2**16, 2**20, 2**24), (2, 4, 8)  # bytes that are exchanged
 HOSTS = (2, 3, 4)
 RATE, DELAY = 1e9, 1e-3  # of the network between hosts: bit/s, seconds one way
 RATES, LATENCY = (1e9, 1e10, 1e11), 50e-6  # of the networks that are predicted
@@ -202,7 +202,7 @@ def exchange(way: str, size: int) -> dict[str, Any]:
     world, values, seconds = dist.get_world_size(), torch.zeros(size // 4), []
     shards = Shards(SHARDS, dist.get_rank(), world)
     owned = [pairwise.nodes_of(shards.of(rank)) for rank in range(world)]
-    for _ in range(2 + max(4, min(100, 2**22 // size))):
+    for _ in range(2 + max(4, min(20, 2**22 // size))):
         began = time.perf_counter()
         if way == "fast":
             dist.all_reduce(values)
@@ -244,6 +244,7 @@ class Group:
         for rank in range(world):
             env = os.environ | {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
             env |= {"GLOO_SOCKET_IFNAME": "wire" if link else "lo", "PLAINFIT_TIMEOUT": "60"}
+            env |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore::FutureWarning"}
             if world > 1:
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
             self.processes.append(
@@ -285,6 +286,7 @@ def take_turns(
     """Return the answers to all tasks, of which each is a group and what it is asked."""
     found: dict[Any, list[dict[str, Any]]] = {task: [] for task in tasks}
     for number in range(rounds):
+        print(f"{time.strftime('%X')}  round {number + 1} of {rounds}", file=sys.stderr)
         for at in range(len(tasks)):
             task = [*tasks][(at + 3 * number) % len(tasks)]
             world, what = tasks[task]
@@ -443,7 +445,10 @@ def main(argv: list[str] | None = None) -> None:
     ways = ["", "µs/step", "speed", "range", "exchange", "sums"]
     columns = ["KiB", *(f"{world} processes, {w}" for world in WORLDS for w in ("fast", "exact"))]
     cells = [
-        [f"{size // 1024:,}", *(sent[size, w, way] * 1e3 for w in WORLDS for way in ("fast", "exact"))]
+        [
+            f"{size // 1024:,}",
+            *(sent[size, w, way] * 1e3 for w in WORLDS for way in ("fast", "exact")),
+        ]
         for size in SIZES
     ]
     parts = [
