@@ -16,6 +16,7 @@ from plainfit.common.seeding import epoch_order
 from plainfit.training.program_capture import Replay
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PROCESSES = BENCHMARKS / "processes.py"
 N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
 
 
@@ -263,8 +264,7 @@ def test_an_exchange_takes_its_messages_and_its_bytes(modules):
 @pytest.mark.soak
 def test_trainings_on_several_processes_are_timed(tmp_path):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "processes.py", "--rounds", "1", "--steps", "1"]
-        + ["--folder", tmp_path],
+        [sys.executable, PROCESSES, "--rounds=1", "--steps=1", "--folder", tmp_path],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| mlp: ")]
