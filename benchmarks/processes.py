@@ -78,9 +78,18 @@ message takes the latency and {{message:.0f}} µs, and a byte its time on the ne
 NCCL, which has trees besides rings, is not modelled.
 
 The table has ms of an exchange, float32, at {LATENCY * 1e6:.0f} µs latency, for a training with
-{ALL_SHARDS:,} shards. A step takes what its rank computes, and this: nothing is hidden behind the
-backward pass, which DDP does. So a step costs at most 10 % more if it computes ten times as long.
+{ALL_SHARDS:,} shards. A step takes what its rank computes, and this. 10 and 100 Gbit/s are alike
+where gloo is slower than the network.
+
 {{verdict}}"""
+VERDICT = f"""\
+For `exact` to add at most a tenth, a step must compute at least ten times as long as its exchange:
+{{needs}}. It stops being affordable in three cases. A small model on many ranks: above {{waits:,.0f}}
+ranks at 10 Gbit/s the messages of {{parameters:,.0f}} M parameters wait longer for each other than
+their bytes take. A large model on a slow network: there `fast` takes as long, and DDP hides at most the time of the
+backward pass. And ranks whose pieces are no subtree: 3 ranks of {ALL_SHARDS:,} shards send
+{{odd:.1f}} times as much as in `fast`; as many shards as ranks, times a power of two, send no more
+than `fast`."""
 
 
 def take_turns(
@@ -166,21 +175,22 @@ class Model:
         return rows
 
     def verdict(self, parameters: int) -> str:
-        """Say up to how many ranks `exact` adds at most a tenth to a step."""
-        parts = []
-        for count, rate in ((parameters, 1e10), (LARGE, 1e10), (LARGE, 1e11)):
-            for compute in (0.1, 1.0):
-                ranks = [2**power for power in range(1, 14)]
-                fits = [
-                    world for world in ranks
-                    if self.seconds(4 * count, load(world, world, False), rate) <= compute / 10
-                ]  # fmt: skip
-                upto = f"up to {max(fits):,} ranks" if fits else "on no number of ranks"
-                parts.append(
-                    f"with {count / 1e6:,.0f} M parameters at {rate / 1e9:g} Gbit/s and steps that "
-                    f"compute {compute * 1e3:,.0f} ms, {upto}"
-                )
-        return f"`exact` stays within that: {'; '.join(parts)}."
+        """Say where `exact` stops being affordable."""
+        needs = []
+        for count, rate in ((parameters, RATES[0]), (parameters, RATES[1]), (LARGE, RATES[1])):
+            at_least = ", ".join(
+                f"{self.seconds(4 * count, load(ranks, ranks, False), rate) * 10:.2g} s "
+                f"on {ranks:,}"
+                for ranks in (8, 64, 1024)
+            )
+            name = f"{count / 1e6:,.0f} M parameters at {rate / 1e9:g} Gbit/s"
+            needs.append(f"{name}, {at_least} ranks")
+        per_byte = max(8 / RATES[1], self.byte)
+        waits = 8 * parameters * per_byte / (LATENCY + self.message)
+        odd = load(3, ALL_SHARDS, False)[1] / load(3, ALL_SHARDS, True)[1]
+        return VERDICT.format(
+            needs="; ".join(needs), waits=waits, odd=odd, parameters=parameters / 1e6
+        )
 
 
 def measure_hosts(rounds: int, model: Model) -> str:
