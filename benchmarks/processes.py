@@ -84,12 +84,12 @@ where gloo is slower than the network.
 {{verdict}}"""
 VERDICT = f"""\
 For `exact` to add at most a tenth, a step must compute at least ten times as long as its exchange:
-{{needs}}. It stops being affordable in three cases. A small model on many ranks: above {{waits:,.0f}}
-ranks at 10 Gbit/s the messages of {{parameters:,.0f}} M parameters wait longer for each other than
-their bytes take. A large model on a slow network: there `fast` takes as long, and DDP hides at most the time of the
-backward pass. And ranks whose pieces are no subtree: 3 ranks of {ALL_SHARDS:,} shards send
-{{odd:.1f}} times as much as in `fast`; as many shards as ranks, times a power of two, send no more
-than `fast`."""
+{{needs}}. It stops being affordable in three cases. A small model on many ranks: above
+{{waits:,.0f}} ranks at 10 Gbit/s the messages of {{parameters:,.0f}} M parameters wait longer for
+each other than their bytes take. A large model on a slow network: there `fast` takes as long, and
+DDP hides at most the time of the backward pass. And ranks whose pieces are no subtree: 3 ranks of
+{ALL_SHARDS:,} shards send {{odd:.1f}} times as much as in `fast`; as many shards as ranks, times a
+power of two, send no more than `fast`."""
 
 
 def take_turns(
