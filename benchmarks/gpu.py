@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -27,6 +28,8 @@ from torch.utils.data import TensorDataset
 import plainfit as pf
 from data import find_mnist, prepare, synthetic
 from plainfit.common.errors import EjectError, NonFiniteError
+from plainfit.data.pieces import Shards
+from plainfit.training import pairwise
 
 HERE = Path(__file__).resolve().parent
 FORMS = {"epoch": "epoch", "eager": False, "step": "step"}
@@ -34,6 +37,7 @@ MODELS = ("mlp", "cnn", "logistic", "conv")  # with dropout and Adam; momentum; 
 PEERS = ("keras", "jax", "lightning")
 LIMITS = {"checks": 140, "speed": 70}  # seconds of a part
 FAILED = 3  # the exit code of a part that has printed what failed
+SHARDS = 8  # of a batch in pieces
 EPOCHS, STEPS = 4, 10  # of a check; an epoch has a smaller batch besides
 HEAD = "|  | way | µs/step | peak MiB | first epoch, s |\n| --- | --- | ---: | ---: | ---: |"
 Outcomes = Iterator[tuple[str, bool, str]]
@@ -169,7 +173,32 @@ def check_eject(work: Work) -> Outcomes:
         yield f"{name} as a script", as_it_should or not is_refused, " ".join(lines)
 
 
-CHECKS = (check_bits, check_float64, check_guard, check_dropout, check_eject)
+def check_processes(work: Work) -> Outcomes:
+    """Check batches in pieces, and the exchange between processes with one of them, on NCCL."""
+    if work.form != "eager":
+        return
+    for name in work.models:
+        one, other = (work.bits(name, shards=SHARDS) for _ in range(2))
+        yield f"{name} in {SHARDS} pieces twice, the same bits", one == other, ""
+    backend = "gloo" if work.device == "cpu" else "nccl"
+    with tempfile.TemporaryDirectory() as folder:
+        store = dist.FileStore(f"{folder}/store", 1)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        try:
+            torch.manual_seed(2)
+            rows = torch.randn(SHARDS, 1001, device=work.device)
+            expected = pairwise.root({(0, n): [row] for n, row in enumerate(rows)}, SHARDS)[0]
+            owned = [[(0, number) for number in range(SHARDS)]]
+            found = pairwise.exchanged([*rows], owned, SHARDS, Shards(SHARDS))
+            total = rows.sum(0)
+            dist.all_reduce(total)
+        finally:
+            dist.destroy_process_group()
+    yield f"the exchange on {backend}, the same bits", torch.equal(found, expected), ""
+    yield f"all_reduce on {backend}", torch.equal(total, rows.sum(0)), ""
+
+
+CHECKS = (check_bits, check_float64, check_guard, check_dropout, check_eject, check_processes)
 
 
 def checks(args: argparse.Namespace, form: str) -> int:

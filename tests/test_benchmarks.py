@@ -3,6 +3,7 @@
 import io
 import json
 import runpy
+import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
@@ -15,6 +16,7 @@ from plainfit.common.seeding import epoch_order
 from plainfit.training.program_capture import Replay
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PROCESSES = BENCHMARKS / "processes.py"
 N_TRAIN, N_VALID, BATCH_SIZE, SEED = 330, 150, 64, 3  # both end with a smaller batch
 
 
@@ -25,6 +27,7 @@ def modules():
         patch.syspath_prepend(str(BENCHMARKS))
         patch.syspath_prepend(str(BENCHMARKS / "peers"))
         import gpu
+        import processes
         import results
         import table
         import turns
@@ -32,7 +35,8 @@ def modules():
         import data
         import report
 
-        yield {module.__name__: module for module in (data, gpu, report, results, table, turns)}
+        ours = (data, gpu, processes, report, results, table, turns)
+        yield {module.__name__: module for module in ours}
         for name in [n for n, m in sys.modules.items() if is_ours(m)]:
             del sys.modules[name]
 
@@ -216,9 +220,10 @@ def test_the_program_for_a_gpu_checks_and_times(forms, modules, monkeypatch, cap
     options = ["--device", "cpu", "--tiny", "--forms", forms, "--models", "logistic"]
     assert modules["gpu"].main(options) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:4] for line in lines[1:8]] == ["PASS"] * 7
+    checks = 10 if forms == "eager" else 7  # only eager steps are in pieces
+    assert [line[:4] for line in lines[1 : 1 + checks]] == ["PASS"] * checks
     assert f"PASS  {forms}: logistic twice, the same bits" in [line.strip() for line in lines]
-    assert [line.split("|")[2].strip() for line in lines[8:]] == [
+    assert [line.split("|")[2].strip() for line in lines[1 + checks :]] == [
         "way",
         "---",
         "loop by hand",
@@ -239,3 +244,31 @@ def test_a_check_that_fails_is_no_end_and_the_exit_code(modules, monkeypatch, ca
         "FAIL  eager: one  of two",
         "FAIL  eager: check_nothing  RuntimeError: in the test",
     ]
+
+
+def test_what_an_exchange_sends(modules):
+    load = modules["processes"].load
+    assert load(2, 8, is_fast=False) == load(2, 8, is_fast=True) == (2, 1.0)
+    assert load(4, 8, is_fast=False) == (4, 2 * 3 / 4)
+    assert load(4, 8, is_fast=True) == (6, 2 * 3 / 4)
+    assert load(3, 8, is_fast=False) == (3, 3 * 2 / 3)  # a rank has two sums: (2 + 3) and 4
+    assert load(3, 24, is_fast=False) == (3, 2 * 2 / 3)
+
+
+def test_an_exchange_takes_its_messages_and_its_bytes(modules):
+    model = modules["processes"].Model(message=1e-5, byte=2e-9)
+    assert model.seconds(10**6, (4, 1.5), rate=1e9, latency=1e-3) == pytest.approx(4.04e-3 + 12e-3)
+    assert model.seconds(10**6, (4, 1.5), rate=1e11, latency=0) == pytest.approx(4e-5 + 3e-3)
+
+
+@pytest.mark.soak
+def test_trainings_on_several_processes_are_timed(tmp_path):
+    done = subprocess.run(
+        [sys.executable, PROCESSES, "--rounds=1", "--steps=1", "--folder", tmp_path],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| mlp: ")]
+    assert [len(row) for row in rows] == [6] * 9
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows)
+    [section] = tmp_path.iterdir()
+    assert json.loads(section.read_text(encoding="utf-8"))["title"] == "Several processes"
