@@ -1,22 +1,31 @@
 """The processes of a training: those that `torchrun` or `plainfit train --processes` started."""
 
+import atexit
 import os
+import signal
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
+from threading import Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from plainfit.common.errors import ConfigError, TrainingError, raised_as
+from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs, to_device
 from plainfit.data.loaders import BatchOrder, order_of
 
 CPU = torch.device("cpu")
 # Seconds that a process waits for another one before it ends with an error.
 TIMEOUT = float(os.environ.get("PLAINFIT_TIMEOUT", "300"))
+
+
+class LostError(TrainingError):
+    """Another process of the training has ended, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,16 @@ class Processes:
         self.gather(None)
 
 
-def lost_others() -> Any:
-    """Raise what torch says of a process that has ended, or does not answer, as a TrainingError."""
-    return raised_as(
-        TrainingError,
-        "all processes of a training must go on, and another one has ended, or did not answer for "
-        f"{TIMEOUT:g} s (set by PLAINFIT_TIMEOUT)",
-    )
+@contextmanager
+def lost_others() -> Iterator[None]:
+    """Raise what torch says of a process that has ended, or does not answer, as a LostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostError(
+            "all processes of a training must go on, and another one has ended, or did not answer "
+            f"for {TIMEOUT:g} s (set by PLAINFIT_TIMEOUT)"
+        ) from error
 
 
 def is_launched() -> bool:
@@ -94,14 +106,21 @@ def is_restarted() -> bool:
 
 def join() -> Processes:
     """Join the others of this training, if there are any, and return the place among them."""
-    if not is_launched() or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():
+    if not is_launched() or not dist.is_available():
         return Processes()
     if not dist.is_initialized():
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         backend = "nccl" if accelerator is not None and accelerator.type == "cuda" else "gloo"
         try:
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            if world == 1:
+                return Processes()
+            job = os.environ.get("PLAINFIT_JOB")
             dist.init_process_group(
                 f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend,
+                init_method=f"file://{job}/store" if job else "env://",
+                rank=rank,
+                world_size=world,
                 timeout=timedelta(seconds=TIMEOUT),
             )
         except (RuntimeError, ValueError) as error:
@@ -109,4 +128,15 @@ def join() -> Processes:
                 "the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must name the "
                 f"processes of a training ({str(error).splitlines()[0]}); start it by torchrun"
             ) from error
+        atexit.register(dist.destroy_process_group)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            launcher = int(os.environ.get("PLAINFIT_LAUNCHER", os.getppid()))
+            Thread(target=stop_with, args=(launcher,), daemon=True).start()
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def stop_with(launcher: int) -> None:
+    """Stop this process, once its training is saved, when its launcher has ended."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
