@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -98,10 +97,12 @@ def tell_error(message: str) -> None:
     """Print an error; of several processes, the launcher prints what the first one has left it."""
     message, rank = " ".join(message.split()), os.environ.get("RANK", "0")
     if job := os.environ.get("PLAINFIT_JOB"):
-        with suppress(OSError):  # of a full disk
-            path = Path(job) / f"{time.monotonic_ns():020}-{rank}"
+        path = Path(job) / f"{time.monotonic_ns():020}-{rank}"
+        try:
             path.write_text(message, encoding="utf-8", errors="replace")
             return
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
     if rank != "0":
         time.sleep(5)  # what fails everywhere, the first process tells, and torchrun ends this one
     where = "" if rank == "0" else f" in process {rank}"

@@ -68,7 +68,7 @@ def train_together(processes: int, max_restarts: int, config: RunConfig) -> None
                 break
             if restart < max_restarts:
                 last = f"restart {restart + 1} of {max_restarts} goes on from the last checkpoint"
-                show(f"note   {why}; {last}", sys.stderr)
+                show(f"note   {why.partition('; ')[0]}; {last}", sys.stderr)
     if why:
         show(f"error: {why}", sys.stderr)
     raise Exit(128 + received[0] if received and code and not why else code)
