@@ -59,7 +59,7 @@ from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import Metric, metric_name
-from plainfit.training.processes import is_launched, is_restarted, join
+from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.validation import validate
@@ -398,14 +398,14 @@ def go_on(
     say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
     is_whole = all((folder / name).exists() for name in (runs.WEIGHTS, runs.METRICS, runs.STEPS))
-    is_done = record["state"] == "finished" and is_whole and not is_restarted()
+    is_done = record["state"] == "finished" and is_whole and not restarts()
     if is_done and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
-    if not is_restarted():
+    if not restarts():
         say(describe(parts))
     if not listed(folder / runs.CHECKPOINTS):
         say("note   there is no checkpoint: the training begins again")
@@ -524,7 +524,7 @@ def begun_before(out: Path | None) -> Path | None:
     for folder in folders:
         with suppress(RunError):  # of a folder that is no run, or damaged
             record = runs.read_record(folder)
-            if record.get("job") == this and (is_restarted() or record["state"] != "finished"):
+            if record.get("job") == this and (restarts() or record["state"] != "finished"):
                 return folder
     return None
 

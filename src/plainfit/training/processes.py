@@ -99,9 +99,9 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def is_restarted() -> bool:
-    """Return whether `torchrun` has begun again, after it lost a process."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+def restarts() -> int:
+    """Return how often the launcher has begun again, after it lost a process."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def join() -> Processes:
@@ -111,22 +111,26 @@ def join() -> Processes:
     if not dist.is_initialized():
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         backend = "nccl" if accelerator is not None and accelerator.type == "cuda" else "gloo"
+        timeout, job = timedelta(seconds=TIMEOUT), os.environ.get("PLAINFIT_JOB")
         try:
             rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
             if world == 1:
                 return Processes()
-            job = os.environ.get("PLAINFIT_JOB")
+            url = f"file://{job}/store" if job else "env://"
+            store, *_ = next(dist.rendezvous(url, rank, world, timeout=timeout))
             dist.init_process_group(
                 f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend,
-                init_method=f"file://{job}/store" if job else "env://",
+                store=dist.PrefixStore(f"{restarts()} of {world}", store),  # torchrun keeps it
                 rank=rank,
                 world_size=world,
-                timeout=timedelta(seconds=TIMEOUT),
+                timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(
-                "the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must name the "
-                f"processes of a training ({str(error).splitlines()[0]}); start it by torchrun"
+            kind = ConfigError if isinstance(error, ValueError) else LostError
+            raise kind(
+                "the processes of a training must find each other by the variables RANK, "
+                "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and failed with "
+                f"{str(error).splitlines()[0]}; start them by torchrun"
             ) from error
         atexit.register(dist.destroy_process_group)
         if "TORCHELASTIC_RUN_ID" in os.environ:
