@@ -130,7 +130,7 @@ def join() -> Processes:
             raise kind(
                 "the processes of a training must find each other by the variables RANK, "
                 "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and failed with "
-                f"{str(error).splitlines()[0]}; start them by torchrun"
+                f"{str(error).splitlines()[0].rstrip('.')}; start them by torchrun"
             ) from error
         atexit.register(dist.destroy_process_group)
         if "TORCHELASTIC_RUN_ID" in os.environ:
