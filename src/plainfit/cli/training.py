@@ -22,7 +22,6 @@ from plainfit.cli.shared import (
     TrustCode,
     asking,
     is_given,
-    is_typed,
     open_trusted,
     show,
     show_json,
@@ -97,7 +96,8 @@ def fine_tune(
         str,
         Argument(
             help="A run folder; a .safetensors, .pt or .pth file or its URL, with --model; "
-            "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
+            "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model or, for a model of "
+            "text (or its folder), --text; timm:NAME."
         ),
     ],
     model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
@@ -112,7 +112,7 @@ def fine_tune(
 ) -> None:
     """Give a trained model a new head, and train it: the head alone at first, then all of it."""
     RunConfig(source=source, **options)  # checked before torch loads
-    if not (is_weights_only(source) or is_typed(context, "model")):
+    if not (is_weights_only(source) or is_given(context, "model", in_file=False)):
         model = None  # that of a file of settings, as the source names its own
     from plainfit.runs.fine_tuning import is_run, model_name
     from plainfit.runs.train import train as run
@@ -120,7 +120,8 @@ def fine_tune(
     def begin(trust_code: bool) -> None:
         if trust_code and is_run(source):
             open_trusted(Path(source), trust_code)
-        config = RunConfig(source=source, model=model_name(source, model), **options)
+        name = model_name(source, model, options["text"])
+        config = RunConfig(source=source, model=name, **options)
         if print_config:
             print_settings(config, json_)
             return
@@ -159,9 +160,13 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
         return
     test = "no test set; the last line above is on the validation set"
     if result.test is not None:
+        from plainfit.training.history import shape_of
+
         scores = dict(result.test)
         largest, loss = scores.pop("largest_class", None), scores.pop("loss")
-        shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()]
+        shown = [
+            f"{n.replace('_', ' ')} {value:{shape_of(n, value)}}" for n, value in scores.items()
+        ]
         test = ", ".join([*shown, f"loss {loss:.4f}"])
         if largest is not None:  # of classes of very different sizes
             test += f"; the largest class alone is {largest:.4f} of the samples"

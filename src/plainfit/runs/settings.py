@@ -6,12 +6,24 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 import ast
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
-from plainfit.common.schema import Between, hints_of, misfit
+from plainfit.common.schema import (
+    AMOUNT,
+    COUNT,
+    SEED,
+    SHARE,
+    UP_TO_AMOUNT,
+    UP_TO_COUNT,
+    Between,
+    check_values,
+    hints_of,
+    misfit,
+)
 from plainfit.common.shell import command
 
 if TYPE_CHECKING:
@@ -25,10 +37,6 @@ FORMS = ("epoch", "step")
 SHARDS = 8  # of a training on several processes, where their number is not given
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
-# Numbers have limits, within which they do what they say: no overflow of an integer, no float32
-# that is rounded to 0, 1 or infinity.
-COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
-SHARE, AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +109,13 @@ class DataSettings:
         UP_TO_COUNT,
     ] = None
 
-    def open_data(self) -> "DataSplits":
+    def open_data(self, tokenizer: str | None = None) -> "DataSplits":
         from plainfit.data.open_data import open_data
 
         names = names_of(DataSettings, without=("data",))
         with raised_as(DataError, f"{self.data} must be data that can be read"):
-            return open_data(self.data, **{name: getattr(self, name) for name in names})
+            given = {name: getattr(self, name) for name in names}
+            return open_data(self.data, tokenizer=tokenizer, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +167,7 @@ class OptimizerSettings:
     weight_decay: Annotated[
         float | None,
         "Decay of weights, but not of biases and norms (default: torch's own).",
-        Between(0, 1e38),
+        UP_TO_AMOUNT,
     ] = None
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
@@ -207,8 +216,7 @@ class TrainingSettings:
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
     loss: Annotated[
-        str | None,
-        "For regression: mse (default), mae or huber, of standardised numbers.",
+        str | None, "For regression: mse (default), mae or huber, of standardised numbers."
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
     class_weights: Annotated[
@@ -229,6 +237,11 @@ class TrainingSettings:
         int | None, "Write a checkpoint every N steps too (always: each epoch, each minute).", COUNT
     ] = None
     track: Annotated[str | None, "Send metrics to tensorboard, mlflow, wandb or trackio."] = None
+    fsdp: Annotated[
+        str | None,
+        "Spread the parameters over the processes: auto, the layers of each list or sequence one "
+        "by one, or names of layers, such as encoder,head.",
+    ] = None
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
@@ -295,21 +308,24 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        for name, hint in type_hints().items():
-            if wrong := misfit(getattr(self, name), hint, name):
-                raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
+        check_values(vars(self), hints_of(RunConfig))
         _ = self.model_arguments, self.optimizer_arguments  # raise
         if self.class_weights != "balanced":
             _ = self.weight_of_class  # raises
-        self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
+        if isinstance(self.lr, str):  # from the command line
+            with suppress(ValueError):
+                object.__setattr__(self, "lr", float(self.lr))
+        limits = ["auto"] if isinstance(self.lr, str) else AMOUNT
+        self.check("lr", limits.__contains__, f"{AMOUNT}, or auto")
         self.check_known("schedule", self.schedule, SCHEDULES)
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
         self.check_known("reduce", self.reduce, ("exact", "fast"))
-        if self.source is not None:
+        if self.source is None:
+            no_hub = "another than hf:NAME, which is a source of plainfit fine-tune"
+            self.check("model", lambda model: not model.startswith("hf:"), no_hub)
+        else:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)
             limit = f"at most the number of epochs, {self.epochs}"
@@ -350,7 +366,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         words, implied = ["train"], {"out", "source"}
         if self.source is not None:
             words = ["fine-tune", self.source]
-            implied |= set() if is_weights_only(self.source) else {"model"}
+            is_named = is_weights_only(self.source) and self.model != self.source
+            implied |= set() if is_named else {"model"}
         if self.optimizer == usual_optimizer(self.model):
             implied.add("optimizer")
         for item in fields(self):
@@ -367,8 +384,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
 
 
 def usual_optimizer(model: str) -> str:
-    """Return what `auto` stands for."""
-    return "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
+    """Return what `auto` stands for; a text model of the Hub has the name of its source."""
+    is_adaptive = model in ("tabular", "bag", "transformer") or model.startswith("hf:")
+    return "adamw" if is_adaptive else "sgd"
 
 
 def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
@@ -378,7 +396,7 @@ def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        json.dumps(found)  # as run.json holds them
+        json.dumps(found, allow_nan=False)  # as run.json holds them
         return found
     except (
         SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
@@ -414,23 +432,6 @@ def is_weights_only(source: str) -> bool:
     """
     is_file = source.endswith(WEIGHT_FILES) and not Path(source).is_dir()
     return is_file or source.startswith("hf:")
-
-
-def is_rate(rate: str | float) -> bool:
-    """Return whether a number, or the text of one, is within the limits of a learning rate.
-
-    >>> is_rate("0.1"), is_rate("-1"), is_rate("nan"), is_rate("fast")
-    (True, False, False, False)
-    """
-    try:
-        return AMOUNT.low <= float(rate) <= AMOUNT.high
-    except ValueError:
-        return False
-
-
-def type_hints() -> dict[str, Any]:
-    """Return the types of all settings, with the limits of numbers."""
-    return hints_of(RunConfig)
 
 
 # Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.

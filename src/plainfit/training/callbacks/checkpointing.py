@@ -36,7 +36,7 @@ class Checkpointing(Callback):
         mode: `min` or `max`, which of its values are better, likewise.
     """
 
-    observer = True
+    observer = reads_weights = True
     in_program = "after"
     saved = ("best_step",)
 
@@ -80,6 +80,10 @@ class Checkpointing(Callback):
         self, context: Context, resume: bool, echo: Callable[[str], None] | None
     ) -> Iterator[None]:
         """Create the folder, and be the only one to write to it until the block ends."""
+        if not context.is_first:
+            self.setup = setup_of(context)
+            yield
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -157,7 +161,8 @@ class Checkpointing(Callback):
 
     def on_step_end(self, context: Context) -> None:
         by_step = self.every_steps is not None and context.global_step % self.every_steps == 0
-        if by_step or time.perf_counter() - self.last > self.every_seconds:
+        by_time = time.perf_counter() - self.last > self.every_seconds
+        if by_step or context.as_the_first(by_time):
             self.save(context)
 
     def on_epoch_end(self, context: Context) -> None:
@@ -179,6 +184,8 @@ class Checkpointing(Callback):
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay
         state = capture(context, at_end_of_epoch=at_end_of_epoch) | {"setup": self.setup}
+        if not context.is_first:
+            return
         try:
             checkpoints.save(self.folder, context.global_step, state)
         except (OSError, CheckpointError) as error:
@@ -205,13 +212,15 @@ def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
 class BestWeights(Callback):
     """Write the weights of the best epoch to a safetensors file.
 
+    A resumed training has the same `monitor`, or another file.
+
     Args:
         path: of the file.
         monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
         mode: `min` or `max`, which of its values are better, likewise.
     """
 
-    observer = True
+    observer = reads_weights = True
 
     def __init__(
         self, path: str | Path, monitor: str | None = None, mode: str | None = None
@@ -221,12 +230,33 @@ class BestWeights(Callback):
 
     def on_fit_start(self, context: Context) -> None:
         self.best.start(context)
+        found = epoch_in(self.path)
+        # A resumed training does a later epoch again, which may have been written before a kill.
+        if self.best.epoch not in (None, found) and 0 <= found < len(context.history):
+            raise CheckpointError(
+                f"{self.path} must have the weights of epoch {self.best.epoch}, the best so far, "
+                f"and has those of epoch {found}; resume with the monitor that it was written "
+                "with, or remove it"
+            )
 
     def on_epoch_end(self, context: Context) -> None:
         if not self.best.improved(context):
             return
+        weights = weights_to_bytes(context.valid_model, {"epoch": str(context.epoch)})
         try:
-            write_whole(self.path, weights_to_bytes(context.valid_model))
+            if context.is_first:
+                write_whole(self.path, weights)
         except OSError as error:
             what = f"the best weights could not be written to {self.path} ({error})"
             warn(f"{what}; training goes on")
+
+
+def epoch_in(path: Path) -> int:
+    """Return the epoch that `BestWeights` wrote with the weights; -1 without one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return -1

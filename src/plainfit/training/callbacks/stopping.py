@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
+from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError, plural
 from plainfit.data.batches import tensors_in
+from plainfit.models.weights import whole
 from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import lacks_labels, metric_name
@@ -116,7 +117,7 @@ class EarlyStopping(Callback):
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
-            context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
+            context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {plural(waited, 'epoch')}"
 
 
 def trained(context: Context) -> list[nn.Module]:
@@ -256,4 +257,4 @@ def broken_parameter(context: Context) -> str:
     if isinstance(loss, nn.Module):
         named += loss.named_parameters("the loss")
     trained = ((name, p) for name, p in named if p.requires_grad)
-    return next((name for name, p in trained if not torch.isfinite(p).all()), "")
+    return next((name for name, p in trained if not torch.isfinite(whole(p)).all()), "")
