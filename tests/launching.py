@@ -53,7 +53,7 @@ def started(env):
 class Launched(Process):
     """A command that runs in a folder, in forks."""
 
-    def __init__(self, folder, *arguments, timeout=60.0, before=lambda: None):
+    def __init__(self, folder, *arguments, timeout=60.0):
         def work():
             os.chdir(folder)
             for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
@@ -62,7 +62,6 @@ class Launched(Process):
             sys.argv = ["plainfit", *map(str, arguments)]
             sys.path.insert(0, str(folder))
             processes.started, joined.TIMEOUT = started, timeout
-            before()
             main()
 
         folder.mkdir(exist_ok=True)

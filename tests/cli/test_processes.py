@@ -1,16 +1,19 @@
 """`--processes N`: killed, stopped and failing processes, and what the terminal shows of them."""
 
+import json
 import os
 import random
 import re
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 
 import pytest
 
 from launching import Launched
-from plainfit.cli import processes
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
@@ -106,17 +109,14 @@ def restarts(launched):
     return count
 
 
+@pytest.mark.soak  # which waits for 20 s, the longest pause of a busy machine
 def test_a_worker_that_is_stopped(whole, launch, tmp_path):
-    def before():
-        processes.GRACE = 0.5
-
-    code, _, err, left = launch(
-        *TWO, "--max-restarts", 1, events=[("1", 9, STOP)], timeout=2.0, before=before
-    ).end()
+    events = [("1", 9, STOP)]
+    code, _, err, left = launch(*TWO, "--max-restarts", 1, events=events, timeout=20.0).end()
     assert (code, left) == (0, [])
     assert err == (
         "note   all processes of a training must go on, and another one has ended, or did not "
-        "answer for 2 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of 1 "
+        "answer for 20 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of 1 "
         "goes on from the last checkpoint\n"
     )
     assert bits(tmp_path) == bits(whole)
@@ -166,4 +166,95 @@ def test_a_launcher_that_is_killed_leaves_nothing(whole, launch, tmp_path):
     says = "\nstopped; everything is saved; continue with: plainfit resume run\n"
     assert launched.text("stdout").endswith(says)
     assert launch("resume", "run", "--processes", 2).end()[0] == 0
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--processes", 9), "--processes must be at most --shards, 8, got 9"),
+        (("--processes", 3, "--shards", 2), "--processes must be at most --shards, 2, got 3"),
+        (("--max-restarts", 1), "--max-restarts is for --processes: leave it out"),
+    ],
+)
+def test_refused_before_anything_starts(plainfit, arguments, error):
+    assert plainfit("train", *arguments) == (2, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        ({}, (), "environment variable MASTER_ADDR expected, but not set; start them by torchrun"),
+        ({"RANK": "x"}, (), "base 10: 'x'; start them by torchrun"),
+        ({}, ("--processes", 2), "and torchrun has started this one: leave it out"),
+        (
+            {"TORCHELASTIC_MAX_RESTARTS": "1", "WORLD_SIZE": "1"},
+            (),
+            "got torchrun --max-restarts without one; add --standalone or --rdzv-id NAME",
+        ),
+    ],
+)
+def test_processes_of_others(plainfit, monkeypatch, variables, arguments, says):
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2"} | variables).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # in which torchrun would end it
+    code, out, err = plainfit("train", "--model", "logistic", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error")
+    assert err.endswith(f"{says}\n")
+
+
+def test_a_job_that_is_begun_again_finds_its_run(plainfit, monkeypatch, tmp_path):
+    """On fewer processes than before, here on one; another command is another run."""
+    job = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "mine"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    command = ("train", "--model", "logistic", "--batch-size", 512, "--epochs", 2)
+    assert plainfit(*command, "--time-limit", 1e-6)[0] == 0
+    [run] = (tmp_path / "runs").iterdir()
+    assert read_record(run)["state"] == "interrupted"
+    code, out, _ = plainfit(*command, "--time-limit", 1e-6)
+    assert (code, "resumed in epoch 0, after 1 of its steps" in out) == (0, True)
+    assert plainfit(*command)[0] == 0
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # lost as it ended
+    assert plainfit(*command)[0] == 0
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
+
+
+REAL = [sys.executable, "-m", "plainfit"]
+
+
+def test_real_processes(whole, tmp_path):
+    shutil.copy(whole / "mine.py", tmp_path)
+    command = [*REAL, *map(str, TWO), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["epochs"]) == 3
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", [REAL, [sys.executable, "-m", "torch.distributed.run"]])
+def test_real_processes_killed_and_stopped(whole, launch, tmp_path, launcher):
+    """Ctrl-C of a terminal comes to the whole group of the launcher."""
+    ctrl_c = "os.killpg(os.getpgid(os.getppid()), signal.SIGINT); time.sleep(1)"
+    events = repr([("1", 9, KILL), ("0", 30, ctrl_c)])
+    (tmp_path / "mine.py").write_text(MODEL.replace("EVENTS", events))
+    options = ["--processes", "2", "--max-restarts", "1"]
+    if launcher is not REAL:
+        own = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "plainfit"]
+        launcher, options = [*launcher, *own], []
+    command = [*launcher, *map(str, TRAIN), "--checkpoint-every", "1", *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == (130 if options else 1)
+    says = "\nstopped; everything is saved; continue with: plainfit resume run\n"
+    assert done.stdout.endswith(says)
+    assert options == [] or done.stderr == (
+        "note   process 1 was ended by SIGKILL; restart 1 of 1 goes on from the last checkpoint\n"
+        "\nstopped\n"
+    )
+    subprocess.run([*REAL, "resume", "run", "--processes", "2"], cwd=tmp_path, check=True)
     assert bits(tmp_path) == bits(whole)

@@ -22,7 +22,7 @@ from plainfit.common.errors import ConfigError
 from plainfit.runs.settings import SHARDS, RunConfig
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a training that was asked to
-GRACE = 10.0  # seconds in which the others must end once one is lost
+GRACE = 8.0  # seconds in which the others must end once one is lost
 Processes = Annotated[
     int,
     Option(
@@ -122,8 +122,8 @@ def signals_kept() -> Iterator[list[int]]:
 def ended(workers: Sequence[Any], received: list[int]) -> dict[int, int]:
     """Wait until all have ended; return the exit codes of those that have failed first.
 
-    Once one has failed, the others are asked to end, and killed after 10 s; likewise after a second
-    signal. After the first one they have all the time that they need to save the training.
+    Once one has failed, the others notice, and are killed if they do not end; likewise after a
+    second signal. After the first one they have all the time that they need to save the training.
     """
     failed: dict[int, int] = {}
     sent, deadline = 0, math.inf
@@ -131,8 +131,7 @@ def ended(workers: Sequence[Any], received: list[int]) -> dict[int, int]:
         time.sleep(0.05)
         signals = received[sent:]
         sent += len(signals)
-        if not failed and (failed := failures(workers)) and not received:
-            signals = [signal.SIGTERM]
+        failed = failed or failures(workers)
         is_lost = failed and not received and not {*failed.values()} & {*STOPPED}
         if deadline == math.inf and (is_lost or sent > 1):
             deadline = time.monotonic() + GRACE
