@@ -116,8 +116,8 @@ def test_a_worker_that_is_stopped(whole, launch, tmp_path):
     assert (code, left) == (0, [])
     assert err == (
         "note   all processes of a training must go on, and another one has ended, or did not "
-        "answer for 20 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of 1 "
-        "goes on from the last checkpoint\n"
+        "answer for 20 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of "
+        "1 goes on from the last checkpoint\n"
     )
     assert bits(tmp_path) == bits(whole)
 
@@ -149,7 +149,7 @@ def test_stopped_and_resumed(whole, launch, tmp_path, number):
 
 def test_a_second_ctrl_c_ends_at_once(launch, tmp_path):
     sends = "os.kill(os.getppid(), signal.SIGINT); time.sleep(0.5); " * 2 + "time.sleep(60)"
-    code, out, err, left = launch(*TWO, events=[("0", 9, sends)]).end(30)
+    code, out, err, left = launch(*TWO, events=[("0", 9, sends)]).end()
     assert (code, err, left) == (130, "\nstopped\n", [])
     assert out.endswith("\nstopped; everything is saved; continue with: plainfit resume run\n")
 
