@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.cache import cache
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
-from plainfit.cli.shared import not_shown, show, surroundings
+from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
 from plainfit.runs.settings import RunConfig, names_of, option
@@ -52,7 +53,6 @@ SETTINGS = re.compile(
     rf"(?<![\w./='-])({'|'.join(n for n in ('trust_code', *names_of(RunConfig)) if '_' in n)})"
     r"(?![\w/='(-]|\.\w)"
 )
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit codes; 130 is 128 + SIGINT, as shells count
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def run() -> int:
             traceback.print_exc()
         if message := message_of(error):  # empty where there were no arguments: it shows the help
             tell_error(message)
-    if code == INTERRUPTED:  # typer's answer to Ctrl-C
+    if code == INTERRUPTED and "RANK" not in os.environ:  # typer's answer to Ctrl-C
         show("\nstopped", sys.stderr)
     code = code if isinstance(code, int) else 0
     show(end="")  # what others have left in the buffer
@@ -87,11 +87,19 @@ def run() -> int:
 
 
 def tell_error(message: str) -> None:
-    rank = os.environ.get("RANK", "0")
+    """Print an error; of several processes, the launcher prints what the first one has left it."""
+    message, rank = " ".join(message.split()), os.environ.get("RANK", "0")
+    if job := os.environ.get("PLAINFIT_JOB"):
+        path = Path(job) / f"{time.monotonic_ns():020}-{rank}"
+        try:
+            path.write_text(message, encoding="utf-8", errors="replace")
+            return
+        except OSError:  # a full disk
+            path.unlink(missing_ok=True)
     if rank != "0":
-        time.sleep(5)  # what fails everywhere, the first process tells, and this one is ended
+        time.sleep(5)  # what fails everywhere, the first process tells, and torchrun ends this one
     where = "" if rank == "0" else f" in process {rank}"
-    show(f"error{where}: " + " ".join(message.split()), sys.stderr)
+    show(f"error{where}: {message}", sys.stderr)
 
 
 def message_of(error: Exception) -> str:

@@ -82,7 +82,7 @@ def train(
     if print_config:
         print_settings(config, json_)
         return
-    train_together(processes, max_restarts)
+    train_together(processes, max_restarts, config)
     from plainfit.runs.train import train as run
 
     run_with_progress(lambda **shown: run(config, **shown), json_)
@@ -125,7 +125,7 @@ def fine_tune(
         if print_config:
             print_settings(config, json_)
             return
-        train_together(processes, max_restarts)
+        train_together(processes, max_restarts, config)
         run_with_progress(lambda **shown: run(config, **shown), json_)
 
     asking(begin, trust_code)
@@ -141,10 +141,10 @@ def resume(
     debug: Debug = False,
 ) -> None:
     """Continue a stopped run, to the bits of an unbroken one."""
-    train_together(processes, max_restarts)
     from plainfit.runs.train import resume as continue_run
 
     def go_on(trust_code: bool) -> None:
+        train_together(processes, max_restarts, open_trusted(run, trust_code).config)
         call = partial(continue_run, run, epochs=epochs, trust_code=trust_code)
         run_with_progress(call, json_)
 

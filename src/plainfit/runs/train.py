@@ -5,6 +5,8 @@
 
 import inspect
 import os
+import shlex
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -44,7 +46,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
+from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
 from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
@@ -57,10 +59,9 @@ from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import Metric, metric_name
-from plainfit.training.processes import is_launched, is_restarted, join
+from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
-from plainfit.training.sharding import SHARDS
 from plainfit.training.spread import is_spread, spread
 from plainfit.training.validation import validate
 
@@ -301,7 +302,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
         "data": data.to_dict(),
         "versions": versions(),
         "fingerprint": fingerprint(device_of(model)),
-        **({"job": job} if (job := os.environ.get("TORCHELASTIC_RUN_ID")) else {}),
+        **({"job": name} if (name := job()) else {}),
     }
 
 
@@ -418,14 +419,15 @@ def go_on(
     say, folder = echo or (lambda line: None), run.folder
     record, config = run.record, replace(run.config, out=folder)
     is_whole = all((folder / name).exists() for name in (runs.WEIGHTS, runs.METRICS, runs.STEPS))
-    is_done = record["state"] == "finished" and is_whole and not is_restarted()
+    is_done = record["state"] == "finished" and is_whole and not restarts()
     if is_done and (epochs or 0) <= config.epochs:
         raise RunError(
             f"a finished run continues with more epochs only, and {folder} has finished its "
             f"{config.epochs}: {command('resume', folder, '--epochs', 2 * config.epochs)}"
         )
     parts = prepare(replace(config, epochs=epochs or config.epochs), run)
-    say(describe(parts))
+    if not restarts():
+        say(describe(parts))
     if not listed(folder / runs.CHECKPOINTS):
         say("note   there is no checkpoint: the training begins again")
     plan = new_plan(run, parts)  # written before the training goes on by it
@@ -468,12 +470,17 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
 def run_fit(
     parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
 ) -> RunResult:
+    """Train; the first process of several has the run folder and all output."""
     config, say = parts.config, echo or (lambda line: None)
+    processes = join()
+    folder = processes.share(folder)
     checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
         gathered(parts)
+        if processes.rank:
+            return RunResult(folder, history, None, "")
         with sigterm_exits():
             return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
@@ -524,31 +531,41 @@ def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> Histo
 
 
 def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
-    """Train with the first process, which has the run folder and all output."""
+    """Train with the first process."""
     with cpu_threads(threads_of(parts)):
         if parts.config.lr == "auto":
             find_rate(parts, lambda line: None)
-        try:
-            added = [*observers(parts.config, Path()), *callbacks]
-            history = fitted(parts, added, checkpoint=Path(), echo=None)
-            gathered(parts)
-            return RunResult(Path(), history, None, "")
-        except Exception as error:
-            raise TrainingError(why_it_failed(error)) from error
+        return run_fit(parts, Path(), None, callbacks, resume=False)
+
+
+def job() -> str | None:
+    """Return what names this job, and its command, where it may be begun again."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")  # as torchrun calls a job by default
+    return None if name == "none" else shlex.join([name, *sys.argv[1:]])
 
 
 def begun_before(out: Path | None) -> Path | None:
     """Return the run of this job, where it has lost a process and was started again."""
-    if not is_restarted():
+    if (this := job()) is None:
+        if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+            raise ConfigError(
+                "a job that is begun again must have a name, by which it finds its run, got "
+                "torchrun --max-restarts without one; add --standalone or --rdzv-id NAME"
+            )
         return None
-    job = os.environ["TORCHELASTIC_RUN_ID"]
     folders = [out] if out else sorted(Path("runs").glob("*/"), reverse=True)  # the newest first
-    there = (folder for folder in folders if (folder / runs.RECORD).is_file())
-    return next((f for f in there if runs.read_record(f).get("job") == job), None)
+    for folder in folders:
+        with suppress(RunError):  # of a folder that is no run, or damaged
+            record = runs.read_record(folder)
+            if record.get("job") == this and (restarts() or record["state"] != "finished"):
+                return folder
+    return None
 
 
 def end_as(folder: Path, state: str, **changes: str) -> None:
     """Note how a training ended, unless it has finished, or the disk is full."""
+    if join().rank:
+        return
     with suppress(RunError):
         if runs.read_record(folder)["state"] == "started":
             runs.update_record(folder, state=state, **changes)

@@ -1,18 +1,23 @@
 """The processes of a training: those that `torchrun` or `plainfit train --processes` started."""
 
+import atexit
 import os
+import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from plainfit.common.errors import ConfigError, TrainingError, raised_as
+from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import Batches, pairs, to_device
 from plainfit.data.loaders import BatchOrder, order_of
 
@@ -20,6 +25,10 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 # Seconds that a process waits for another one before it ends with an error.
 TIMEOUT = float(os.environ.get("PLAINFIT_TIMEOUT", "300"))
+
+
+class LostError(TrainingError):
+    """Another process of the training has ended, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +104,16 @@ class Processes:
         self.gather(None)
 
 
-def lost_others() -> Any:
-    """Raise what torch says of a process that has ended, or does not answer, as a TrainingError."""
-    return raised_as(
-        TrainingError,
-        "all processes of a training must go on, and another one has ended, or did not answer for "
-        f"{TIMEOUT:g} s (set by PLAINFIT_TIMEOUT)",
-    )
+@contextmanager
+def lost_others() -> Iterator[None]:
+    """Raise what torch says of a process that has ended, or does not answer, as a LostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostError(
+            "all processes of a training must go on, and another one has ended, or did not answer "
+            f"for {TIMEOUT:g} s (set by PLAINFIT_TIMEOUT)"
+        ) from error
 
 
 def is_launched() -> bool:
@@ -109,26 +121,48 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def is_restarted() -> bool:
-    """Return whether `torchrun` has begun again, after it lost a process."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+def restarts() -> int:
+    """Return how often the launcher has begun again, after it lost a process."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def join() -> Processes:
     """Join the others of this training, if there are any, and return the place among them."""
-    if not is_launched() or int(os.environ["WORLD_SIZE"]) == 1 or not dist.is_available():
+    if not is_launched() or not dist.is_available():
         return Processes()
     if not dist.is_initialized():
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         backend = "nccl" if accelerator is not None and accelerator.type == "cuda" else "gloo"
+        timeout, job = timedelta(seconds=TIMEOUT), os.environ.get("PLAINFIT_JOB")
         try:
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            if world == 1:
+                return Processes()
+            url = f"file://{job}/store" if job else "env://"
+            store, *_ = next(dist.rendezvous(url, rank, world, timeout=timeout))
             dist.init_process_group(
                 f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend,
-                timeout=timedelta(seconds=TIMEOUT),
+                store=dist.PrefixStore(f"{restarts()} of {world}", store),  # torchrun keeps it
+                rank=rank,
+                world_size=world,
+                timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
-            raise ConfigError(
-                "the variables RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT must name the "
-                f"processes of a training ({str(error).splitlines()[0]}); start it by torchrun"
+            kind = ConfigError if isinstance(error, ValueError) else LostError
+            raise kind(
+                "the processes of a training must find each other by the variables RANK, "
+                "WORLD_SIZE, MASTER_ADDR and MASTER_PORT, and failed with "
+                f"{str(error).splitlines()[0].rstrip('.')}; start them by torchrun"
             ) from error
+        atexit.register(dist.destroy_process_group)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            launcher = int(os.environ.get("PLAINFIT_LAUNCHER", os.getppid()))
+            Thread(target=stop_with, args=(launcher,), daemon=True).start()
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+def stop_with(launcher: int) -> None:
+    """Stop this process, once its training is saved, when its launcher has ended."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -18,6 +18,7 @@ import torch
 from plainfit.common.errors import ConfigError, PlainfitError
 from plainfit.training.checks import BROADCAST, explain
 from plainfit.training.hooks import Context, Interrupted
+from plainfit.training.processes import LostError
 
 SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
@@ -47,6 +48,8 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
                 error.add_note(f"in {context.place()}")
                 explain(error, context)
             explain_mixed_labels(error, context, loss_func)
+            if received and isinstance(error, LostError):  # which stops too
+                raise KeyboardInterrupt from error
             raise
     if signal.SIGTERM in received:
         raise SystemExit(128 + signal.SIGTERM)
@@ -62,8 +65,8 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
         is_shared = context.sharding is not None and context.sharding.processes.world > 1
-        if received and not is_shared:  # else the launcher passes on what the terminal has sent
-            raise KeyboardInterrupt
+        if received and (number == signal.SIGINT or not is_shared):  # a job sends all SIGTERM,
+            raise KeyboardInterrupt  # and their launcher passes on its own
         received.append(number)
         context.ask_to_stop(SIGNALS[signal.Signals(number)])
         if context.interrupts:

@@ -1,0 +1,260 @@
+"""`--processes N`: killed, stopped and failing processes, and what the terminal shows of them."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+
+from launching import Launched
+from plainfit.runs.folder import read_record
+from plainfit.runs.settings import RunConfig
+from plainfit.runs.train import train
+
+# In some forward passes of some processes, once each, something happens.
+MODEL = """
+import os, signal, time
+from pathlib import Path
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(64, 10), 0
+
+    def forward(self, xb):
+        self.calls += self.training
+        for number, (rank, call, action) in enumerate(EVENTS):
+            done = Path(f"done-{number}")
+            if (rank, call) == (os.environ.get("RANK"), self.calls) and not done.exists():
+                done.touch()
+                exec(action)
+        return self.layer(xb.flatten(1))
+"""
+TRAIN = ("train", "--model", "mine:Net", "--batch-size", 128, "--epochs", 3, "--out", "run")
+TWO = (*TRAIN, "--processes", 2, "--checkpoint-every", 1)
+KILL, STOP = "os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGSTOP)"
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run a command in forks, in a folder with a model to which something happens."""
+
+    def launched(*arguments, events=(), folder=tmp_path, **options):
+        folder.mkdir(exist_ok=True)
+        if not (folder / "mine.py").exists():
+            (folder / "mine.py").write_text(MODEL.replace("EVENTS", repr(events)))
+        return Launched(folder, *arguments, **options)
+
+    return launched
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an undisturbed training on one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(RunConfig(model="logistic", epochs=1, shards=8, out=folder / "warm"), echo=None)
+    (folder / "mine.py").write_text(MODEL.replace("EVENTS", "()"))
+    assert Launched(folder, *TRAIN, "--shards", 8).end()[0] == 0
+    return folder
+
+
+def bits(folder):
+    return [(folder / "run" / name).read_bytes() for name in ("model.safetensors", "steps.csv")]
+
+
+def test_random_workers_killed(whole, launch, tmp_path):
+    rng = random.Random(0)
+    events = [(rng.choice("01"), rng.randint(1, 40), KILL) for _ in range(3)]
+    assert restarts(launch(*TWO, "--max-restarts", 3, events=events)) == 3
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.soak
+def test_random_workers_killed_50_times_at_random_times(whole, launch, tmp_path):
+    kills = 0
+    for number in range(50):
+        rng, folder = random.Random(number), tmp_path / str(number)
+        launched = launch(*TWO, "--max-restarts", 3, folder=folder)
+        for restart in range(rng.randint(1, 3)):
+            worker = launched.worker(rng.randrange(2), restart)
+            time.sleep(rng.uniform(0.0, 1.0))
+            if worker is not None and launched.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+        kills += restarts(launched)
+        assert bits(folder) == bits(whole), number
+    print(f"\n50 of 50 trainings equal in every bit after {kills} kills")
+    assert kills > 50
+
+
+def restarts(launched):
+    """Wait for the end of a training whose workers were killed; return how often it said so."""
+    code, _, err, left = launched.end()
+    assert (code, left) == (0, []), err
+    count = err.count("note")
+    says = (
+        "note   process [01] was ended by SIGKILL; restart {} of 3 goes on from the last checkpoint"
+    )
+    assert re.fullmatch("".join(f"{says}\n".format(n) for n in range(1, count + 1)), err), err
+    return count
+
+
+@pytest.mark.soak  # which waits for 20 s, the longest pause of a busy machine
+def test_a_worker_that_is_stopped(whole, launch, tmp_path):
+    events = [("1", 9, STOP)]
+    code, _, err, left = launch(*TWO, "--max-restarts", 1, events=events, timeout=20.0).end()
+    assert (code, left) == (0, [])
+    assert err == (
+        "note   all processes of a training must go on, and another one has ended, or did not "
+        "answer for 20 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of "
+        "1 goes on from the last checkpoint\n"
+    )
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.parametrize(("ranks", "where"), [("1", "in process 1: "), ("01", "")])
+def test_a_model_that_raises(launch, tmp_path, ranks, where):
+    events = [(rank, 9, "raise RuntimeError('mine')") for rank in ranks]
+    code, _, err, left = launch(*TWO, events=events).end()
+    assert (code, left) == (1, [])
+    assert err == (
+        f"error: {where}RuntimeError: mine, in epoch 0, after 2 of 10 steps; what was saved is in "
+        "run: plainfit resume run\n"
+    )
+    assert read_record(tmp_path / "run")["state"] == "failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed(whole, launch, tmp_path, number):
+    events = [("0", 9, f"os.kill(os.getppid(), {number:d}); time.sleep(1)")]
+    code, out, err, left = launch(*TWO, events=events).end()
+    assert (code, left) == (128 + number, [])
+    assert out.endswith("\nstopped; everything is saved; continue with: plainfit resume run\n")
+    assert err == "\nstopped\n" * (number == signal.SIGINT)
+    assert read_record(tmp_path / "run")["state"] == "interrupted"
+    code, out, err, left = launch("resume", "run", "--processes", 2).end()
+    assert (code, err, left) == (0, "", [])
+    assert bits(tmp_path) == bits(whole)
+
+
+def test_a_second_ctrl_c_ends_at_once(launch, tmp_path):
+    sends = "os.kill(os.getppid(), signal.SIGINT); time.sleep(0.5); " * 2 + "time.sleep(60)"
+    code, out, err, left = launch(*TWO, events=[("0", 9, sends)]).end()
+    assert (code, err, left) == (130, "\nstopped\n", [])
+    assert out.endswith("\nstopped; everything is saved; continue with: plainfit resume run\n")
+
+
+def test_a_launcher_that_is_killed_leaves_nothing(whole, launch, tmp_path):
+    events = [("0", 9, f"os.kill(os.getppid(), {signal.SIGKILL:d}); time.sleep(2)")]
+    launched = launch(*TWO, events=events)
+    code, _, err, _ = launched.end()
+    assert (code, err) == (-signal.SIGKILL, "")
+    until = time.monotonic() + 30
+    while launched.left() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert launched.left() == []
+    says = "\nstopped; everything is saved; continue with: plainfit resume run\n"
+    assert launched.text("stdout").endswith(says)
+    assert launch("resume", "run", "--processes", 2).end()[0] == 0
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("--processes", 9), "--processes must be at most --shards, 8, got 9"),
+        (("--processes", 3, "--shards", 2), "--processes must be at most --shards, 2, got 3"),
+        (("--max-restarts", 1), "--max-restarts is for --processes: leave it out"),
+    ],
+)
+def test_refused_before_anything_starts(plainfit, arguments, error):
+    assert plainfit("train", *arguments) == (2, "", f"error: {error}\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        ({}, (), "environment variable MASTER_ADDR expected, but not set; start them by torchrun"),
+        ({"RANK": "x"}, (), "base 10: 'x'; start them by torchrun"),
+        ({}, ("--processes", 2), "and torchrun has started this one: leave it out"),
+        (
+            {"TORCHELASTIC_MAX_RESTARTS": "1", "WORLD_SIZE": "1"},
+            (),
+            "got torchrun --max-restarts without one; add --standalone or --rdzv-id NAME",
+        ),
+    ],
+)
+def test_processes_of_others(plainfit, monkeypatch, variables, arguments, says):
+    for name, value in ({"RANK": "0", "WORLD_SIZE": "2"} | variables).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # in which torchrun would end it
+    code, out, err = plainfit("train", "--model", "logistic", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error")
+    assert err.endswith(f"{says}\n")
+
+
+def test_a_job_that_is_begun_again_finds_its_run(plainfit, monkeypatch, tmp_path):
+    """On fewer processes than before, here on one; another command is another run."""
+    job = {"RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "mine"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    command = ("train", "--model", "logistic", "--batch-size", 512, "--epochs", 2)
+    assert plainfit(*command, "--time-limit", 1e-6)[0] == 0
+    [run] = (tmp_path / "runs").iterdir()
+    assert read_record(run)["state"] == "interrupted"
+    code, out, _ = plainfit(*command, "--time-limit", 1e-6)
+    assert (code, "resumed in epoch 0, after 1 of its steps" in out) == (0, True)
+    assert plainfit(*command)[0] == 0
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # lost as it ended
+    assert plainfit(*command)[0] == 0
+    assert len([*(tmp_path / "runs").iterdir()]) == 2
+
+
+REAL = [sys.executable, "-m", "plainfit"]
+
+
+def test_real_processes(whole, tmp_path):
+    shutil.copy(whole / "mine.py", tmp_path)
+    command = [*REAL, *map(str, TWO), "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["epochs"]) == 3
+    assert bits(tmp_path) == bits(whole)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("launcher", [REAL, [sys.executable, "-m", "torch.distributed.run"]])
+def test_real_processes_killed_and_stopped(whole, launch, tmp_path, launcher):
+    """Ctrl-C of a terminal comes to the whole group of the launcher."""
+    ctrl_c = "os.killpg(os.getpgid(os.getppid()), signal.SIGINT); time.sleep(1)"
+    events = repr([("1", 9, KILL), ("0", 30, ctrl_c)])
+    (tmp_path / "mine.py").write_text(MODEL.replace("EVENTS", events))
+    options = ["--processes", "2", "--max-restarts", "1"]
+    if launcher is not REAL:
+        own = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "plainfit"]
+        launcher, options = [*launcher, *own], []
+    command = [*launcher, *map(str, TRAIN), "--checkpoint-every", "1", *options]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, start_new_session=True
+    )
+    assert done.returncode == (130 if options else 1)
+    says = "\nstopped; everything is saved; continue with: plainfit resume run\n"
+    assert done.stdout.endswith(says)
+    assert options == [] or done.stderr == (
+        "note   process 1 was ended by SIGKILL; restart 1 of 1 goes on from the last checkpoint\n"
+        "\nstopped\n"
+    )
+    subprocess.run([*REAL, "resume", "run", "--processes", "2"], cwd=tmp_path, check=True)
+    assert bits(tmp_path) == bits(whole)
