@@ -53,6 +53,7 @@ class Recipe:
     precision: str
     compile: str
     valid_program: bool  # whether the full batches of the validation were one program
+    shards: int  # the pieces of a batch; 0 for whole batches
     fingerprint: dict[str, Any]
     outcome: Outcome
     channels_last: bool = False
@@ -82,8 +83,12 @@ class Recipe:
                 "tensors has a loss without them",
                 "layers",
             )
-        if self.fingerprint["world_size"] != 1:
-            yield EjectError("a script trains in one process, and this training had several")
+        if self.shards:
+            yield EjectError(
+                "batches in pieces are added by autograd and torch.distributed, and level data has "
+                "neither",
+                "loop",
+            )
 
     @property
     def epochs(self) -> int:
@@ -106,6 +111,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
     outcome = outcome_of(folder, record)
     parts = prepare(config, run)
     outcome = as_of(parts.model, outcome, record["model"]["target"])
+    shards = config.shards or 1
     steps = len(parts.train_dl)
     factory = run.factory
     rates = rates_by(schedule_of(config, steps), config.epochs * steps)
@@ -134,8 +140,9 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         precision=config.precision,
         compile=record.get("compiled", config.compile) or "",
         valid_program=record.get("compiled_validation", False),
+        shards=shards if shards > 1 else 0,
         channels_last=config.channels_last,
-        fingerprint=record["fingerprint"],
+        fingerprint=of_one_process(record["fingerprint"], config.reduce == "fast"),
         outcome=outcome,
         counts_samples=not config.class_weights and parts.data.task != SEGMENTATION,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
@@ -146,7 +153,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
 
 
 def from_fit(call: FitCall) -> Recipe:
-    steps = length(call.train_dl)
+    steps, sharding = length(call.train_dl), call.sharding
     if not call.losses:
         raise EjectError("a script repeats a training, and this one took no step; train first")
     if call.branches:
@@ -158,6 +165,11 @@ def from_fit(call: FitCall) -> Recipe:
         raise EjectError(
             "a script has the loop of fit without options that change it, and this training had "
             f"{', '.join(call.unlike_a_script)}; train without, or keep the call of fit"
+        )
+    if sharding is not None and sharding.weighed.is_sum:
+        raise EjectError(
+            "a script with batches in pieces has a mean loss, and this one was a sum; train with "
+            "a mean, or with whole batches (shards=1)"
         )
     if call.has_stepped:
         raise EjectError(
@@ -189,7 +201,8 @@ def from_fit(call: FitCall) -> Recipe:
         precision=call.precision,
         compile=call.compile,
         valid_program=call.valid_program,
-        fingerprint=call.fingerprint,
+        shards=0 if sharding is None else sharding.shards.count,
+        fingerprint=of_one_process(call.fingerprint, sharding is not None and sharding.fast),
         first_epoch=call.first_epoch or 0,
         order_states=call.order_states,
         counts_samples=call.counts_samples,
@@ -200,6 +213,16 @@ def from_fit(call: FitCall) -> Recipe:
     )
     begin_as_recorded(recipe, call)
     return recipe
+
+
+def of_one_process(fingerprint: dict[str, Any], is_fast: bool) -> dict[str, Any]:
+    """Return a fingerprint without the number of processes, which changes no bits."""
+    if is_fast and fingerprint["world_size"] != 1:
+        raise EjectError(
+            "a script has the bits of reduce='exact', which are those of one process, and this "
+            "training had reduce='fast'; train with 'exact'"
+        )
+    return {**fingerprint, "world_size": 1}
 
 
 def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:

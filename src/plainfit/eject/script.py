@@ -27,6 +27,7 @@ PROMISES = {
 FIRST = "first."  # before the names of first weights in the file beside a script
 FIRST_OF_LOSS = "first_of_loss."
 SAVE = 'save_model(model, "model.safetensors")'
+SAVE_OF_FIRST = ["if RANK == 0:", f"    {SAVE}"]
 # How a script sets what the bits depend on, with torch's default, by the name in the fingerprint.
 MACHINE = {
     "threads": (None, "torch.set_num_threads({})  # the bits depend on it"),
@@ -95,7 +96,8 @@ class Script:
         if self.recipe.loss_initial:
             training.loss.append(load_first("loss_func", FIRST_OF_LOSS))
         model = [*training.loss, *model]
-        ours = [settings, self.machine(), beside, reading, validation, model, [*loop, "", SAVE]]
+        loop += ["", *(SAVE_OF_FIRST if self.recipe.shards else [SAVE])]
+        ours = [settings, self.machine(), beside, reading, validation, model, loop]
         self.take_needed("\n".join(line for block in ours for line in block))
         settings, machine, beside, reading, validation, model, loop = map(all_wrapped, ours)
         definitions = [text.splitlines() for text in self.lifter.definitions.values()]
@@ -127,6 +129,8 @@ class Script:
         )
         if recipe.outcome.sha256 and self.level != "math":
             text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
+        if recipe.shards:
+            text += f". `torchrun --nproc-per-node N` gives them too, for N up to {recipe.shards}"
         notes = f" Left out, as they only observe: {', '.join(left_out)}." * bool(left_out)
         return docstring(f"Train {recipe.name}.", f"{text}.{notes}")
 

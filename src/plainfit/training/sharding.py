@@ -190,6 +190,8 @@ class Sharding:
         means, flags = others[: len(self.names)], others[len(self.names) :]
         self.is_asked = wishes > 0
         self.weight = 1.0 if is_sum else weight
+        if self.context.history.run is not None:
+            self.context.history.run.counts_samples &= weight == self.size
         by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
         gradients = [s / by if flag else None for s, flag in zip(sums, flags, strict=True)]
         loss = FromPieces.apply(head[1] / self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
