@@ -43,7 +43,8 @@ def test_each_program_equals_its_hand_loop_and_ejects_or_is_refused(program, tmp
         with pytest.raises(EjectError, match=REFUSED[name]):
             history.run.eject(tmp_path / "train.py", echo=None)
     else:
-        history.run.eject(tmp_path / "train.py", verify=True, echo=None)
+        script = history.run.eject(tmp_path / "train.py", verify=True, echo=None)
+        assert max(map(len, script.read_text().splitlines())) <= 100
 
 
 def test_the_programs_are_short_and_listed_with_what_eject_makes_of_them():

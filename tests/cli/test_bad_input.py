@@ -159,6 +159,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
      "unknown argument of RAdam 'epss': choose from params, lr, betas, eps, "),
     ("optimizer value", NOTHING, "--optimizer radam --optimizer-args eps=-1",
      "RAdam must take the parameters and arguments, and failed with ValueError: Invalid epsilon"),
+    ("argument not finite", NOTHING, "--optimizer radam --optimizer-args eps=1e999",
+     "--optimizer-args must be names with values, as in a call, such as"),
     ("rate as an argument", NOTHING, "--optimizer-args lr=1",
      "--optimizer-args must be without lr, which is --lr"),
     ("code in an argument", NOTHING, "--optimizer-args eps=open('x')",

@@ -145,7 +145,7 @@ FOLDERS = {  # the files, and what is said
     ),
     "flat": (
         {f"train/{c}/{i}.png": noise() for c in "ab" for i in range(6)} | {"test/0.png": noise()},
-        "1 images in test have no class",
+        "1 image in test has no class and is kept",
     ),
     "copies": (
         {f"{c}/{i}.png": image for c in "ab" for image in [noise()] for i in range(8)},

@@ -514,7 +514,7 @@ def test_the_command_shows_what_each_column_becomes(plainfit, tmp_path):
     x = open_data(tmp_path / "t.csv").columns["x"]
     assert lines[lines.index("column  what it becomes") :][:5] == [
         "column  what it becomes",
-        f"x       number: (x - {x['mean']:g}) / {x['std']:g}; 1 gaps filled with {x['fill']:g}"
+        f"x       number: (x - {x['mean']:g}) / {x['std']:g}; 1 gap filled with {x['fill']:g}"
         f"{', and marked in an input of its own' * x.get('marked', False)}",
         "kind    text: 3 categories, a, b, c",
         "one     number: constant: 0",

@@ -411,6 +411,18 @@ def test_several_inputs(kind, stock, path):
         assert differing(weights, model.state_dict()) == []
 
 
+def test_many_metrics_fit_into_the_lines(path, module, capsys):
+    names = [f"metric_with_a_long_name_{n}" for n in range(9)]
+    texts = [f"def {name}(out, yb):\n    return out.mean() + {len(name)}\n" for name in names]
+    metrics = [*map(vars(module("many", "\n\n".join(texts))).get, names)]
+    text = ejected(path, nn.Linear(6, 3), metrics=metrics, levels=["loop"])
+    assert max(map(len, text.splitlines())) <= 100
+    run_here(path)
+    heading, *rows = capsys.readouterr().out.splitlines()[-3:]
+    assert heading.split()[3:-2] == names
+    assert all(len(row) == len(heading) for row in rows)
+
+
 def test_inputs_that_are_their_own_target(path):
     ds = TensorDataset(vectors().tensors[0])
     ejected(path, nn.Sequential(nn.Linear(6, 6)), F.mse_loss, ds, levels=("loop", "data", "optim"))

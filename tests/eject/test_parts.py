@@ -123,6 +123,15 @@ def test_lines_are_broken_as_ruff_breaks_them():
     ]
     inner = f"{'a' * 40}, g(b, {'c' * 40})"
     assert wrapped(f"    value = f({inner})") == ["    value = f(", f"        {inner}", "    )"]
+    rows = [f"        float(metric_{n}(outputs))," for n in range(9)]
+    several = " ".join(row.strip() for row in rows)[:-1]
+    assert wrapped(f"    return {several}") == ["    return (", *rows, "    )"]
+    names = [f"valid_metric_{n}" for n in range(9)]
+    assert wrapped(f"{', '.join(names)} = validate(model)") == [
+        "(",
+        *(f"    {name}," for name in names),
+        ") = validate(model)",
+    ]
 
 
 def test_imports_are_merged_and_sorted():

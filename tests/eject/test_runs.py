@@ -263,6 +263,17 @@ def test_all_levels_and_their_diffs(trained, tmp_path):
     assert "+    for rows in order.split(BATCH_SIZE):" in diff
 
 
+def test_all_levels_again_leave_none_of_the_run_before(trained, tmp_path):
+    for name, names in (
+        ("sgd", {"1_loop.py", "2_data.py", "loop_to_data.diff"}),
+        ("bf16", {"1_loop.py"}),
+    ):
+        eject_all(trained(name), tmp_path, force=True, look=False)
+        found = {path.name for path in tmp_path.iterdir()} - {"data.safetensors"}
+        assert found >= names
+    assert found == names
+
+
 class Halve(Callback):
     """Halves the gradients, which no run folder records."""
 

@@ -205,10 +205,10 @@ def test_other_data_breaks_every_relation(relation):
 @pytest.mark.parametrize(
     ("last", "holds", "measured"),
     [
-        (3, True, "0.0e+00 over 1 steps"),
-        (3 + 1e-13, True, "1.0e-13 over 1 steps"),
-        (3 + 1e-11, False, "1.0e-11 over 1 steps"),
-        (math.nan, False, "nan over 1 steps"),
+        (3, True, "0.0e+00 over 1 step"),
+        (3 + 1e-13, True, "1.0e-13 over 1 step"),
+        (3 + 1e-11, False, "1.0e-11 over 1 step"),
+        (math.nan, False, "nan over 1 step"),
     ],
 )
 def test_float64(last, holds, measured):

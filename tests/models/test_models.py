@@ -56,6 +56,26 @@ def test_the_tutorials_flat_vectors_are_the_same_images(name):
         assert torch.equal(model(xb), model(xb.view(4, 1, 28, 28)))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"classes": 0}, "classes must be at least 1 and at most 1,000,000,000, got 0"),
+        ({"classes": 2.5}, "classes must be a whole number, got 2.5"),
+        ({"input_shape": (1, 0, 28)}, r"input_shape\[1\] must be at least 1 .*, got 0"),
+        ({"input_shape": 28}, "input_shape must be a list, got 28"),
+        ({"lr": float("nan")}, "lr must be at least 1e-38 and at most 1e.38, got nan"),
+        ({"lr": float("inf")}, "lr must be .*, got inf"),
+        ({"lr": -0.1}, "lr must be .*, got -0.1"),
+        ({"lr": "0.1"}, "lr must be a number or null, got '0.1'"),
+        ({"momentum": float("nan")}, "momentum must be at least 0 and at most 0.999999, got nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be .*, got inf"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        pf.get_model("mlp", **options)
+
+
 @pytest.mark.parametrize("name", ["cnn", "resnet"])
 def test_flat_vectors_of_colour_images(name):
     model, _ = pf.get_model(name, input_shape=(3, 8, 8), device="cpu")

@@ -17,11 +17,12 @@ from torch import nn
 
 from plainfit.cli import main
 from plainfit.common.errors import ConfigError, PlainfitError, RunError, TrainingError
+from plainfit.common.schema import hints_of
 from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
 from plainfit.runs.export import export_run
 from plainfit.runs.folder import list_runs, open_run
-from plainfit.runs.settings import RunConfig, names_of, type_hints
+from plainfit.runs.settings import RunConfig, names_of
 from plainfit.runs.train import resume, train
 
 WRONG = [None, True, -1, math.nan, "x", [[]], {"x": {}}]
@@ -155,7 +156,7 @@ def test_values_too_large_to_draw(copied):
 
 
 def test_every_number_among_the_settings_has_limits():
-    for name, hint in type_hints().items():
+    for name, hint in hints_of(RunConfig).items():
         is_number = hint.__origin__ not in (bool, bool | None) and name != "lr"
         for value in (math.nan, math.inf, -math.inf, -1, 2**80, "1" if name != "model" else 1):
             if is_number and isinstance(RunConfig.__dataclass_fields__[name].default, int | float):

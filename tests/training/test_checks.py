@@ -112,6 +112,13 @@ def test_wrong_arguments_of_fit_are_named(changes, line):
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("limits", [{"high": float("inf")}, {"low": float("nan")}, {"low": -1.0}])
+def test_a_search_has_finite_rates(limits):
+    model = network()
+    with pytest.raises(ConfigError, match="lr_find needs 0 < low < high, both finite"):
+        pf.lr_find(model, F.cross_entropy, sgd(model), batches(5), **limits)
+
+
 def test_a_model_without_values_is_refused():
     model = nn.Linear(4, 3, device="meta")
     with pytest.raises(ModelError, match=r"is on the device meta; .*model\.to_empty"):

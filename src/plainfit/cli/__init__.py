@@ -18,17 +18,10 @@ from plainfit.cli.config import init
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import not_shown, show, surroundings
 from plainfit.cli.tuning import tune
-from plainfit.common.errors import (
-    ConfigError,
-    PlainfitError,
-    TrainingError,
-    memory_hint,
-    reason,
-)
+from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
 from plainfit.runs.settings import RunConfig, names_of, option
 
 app = typer.Typer(
-    help="Train a PyTorch model in three lines, and see exactly what they do.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

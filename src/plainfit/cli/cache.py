@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from plainfit.cli.shared import Debug, Json, show, show_json
+from plainfit.common.errors import plural
 
 
 def cache(
@@ -17,7 +18,10 @@ def cache(
     from plainfit.training import program_cache
 
     folder, found = program_cache.folder(), program_cache.programs()
-    rows = [(path.name[:12], file.st_size, shown(file.st_mtime)) for path, file in found]
+    rows = [
+        (path.name[:12], file.st_size, time.strftime("%F %H:%M", time.localtime(file.st_mtime)))
+        for path, file in found
+    ]
     total = sum(size for _, size, _ in rows)
     if clear:
         program_cache.clear()
@@ -27,15 +31,10 @@ def cache(
     elif not rows:
         show(f"no compiled programs in {folder}; plainfit train --compile epoch makes one")
     elif clear:
-        what = "program" if len(rows) == 1 else "programs"
-        show(f"deleted {len(rows)} {what} ({total / 1e6:.1f} MB) in {folder}")
+        show(f"deleted {plural(len(rows), 'program')} ({total / 1e6:.1f} MB) in {folder}")
     else:
         show(f"{'program':12}{'MB':>8}  used last")
         for name, size, used in (*rows, ("all", total, str(folder))):
             show(f"{name:12}{size / 1e6:8.1f}  {used}")
         if why := program_cache.danger(folder):
             show(f"none is used, as {why}")
-
-
-def shown(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -15,19 +15,15 @@ from typer import Option
 from plainfit.cli.shared import SOURCE_OPTIONS, Debug, Source, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.files import RECORD
+from plainfit.common.schema import hints_of
 from plainfit.common.shell import command
-from plainfit.runs import settings
-from plainfit.runs.settings import RunConfig, names_of, type_hints
+from plainfit.runs.settings import OF_EVERY_PRESET, RunConfig, names_of
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
 
-GROUPS: dict[str, type] = {
-    "data": settings.DataSettings,
-    "model": settings.ModelSettings,
-    "optimizer": settings.OptimizerSettings,
-    "training": settings.TrainingSettings,
-    "transfer": settings.TransferSettings,
+GROUPS = {
+    kind.__name__.removesuffix("Settings").lower(): kind for kind in reversed(RunConfig.__bases__)
 }
 GROUP_OF = {name: group for group, kind in GROUPS.items() for name in names_of(kind)}
 NOT_TOML = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # not even in a comment
@@ -36,7 +32,7 @@ STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its
 CHOICES: dict[str, dict[str, Any]] = {
     "data other than images": {"model": "tabular", "schedule": "one-cycle"},
     "text": {"model": "bag", "optimizer": "adamw", "schedule": "one-cycle"},
-    "small images": settings.OF_EVERY_PRESET | {"precision": "fp32"},
+    "small images": OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
 }
 
@@ -87,7 +83,7 @@ def settings_in(tables: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def to_toml(config: RunConfig, comments: Sequence[str] = ()) -> str:
     """Return a file that `read_config` reads, in which what is as by default is commented out."""
-    hints, values = type_hints(), config.to_dict()
+    hints, values = hints_of(RunConfig), config.to_dict()
     lines = [f"# {comment}" for comment in comments]
     for group, kind in GROUPS.items():
         if group == "transfer" and config.source is None:
@@ -172,11 +168,7 @@ def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     drop_last = counts["train"] % batch_size == 1  # which batch norm cannot take
     steps = ceil(counts["train"] / batch_size) - drop_last
     epochs = min(MOST, max(LEAST, ceil(STEPS / steps)))
-    chosen = CHOICES[kind] | {
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "drop_last": drop_last,
-    }
+    chosen = CHOICES[kind] | {"batch_size": batch_size, "epochs": epochs, "drop_last": drop_last}
     return chosen, [
         f"{splits.name}: samples of {'x'.join(map(str, shape))}, "
         + ", ".join(f"{count:,} for {part}" for part, count in counts.items()),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError
+from plainfit.common.errors import ConfigError, plural
 from plainfit.common.shell import quoted
 from plainfit.runs.settings import RunConfig
 
@@ -60,7 +60,7 @@ def ladder(
         climb.write_data(data, setting.data)
         if not json_:
             show(f"data   {data.name}: {samples['train']:,} train, {samples['valid']:,} valid")
-            show(f"each   {epochs} epochs, seed {seed}, same initial values, same order")
+            show(f"each   {plural(epochs, 'epoch')}, seed {seed}, same initial values, same order")
             if data.input_shape[-1] < 16:
                 show("note   three strides leave one pixel of such images: a CNN learns little")
             typer.echo(f"\n{heading(scratch)}")

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from typer import Argument, Option
 
 from plainfit.cli.shared import Debug, Json, RunFolder, TrustCode, open_trusted, show, show_json
-from plainfit.common.errors import ConfigError, ModelError
+from plainfit.common.errors import ConfigError, ModelError, plural
 
 
 def predict(
@@ -49,9 +50,8 @@ def predict(
     if opened.target.task == SEGMENTATION:
         if out is None or tta:
             raise ConfigError("must be a folder for the masks, which have no --tta", field="out")
-        images = [image for source in sources for image in images_in(source)]
-        masks = predicting.write_masks(opened, images, out)
-        show_json(masks) if json_ else show(f"wrote  {out}: {len(masks):,} masks")
+        masks = predicting.write_masks(opened, [*chain(*map(images_in, sources))], out)
+        show_json(masks) if json_ else show(f"wrote  {out}: {plural(len(masks), 'mask')}")
         return
     if out is not None:
         predicting.check_out(out, sources)
@@ -61,11 +61,11 @@ def predict(
         written = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
         results = predicting.predict_rows(opened, first, **written)
     else:
-        images = [image for source in sources for image in images_in(source)]
+        images = [*chain(*map(images_in, sources))]
         results = predicting.predict_images(opened, images, views=tta, augment=augment)
     if out is not None:
         write_output(out, predicting.to_bytes(results, out.suffix))
-        show(f"wrote  {out}: {len(results):,} rows")
+        show(f"wrote  {out}: {plural(len(results), 'row')}")
     elif json_:
         show_json(results)
     elif is_table:

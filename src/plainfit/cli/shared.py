@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, get_args
 
 import typer
 
 from plainfit.common.errors import TrustError
+from plainfit.common.schema import hints_of
 from plainfit.runs.settings import DataSettings, RunConfig, names_of, option
 
 if TYPE_CHECKING:
@@ -107,15 +108,11 @@ def open_trusted(folder: Path, trust_code: bool) -> "Run":
     return asking(opened, trust_code)
 
 
-def is_given(context: typer.Context, name: str) -> bool:
+def is_given(context: typer.Context, name: str, *, in_file: bool = True) -> bool:
+    """Return whether an option is on the command line, or `in_file`, that of `--config`."""
     source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
-def is_typed(context: typer.Context, name: str) -> bool:
-    """Return whether an option is given on the command line, not in a file of settings."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+    kinds = ("COMMANDLINE", "DEFAULT_MAP") if in_file else ("COMMANDLINE",)
+    return source is not None and source.name in kinds
 
 
 def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], Any]:
@@ -124,7 +121,7 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         given = inspect.signature(command).parameters.values()
         own = [p.replace(kind=KEYWORD_ONLY) for p in given if p.name != "options"]
-        hints = get_type_hints(RunConfig, include_extras=True)
+        hints = hints_of(RunConfig)
         extra = []
         for item in [item for item in fields(RunConfig) if item.name in names]:
             kind, text, *_ = get_args(hints[item.name])

@@ -22,7 +22,6 @@ from plainfit.cli.shared import (
     TrustCode,
     asking,
     is_given,
-    is_typed,
     open_trusted,
     show,
     show_json,
@@ -112,7 +111,7 @@ def fine_tune(
 ) -> None:
     """Give a trained model a new head, and train it: the head alone at first, then all of it."""
     RunConfig(source=source, **options)  # checked before torch loads
-    if not (is_weights_only(source) or is_typed(context, "model")):
+    if not (is_weights_only(source) or is_given(context, "model", in_file=False)):
         model = None  # that of a file of settings, as the source names its own
     from plainfit.runs.fine_tuning import is_run, model_name
     from plainfit.runs.train import train as run

@@ -10,7 +10,7 @@ import typer
 from typer import Option
 
 from plainfit.cli.config import ConfigFile
-from plainfit.cli.shared import Debug, Json, is_given, is_typed, show, show_json, with_options_of
+from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError
 from plainfit.common.shell import command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
@@ -85,7 +85,7 @@ def tune(
         searches = searches or known["space"]
     own = {name: plan.pop(name) for name in (*own, "seed")}
     specs = parse_space(searches, kinds_of_setting)
-    for name in filter(partial(is_typed, context), specs):
+    for name in filter(partial(is_given, context, in_file=False), specs):
         raise ConfigError("must be either searched or given, and is both", field=name)
     fixed = checked_runs(plan, specs)
 

@@ -37,7 +37,8 @@ class ConfigError(PlainfitError, ValueError):
     """
 
     def __init__(self, message: str, field: str | None = None) -> None:
-        super().__init__(message if field is None else f"{field} {message}")
+        start = "" if field is None or message.startswith(field) else f"{field} "
+        super().__init__(start + message)
         self.field = field
 
 
@@ -172,3 +173,11 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """
+    >>> plural(1, "image is", "images are"), plural(1200, "row")
+    ('1 image is', '1,200 rows')
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"

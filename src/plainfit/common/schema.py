@@ -1,6 +1,7 @@
 """Values that come from outside, checked against type hints: settings, and what JSON files hold."""
 
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -17,6 +18,8 @@ from typing import (
     get_type_hints,
     is_typeddict,
 )
+
+from plainfit.common.errors import ConfigError
 
 KINDS: dict[Any, tuple[type, str]] = {
     bool: (bool, "true or false"),
@@ -38,12 +41,28 @@ class Between:
     low: float
     high: float
 
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
     def __str__(self) -> str:
         low, high = (
             f"{value:,}" if isinstance(value, int) else f"{value:g}"
             for value in (self.low, self.high)
         )
         return f"at least {low} and at most {high}"
+
+
+# Numbers have limits, within which they do what they say: no overflow of an integer, no float32
+# that is rounded to 0, 1 or infinity.
+COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
+SHARE, AMOUNT, UP_TO_AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38), Between(0, 1e38)
+
+
+def check_values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Refuse the first value that does not fit its type hint."""
+    for name, value in values.items():
+        if wrong := misfit(value, hints[name], name):
+            raise ConfigError(wrong, field=name)
 
 
 def misfit(value: Any, hint: Any, name: str) -> str:
@@ -65,8 +84,7 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         if wrong or limits is None or not isinstance(value, Real):
             return wrong
         number = int(value) if isinstance(value, Integral) else float(value)
-        is_within = limits.low <= number <= limits.high
-        return "" if is_within else f"{name} must be {limits}, got {shown(value)}"
+        return "" if number in limits else f"{name} must be {limits}, got {shown(value)}"
     if origin in (Union, UnionType):
         kinds = [kind for kind in args if fits_kind(value, kind)]
         wanted = " or ".join(dict.fromkeys(kind_of(kind)[1] for kind in args))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from plainfit.common.errors import DataError, shortened
+from plainfit.common.errors import DataError, plural, shortened
 from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
 from plainfit.common.shell import command
@@ -130,7 +130,9 @@ def apart_note(folder: Path, parts: Collection[str]) -> str:
     images = list(images_under(folder))
     kept_for = command("predict", "RUN", folder)
     drawn = "; the test set is drawn from the training images" if [*parts] == ["train"] else ""
-    return f"{len(images)} images in {folder.name} have no class and are kept for {kept_for}{drawn}"
+    one, many = "image in {} has no class and is", "images in {} have no class and are"
+    count = plural(len(images), one.format(folder.name), many.format(folder.name))
+    return f"{count} kept for {kept_for}{drawn}"
 
 
 def has_parts_in_classes(inner: Mapping[Path, Sequence[Path]]) -> bool:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, DataError, raised_as, shortened
+from plainfit.common.errors import ConfigError, DataError, plural, raised_as, shortened
 from plainfit.data.decoding import RESIZE, BadImageError, header_of, open_image
 from plainfit.data.folder import Wanted, check_settings, group_numbers, hashed, load, pack
 from plainfit.data.layout import images_under, subfolders
@@ -74,7 +74,7 @@ def find_pairs(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
             "or move these images away"
         )
     left = len({*images_under(root)} - {path for pair in pairs for path in pair[1:]})
-    return pairs, [f"{left} images that are in no pair with a mask are left out"] * bool(left)
+    return pairs, [f"left out: {plural(left, 'image')} in no pair with a mask"] * bool(left)
 
 
 def stem(path: str, home: Path) -> str:

@@ -118,7 +118,6 @@ class DataText:
         return isinstance(first, Tensor) and first.dim() == 3 and not is_changed
 
     def reading(self) -> list[str]:
-        """Return the lines that read the data."""
         name, folder = self.recipe.data or ("", Path())
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
@@ -347,7 +346,6 @@ def is_even(batches: list[Any]) -> bool:
 
 
 def tensors_of(dataset: Dataset[Any]) -> list[Tensor]:
-    """Return the inputs and targets of a dataset."""
     if isinstance(dataset, TensorDataset):
         return inputs_and_targets(dataset.tensors)
     rows = Rows.of(dataset)

@@ -148,7 +148,16 @@ def wrapped(line: str) -> list[str]:
     """Return a line, broken at its last outermost brackets where it is too long."""
     text = line.lstrip()
     indent = " " * (len(line) - len(text))
-    marks = last_brackets(text) if len(line) > WIDTH else []
+    if len(line) <= WIDTH:
+        return [line]
+    left, _, value = text.partition(" = ")
+    names = left.split(", ")
+    if len(left) > WIDTH // 2 and all(map(str.isidentifier, names)):
+        return [f"{indent}(", *(f"{indent}    {name}," for name in names), f"{indent}) = {value}"]
+    several = f"({text.removeprefix('return ')})"
+    if text.startswith("return ") and last_brackets(several)[2:]:
+        text = f"return {several}"
+    marks = last_brackets(text)
     if not marks:
         return [line]
     inner = text[marks[0] + 1 : marks[-1]]

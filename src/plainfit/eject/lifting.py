@@ -58,14 +58,11 @@ parsed = cache(Source)
 
 
 class Lifter:
-    """Collects the definitions and imports of a script, each definition after those it needs.
-
-    Args:
-        reserved: the names that the script's own text has, each with where it is imported from.
-    """
+    """Collects the definitions and imports of a script, each definition after those it needs."""
 
     def __init__(self, reserved: Mapping[str, str] | None = None) -> None:
         self.reserved = reserved or {}
+        """The names that the script's own text has, each with where it is imported from."""
         self.imports = Imports()
         self.definitions: dict[str, str] = {}
         self.names: dict[tuple[str, Hashable], str] = {}
@@ -157,14 +154,7 @@ class Lifter:
         return called
 
     def define(self, name: str, text: str, source: ModuleText, names: dict[str, str]) -> None:
-        """Add a definition, after everything that its text looks up in its module.
-
-        Args:
-            name: what it defines, in the script.
-            text: the statement.
-            source: of the module or the cell that it is from.
-            names: the names in the script of what it looks up, as far as they are known.
-        """
+        """Add a definition, after all that its text looks up: `names` are those already known."""
         self.definitions[name] = ""  # stops the recursion of a definition that needs itself
         code, edits = Source(text), list[Edit]()
         for node in ast.walk(code.tree):  # `module.name` becomes `name` if the module is copied

@@ -1,7 +1,7 @@
 """The loop of a script: the facts that fill in `templates/loop.py.jinja`."""
 
 import math
-from collections.abc import Callable
+from textwrap import wrap
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from plainfit.common.errors import EjectError
-from plainfit.common.seeding import seed_at, stream
-from plainfit.data.batches import batch_size, join
+from plainfit.data.batches import batch_size
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
@@ -20,21 +19,12 @@ from plainfit.eject.recipe import Recipe
 from plainfit.eject.source import place
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
-from plainfit.training.callbacks.optimization import (
-    FIRST_SCALE,
-    GROWTH_STEPS,
-    freeze,
-    frozen_groups,
-    parameters_of,
-    plain_mean,
-    warmed_up_mean,
-)
-from plainfit.training.compiling import DTYPES, PLAIN_STEPS, OneGraph, gradients_in_graph
+from plainfit.training.callbacks.optimization import FIRST_SCALE, GROWTH_STEPS, parameters_of
+from plainfit.training.compiling import DTYPES, PLAIN_STEPS, gradients_in_graph
 from plainfit.training.history import HEADINGS, SHAPES, WIDTH, heading_line
-from plainfit.training.metrics import LossWeights, correct, is_streaming, metric_name
+from plainfit.training.metrics import is_streaming, metric_name
 from plainfit.training.schedules import Schedule
-from plainfit.training.sharding import FromPieces, change, seed_of_state
-from plainfit.training.tracing import OPTIONS, InGraph, options_of
+from plainfit.training.tracing import OPTIONS, options_of
 
 # The callbacks that the template has statements for, by the name that they have in it.
 TRANSFORMERS = {
@@ -64,50 +54,6 @@ NO_PROGRAM = ("accumulation", "averaging", "unfreezing")
 NO_SHARDS = ("one_batch", "scaling")
 """Callbacks that a script has no batches in pieces with."""
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
-# What the text of a script may name: an import, or a definition of ours that is copied.
-NEEDS: dict[str, str | Callable[..., Any]] = {
-    "AveragedModel": "from torch.optim.swa_utils import AveragedModel",
-    "DataLoader": "from torch.utils.data import DataLoader",
-    "FromPieces": FromPieces,
-    "InGraph": InGraph,
-    "OneGraph": OneGraph,
-    "LossWeights": LossWeights,
-    "Path": "from pathlib import Path",
-    "Tensor": "from torch import Tensor",
-    "TensorDataset": "from torch.utils.data import TensorDataset",
-    "change": change,
-    "correct": correct,
-    "dispatch_functionalize": (
-        "from torch._subclasses.functional_tensor import dispatch_functionalize"
-    ),
-    "dist": "import torch.distributed as dist",
-    "freeze": freeze,
-    "frozen_groups": frozen_groups,
-    "get_ema_multi_avg_fn": "from torch.optim.swa_utils import get_ema_multi_avg_fn",
-    "gzip": "import gzip",
-    "join": join,
-    "math": "import math",
-    "load_digits": "from sklearn.datasets import load_digits",
-    "load_file": "from safetensors.torch import load_file",
-    "make_fx": "from torch.fx.experimental.proxy_tensor import make_fx",
-    "nn": "from torch import nn",
-    "os": "import os",
-    "plain_mean": plain_mean,
-    "save_model": "from safetensors.torch import save_model",
-    "seed_at": seed_at,
-    "seed_of_state": seed_of_state,
-    "stream": stream,
-    "sys": "import sys",
-    "time": "import time",
-    "torch": "import torch",
-    **{
-        name: f"from torch.utils._pytree import {name}"
-        for name in ("tree_leaves", "tree_map", "tree_structure", "tree_unflatten")
-    },
-    "warmed_up_mean": warmed_up_mean,
-    "while_loop": "from torch._higher_order_ops.while_loop import while_loop",
-    "zip_longest": "from itertools import zip_longest",
-}
 
 
 class LoopText:
@@ -312,14 +258,16 @@ class LoopText:
             "seconds": "time.perf_counter() - started",
             "samples_per_second": "sum(sizes) / trained",
         }
-        cells = []
+        heading, cells = heading_line(dict.fromkeys(columns)), []
         for column, value in columns.items():
             width = max(WIDTH, len(HEADINGS.get(column, column)))
             cells.append(f"{{{value}:{width}{SHAPES.get(column, '.4f')}}}")
         return {
             "keeps_best": self.keeps_best({"train_loss": "train_loss", **valid}),
-            "table_heading": literal(heading_line(dict.fromkeys(columns))),
-            "table_row": (" ".join(cells[:-2]), " ".join(cells[-2:])),
+            "table_heading": [literal(heading)]
+            if len(heading) < 90
+            else [literal(heading_line({column: None})) for column in columns],
+            "table_rows": [*wrap(" ".join(cells[:-2]), 84), " ".join(cells[-2:])],
             "valid_values": ", ".join(valid.values()),
         }
 
@@ -346,7 +294,6 @@ class LoopText:
 
 
 def by_name(callbacks: list[Any]) -> dict[str, Any]:
-    """Return the callbacks that the template knows, by their name in it."""
     names = {kind: name for name, kind in TRANSFORMERS.items()}
     found: dict[str, Any] = {}
     for callback in callbacks:

@@ -22,6 +22,7 @@ from plainfit.eject.replacements import (
     references,
     same_kernel,
     short,
+    unknown_option,
     written_out,
 )
 from plainfit.eject.source import (
@@ -128,7 +129,7 @@ class Program:
     def name_for(self, ref: Reference, call: ast.Call | None, step: str) -> str:
         same = same_kernel(ref.name, step)
         definition = written_out(ref.name, step, self.pools_to_one)
-        if same and (not definition or (call and not same.unknown_option(call))):
+        if same and (not definition or (call and not unknown_option(same, call))):
             return ref.name.replace("F.", "torch.")
         assert definition is not None, ref.name  # `check` has refused it
         return self.paste(definition, ref.name.rpartition(".")[2])

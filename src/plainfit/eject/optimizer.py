@@ -11,7 +11,7 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import literal
+from plainfit.eject.layout import display, literal
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.values import call, expression, named
@@ -64,19 +64,13 @@ class OptimizerText:
             name: CONSTANTS.get(name) or expression(value, self.lifter)
             for name, value in self.shared.items()
         }
-        kind = named(type(self.recipe.opt), self.lifter)
-        groups = self.recipe.opt.param_groups
-        if len(groups) == 1:
-            names = parameters_text(groups[0]["params"], self.roots)
-            return [f"opt = {call(kind, [names], options)}"]
-        lines = [f"opt = {kind}(", "    ["]
-        for group, own in zip(groups, self.own, strict=True):
+        groups = []
+        for group, own in zip(self.recipe.opt.param_groups, self.own, strict=True):
             entries = {"params": parameters_text(group["params"], self.roots)}
             entries |= {name: expression(value, self.lifter) for name, value in own.items()}
-            items = ", ".join(f"{literal(name)}: {text}" for name, text in entries.items())
-            lines.append(f"        {{{items}}},")
-        rest = [f"    {name}={value}," for name, value in options.items()]
-        return [*lines, "    ],", *rest, ")"]
+            groups.append(display(dict, [f"{literal(k)}: {text}" for k, text in entries.items()]))
+        given = display(list, groups) if groups[1:] else entries["params"]
+        return [f"opt = {call(named(type(self.recipe.opt), self.lifter), [given], options)}"]
 
 
 def parameters_text(params: list[Tensor], roots: dict[str, nn.Module]) -> str:

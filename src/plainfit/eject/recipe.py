@@ -28,6 +28,11 @@ from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.fit_call import FitCall, bit_sums
 from plainfit.training.named_metrics import made
 
+AS_CALLED = (
+    "model", "opt", "groups", "loss_func", "train_dl", "valid_dl", "metrics", "callbacks",
+    "precision", "compile", "valid_program", "first_epoch", "order_states",
+    "counts_samples", "batch_size", "joins_tensors", "has_values",
+)  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -186,30 +191,14 @@ def from_fit(call: FitCall) -> Recipe:
         name=f"{type(call.model).__name__}",
         origin="A training",
         command="plainfit.fit",
-        model=call.model,
         target=target_of(factory) if factory else None,
         arguments=factory.arguments if factory else {},
         seed=factory.seed if factory else 0,
-        opt=call.opt,
-        groups=call.groups,
-        loss_func=call.loss_func,
-        train_dl=call.train_dl,
-        valid_dl=call.valid_dl,
-        metrics=list(call.metrics),
-        callbacks=list(call.callbacks),
         steps=steps,
-        precision=call.precision,
-        compile=call.compile,
-        valid_program=call.valid_program,
         shards=0 if sharding is None else sharding.shards.count,
         fingerprint=of_one_process(call.fingerprint, sharding is not None and sharding.fast),
-        first_epoch=call.first_epoch or 0,
-        order_states=call.order_states,
-        counts_samples=call.counts_samples,
-        batch_size=call.batch_size,
-        joins_tensors=call.joins_tensors,
-        has_values=call.has_values,
         outcome=Outcome(list(call.losses), *saved(call.model)),
+        **{name: getattr(call, name) for name in AS_CALLED},
     )
     begin_as_recorded(recipe, call)
     return recipe

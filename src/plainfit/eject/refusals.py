@@ -15,6 +15,7 @@ from plainfit.eject.replacements import (
     is_replaced,
     references,
     same_kernel,
+    unknown_option,
     written_out,
 )
 from plainfit.eject.source import Source, parsed
@@ -120,7 +121,7 @@ def _in_call(source: Source, ref: Reference, call: ast.Call) -> Iterator[Obstacl
     signature = definition.signature if definition else same_kernel(ref.name, step)
     if signature is not None:
         given = [each for each in call.keywords if not is_default(each)]
-        option = signature.unknown_option(ast.Call(call.func, call.args, given))
+        option = unknown_option(signature, ast.Call(call.func, call.args, given))
         if option is not None:
             name = option.arg if isinstance(option, ast.keyword) else source.of(option)
             lowest = "loop" if name == "fused" else before

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from importlib import import_module
+from inspect import Parameter, Signature, getsource, signature
 
 import torch
 
@@ -52,7 +53,6 @@ HOMES = {  # which modules have the definitions for what of torch
 }
 ON_TORCH = {"F": "import torch.nn.functional as F", "nn": "from torch import nn"}
 """What a pasted definition imports in place of our own `functional` and `modules`."""
-Node = ast.ClassDef | ast.FunctionDef
 Key = tuple[str, str]  # the module of a definition, and its name there
 
 
@@ -65,35 +65,18 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Signature:
-    """The parameters of a function, or of the `__init__` of a class."""
-
-    positional: tuple[str, ...]
-    names: frozenset[str]
-    takes_all: bool = False  # whether it takes any number of positional arguments
-
-    def unknown_option(self, call: ast.Call) -> ast.expr | ast.keyword | None:
-        """Return the first argument of a call that the function does not take."""
-        if self.takes_all:
-            return None
-        for keyword in call.keywords:
-            if keyword.arg and keyword.arg not in self.names:
-                return keyword
-        if any(isinstance(each, ast.Starred) for each in call.args):
-            return None
-        return next(iter(call.args[len(self.positional) :]), None)
-
-
-@dataclass(frozen=True)
 class Definition:
     """A function or class of `plainfit.ladder.scratch`."""
 
     module: str
     name: str
     text: str
-    signature: Signature
     needs: dict[str, Key]  # the definitions that its text names, by their names there
     imports: frozenset[str]  # the import statements that its text needs
+
+    @property
+    def signature(self) -> Signature:
+        return signature(getattr(import_module(f"{PACKAGE}.{self.module}"), self.name))
 
 
 def imported(source: Source) -> dict[str, str]:
@@ -165,8 +148,22 @@ def same_kernel(name: str, step: str) -> Signature | None:
     family, _, rest = name.partition(".")
     if family != "F" or rest not in SAME_KERNEL or (step == "math" and rest not in ELEMENTARY):
         return None
-    parameters = tuple(SAME_KERNEL[rest].split())
-    return Signature(parameters, frozenset(parameters))
+    names = SAME_KERNEL[rest].split()
+    return Signature([Parameter(each, Parameter.POSITIONAL_OR_KEYWORD) for each in names])
+
+
+def unknown_option(signature: Signature, call: ast.Call) -> ast.expr | ast.keyword | None:
+    """Return the first argument of a call that a function does not take."""
+    parameters = signature.parameters.values()
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return None
+    for keyword in call.keywords:
+        if keyword.arg and keyword.arg not in signature.parameters:
+            return keyword
+    if any(isinstance(each, ast.Starred) for each in call.args):
+        return None
+    most = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
+    return next(iter(call.args[most:]), None)
 
 
 def written_out(name: str, step: str, pools_to_one: bool = True) -> Definition | None:
@@ -188,8 +185,7 @@ def written_out(name: str, step: str, pools_to_one: bool = True) -> Definition |
 
 @cache
 def definitions(module: str) -> dict[str, Definition]:
-    text = (files(PACKAGE) / f"{module}.py").read_text(encoding="utf-8")
-    source = Source(shortened(text))
+    source = Source(shortened(getsource(import_module(f"{PACKAGE}.{module}"))))
     nodes = [node for node in source.tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     needs = {node.name: (module, node.name) for node in nodes}
     imports: dict[str, str] = {}
@@ -206,7 +202,6 @@ def definitions(module: str) -> dict[str, Definition]:
             module,
             node.name,
             source.block([node]),
-            signature(node, {each.name: each for each in nodes}),
             {name: needs[name] for name in sorted(names_in(node)) if name in needs},
             frozenset(imports[name] for name in names_in(node) if name in imports),
         )
@@ -217,19 +212,3 @@ def definitions(module: str) -> dict[str, Definition]:
 def find(home: str, name: str) -> Definition | None:
     found = (definitions(module).get(name) for module in HOMES[home])
     return next((definition for definition in found if definition), None)
-
-
-def signature(node: Node, nodes: dict[str, Node]) -> Signature:
-    """Return the parameters of a call of a definition; its base's if it has no `__init__`."""
-    function = node
-    if isinstance(node, ast.ClassDef):
-        methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
-        function = methods.get("__init__") or methods.get("__new__") or node
-    if isinstance(function, ast.ClassDef):
-        names = [base.id for base in function.bases if isinstance(base, ast.Name)]
-        bases = [nodes[name] for name in names if name in nodes]
-        return signature(bases[0], nodes) if bases else Signature((), frozenset())
-    args = function.args
-    positional = tuple(arg.arg for arg in args.args[isinstance(node, ast.ClassDef) :])
-    parameters = frozenset([*positional, *(arg.arg for arg in args.kwonlyargs)])
-    return Signature(positional, parameters, args.vararg is not None)

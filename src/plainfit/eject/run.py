@@ -13,13 +13,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 
 from plainfit.common.devices import differing
-from plainfit.common.errors import (
-    ConfigError,
-    EjectError,
-    MismatchError,
-    raised_as,
-    unknown_name,
-)
+from plainfit.common.errors import ConfigError, EjectError, MismatchError, raised_as, unknown_name
 from plainfit.eject.lower import in_float64, lower
 from plainfit.eject.recipe import Recipe, from_fit, from_folder
 from plainfit.eject.replacements import LEVELS
@@ -88,11 +82,8 @@ def eject_fit(
 ) -> Path:
     check(path, level, force)
     ejected = write(from_fit(call), path, level, force)
-    verdict = None
-    if verify:
-        with must_run(ejected):
-            verdict = verified(ejected)
-    else:
+    verdict = verified(ejected) if verify else None
+    if not verify:
         look_at(ejected)
     if echo:
         echo(f"script {path}" + (f": {verdict.text}" if verdict else ""))
@@ -127,15 +118,13 @@ def eject_all(
                 raise
             reason = f"no level {level}: {error}"
             break
+    for path in [*[*paths.values()][len(done) :], *diffs[len(done) - 1 :]]:
+        path.unlink(missing_ok=True)  # of an earlier eject
     for diff, (one, two) in zip(diffs, pairwise(done), strict=False):
         old, new = (item.path.read_text(encoding="utf-8").splitlines() for item in (one, two))
         lines = difflib.unified_diff(old, new, one.path.name, two.path.name, lineterm="")
-        write_text(diff, "\n".join([*lines, ""]))
+        runs.write_output(diff, "\n".join([*lines, ""]).encode())
     return done, reason
-
-
-def write_text(path: Path, text: str) -> None:
-    runs.write_output(path, text.encode())
 
 
 def check(path: Path, level: str, force: bool) -> None:
@@ -166,7 +155,7 @@ def write(
         # Copies: safetensors takes contiguous tensors that share no memory.
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         runs.write_output(beside, save(own))
-    write_text(path, text)
+    runs.write_output(path, text.encode())
     return Ejected(recipe, level, path, beside if tensors and is_own else None)
 
 
@@ -204,7 +193,8 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
         return verified_in_float64(ejected, steps or STEPS_IN_FLOAT64)
     if steps is not None and steps >= len(recipe.outcome.losses):
         steps = None
-    given = run_alone(ejected.path, recipe.fingerprint, steps)
+    with must_run(ejected):
+        given = run_alone(ejected.path, recipe.fingerprint, steps)
     changed = differing(recipe.fingerprint, given.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
     verdict = compare(given, outcome, level, steps, recipe.steps)
@@ -221,9 +211,9 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
 
 def verified_in_float64(ejected: Ejected, steps: int) -> Verdict:
     fingerprint, steps = ejected.recipe.fingerprint, min(steps, STEPS_IN_FLOAT64)
-    with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
+    with must_run(ejected), tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         upper = write(ejected.recipe, Path(folder) / "upper.py", "data", force=True).path
-        write_text(upper, in_float64(upper.read_text(encoding="utf-8")))
+        runs.write_output(upper, in_float64(upper.read_text(encoding="utf-8")).encode())
         pair = [run_alone(path, fingerprint, steps) for path in (upper, ejected.path)]
     return compare_in_float64(*pair)
 

@@ -10,15 +10,27 @@ from torch import Tensor
 
 from plainfit.common.devices import PRECISIONS
 from plainfit.common.errors import EjectError
+from plainfit.common.seeding import seed_at, stream
+from plainfit.data.batches import join
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import docstring, literal, spaced, words, wrapped
 from plainfit.eject.lifting import Lifter
-from plainfit.eject.loop import NEEDS, LoopText
+from plainfit.eject.loop import LoopText
 from plainfit.eject.optimizer import OptimizerText, path_to
 from plainfit.eject.recipe import Recipe
 from plainfit.eject.source import Source, global_names, imports_in
 from plainfit.eject.values import USUAL, call, constructor, expression, named
+from plainfit.training.callbacks.optimization import (
+    freeze,
+    frozen_groups,
+    plain_mean,
+    warmed_up_mean,
+)
+from plainfit.training.compiling import OneGraph
 from plainfit.training.history import weighted_mean
+from plainfit.training.metrics import LossWeights, correct
+from plainfit.training.sharding import FromPieces, change, seed_of_state
+from plainfit.training.tracing import InGraph
 
 PROMISES = {
     "tensors": "the same weights, bit for bit, and losses within 2 units in the last place",
@@ -42,29 +54,47 @@ MACHINE = {
         for name, usual in PRECISIONS.items()
     },
 }
-# Names of a script that are not words of its templates, and imports that a level may need.
+# Names of a script that are not words of its templates.
 OTHERS = "LR MOMENTUM WEIGHT_DECAY k train_order v valid_loss valid_order"
+# What its text, or that of a lower level, may import; and definitions of ours that are copied.
 IMPORTS = """
+import gzip
 import math
+import os
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from itertools import islice
-from torch import Generator
+from itertools import islice, zip_longest
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_model
+from sklearn.datasets import load_digits
+from torch import Generator, Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
+from torch._subclasses.functional_tensor import dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._pytree import tree_leaves, tree_map, tree_structure, tree_unflatten
+from torch.utils.data import DataLoader, TensorDataset
 """
+STATEMENTS = {name: statement for name, _, statement in imports_in(ast.parse(IMPORTS).body)}
+COPIED = {each.__name__: each for each in (
+    FromPieces, InGraph, LossWeights, OneGraph, change, correct, freeze, frozen_groups, join,
+    plain_mean, seed_at, seed_of_state, stream, warmed_up_mean,
+)}  # fmt: skip
 
 
 @cache
 def reserved() -> dict[str, str]:
     """Return the names of the text of a script, with where those are from that it imports."""
     ours = dict.fromkeys([*words(), *OTHERS.split()], "")
-    statements = [
-        *(need for need in NEEDS.values() if isinstance(need, str)),
-        *(s for *_, s in USUAL),
-    ]
-    imports = imports_in(ast.parse("\n".join([IMPORTS, *statements])).body)
-    functions = [*(need for need in NEEDS.values() if not isinstance(need, str)), weighted_mean]
-    homes = {need.__name__: f"{need.__module__}:{need.__name__}" for need in functions}
+    imports = imports_in(ast.parse("\n".join([IMPORTS, *(s for *_, s in USUAL)])).body)
+    copied = [*COPIED.values(), weighted_mean]
+    homes = {each.__name__: f"{each.__module__}:{each.__name__}" for each in copied}
     return {**ours, **homes, **{name: full for name, full, _ in imports}}
 
 
@@ -169,12 +199,11 @@ class Script:
 
     def take_needed(self, text: str) -> None:
         """Make what our own text names part of the script."""
-        for name in sorted({name for name, *_ in global_names(Source(text))} & NEEDS.keys()):
-            need = NEEDS[name]
-            if isinstance(need, str):
-                self.lifter.imports.add(need)
-            else:
-                self.lifter.lift(need)
+        for name in sorted({name for name, *_ in global_names(Source(text))}):
+            if name in STATEMENTS:
+                self.lifter.imports.add(STATEMENTS[name])
+            elif name in COPIED:
+                self.lifter.lift(COPIED[name])
 
 
 def load_first(module: str, prefix: str) -> str:

@@ -74,7 +74,6 @@ def edited(text: str, edits: Iterable[Edit]) -> str:
 
 
 def names_in(tree: ast.AST) -> set[str]:
-    """Return the variables that a tree names."""
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 

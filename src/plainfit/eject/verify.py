@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES, PRECISIONS
-from plainfit.common.errors import EjectError, RunError, raised_as
+from plainfit.common.errors import EjectError, RunError, plural, raised_as
 from plainfit.common.shell import command
 from plainfit.eject import alone
 from plainfit.models.weights import weights_to_bytes
@@ -133,7 +133,8 @@ def compare(
     losses = run.losses[:steps]
     if len(script.losses) != len(losses):
         return Verdict(
-            False, f"the run took {len(losses)} steps, and the script {len(script.losses)}"
+            False,
+            f"the run took {plural(len(losses), 'step')}, and the script {len(script.losses)}",
         )
     most = MOST_ULP if level == "tensors" else 0
     for step, (ours, theirs) in enumerate(zip(script.losses, losses, strict=True)):
@@ -146,7 +147,7 @@ def compare(
             )
     same = "equal" if all(map(near, script.losses, losses)) else f"equal within {MOST_ULP} ulp"
     if steps is not None:
-        return Verdict(True, f"the losses of the first {steps} steps are {same}")
+        return Verdict(True, f"the losses of the first {plural(steps, 'step')} are {same}")
     if differing := first_difference(script.weights, run.weights):
         return Verdict(False, f"all losses are {same}, and the weights are not: {differing}")
     return Verdict(

@@ -1,7 +1,9 @@
 """What classifier and regressor share: parameters, training, and outputs."""
+# ruff: noqa: N803 -- X is scikit-learn's name
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from inspect import signature
 from numbers import Integral
@@ -35,6 +37,7 @@ from plainfit.training.metrics import Metric
 CHECKS = {"dtype": np.float32, "order": "C", "allow_nd": True}  # scikit-learn's, for X
 
 
+@dataclass(repr=False, eq=False)  # scikit-learn's own are kept
 class PlainfitEstimator(Saving):
     """The base of classifier and regressor: parameters, training, saving and loading.
 
@@ -44,98 +47,70 @@ class PlainfitEstimator(Saving):
     `input_shape_`, of one sample as the model takes it; `divisor_`, 256 for images of bytes and 1
     for other numbers, by which `predict` divides too; `n_features_in_` and, from a data frame,
     `feature_names_in_`.
+
+    Args:
+        model: a built-in name, `MODULE:CALLABLE`, or a class or function that returns a
+            module, as for `plainfit.get_model`. Its parameter `classes` receives the number of
+            classes or of targets.
+        model_args: arguments for the model, by name.
+        input_shape: of one sample, to reshape the flat rows of `X` for the model: `(1, 8, 8)`
+            for images in a pipeline.
+        loss: `(model(xb), yb) -> mean loss`. A classifier's is the cross-entropy by default,
+            of scores of shape (batch, classes) and labels, int64 of shape (batch,); a
+            regressor's the mean squared error, of float32 of shape (batch, targets) both.
+        epochs: passes over the training data.
+        batch_size: samples in a training batch.
+        drop_last: leave out a last training batch that is not full, other samples in each
+            epoch; by default only if it has one sample and a norm of the model needs more,
+            with a warning.
+        optimizer: a class of `torch.optim`, its name, such as `NAdam`, or another `Optimizer`.
+        optimizer_args: arguments for the optimizer, by name.
+        lr: the learning rate; by default 0.1 for `sgd`, 0.001 for `adam`, `adamw` and
+            `rmsprop`, and torch's own for others.
+        momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
+        weight_decay: of weights, not of biases and norms; by default torch's own.
+        schedule: the learning rate by step, by name, such as `one-cycle`.
+        clip: scale gradients down to this norm.
+        patience: hold out a part of the data, stop when the loss on it has not improved for N
+            epochs, and restore the weights of the best one.
+        validation_fraction: the share of the data to hold out for that, of each class alike.
+        class_weight: of a classifier: the weight of each class in the loss, by label, or
+            `balanced`, as in scikit-learn's `compute_class_weight`.
+        callbacks: of `plainfit.fit`. Their validation is the one of `patience`.
+        warm_start: go on in `fit` with the weights of the last one, in a new optimizer.
+        threads: of the CPU while training; by default one for small steps, else all.
+        device: `auto` (an accelerator if there is one), `cpu`, `cuda`, ...
+        random_state: the seed of initial values, dropout, the order of samples and the split;
+            None for another one each time, or a `RandomState` to draw it from.
+        verbose: print a line for each epoch.
     """
 
     n_iter_ = 0
 
-    def __init__(
-        self,
-        model: str | Callable[..., nn.Module] = "mlp",
-        *,
-        model_args: Mapping[str, Any] | None = None,
-        input_shape: Sequence[int] | None = None,
-        loss: LossFunction | None = None,
-        epochs: int = 50,
-        batch_size: int = 64,
-        drop_last: bool | None = None,
-        optimizer: str | type[Optimizer] = "adam",
-        optimizer_args: Mapping[str, Any] | None = None,
-        lr: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        schedule: str | None = None,
-        clip: float | None = None,
-        patience: int | None = None,
-        validation_fraction: float = 0.15,
-        class_weight: Mapping[Any, float] | str | None = None,
-        callbacks: Sequence[Callback] | None = None,
-        warm_start: bool = False,
-        threads: int | None = None,
-        device: str = "auto",
-        random_state: Any = 0,
-        verbose: bool = False,
-    ) -> None:
-        """Keep the parameters; `fit` checks them.
-
-        Args:
-            model: a built-in name, `MODULE:CALLABLE`, or a class or function that returns a
-                module, as for `plainfit.get_model`. Its parameter `classes` receives the number of
-                classes or of targets.
-            model_args: arguments for the model, by name.
-            input_shape: of one sample, to reshape the flat rows of `X` for the model: `(1, 8, 8)`
-                for images in a pipeline.
-            loss: `(model(xb), yb) -> mean loss`. A classifier's is the cross-entropy by default,
-                of scores of shape (batch, classes) and labels, int64 of shape (batch,); a
-                regressor's the mean squared error, of float32 of shape (batch, targets) both.
-            epochs: passes over the training data.
-            batch_size: samples in a training batch.
-            drop_last: leave out a last training batch that is not full, other samples in each
-                epoch; by default only if it has one sample and a norm of the model needs more,
-                with a warning.
-            optimizer: a class of `torch.optim`, its name, such as `NAdam`, or another `Optimizer`.
-            optimizer_args: arguments for the optimizer, by name.
-            lr: the learning rate; by default 0.1 for `sgd`, 0.001 for `adam`, `adamw` and
-                `rmsprop`, and torch's own for others.
-            momentum: for optimizers that have it; 0.9 by default for `sgd`, else 0.
-            weight_decay: of weights, not of biases and norms; by default torch's own.
-            schedule: the learning rate by step, by name, such as `one-cycle`.
-            clip: scale gradients down to this norm.
-            patience: hold out a part of the data, stop when the loss on it has not improved for N
-                epochs, and restore the weights of the best one.
-            validation_fraction: the share of the data to hold out for that, of each class alike.
-            class_weight: of a classifier: the weight of each class in the loss, by label, or
-                `balanced`, as in scikit-learn's `compute_class_weight`.
-            callbacks: of `plainfit.fit`. Their validation is the one of `patience`.
-            warm_start: go on in `fit` with the weights of the last one, in a new optimizer.
-            threads: of the CPU while training; by default one for small steps, else all.
-            device: `auto` (an accelerator if there is one), `cpu`, `cuda`, ...
-            random_state: the seed of initial values, dropout, the order of samples and the split;
-                None for another one each time, or a `RandomState` to draw it from.
-            verbose: print a line for each epoch.
-        """
-        self.model = model
-        self.model_args = model_args
-        self.input_shape = input_shape
-        self.loss = loss
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.optimizer = optimizer
-        self.optimizer_args = optimizer_args
-        self.lr = lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.clip = clip
-        self.patience = patience
-        self.validation_fraction = validation_fraction
-        self.class_weight = class_weight
-        self.callbacks = callbacks
-        self.warm_start = warm_start
-        self.threads = threads
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    model: str | Callable[..., nn.Module] = "mlp"
+    _: KW_ONLY
+    model_args: Mapping[str, Any] | None = None
+    input_shape: Sequence[int] | None = None
+    loss: LossFunction | None = None
+    epochs: int = 50
+    batch_size: int = 64
+    drop_last: bool | None = None
+    optimizer: str | type[Optimizer] = "adam"
+    optimizer_args: Mapping[str, Any] | None = None
+    lr: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    clip: float | None = None
+    patience: int | None = None
+    validation_fraction: float = 0.15
+    class_weight: Mapping[Any, float] | str | None = None
+    callbacks: Sequence[Callback] | None = None
+    warm_start: bool = False
+    threads: int | None = None
+    device: str = "auto"
+    random_state: Any = 0
+    verbose: bool = False
 
     def _settings(self, *, once: bool = False) -> RunConfig:
         given = self.get_params(deep=False)
@@ -164,7 +139,7 @@ class PlainfitEstimator(Saving):
 
     def _train(
         self,
-        X: NDArray[Any],  # noqa: N803
+        X: NDArray[Any],
         y: Tensor,
         loss: LossFunction,
         metrics: Sequence[Metric],
@@ -261,7 +236,7 @@ class PlainfitEstimator(Saving):
         valid_dl = make_loader(TensorDataset(*held_out), 2 * config.batch_size, False)
         return TensorDataset(*(tensor[train] for tensor in tensors)), with_weights(valid_dl)
 
-    def _samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803  # scikit-learn's name for it
+    def _samples(self, X: NDArray[Any]) -> Tensor:
         """Return samples in the model's shape, float32, divided by `divisor_`."""
         x = torch.from_numpy(np.require(X, requirements=["C", "W"]))
         if self.input_shape is not None:
@@ -274,7 +249,7 @@ class PlainfitEstimator(Saving):
                 ) from error
         return x / self.divisor_
 
-    def _first_samples(self, X: NDArray[Any]) -> Tensor:  # noqa: N803
+    def _first_samples(self, X: NDArray[Any]) -> Tensor:
         """Find `divisor_` by the values alone: an array of another type gives the same answer."""
         self.divisor_ = 1.0
         x = self._samples(X)
@@ -283,7 +258,7 @@ class PlainfitEstimator(Saving):
             self.divisor_ = 256.0
         return x / self.divisor_
 
-    def _outputs(self, X: Any) -> Tensor:  # noqa: N803
+    def _outputs(self, X: Any) -> Tensor:
         """Return the model's outputs: float32 on the CPU, a row for each sample."""
         check_is_fitted(self)
         x = self._samples(validate_data(self, X, reset=False, **CHECKS))

@@ -1,4 +1,5 @@
 """The classifier and the regressor."""
+# ruff: noqa: N803, N806 -- X is scikit-learn's name
 
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
     classes_: NDArray[Any]
     is_multilabel_ = False
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train, from scratch unless `warm_start`.
 
         Args:
@@ -51,13 +52,7 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
         """
         return self._learn(X, y, None, sample_weight)
 
-    def partial_fit(
-        self,
-        X: Any,  # noqa: N803
-        y: Any,
-        classes: Any = None,
-        sample_weight: Any = None,
-    ) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one more epoch, on this data; model and optimizer go on as they are.
 
         Args:
@@ -69,17 +64,9 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
         """
         return self._learn(X, y, classes, sample_weight, once=True)
 
-    def _learn(
-        self,
-        X: Any,  # noqa: N803
-        y: Any,
-        classes: Any,
-        weights: Any,
-        *,
-        once: bool = False,
-    ) -> Self:
+    def _learn(self, X: Any, y: Any, classes: Any, weights: Any, *, once: bool = False) -> Self:
         goes_on = self._goes_on(once)
-        X, y = validate_data(self, X, y, reset=not goes_on, multi_output=True, **CHECKS)  # noqa: N806
+        X, y = validate_data(self, X, y, reset=not goes_on, multi_output=True, **CHECKS)
         check_classification_targets(y)
         self.is_multilabel_ = type_of_target(y) == "multilabel-indicator"
         if self.is_multilabel_:
@@ -104,12 +91,12 @@ class PlainfitClassifier(ClassifierMixin, PlainfitEstimator):  # type: ignore[mi
             task = (F.binary_cross_entropy_with_logits, [])
         return self._train(X, targets, *task, outputs=count, weights=weights, once=once)
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return the probability of each of `classes_`: float32, shape (samples, classes)."""
         out = self._outputs(X)  # raises if it is not fitted
         return np.asarray(out.sigmoid() if self.is_multilabel_ else out.softmax(dim=1))
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Return the likeliest class of each sample, or 0 or 1 for each of several labels."""
         out = self._outputs(X)
         if self.is_multilabel_:
@@ -132,7 +119,7 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
     array([0.5], dtype=float32)
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train, from scratch unless `warm_start`.
 
         Args:
@@ -144,22 +131,20 @@ class PlainfitRegressor(RegressorMixin, PlainfitEstimator):  # type: ignore[misc
         """
         return self._learn(X, y, sample_weight)
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:  # noqa: N803
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one more epoch, on this data; model and optimizer go on as they are."""
         return self._learn(X, y, sample_weight, once=True)
 
-    def _learn(self, X: Any, y: Any, weights: Any, *, once: bool = False) -> Self:  # noqa: N803
+    def _learn(self, X: Any, y: Any, weights: Any, *, once: bool = False) -> Self:
         if self.class_weight is not None:
             raise ConfigError("applies to classifiers only", field="class_weight")
         new = not self._goes_on(once)
-        X, y = validate_data(  # noqa: N806
-            self, X, y, reset=new, multi_output=True, y_numeric=True, **CHECKS
-        )
+        X, y = validate_data(self, X, y, reset=new, multi_output=True, y_numeric=True, **CHECKS)
         targets = torch.tensor(np.asarray(y, np.float32)).reshape(len(y), -1)
         count = targets.shape[1]
         return self._train(X, targets, F.mse_loss, [], outputs=count, weights=weights, once=once)
 
-    def predict(self, X: Any) -> NDArray[np.float32]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[np.float32]:
         """Return the targets: float32, shape (samples,) for one, else (samples, targets)."""
         out: NDArray[np.float32] = self._outputs(X).numpy()
         return out[:, 0] if out.shape[1] == 1 else out

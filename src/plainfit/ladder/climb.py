@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, plural
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import BITWISE, CHANGED, FIRST, FLOAT64, RUNGS, Rung
@@ -147,7 +147,7 @@ def compare(relation: str, before: Trace | None, after: Trace, rerun: Rerun) -> 
         if new.rung.what_changed:
             measured = f"{new.rung.what_changed}: {measured}"
         return result(len(new.outputs) == 2 and new.loss < LEARNED * new.loss_before, measured)
-    steps = f"{len(new.losses)} steps"
+    steps = plural(len(new.losses), "step")
     if problem := different_form(old, new):
         return result(False, problem)
     if relation == BITWISE:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn, optim
 
 from plainfit.common.devices import pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss, raised_as, unknown_name
+from plainfit.common.schema import AMOUNT, COUNT, SHARE, UP_TO_AMOUNT, check_values
 from plainfit.models import networks, resnet, text
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -41,6 +42,13 @@ MOVED = {
 # Usual starting points: the tutorial's rate for SGD with momentum on images, and the default of
 # Adam (Kingma & Ba 2014, arXiv:1412.6980, algorithm 1) for the adaptive ones; else torch's own.
 OPTIMIZERS: dict[Any, Any] = {"sgd": 0.1, "adam": 1e-3, "adamw": 1e-3, "rmsprop": 1e-3}
+NUMBERS = {
+    "classes": Annotated[int, COUNT],
+    "input_shape": list[Annotated[int, COUNT]],
+    "lr": Annotated[float | None, AMOUNT],
+    "momentum": Annotated[float | None, SHARE],
+    "weight_decay": Annotated[float | None, UP_TO_AMOUNT],
+}
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,7 @@ def get_model(
         optimizer.
 
     Raises:
-        ConfigError: if a name is unknown or a setting does not apply.
+        ConfigError: if a name is unknown, a number out of range, or a setting does not apply.
         ModelError: if the model cannot be built.
     """
     if isinstance(model, nn.Module):
@@ -141,6 +149,8 @@ def get_model(
             f"{type(model).__name__}; make its optimizer with torch.optim"
         )
     target = resolve(model) if isinstance(model, str) else model
+    input_shape = list(input_shape) if isinstance(input_shape, Sequence) else input_shape
+    check_values({"classes": classes, "input_shape": input_shape}, NUMBERS)
     factory = Factory(
         target_name(target),
         arguments_for(target, input_shape, classes, vocabulary)
@@ -275,6 +285,7 @@ def make_optimizer(
     optimizer_args: Mapping[str, Any] | None = None,
 ) -> optim.Optimizer:
     """Make an optimizer; `layers` are groups of parameters, each with the factor of its rate."""
+    check_values({"lr": lr, "momentum": momentum, "weight_decay": weight_decay}, NUMBERS)
     name = name.lower() if isinstance(name, str) else name
     kind = optimizer_class(name)
     if kind is optim.SparseAdam and not any(getattr(m, "sparse", 0) for m in model.modules()):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from plainfit.common.errors import ModelError, PlainfitError, raised_as, reason
+from plainfit.common.errors import ModelError, PlainfitError, plural, raised_as, reason
 from plainfit.data.splits import DataSplits
 from plainfit.models.summary import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
@@ -93,7 +93,7 @@ def what_a_command_changes(run: Run, open_data: Callable[[], DataSplits]) -> str
     """Return why the command does not train the same to the bit; empty if it does."""
     state, config = run.record["state"], run.config
     if state != "finished":
-        return f"the run is {state}, and a training goes on to {config.epochs} epochs"
+        return f"the run is {state}, and a training goes on to {plural(config.epochs, 'epoch')}"
     plans = run.record.get("lengths", [])
     if plans and (config.schedule or config.source):
         first = run.record.get("first_epochs")
@@ -134,7 +134,6 @@ def cards(run: Run) -> list[Card]:
 
 
 def results(run: Run) -> dict[str, Any]:
-    """Return the table of loss and metrics on each set."""
     columns = ["loss", *run.metrics]
     rows = []
     if test := run.record.get("test"):

@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from plainfit.common.schema import Between, misfit
-from plainfit.runs.settings import PATHS, type_hints
+from plainfit.common.schema import Between, hints_of, misfit
+from plainfit.runs.settings import PATHS, RunConfig
 
 Size = Annotated[int, Between(1, 10**9)]
 Count = Annotated[int, Between(0, 2**63 - 1)]
@@ -99,7 +99,7 @@ def problem_of(record: Any) -> str:
         return wrong
     if unknown := record["model"].keys() - Model.__annotations__.keys():
         return f"model must have no {min(unknown)!r}"
-    known = type_hints() | dict.fromkeys(PATHS, str | None) | {"compile": str | bool | None}
+    known = hints_of(RunConfig) | dict.fromkeys(PATHS, str | None) | {"compile": str | bool | None}
     settings = record["config"].items()
     found = (misfit(value, known.get(name, Any), f"config.{name}") for name, value in settings)
     return next(filter(None, found), "")

@@ -6,12 +6,24 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 import ast
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
-from plainfit.common.schema import Between, hints_of, misfit
+from plainfit.common.schema import (
+    AMOUNT,
+    COUNT,
+    SEED,
+    SHARE,
+    UP_TO_AMOUNT,
+    UP_TO_COUNT,
+    Between,
+    check_values,
+    hints_of,
+    misfit,
+)
 from plainfit.common.shell import command
 
 if TYPE_CHECKING:
@@ -24,10 +36,6 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 FORMS = ("epoch", "step")
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
-# Numbers have limits, within which they do what they say: no overflow of an integer, no float32
-# that is rounded to 0, 1 or infinity.
-COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
-SHARE, AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +165,7 @@ class OptimizerSettings:
     weight_decay: Annotated[
         float | None,
         "Decay of weights, but not of biases and norms (default: torch's own).",
-        Between(0, 1e38),
+        UP_TO_AMOUNT,
     ] = None
     fused: Annotated[bool, "Update parameters in one kernel; other rounding; not rmsprop."] = False
     schedule: Annotated[
@@ -206,8 +214,7 @@ class TrainingSettings:
         "rotate=10,horizontal-flip,mixup (docs/augmentation.md).",
     ] = "none"
     loss: Annotated[
-        str | None,
-        "For regression: mse (default), mae or huber, of standardised numbers.",
+        str | None, "For regression: mse (default), mae or huber, of standardised numbers."
     ] = None
     metrics: Annotated[str | None, "Metrics besides those of the task, such as f1,roc_auc."] = None
     class_weights: Annotated[
@@ -294,15 +301,15 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
     """
 
     def __post_init__(self) -> None:
-        for name, hint in type_hints().items():
-            if wrong := misfit(getattr(self, name), hint, name):
-                raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
+        check_values(vars(self), hints_of(RunConfig))
         _ = self.model_arguments, self.optimizer_arguments  # raise
         if self.class_weights != "balanced":
             _ = self.weight_of_class  # raises
-        self.check("lr", lambda lr: lr == "auto" or is_rate(lr), f"{AMOUNT}, or auto")
-        if isinstance(self.lr, str) and self.lr != "auto":  # from the command line
-            object.__setattr__(self, "lr", float(self.lr))
+        if isinstance(self.lr, str):  # from the command line
+            with suppress(ValueError):
+                object.__setattr__(self, "lr", float(self.lr))
+        limits = ["auto"] if isinstance(self.lr, str) else AMOUNT
+        self.check("lr", limits.__contains__, f"{AMOUNT}, or auto")
         self.check_known("schedule", self.schedule, SCHEDULES)
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
@@ -377,7 +384,7 @@ def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError
         found = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        json.dumps(found)  # as run.json holds them
+        json.dumps(found, allow_nan=False)  # as run.json holds them
         return found
     except (
         SyntaxError, ValueError, TypeError, AssertionError, RecursionError, MemoryError
@@ -413,23 +420,6 @@ def is_weights_only(source: str) -> bool:
     """
     is_file = source.endswith(WEIGHT_FILES) and not Path(source).is_dir()
     return is_file or source.startswith("hf:")
-
-
-def is_rate(rate: str | float) -> bool:
-    """Return whether a number, or the text of one, is within the limits of a learning rate.
-
-    >>> is_rate("0.1"), is_rate("-1"), is_rate("nan"), is_rate("fast")
-    (True, False, False, False)
-    """
-    try:
-        return AMOUNT.low <= float(rate) <= AMOUNT.high
-    except ValueError:
-        return False
-
-
-def type_hints() -> dict[str, Any]:
-    """Return the types of all settings, with the limits of numbers."""
-    return hints_of(RunConfig)
 
 
 # Chosen on MNIST's validation samples; docs/benchmarks.md has their scores on its test set.

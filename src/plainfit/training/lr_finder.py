@@ -104,10 +104,10 @@ def lr_find(
     Raises:
         TrainingError: if the loss is not finite within the first tenth of the rates.
     """
-    if not (0 < low < high and steps >= 2 * LEFT_OUT):
+    if not (0 < low < high < math.inf and steps >= 2 * LEFT_OUT):
         raise ConfigError(
-            f"lr_find needs 0 < low < high and at least {2 * LEFT_OUT} steps, got low={low}, "
-            f"high={high}, steps={steps}"
+            f"lr_find needs 0 < low < high, both finite, and at least {2 * LEFT_OUT} steps, got "
+            f"low={low}, high={high}, steps={steps}"
         )
     check_call(0, model, loss_func, opt, train_dl)
     check_last_batch(model, train_dl, target, steps)

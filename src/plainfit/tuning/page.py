@@ -8,6 +8,7 @@ from typing import Any
 import optuna
 from markupsafe import Markup
 
+from plainfit.common.errors import plural
 from plainfit.report.charts import (
     Axis,
     Chart,
@@ -61,7 +62,7 @@ def cards(study: StudyResult) -> list[Card]:
         made.append(Card(f"{study.monitor}, best", value, note))
     if study.repeated:
         mean, deviation = (value_text(study.monitor, x) for x in study.mean_repeated())
-        note = f"± {deviation}, {len(study.repeated)} seeds that the search had not seen"
+        note = f"± {deviation}, {plural(len(study.repeated), 'seed')} that the search had not seen"
         made.append(Card(f"{study.monitor}, repeated", mean, note))
     seconds = sum(trial.seconds or 0.0 for trial in study.trials)
     return [*made, Card("trials", str(len(study.trials))), Card("total time", duration(seconds))]
@@ -105,7 +106,7 @@ def draw_trials(
         if group:
             xs, ys, texts = zip(*group, strict=True)
             points.append(Series(name, xs, ys, color, texts))
-    summary = f"{study.monitor} by {axis.label}, {len(trials)} trials"
+    summary = f"{study.monitor} by {axis.label}, {plural(len(trials), 'trial')}"
     return draw_chart(study.monitor, axis, [*points, *lines], log=True, summary=summary)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plainfit.common.errors import plural
 from plainfit.report.rendering import NOTHING, plain_text, value_text
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class StudyResult:
     def repeated_line(self) -> str:
         values = [*self.mean_repeated(), min(self.repeated), max(self.repeated)]
         summary = "{} ± {} ({} to {})".format(*(value_text(self.monitor, x) for x in values))
-        return f"{self.monitor} {summary} with {len(self.repeated)} further seeds"
+        return f"{self.monitor} {summary} with {plural(len(self.repeated), 'further seed')}"
 
 
 def result_of(trial: "FrozenTrial", folder: Path) -> TrialResult:

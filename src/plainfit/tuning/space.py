@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
+from plainfit.common.schema import hints_of
 from plainfit.runs.settings import DataSettings, RunConfig, TransferSettings, names_of
 
 ALL_KINDS = (NoneType, bool, int, float, str)
@@ -205,7 +206,7 @@ def kinds_of_setting(name: str) -> tuple[type, ...]:
         raise ConfigError(f"{name} must be the same in all trials, so it cannot be searched")
     if name not in searched:
         raise ConfigError(unknown_name("setting to search", name, searched))
-    kind = get_args(get_type_hints(RunConfig, include_extras=True)[name])[0]
+    kind = get_args(hints_of(RunConfig)[name])[0]
     return get_args(kind) or (kind,)
 
 

@@ -14,15 +14,20 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.files import JOURNAL
-from plainfit.common.schema import misfit
+from plainfit.common.schema import COUNT, UP_TO_COUNT, check_values, hints_of, misfit
 from plainfit.models.build import known_arguments
 from plainfit.runs.folder import check_new, create_folder
-from plainfit.runs.settings import COUNT, SEED, UP_TO_COUNT, type_hints
+from plainfit.runs.settings import RunConfig
 from plainfit.training.history import mode_of
 from plainfit.tuning.results import StudyResult
 from plainfit.tuning.space import StudyConfig, brought_up_to_date, parse_space
 
 PRUNERS = ("median", "hyperband", "none")
+NUMBERS = hints_of(RunConfig) | {
+    "trials": Annotated[int, COUNT],
+    "seeds": Annotated[int, COUNT],
+    "repeat": Annotated[int, UP_TO_COUNT],
+}
 
 
 # What `StudyConfig.to_dict` gives, and the number of trials.
@@ -87,13 +92,7 @@ def tune(
         Exception: what `train` raises, unless a trial is complete; then the trial notes it.
     """
     config = StudyConfig(
-        parse_space(space),
-        dict(fixed or {}),
-        monitor,
-        mode_of(monitor, mode),
-        pruner,
-        seeds,
-        seed,
+        parse_space(space), dict(fixed or {}), monitor, mode_of(monitor, mode), pruner, seeds, seed
     )
     check_call(config, train, trials, repeat, time_limit)
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
@@ -120,16 +119,8 @@ def check_call(
     repeat: int,
     time_limit: float | None,
 ) -> None:
-    numbers = {
-        "trials": (trials, Annotated[int, COUNT]),
-        "seeds": (config.seeds, Annotated[int, COUNT]),
-        "seed": (config.seed, Annotated[int, SEED]),
-        "repeat": (repeat, Annotated[int, UP_TO_COUNT]),
-        "time_limit": (time_limit, type_hints()["time_limit"]),
-    }
-    for name, (value, hint) in numbers.items():
-        if wrong := misfit(value, hint, name):
-            raise ConfigError(wrong.removeprefix(f"{name} "), field=name)
+    own = {"trials": trials, "repeat": repeat, "time_limit": time_limit}
+    check_values(own | {"seeds": config.seeds, "seed": config.seed}, NUMBERS)
     if config.pruner not in PRUNERS:
         raise ConfigError(unknown_name("pruner", config.pruner, PRUNERS))
     settings = [*config.space, *config.fixed]

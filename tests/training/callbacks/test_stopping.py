@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model
 from torch import nn, optim
 
 import plainfit as pf
-from plainfit.common.errors import CheckpointError, ConfigError
+from plainfit.common.errors import CheckpointError, ConfigError, plural
 from plainfit.training.callbacks import (
     Averaging,
     BestWeights,
@@ -58,7 +59,7 @@ def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
     history = epochs_of(values, patience)
     assert len(history) == epochs
     is_early = epochs < len(values) or values[-1] in (9,)
-    says = f"no better validation loss for {patience} epochs"
+    says = f"no better validation loss for {plural(patience, 'epoch')}"
     assert history.stopped == (says if is_early else "")
     assert not history.unfinished
 
@@ -78,7 +79,7 @@ def test_it_waits_so_many_epochs_after_the_best(values, patience, epochs):
 def test_which_direction_is_better(name, mode, epochs):
     history = epochs_of([1, 2, 3, 4], 1, name, monitor=name, mode=mode)
     assert len(history) == epochs
-    assert history.stopped == (f"no better {name} for 1 epochs" if epochs == 2 else "")
+    assert history.stopped == (f"no better {name} for 1 epoch" if epochs == 2 else "")
 
 
 @pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])
@@ -111,6 +112,31 @@ def test_one_place_decides_for_all_that_monitor(callback, metric, best, tmp_path
     )  # fmt: skip
     assert made.best.epoch == 0
     assert history.best(metric) == history[0]
+
+
+def test_best_weights_by_another_monitor_are_refused_until_they_are_removed(tmp_path):
+    path, dl = tmp_path / "best.safetensors", batches(5)
+    scores = [[0.9, 0.1, 0.2, 0.3, 0.4], [0.9, 0.5, 0.6, 0.7, 0.95]]  # of two metrics, by epoch
+
+    def train(epochs, monitor):
+        model = network()
+        figures = [Figures(name, values) for name, values in zip("ab", scores, strict=True)]
+        fit(
+            model, sgd(model), dl, dl, epochs=epochs, checkpoint=tmp_path / "c", resume=True,
+            callbacks=[*figures, BestWeights(path, monitor, {"a": "min", "b": "max"}[monitor])],
+        )  # fmt: skip
+        return model
+
+    train(2, "a")
+    with pytest.raises(CheckpointError, match="weights of epoch 0, the best so far, and has those"):
+        train(3, "b")
+    train(3, "a")
+    path.unlink()
+    train(4, "b")
+    assert not path.exists()  # epoch 0 is still the best
+    model, written = train(5, "b"), network()
+    load_model(written, path)
+    assert same(written, model)
 
 
 @pytest.mark.parametrize("callback", [EarlyStopping, BestWeights, Checkpointing])

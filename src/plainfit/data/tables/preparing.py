@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.common.errors import DataError, near_miss, plural, shortened
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.text import described_text, numbers_of, unknown_share
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
@@ -168,8 +168,8 @@ def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
         known = {*made["categories"]}
         unknown = [at for at, text in enumerate(values.names) if text not in known]
         count = int(np.isin(values.codes, unknown).sum())
-        text = f"column {name!r}: {count} rows have a text that no training row has"
-        return [text] if count else []
+        rows = plural(count, "row has", "rows have")
+        return [f"column {name!r}: {rows} a text that no training row has"] * bool(count)
     gaps = gaps_in(values)
     if not gaps.any() or "fill" not in made.get("date", {}).get("days", made):
         return []
@@ -188,7 +188,9 @@ def described(made: Made) -> str:
     >>> described({"categories": ["", "b"]})
     'text: 2 categories, (empty), b'
     """
-    gaps = f"; {made['gaps']} gaps filled with {fill_text(made)}" if "gaps" in made else ""
+    gaps = ""
+    if "gaps" in made:
+        gaps = f"; {plural(made['gaps'], 'gap')} filled with {fill_text(made)}"
     if "vocabulary" in made:
         return described_text(made)
     if "categories" in made:

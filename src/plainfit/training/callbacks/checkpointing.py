@@ -205,6 +205,8 @@ def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
 class BestWeights(Callback):
     """Write the weights of the best epoch to a safetensors file.
 
+    A resumed training has the same `monitor`, or another file.
+
     Args:
         path: of the file.
         monitor: the column of the history that decides the best epoch, as for `EarlyStopping`.
@@ -221,12 +223,32 @@ class BestWeights(Callback):
 
     def on_fit_start(self, context: Context) -> None:
         self.best.start(context)
+        found = epoch_in(self.path)
+        # A resumed training does a later epoch again, which may have been written before a kill.
+        if self.best.epoch not in (None, found) and 0 <= found < len(context.history):
+            raise CheckpointError(
+                f"{self.path} must have the weights of epoch {self.best.epoch}, the best so far, "
+                f"and has those of epoch {found}; resume with the monitor that it was written "
+                "with, or remove it"
+            )
 
     def on_epoch_end(self, context: Context) -> None:
         if not self.best.improved(context):
             return
+        metadata = {"epoch": str(context.epoch)}
         try:
-            write_whole(self.path, weights_to_bytes(context.valid_model))
+            write_whole(self.path, weights_to_bytes(context.valid_model, metadata))
         except OSError as error:
             what = f"the best weights could not be written to {self.path} ({error})"
             warn(f"{what}; training goes on")
+
+
+def epoch_in(path: Path) -> int:
+    """Return the epoch that `BestWeights` wrote with the weights; -1 without one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return int((file.metadata() or {})["epoch"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return -1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError
+from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError, plural
 from plainfit.data.batches import tensors_in
 from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
@@ -116,7 +116,7 @@ class EarlyStopping(Callback):
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
             loss = "validation loss" if "valid_loss" in context.history[-1] else "training loss"
-            context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {waited} epochs"
+            context.stop = f"{NO_BETTER}{self.best.monitor or loss} for {plural(waited, 'epoch')}"
 
 
 def trained(context: Context) -> list[nn.Module]:
