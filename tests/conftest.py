@@ -1,5 +1,9 @@
-"""What every test can ask for."""
+"""What every test can ask for.
 
+Each fixture imports what it needs: the process that hands out the tests needs none of it.
+"""
+
+import gc
 import itertools
 import os
 import shutil
@@ -13,15 +17,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import sklearn.datasets
-
-from ejecting import looks_here as looks_here
-from plainfit.cli import main
-from plainfit.common import plots
 
 ROOT = Path(__file__).parents[1]
 collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imported
-CURVES = plots.curves
 FIRST = [
     f"test_{name}.py"
     for name in ("runs", "programs", "levels", "program_scripts", "readme", "cli", "verify",
@@ -37,6 +35,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items):
     """Start with the files that take longest, so that no process is left alone with one."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else 99)
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from what was imported, which it would go through each time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -69,25 +72,40 @@ def _no_wait_for_the_disk():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _empty_curves():
-    """The curves of a run take longer to draw than a small run to train: `curves` has them."""
+def _empty_pictures():
+    """Pictures take longer to draw than a small run to train: `curves` has the curves."""
+    from plainfit.common import plots
+    from plainfit.data import pictures
+
+    real = plots.curves
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "curves", lambda *_: plots.Picture((0.1, 0.1)))
-        yield
+        for module, name in ((plots, "curves"), (pictures, "histograms")):
+            patch.setattr(module, name, lambda *_: plots.Picture((0.1, 0.1)))
+        yield real
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _digits_read_once():
     """The digits are read from text, hundreds of times."""
+    import sklearn.datasets
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sklearn.datasets, "load_digits", cache(sklearn.datasets.load_digits))
         yield
 
 
 @pytest.fixture
-def curves(monkeypatch):
+def curves(_empty_pictures, monkeypatch):
     """Draw the curves of losses and metrics in this test."""
-    monkeypatch.setattr(plots, "curves", CURVES)
+    monkeypatch.setattr("plainfit.common.plots.curves", _empty_pictures)
+
+
+@pytest.fixture(autouse=True)
+def _looks_here(monkeypatch):
+    """The first look at a script that is written is taken within the test."""
+    from ejecting import run_alone_here
+
+    monkeypatch.setattr("plainfit.eject.run.run_alone", run_alone_here)
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +145,8 @@ def copied(digits_run, tmp_path):
 @pytest.fixture
 def plainfit(monkeypatch, capsys, tmp_path):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
+    from plainfit.cli import main
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)

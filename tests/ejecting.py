@@ -10,7 +10,6 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -64,12 +63,6 @@ def run_alone_here(script, recorded, steps=None):
         found = json.loads(report.read_text())
         tensors = load_file(weights) if weights.exists() else {}
     return Outcome(found["losses"], tensors, fingerprint=found["fingerprint"])
-
-
-@pytest.fixture(autouse=True)
-def looks_here(monkeypatch):
-    """The first look at a script that is written is taken within the test."""
-    monkeypatch.setattr("plainfit.eject.run.run_alone", run_alone_here)
 
 
 def differing(ours, theirs):

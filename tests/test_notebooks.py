@@ -103,7 +103,7 @@ def test_a_wrong_directive_says_so(directive, message):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # matplotlib
 def test_the_cells_run(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("plainfit.ladder.climb.usual_epochs", lambda samples: 4)
-    monkeypatch.setattr("plainfit.ladder.climb.STEPS", 20)
+    monkeypatch.setattr("plainfit.ladder.climb.STEPS", 5)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     threads, names = torch.get_num_threads(), {"__name__": "__main__"}
     code = ["".join(cell["source"]) for cell in cells("en") if cell["cell_type"] == "code"]

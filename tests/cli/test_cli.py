@@ -167,23 +167,25 @@ OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --fused --group-by --help --image-mode --image-size --json
-        --keep-memory --label-smoothing --loss --lr --memory-budget --metrics --missing --model
-        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
-        --order-by --out --overfit-one-batch --patience --precision --preset --print-config
-        --resize --sampler --schedule --seed --skip-bad --split-seed --target --task
-        --test-share --text --threads --time-limit --track --valid-share --weight-decay""",
+        --encoding --epochs --fsdp --fused --group-by --help --image-mode --image-size --json
+        --keep-memory --label-smoothing --loss --lr --max-restarts --memory-budget --metrics
+        --missing --model --model-args --momentum --monitor --na --nesterov --numeric
+        --optimizer --optimizer-args --order-by --out --overfit-one-batch --patience --precision
+        --preset --print-config --processes --reduce --resize --sampler --schedule --seed
+        --shards --skip-bad --split-seed --target --task --test-share --text --threads
+        --time-limit --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --freeze-epochs --fused --gradual --group-by --help --image-mode
-        --image-size --json --keep-memory --label-smoothing --loss --lr --lr-ratio
-        --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
-        --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
-        --patience --precision --print-config --resize --sampler --schedule --seed --skip-bad
-        --split-seed --target --task --test-share --text --threads --time-limit --track
-        --trust-code --valid-share --weight-decay""",
-    "resume": "--debug --epochs --help --json --trust-code",
+        --encoding --epochs --freeze-epochs --fsdp --fused --gradual --group-by --help
+        --image-mode --image-size --json --keep-memory --label-smoothing --loss --lr --lr-ratio
+        --max-restarts --memory-budget --metrics --missing --model --model-args --momentum
+        --monitor --na --nesterov --numeric --optimizer --optimizer-args --order-by --out
+        --overfit-one-batch --patience --precision --print-config --processes --reduce --resize
+        --sampler --schedule --seed --shards --skip-bad --split-seed --target --task
+        --test-share --text --threads --time-limit --track --trust-code --valid-share
+        --weight-decay""",
+    "resume": "--debug --epochs --help --json --max-restarts --processes --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
         --image-size --json --memory-budget --missing --model --momentum --na --numeric
@@ -192,13 +194,13 @@ OPTIONS = {
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --fused --group-by --help --image-mode --image-size --json
+        --encoding --epochs --fsdp --fused --group-by --help --image-mode --image-size --json
         --keep-memory --label-smoothing --loss --lr --memory-budget --metrics --missing --mode
         --model --model-args --momentum --monitor --na --nesterov --numeric --optimizer
         --optimizer-args --order-by --out --overfit-one-batch --patience --precision --pruner
-        --repeat --resize --sampler --schedule --search --seed --seeds --skip-bad --space
-        --split-seed --storage --target --task --test-share --text --threads --time-limit
-        --track --trials --valid-share --weight-decay""",
+        --reduce --repeat --resize --sampler --schedule --search --seed --seeds --shards
+        --skip-bad --space --split-seed --storage --target --task --test-share --text --threads
+        --time-limit --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",

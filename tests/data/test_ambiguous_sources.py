@@ -185,7 +185,7 @@ def test_labels_that_are_missing_or_merged_are_refused(write, labels, says):
         (["1e3", "1000"], ["1000", "1e3"], 1),
         (["0x10", "16"], ["0x10", "16"], 0),
         ([" a", "a", "A"], [" a", "A", "a"], 1),
-        (["NA", "EU"], ["EU", "NA"], 0),
+        (["NA", "EU"], ["EU", "NA"], 1),
         (["10", "9", "-1"], ["-1", "9", "10"], 0),
         ([str(10**30), str(10**30 + 1)], [str(10**30), str(10**30 + 1)], 0),
         ([str(2**63), str(2**63 + 1)], [str(2**63), str(2**63 + 1)], 0),
@@ -208,10 +208,15 @@ def test_labels_of_tables_keep_their_text(tmp_path, labels, classes, notes):
         ("0.5,0\n" + "1.5,0\n2.5,1\n" * 9, "must begin with the names of its columns, got the num"),
     ],
 )
-def test_rows_of_a_table_are_not_lost(tmp_path, text, says):
+def test_rows_of_a_table_are_not_lost_silently(tmp_path, text, says):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=says):
-        open_data(tmp_path / "t.csv", target="0" if text[0] == "0" else None)
+        open_data(tmp_path / "t.csv", target="0" if text[0] == "0" else None, missing="error")
+    if text[0] == "a":
+        data = open_data(tmp_path / "t.csv")
+        note = "9 of 27 rows have no target, the first is data row 2: left out, and not counted"
+        assert data.notes[0].startswith(note)
+        assert sum(data.counts().values()) == 18
 
 
 def test_labels_of_arrow_columns(tmp_path):
@@ -264,7 +269,7 @@ def test_codes_that_lose_digits_are_noted(tmp_path, suffix, budget):
 
 
 def test_texts_that_are_mostly_different_are_noted(tmp_path):
-    rows = "".join(f'"{i}, x",{i % 2}\n' for i in range(40))
+    rows = "".join(f'"x, {i}",{i % 2}\n' for i in range(40))
     (tmp_path / "t.csv").write_text("a,target\n" + rows)
     assert open_data(tmp_path / "t.csv").notes == (
         "column 'a' is text: 28 categories in 28 training rows",
@@ -288,12 +293,13 @@ def pictures(tmp_path):
     ("folders", "says"),
     [
         ("bus car train/steam train/diesel", "bus, car would be neither"),
-        ("train/cat train/dog valid", "valid would be neither"),
+        ("train/cat train/dog valid", "for each class, and those in valid are in none; lay it out"),
         ("train/cat train/dog more", "more would be neither"),
         ("cat/old cat/new dog/old dog/new", "hold the same ones, new, old; call the parts train"),
         ("train/cat/old train/cat/new train/dog/old train/dog/new", "train: parts cannot be told"),
         ("cat/val cat/valid cat/train dog/val dog/valid dog/train", "cannot be told from classes"),
-        ("train test", "test, train would be neither"),
+        ("train test", "those in test, train are in none; .* list file and label in .*/labels.csv"),
+        ("images heatmaps", "images and masks must be in folders .* are heatmaps, images; rename"),
         ("training_set/cat training_set/dog test_set/cat test_set/dog", "the same ones, cat, dog"),
         ("test/cat test/dog valid/cat valid/dog", "test, valid would be neither"),
         ("train/cat train/dog val/cat valid/cat", "val would be neither or a part twice"),
@@ -310,6 +316,46 @@ def pictures(tmp_path):
 def test_folders_that_are_parts_and_classes_are_refused(pictures, folders, says):
     with pytest.raises(DataError, match=says):
         open_data(pictures(*folders.split()))
+
+
+@pytest.mark.parametrize(
+    ("folders", "file", "says"),
+    [
+        (
+            "val2017 train2017",
+            "annotations/all.json",
+            "annotations must .* holds no images but all.j",
+        ),
+        (
+            "train/images",
+            "train/labels/0.txt",
+            "holds no images but 0.txt .boxes of objects are not",
+        ),
+        ("train test", "train.csv", "must be called labels.csv, and there is train.csv$"),
+        (
+            "cat dog",
+            "cat/note.txt dog/a.xml",
+            r"2 of 26 are not: cat/note.txt, dog/a.xml .not a .p",
+        ),
+        ("cat dog", "empty/.DS_Store", "empty must hold images of class 'empty', and it is empty"),
+    ],
+)
+def test_data_of_other_kinds_is_refused_in_one_line(pictures, folders, file, says):
+    root = pictures(*folders.split())
+    for name in file.split():
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("{}")
+    with pytest.raises(DataError, match=says):
+        open_data(root)
+
+
+def test_masks_are_no_images_of_a_class(pictures):
+    root = pictures("cat", "dog")
+    for at in range(12):
+        (root / f"dog/{at}.png").rename(root / f"cat/{at}_mask.png")
+        Image.new("L", (4, 4), at).save(root / f"dog/{at}.jfif", format="jpeg")
+    with pytest.raises(DataError, match="the folders are cat, dog, and 0_mask seems to be a mask"):
+        open_data(root)
 
 
 @pytest.mark.parametrize(

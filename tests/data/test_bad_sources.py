@@ -76,10 +76,16 @@ def test_numbers_and_labels_that_cannot_be_kept_are_refused(tmp_path, x, y, says
     ("content", "says"),
     [
         (b"\xff\0,target\n" + b"1,0\n2,1\n" * 6, "cannot be read"),
-        (b"a,target\n" + b"1,0\n2,1\n" * 6 + b"1e300,0\n", "'a', standardised, has"),
-        (b"a,target\n" + b"1e308,0\n-1e308,1\n" * 6, "'a', standardised, has"),
+        (
+            b"a,target\n" + b"1,0\n2,1\n" * 6 + b"1e300,0\n",
+            "when standardised, and column 'a' has 1e.300",
+        ),
+        (
+            b"a,target\n" + b"1e308,0\n-1e308,1\n" * 6,
+            "when standardised, and column 'a' has 1e.308",
+        ),
         (b"a,target\n" + b"1,0\n2,1e300\n" * 6, "labels must be classes"),
-        (b"a,a=b,target\n" + b"b,1,0\nc,2,1\n" * 6, "the name of another column's category"),
+        (b"a,a=b,target\n" + b"b,1,0\nc,2,1\n" * 6, "two columns would become the input 'a=b'"),
         (b"a," * 70_000 + b"y\n1,2", "70,001 columns, too many .* 140,005 bytes; .*in an .npz"),
         (b"a longer name," * 70_000, "70,001 columns, too many"),
     ],

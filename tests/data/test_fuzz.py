@@ -31,8 +31,8 @@ from plainfit.data import mnist, splits
 # name: how to make it, inputs in `make test`, inputs in `make soak`
 SIZES = {
     "idx": (formats.idx, 1_000, 250_000),
-    "csv": (formats.csv, 500, 210_000),
-    "npz": (formats.npz, 600, 250_000),
+    "csv": (formats.csv, 300, 210_000),
+    "npz": (formats.npz, 400, 250_000),
     "pickles": (formats.pickles, 1_000, 250_000),
     "mnist_pickle": (formats.mnist_pickle, 600, 210_000),
     "parquet": (formats.parquet, 300, 100_000),

@@ -39,6 +39,7 @@ def pixels_by_class(data):
 NUMBERS = range(30)
 WANTED = {"even": [*range(0, 30, 2)], "odd": [*range(1, 30, 2)]}
 LABELS = ["even", "odd"] * 15
+SEPARATED = {";": "columns are separated by a semicolon", "\t": "columns are separated by a tab"}
 
 
 @pytest.mark.parametrize(
@@ -57,8 +58,10 @@ def test_names_are_matched_as_people_write_them(folder, image, header, row):
     root = folder([image.format(i) for i in NUMBERS], lines)
     data = open_data(root, target="kind" if "kind" in header else None)
     assert pixels_by_class(data) == WANTED
-    assert len(data.notes) == 1
-    assert str(root / "labels.csv") in data.notes[0]
+    *guessed, note = data.notes
+    separated = [text for mark, text in SEPARATED.items() if mark in header]
+    assert [text.split(" (")[0] for text in guessed] == separated
+    assert str(root / "labels.csv") in note
 
 
 def test_a_file_beside_the_images_and_rows_and_images_without_each_other(folder, tmp_path):
@@ -85,21 +88,26 @@ def test_parts_and_images_to_predict_beside_labels(folder):
 @pytest.mark.parametrize(
     ("header", "odd", "says"),
     [
-        ("file,label", ["0.png,odd"], "'odd', and 'even' before .for several labels of an image"),
-        ("file,label", ["0.png,"] * 12, r"line 32 has no label for 0.png, .* and 2 more$"),
-        ("file,label", ["0.png"], "line 32 has 1 values for 2 columns"),
-        ("file,label", ["1,odd"], r"line 32: 1 could be a/1.png or b/1.png; write its folder"),
+        (
+            "file,label",
+            ["0.png,odd"],
+            "0.png is odd, and even before .for several labels of",
+        ),
+        ("file,label", ["b/1,"], r"no label may be missing, and 1 of 31 are empty in train"),
+        ("file,label", ["0.png"], r"read \(CSV parse error: Row #32: Expected 2 columns, got 1: 0"),
+        ("file,label", ["1,odd"], r"data row 31: 1 could be a/1.png or b/1.png; write its folder"),
         ("file,label", [f"q{i},odd" for i in range(40)], r"40 of 70 do not: q0, .*q9 and 30 more"),
         (
             "name,label",
             [],
             r"must name a column of files, such as file, got \['name'",
         ),
-        ("file,cat", [], "must name a column of classes, such as label, or target must be set"),
+        ("file,a,b", [], "column to predict must be named with target; the columns are a, b$"),
     ],
 )
 def test_labels_that_cannot_be_used_say_why(folder, header, odd, says):
-    lines = [header, *(f"a/{i}.png,{LABELS[i]}" for i in NUMBERS), *odd]
+    extra = ",5" * (header.count(",") - 1)
+    lines = [header, *(f"a/{i}.png,{LABELS[i]}{extra}" for i in NUMBERS), *odd]
     root = folder([*(f"a/{i}.png" for i in NUMBERS), "b/1.png"], lines)
     if header == "name,label":
         (root / "b/1.png").unlink()
@@ -128,10 +136,10 @@ def test_labels_of_images_may_be_numbers_or_several(folder):
 def test_unknown_columns_are_refused(folder):
     images = [f"{i}.png" for i in NUMBERS]
     root = folder(images, ["file,label", *(f"{name},{i % 2}" for i, name in enumerate(images))])
-    with pytest.raises(PlainfitError, match=r"no column 'lable'; did you mean 'label'\?"):
+    with pytest.raises(PlainfitError, match=r"no column 'lable': .*; did you mean 'label'\?"):
         open_data(root, target="lable")
-    folder([], ["file,label"])
-    with pytest.raises(PlainfitError, match=r"30 of 30 in .* have none; add them"):
+    folder([], ["file,label", ""])
+    with pytest.raises(PlainfitError, match=r"labels.csv: a table must have rows, and it has none"):
         open_data(root)
     folder([], ["file,label", "0.png,a", "1.png,b"])
     with pytest.raises(PlainfitError, match=r"28 of 30 in .* have none; add them"):
@@ -141,8 +149,11 @@ def test_unknown_columns_are_refused(folder):
 def test_a_table_that_names_no_files_leaves_the_folders_classes(folder):
     root = folder([f"{'ab'[i % 2]}/{i}.png" for i in NUMBERS], ["ClassId,Name", "a,apple"])
     assert open_data(root).classes == ("a", "b")
-    with pytest.raises(PlainfitError, match=r"target is a column of a table or of labels.csv, and"):
+    with pytest.raises(PlainfitError, match=r"target is for a table or labels.csv, .* has none"):
         open_data(root, target="Name")
+    with pytest.raises(PlainfitError, match=r"task is for a table or labels.csv, .* regression"):
+        open_data(root, task="regression")
+    assert open_data(root, task="classification").classes == ("a", "b")
 
 
 def test_evaluate_reads_the_labels_too(folder, tmp_path):
@@ -153,3 +164,56 @@ def test_evaluate_reads_the_labels_too(folder, tmp_path):
     run, data = load_run(tmp_path / "run"), open_data(root, target="kind")
     whole = [evaluate(run, part)["loss"] * len(part) for part in data.parts().values()]
     assert evaluate(run, root)["loss"] == pytest.approx(sum(whole) / 30, abs=1e-6)
+
+
+SCORED = np.random.default_rng(0).normal(2, 3, (30, 2))
+THERE = np.arange(30)[:, None] // [1, 2, 4] % 2
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "values", "encoding"),
+    [
+        ("regression", ["x", "y"], SCORED, "cp1252"),
+        ("multi-label", ["rain", "wind", "süß"], THERE, "utf-16"),
+    ],
+)
+def test_several_targets_are_those_of_a_table(folder, tmp_path, task, names, values, encoding):
+    """As trained on the columns of a table; `predict` and `evaluate` agree with the validation."""
+    images = [f"{i}.png" for i in NUMBERS]
+    root = folder(images, [])
+    header = ";".join(["image name", *names, "other"])
+    rows = [
+        ";".join([f"images\\{i}", *(f"{x:g}".replace(".", ",") for x in values[i]), "é"])
+        for i in NUMBERS
+    ]
+    (root / "images").mkdir()
+    for name in images:
+        (root / name).rename(root / "images" / name)
+    (root / "labels.csv").write_text("\n".join([header, *rows]), encoding)
+    target = ",".join(names)
+    data = open_data(root, target=target)
+    assert (data.task, data.target.names) == (task, tuple(names))
+    assert data.notes[-1] == (
+        f"labels are the columns {', '.join(map(repr, names))} of {root / 'labels.csv'}"
+    )
+    for part in data.parts().values():
+        x, y = part.tensors
+        wanted = [[float(f"{value:g}") for value in values[at // 3]] for at in x[:, 0, 0, 0]]
+        found = data.target.restored(y) if task == "regression" else y
+        assert torch.allclose(found, torch.tensor(wanted), atol=1e-5)
+    settings = {"model": "logistic", "epochs": 1, "out": tmp_path / "run"}
+    trained = train(RunConfig(data=str(root), target=target, **settings), echo=None)
+    run = load_run(tmp_path / "run")
+    whole = [evaluate(run, part)["loss"] * len(part) for part in data.parts().values()]
+    assert evaluate(run, root)["loss"] == pytest.approx(sum(whole) / 30, rel=1e-5)
+    assert evaluate(run)["loss"] == pytest.approx(trained.test["loss"], rel=1e-6)
+
+
+def test_how_labels_are_written_may_be_set(folder):
+    root = folder([f"{i}.png" for i in NUMBERS], ["file!price", *(f"{i}!{i},5" for i in NUMBERS)])
+    data = open_data(root, delimiter="!", decimal=",")
+    y = torch.cat([labels_of(part) for part in data.parts().values()])
+    assert data.target.restored(y).sum() == pytest.approx(450)
+    (root / "labels.csv").unlink()
+    with pytest.raises(PlainfitError, match=r"delimiter is for a table or labels.csv, and .* none"):
+        open_data(root / "..", delimiter="!")

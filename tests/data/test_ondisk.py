@@ -324,7 +324,7 @@ def test_arrow_files_that_cannot_be_mapped_are_refused(tmp_path, budget):
         ([f"a{i}" for i in range(300)], "column 'b' is text with 210 categories in 210 training"),
         ([None] * 300, "'b' has no value"),
         ([1.0] * 299 + [float("inf")], "'b' has an infinite one in data row 300"),
-        ([1e308, -1e308] * 150, "column 'b', standardised, has NaN or infinity in data row 1"),
+        ([1e308, -1e308] * 150, "column 'b' has 1e.308 in data row 1"),
     ],
 )
 def test_columns_that_cannot_be_read_from_disk_are_refused(tmp_path, column, says):
@@ -342,7 +342,7 @@ def test_a_value_too_large_once_standardised_is_named_by_its_row(tmp_path, monke
     write_arrow(path, a=column, y=labels())
     monkeypatch.setattr(table, "BLOCK", 8 * 70)
     for budget in (0, 2048):
-        with pytest.raises(pf.PlainfitError, match=f"'a', standardised, .* in data row {row + 1}$"):
+        with pytest.raises(pf.PlainfitError, match=f"'a' has 1e.300 in data row {row + 1}$"):
             pf.open_data(path, memory_budget=budget)
 
 

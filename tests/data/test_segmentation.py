@@ -1,5 +1,7 @@
 """A folder of images and masks: what is paired, which values are classes, what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ from PIL import Image
 
 import plainfit as pf
 from plainfit.common.errors import PlainfitError
+from plainfit.data.decoding import RESIZE
+from plainfit.data.segmentation import MaskedFiles, mask_picture
 
 LAYOUTS = {
     "flat": "{kind}s/{name}",
@@ -130,31 +134,88 @@ def test_masks_are_fitted_as_their_images_are(tmp_path, resize):
     assert torch.equal(yb[clear | (xb[:, 0] == 0)], wanted[clear | (xb[:, 0] == 0)])
 
 
+@pytest.mark.parametrize("resize", [None, "pad", "squash"])
+@pytest.mark.parametrize("size", [(40, 24), (23, 41), (12, 12), (5, 7), (9, 91)])
+def test_masks_of_fitted_images_are_scaled_back(size, resize):
+    """Each pixel comes from where the fitted image has it."""
+    places = [np.arange(n, dtype=np.float32) + 0.5 for n in size]
+    grids = np.meshgrid(*places)
+    way = RESIZE[resize or "crop"]
+    seen = [np.array(way(Image.fromarray(g), (12, 12), Image.Resampling.NEAREST)) for g in grids]
+    inside = seen[0] > 0  # and 0 is what is padded
+    mask = torch.from_numpy(np.where(inside, np.arange(144).reshape(12, 12), 200))
+    restored = np.asarray(mask_picture(mask, size, resize))
+    assert restored.shape == size[::-1]
+    known = restored[restored != 255]
+    assert known.size == restored.size or resize is None
+    assert known.max() < 144
+    for grid, found in zip(grids, seen, strict=True):
+        step = max(1, len(np.unique(grid)) / len(np.unique(found[inside])))
+        off = np.abs(found.ravel()[known] - grid[restored != 255])
+        assert off.max() <= step
+    if resize is None:  # what was cropped away, and no more
+        spans = [
+            np.abs(g - n / 2) < 12 / max(12 / np.array(size)) / 2
+            for g, n in zip(grids, size, strict=True)
+        ]
+        assert np.array_equal(restored != 255, spans[0] & spans[1])
+
+
 def test_what_does_not_fit_is_named(tmp_path):
     masks = drawn(14)
     write(tmp_path, masks)
     for at in (1, 3):
         Image.fromarray(masks[at][:, :9]).save(tmp_path / "masks" / f"{at:02}.png")
     (tmp_path / "masks" / "05.png").write_bytes(b"no")
+    (tmp_path / "masks" / "07.png").unlink()
+    Image.fromarray(masks[7] * 127).save(tmp_path / "masks" / "07.jpg")
     with pytest.raises(PlainfitError) as caught:
         pf.open_data(tmp_path)
     for text in (
-        "masks/01.png (9x10, and its image is 12x10), masks/03.png (9x10, ",
-        "masks/05.png (not a readable image of its kind); repair",
+        "4 of 28 are not: masks/01.png, masks/03.png (9x10, and its image is 12x10), ",
+        "masks/05.png (not a readable image of its kind), ",
+        "masks/07.jpg (JPEG, which changes values; make masks as PNG); repair",
     ):
         assert text in str(caught.value)
     data = pf.open_data(tmp_path, skip_bad=True)
     assert (sum(data.counts().values()), data.notes) == (
-        11,
-        ("3 of 14 images are left out as unreadable",),
+        10,
+        ("4 of 14 images could not be read and are left out",),
     )
     for at in range(11):
-        (tmp_path / "masks" / f"{at:02}.png").unlink()
+        (tmp_path / "masks" / f"{at:02}.png").unlink(missing_ok=True)
+    (tmp_path / "masks" / "07.jpg").unlink()
     with pytest.raises(PlainfitError, match=r"11 of 14 have none: images/00.png, .* and 1 more"):
         pf.open_data(tmp_path)
+
+
+@pytest.mark.parametrize("resize", [None, "pad"])
+@pytest.mark.parametrize("values", [(0, 3, 7, 255), (0, 255)])
+def test_what_memory_does_not_hold_is_read_as_it_is_used(tmp_path, resize, values):
+    masks = drawn(12, values)
+    masks[3][:] = 255
     write(tmp_path, masks)
-    with pytest.raises(PlainfitError, match="must fit into 0 MiB"):
-        pf.open_data(tmp_path, memory_budget=0)
+    memory, disk = (
+        pf.open_data(tmp_path, image_size=8, resize=resize, memory_budget=mib) for mib in (2048, 0)
+    )
+    assert isinstance(disk.train, MaskedFiles)
+    assert disk.notes[0] == "images and masks larger than 0 MiB: read from disk as they are used"
+    assert (disk.notes[1:], disk.classes) == (memory.notes, memory.classes)
+    assert disk.class_counts() == memory.class_counts()
+    for name, part in memory.parts().items():
+        for pair, of_disk in zip(part, disk.parts()[name], strict=True):
+            assert all(map(torch.equal, pair, of_disk))
+    before = disk.fingerprint
+    changed = Path(disk.train.masks[2])
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    assert (
+        pf.open_data(tmp_path, image_size=8, resize=resize, memory_budget=0).fingerprint != before
+    )
+    with pytest.raises(PlainfitError, match=f"{changed.name} must not change .* another file now"):
+        disk.train[2]
+    changed.unlink()
+    with pytest.raises(PlainfitError, match=f"{changed.name} must not .* no such file now"):
+        disk.train[2]
 
 
 def test_groups_and_shares_hold(tmp_path):

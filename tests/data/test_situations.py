@@ -1,5 +1,6 @@
 """The rows of the table "Files as people have them" in docs/data.md, each as a small file."""
 
+import json
 import re
 
 import numpy as np
@@ -197,3 +198,79 @@ def test_a_last_batch_of_one_row(tmp_path, plainfit):
     code, _, errors = plainfit(*train, "--model", "nets:norm")
     assert code == 2
     assert "set --drop-last, or choose another --batch-size" in errors
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "x,target\n1,a\n2\n\n  \n3,b,c\n",
+            "must have 2 cells, as many as there are names, and line 3 has 1, line 6 has 3",
+        ),
+        ('x,target\n1,a\n"2,b\n3,a\n4,b\n', "line 3 has 1; mend"),
+        ("x,target\n", "it must have rows below the names of its columns"),
+        ("", "it must have rows below the names of its columns"),
+        ("x,x,target\n" + "1,2,0\n2,1,1\n" * 9, "different names, got 'x' twice; rename one"),
+        ("x,target\n" + "1,\n" * 9, "there must be rows with a value of target, and none has"),
+        ("x,target\n" + "1,2026-01-01\n2,2026-01-02\n", "at least two of each class, of which it"),
+    ],
+)
+def test_files_without_a_meaning_are_refused_in_our_words(tmp_path, text, says):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=re.escape(says)):
+        open_data(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "last", "says"),
+    [
+        ("x,target", "Total,\n", "1 of 91 rows have no target, the first is data row 91: left out"),
+        ("x,target", ",\n,\n  \n", "2 of 92 rows have no target, the first is data row 91: left"),
+        ("x,price", f"Total,{sum(X):.3f}", "the last row is 'Total': left out"),
+        ("x,target,,", ",,,\n", "1 of 91 rows have no target"),
+    ],
+)
+def test_rows_that_are_no_samples_are_left_out(tmp_path, header, last, says):
+    ends = "," * (header.count(",") - 1)
+    target = header.split(",")[1]
+    rows = [f"{x},{x * 2 if target == 'price' else y}{ends}" for _, (x, y) in ROWS]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows, last]))
+    (tmp_path / "plain.csv").write_text("\n".join([header, *rows]))
+    data = open_data(tmp_path / "t.csv", target=target, numeric="x")
+    assert any(note.startswith(says) for note in data.notes)
+    assert (
+        data.fingerprint
+        == open_data(tmp_path / "plain.csv", target=target, numeric="x").fingerprint
+    )
+
+
+def test_the_last_row_of_several_sums_is_no_total(tmp_path):
+    rows = [f"{x},{['sum', 'mean'][i % 3 % 2]},{y}" for i, (x, y) in ROWS]
+    (tmp_path / "t.csv").write_text("\n".join(["x,op,target", *rows]))
+    assert sum(open_data(tmp_path / "t.csv").counts().values()) == 90
+    rows = [json.dumps({"x": x, "tags": None if y else "a|b"}) for _, (x, y) in ROWS]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    data = open_data(tmp_path / "t.jsonl", target="tags", task="multi-label")
+    assert sum(data.counts().values()) == 90
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    text = "\n".join(["x,target", *(f"{x},{y}" for _, (x, y) in ROWS)])
+    (tmp_path / "plain.csv").write_text(text)
+    (tmp_path / "spaces.csv").write_text(text.replace(",", " "))
+    plain = open_data(tmp_path / "plain.csv").fingerprint
+    assert open_data(tmp_path / "spaces.csv").fingerprint == plain
+    (tmp_path / "t.csv").write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(DataError, match="bytes of 0, as no UTF-8 has; is it --encoding utf-16-le"):
+        open_data(tmp_path / "t.csv")
+    assert open_data(tmp_path / "t.csv", encoding="utf-16-le").fingerprint == plain
+    (tmp_path / "t.csv").write_bytes("x,target\n1,東京\n2,大阪\n".encode("shift-jis"))
+    with pytest.raises(DataError, match="another encoding; --encoding names it, such as shift_jis"):
+        open_data(tmp_path / "t.csv")
+
+
+def test_a_text_of_one_column_is_no_title(tmp_path):
+    rows = [f"{'abc'[i % 3]} was {'fine; ' * (i % 3 > 0)}so" for i in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["review", *rows]))
+    with pytest.raises(DataError, match="the columns are review"):
+        open_data(tmp_path / "t.csv")

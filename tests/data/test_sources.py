@@ -247,7 +247,9 @@ def test_large_images_are_refused_before_they_are_decoded(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.new("1", (5001, 5000)).save(tmp_path / name / "large.png")
-    with pytest.raises(PlainfitError, match=r"a/large.png \(larger than 25 megapixels\)"):
+    with pytest.raises(
+        PlainfitError, match=r"a/large.png, b/large.png \(larger than 25 megapixels\)"
+    ):
         open_data(tmp_path)
 
 

@@ -84,6 +84,8 @@ GERMAN = [f"{x:,.2f}".translate(str.maketrans(",.", ".,")) for x in MANY]
         [f"{x} €" for x in GERMAN],
         [f"{x:.2f}%" for x in MANY],
         [f" {x:.2f}".replace("-", "\u2212") for x in MANY],
+        [f"{x:,.2f} USD".replace(",", "'") for x in MANY],
+        [f"({-x:.2f})" if x < 0 else f"{x:.2f}" for x in MANY],
     ],
 )
 def test_numbers_as_people_write_them(tmp_path, texts):
@@ -101,7 +103,8 @@ def test_numbers_as_people_write_them(tmp_path, texts):
 
 
 def test_numbers_that_may_be_others_are_no_numbers(tmp_path):
-    for codes in (["1,234", "5,678"], ["+49 123 456", "12345"], ["1.5", "2.5 mm"]):
+    groups = ["1,234", "5,678"], ["+49 123 456", "12345"], ["1.5", "2.5 mm"], ["$1.50", "€1.50"]
+    for codes in groups:
         rows = [f'"{codes[i % 3 % 2]}",{y}' for i, y in enumerate(Y)]
         assert "categories" in open_data(written(tmp_path, rows)).columns["x"]
     frame = pa.table({"x": [f"{i % 7:05d}" for i in range(N)], "target": list(map(int, Y))})
@@ -114,6 +117,7 @@ def test_numbers_that_may_be_others_are_no_numbers(tmp_path):
     [
         ("# measured in May\n# by us, and others\n", "x,target", 1),
         ("sep=,\n", "x,target", 1),
+        ("Sales 2026\n\n", "x,target", 1),
         ("", " x , target", 0),
         ("", "#x,target", 0),
     ],
@@ -128,6 +132,7 @@ def test_what_is_before_and_around_names_is_no_part_of_them(tmp_path, first, hea
 def test_values_that_may_mean_something_else_are_noted(tmp_path):
     for value, says in {
         "-999": "column 'n': 6 of 60 values are -999, the others 0 or more; if it",
+        "9999": "column 'n': 6 of 60 values are 9999, the others up to 6; if it means a gap, --na",
         "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps",
         "#DIV/0!": "column 'n': 6 of 60 values missing",
     }.items():
@@ -261,14 +266,18 @@ DAYS = [FIRST + HOUR * (24 * 7 * i + i % 3) for i in range(N)]
     [
         ("%Y-%m-%d", "ISO 8601"), ("%Y-%m-%d %H:%M:%S", "ISO 8601"), ("%d.%m.%Y", "%d.%m.%Y"),
         ("%m/%d/%Y", "%m/%d/%Y"), ("%d/%m/%Y", "%d/%m/%Y"), ("%Y/%m/%d", "%Y/%m/%d"),
+        ("%d.%m.%y", "%d.%m.%y"), ("%d-%m-%Y", "%d-%m-%Y"), ("%d-%b-%Y", "%d-%b-%Y"),
+        ("%d %B %Y", "%d %B %Y"), ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p"),
+        ("%Y-%m-%dT%H:%M:%SZ", "ISO 8601"),
     ],
 )  # fmt: skip
 def test_dates_become_numbers(tmp_path, form, said):
     texts = [day.strftime(form) for day in DAYS]
     texts[3] = "-"
     rows = [f"{text},{x},{y}" for text, x, y in zip(texts, X, Y, strict=True)]
-    data = open_data(written(tmp_path, rows, "day,x,target"))
-    has_hours = "%H" in form
+    path = written(tmp_path, rows, "day,x,target")
+    data = open_data(path)
+    has_hours = "%H" in form or "%I" in form
     parts = ["year", "month", "day", "weekday", *["hour"] * has_hours, "days"]
     assert data.features == (*(f"day.{part}" for part in parts), "day is missing", "x")
     said = f"column 'day' has dates ({said}); the inputs are their "
@@ -289,9 +298,27 @@ def test_dates_become_numbers(tmp_path, form, said):
         np.testing.assert_allclose(there, sorted(values), atol=1e-2)
 
 
-def test_days_and_months_that_cannot_be_told_apart_are_no_dates(tmp_path):
+def test_dates_as_texts_of_parquet(tmp_path):
+    for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d"):
+        frame = pd.DataFrame({"day": [day.strftime(form) for day in DAYS], "target": Y})
+        frame.to_parquet(tmp_path / "t.parquet")
+        frame.to_csv(tmp_path / "t.csv", index=False)
+        found = open_data(tmp_path / "t.parquet")
+        assert found.columns["day"]["format"] == "ISO 8601"
+        assert found.fingerprint == open_data(tmp_path / "t.csv").fingerprint
+
+
+def test_what_is_neither_a_date_nor_a_number(tmp_path):
     rows = [f"{1 + i % 9}/{1 + i % 4}/2026,{y}" for i, y in enumerate(Y)]
     assert len(open_data(written(tmp_path, rows, "day,target")).features) > 20
+    days = ["2026-01-31", "31.12.2025", "2026-02-30"]
+    rows = [f"{days[i % 20 % 3]},{y}" for i, y in enumerate(Y)]
+    said = "dates must be written in one way, such as 2026-01-31, and '2026-02-30' is none"
+    assert f"column 'day' is text; {said}" in open_data(written(tmp_path, rows, "day,target")).notes
+    rows = [f"{i % 9} kg,{y}" for i, y in enumerate(Y)]
+    (note, *_) = open_data(written(tmp_path, rows, "weight,target")).notes
+    said = "column 'weight' is text; without the 'kg' in each of them, they would be numbers"
+    assert note == said
 
 
 def test_true_and_false(tmp_path):
@@ -314,7 +341,7 @@ def test_kinds_can_be_set(tmp_path):
             {"numeric": "name"},
             "'name' must be numbers: 60 of 60 are not, 'person0' in data row 1, ",
         ),
-        ({"delimiter": "comm"}, "delimiter must be comma, semicolon, tab, pipe or one character"),
+        ({"delimiter": "comm"}, "delimiter must be comma, .*, space or one character"),
         ({"decimal": ";"}, "decimal must be . or ,"),
         ({"encoding": "utf-9"}, "cannot be read .unknown encoding: utf-9"),
     ):
@@ -469,9 +496,10 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
 def test_an_index_without_a_name_is_left_out(tmp_path):
     said = "the column without a name only numbers the rows, or is empty: left out"
     for first in (range(N), [""] * N):
-        rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
-        data = open_data(written(tmp_path, rows, ",x,target"))
-        assert (data.features, data.notes) == (("x",), (said,))
+        for name in ("", "Unnamed: 0"):
+            rows = [f"{i},{x},{y}" for i, x, y in zip(first, X, Y, strict=True)]
+            data = open_data(written(tmp_path, rows, f"{name},x,target"))
+            assert (data.features, data.notes) == (("x",), (said,))
     rows = [f"{x * 2},{x},{y}" for x, y in zip(X, Y, strict=True)]
     assert open_data(written(tmp_path, rows, ",x,target")).features == ("", "x")
 

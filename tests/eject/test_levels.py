@@ -90,10 +90,10 @@ LEVELS_OF = {  # where each kind of script changes; the others are in `make soak
     "loop": ("optim", "tensors"),
     "cnn": ("optim", "layers", "tensors"),
 }
-LONG = ("layer-batch-norm", "optimizer-adamw", "module-nested", "cnn")
+LONG = ("layer-batch-norm", "optimizer-adamw", "module-nested")
 """The scripts that run for more than 100 steps at level math; the others for six."""
 IN_FLOAT64 = [
-    name for name in SCRIPTS if name.startswith(("layer", "loss", "loop")) or name in LONG
+    name for name in SCRIPTS if name.startswith(("layer", "loss", "loop", "cnn")) or name in LONG
 ]
 
 

@@ -148,8 +148,14 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("built", [True, False])
-@pytest.mark.parametrize("name", LOADERS)
+FRESH = ("ours", "stock, a generator")  # the others are in `make soak`
+
+
+@pytest.mark.parametrize(
+    ("name", "built"),
+    [*((name, True) for name in LOADERS), *((name, False) for name in FRESH)]
+    + [pytest.param(n, False, marks=pytest.mark.soak) for n in LOADERS if n not in FRESH],
+)
 def test_every_loader(name, built, tmp_path):
     if built:
         torch.manual_seed(9)

@@ -164,7 +164,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    # The next test has a script with one-cycle.
+    [pytest.param("one-cycle", marks=pytest.mark.soak), "clipping", "bytes", "stacked"],
+)
 def test_the_script_of_a_program_has_its_operations_and_bits(name, graphs, tmp_path):
     make, options = CASES[name]
     history, weights = trained("epoch", make, valid=VALID, **options)

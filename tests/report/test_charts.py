@@ -4,8 +4,10 @@ import re
 from itertools import pairwise
 
 import matplotlib
+import numpy as np
 import pytest
 
+from plainfit.common.plots import histograms
 from plainfit.report.charts import COLORS, Axis, Series, draw_chart, draw_parallel
 
 STEPS = Axis("step", whole=True)
@@ -90,3 +92,12 @@ def test_the_style_sheet_has_every_colour_for_day_and_night():
 
     css = (files("plainfit.report") / "templates" / "page.css").read_text()
     assert all(css.count(f"--c{color}:") == 2 for color in range(COLORS))
+
+
+def test_a_table_has_a_histogram_for_each_column():
+    columns = {f"c{number}": np.arange(40.0) ** number for number in range(1, 6)}
+    axes = histograms({name: values.tolist() for name, values in columns.items()}).axes
+    assert [axis.get_title() for axis in axes] == [*columns]
+    for axis, values in zip(axes, columns.values(), strict=True):
+        counts = [bar.get_height() for bar in axis.patches]
+        assert counts == np.histogram(values, bins=30)[0].tolist()

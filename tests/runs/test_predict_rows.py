@@ -110,6 +110,28 @@ def test_what_groups_rows_is_written_too(plainfit, tmp_path):
     assert [row["id"] for row in found] == rows_of().id.tolist()
 
 
+def test_numbers_that_do_not_tell_are_read_as_in_the_training(plainfit, tmp_path):
+    frame = rows_of()[["x", "target"]].round(3)
+    frame.to_csv("rows.csv", index=False, sep=";", decimal=",")
+    train(RunConfig(data="rows.csv", out=tmp_path / "run", epochs=1, model="logistic"), echo=None)
+    Path("point.csv").write_text("x\n1.234\n2.345\n")
+    Path("comma.csv").write_text("x;z\n1,234;1\n2,345;2\n")
+    wanted = printed(plainfit("predict", "run", "point.csv")[1])
+    code, out, errors = plainfit("predict", "run", "comma.csv")
+    assert (code, printed(out)) == (0, wanted), errors
+
+
+def test_a_column_beside_the_results_has_another_name(plainfit, tmp_path):
+    frame = rows_of()[["x", "id", "target"]].rename(columns={"id": "class"})
+    frame.to_csv("rows.csv", index=False)
+    settings = {"epochs": 1, "model": "logistic", "drop": "class", "target": "target"}
+    train(RunConfig(data="rows.csv", out=tmp_path / "run", **settings), echo=None)
+    code, out, errors = plainfit("predict", "run", "rows.csv")
+    assert (code, out) == (2, "")
+    assert "error: rows.csv: a column that the training left out is written beside" in errors
+    assert "'class' is the name of one; rename it" in errors
+
+
 def test_what_is_written(trained, plainfit, tmp_path):
     frame, folder = trained
     frame.drop(columns="target").to_csv("new.csv", index=False)

@@ -1,6 +1,7 @@
 """A training on images and masks, and all that follows it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from plainfit.report.page import write_report
 from plainfit.runs.export import export_run
 from plainfit.runs.folder import open_run, read_record
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import train
+from plainfit.runs.train import resume, train
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,24 @@ def test_masks_are_predicted_and_scored(run, shapes, tmp_path, plainfit):
         assert plainfit("predict", run.folder, shapes / "images", *more)[0] == 2
 
 
+@pytest.mark.filterwarnings("default")
+def test_predicted_masks_have_the_size_of_their_images(run, shapes, tmp_path, plainfit):
+    path, wanted = shapes / "images" / "00.png", np.full((28, 44), 255, np.uint8)
+    Image.open(path).resize((28, 28), Image.Resampling.NEAREST).save(tmp_path / "square.png")
+    wide = Image.new("RGB", (44, 28))
+    wide.paste(Image.open(tmp_path / "square.png"), (8, 0))
+    wide.save(tmp_path / "wide.png")
+    names = [path, tmp_path / "square.png", tmp_path / "wide.png"]
+    code, _, said = plainfit("predict", run.folder, *names, "-o", "masks")
+    assert code == 0
+    assert "2 of 3 masks are scaled from 14x14, the training's size, to that of their" in said
+    fitted = pf.predict(run, names, output="classes").numpy().astype(np.uint8)
+    large = fitted.repeat(2, 1).repeat(2, 2)
+    wanted[:, 8:36] = large[2]
+    for name, mask in zip(names, (fitted[0], large[1], wanted), strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "masks" / name.name)), mask)
+
+
 def test_the_page_shows_masks_and_the_iou(run, tmp_path):
     page = Page(write_report(run.folder, tmp_path / "report.html"))
     out, yb = truth(run)
@@ -110,6 +129,21 @@ def test_a_script_repeats_the_training(run, tmp_path):
     losses, weights = run_here(script)
     outcome = outcome_of(run.folder, read_record(run.folder))
     assert (losses, differing(weights, outcome.weights)) == (outcome.losses, [])
+
+
+def test_a_training_from_disk_has_the_bits_of_one_in_memory(shapes, tmp_path):
+    """Though it is resumed; a script of it is refused."""
+    settings = {"model_args": "width=2, depth=1", "epochs": 2, "batch_size": 8, "device": "cpu"}
+    for name, budget, epochs in (("memory", 2048, 2), ("disk", 0, 1)):
+        config = RunConfig(data=str(shapes), memory_budget=budget, out=tmp_path / name, **settings)
+        train(replace(config, epochs=epochs), echo=None)
+    resume(tmp_path / "disk", epochs=2, echo=None)
+    memory, disk = (open_run(tmp_path / name) for name in ("memory", "disk"))
+    assert differing(disk.model.state_dict(), memory.model.state_dict()) == []
+    assert disk.record["test"] == memory.record["test"]
+    assert "left out" not in write_report(tmp_path / "disk", tmp_path / "report.html").read_text()
+    with pytest.raises(PlainfitError, match=r"must fit into memory, .* larger memory_budget"):
+        eject_run(tmp_path / "disk", tmp_path / "script.py")
 
 
 @pytest.mark.soak  # translating takes seconds

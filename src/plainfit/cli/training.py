@@ -96,7 +96,8 @@ def fine_tune(
         str,
         Argument(
             help="A run folder; a .safetensors, .pt or .pth file or its URL, with --model; "
-            "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model; timm:NAME."
+            "resnet18, resnet34 or resnet50; hf:OWNER/NAME, with --model or, for a model of "
+            "text (or its folder), --text; timm:NAME."
         ),
     ],
     model: Annotated[str | None, Option(help="The architecture, for a file of weights.")] = None,
@@ -119,7 +120,8 @@ def fine_tune(
     def begin(trust_code: bool) -> None:
         if trust_code and is_run(source):
             open_trusted(Path(source), trust_code)
-        config = RunConfig(source=source, model=model_name(source, model), **options)
+        name = model_name(source, model, options["text"])
+        config = RunConfig(source=source, model=name, **options)
         if print_config:
             print_settings(config, json_)
             return
@@ -158,9 +160,13 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
         return
     test = "no test set; the last line above is on the validation set"
     if result.test is not None:
+        from plainfit.training.history import shape_of
+
         scores = dict(result.test)
         largest, loss = scores.pop("largest_class", None), scores.pop("loss")
-        shown = [f"{name.replace('_', ' ')} {value:.4f}" for name, value in scores.items()]
+        shown = [
+            f"{n.replace('_', ' ')} {value:{shape_of(n, value)}}" for n, value in scores.items()
+        ]
         test = ", ".join([*shown, f"loss {loss:.4f}"])
         if largest is not None:  # of classes of very different sizes
             test += f"; the largest class alone is {largest:.4f} of the samples"

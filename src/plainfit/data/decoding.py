@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1")  # how a photo of an iPhone begins, after 4 bytes
 SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
+    ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".heic", ".heif",
 )  # fmt: skip
 CHANNELS = {"gray": 1, "rgb": 3}
 RESIZE: dict[str, Callable[..., Image.Image]] = {

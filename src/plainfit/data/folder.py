@@ -5,9 +5,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,13 +29,14 @@ from plainfit.data.decoding import (
     read_header,
     read_image,
 )
-from plainfit.data.label_file import find_label_file, numbers_in
-from plainfit.data.layout import find_images, subfolders
+from plainfit.data.label_file import LabelOptions
+from plainfit.data.layout import find_images
 from plainfit.data.ondisk import LazyImages
-from plainfit.data.parts import Split
+from plainfit.data.parts import Split, group_numbers
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
-from plainfit.data.targets import Labels, Target, encode
+from plainfit.data.tables.reading import TableOptions
+from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
@@ -53,7 +55,7 @@ class ImageFiles(LazyImages):
     resize: str | None = None
 
     def __post_init__(self) -> None:
-        self.stamps = torch.tensor([stamp(path) for path in self.paths], dtype=torch.int64)
+        self.stamps = stamps(self.paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,15 +66,8 @@ class ImageFiles(LazyImages):
         return list(zip(xb, self.labels[rows], strict=True))
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        path = self.paths[row]
-        try:
-            if (now := stamp(path)) and now != self.stamps[row]:
-                raise BadImageError("another file")
-            return read_image(path, self.shape, self.resize)
-        except BadImageError as error:
-            raise DataError(
-                f"{path} must not change while it is in use, and it is {error} now"
-            ) from error
+        with unchanged(self.paths[row], self.stamps[row]):
+            return read_image(self.paths[row], self.shape, self.resize)
 
     def rows(self, rows: Tensor) -> "ImageFiles":
         paths = [self.paths[row] for row in rows.tolist()]
@@ -89,6 +84,7 @@ class Wanted(NamedTuple):
     channels: int | None
     resize: str | None
     budget: int  # bytes
+    extra: int = 0  # bytes that a pixel takes besides its channels
 
 
 class Storage(NamedTuple):
@@ -111,6 +107,7 @@ def read_folder(
     target: str | None = None,
     group_by: str | None = None,
     task: str | None = None,
+    **written: Any,
 ) -> DataSplits:
     """Read the images of a folder; see `open_data`. Hidden files are ignored, and counted.
 
@@ -118,39 +115,31 @@ def read_folder(
     512x512 pixels, else to 64x64.
     """
     channels = check_settings(image_mode, resize)
-    label_file = find_label_file(root, subfolders(root))
-    if target is not None and not label_file:
-        raise ConfigError(
-            f"is a column of a table or of labels.csv, and {root} has none: leave it out, got "
-            f"{target}",
-            field="target",
-        )
-    files, notes = find_images(root, target, task)
+    files, notes, targets = find_images(root, LabelOptions(target, task, TableOptions(**written)))
+    own = {"target": target, "task": task if task != CLASSIFICATION else None, **written}
+    for name, value in own.items():
+        if value is not None and not targets:
+            raise ConfigError(
+                f"is for a table or labels.csv, and {root} has none: leave it out, got {value}",
+                field=name,
+            )
     paths = [path for *_, path in files]
     storage, loaded, bad, changes = load(
         paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
     )
-    if bad and not skip_bad:
-        named = [f"{os.path.relpath(path, root)} ({why})" for path, why in sorted(bad.items())]
-        raise DataError(
-            f"{root}: every image must be readable, and {len(bad)} of {len(files)} are not: "
-            f"{shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
-        )
+    left_out = without_bad(root, [(path,) for path in paths], bad, skip_bad)
     notes += [f"{count} of {len(files)} images {done}" for done, count in sorted(changes.items())]
     if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
         notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
-    if bad:
-        notes.append(f"{len(bad)} of {len(files)} images could not be read and are left out")
+    notes += left_out
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
-    labels: dict[str, list[str]] = {part: [] for part, *_ in sorted(files)}
+    labels: dict[str, list[Any]] = {part: [] for part in sorted({part for part, *_ in files})}
     for part, label, path in files:
         labels[part] += [label] * (path in loaded)
-    if label_file:
-        what, encoded, found = encode(
-            str(root), numbers_in(labels, task), task, [target] if target else []
-        )
+    if targets:
+        what, encoded, found = encode(str(root), labels, task, targets)
         notes += found
     else:
         what = Target(tuple(sorted({label for _, label, _ in files})))
@@ -162,7 +151,7 @@ def read_folder(
         paths = [path for of, _, path in files if of == part and path in loaded]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
-            split = replace(split, groups=group_numbers(paths, group_by))
+            split = replace(split, groups=groups_of(paths, group_by))
         parts[part] = (pack(paths, of_part, storage, loaded), of_part)
     return make_splits(str(root), parts, split=split, target=what, notes=notes, hashes=hashes)
 
@@ -185,7 +174,7 @@ def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
     }
 
 
-def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
+def groups_of(paths: Sequence[str], mark: str) -> Tensor:
     """Number the groups of files whose names are the same up to the last mark."""
     names = [Path(path).stem for path in paths]
     if names and not (mark and any(mark in name for name in names)):
@@ -194,8 +183,26 @@ def group_numbers(paths: Sequence[str], mark: str) -> Tensor:
             f"{len(names)}",
             field="group_by",
         )
-    heads = [name.rpartition(mark)[0] or name for name in names]
-    return torch.from_numpy(np.unique(heads, return_inverse=True)[1])
+    return group_numbers(np.array([name.rpartition(mark)[0] or name for name in names]))
+
+
+def without_bad(
+    root: Path, samples: Sequence[tuple[str, ...]], bad: Mapping[str, str], skip_bad: bool
+) -> list[str]:
+    """Refuse files that cannot be used, or note how many samples are left out with them."""
+    left = sum(not bad.keys().isdisjoint(paths) for paths in samples)
+    if bad and not (skip_bad and left < len(samples)):
+        files: dict[str, list[str]] = {}
+        for path, why in sorted(bad.items()):
+            files.setdefault(why, []).append(os.path.relpath(path, root))
+        named = [f"{shortened(paths, MOST_NAMED)} ({why})" for why, paths in files.items()]
+        both = " and mask" if len(samples[0]) > 1 else ""
+        raise DataError(
+            f"{root}: every image{both} must be readable, and {len(bad)} of "
+            f"{sum(map(len, samples))} are not: {', '.join(named)}; repair or remove "
+            "them, or set skip_bad"
+        )
+    return [f"{left} of {len(samples)} images could not be read and are left out"] if bad else []
 
 
 def load(
@@ -247,7 +254,7 @@ def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Sto
         width = height = DEFAULT_SIZE
     channels = 1 if headers and all(header.gray for header in headers) else 3
     channels = wanted.channels or channels
-    fits = count * channels * height * width <= wanted.budget
+    fits = count * (channels + wanted.extra) * height * width <= wanted.budget
     return Storage((channels, height, width), fits, default, wanted.resize)
 
 
@@ -269,6 +276,23 @@ def content_of(image: Image.Image, storage: Storage) -> bytes:
 
 def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
+
+
+def stamps(paths: Sequence[str]) -> Tensor:
+    return torch.tensor([stamp(path) for path in paths], dtype=torch.int64)
+
+
+@contextmanager
+def unchanged(path: str, known: Tensor) -> Iterator[None]:
+    """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
+    try:
+        if (now := stamp(path)) and now != known:
+            raise BadImageError("another file")
+        yield
+    except BadImageError as error:
+        raise DataError(
+            f"{path} must not change while it is in use, and it is {error} now"
+        ) from error
 
 
 def stamp(path: str) -> int:

@@ -2,72 +2,108 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from plainfit.common.errors import DataError, plural, shortened
 from plainfit.common.files import RECORD
 from plainfit.common.locks import LOCK
 from plainfit.common.shell import command
 from plainfit.data.decoding import SUFFIXES
-from plainfit.data.label_file import NAME, find_label_file, read_labels
+from plainfit.data.label_file import NAME, LabelOptions, find_label_file, read_labels
 from plainfit.data.splits import PARTS
 
 IGNORED = {"thumbs.db", "desktop.ini"}
+HOMES = (
+    {"images", "image", "imgs", "img"},
+    {"masks", "mask", "labels", "label", "annotations", "annotation", "ground_truth", "gt"},
+)  # names of the folders of images and of masks
+ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of a mask's name
 UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
 
 
-File = tuple[str, str, str]  # part, class, path
+class Images(NamedTuple):
+    """The images of a folder, and notes on what was left open."""
+
+    files: list[tuple[str, Any, str]]  # part, label, path
+    notes: list[str]
+    targets: Sequence[str] = ()  # the columns of a file of labels, if they are from one
 
 
-def find_images(
-    root: Path, target: str | None = None, task: str | None = None
-) -> tuple[list[File], list[str]]:
-    """Return every file in the class folders, sorted by name, and notes on what was left open.
+def find_images(root: Path, options: LabelOptions | None = None) -> Images:
+    """Return every file in the class folders, sorted by name.
 
-    A folder of runs and no image is no class. A file of labels goes before the folders; `target` is
-    the column in it.
+    A folder of runs and no image is no class. A file of labels goes before the folders.
     """
-    folders = subfolders(root)
-    if path := find_label_file(root, folders):
-        return labelled_images(root, folders, path, target, task)
+    folders, options = subfolders(root), options or LabelOptions()
+    if path := find_label_file(root, folders, options.written):
+        return labelled_images(root, folders, path, options)
     classes, apart, notes = class_folders(root, folders)
     if not classes:
-        remedy = "lay it out as CLASS/*.png or train/CLASS/*.png"
+        remedy = how_to_label(root)
         if any(path.name.startswith("train-images-idx3") for path in root.iterdir()):
             remedy = "it holds IDX files: open mnist with data_dir set to this folder"
         raise DataError(
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
-    found: list[File] = []
+    found: list[tuple[str, Any, str]] = []
     runs: list[str] = []
     nested = Counter[str]()
     for part, label, folder in classes:
         before = len(runs)
         files = list(files_under(folder, runs))
-        if len(runs) > before and not any(path.lower().endswith(SUFFIXES) for path in files):
-            continue
-        if not files:
-            raise DataError(f"{folder} must hold images of class {label!r}, and it is empty")
+        if not any(path.lower().endswith(SUFFIXES) for path in files):
+            if len(runs) > before:
+                continue
+            held = "it is empty"
+            if files:
+                held = f"holds no images but {Path(files[0]).name} (boxes of objects are not read)"
+            raise DataError(
+                f"{folder} must hold images of class {label!r}, and {held}; {how_to_label(root)}"
+            )
         found += [(part, label, path) for path in files]
         nested.update(home for home in map(home_of, files) if home != str(folder))
     if not found:
         raise DataError(f"{root} must have a folder of images for each class, and has only runs")
+    check_no_masks(root, found)
     if nested:
         notes.append(f"images in folders within a class belong to it: {counted(root, nested)}")
     notes += missed(root, {path for *_, path in found}, runs, apart)
     if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
-    return found, notes
+    return Images(found, notes)
+
+
+def how_to_label(root: Path) -> str:
+    if tables := sorted(path.name for path in root.glob("*.csv")):
+        return f"a table of labels must be called {NAME}, and there is {shortened(tables)}"
+    return (
+        f"lay it out as CLASS/*.png or train/CLASS/*.png, or list file and label in {root / NAME}"
+    )
+
+
+def check_no_masks(root: Path, found: Sequence[tuple[str, str, str]]) -> None:
+    """Refuse classes that are images and masks, as their names say."""
+    labels = sorted({label for _, label, _ in found})
+    stems = {path.rpartition(".")[0] for *_, path in found}
+    masks = sorted(stem for stem in stems if ENDING.search(stem) and ENDING.sub("", stem) in stems)
+    if 4 * len(masks) > len(stems) or (len(labels) > 1 and HOMES[0] & {*map(str.lower, labels)}):
+        such = f", and {Path(masks[0]).name} seems to be a mask" if masks else ""
+        raise DataError(
+            f"{root}: images and masks must be in folders that are called so, and the folders are "
+            f"{shortened(labels)}{such}; rename or move them"
+        )
 
 
 def labelled_images(
-    root: Path, folders: Sequence[Path], path: Path, target: str | None, task: str | None
-) -> tuple[list[File], list[str]]:
+    root: Path, folders: Sequence[Path], path: Path, options: LabelOptions
+) -> Images:
     runs: list[str] = []
     images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
-    labels, notes = read_labels(path, images, target, task)
+    labels, targets, notes = read_labels(path, images, options)
     tops = {image: Path(image).relative_to(root).parts[0] for image in images}
     used = {tops[image] for image in labels}
     without = Counter(top for image, top in tops.items() if image not in labels)
@@ -86,7 +122,7 @@ def labelled_images(
         parts = dict.fromkeys(used, "train")
     notes += [apart_note(folder, {*parts.values()}) for folder in apart]
     files = [(parts[tops[image]], labels[image], image) for image in images if image in labels]
-    return files, notes + missed(root, set(images), runs, [])
+    return Images(files, notes + missed(root, set(images), runs, []), targets)
 
 
 def class_folders(
@@ -112,8 +148,13 @@ def class_folders(
     ]
     apart = [folder for folder in flat if not inner[folder] and is_unlabelled(folder)]
     left = flat if "train" not in parts else [folder for folder in flat if folder not in apart]
+    names = shortened([path.name for path in left or folders])
+    if left and all(folder in named and not inner[folder] for folder in left):
+        raise DataError(
+            f"{root} must have a folder of images for each class, and those in {names} are in "
+            f"none; {how_to_label(root)}"
+        )
     if left or "train" not in parts:
-        names = shortened([path.name for path in left or folders])
         raise DataError(
             f"{root}: its folders must be either parts (one called train, perhaps valid and test, "
             f"each with a folder for each class) or classes, and {names} would be neither or a "
@@ -163,10 +204,10 @@ def check_levels(root: Path, folders: Sequence[Path]) -> None:
             f"{root}: there must be at least two classes, got only {folders[0].name!r}, which "
             f"holds {shortened(inner)}; to train on what is in it, open {folders[0]}"
         )
-    if len(folders) == 1 and (tables := sorted(path.name for path in root.glob("*.csv"))):
+    if len(folders) == 1 and any(root.glob("*.csv")):
         raise DataError(
-            f"{root}: there must be at least two classes, got only {folders[0].name!r}; a table of "
-            f"labels must be called {NAME}, and there is {shortened(tables)}"
+            f"{root}: there must be at least two classes, got only {folders[0].name!r}; "
+            f"{how_to_label(root)}"
         )
 
 
@@ -221,9 +262,11 @@ def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
         runs.append(str(folder))
         return
     for entry in in_order:
+        if entry.name[0] == "." or entry.name.lower() in IGNORED:
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield from files_under(entry.path, runs)
-        elif entry.is_file() and entry.name[0] != "." and entry.name.lower() not in IGNORED:
+        elif entry.is_file():
             yield entry.path
 
 

@@ -23,9 +23,10 @@ REMEDIES = {
     ".xlsx": "; save the sheet as .csv",
     ".xls": "; save the sheet as .csv",
     ".json": "; write an object for each row, a row to a line, as .jsonl",
+    ".ndjson": "; call it .jsonl",
     ".txt": "; call a table .csv",
-    ".zip": "; unpack it",
-    ".gz": "; unpack it",
+    **dict.fromkeys((".zip", ".gz", ".xz", ".bz2", ".zst"), "; unpack it"),
+    **dict.fromkeys((".db", ".sqlite", ".ods", ".dta", ".sav"), "; save the table as .csv"),
 }
 NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.
@@ -39,11 +40,12 @@ OWN = {
     "resize": (IMAGES, MASKED),
     "group_by": (TABLE, IMAGES, MASKED),
     "order_by": (TABLE,),
-    "delimiter": (TABLE,),
-    "encoding": (TABLE,),
-    "decimal": (TABLE,),
+    "delimiter": (TABLE, IMAGES),
+    "encoding": (TABLE, IMAGES),
+    "decimal": (TABLE, IMAGES),
     "na": (TABLE,),
     "text": (TABLE,),
+    "tokenizer": (TABLE,),
     "drop": (TABLE,),
     "categorical": (TABLE,),
     "numeric": (TABLE,),
@@ -73,6 +75,7 @@ def open_data(
     decimal: str | None = None,
     na: str | None = None,
     text: str | None = None,
+    tokenizer: str | None = None,
     drop: str | None = None,
     categorical: str | None = None,
     numeric: str | None = None,
@@ -89,7 +92,7 @@ def open_data(
             called so.
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or several, such as `rain,wind`; or that of the
-            labels in the `labels.csv` of a folder.
+            labels in the `labels.csv` of a folder, likewise.
         task: `classification`, `regression` or `multi-label`; by default what the target looks
             like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
             or several columns of 0 and 1 for multi-label.
@@ -114,6 +117,7 @@ def open_data(
         decimal: what numbers in a text file have before their decimals, `.` or `,`.
         na: texts that mean a gap besides the usual ones, such as `unknown,-999`.
         text: a column of a table whose words are the input, as numbers; no other column is one.
+        tokenizer: the content of a `tokenizer.json`, whose tokens take the place of words.
         drop: columns of a table to leave out, such as `id,name`.
         categorical: columns whose values are categories, even numbers, and more than 50.
         numeric: columns that must be numbers.

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError
@@ -86,6 +88,15 @@ def draw_parts(labels: Tensor, shares: Mapping[str, float], seed: int) -> dict[s
         taken[rows[part]] = True
     rows["train"] = (~taken).nonzero().flatten()
     return rows
+
+
+def group_numbers(*columns: NDArray[Any]) -> Tensor:
+    """Number rows by their values in the columns: the same ones, the same number."""
+    numbers = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        values, codes = np.unique(column, return_inverse=True)
+        numbers = np.unique(numbers * len(values) + codes, return_inverse=True)[1]
+    return torch.from_numpy(numbers)
 
 
 def draw_groups(

@@ -62,7 +62,7 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
     if data.task == CLASSIFICATION:
         firsts = [(labels == label).nonzero()[:1, 0] for label in range(len(data.classes))]
     rows = torch.cat(firsts)[:MOST_CLASSES].tolist()
-    xb, yb = torch.stack([data.train[row][0] for row in rows]), labels[rows]
+    xb, yb = map(torch.stack, zip(*(data.train[row] for row in rows), strict=True))
     sheets = [(xb, yb)]
     sheets += [pipeline(xb, yb, stream(seed, "augment", 0, step)) for step in range(VARIANTS)]
     images = [drawn(x, y) for xb, yb in sheets for x, y in zip(xb, yb, strict=True)]

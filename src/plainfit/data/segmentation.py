@@ -1,8 +1,10 @@
 """A folder of images and of masks: pictures of the same size, with a class for each pixel."""
 
-import re
-from dataclasses import replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +13,25 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, plural, raised_as, shortened
-from plainfit.data.decoding import RESIZE, BadImageError, header_of, open_image
-from plainfit.data.folder import Wanted, check_settings, group_numbers, hashed, load, pack
-from plainfit.data.layout import images_under, subfolders
+from plainfit.data.decoding import RESIZE, BadImageError, open_image, read_header
+from plainfit.data.folder import (
+    ImageFiles,
+    Wanted,
+    check_settings,
+    groups_of,
+    hashed,
+    load,
+    pack,
+    stamps,
+    unchanged,
+    without_bad,
+)
+from plainfit.data.layout import ENDING, HOMES, images_under, subfolders
 from plainfit.data.parts import Split
 from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, Samples, make_splits
 from plainfit.data.targets import SEGMENTATION, Target
 
-HOMES = ({"images", "image", "imgs", "img"}, {"masks", "mask", "labels", "label"})
-ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of a mask's name
 MOST = 64  # values in masks without names of classes; more come from smoothing or JPEG
 UNKNOWN, IGNORED = 255, -100  # in a file, and for `torch.nn.functional.cross_entropy`
 GRAY = 0x010101  # times a number is the colour 0xRRGGBB that looks the same
@@ -93,58 +104,92 @@ def read_segmentation(
 ) -> DataSplits:
     """Read images and masks; see `open_data`. The targets are int64, (samples, height, width)."""
     pairs, notes = find_pairs(root)
-    wanted = Wanted(image_size, check_settings(image_mode, resize), resize, memory_budget * 2**20)
+    channels, budget = check_settings(image_mode, resize), memory_budget * 2**20
+    wanted = Wanted(image_size, channels, resize, budget, extra=8)
     storage, loaded, bad, changes = load([image for _, image, _ in pairs], wanted)
     if storage.default:
         raise ConfigError(f"must be set, as {storage.default}", field="image_size")
-    _, height, width = storage.shape
-    if len(pairs) * height * width * 8 > wanted.budget or not storage.fits:
-        raise DataError(
-            f"{root}: images and masks must fit into {memory_budget} MiB, with 8 bytes for the "
-            "class of a pixel; raise memory_budget, or set a smaller image_size"
-        )
     image_of = {mask: image for _, image, mask in pairs}
-    masks, bad_masks = read_all(
-        [*image_of], lambda path: read_mask(path, image_of[path], (width, height), resize)
-    )
+
+    def look(path: str) -> tuple[Numbers, Any]:
+        whole, size = read_mask(path), read_header(image_of[path]).size
+        if whole.shape[::-1] != size:
+            sides = [f"{wide}x{high}" for wide, high in (whole.shape[::-1], size)]
+            raise BadImageError(f"{sides[0]}, and its image is {sides[1]}")
+        pixels = fitted(whole, storage.shape, resize)
+        if storage.fits:
+            return np.unique(whole), pixels
+        digest = hashlib.sha256(pixels.tobytes()).digest()
+        return np.unique(whole), (*np.unique(pixels, return_counts=True), digest)
+
+    masks, bad_masks = read_all([*image_of], look)
     bad |= bad_masks
-    kept = [pair for pair in pairs if pair[1] in loaded and pair[2] in masks]
-    if bad and not (skip_bad and kept):
-        named = [f"{Path(path).relative_to(root)} ({why})" for path, why in sorted(bad.items())]
-        raise DataError(
-            f"{root}: every image and mask must be readable, and both of one size, and {len(bad)} "
-            f"are not: {shortened(named, MOST_NAMED)}; repair or remove them, or set skip_bad"
-        )
+    left_out = without_bad(root, [pair[1:] for pair in pairs], bad, skip_bad)
+    kept = [pair for pair in pairs if bad.keys().isdisjoint(pair[1:])]
     notes += [f"{count} of {len(pairs)} images {done}" for done, count in sorted(changes.items())]
-    if bad:
-        notes.append(f"{len(pairs) - len(kept)} of {len(pairs)} images are left out as unreadable")
+    notes += left_out
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
     classes, values, said = classes_of(root, values)
     numbers, hashes = hashed(loaded), dict[str, list[int]]()
     parts = dict[str, tuple[Samples, Tensor]]()
     for part in sorted({part for part, *_ in kept}):
-        paths = [image for of, image, _ in kept if of == part]
+        of_part = [pair[1:] for pair in kept if pair[0] == part]
+        paths, mask_paths = map(list, zip(*of_part, strict=True))
+        seen = [masks[mask][1] for mask in mask_paths]
         hashes[part] = [numbers[path] for path in paths]
         if part == "train" and group_by is not None:
-            split = replace(split, groups=group_numbers(paths, group_by))
-        images = pack(paths, torch.empty(0), storage, loaded)
-        pixels = [masks[mask][1] for of, _, mask in kept if of == part]
-        parts[part] = (images, torch.stack([numbered(each, values) for each in pixels]))
+            split = replace(split, groups=groups_of(paths, group_by))
+        images: Samples
+        if storage.fits:
+            labels = torch.stack([numbered(pixels, values) for pixels in seen])
+            images = pack(paths, labels, storage, loaded)
+        else:
+            labels = torch.stack([counted(found, counts, values) for found, counts, _ in seen])
+            contents = [*map(loaded.__getitem__, paths), *(digest for *_, digest in seen)]
+            digest = hashlib.sha256(b"".join(contents)).hexdigest()
+            images = MaskedFiles(
+                paths, labels, storage.shape, digest, resize, masks=mask_paths, values=values
+            )
+        parts[part] = (images, labels)
+    if not storage.fits:
+        larger = f"images and masks larger than {memory_budget} MiB"
+        notes.append(f"{larger}: read from disk as they are used")
     target = Target(tuple(classes), SEGMENTATION)
     notes += said
     return make_splits(str(root), parts, split=split, target=target, notes=notes, hashes=hashes)
 
 
-def read_mask(
-    path: str, image: str, size: tuple[int, int], resize: str | None
-) -> tuple[Numbers, Numbers]:
-    """Return the values of a mask, numbers or colours as 0xRRGGBB, and those of its pixels.
+@dataclass(eq=False, repr=False, kw_only=True)
+class MaskedFiles(ImageFiles):
+    """Images and masks read from disk one by one; `labels` has the number of pixels by class."""
 
-    It is fitted as its image is; pixels outside of the mask are -1.
-    """
-    with open_image(image) as opened:
-        whole = header_of(opened).size
+    masks: Sequence[str]
+    values: Numbers
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.mask_stamps = stamps(self.masks)
+
+    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
+        pairs = zip(super().__getitems__(rows), rows, strict=True)
+        return [(x, self.read_classes(row)) for (x, _), row in pairs]
+
+    def read_classes(self, row: int) -> Tensor:
+        path = self.masks[row]
+        with unchanged(path, self.mask_stamps[row]):
+            return numbered(fitted(read_mask(path), self.shape, self.resize), self.values)
+
+    def rows(self, rows: Tensor) -> "MaskedFiles":
+        masks = [self.masks[row] for row in rows.tolist()]
+        paths = [self.paths[row] for row in rows.tolist()]
+        return replace(self, paths=paths, labels=self.labels[rows], masks=masks)
+
+
+def read_mask(path: str) -> Numbers:
+    """Return the values of a mask: numbers, or colours as 0xRRGGBB."""
     with open_image(path) as mask:
+        if mask.format == "JPEG":
+            raise BadImageError("JPEG, which changes values; make masks as PNG")
         try:
             mask = ImageOps.exif_transpose(mask)
             if mask.mode in ("P", "1", "L", "LA", "I;16"):  # whatever the colours of a palette are
@@ -153,14 +198,15 @@ def read_mask(
                 values = np.asarray(mask.convert("RGB")) @ np.array([2**16, 2**8, 1])
         except Exception as error:  # decoders fail in many ways on damaged files
             raise BadImageError("damaged or cut short") from error
-    if mask.size != whole:
-        sides = [f"{wide}x{high}" for wide, high in (mask.size, whole)]
-        raise BadImageError(f"{sides[0]}, and its image is {sides[1]}")
-    values = values.astype(np.int32)
-    fitted = Image.fromarray(values + 1)  # and 0 where it is padded
-    if fitted.size != size:
-        fitted = RESIZE[resize or "crop"](fitted, size, Image.Resampling.NEAREST)
-    return np.unique(values), np.asarray(fitted) - 1
+    return values.astype(np.int32)
+
+
+def fitted(whole: Numbers, shape: tuple[int, int, int], resize: str | None) -> Numbers:
+    """Return the values of a mask, fitted as its image is; pixels outside of the mask are -1."""
+    mask, (_, height, width) = Image.fromarray(whole + 1), shape  # and 0 where it is padded
+    if mask.size != (width, height):
+        mask = RESIZE[resize or "crop"](mask, (width, height), Image.Resampling.NEAREST)
+    return np.asarray(mask) - 1
 
 
 def classes_of(root: Path, values: Numbers) -> tuple[list[str], Numbers, list[str]]:
@@ -200,10 +246,26 @@ def numbered(pixels: Numbers, values: Numbers) -> Tensor:
     return torch.from_numpy(np.where(values[places] == pixels, places, IGNORED))
 
 
-def mask_picture(classes: Tensor) -> Image.Image:
-    """Return the classes of pixels, shape (height, width), as an image with a palette."""
+def counted(found: Numbers, counts: NDArray[np.int64], values: Numbers) -> Tensor:
+    """Return how many pixels are of each class."""
+    places, pixels = numbered(found, values), torch.zeros(len(values), dtype=torch.int64)
+    pixels[places[places >= 0]] = torch.from_numpy(counts)[places >= 0]
+    return pixels
+
+
+def mask_picture(classes: Tensor, size: tuple[int, int], resize: str | None) -> Image.Image:
+    """Return the classes of pixels, shape (height, width), as an image with a palette.
+
+    It has the size of the image that was fitted; pixels that were cropped away are UNKNOWN.
+    """
     height, width = classes.shape
-    picture = Image.frombytes("P", (width, height), classes.to(torch.uint8).numpy().tobytes())
+    pixels = classes.to(torch.uint8).numpy().tobytes()
+    picture = Image.frombytes("L", (width, height), pixels)
+    if size != picture.size and resize in ("pad", "squash"):
+        seen = RESIZE[resize](Image.new("L", size, 1), picture.size).getbbox()
+        picture = picture.resize(size, Image.Resampling.NEAREST, seen)
+    elif size != picture.size:
+        picture = ImageOps.pad(picture, size, Image.Resampling.NEAREST, color=UNKNOWN)
     picture.putpalette(COLOURS.flatten().tolist())
     return picture
 

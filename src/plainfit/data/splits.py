@@ -19,13 +19,13 @@ from plainfit.data.ondisk import LazyImages, LazySamples
 from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.targets import (
     CLASSIFICATION,
-    MULTI_LABEL,
     REGRESSION,
     Labels,
     Scaling,
     Target,
     check_target,
     encode,
+    per_class,
 )
 
 PARTS = {
@@ -93,11 +93,9 @@ class DataSplits:
 
     def class_counts(self) -> dict[str, list[int]]:
         """Return the number of samples of each class or label in each part, or that of pixels."""
-        of_parts = {name: labels_of(part) for name, part in self.parts().items()}
         count = len(self.classes)
-        if self.task in (REGRESSION, MULTI_LABEL):
-            return {n: of.sum(0).long().tolist()[:count] for n, of in of_parts.items()}
-        return {n: of[of >= 0].bincount(minlength=count).tolist() for n, of in of_parts.items()}
+        parts = self.parts().items()
+        return {name: per_class(labels_of(part), count).tolist() for name, part in parts}
 
     @property
     def embeddings(self) -> dict[str, int]:
@@ -152,9 +150,11 @@ class DataSplits:
 
 
 def vocabulary_of(columns: Mapping[str, Any]) -> int | None:
-    """Return how many numbers the words of a text column have: 0 and 1 stand for no known word."""
-    found = [2 + len(made["vocabulary"]) for made in columns.values() if "vocabulary" in made]
-    return found[0] if found else None
+    """Return how many numbers words of text have (0 and 1 are no known word), or its tokens."""
+    for made in columns.values():
+        if "length" in made:
+            return int(made["size"] if "tokenizer" in made else 2 + len(made["vocabulary"]))
+    return None
 
 
 def check_images(data: DataSplits) -> None:

@@ -226,16 +226,19 @@ def check_target(name: str, target: Target, parts: Mapping[str, Tensor]) -> list
     """Check that what is to be predicted can be learned from the training set; return notes."""
     for part, labels in parts.items():
         if len(labels) == 0:
+            count = (
+                f", of which it has {len(target.names)}" if target.task == CLASSIFICATION else ""
+            )
             raise DataError(
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
-                "provide at least two of each class"
+                f"provide at least two of each class{count}"
             )
     if target.task == CLASSIFICATION:
         return [*lookalikes(target.names), *check_classes(name, target.names, parts)]
     train = parts["train"]
     if target.task == SEGMENTATION:
-        seen = {*train.unique().tolist()}
-        absent = [repr(of) for number, of in enumerate(target.names) if number not in seen]
+        counts = per_class(train, len(target.names)).tolist()
+        absent = [repr(of) for of, count in zip(target.names, counts, strict=True) if not count]
         return [f"train has no pixels of {shortened(absent)}"] if absent else []
     if target.task == REGRESSION:
         for column, of in zip(train.unbind(1), target.names, strict=True):
@@ -250,6 +253,13 @@ def check_target(name: str, target: Target, parts: Mapping[str, Tensor]) -> list
     absent = [of for of, seen in zip(target.names, train.any(0).tolist(), strict=True) if not seen]
     none = f"no training sample has the labels {shortened([*map(repr, absent)])}"
     return [*lookalikes(target.names), *([none] if absent else [])]
+
+
+def per_class(labels: Tensor, count: int) -> Tensor:
+    """Return how often each class is among labels, of which it may be given for each sample."""
+    if labels.dim() == 2:
+        return labels.sum(0).long()[:count]
+    return labels[labels >= 0].bincount(minlength=count)
 
 
 def encode_classes(name: str, labels: Mapping[str, Labels]) -> tuple[list[str], dict[str, Tensor]]:

@@ -116,7 +116,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
     outcome = outcome_of(folder, record)
     parts = prepare(config, run)
     outcome = as_of(parts.model, outcome, record["model"]["target"])
-    shards = config.shards or 1
+    shards, is_fast = config.shards or 1, config.reduce == "fast" or config.fsdp is not None
     steps = len(parts.train_dl)
     factory = run.factory
     rates = rates_by(schedule_of(config, steps), config.epochs * steps)
@@ -147,7 +147,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         valid_program=record.get("compiled_validation", False),
         shards=shards if shards > 1 else 0,
         channels_last=config.channels_last,
-        fingerprint=of_one_process(record["fingerprint"], config.reduce == "fast"),
+        fingerprint=of_one_process(record["fingerprint"], is_fast),
         outcome=outcome,
         counts_samples=not config.class_weights and parts.data.task != SEGMENTATION,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
@@ -209,7 +209,7 @@ def of_one_process(fingerprint: dict[str, Any], is_fast: bool) -> dict[str, Any]
     if is_fast and fingerprint["world_size"] != 1:
         raise EjectError(
             "a script has the bits of reduce='exact', which are those of one process, and this "
-            "training had reduce='fast'; train with 'exact'"
+            "training had reduce='fast' or fsdp; train with 'exact'"
         )
     return {**fingerprint, "world_size": 1}
 

@@ -118,7 +118,8 @@ def global_names(source: Source, code: CodeType | None = None) -> Iterator[tuple
     is_class = code.co_name != "<module>"  # which has names of its own
     own = {step.argval for step in steps if step.opname == "STORE_NAME" and is_class}
     for step in steps:
-        at, of_module = step.positions, "GLOBAL" in step.opname or step.opname.endswith("_NAME")
+        at, kind = step.positions, step.opname
+        of_module = "GLOBAL" in kind or kind in ("LOAD_NAME", "STORE_NAME", "DELETE_NAME")
         if of_module and step.argval not in own and at and at.lineno and at.end_lineno:
             start = source.at(at.lineno, at.col_offset or 0)
             yield str(step.argval), start, source.at(at.end_lineno, at.end_col_offset or 0)

@@ -1,9 +1,10 @@
-"""The built-in models of text: short plain torch, written to be read and copied.
+"""The models of text: two in short plain torch, to be read and copied, and those of transformers.
 
 A sample is the numbers of its words, int64 of shape (length,); 0 fills up, and is not looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,3 +79,19 @@ class Transformer(nn.Module):
             x = block(x, is_word[:, None, None, :])
         weights = is_word.unsqueeze(2).to(x.dtype)
         return self.out((self.norm(x) * weights).sum(1) / weights.sum(1).clamp(min=1))
+
+
+class PretrainedText(nn.Module):
+    """A model of transformers that classifies texts; a sample is the numbers of its tokens."""
+
+    def __init__(self, config: Mapping[str, Any], classes: int = 2) -> None:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        super().__init__()
+        known = AutoConfig.for_model(**config, num_labels=classes)
+        self.padding = known.pad_token_id
+        build: Any = AutoModelForSequenceClassification.from_config
+        self.model = build(known, trust_remote_code=False)
+
+    def forward(self, xb: Tensor) -> Tensor:
+        return self.model(xb, attention_mask=(xb != self.padding).long()).logits

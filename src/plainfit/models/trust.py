@@ -24,9 +24,10 @@ from torch import nn
 
 from plainfit.common.errors import ModelError, TrustError
 from plainfit.models.build import MODELS, MOVED, current_folder_on_path, resolve, target_name
+from plainfit.models.text import PretrainedText
 from plainfit.models.weights import timm_model
 
-OURS = {target_name(target) for target in (*MODELS.values(), timm_model)}
+OURS = {target_name(PretrainedText), *map(target_name, [*MODELS.values(), timm_model])}
 TORCH = ("torch.nn.", "torch.nn:")
 SUFFIXES = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)  # in Python's own order
 LIBRARIES = {

@@ -1,10 +1,14 @@
 """A model's weights: files, downloads, and the layers before a new head."""
 
 import hashlib
+import importlib
+import json
+import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -33,6 +37,20 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(COMPILED, ""): value for name, value in tensors.items()}
 
 
+def whole(value: Any) -> Any:
+    """Return a tensor as a whole, where processes have parts of it; all of them have to ask."""
+    return value.full_tensor().clone() if hasattr(value, "full_tensor") else value
+
+
+def like(value: Any, own: Any) -> Any:
+    """Return the part of a whole tensor that belongs to this process, as of `own`."""
+    if not hasattr(own, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+
+
 class Uncompiled:
     """The state of a model by its plain names; loads it by either form of them."""
 
@@ -40,7 +58,7 @@ class Uncompiled:
         self.model = model
 
     def state_dict(self) -> dict[str, Any]:
-        return plain_names(self.model.state_dict())
+        return {n: whole(v) for n, v in plain_names(self.model.state_dict()).items()}
 
     def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> Any:
         names = {name.replace(COMPILED, ""): name for name in self.model.state_dict()}
@@ -214,3 +232,61 @@ def timm_model(
             name, pretrained=pretrained, in_chans=channels, **options
         )
     return model
+
+
+@contextmanager
+def transformers_for(source: str) -> Iterator[Any]:
+    """Give the package transformers, without its warnings and progress bars."""
+    what = f"{source} must be a text model (which needs pip install 'plainfit[text]') or its folder"
+    with raised_as(ModelError, what):
+        package: Any = importlib.import_module("transformers")
+        log = package.utils.logging
+        has_bars = log.is_progress_bar_enabled()
+        try:
+            logging.disable(logging.CRITICAL)
+            log.disable_progress_bar()
+            yield package
+        finally:
+            logging.disable(logging.NOTSET)
+            if has_bars:
+                log.enable_progress_bar()
+
+
+def text_tokenizer(source: str) -> str:
+    """Return a text model's tokenizer, with its limit and padding, as a tokenizer.json holds it."""
+    with transformers_for(source) as package:
+        config, found = (
+            kind.from_pretrained(source.removeprefix(HUB), trust_remote_code=False)
+            for kind in (package.AutoConfig, package.AutoTokenizer)
+        )
+    padding = found.pad_token_id
+    if not found.is_fast or padding is None or padding != config.pad_token_id:
+        raise ModelError(
+            f"{source} must have a tokenizer.json with a padding token, whose number is the "
+            f"pad_token_id of its config.json, got {padding} and {config.pad_token_id}"
+        )
+    tokens, side = found.backend_tokenizer, found.padding_side
+    positions = getattr(config, "max_position_embeddings", 512)  # as most models have
+    tokens.enable_truncation(min(found.model_max_length, positions))
+    tokens.enable_padding(direction=side, pad_id=padding, pad_token=found.pad_token)
+    return str(tokens.to_str())
+
+
+def text_model(
+    source: str, arguments: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
+    """Return a text model's configuration, its weights, and those of its body that are random."""
+    with transformers_for(source) as package:
+        model, info = package.AutoModelForSequenceClassification.from_pretrained(
+            source.removeprefix(HUB),
+            **arguments,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    model.config.num_labels = 2  # as by default, so that the names of its classes are left out
+    config = json.loads(model.config.to_json_string())
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    body = f"{model.base_model_prefix}."
+    return config, weights, sorted(n for n in info["missing_keys"] if n.startswith(body))

@@ -18,6 +18,7 @@ from plainfit.data.loaders import make_loader
 from plainfit.data.ondisk import LazyImages
 from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import DataSplits
+from plainfit.data.tables.text import readable_text
 from plainfit.data.targets import SEGMENTATION
 from plainfit.training.metrics import accuracy
 from plainfit.training.validation import validate
@@ -177,8 +178,7 @@ def features_of(x: Tensor, data: DataSplits) -> list[str]:
     if data.vocabulary is None:
         return [f"{value:.4g}" for value in x[:MAX_COLUMNS].tolist()] if x.dim() == 1 else []
     (made,) = data.columns.values()
-    words = ["", "(unknown)", *made["vocabulary"]]
-    return [" ".join(words[number] for number in x.tolist()).strip()]
+    return [readable_text(x.tolist(), made)]
 
 
 def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:

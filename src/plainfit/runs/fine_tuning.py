@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.common.devices import device_of, pick_device
-from plainfit.common.errors import ConfigError, DataError, ModelError, near_miss
+from plainfit.common.errors import ConfigError, DataError, ModelError, near_miss, shortened
 from plainfit.data.batches import Batches, length, pairs
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
 from plainfit.models.build import (
@@ -24,8 +24,17 @@ from plainfit.models.build import (
     resolve,
     target_name,
 )
+from plainfit.models.text import PretrainedText
 from plainfit.models.transfer import find_head, layer_groups, parameter_groups
-from plainfit.models.weights import HUB, PUBLISHED, load_body, load_model, read_weights, timm_model
+from plainfit.models.weights import (
+    HUB,
+    PUBLISHED,
+    load_body,
+    load_model,
+    read_weights,
+    text_model,
+    timm_model,
+)
 from plainfit.runs.folder import open_run, values_text
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
@@ -116,8 +125,8 @@ def new_head(model: nn.Module, xb: Tensor, classes: int, seed: int = 0) -> nn.Mo
     """Return a copy of a model with a new last layer; seeds the global generator."""
     factory = getattr(model, "plainfit_factory", None)
     if isinstance(factory, Factory):
-        shape = tuple(xb.shape[1:])
-        return with_new_head(factory, model.state_dict(), shape, classes, seed).to(device_of(model))
+        weights = model.state_dict()
+        return with_new_head(factory, weights, xb[:1], classes, seed).to(device_of(model))
     head = find_head(model, xb)
     if not head:
         raise ModelError(f"fine-tuning needs layers before the head, and {model} has none")
@@ -139,16 +148,23 @@ def is_run(source: str) -> bool:
     return source not in PUBLISHED and Path(source).is_dir()
 
 
-def model_name(source: str, model: str | None) -> str:
-    if is_weights_only(source) and (HUB_NAME.fullmatch(source) or not source.startswith(HUB)):
+def model_name(source: str, model: str | None, text: str | None = None) -> str:
+    """Return what the architecture of a source is called; a text model, as the source is."""
+    is_hub = source.startswith(HUB)
+    is_text = is_hub and (text is not None or model == source)
+    if is_text and model in (None, source):
+        return source
+    if is_weights_only(source) and not is_text:
         if model is None:
+            otherwise = "; or name the column that a text model reads by --text" * is_hub
             raise ConfigError(
                 f"must name the architecture of {source}, such as resnet18, since a file of "
-                "weights does not",
+                f"weights does not{otherwise}",
                 field="model",
             )
-        return model
-    if not (is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
+        if HUB_NAME.fullmatch(source) or not is_hub:
+            return model
+    if not (is_text or is_run(source) or source in PUBLISHED or source.startswith(TIMM)):
         raise ConfigError(
             f"a source must be a run folder, a {', '.join(WEIGHT_FILES)} file or its URL, "
             f"{', '.join(PUBLISHED)}, hf:OWNER/NAME or timm:NAME, got {source!r}"
@@ -163,10 +179,10 @@ def model_name(source: str, model: str | None) -> str:
 
 def check_source(source: str, data: DataSplits) -> None:
     """Refuse data whose values were made in another way than those that a run learned from."""
-    if data.vocabulary is not None:
+    if data.vocabulary is not None and not source.startswith(HUB):
         raise ConfigError(
             f"a fine-tuning must be on images or numbers, and {data.name} is text, whose words "
-            "have other numbers than those of a source; use plainfit train"
+            "have other numbers than those of a source; use plainfit train, or hf:NAME"
         )
     if not is_run(source):
         return
@@ -202,27 +218,35 @@ def new_model(
 
     The source is a run folder; a file of weights, or the URL of one whose name ends with the
     beginning of its SHA-256; `resnet18`, `resnet34`, `resnet50`; `timm:NAME`; or `hf:OWNER/NAME`,
-    whose `model.safetensors` is downloaded. A file, a URL and `hf:` need `model`, the architecture.
+    whose `model.safetensors` is downloaded. A file, a URL and `hf:` need `model`, the architecture;
+    where it is the source itself, that is a text model of transformers.
     """
     source = str(source)
     name = model_name(source, model)
+    xb = torch.zeros(1, *input_shape)
     if is_run(source):
         run = open_run(Path(source))
         factory, weights = run.factory, run.model.state_dict()
     elif source.startswith(TIMM):
         factory = Factory(target_name(timm_model), {"name": name, "channels": 3}, seed)
         weights = timm_model(name, classes=None, pretrained=True).state_dict()
+    elif name == source and source.startswith(HUB):
+        torch.manual_seed(seed)
+        config, weights, new = text_model(source, arguments or {})
+        if new:
+            warn(f"{source} has no weights for {shortened(new)}: they begin anew")
+        factory, xb = Factory(target_name(PretrainedText), {"config": config}, seed), xb.long()
     else:
         target = resolve(name)
         factory = Factory(target_name(target), known_arguments(target, arguments or {}), seed)
         weights = read_weights(source)
-    return with_new_head(factory, weights, input_shape, classes, seed)
+    return with_new_head(factory, weights, xb, classes, seed)
 
 
 def with_new_head(
     factory: Factory,
     weights: dict[str, Tensor],
-    input_shape: Sequence[int],
+    xb: Tensor,
     classes: int,
     seed: int,
 ) -> nn.Module:
@@ -232,10 +256,10 @@ def with_new_head(
             f"{factory.target} must have a parameter `classes`, which makes the new head; add it, "
             "or give plainfit.fine_tune the built model"
         )
-    found = arguments_for(target, input_shape, classes)
+    found = arguments_for(target, tuple(xb.shape[1:]), classes)
     factory = replace(factory, arguments=factory.arguments | found, seed=seed, loaded=True)
     model = factory.call(target)
-    load_body(model, weights, find_head(model, torch.zeros(1, *input_shape), classes))
+    load_body(model, weights, find_head(model, xb, classes))
     model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model leaves it
     return model
 

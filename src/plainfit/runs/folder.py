@@ -56,7 +56,8 @@ Row = dict[str, Any]
 def default_folder(data: str, model: str) -> Path:
     """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
     data = Path(data).name.split(".")[0] or "data"
-    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model.split(':')[-1]}"
+    model = Path(model.split(":")[-1]).name
+    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         with suppress(FileExistsError):
@@ -216,8 +217,7 @@ class Run:
         """The settings; a run of an older plainfit has the defaults of newer settings."""
         kinds: dict[str, Any] = {}
         if "missing" not in self.record["config"]:  # what is refused in a table by now was not
-            made = (self.record["data"].get("preprocessing") or {}).get("columns", {})
-            for name, learned in made.items():
+            for name, learned in self.columns.items():
                 kind = "categorical" if "categories" in learned else "numeric"
                 kinds[kind] = f"{kinds[kind]},{name}" if kind in kinds else name
         recorded, unused = self.record["config"], list[str]()
@@ -252,8 +252,13 @@ class Run:
     @property
     def vocabulary(self) -> int | None:
         """How many numbers a word of text can have; None for other data."""
-        made = self.record["data"].get("preprocessing") or {}
-        return vocabulary_of(made.get("columns", {}))
+        return vocabulary_of(self.columns)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """How each column of its table became inputs; empty for other data."""
+        made: dict[str, Any] = self.record["data"].get("preprocessing") or {}
+        return dict(made.get("columns", {}))
 
     def check_values(
         self, taken: Sequence[str], what: str, remedy: str, features: Sequence[str] = ()
@@ -392,7 +397,8 @@ class Run:
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on, which must not have changed since."""
-        data = self.config.open_data()
+        own = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
+        data = self.config.open_data(*own)
         if data.fingerprint != self.record["data"]["fingerprint"]:
             raise DataError(
                 f"the data must be what {self.folder} was trained on, and {self.config.data} has "

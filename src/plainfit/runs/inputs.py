@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
 from plainfit.data.decoding import read_image
-from plainfit.data.label_file import numbers_in
+from plainfit.data.label_file import LabelOptions
 from plainfit.data.layout import find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
@@ -21,7 +21,7 @@ from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
-from plainfit.data.tables.table import USUAL_TARGETS, find_targets, target_values
+from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.runs.folder import Run, values_text
 from plainfit.training.hooks import warn
@@ -64,11 +64,16 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
 
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
     """Read a table by the options of the training but for how it is `written`, if that is given."""
+    columns = columns_of(run, path)
+    texts = [name for name, made in columns.items() if kind_of(made) == "text"]
+    decimals = [made["decimal"] for made in columns.values() if "decimal" in made]
+    return read_columns(path, options_of(run, **written), texts, *decimals[:1])
+
+
+def options_of(run: Run, **written: str | None) -> TableOptions:
     names = [item.name for item in fields(TableOptions)]
-    given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n) for n in names}
-    options = TableOptions(**given)
-    texts = [name for name, made in columns_of(run, path).items() if kind_of(made) == "text"]
-    return read_columns(path, options, texts)
+    given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
+    return TableOptions(**given)
 
 
 def columns_of(run: Run, path: Path) -> dict[str, Any]:
@@ -87,7 +92,8 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        y = target_values(table, table.texts(names), run.target.task)
+        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:
@@ -109,7 +115,7 @@ def targets(run: Run, table: Table) -> list[str]:
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
     given = [run.config.drop or "", run.config.group_by or ""]
-    named = {*given, *(name.strip() for text in given for name in text.split(","))}
+    named = {*given, *(name.strip() for text in given for name in text.split(","))} - {""}
     return [name for name in table.columns if name in named]
 
 
@@ -156,12 +162,12 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
                 "classes in classes.txt, in both"
             )
         return iter(make_loader(ConcatDataset([*data.parts().values()]), bs, False))
-    found, _ = find_images(path, run.config.target, run.target.task)
-    if len(folders := sorted({part for part, *_ in found})) > 1:
+    options = LabelOptions(run.config.target, run.target.task, options_of(run))
+    files, *_ = find_images(path, options)
+    if len(folders := sorted({part for part, *_ in files})) > 1:
         raise DataError(f"{path} has the parts {', '.join(folders)}; name the folder of one")
-    texts = {"": [label for _, label, _ in found]}
-    labels = encoded(run, numbers_in(texts, run.target.task)[""])
-    return image_batches(run, [Path(file) for *_, file in found], bs, labels)
+    labels = encoded(run, [label for _, label, _ in files])
+    return image_batches(run, [Path(file) for *_, file in files], bs, labels)
 
 
 def images_in(path: Path) -> list[Path]:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, RunError, raised_as
+from plainfit.common.errors import ConfigError, DataError, RunError, raised_as
 from plainfit.common.seeding import stream
 from plainfit.data.augment import Pipeline
+from plainfit.data.decoding import read_header
 from plainfit.data.segmentation import mask_picture
 from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEVERAL, Target
 from plainfit.runs import folder as runs
@@ -87,21 +88,30 @@ def readable(target: Target, rows: Tensor) -> list[dict[str, Any]]:
 def write_masks(run: Run, paths: Sequence[Path], folder: Path) -> list[Path]:
     """Write the classes of the pixels of images, read as in the training, into a new folder.
 
-    Each is a PNG of the image's name and the size of the training's images, whose values are the
-    numbers of the classes.
+    Each is a PNG of the image's name and size, whose values are the numbers of the classes, or 255
+    where the image was cropped.
     """
     names = [path.with_suffix(".png").name for path in paths]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"images must have different names, and several would be {twice[0]}")
     if folder.exists():
         raise ConfigError(f"must be a new folder for the masks, and {folder} exists", field="out")
-    batches = image_batches(run, paths, batch_of(image_shape(run), MOST_IMAGES))
+    _, height, width = shape = image_shape(run)
+    batches = image_batches(run, paths, batch_of(shape, MOST_IMAGES))
     masks = (mask for xb in batches for mask in predict(run, xb, output="classes"))
-    for name, mask in zip(names, masks, strict=True):
-        content = io.BytesIO()
-        mask_picture(mask).save(content, format="PNG")
+    scaled = 0
+    for path, name, mask in zip(paths, names, masks, strict=True):
+        size, content = read_header(str(path)).size, io.BytesIO()
+        scaled += size != (width, height)
+        mask_picture(mask, size, run.config.resize).save(content, format="PNG")
         folder.mkdir(parents=True, exist_ok=True)
         runs.write_output(folder / name, content.getvalue())
+    if scaled:
+        cropped = "" if run.config.resize in ("pad", "squash") else "; 255 is what was cropped away"
+        warn(
+            f"{scaled} of {len(names)} masks are scaled from {width}x{height}, the training's size,"
+            f" to that of their images, by the nearest pixel{cropped}"
+        )
     return [folder / name for name in names]
 
 
@@ -129,6 +139,11 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
     for name in targets(run, table):
         warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")
     results = readable(run.target, predict(run, inputs, output=best_output(run)))
+    if taken := {*results[0]} & {*dropped(run, table)}:
+        raise DataError(
+            f"{path}: a column that the training left out is written beside the results, and "
+            f"{min(taken)!r} is the name of one; rename it"
+        )
     kept = {name: column.to_pylist() for name, column in table.texts(dropped(run, table)).items()}
     return [
         {name: values[at] for name, values in kept.items()} | result

@@ -108,12 +108,13 @@ class DataSettings:
         UP_TO_COUNT,
     ] = None
 
-    def open_data(self) -> "DataSplits":
+    def open_data(self, tokenizer: str | None = None) -> "DataSplits":
         from plainfit.data.open_data import open_data
 
         names = names_of(DataSettings, without=("data",))
         with raised_as(DataError, f"{self.data} must be data that can be read"):
-            return open_data(self.data, **{name: getattr(self, name) for name in names})
+            given = {name: getattr(self, name) for name in names}
+            return open_data(self.data, tokenizer=tokenizer, **given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +236,11 @@ class TrainingSettings:
         int | None, "Write a checkpoint every N steps too (always: each epoch, each minute).", COUNT
     ] = None
     track: Annotated[str | None, "Send metrics to tensorboard, mlflow, wandb or trackio."] = None
+    fsdp: Annotated[
+        str | None,
+        "Spread the parameters over the processes: auto, the layers of each list or sequence one "
+        "by one, or names of layers, such as encoder,head.",
+    ] = None
     precision: Annotated[
         str, "fp32, or bf16 or fp16 for matrix products and convolutions in that type."
     ] = "fp32"
@@ -315,7 +321,10 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
         self.check_known("reduce", self.reduce, ("exact", "fast"))
-        if self.source is not None:
+        if self.source is None:
+            no_hub = "another than hf:NAME, which is a source of plainfit fine-tune"
+            self.check("model", lambda model: not model.startswith("hf:"), no_hub)
+        else:
             each = "a number, since a fine-tuning has a rate for each group of layers"
             self.check("lr", lambda lr: lr != "auto", each)
             limit = f"at most the number of epochs, {self.epochs}"
@@ -356,7 +365,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         words, implied = ["train"], {"out", "source"}
         if self.source is not None:
             words = ["fine-tune", self.source]
-            implied |= set() if is_weights_only(self.source) else {"model"}
+            is_named = is_weights_only(self.source) and self.model != self.source
+            implied |= set() if is_named else {"model"}
         if self.optimizer == usual_optimizer(self.model):
             implied.add("optimizer")
         for item in fields(self):
@@ -373,8 +383,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
 
 
 def usual_optimizer(model: str) -> str:
-    """Return what `auto` stands for."""
-    return "adamw" if model in ("tabular", "bag", "transformer") else "sgd"
+    """Return what `auto` stands for; a text model of the Hub has the name of its source."""
+    is_adaptive = model in ("tabular", "bag", "transformer") or model.startswith("hf:")
+    return "adamw" if is_adaptive else "sgd"
 
 
 def arguments_in(text: str | None, field: str, example: str) -> dict[str, Any]:

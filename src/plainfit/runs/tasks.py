@@ -26,6 +26,7 @@ from plainfit.training.metrics import (
 )
 
 Loss = Callable[..., Tensor]
+OF_CLASSES = (CLASSIFICATION, SEGMENTATION)
 
 # The names of `loss` by task, the default first.
 LOSSES: dict[str, dict[str, Loss]] = {
@@ -38,7 +39,7 @@ LOSSES: dict[str, dict[str, Loss]] = {
 
 def with_weights(config: RunConfig, data: DataSplits) -> RunConfig:
     """Return the settings with numbers for balanced weights of the classes, of their mean 1."""
-    if config.class_weights != "balanced" or data.task not in (CLASSIFICATION, SEGMENTATION):
+    if config.class_weights != "balanced" or data.task not in OF_CLASSES:
         return config
     counts = data.class_counts()["train"]
     of_each = [sum(counts) / (len(counts) * max(1, count)) for count in counts]
@@ -52,7 +53,7 @@ def loss_function(config: RunConfig, target: Target, device: torch.device | None
         raise ConfigError(unknown_name(f"loss for {target.task}", name, known), field="loss")
     options: dict[str, Any] = {}
     for field in ("label_smoothing", "class_weights"):
-        if getattr(config, field) and target.task not in (CLASSIFICATION, SEGMENTATION):
+        if getattr(config, field) and target.task not in OF_CLASSES:
             raise ConfigError(
                 f"is for classification, and the task is {target.task}; leave it out", field=field
             )

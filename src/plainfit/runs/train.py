@@ -31,7 +31,7 @@ from plainfit.common.errors import (
 from plainfit.common.locks import one_writer
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
-from plainfit.data.datasets import resident
+from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
@@ -41,7 +41,7 @@ from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.summary import count_parameters, try_batch
 from plainfit.models.transfer import layer_groups, parameter_groups
 from plainfit.models.trust import remember
-from plainfit.models.weights import weights_to_bytes
+from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
 from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
@@ -61,6 +61,7 @@ from plainfit.training.processes import is_launched, is_restarted, join
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
 from plainfit.training.sharding import SHARDS
+from plainfit.training.spread import is_spread, spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -92,7 +93,10 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
-    data = config.open_data() if run is None else run.open_data()
+    is_text_model = config.model == config.source and config.model.startswith(HUB)
+    tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
+    new_data = partial(config.open_data, tokenizer)
+    data = opened_once(new_data if run is None else run.open_data)
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
@@ -126,6 +130,18 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
+def opened_once(open_data: Callable[[], DataSplits]) -> DataSplits:
+    """Open data; what is in memory is there once for all processes of this machine."""
+
+    own: list[DataSplits] = []
+
+    def in_one_place() -> DataSplits | None:
+        own.append(open_data())
+        return own[0] if all(map(in_memory, own[0].parts().values())) else None
+
+    return join().once_per_machine(in_one_place) or (own[0] if own else open_data())
+
+
 def completed(config: RunConfig, task: str | None = None) -> RunConfig:
     """Return the settings with a choice for what is left to the kind of data and of model.
 
@@ -148,7 +164,8 @@ def completed(config: RunConfig, task: str | None = None) -> RunConfig:
         optimizer = "adamw" if is_steep else usual_optimizer(model)
     if above is None and is_table and model == "tabular":
         above = EMBED_ABOVE
-    shards = config.shards or (SHARDS if is_launched() and config.reduce == "exact" else None)
+    is_exact = config.reduce == "exact" and config.fsdp is None
+    shards = config.shards or (SHARDS if is_launched() and is_exact else None)
     chosen: dict[str, Any] = {"model": model, "optimizer": optimizer, "lr": lr, "shards": shards}
     return replace(config, **chosen, schedule=schedule, embed_above=above)
 
@@ -172,7 +189,11 @@ def build(
                     field="embed_above",
                 )
         shape["vocabulary"] = data.vocabulary
-        return *get_model(target, **settings, arguments=arguments, **shape, **options), []
+        model, opt = get_model(target, **settings, arguments=arguments, **shape, **options)
+        if config.fsdp is not None and (run is None or join().world > 1):
+            spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
+            opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
+        return model, opt, []
     if run is None:
         check_source(config.source, data)
         name = config.model if is_weights_only(config.source) else None
@@ -300,8 +321,8 @@ def describe(parts: Parts) -> str:
     lines = [
         f"data   {data.name}: {counts}; {described(data.target)}; samples of {shape}",
         *(f"note   {note}" for note in data.notes),
-        f"model  {type(model).__name__}: {count_parameters(model):,} parameters on "
-        f"{device_of(model)}",
+        f"model  {type(model).__name__.removeprefix('FSDP')}: "
+        f"{count_parameters(model):,} parameters on {device_of(model)}",
         *(f"rate   {row['lr']:<8.2g} {', '.join(row['layers'])}" for row in rates_of(parts)),
     ]
     return "\n".join(lines)
@@ -452,6 +473,7 @@ def run_fit(
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
+        gathered(parts)
         with sigterm_exits():
             return finish(parts, folder, history, say)
     except (KeyboardInterrupt, SystemExit):
@@ -466,6 +488,17 @@ def run_fit(
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def gathered(parts: Parts) -> None:
+    """Put a model in one process in the place of one whose parameters are spread over several."""
+    if not is_spread(parts.model):
+        return
+    weights = Uncompiled(parts.model).state_dict()
+    factory: Any = parts.model.plainfit_factory
+    parts.model = factory.build_quietly()
+    parts.model.load_state_dict(weights)
+    to_device(parts.model, parts.config.device, parts.config.channels_last)
 
 
 def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> History:
@@ -497,7 +530,9 @@ def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
             find_rate(parts, lambda line: None)
         try:
             added = [*observers(parts.config, Path()), *callbacks]
-            return RunResult(Path(), fitted(parts, added, echo=None), None, "")
+            history = fitted(parts, added, checkpoint=Path(), echo=None)
+            gathered(parts)
+            return RunResult(Path(), history, None, "")
         except Exception as error:
             raise TrainingError(why_it_failed(error)) from error
 

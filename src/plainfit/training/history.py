@@ -167,9 +167,18 @@ def heading_line(row: dict[str, Any]) -> str:
     return " ".join(f"{HEADINGS.get(name, name):>{WIDTH}}" for name in row)
 
 
+def shape_of(name: str, value: float) -> str:
+    """Return how a number of an epoch is written.
+
+    >>> shape_of("mae", 50123.4567), shape_of("r2", 0.5)
+    (',.1f', '.4f')
+    """
+    return SHAPES.get(name, ".4f" if abs(value) < 1000 else ",.1f")
+
+
 def epoch_line(row: dict[str, Any]) -> str:
     return " ".join(
-        f"{value:>{max(WIDTH, len(HEADINGS.get(name, name)))}{SHAPES.get(name, '.4f')}}"
+        f"{value:>{max(WIDTH, len(HEADINGS.get(name, name)))}{shape_of(name, value)}}"
         for name, value in row.items()
     )
 

@@ -28,6 +28,9 @@ class Callback:
     observer: bool = False
     """True for a callback that changes nothing of the training; eject leaves it out."""
 
+    reads_weights: bool = False
+    """True for an observer of all weights: every process calls it where they have parts of them."""
+
     saved: tuple[str, ...] = ()
     """Names of the attributes that a resumed training needs: plain values and tensors."""
 
@@ -171,6 +174,8 @@ class Context:
     """Whether a signal interrupts at once."""
     sharding: Any = None
     """Computes the loss of batches in pieces, where a training has several."""
+    restored: dict[str, Any] = field(default_factory=dict)
+    """The state of a checkpoint, until the other processes have it."""
     wish: str = ""
     """Why this process wants to stop, before the others agree."""
     loader_epoch: int | None = field(init=False)
@@ -218,6 +223,18 @@ class Context:
             self.stop = reason
         else:
             self.wish = reason
+
+    def as_the_first(self, value: bool) -> bool:
+        """Return the value of the first process, where all have to do the same."""
+        if self.sharding is None or not self.sharding.has_parts:
+            return value
+        shared: bool = self.sharding.processes.share(value)
+        return shared
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the first or only one, which writes files."""
+        return self.sharding is None or self.sharding.processes.rank == 0
 
     def agree(self, is_epoch_end: bool = False) -> None:
         """Stop where any process wants to, all after the same step."""

@@ -48,6 +48,7 @@ from plainfit.training.processes import join
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.sharding import Sharding
+from plainfit.training.spread import SpreadModel, is_spread
 from plainfit.training.state import begun, rest_of_epoch
 from plainfit.training.step import Step, loss_batch, measured, own_loss, own_step
 from plainfit.training.validation import validate
@@ -171,9 +172,10 @@ def fit(
     form = form_of(compile)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint, resume)
     processes = join()
+    has_parts = is_spread(model)
     if processes.rank:  # the first one has all output
-        echo, track, keeper = None, None, None
-        callbacks = [each for each in callbacks if not each.observer]
+        echo, track, keeper = None, None, keeper if has_parts else None
+        callbacks = [c for c in callbacks if not c.observer or (has_parts and c.reads_weights)]
     everyone = [
         *([NonFiniteGuard(1 if device.type == "cpu" else 100)] if check_finite else []),
         *([LossScaling()] if precision == "fp16" else []),
@@ -192,7 +194,8 @@ def fit(
     valid_dls = (
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
-    sharding = context.sharding = Sharding.of(context, shards, reduce, processes)
+    kind = SpreadModel if has_parts else Sharding
+    sharding = context.sharding = kind.of(context, shards, reduce, processes)
     if sharding is not None and form:
         form = ""
         if echo is not None:

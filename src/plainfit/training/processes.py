@@ -1,11 +1,13 @@
 """The processes of a training: those that `torchrun` or `plainfit train --processes` started."""
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,7 @@ from plainfit.common.errors import ConfigError, TrainingError, raised_as
 from plainfit.data.batches import Batches, pairs, to_device
 from plainfit.data.loaders import BatchOrder, order_of
 
+T = TypeVar("T")
 CPU = torch.device("cpu")
 # Seconds that a process waits for another one before it ends with an error.
 TIMEOUT = float(os.environ.get("PLAINFIT_TIMEOUT", "300"))
@@ -67,6 +70,25 @@ class Processes:
             items = self.gather(next(own, None))
             has_all = not any(item is None for item in items)
             yield from (to_device(item, device) for item in items if item is not None)
+
+    def once_per_machine(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns; its tensors are in memory once for all processes here.
+
+        The first process of each machine makes it, and the others map the pages of a file, which
+        is in memory where the system has a place for such files.
+        """
+        if self.world == 1:
+            return make()
+        local = int(os.environ.get("LOCAL_RANK", self.rank))
+        place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            path = Path(folder) / "made.pt"
+            if local == 0:
+                torch.save(make(), path)
+            paths = self.gather(path)
+            made: T = torch.load(paths[self.rank - local], mmap=True, weights_only=False)
+            self.wait()  # until all have it; the pages stay without the file
+        return made
 
     def wait(self) -> None:
         """Wait until every process has come to this point."""

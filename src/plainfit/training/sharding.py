@@ -47,6 +47,8 @@ class Sharding:
     loss of the whole batch, which has its gradients.
     """
 
+    has_parts = False  # whether each process has a part of every parameter
+
     def __init__(self, context: Context, shards: Shards, processes: Processes, fast: bool) -> None:
         self.context = context
         self.shards = shards
@@ -95,8 +97,9 @@ class Sharding:
         is_fast = reduce == "fast"
         if is_fast and shards is not None:
             raise ConfigError("is for reduce='exact': leave one of them out", field="shards")
+        is_fast |= cls.has_parts
         count = processes.world if is_fast else shards or (SHARDS if is_launched() else 1)
-        if count == processes.world == 1:
+        if count == processes.world == 1 and not cls.has_parts:
             return None
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
 
@@ -179,24 +182,29 @@ class Sharding:
                 buffer.copy_(old)
             total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
-        for buffer, difference in zip(buffers, sums[len(trained) :], strict=True):
-            mean = difference / self.size if buffer.is_floating_point() else difference
-            buffer.add_(mean.to(buffer.dtype))
-        return self.whole(head, sums[: len(trained)], trained)
+        self.join_buffers(buffers, sums[len(trained) :])
+        values, has_gradient = self.read_head(head)
+        by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
+        found = [s / by if has else None for s, has in zip(sums, has_gradient, strict=False)]
+        loss = FromPieces.apply(head[1] / self.weight, found, *trained)  # type: ignore[no-untyped-call]
+        return (loss, values) if values else loss
 
-    def whole(self, head: Tensor, sums: list[Tensor], trained: list[Tensor]) -> Any:
-        """Return the loss of the whole batch from the sums over its pieces."""
+    def join_buffers(self, buffers: list[Tensor], changes: list[Tensor]) -> None:
+        """Change each buffer by the mean over the samples, or as the first piece did."""
+        for buffer, total in zip(buffers, changes, strict=True):
+            mean = total / self.size if buffer.is_floating_point() else total
+            buffer.add_(mean.to(buffer.dtype))
+
+    def read_head(self, head: Tensor) -> tuple[dict[str, float], list[float]]:
+        """Note the sums of all heads; return the values beside the loss, and what comes after."""
         weight, _, is_sum, wishes, *others = head.tolist()
-        means, flags = others[: len(self.names)], others[len(self.names) :]
         self.is_asked = wishes > 0
         self.weight = 1.0 if is_sum else weight
         if self.context.history.run is not None:
             self.context.history.run.counts_samples &= weight == self.size
-        by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
-        gradients = [s / by if flag else None for s, flag in zip(sums, flags, strict=True)]
-        loss = FromPieces.apply(head[1] / self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
-        values = {n: mean / self.size for n, mean in zip(self.names, means, strict=True)}
-        return (loss, values) if values else loss
+        count = len(self.names)
+        means = zip(self.names, others[:count], strict=True)
+        return {name: total / self.size for name, total in means}, others[count:]
 
     def of_piece(
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
 
 from plainfit.common.devices import device_of, differing, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened, pairs_of
-from plainfit.models.weights import Uncompiled, plain_names
+from plainfit.models.weights import Uncompiled, like, plain_names, whole
 from plainfit.training.history import read
 from plainfit.training.hooks import Context, warn
 
@@ -30,10 +31,10 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     context.read_losses()
     within = not at_end_of_epoch
     values = context.epoch_values if within else {}
-    states = [opt.state_dict() for opt in context.optimizers()]
+    states = [tree_map(whole, opt.state_dict()) for opt in context.optimizers()]
     return {
-        "model": model_tensors(context.model),
-        "gradients": {name: p.grad for name, p in parameters_of(context) if p.grad is not None},
+        "model": {name: whole(value) for name, value in model_tensors(context.model).items()},
+        "gradients": {n: whole(p.grad) for n, p in parameters_of(context) if p.grad is not None},
         **beside_model(context),
         "optimizer": states[0] if len(states) == 1 else states,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in context.callbacks],
@@ -61,10 +62,11 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
 
 def restore(context: Context, state: dict[str, Any]) -> None:
     warn_if_bits_may_differ(state["fingerprint"], bits_depend_on(context))
+    context.restored = state
     load_model(context.model, state["model"])
     for name, parameter in parameters_of(context):
         grad = state["gradients"].get(name)
-        parameter.grad = None if grad is None else grad.to(parameter.device)
+        parameter.grad = None if grad is None else like(grad.to(parameter.device), parameter)
     load_beside_model(context, state)
     states, optimizers = state["optimizer"], context.optimizers()
     states = states if isinstance(states, list) else [states]
@@ -90,7 +92,7 @@ def restore(context: Context, state: dict[str, Any]) -> None:
         context.loader_epoch = position["loader_epoch"]
         context.train_dl.seek(context.loader_epoch, 0)
     set_random_state(state["random"], context.train_dl)
-    if context.sharding is not None:
+    if context.sharding is not None and "shards" in state:
         context.sharding.load_state_dict(state["shards"])
 
 
@@ -101,12 +103,15 @@ def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[No
         if context.sharding is not None and (processes := context.sharding.processes).world > 1:
             state = None
             if processes.rank == 0:
-                kept = [c for c in context.callbacks if not c.observer]
-                own = [[type(c).__name__, c.state_dict()] for c in kept]
-                state = capture(context) | {"callbacks": own}
+                # Where each process has parts of a new model, they have it from the same seed.
+                is_new_part = context.sharding.has_parts and not context.restored
+                state = {} if is_new_part else context.restored or capture(context)
             state = processes.share(state)
-            if processes.rank:
-                restore(context, state)
+            if processes.rank and state:
+                names = {type(callback).__name__ for callback in context.callbacks}
+                own = [[name, saved] for name, saved in state["callbacks"] if name in names]
+                restore(context, state | {"callbacks": own})
+            context.restored = {}
         yield
 
 
@@ -171,7 +176,7 @@ def load_model(model: nn.Module, saved: dict[str, Any], what: str = "model") -> 
             )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(like(saved[name].to(tensor.device), tensor))
     extras = {name: value for name, value in saved.items() if not isinstance(value, Tensor)}
     if extras:
         Uncompiled(model).load_state_dict(extras, strict=False)
@@ -189,7 +194,11 @@ def load_optimizer(opt: Optimizer, saved: dict[str, Any]) -> None:
     parameters = [p for group in opt.param_groups for p in group["params"]]
     opt.state.clear()
     for index, entry in saved["state"].items():
-        opt.state[parameters[index]] = entry
+        own = parameters[index]
+        opt.state[own] = {
+            name: like(value, own) if getattr(value, "shape", None) == own.shape else value
+            for name, value in entry.items()
+        }
 
 
 def load_callbacks(context: Context, saved: list[Any]) -> None:

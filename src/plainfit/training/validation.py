@@ -74,7 +74,8 @@ def validate(
     """
     device = device_of(model)
     shared = None if context is None else context.sharding
-    processes = Processes() if shared is None else shared.processes
+    # Where each process has parts of the model, all compute every batch.
+    processes = Processes() if shared is None or shared.has_parts else shared.processes
     whole = WholeSet(made(metrics), device)
     loss_func = loss_func or own_loss
     watch, losses = LossWeights(), list[Any]()

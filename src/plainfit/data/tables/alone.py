@@ -1,6 +1,7 @@
 """The inputs of an exported model, from the columns of a table as in its training.
 
-plainfit writes this file beside the model, as `prepare.py`. It needs NumPy only.
+plainfit writes this file beside the model, as `prepare.py`. It needs NumPy only, and for the
+tokens of a pretrained model the package tokenizers.
 """
 
 import re
@@ -13,7 +14,7 @@ import numpy as np
 
 
 def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
-    """Return float32 inputs, shape (rows, inputs), or the numbers of words, int64, of a text.
+    """Return float32 inputs, shape (rows, inputs), or int64 numbers of words of a text.
 
     `table[name]` is a column of a data frame or a dict: text where the training had categories,
     dates as they were written. A gap is NaN, None or an empty text. `preprocessing` is among the
@@ -24,9 +25,8 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
         column = np.asarray(table[name], object)
         gaps = np.array([value in ("", None) or value != value for value in column])
         given: Any = np.where(gaps, np.array(None), column)
-        if "vocabulary" in made:
-            texts = np.where(gaps, "", column).tolist()
-            return word_numbers([words_in(text, made["pattern"]) for text in texts], made)
+        if "length" in made:
+            return text_numbers(np.where(gaps, "", column).tolist(), made)
         if "categories" in made:
             texts = np.where(gaps, "", column).astype(str)
             if "embedded" in made:
@@ -47,6 +47,15 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
             inputs.append((values - stats["mean"]) / (stats["std"] or np.inf))
         inputs += [gaps] if made.get("marked") else []
     return np.stack(inputs, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def text_numbers(texts: Sequence[str], made: Mapping[str, Any]) -> Any:
+    if "tokenizer" in made:
+        from tokenizers import Tokenizer
+
+        rows = Tokenizer.from_str(made["tokenizer"]).encode_batch(texts)
+        return np.array([row.ids for row in rows], np.int64).reshape(-1, made["length"])
+    return word_numbers([words_in(text, made["pattern"]) for text in texts], made)
 
 
 def words_in(text: str, pattern: str) -> list[str]:

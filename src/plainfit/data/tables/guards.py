@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError
 from plainfit.data.tables.preparing import Made
-from plainfit.data.tables.values import Dates, Texts, Values, is_number
+from plainfit.data.tables.reading import GAPS
+from plainfit.data.tables.values import Dates, Texts, Values, date_formats, is_number
 from plainfit.data.targets import lookalikes
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
-MARKS_OF_GAPS = (-1, -9, -99, -999, -9999, -99999)
+MARKS_OF_GAPS = {-1, -9, -99, -999, -9999, -99999, 999, 9999, 99999}
 MOST_CATEGORIES = 1000  # of one that is named
 MOST_EMBEDDED = 10_000
 FIRST = 1000  # rows from which most columns show that there is nothing to guard against
@@ -35,7 +36,7 @@ def check_column(
         most = MOST_EMBEDDED if asked else max(most, min(train // 2, MOST_EMBEDDED))
     if len(categories) > most:
         keep = "" if asked else f", or keep it by --categorical {name}"
-        numbers = "" if asked else near_numbers(values)
+        numbers = "" if asked else near_others(values)
         each = f"at most {most} are embedded" if "embedded" in made else "each would be an input"
         if sum(map(len, categories)) > LONG * len(categories):
             keep += f", or have its words be the input by --text {name}"
@@ -65,18 +66,20 @@ def check_column(
             )
         if numbers_rows(codes):
             return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
-    if codes is not values and (numbers := near_numbers(values)):
+    if codes is not values and (numbers := near_others(values)):
         return [f"column {name!r} is text{numbers}"]
     if 2 * len(categories) > train:
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
     if alike := lookalikes(categories, f"texts of column {name!r}"):
         return alike
-    if codes is values and (low := float(np.nanmin(codes))) in MARKS_OF_GAPS:
-        count, others = int((codes == low).sum()), codes[codes != low]
-        if count > 1 and len(others) and not (others < 0).any():
+    ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
+    for mark in ends & MARKS_OF_GAPS:
+        count, others = int((codes == mark).sum()), codes[codes != mark]
+        if count > 1 and len(others) and not (others < 0 if mark < 0 else 5 * others > mark).any():
+            rest = "0 or more" if mark < 0 else f"up to {np.nanmax(others):g}"
             return [
-                f"column {name!r}: {count} of {len(codes)} values are {low:g}, the others 0 or "
-                f"more; if it means a gap, --na {low:g}"
+                f"column {name!r}: {count} of {len(codes)} values are {mark:g}, the others {rest}; "
+                f"if it means a gap, --na {mark:g}"
             ]
     return [f"column {name!r} is constant: its input is 0"] if made.get("std") == 0 else []
 
@@ -136,9 +139,18 @@ def seen_in_training(
     return [f"rows with the inputs of a training row: {', '.join(counted)}"] if counted else []
 
 
-def near_numbers(values: Values) -> str:
-    """Tell how a column can be numbers, if half of it is."""
+def near_others(values: Values) -> str:
+    """Tell how a column can be numbers or dates, if half of it is."""
     assert isinstance(values, Texts)
+    given = [name for name in values.names if name not in GAPS]
+    some = given[:50]
+    no_dates = [name for name in some if not date_formats(name)]
+    if 2 * len(no_dates) < len(some):
+        none = f", and {no_dates[0]!r} is none" if no_dates else ""
+        return f"; dates must be written in one way, such as 2026-01-31{none}"
+    units = {name.lstrip(" +-.,0123456789") for name in given}
+    if len(units) == 1 and (unit := units.pop()).isalpha() and all(n[:1].isdigit() for n in given):
+        return f"; without the {unit!r} in each of them, they would be numbers"
     others = [at for at, text in enumerate(values.names) if not is_number(text.replace(",", "."))]
     count = int(np.isin(values.codes, others).sum())
     if 2 * count > len(values.codes):

@@ -1,10 +1,11 @@
 """How the columns of a table become inputs: learned from the training rows, then applied to any.
 
 What is learned is plain JSON, a dict for each column. Of numbers it holds `mean` and `std` (0 where
-all are equal: the input is 0 then), `fill` for gaps, and `marked` if gaps have an input of their
-own; of text the `categories`, and `embedded` if they become one input: the number of the category
-from 1, and 0 for any other; or the `vocabulary` of its words (`text`); of dates the same as of
-numbers for each part of the `date`. `gaps` counts those of the whole table.
+all are equal: the input is 0 then), `fill` for gaps, `marked` if gaps have an input of their own,
+and a `decimal` comma; of text the `categories`, and `embedded` if they become one input: the number
+of the category from 1, and 0 for any other; or the `vocabulary` of its words or a `tokenizer`
+(`text`); of dates the same as of numbers for each part of the `date`. `gaps` counts those of the
+whole table.
 """
 
 from collections.abc import Mapping
@@ -111,15 +112,16 @@ def standardise(
     finite = np.isfinite(scaled)
     if not finite.all():
         raise DataError(
-            f"numbers must be finite as float32 (below 3.4e38), and column {name!r}, standardised, "
-            f"has NaN or infinity in data row {first + int((~finite).argmax()) + 1}"
+            f"numbers must be finite as float32 (below 3.4e38) when standardised, and column "
+            f"{name!r} has {values[at := int(np.abs(values).argmax())]:g} in data row "
+            f"{first + at + 1}"
         )
     return np.asarray(scaled)
 
 
 def add_inputs(inputs: dict[str, NDArray[Any]], more: dict[str, NDArray[Any]]) -> None:
-    if more.keys() & inputs.keys():
-        raise DataError("a column must not have the name of another column's category, such as a=b")
+    if twice := sorted(more.keys() & inputs.keys()):
+        raise DataError(f"two columns would become the input {twice[0]!r}: rename or --drop one")
     inputs |= more
 
 
@@ -144,10 +146,10 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
             continue
         try:
             values = values_of(name, table.columns[name], kind_of(info), table.decimal)
-            if "vocabulary" in info and isinstance(values, Texts):  # no other column is an input
+            if "length" in info and isinstance(values, Texts):  # no other column is an input
                 numbers = numbers_of(values, info)
                 note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"
-                return numbers, [note] if (numbers == 1).any() else []
+                return numbers, [note] * ("vocabulary" in info and bool((numbers == 1).any()))
             add_inputs(inputs, inputs_of(name, values, info))
         except DataError as error:
             problems.append(str(error))
@@ -159,7 +161,7 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
 
 def kind_of(made: Made) -> str:
     """Return `number`, `text`, or the format of a date."""
-    return "text" if made.keys() & {"categories", "vocabulary"} else made.get("format", "number")
+    return "text" if made.keys() & {"categories", "length"} else made.get("format", "number")
 
 
 def notes_on(name: str, values: Values, made: Made, how: str = "") -> list[str]:
@@ -191,7 +193,7 @@ def described(made: Made) -> str:
     gaps = ""
     if "gaps" in made:
         gaps = f"; {plural(made['gaps'], 'gap')} filled with {fill_text(made)}"
-    if "vocabulary" in made:
+    if "length" in made:
         return described_text(made)
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]

@@ -31,16 +31,17 @@ ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 STDIN = Path("-")  # JSON lines
 READ_AS = {"utf-16": "UTF-16", "cp1252": "not UTF-8: read as Windows-1252"}
-DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 MISSING = ("median", "mean", "drop", "error")
 GAPS = (
     "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
     "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
-    "-1.#QNAN", " ", " ?", " NA", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!",
+    "-1.#QNAN", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "na", "N/a", "n.a.",
+    "NONE", "Null", "(null)", "nil", "NaT", "\\N", "..", "...", " "
 )  # fmt: skip
 COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
-CHUNK = 2**20
+CHUNK, LONGEST = 2**20, 2**26
 PER_COLUMN = 2**14  # bytes that a column takes while a text file is parsed, however few its rows
 COMMA = re.compile(r"[-+]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][-+]?\d+)?")
 POINT = re.compile(r"[-+]?(\d*|\d{1,3}(,\d{3})+)\.\d+([eE][-+]?\d+)?")
@@ -56,6 +57,7 @@ class TableOptions:
     decimal: str | None = None
     na: str | None = None
     text: str | None = None
+    tokenizer: str | None = None
     drop: str | None = None
     categorical: str | None = None
     numeric: str | None = None
@@ -72,6 +74,8 @@ class TableOptions:
             raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
+        if self.tokenizer and not self.text:
+            raise ConfigError("is for a column of text: name it by text", field="tokenizer")
         if self.group_by and self.order_by:
             raise ConfigError(
                 f"takes the last rows, and groups are drawn: leave out one of them, got "
@@ -139,8 +143,13 @@ class Table:
         return texts
 
 
-def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ()) -> Table:
-    """Read a file; the columns `as_text` of a text file are not taken for numbers or dates."""
+def read_columns(
+    path: Path, options: TableOptions, as_text: Iterable[str] = (), decimal: str = "."
+) -> Table:
+    """Read a file; the columns `as_text` of a text file are not taken for numbers or dates.
+
+    The `decimal` sign is what 1,234 is read by, if no other number tells.
+    """
     import pyarrow
     import pyarrow.json
     import pyarrow.parquet
@@ -154,7 +163,7 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         )
     try:
         if is_text:
-            dialect, notes = find_dialect(path, options)
+            dialect, notes = find_dialect(path, options, decimal)
             texts = [*as_text]
             first = read_text(path, dialect, texts, read="open_csv").schema  # by the first rows
             written = [f.name.strip() for f in first if pyarrow.types.is_int64(f.type)]
@@ -174,10 +183,21 @@ def read_columns(path: Path, options: TableOptions, as_text: Iterable[str] = ())
         names = table.column_names
     except (pyarrow.ArrowException, OSError, EOFError, UnicodeDecodeError, LookupError) as error:
         why = getattr(error, "strerror", None) or error
+        if isinstance(error, UnicodeDecodeError):
+            why = "it is of another encoding; --encoding names it, such as shift_jis"
+        elif dialect and "CSV parse error: " in str(error):
+            why = uneven_rows(path, dialect) or error
+        elif "JSON" in str(error):
+            why = f"{error}; a line must be an object, whose values have the types of the others"
         raise DataError(f"{path}: the table cannot be read ({why})") from error
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise DataError(f"{path}: columns must have different names, got {twice[0]!r} twice")
+    nameless = [at for at, name in enumerate(names) if not name]
+    for at in reversed(nameless[1:]):  # as many as there are delimiters at the end of a line
+        if {*table.column(at).unique().to_pylist()} <= {"", None}:
+            table, names = table.remove_column(at), [*names[:at], *names[at + 1 :]]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise DataError(
+            f"{path}: columns must have different names, got {twice[0]!r} twice; rename one"
+        )
     numbers = [float(name) for name in names if NUMBER.fullmatch(name)]
     if len(numbers) == len(names) > 1 and numbers != list(range(len(names))):
         raise DataError(
@@ -221,10 +241,15 @@ def read_text(
     only = only and [as_written.get(name, name) for name in only]
     table = getattr(pyarrow.csv, read)(
         path,
-        read_options=pyarrow.csv.ReadOptions(encoding=dialect.encoding, skip_rows=dialect.skipped),
+        read_options=pyarrow.csv.ReadOptions(
+            encoding=dialect.encoding,
+            skip_rows=dialect.skipped,
+            block_size=max(CHUNK, 2**11 * len(dialect.names)),  # holds the names, and some rows
+        ),
         parse_options=pyarrow.csv.ParseOptions(
             delimiter=dialect.delimiter,
             newlines_in_values=dialect.has_quotes,  # slower
+            invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
         ),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=dict.fromkeys(as_text, pyarrow.string()),
@@ -279,7 +304,9 @@ def map_arrow(path: Path) -> Any:
     return table
 
 
-def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]:
+def find_dialect(
+    path: Path, options: TableOptions, usual_decimal: str
+) -> tuple[Dialect, list[str]]:
     """Return how a text file is written, and notes on what was guessed against the usual."""
     notes, encoding, has_quotes = [], options.encoding, True
     if encoding is None:
@@ -287,12 +314,15 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
         if encoding in READ_AS:
             notes.append(f"the text is {READ_AS[encoding]} (--encoding changes it)")
     with opened(path) as file:
-        content = file.read(SAMPLE) + file.readline(4 * SAMPLE)
+        content = b"".join([file.read(SAMPLE), *(file.readline(LONGEST) for _ in range(2))])
     sample = content.decode("utf-8-sig" if encoding == "utf-8" else encoding, "replace")
     usual = "\t" if ".tsv" in path.name.lower() else ","
-    lines = sample.splitlines(keepends=True)
+    lines = list(io.StringIO(sample, newline=""))
     skipped = next((n for n, line in enumerate(lines) if not line.startswith(COMMENTS)), 0)
     delimiter = options.separator or find_delimiter("".join(lines[skipped:]), usual)
+    width = usual_width(rows_of("".join(lines[skipped:]), delimiter))
+    begin = (n for n in range(skipped, len(lines)) if not is_title(lines[n], delimiter, width))
+    skipped = next(begin, skipped)
     last, *row = rows_of("".join(lines[max(0, skipped - 1) : skipped + 1]), delimiter) or [[]]
     if (
         row
@@ -302,7 +332,7 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
     ):
         skipped -= 1  # the names begin with a #
     if skipped:
-        notes.append(f"lines of comments at the beginning are left out: {skipped}")
+        notes.append(f"lines before the names of the columns are left out: {skipped}")
     if delimiter != usual and options.delimiter is None:
         known = {mark: name for name, mark in DELIMITERS.items()}
         notes.append(f"columns are separated by a {known[delimiter]} (--delimiter changes it)")
@@ -312,10 +342,14 @@ def find_dialect(path: Path, options: TableOptions) -> tuple[Dialect, list[str]]
             f"it has {len(rows[0]):,} columns, too many for a text file of {path.stat().st_size:,} "
             "bytes; save the numbers as an array in an .npz file"
         )
-    decimal = options.decimal or find_decimal(rows)
-    if decimal != "." and options.decimal is None:
-        notes.append("numbers have a decimal comma (--decimal changes it)")
+    if not any(map(str.strip, lines[skipped + 1 :])):
+        raise OSError("it must have rows below the names of its columns")
+    decimal = options.decimal or find_decimal(rows, usual_decimal)
+    if decimal != usual_decimal and options.decimal is None:
+        name = {",": "comma", ".": "point"}[decimal]
+        notes.append(f"numbers have a decimal {name} (--decimal changes it)")
     gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
+    gaps += [f" {gap}" for gap in gaps]
     names = rows[0] if rows else []
     return Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, names), notes
 
@@ -331,14 +365,14 @@ def find_encoding(path: Path) -> tuple[str, bool]:
         while chunk := file.read(CHUNK):
             if size == 0 and chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
                 return "utf-16", True
+            if b"\0" in chunk:
+                raise OSError("it has bytes of 0, as no UTF-8 has; is it --encoding utf-16-le?")
             if (size := size + len(chunk)) > most_memory(path):
                 raise OSError(f"it unpacks to more than {size} bytes")
             try:
                 if not chunk.isascii() or decoder.getstate()[0]:
                     decoder.decode(chunk, len(chunk) < CHUNK)
             except UnicodeDecodeError:
-                if b"\0" in chunk:
-                    raise
                 return "cp1252", True
             has_quotes |= b'"' in chunk
     return "utf-8", has_quotes
@@ -352,19 +386,51 @@ def rows_of(text: str, delimiter: str) -> list[list[str]]:
 
 
 def find_delimiter(text: str, usual: str) -> str:
-    """Return what divides most rows into as many cells as the first one has, two or more."""
+    """Return what divides most rows into as many cells, two or more; a space must divide all."""
 
     def score(delimiter: str) -> tuple[bool, float, int]:
-        widths = [len(row) for row in rows_of(text, delimiter)] or [0]
-        return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
+        rows = rows_of(text, delimiter) or [[]]
+        width = usual_width(rows)
+        share = sum(len(row) == width for row in rows) / len(rows)
+        least = 1 if delimiter == " " else 0.8 if len(rows[0]) < 2 else 0  # the first is a title
+        return width > 1 and share >= least, share * (delimiter != " "), width
 
     return max([usual, *DELIMITERS.values()], key=score)
 
 
-def find_decimal(rows: list[list[str]]) -> str:
-    """Return a comma if numbers are written with one, and none with a point."""
+def usual_width(rows: list[list[str]]) -> int:
+    """Return how many cells most rows have."""
+    return max(Counter(map(len, rows)).items(), key=lambda item: item[1])[0] if rows else 0
+
+
+def is_title(line: str, delimiter: str, width: int) -> bool:
+    """Return whether a line has one cell or none, unlike the names of `width` columns."""
+    (cells,) = rows_of(line, delimiter) or [[]]
+    filled = [cell for cell in cells if cell.strip()]
+    is_whole = line.count('"') % 2 == 0
+    return is_whole and len(filled) < 2 and (len(cells) < width or width > 2)
+
+
+def uneven_rows(path: Path, dialect: Dialect) -> str:
+    """Name the lines that have more or fewer cells than there are names."""
+    count, line, wrong = len(dialect.names), dialect.skipped + 1, list[str]()
+    with opened(path) as file, io.TextIOWrapper(file, dialect.encoding, newline="") as text:
+        for _ in range(dialect.skipped):
+            text.readline()
+        reader = csv.reader(text, delimiter=dialect.delimiter)
+        with suppress(csv.Error):
+            for row in reader:
+                if len(row) != count and "".join(row).strip():
+                    wrong.append(f"line {line} has {len(row)}")
+                line = dialect.skipped + reader.line_num + 1
+    must = f"each line must have {count} cells, as many as there are names"
+    return f"{must}, and {shortened(wrong)}; mend or delete such lines" if wrong else ""
+
+
+def find_decimal(rows: list[list[str]], usual: str) -> str:
+    """Return the decimal sign of the numbers, and the usual one if they do not tell."""
     cells = {cell.strip(" $€£¥%") for row in rows[1:] for cell in row}
-    commas = list(filter(COMMA.fullmatch, cells))
-    if all(map(THOUSANDS.fullmatch, commas)) or any(map(POINT.fullmatch, cells)):
+    if any(map(POINT.fullmatch, cells)):
         return "."
-    return ","
+    commas = filter(COMMA.fullmatch, cells)
+    return usual if all(map(THOUSANDS.fullmatch, commas)) else ","

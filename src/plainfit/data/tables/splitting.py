@@ -1,6 +1,6 @@
 """Columns that say how the rows are split: into groups that stay together, or by their order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError
-from plainfit.data.parts import Split
+from plainfit.data.parts import Split, group_numbers
 from plainfit.data.tables.preparing import gaps_in, refuse_gaps
 from plainfit.data.tables.reading import GAPS, Table, TableOptions
 from plainfit.data.tables.values import Dates, Texts, texts_in, values_of
@@ -22,23 +22,19 @@ def split_by_columns(table: Table, options: TableOptions, split: Split) -> Split
         options.named(option, table.columns, table.path) for option in ("group_by", "order_by")
     )
     if groups:
-        return replace(split, groups=torch.from_numpy(group_numbers(table, groups)))
+        codes = [group_codes(table, name) for name in groups]
+        return replace(split, groups=group_numbers(*codes))
     if order:
         rows = np.lexsort([sort_key(table, name) for name in reversed(order)])
         return replace(split, order=torch.from_numpy(rows))
     return split
 
 
-def group_numbers(table: Table, names: Iterable[str]) -> NDArray[np.int64]:
-    """Number the rows by the values of the columns: the same ones, the same number."""
-    numbers = np.zeros(table.rows, np.int64)
-    for name in names:
-        texts = texts_in(table.columns[name])
-        gaps = [code for code, text in enumerate(texts.names) if text in GAPS]
-        refuse_gaps(table.path, name, np.isin(texts.codes, gaps))
-        pairs = numbers * len(texts.names) + texts.codes
-        numbers = np.unique(pairs, return_inverse=True)[1]
-    return numbers
+def group_codes(table: Table, name: str) -> NDArray[np.int64]:
+    texts = texts_in(table.columns[name])
+    gaps = [code for code, text in enumerate(texts.names) if text in GAPS]
+    refuse_gaps(table.path, name, np.isin(texts.codes, gaps))
+    return texts.codes
 
 
 def sort_key(table: Table, name: str) -> NDArray[np.float64]:

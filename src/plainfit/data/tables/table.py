@@ -33,12 +33,21 @@ from plainfit.data.tables.preparing import (
     refuse_gaps,
     stacked,
 )
-from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns
+from plainfit.data.tables.reading import ARROW, GAPS, Table, TableOptions, read_columns
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.text import learn_text
 from plainfit.data.tables.values import Texts, is_number, is_text, numbers_in, texts_in, values_of
-from plainfit.data.targets import MOST_WHOLE, MULTI_LABEL, REGRESSION, check_whole, encode
+from plainfit.data.targets import (
+    MOST_WHOLE,
+    MULTI_LABEL,
+    REGRESSION,
+    check_whole,
+    encode,
+    task_of_texts,
+)
 
+TOTAL = re.compile("(grand |sub)?totals?|sum|overall", re.IGNORECASE)
+INDEX = re.compile("(Unnamed: ?[0-9]+)?|__index_level_[0-9]+__")
 USUAL_TARGETS = ("target", "label", "class", "y")
 WHOLE = re.compile("0|-?[1-9][0-9]*")  # whole numbers as they are usually written
 
@@ -64,7 +73,10 @@ def read_table(
     kinds = kinds_of(table, options, targets)
     codes = like_codes(table, kinds)
     texts = table.texts([*targets, *codes])
-    labels = target_values(table, {name: texts.pop(name) for name in targets}, task)
+    written = {name: texts.pop(name) for name in targets}
+    if options.missing != "error":
+        written = labelled_rows(table, written, options.na, task)
+    labels = target_values(table, written, task)
     table.notes += [
         note for name, large in codes.items() for note in lost_digits(name, texts.pop(name), large)
     ]
@@ -87,7 +99,7 @@ def read_table(
     features: tuple[str, ...] = ()
     if options.text is not None:
         (name,) = kinds
-        made, numbers = learn_text(table, name, train_rows)
+        made, numbers = learn_text(table, name, train_rows, options.tokenizer)
         samples = torch.from_numpy(numbers)
         table.notes += seen_in_training(numbers.T, parts)
     else:
@@ -161,7 +173,7 @@ def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dic
 
 def is_index(table: Table, name: str) -> bool:
     """Return, and note, whether a column without a name numbers the rows, or has no values."""
-    if name:
+    if not INDEX.fullmatch(name):
         return False
     column = table.columns[name]
     values = None if column.null_count == table.rows else values_of(name, column)
@@ -169,6 +181,51 @@ def is_index(table: Table, name: str) -> bool:
         return False
     table.notes.append("the column without a name only numbers the rows, or is empty: left out")
     return True
+
+
+def labelled_rows(
+    table: Table, written: Mapping[str, Any], na: str | None, task: str | None
+) -> dict[str, Any]:
+    """Leave out rows without a target, and a last row of totals; return the targets as written."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    own = ["", *(part.strip() for part in (na or "").split(","))]
+    gaps, names = np.zeros(table.rows, bool), " or ".join(written)
+    for name in written:
+        column = table.columns[name]
+        if types.is_nested(column.type):
+            raise DataError(
+                f"{table.path}: the target {name!r} must have one value in each row, and is "
+                f"{column.type}; write several labels as a text, such as a|b"
+            )
+        texts = column.drop_null().unique().to_pylist() if is_text(column) else []
+        if texts and (task or task_of_texts(texts)[0]) == MULTI_LABEL:
+            continue  # a sample may have none
+        gaps |= np.asarray(column.is_null(nan_is_null=types.is_floating(column.type)))
+        if texts:
+            trimmed = compute.utf8_trim_whitespace(column)
+            gaps |= np.asarray(compute.is_in(trimmed, pyarrow.array(own)))
+            if marks := sorted({*map(repr, texts)} & {repr(gap) for gap in GAPS if gap not in own}):
+                table.notes.append(
+                    f"the target {name!r} may have gaps: --na leaves out rows of {shortened(marks)}"
+                )
+    if count := int(gaps.sum()):
+        table.notes.append(
+            f"{count} of {len(gaps)} rows have no {names}, the first is data row "
+            f"{int(gaps.argmax()) + 1}: left out, and not counted below"
+        )
+    for column in filter(is_text, table.columns.values()):
+        is_once = compute.sum(compute.equal(column, column[-1])).as_py() == 1
+        if is_once and not gaps[-1] and TOTAL.fullmatch(column[-1].as_py().strip()):
+            table.notes.append(f"the last row is {column[-1].as_py()!r}: left out")
+            gaps[-1] = True
+    if gaps.all():
+        raise DataError(f"{table.path}: there must be rows with a value of {names}, and none has")
+    if not gaps.any():
+        return dict(written)
+    table.columns = {name: column.filter(~gaps) for name, column in table.columns.items()}
+    return {name: column.filter(~gaps) for name, column in written.items()}
 
 
 def target_values(
@@ -303,6 +360,8 @@ def learn_all(
             values = values_of(name, table.columns[name], kind, table.decimal)
             info = learn(name, values, train_rows, options.missing, options.embed_above)
             made[name] = info
+            if table.decimal == "," and isinstance(values, np.ndarray):
+                info["decimal"] = ","
             if isinstance(values, np.ndarray) and not kind and is_text(table.columns[name]):
                 texts = table.columns[name].drop_null().unique().to_pylist()
                 shown = next(text for text in texts if not is_number(text))

@@ -1,4 +1,8 @@
-"""A column of text as the numbers of its words; the words are those of the training rows."""
+"""A column of text as the numbers of its words or tokens.
+
+The words are those of the training rows, the tokens those of a tokenizer (of Hugging Face's
+`tokenizers`) that came with a pretrained model.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError
-from plainfit.data.tables.alone import word_numbers, words_in
+from plainfit.common.errors import DataError, raised_as
+from plainfit.data.tables.alone import text_numbers, word_numbers, words_in
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Texts, values_of
 
@@ -23,13 +27,33 @@ MOST_LENGTH, WHOLE = 256, 95  # words of a row; percent of the training rows tha
 
 
 def learn_text(
-    table: Table, name: str, train_rows: NDArray[np.int64]
+    table: Table, name: str, train_rows: NDArray[np.int64], tokenizer: str | None = None
 ) -> tuple[dict[str, Any], NDArray[np.int64]]:
-    """Return how a column becomes numbers, by its name, and those of all rows; note the choices."""
+    """Return how a column becomes numbers, by its name, and those of all rows; note the choices.
+
+    With the content of a tokenizer.json its parts are tokens, else words.
+    """
     values = values_of(name, table.columns[name], "text")
     assert isinstance(values, Texts)
-    words = [words_in(text, PATTERN) for text in values.names]
     train = values.codes[train_rows]
+    if tokenizer is None:
+        made, lengths, numbers = learn_words(table, name, values, train)
+    else:
+        made, lengths, numbers = learn_tokens(values, train, tokenizer)
+    numbers = numbers[values.codes]
+    cut, others = int((lengths > made["length"]).sum()), np.delete(numbers, train_rows, axis=0)
+    unknown = f", and {unknown_share(others)} of the other rows' words are unknown"
+    table.notes.append(
+        f"column {name!r} is {described_text(made)}; {cut} of {len(train)} training rows are cut"
+        f"{unknown * (tokenizer is None)}"
+    )
+    return {name: made}, numbers
+
+
+def learn_words(
+    table: Table, name: str, values: Texts, train: NDArray[np.int64]
+) -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.int64]]:
+    words = [words_in(text, PATTERN) for text in values.names]
     counts: Counter[str] = Counter()
     for code in train.tolist():
         counts.update(words[code])
@@ -40,21 +64,45 @@ def learn_text(
             f"in the {len(train)} training rows, and has none; is it text?"
         )
     lengths = np.array([len(found) for found in words])[train]
-    length = int(np.percentile(lengths, WHOLE, method="higher").clip(1, MOST_LENGTH))
-    made = {"vocabulary": [word for _, word in kept], "length": length, "pattern": PATTERN}
-    numbers = word_numbers(words, made)[values.codes]
-    cut, others = int((lengths > length).sum()), np.delete(numbers, train_rows, axis=0)
-    table.notes.append(
-        f"column {name!r} is {described_text(made)}; {cut} of {len(train)} training rows are cut, "
-        f"and {unknown_share(others)} of the other rows' words are unknown"
-    )
-    return {name: made}, numbers
+    vocabulary = [word for _, word in kept]
+    made = {"vocabulary": vocabulary, "length": usual_length(lengths), "pattern": PATTERN}
+    return made, lengths, word_numbers(words, made)
+
+
+@raised_as(DataError, "a tokenizer must be a tokenizer.json that the package tokenizers reads")
+def learn_tokens(
+    values: Texts, train: NDArray[np.int64], tokenizer: str
+) -> tuple[dict[str, Any], NDArray[np.int64], NDArray[np.int64]]:
+    from tokenizers import Tokenizer
+
+    tokens = Tokenizer.from_str(tokenizer)
+    limits, padding = tokens.truncation or {}, tokens.padding or {}
+    tokens.no_truncation()
+    tokens.no_padding()
+    lengths = np.array([len(row.ids) for row in tokens.encode_batch(values.names)])[train]
+    length = usual_length(lengths, limits.get("max_length", MOST_LENGTH))
+    tokens.enable_truncation(**limits | {"max_length": length})
+    tokens.enable_padding(**padding | {"length": length})
+    made = {"tokenizer": tokens.to_str(), "length": length, "size": tokens.get_vocab_size()}
+    return made, lengths, text_numbers(values.names, made)
+
+
+def usual_length(lengths: NDArray[np.int64], most: int = MOST_LENGTH) -> int:
+    return int(np.percentile(lengths, WHOLE, method="higher").clip(1, min(most, MOST_LENGTH)))
 
 
 def numbers_of(values: Texts, made: Mapping[str, Any]) -> NDArray[np.int64]:
-    words = [words_in(text, made["pattern"]) for text in values.names]
-    numbers: NDArray[np.int64] = word_numbers(words, made)[values.codes]
+    numbers: NDArray[np.int64] = text_numbers(values.names, made)[values.codes]
     return numbers
+
+
+def readable_text(numbers: list[int], made: Mapping[str, Any]) -> str:
+    if "tokenizer" in made:
+        from tokenizers import Tokenizer
+
+        return str(Tokenizer.from_str(made["tokenizer"]).decode(numbers))
+    words = ["", "(unknown)", *made["vocabulary"]]
+    return " ".join(words[number] for number in numbers).strip()
 
 
 def unknown_share(numbers: NDArray[np.int64]) -> str:
@@ -66,5 +114,7 @@ def described_text(made: Mapping[str, Any]) -> str:
     >>> described_text({"vocabulary": ["a", "."], "length": 80})
     'text: the first 80 words of each row; 2 words are known'
     """
-    known = len(made["vocabulary"])
-    return f"text: the first {made['length']} words of each row; {known:,} words are known"
+    parts, known = "words", len(made.get("vocabulary", ()))
+    if "tokenizer" in made:
+        parts, known = "tokens", made["size"]
+    return f"text: the first {made['length']} {parts} of each row; {known:,} {parts} are known"

@@ -1,6 +1,8 @@
 """The values of a column: numbers, texts or dates, whatever type Arrow holds them in."""
 
 import re
+from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +13,23 @@ from plainfit.data.tables.alone import date_parts
 from plainfit.data.tables.reading import GAPS, without_gaps
 from plainfit.data.targets import NUMBER
 
-LIKE_DATES = re.compile(r"\d{1,4}[./]\d{1,2}[./]\d{1,4}( \d{1,2}:.+)?")
-DAYS = ("%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
-DATES = tuple(day + time for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))  # or ISO 8601
+LIKE_DATES = re.compile(r"\w+[-./ ]\w+(,?[-./ ]\w+)?([T ]\d{1,2}:.+)?")
+DAYS = (
+    "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%m/%d/%y",
+    "%d/%m/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m",
+)  # fmt: skip
+TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+DATES = tuple(day + time for day in DAYS for time in TIMES)  # or ISO 8601
+OLDEST = np.datetime64("1000-01-01")  # before it, the year of a date has two digits
 MINUS = "\u2212"
+SIGN = "(USD|EUR|GBP|CHF|[%$€£¥])?"
+SPACES = " '\u00a0\u202f"  # between thousands
 WRITTEN = {  # by the decimal sign: numbers with a currency, percent or thousands
-    point: rf"[-+{MINUS}]?[$€£¥]? ?[-+{MINUS}]?([0-9]+|[0-9]{{1,3}}([{mark} '][0-9]{{3}})+)"
-    rf"([{point}][0-9]+)? ?[%$€£¥]?"
+    point: rf"[-+{MINUS}]?{SIGN} ?[-+{MINUS}]?([0-9]+|[0-9]{{1,3}}([{mark}{SPACES}][0-9]{{3}})+)"
+    rf"([{point}][0-9]+)?[{SPACES}]?{SIGN}"
     for point, mark in (".,", ",.")
 }
+WRITTEN = {point: rf"{form}|\({form}\)" for point, form in WRITTEN.items()}  # (1.5) is -1.5
 ISO = "ISO 8601"
 
 
@@ -119,6 +129,7 @@ def read_numbers(name: str, column: Any, decimal: str) -> Any:
 
     texts = without_gaps(compute.utf8_trim_whitespace(column))
     texts = compute.replace_substring(texts, MINUS, "-")
+    texts = compute.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
     written = compute.match_substring_regex(texts, f"^({WRITTEN[decimal]})$")
     digits = compute.replace_substring_regex(texts, rf"[^-+0-9{decimal}]", "")
     texts = compute.if_else(written, digits, texts)
@@ -151,9 +162,10 @@ def found_in(texts: Texts, decimal: str) -> Values:
     written = re.compile(WRITTEN[decimal])
     if not all(written.fullmatch(name.strip()) for name in given):
         return texts
-    is_clear = any({decimal, *"%$€£¥"} & {*name} for name in given)  # else 1,234 may be 1.234
-    if not is_clear or all(map(is_number, given)):  # which are meant as texts
-        return texts
+    signs = {re.sub(rf"[-+{MINUS}().,{SPACES}0-9]", "", name) for name in given} - {""}
+    is_clear = signs or any({decimal, *SPACES[1:]} & {*name} for name in given)
+    if len(signs) > 1 or not is_clear or all(map(is_number, given)):
+        return texts  # 1,234 may be 1.234, and plain numbers are meant as texts
     return numbers_in("", read_numbers("", pyarrow.array(texts.names), decimal))[texts.codes]
 
 
@@ -162,13 +174,27 @@ def dates_in(texts: Texts) -> Dates | None:
     import pyarrow
 
     first = next((name for name in texts.names if name not in GAPS), "")
-    if not LIKE_DATES.fullmatch(first):
+    if not (likely := date_formats(first)):
         return None
     distinct = without_gaps(pyarrow.array(texts.names, pyarrow.string()))
-    fitting = [form for form in DATES if not unread(distinct, form).any()]
+    fitting = [form for form in likely if not unread(distinct, form).any()]
     if len(fitting) != 1:
         return None
     return dates_of(texts.codes, parsed(distinct, fitting[0]), fitting[0])
+
+
+def date_formats(text: str) -> list[str]:
+    """Return the formats of dates that a text may be written in.
+
+    >>> date_formats("05/02/26")
+    ['%m/%d/%y', '%d/%m/%y']
+    """
+    found = []
+    for form in (ISO, *DATES) if LIKE_DATES.fullmatch(text) else ():
+        with suppress(ValueError):
+            datetime.fromisoformat(text) if form == ISO else datetime.strptime(text, form)
+            found.append(form)
+    return found
 
 
 def dates_of(codes: NDArray[np.int64], distinct: NDArray[np.datetime64], form: str) -> Dates:
@@ -200,13 +226,15 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
     from pyarrow import compute
 
     if form == ISO:
-        try:
-            times = column.cast(pyarrow.timestamp("us"))
-        except pyarrow.ArrowInvalid:  # some are not
-            times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))
+        times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))  # if some are not
+        for zone in (None, "UTC"):
+            with suppress(pyarrow.ArrowInvalid):
+                times = column.cast(pyarrow.timestamp("us", zone))
     else:
         times = compute.strptime(column, format=form, unit="us", error_is_null=True)
-    return np.asarray(times.to_numpy(zero_copy_only=False))
+    dates = np.array(times.to_numpy(zero_copy_only=False))
+    dates[dates < OLDEST] = np.datetime64("NaT")
+    return dates
 
 
 def unread(column: Any, form: str) -> NDArray[np.bool_]:

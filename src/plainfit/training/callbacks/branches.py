@@ -26,7 +26,7 @@ STEPS = re.compile(r"steps=\d+")  # in a schedule, which follow from the number 
 def setup_of(context: Context) -> dict[str, dict[str, Any]]:
     """Return what must stay (`same`) and what may change (`open`), as texts and numbers."""
     call: Any = context.history.run
-    dl = innermost(context.train_dl)
+    dl, shards = innermost(context.train_dl), context.sharding
     order = getattr(dl, "sampler", dl) if hasattr(dl, "seek") else dl
     data = getattr(order, "dataset", None)
     same = {
@@ -37,13 +37,13 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
         "sums over the data": [bits_of(tensor) for tensor in getattr(data, "tensors", ())],
         "first tensors of the loss": call.loss_sums or None,
         "layers": " ".join(
-            type(module).__qualname__
+            type(module).__qualname__.removeprefix("FSDP" * hasattr(module, "unshard"))
             for module in context.model.modules()
             if "_orig_mod" not in module._modules  # a wrapper of torch.compile
         ),
         "optimizer": " ".join(type(opt).__qualname__ for opt in context.optimizers()),
         "steps_per_epoch": context.steps_per_epoch,
-        "shards": None if context.sharding is None else context.sharding.shards.count,
+        "shards": shards.shards.count if shards is not None and not shards.fast else None,
     }
     opened = {
         "epochs": context.epochs,

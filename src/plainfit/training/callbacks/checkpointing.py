@@ -36,7 +36,7 @@ class Checkpointing(Callback):
         mode: `min` or `max`, which of its values are better, likewise.
     """
 
-    observer = True
+    observer = reads_weights = True
     in_program = "after"
     saved = ("best_step",)
 
@@ -80,6 +80,10 @@ class Checkpointing(Callback):
         self, context: Context, resume: bool, echo: Callable[[str], None] | None
     ) -> Iterator[None]:
         """Create the folder, and be the only one to write to it until the block ends."""
+        if not context.is_first:
+            self.setup = setup_of(context)
+            yield
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -157,7 +161,8 @@ class Checkpointing(Callback):
 
     def on_step_end(self, context: Context) -> None:
         by_step = self.every_steps is not None and context.global_step % self.every_steps == 0
-        if by_step or time.perf_counter() - self.last > self.every_seconds:
+        by_time = time.perf_counter() - self.last > self.every_seconds
+        if by_step or context.as_the_first(by_time):
             self.save(context)
 
     def on_epoch_end(self, context: Context) -> None:
@@ -179,6 +184,8 @@ class Checkpointing(Callback):
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay
         state = capture(context, at_end_of_epoch=at_end_of_epoch) | {"setup": self.setup}
+        if not context.is_first:
+            return
         try:
             checkpoints.save(self.folder, context.global_step, state)
         except (OSError, CheckpointError) as error:
@@ -213,7 +220,7 @@ class BestWeights(Callback):
         mode: `min` or `max`, which of its values are better, likewise.
     """
 
-    observer = True
+    observer = reads_weights = True
 
     def __init__(
         self, path: str | Path, monitor: str | None = None, mode: str | None = None
@@ -235,9 +242,10 @@ class BestWeights(Callback):
     def on_epoch_end(self, context: Context) -> None:
         if not self.best.improved(context):
             return
-        metadata = {"epoch": str(context.epoch)}
+        weights = weights_to_bytes(context.valid_model, {"epoch": str(context.epoch)})
         try:
-            write_whole(self.path, weights_to_bytes(context.valid_model, metadata))
+            if context.is_first:
+                write_whole(self.path, weights)
         except OSError as error:
             what = f"the best weights could not be written to {self.path} ({error})"
             warn(f"{what}; training goes on")

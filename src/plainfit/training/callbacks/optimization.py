@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import (
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from plainfit.common.errors import ConfigError, NonFiniteError
-from plainfit.models.weights import Uncompiled
+from plainfit.models.weights import Uncompiled, whole
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.schedules import Factor, named_schedule
 
@@ -187,7 +187,7 @@ class GradientClipping(Callback):
 
     def on_step_start(self, context: Context) -> None:
         norm = torch.nn.utils.clip_grad_norm_(parameters_of(context.opt), self.max_norm)
-        context.must_be_finite(norm, "the gradients must be finite, and their norm is")
+        context.must_be_finite(whole(norm), "the gradients must be finite, and their norm is")
 
 
 class GradientAccumulation(Callback):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from plainfit.common.errors import CheckpointError, ConfigError, NonFiniteError, plural
 from plainfit.data.batches import tensors_in
+from plainfit.models.weights import whole
 from plainfit.training.history import best_epoch, mode_of, monitored, read
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import lacks_labels, metric_name
@@ -256,4 +257,4 @@ def broken_parameter(context: Context) -> str:
     if isinstance(loss, nn.Module):
         named += loss.named_parameters("the loss")
     trained = ((name, p) for name, p in named if p.requires_grad)
-    return next((name for name, p in trained if not torch.isfinite(p).all()), "")
+    return next((name for name, p in trained if not torch.isfinite(whole(p)).all()), "")
