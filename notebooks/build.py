@@ -119,7 +119,7 @@ def names_of(node: ast.stmt) -> set[str]:
         return {"reading"}
     if isinstance(node, ast.For) and "epoch" not in text:
         return {"picture"}
-    if isinstance(node, ast.For) or text.startswith(("fit(", "pf.fit(")):
+    if isinstance(node, ast.For) or text.startswith(("fit(", "pf.fit(", "train(")):
         return {"training"}
     if printed := re.match(r"print\(f?'\W*(\w+)", text):
         return {printed[1]}  # its first word

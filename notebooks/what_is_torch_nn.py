@@ -15,7 +15,7 @@
 # # What is torch.nn, really?
 #
 # PyTorch comes with `torch.nn`, `torch.optim`, `Dataset` and `DataLoader`. This notebook trains the
-# same kind of model fourteen times. The first time there is nothing but tensors. Each time after that
+# same kind of model fifteen times. The first time there is nothing but tensors. Each time after that
 # one of those parts takes the place of lines that we wrote ourselves, so that you can see what it
 # does, and what it does not do.
 #
@@ -27,7 +27,7 @@
 # %% [markdown] lang="zh-CN"
 # # torch.nn 到底是什么？
 #
-# PyTorch 提供了 `torch.nn`、`torch.optim`、`Dataset` 和 `DataLoader`。本教程把同一类模型训练十四遍：第一遍只用
+# PyTorch 提供了 `torch.nn`、`torch.optim`、`Dataset` 和 `DataLoader`。本教程把同一类模型训练十五遍：第一遍只用
 # tensor，之后每一遍都用上述的某一个部件替换掉我们自己手写的几行代码。这样你就能看清它做了什么，以及没有做什么。
 #
 # 每一步称为一“级”（rung），像梯子的一级。每一级的代码都取自一个可以单独运行的小程序（`plainfit ladder show 05`），文中
@@ -546,6 +546,72 @@ for true in range(classes):
         color = "white" if count > confusion.max() / 2 else "black"
         axis.text(guess, true, count, ha="center", va="center", fontsize=8, color=color)
 picture
+
+# %% [markdown] lang="en"
+# ## Rung 15: two processes, one training
+#
+# Where one computer is too slow, several share the work: each computes the gradients of a part of every
+# batch, all add them up, and so all take the same step. `torch.distributed` does the addition:
+# after `all_reduce`, every process has the sum. Here, two processes of this computer train together.
+# `fork` makes the second one as a copy of the first, with its data, its model and the order of its
+# samples, so both go through the same batches. Only one of them prints.
+#
+# What changes from rung 13:
+
+# %% [markdown] lang="zh-CN"
+# ## 第 15 级：两个进程，一次训练
+#
+# 一台计算机太慢时，可以由几台分担：每台只计算每个 batch 中一部分样本的梯度，再把所有梯度加起来，于是大家走的是同一步。加法由
+# `torch.distributed` 完成：`all_reduce` 之后，每个进程都得到总和。这里由本机的两个进程一起训练。`fork` 把第一个进程原样复制成
+# 第二个，数据、模型和样本的顺序都在内，所以两者经过的 batch 完全相同。只有其中一个负责打印。
+#
+# 与第 13 级的差别：
+
+# %% [markdown]
+# diff 13 15
+
+# %%
+# rung 15: tempfile, get_context, dist, shards, processes, torch, preprocess, get_model, loss_batch
+
+# %% [markdown] lang="en"
+# The loss of a piece counts by its share of the samples, so the sum of these losses is the mean over the
+# batch, and the sum of their gradients is its gradient. The value of `loss` is replaced by that sum
+# before `backward()`, which does not look at it.
+
+# %% [markdown] lang="zh-CN"
+# 每一块的损失按它的样本所占的比例计入，所以这些损失之和就是整个 batch 的平均值，梯度之和就是整个 batch 的梯度。`loss` 的数值在
+# `backward()` 之前就换成了总和；`backward()` 并不使用这个数值。
+
+# %%
+# rung 15: fit, work, train
+
+# %%
+# rung 15: train_dl, valid_dl, model, training
+
+# %% [markdown] lang="en"
+# One process that computes both pieces gets the same bits, because $a + b$ is $b + a$:
+
+# %% [markdown] lang="zh-CN"
+# 由一个进程计算全部两块，结果逐位相同，因为 $a + b$ 就是 $b + a$：
+
+# %%
+most = processes
+for processes in (most, 1):
+    torch.manual_seed(args.seed)
+    model, opt = get_model()
+    train(1, model, loss_func, opt, train_dl, valid_dl)
+    print(f"processes {processes}: biases {model[0].bias[:4].tolist()} ...")
+
+# %% [markdown] lang="en"
+# Compared with rung 14 the sums are rounded differently: that of 64 samples is not, bit for bit, that of
+# 32 plus that of the other 32. And from three pieces on the order of the additions counts: in floating
+# point, $(a + b) + (c + d)$ is not $((a + b) + c) + d$. `pf.fit` adds 8 pieces two by two, always in the
+# same order, so a training has the same bits on 1, 2, 3 or 8 processes.
+
+# %% [markdown] lang="zh-CN"
+# 与第 14 级相比，求和的舍入不同：64 个样本的和，并不逐位等于 32 个的和加上另外 32 个的和。从三块起，相加的顺序也有影响：在浮点数
+# 中，$(a + b) + (c + d)$ 不等于 $((a + b) + c) + d$。`pf.fit` 把 8 块两两相加，顺序始终不变，所以用 1、2、3 或 8 个进程训练，
+# 结果都逐位相同。
 
 # %% [markdown] lang="en"
 # ## Which results are equal?

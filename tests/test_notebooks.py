@@ -92,7 +92,7 @@ def test_every_rung_has_a_heading_and_a_diff():
     ("directive", "message"),
     [
         ("# rung 05: optin", "rung 05 has no 'optin': choose from F, MnistLogistic, .*"),
-        ("# rung 15: model", "unknown rung '15': .*"),
+        ("# rung 16: model", "unknown rung '16': .*"),
     ],
 )
 def test_a_wrong_directive_says_so(directive, message):
@@ -116,7 +116,7 @@ def test_the_cells_run(monkeypatch, tmp_path, capsys):
     assert len(code) > 30
     out = capsys.readouterr().out
     assert "valid_loss" in out
-    assert out.count(" holds\n") == 15
+    assert out.count(" holds\n") == 16
     assert "BROKEN" not in out
 
 

@@ -22,7 +22,7 @@ def assert_all_hold(rows, count):
 
 def test_every_relation_holds_on_digits(digits_file):
     rows = list(climb.climb(RUNGS, Setting(digits_file, epochs=4)))
-    assert_all_hold(rows, 15)
+    assert_all_hold(rows, 16)
     assert {len(row.trace.losses) for row in rows} == {0, 4 * math.ceil(1259 / 64)}
     by_relation = {kind: [row for row in rows if row.relation == kind] for kind in
                    (FIRST, CHANGED, BITWISE, FLOAT64)}  # fmt: skip
@@ -33,22 +33,24 @@ def test_every_relation_holds_on_digits(digits_file):
     numbers = {row.trace.rung.number for row in by_relation[BITWISE]}
     assert numbers >= {3, 5, 6, 7, 9, 11, 13, 14}
     assert all("over 100 steps" in row.measured for row in by_relation[FLOAT64])
+    assert rows[15].measured.endswith("over 100 steps, bitwise with processes = 1")
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_relation_holds_with_other_seeds(digits_file, seed):
-    assert_all_hold(list(climb.climb(RUNGS, Setting(digits_file, epochs=20, seed=seed))), 15)
+    assert_all_hold(list(climb.climb(RUNGS, Setting(digits_file, epochs=20, seed=seed))), 16)
 
 
 def test_every_relation_holds_on_images_of_mnists_size(large_file, monkeypatch):
     monkeypatch.setattr(climb, "STEPS", 20)
     rungs = [rung for rung in RUNGS if rung.relation in (BITWISE, FLOAT64)]
     rows = list(climb.climb(rungs, Setting(large_file, epochs=2)))
-    assert_all_hold(rows, 11)
+    assert_all_hold(rows, 12)
     assert all(row.difference <= 1e-12 for row in rows if row.relation == FLOAT64)
 
 
+BY_HAND = [*range(1, 14), 15]
 SUM = 'lambda out, yb: F.cross_entropy(out, yb, reduction="sum") / 65'
 LOOP = ("start_i = i * bs", "start_i = (n - 1) // bs * bs - i * bs")
 SORTED = ("bs, shuffle=True", "bs, shuffle=False")
@@ -57,27 +59,27 @@ NO_BIAS = {
     3: ("self.weights + self.bias", "self.weights + 0 * self.bias"),
     **dict.fromkeys(range(4, 10), ("Linear(c, classes)", "Linear(c, classes, bias=False)")),
     **dict.fromkeys(
-        range(10, 14), ("classes, kernel_size=3,", "classes, kernel_size=3, bias=False,")
+        BY_HAND[9:], ("classes, kernel_size=3,", "classes, kernel_size=3, bias=False,")
     ),
 }
 # By fault and rung: the text to replace and its replacement.
 FAULTS = {
     "learning rate": dict.fromkeys(range(1, 10), ("lr = 0.5", "lr = 0.49"))
-    | dict.fromkeys(range(10, 15), ("lr = 0.1", "lr = 0.099")),
+    | dict.fromkeys(range(10, 16), ("lr = 0.1", "lr = 0.099")),
     "reduction": {1: ("target].mean()", "target].sum() / 65")}
-    | dict.fromkeys(range(2, 15), ("loss_func = F.cross_entropy", f"loss_func = {SUM}")),
+    | dict.fromkeys(range(2, 16), ("loss_func = F.cross_entropy", f"loss_func = {SUM}")),
     "order": dict.fromkeys(range(1, 6), LOOP)
     | {
         6: ("train_ds[i * bs : i * bs + bs]", "train_ds[n - i * bs - bs : n - i * bs]"),
         7: ("batch_size=bs)", "batch_size=bs, shuffle=True)"),
         14: ("valid_ds, bs, seed=args.seed", "valid_ds, bs, seed=args.seed + 1"),
     }
-    | dict.fromkeys(range(8, 14), SORTED),
+    | dict.fromkeys(BY_HAND[7:], SORTED),
     "zero_grad": dict.fromkeys((1, 2), ("weights.grad.zero_()", "pass"))
     | dict.fromkeys((3, 4), ("model.zero_grad()", "pass"))
-    | dict.fromkeys(range(5, 14), ("opt.zero_grad()", "pass")),
+    | dict.fromkeys(BY_HAND[4:], ("opt.zero_grad()", "pass")),
     "bias": NO_BIAS,
-    "data": dict.fromkeys(range(15), ("x_train.flatten(1) / 256", "x_train.flatten(1) / 255")),
+    "data": dict.fromkeys(range(16), ("x_train.flatten(1) / 256", "x_train.flatten(1) / 255")),
 }
 CASES = [(fault, number) for fault, where in FAULTS.items() for number in where]
 
@@ -85,7 +87,7 @@ CASES = [(fault, number) for fault, where in FAULTS.items() for number in where]
 def test_every_fault_is_planted_in_every_rung_that_can_have_it():
     elsewhere = {"zero_grad": {0, 14}, "bias": {0, 14}, "data": set()}  # 14: see below
     for fault, where in FAULTS.items():
-        assert set(where) == set(range(15)) - elsewhere.get(fault, {0})
+        assert set(where) == set(range(16)) - elsewhere.get(fault, {0})
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def healthy(setting):
         start = start_of(traces[-1]) if traces else None
         traces.append(run_rung(rung, setting, start))
         in_float64.append(run_rung(rung, replace(setting, dtype=torch.float64), start))
-    assert [trace.error for trace in traces + in_float64] == [""] * 30
+    assert [trace.error for trace in traces + in_float64] == [""] * 32
     return traces, in_float64
 
 
@@ -120,7 +122,7 @@ def test_a_planted_fault_breaks_a_relation(fault, number, setting, healthy, own_
         return [again if each is faulty else traces64[each.rung.number] for each in (one, other)]
 
     pairs = [(number, traces[number - 1], faulty)] if number else []
-    if number < 14:
+    if number < 15:
         pairs.append((number + 1, faulty, traces[number + 1]))
     found = 0
     for at, one, other in pairs:
@@ -151,6 +153,26 @@ def test_a_fault_in_the_library_breaks_rung_14(plant, setting, healthy, monkeypa
     assert not compare(BITWISE, before, faulty, never).holds
     fine = run_rung(RUNGS[14], setting, start_of(before))
     assert compare(BITWISE, before, fine, never).holds
+
+
+def test_one_piece_in_one_process_has_the_bits_of_rung_14(digits_file, own_rungs):
+    path = own_rungs / RUNGS[15].path.name
+    one = path.read_text().replace("shards = 2", "shards = 1").replace(*RUNGS[15].alike)
+    path.write_text(one)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    before, after = (run_rung(RUNGS[at], Setting(digits_file, epochs=2)) for at in (14, 15))
+    torch.set_num_threads(threads)
+    assert compare(BITWISE, before, after, never).measured == "40 steps"
+
+
+def test_four_pieces_need_an_order_of_additions(digits_file, own_rungs):
+    path = own_rungs / RUNGS[15].path.name
+    path.write_text(path.read_text().replace("shards = 2", "shards = 4"))
+    rungs = RUNGS[15], replace(RUNGS[15], edit=RUNGS[15].alike)
+    two, one = (run_rung(rung, Setting(digits_file, epochs=1)) for rung in rungs)
+    assert two.error == one.error == ""
+    assert not compare(BITWISE, one, two, never).holds
 
 
 @pytest.mark.parametrize("number", [1, 8, 10])

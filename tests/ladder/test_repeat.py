@@ -22,7 +22,7 @@ def run(digits_file, monkeypatch):
 
 def test_the_programs_are_the_tutorials():
     labels = [label for label, _ in repeat.programs()]
-    assert [label for label in labels if "listed" not in label] == [r.label for r in RUNGS[1:-1]]
+    assert [label for label in labels if "listed" not in label] == [r.label for r in RUNGS[1:14]]
     assert [label for label in labels if "listed" in label] == ["10 as listed", "13 as listed"]
     assert len({source for _, source in repeat.programs()}) == len(labels)
     assert set(repeat.TUTORIAL) <= set(labels)

@@ -27,7 +27,7 @@ paired = pytest.mark.parametrize(("before", "after"), PAIRS, ids=[b.label for _,
 STEP = {
     1: (44, 55),
     2: (12, 4), 3: (11, 14), 4: (4, 2), 5: (6, 9), 6: (5, 4), 7: (4, 4), 8: (10, 8), 9: (13, 25),
-    10: (7, 15), 11: (13, 20), 12: (5, 15), 13: (2, 3), 14: (74, 6),
+    10: (7, 15), 11: (13, 20), 12: (5, 15), 13: (2, 3), 14: (74, 6), 15: (6, 102),
 }  # fmt: skip
 # Definitions that a rung changes on purpose; all others of the same name stay the same text.
 REWRITTEN = {
@@ -44,7 +44,7 @@ def body(rung):
 @labelled
 def test_a_rung_is_short_and_imports_torch_and_numpy_only(rung):
     lines = [line.strip() for line in body(rung)]
-    assert sum(bool(line) and not line.startswith("#") for line in lines) <= 85
+    assert sum(bool(line) and not line.startswith("#") for line in lines) <= 105
     imported = set()
     for node in ast.walk(ast.parse(rung.source)):
         if isinstance(node, ast.Import):
@@ -112,7 +112,7 @@ def test_a_rung_runs_and_prints(rung, digits_file, monkeypatch, capsys):
         assert "    %%@@**@@--\n" in out
         assert "label: 0\n" in out
         assert "1259 samples of 64 numbers from 0.00 to 1.00\nlabels from 0 to 9\n" in out
-    elif rung.number < 14:
+    elif rung.number != 14:
         assert re.fullmatch(
             r"before: loss [\d.]+, accuracy [\d.]+\nafter: loss [\d.]+, accuracy [\d.]+\n"
             if rung.number < 8

@@ -28,7 +28,7 @@ Number = Annotated[str, typer.Argument(help="The rung's number or name.", metava
 def ladder(
     context: typer.Context,
     *,
-    rungs: Annotated[str, typer.Option(help="Rungs to run, such as 3-7 or 1,4,8-10.")] = "0-14",
+    rungs: Annotated[str, typer.Option(help="Rungs to run, such as 3-7 or 1,4,8-10.")] = "0-15",
     epochs: Annotated[
         int | None,
         typer.Option(min=1, max=10_000, help="Epochs (default: 2, or as many as make 400 steps)."),

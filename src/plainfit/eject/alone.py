@@ -1,9 +1,10 @@
 """Run a script where plainfit cannot be imported.
 
-`run_alone` passes this text to `python -c`, together with that of `devices.fingerprint`.
+`run_alone` writes this text to a file, together with that of `devices.fingerprint`.
 """
 
 import json
+import os
 import re
 import sys
 from contextlib import suppress
@@ -48,7 +49,8 @@ def main(script: str, report: str, steps: str) -> None:
     on = fingerprint(torch.device(names.get("DEVICE", "cpu")))  # type: ignore[name-defined]  # noqa: F821
     losses = names.get("losses", [])[: int(steps) or None]
     found = {"losses": losses, "fingerprint": on}
-    Path(report).write_text(json.dumps(found))
+    if os.environ.get("RANK", "0") == "0":
+        Path(report).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -249,7 +249,8 @@ class DataText:
     def augmented(self, dl: AugmentedLoader, epoch: str) -> list[str]:
         """Return the lines that augment a batch: a call of each function in turn."""
         seed = "SEED" if dl.seed == self.recipe.seed else str(dl.seed)
-        lines = [f'generator = stream({seed}, "augment", {epoch}, len(sizes))']
+        place = "step, piece" if self.recipe.shards else "len(sizes)"
+        lines = [f'generator = stream({seed}, "augment", {epoch}, {place})']
         for step, mixes in zip(dl.func.steps, dl.func.mixing, strict=True):
             function, keywords = step, {}
             if isinstance(step, partial) and not step.args:

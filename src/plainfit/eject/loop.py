@@ -5,6 +5,7 @@ from textwrap import wrap
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -50,6 +51,8 @@ LIMITS = {  # why a callback limits how far down a script can go, and the lowest
 }
 NO_PROGRAM = ("accumulation", "averaging", "unfreezing")
 """Callbacks that a script has no program with."""
+NO_SHARDS = ("one_batch", "scaling")
+"""Callbacks that a script has no batches in pieces with."""
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
 
 
@@ -75,6 +78,7 @@ class LoopText:
         is_of_torch = type(recipe.loss_func).__module__ == nn.CrossEntropyLoss.__module__
         if is_module and recipe.device != "cpu":
             self.loss[0] += ".to(DEVICE)"
+        is_cut = recipe.shards and not data.train.is_stock  # its batches are the numbers of rows
         self.facts: dict[str, Any] = {
             **dict.fromkeys(TRANSFORMERS),
             **self.callbacks,
@@ -88,9 +92,12 @@ class LoopText:
             "loss_has_modes": is_module and not is_of_torch and recipe.loss_func.training,
             "misses_losses": any(map(math.isnan, recipe.outcome.losses)),
             "parameters": self.parameters(),
-            "size": self.size(),
+            "size": self.size("len(yb)"),
+            "buffers": self.buffers(),
             "program": recipe.compile == "epoch",
+            "shards": recipe.shards,
             "stops": recipe.stop is not None,
+            "train_size": self.size("len(batch)" if is_cut else "len(yb)"),
             "valid_model": self.valid_model(),
             "valid_program": recipe.valid_program,
             "validates": is_validated,
@@ -104,15 +111,20 @@ class LoopText:
 
     def limits(self) -> list[EjectError]:
         found = [EjectError(*LIMITS[k]) for k in sorted(self.callbacks.keys() & LIMITS.keys())]
-        if self.recipe.compile != "epoch":
+        is_program = self.recipe.compile == "epoch"
+        if not is_program and not self.recipe.shards:
             return found
-        others = [TRANSFORMERS[name].__name__ for name in NO_PROGRAM if name in self.callbacks]
+        without = NO_PROGRAM if is_program else NO_SHARDS
+        others = [TRANSFORMERS[name].__name__ for name in without if name in self.callbacks]
         others += [f"the device {self.recipe.device}"] * (self.recipe.device != "cpu")
-        others += ["values beside the loss"] * self.recipe.has_values
-        others += ["batches whose labels are all ignored"] * self.facts["misses_losses"]
         others += ["a batch_size of your own"] * (self.recipe.batch_size is not batch_size)
+        if is_program:
+            others += ["values beside the loss"] * self.recipe.has_values
+            others += ["batches whose labels are all ignored"] * self.facts["misses_losses"]
+        what = "program" if is_program else "batches in pieces"
+        instead = "compile='step'" if is_program else "whole batches (shards=1)"
         return found + [
-            EjectError(f"a script has no program with {name}; train with compile='step'")
+            EjectError(f"a script has no {what} with {name}; train with {instead}")
             for name in others
         ]
 
@@ -132,6 +144,8 @@ class LoopText:
         lines = rendered("validate.py.jinja", validate)
         if self.recipe.compile == "epoch":
             lines += ["", "", *rendered("program.py.jinja", self.facts)]
+        if self.recipe.shards:
+            lines += ["", "", *rendered("shards.py.jinja", self.facts)]
         return lines
 
     def lines(self) -> list[str]:
@@ -174,9 +188,18 @@ class LoopText:
             "plain": ' | {"foreach": False, "fused": False}' * is_forced,
         }
 
-    def size(self) -> str:
+    def buffers(self) -> str:
+        """Return the list of tensors that a piece of a batch may change; empty without any."""
+        parts = {"model": self.recipe.model, "loss_func": self.recipe.loss_func}
+        own = {n: [*p.buffers()] for n, p in parts.items() if isinstance(p, nn.Module)}
+        text = ", ".join(f"*{name}.buffers()" for name, buffers in own.items() if buffers)
+        if any(buffer.dtype == torch.bool for buffers in own.values() for buffer in buffers):
+            return f"[b for b in ({text},) if b.dtype != torch.bool]"
+        return f"[{text}]" if text else ""
+
+    def size(self, usual: str) -> str:
         own = self.recipe.batch_size
-        return "len(yb)" if own is batch_size else f"{expression(own, self.lifter)}(xb, yb)"
+        return usual if own is batch_size else f"{expression(own, self.lifter)}(xb, yb)"
 
     def valid_model(self) -> str:
         """Return the model that is validated and saved: the average, once there is one."""

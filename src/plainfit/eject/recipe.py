@@ -30,7 +30,7 @@ from plainfit.training.named_metrics import made
 
 AS_CALLED = (
     "model", "opt", "groups", "loss_func", "train_dl", "valid_dl", "metrics", "callbacks",
-    "precision", "compile", "valid_program", "fingerprint", "first_epoch", "order_states",
+    "precision", "compile", "valid_program", "first_epoch", "order_states",
     "counts_samples", "batch_size", "joins_tensors", "has_values",
 )  # fmt: skip
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -58,6 +58,7 @@ class Recipe:
     precision: str
     compile: str
     valid_program: bool  # whether the full batches of the validation were one program
+    shards: int  # the pieces of a batch; 0 for whole batches
     fingerprint: dict[str, Any]
     outcome: Outcome
     channels_last: bool = False
@@ -87,8 +88,12 @@ class Recipe:
                 "tensors has a loss without them",
                 "layers",
             )
-        if self.fingerprint["world_size"] != 1:
-            yield EjectError("a script trains in one process, and this training had several")
+        if self.shards:
+            yield EjectError(
+                "batches in pieces are added by autograd and torch.distributed, and level data has "
+                "neither",
+                "loop",
+            )
 
     @property
     def epochs(self) -> int:
@@ -111,6 +116,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
     outcome = outcome_of(folder, record)
     parts = prepare(config, run)
     outcome = as_of(parts.model, outcome, record["model"]["target"])
+    shards, is_fast = config.shards or 1, config.reduce == "fast" or config.fsdp is not None
     steps = len(parts.train_dl)
     factory = run.factory
     rates = rates_by(schedule_of(config, steps), config.epochs * steps)
@@ -139,8 +145,9 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
         precision=config.precision,
         compile=record.get("compiled", config.compile) or "",
         valid_program=record.get("compiled_validation", False),
+        shards=shards if shards > 1 else 0,
         channels_last=config.channels_last,
-        fingerprint=record["fingerprint"],
+        fingerprint=of_one_process(record["fingerprint"], is_fast),
         outcome=outcome,
         counts_samples=not config.class_weights and parts.data.task != SEGMENTATION,
         data=(config.data, data_folder.absolute()) if config.data in NAMES else None,
@@ -151,7 +158,7 @@ def from_folder(folder: Path, *, trust_code: bool = False) -> Recipe:
 
 
 def from_fit(call: FitCall) -> Recipe:
-    steps = length(call.train_dl)
+    steps, sharding = length(call.train_dl), call.sharding
     if not call.losses:
         raise EjectError("a script repeats a training, and this one took no step; train first")
     if call.branches:
@@ -163,6 +170,11 @@ def from_fit(call: FitCall) -> Recipe:
         raise EjectError(
             "a script has the loop of fit without options that change it, and this training had "
             f"{', '.join(call.unlike_a_script)}; train without, or keep the call of fit"
+        )
+    if sharding is not None and sharding.weighed.is_sum:
+        raise EjectError(
+            "a script with batches in pieces has a mean loss, and this one was a sum; train with "
+            "a mean, or with whole batches (shards=1)"
         )
     if call.has_stepped:
         raise EjectError(
@@ -183,11 +195,23 @@ def from_fit(call: FitCall) -> Recipe:
         arguments=factory.arguments if factory else {},
         seed=factory.seed if factory else 0,
         steps=steps,
+        shards=0 if sharding is None else sharding.shards.count,
+        fingerprint=of_one_process(call.fingerprint, sharding is not None and sharding.fast),
         outcome=Outcome(list(call.losses), *saved(call.model)),
         **{name: getattr(call, name) for name in AS_CALLED},
     )
     begin_as_recorded(recipe, call)
     return recipe
+
+
+def of_one_process(fingerprint: dict[str, Any], is_fast: bool) -> dict[str, Any]:
+    """Return a fingerprint without the number of processes, which changes no bits."""
+    if is_fast and fingerprint["world_size"] != 1:
+        raise EjectError(
+            "a script has the bits of reduce='exact', which are those of one process, and this "
+            "training had reduce='fast' or fsdp; train with 'exact'"
+        )
+    return {**fingerprint, "world_size": 1}
 
 
 def begin_as_recorded(recipe: Recipe, call: FitCall) -> None:

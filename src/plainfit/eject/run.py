@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import torch.distributed as dist
 from safetensors.torch import save
 
 from plainfit.common.devices import differing
@@ -197,6 +198,11 @@ def verified(ejected: Ejected, steps: int | None = None) -> Verdict:
     changed = differing(recipe.fingerprint, given.fingerprint)
     outcome = run_again(recipe, changed) if changed else recipe.outcome
     verdict = compare(given, outcome, level, steps, recipe.steps)
+    if verdict.holds and recipe.shards and dist.is_available():
+        given = run_alone(ejected.path, recipe.fingerprint, steps, processes=2)
+        verdict = compare(given, outcome, level, steps, recipe.steps)
+        as_in_one = ", as in one" * verdict.holds
+        verdict = Verdict(verdict.holds, f"in two processes{as_in_one}, {verdict.text}")
     if changed:
         note = f"this machine gives other bits ({changed}), so a new run was compared: "
         return Verdict(verdict.holds, note + verdict.text)

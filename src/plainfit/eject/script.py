@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plainfit.common.devices import PRECISIONS
 from plainfit.common.errors import EjectError
-from plainfit.common.seeding import stream
+from plainfit.common.seeding import seed_at, stream
 from plainfit.data.batches import join
 from plainfit.eject.data import DataText
 from plainfit.eject.layout import docstring, literal, spaced, words, wrapped
@@ -29,6 +29,7 @@ from plainfit.training.callbacks.optimization import (
 from plainfit.training.compiling import OneGraph
 from plainfit.training.history import weighted_mean
 from plainfit.training.metrics import LossWeights, correct
+from plainfit.training.sharding import FromPieces, change, seed_of_state
 from plainfit.training.tracing import InGraph
 
 PROMISES = {
@@ -38,6 +39,7 @@ PROMISES = {
 FIRST = "first."  # before the names of first weights in the file beside a script
 FIRST_OF_LOSS = "first_of_loss."
 SAVE = 'save_model(model, "model.safetensors")'
+SAVE_OF_FIRST = ["if RANK == 0:", f"    {SAVE}"]
 # How a script sets what the bits depend on, with torch's default, by the name in the fingerprint.
 MACHINE = {
     "threads": (None, "torch.set_num_threads({})  # the bits depend on it"),
@@ -58,14 +60,17 @@ OTHERS = "LR MOMENTUM WEIGHT_DECAY k train_order v valid_loss valid_order"
 IMPORTS = """
 import gzip
 import math
+import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_model
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
@@ -78,8 +83,8 @@ from torch.utils.data import DataLoader, TensorDataset
 """
 STATEMENTS = {name: statement for name, _, statement in imports_in(ast.parse(IMPORTS).body)}
 COPIED = {each.__name__: each for each in (
-    InGraph, LossWeights, OneGraph, correct, freeze, frozen_groups, join, plain_mean, stream,
-    warmed_up_mean,
+    FromPieces, InGraph, LossWeights, OneGraph, change, correct, freeze, frozen_groups, join,
+    plain_mean, seed_at, seed_of_state, stream, warmed_up_mean,
 )}  # fmt: skip
 
 
@@ -121,7 +126,8 @@ class Script:
         if self.recipe.loss_initial:
             training.loss.append(load_first("loss_func", FIRST_OF_LOSS))
         model = [*training.loss, *model]
-        ours = [settings, self.machine(), beside, reading, validation, model, [*loop, "", SAVE]]
+        loop += ["", *(SAVE_OF_FIRST if self.recipe.shards else [SAVE])]
+        ours = [settings, self.machine(), beside, reading, validation, model, loop]
         self.take_needed("\n".join(line for block in ours for line in block))
         settings, machine, beside, reading, validation, model, loop = map(all_wrapped, ours)
         definitions = [text.splitlines() for text in self.lifter.definitions.values()]
@@ -153,6 +159,8 @@ class Script:
         )
         if recipe.outcome.sha256 and self.level != "math":
             text += f"; the SHA-256 of model.safetensors is {recipe.outcome.sha256}"
+        if recipe.shards:
+            text += f". `torchrun --nproc-per-node N` gives them too, for N up to {recipe.shards}"
         notes = f" Left out, as they only observe: {', '.join(left_out)}." * bool(left_out)
         return docstring(f"Train {recipe.name}.", f"{text}.{notes}")
 

@@ -92,21 +92,27 @@ def saved(model: nn.Module) -> tuple[dict[str, Tensor], str]:
     return load(content), hashlib.sha256(content).hexdigest()
 
 
-def run_alone(script: Path, fingerprint: dict[str, Any], steps: int | None = None) -> Outcome:
-    """Run a script in a fresh process, in an empty folder, where plainfit cannot be imported."""
-    environment = {k: v for k, v in os.environ.items() if k not in ISA_VARIABLES}
+def run_alone(
+    script: Path, fingerprint: dict[str, Any], steps: int | None = None, processes: int = 1
+) -> Outcome:
+    """Run a script in a fresh process or several, where plainfit cannot be imported."""
+    others = ("RANK", "WORLD_SIZE")  # of a training on several processes that this one is part of
+    environment = {k: v for k, v in os.environ.items() if k not in (*ISA_VARIABLES, *others)}
     recorded = fingerprint["isa_variables"]  # which may name any variable
     environment |= {name: recorded[name] for name in ISA_VARIABLES if name in recorded}
     with tempfile.TemporaryDirectory(prefix="plainfit-eject-") as folder:
         report, weights = Path(folder) / "report.json", Path(folder) / "model.safetensors"
-        arguments = [str(script.resolve()), str(report), str(steps or 0)]
+        Path(folder, "run.py").write_text(program(), encoding="utf-8")
+        arguments = ["run.py", str(script.resolve()), str(report), str(steps or 0)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         done = subprocess.run(
-            [sys.executable, "-c", program(), *arguments],
+            [sys.executable, *launcher[: 4 * (processes > 1)], *arguments],
             capture_output=True, text=True, cwd=folder, env=environment, check=False,
         )  # fmt: skip
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise EjectError(f"{script} must run by itself, and failed: {last}")
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            errors = [line for line in lines if "Error" in line] if processes > 1 else []
+            raise EjectError(f"{script} must run by itself, and failed: {[*errors, lines[-1]][0]}")
         found = json.loads(report.read_text())
         tensors = load_file(weights) if weights.exists() else {}
     return Outcome(found["losses"], tensors, fingerprint=found["fingerprint"])

@@ -24,6 +24,8 @@ class Rung:
     name: str
     relation: str
     what_changed: str = ""  # for the relation `changed`
+    alike: tuple[str, str] | None = None  # an edit that changes no bits, which is proved too
+    edit: tuple[str, str] = ("", "")  # of the program: a text, and what takes its place
 
     @property
     def label(self) -> str:
@@ -35,7 +37,7 @@ class Rung:
 
     @property
     def source(self) -> str:
-        return self.path.read_text(encoding="utf-8")
+        return self.path.read_text(encoding="utf-8").replace(*self.edit)
 
     @property
     def adds(self) -> str:
@@ -66,6 +68,7 @@ RUNGS = (
     Rung(12, "wrapped", FLOAT64),
     Rung(13, "device", BITWISE),
     Rung(14, "plainfit", BITWISE),
+    Rung(15, "distributed", FLOAT64, alike=("processes = 2", "processes = 1")),
 )  # in order: RUNGS[5] is rung 05
 
 

@@ -92,14 +92,22 @@ def relation_here(rung: Rung) -> str:
 def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
     """Run rungs from the initial values of the one before, where they fit, and compare the two.
 
-    The one before is run too if it was not selected.
+    The one before is run too if it was not selected, and so is a rung with an edit that must change
+    no bits.
     """
     before: Trace | None = None
     for rung in rungs:
         if rung.number and (before is None or before.rung.number != rung.number - 1):
             before = run_rung(RUNGS[rung.number - 1], setting)
         after = run_rung(rung, setting, start_of(before))
-        yield compare(relation_here(rung), before, after, partial(in_float64, setting))
+        result = compare(relation_here(rung), before, after, partial(in_float64, setting))
+        if result.holds and rung.alike:
+            edited = run_rung(replace(rung, edit=rung.alike), setting, start_of(before))
+            other = compare(BITWISE, edited, after, partial(in_float64, setting))
+            found = "bitwise" if other.holds else other.measured
+            measured = f"{result.measured}, {found} with {rung.alike[1]}"
+            result = replace(result, holds=other.holds, measured=measured)
+        yield result
         before = after
 
 

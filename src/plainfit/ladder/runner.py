@@ -59,8 +59,8 @@ class Trace:
     error: str = ""  # the program's own traceback, if it failed
 
 
-class EnoughStepsError(Exception):
-    """Raised within a rung to stop it."""
+class EnoughStepsError(SystemExit):
+    """Raised within a rung to stop it, and each process of it."""
 
 
 class ShuffledByEpoch(Sampler[int]):
@@ -115,8 +115,8 @@ def run_rung(
 
 
 def in_two(tree: ast.Module) -> tuple[ast.Module, ast.Module]:
-    """Split a program before the statement that trains: a loop over epochs, or a call of `fit`."""
-    starts = ("for epoch ", "fit(", "pf.fit(")
+    """Split a program before the statement that trains: a loop over epochs, or a call."""
+    starts = ("for epoch ", "fit(", "pf.fit(", "train(")
     training = (at for at, node in enumerate(tree.body) if ast.unparse(node).startswith(starts))
     at = next(training, len(tree.body))
     return ast.Module(tree.body[:at], []), ast.Module(tree.body[at:], [])
@@ -170,7 +170,7 @@ def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...
 @contextlib.contextmanager
 def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
     """Set what a program finds in its process, and restore it."""
-    old_argv, old_dtype = sys.argv, torch.get_default_dtype()
+    old_argv, old_dtype, threads = sys.argv, torch.get_default_dtype(), torch.get_num_threads()
     sys.argv = argv
     torch.set_default_dtype(dtype)
     try:
@@ -178,6 +178,7 @@ def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         sys.argv = old_argv
+        torch.set_num_threads(threads)
         torch.set_default_dtype(old_dtype)
 
 

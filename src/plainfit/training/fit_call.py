@@ -39,6 +39,8 @@ class FitCall:
     """Options of `fit` that a script has no statements for."""
     batch_size: Any = batch_size
     """The function of inputs and targets that counts the samples of a batch."""
+    sharding: Any = None
+    """What trains on batches in pieces."""
     groups: list[dict[str, Any]] = field(init=False)
     """The options of each group of the optimizer at the start."""
     has_stepped: bool = field(init=False)

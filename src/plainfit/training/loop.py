@@ -211,11 +211,11 @@ def fit(
                 "steps_per_epoch": steps_per_epoch, "max_steps": max_steps, "step": step,
                 "several validation loaders": len(valid_dls) > 1, "target": target,
                 "train_metrics with compile='epoch'": train_metrics and form == "epoch",
-                "shards": sharding is not None,
             }.items()
             if value
         ),
         batch_size,
+        sharding,
     )  # fmt: skip
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]

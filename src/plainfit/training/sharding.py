@@ -200,6 +200,8 @@ class Sharding:
         weight, _, is_sum, wishes, *others = head.tolist()
         self.is_asked = wishes > 0
         self.weight = 1.0 if is_sum else weight
+        if self.context.history.run is not None:
+            self.context.history.run.counts_samples &= weight == self.size
         count = len(self.names)
         means = zip(self.names, others[:count], strict=True)
         return {name: total / self.size for name, total in means}, others[count:]
