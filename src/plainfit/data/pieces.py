@@ -71,7 +71,7 @@ class Pieces(dict[int, Any]):
 
     def map(self, function: Callable[[int, Any], Any]) -> "Pieces":
         """Return what a function of the number and the batch makes of each piece."""
-        return Pieces({number: function(number, piece) for number, piece in self.items()}, self.size)
+        return Pieces({number: function(number, each) for number, each in self.items()}, self.size)
 
     def to(self, device: torch.device) -> "Pieces":
         return self.map(lambda _, piece: to_device(piece, device))

@@ -214,6 +214,8 @@ def fit(
         ),
         batch_size,
     )  # fmt: skip
+    if sharding is not None:
+        sharding.check_same()
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]
     train_loss = loss_func if sharding is None else sharding.weighing(loss_func)

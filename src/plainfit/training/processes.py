@@ -85,9 +85,10 @@ class Processes:
                     "plainfit.get_data, or leave out what splits it",
                     field=field,
                 )
-            if not found:
+            if found:
+                yield found
+            if len(found) < count:
                 return
-            yield found
 
     def in_order(self, own: Iterator[Any], device: torch.device) -> Iterator[Any]:
         """Yield the items of all processes, of which each has every `world`-th one."""
@@ -111,7 +112,7 @@ def digest(batches: list[Any]) -> int:
     for tensor in tensors_in(batches):
         values = tensor.detach().reshape(-1)
         some = values[:: max(1, len(values) // 4096)].cpu().contiguous().view(torch.uint8)
-        found = zlib.crc32(some.numpy(), found)
+        found = zlib.crc32(some.numpy().tobytes(), found)
     return found
 
 

@@ -16,6 +16,7 @@ from plainfit.common.seeding import drawing_from
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
+from plainfit.training.callbacks.branches import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
 from plainfit.training.history import kept, read
@@ -103,6 +104,15 @@ class Sharding:
             return None
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
 
+    def check_same(self) -> None:
+        """Refuse a training of which other processes have other data or another model."""
+        for other in self.processes.gather(own := setup_of(self.context)["same"]):
+            if differing := changes(other, own):
+                raise ConfigError(
+                    "each process must have the whole training, of which it then computes a part, "
+                    f"and they differ: {'; '.join(differing.values())}; leave out what splits data"
+                )
+
     def state_dict(self) -> dict[str, Any]:
         return {"count": self.shards.count, "seed": self.seed, "names": self.names}
 
@@ -185,8 +195,10 @@ class Sharding:
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]
     ) -> list[Tensor]:
         """Return what is added of a piece: the numbers of its head, and weighted gradients."""
-        context, gradients = self.context, [None] * len(trained)
-        numbers, values = [0.0, 0.0, False], dict.fromkeys(self.names, 0.0)
+        context = self.context
+        gradients: list[Tensor | None] = [None] * len(trained)
+        numbers: list[Any] = [0.0, 0.0, False]
+        values: dict[str, Any] = dict.fromkeys(self.names, 0.0)
         if size:
             with drawing_from(self.seed, "piece", context.epoch, context.step, number):
                 loss, values = loss_and_values(self.compute(xb, yb))
