@@ -217,11 +217,13 @@ def fit(
         ),
         batch_size,
     )  # fmt: skip
+    if sharding is not None:
+        sharding.check_same()
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]
-    train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
-    if sharding is not None:
-        train_loss = sharding.weighing(train_loss)
+    train_loss = loss_func if sharding is None else sharding.weighing(loss_func)
+    if train_metrics:
+        train_loss = measured(train_loss, train_metrics)
     folder = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     compiled = computation(context, train_loss, precision, form, echo)
     with (

@@ -2,9 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +15,16 @@ import torch
 import torch.distributed as dist
 
 from plainfit.common.errors import ConfigError, TrainingError, raised_as
-from plainfit.data.batches import Batches, pairs, to_device
-from plainfit.data.loaders import BatchOrder, order_of
+from plainfit.data.batches import (
+    Batches,
+    inputs_and_target,
+    opened,
+    pairs,
+    pairs_of,
+    tensors_in,
+    to_device,
+)
+from plainfit.data.loaders import BatchOrder
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -49,16 +59,39 @@ class Processes:
 
     def own(self, dl: Batches, device: torch.device, target: str | None) -> Iterator[Any]:
         """Yield the pairs of every `world`-th batch of a loader, from that of the own rank on."""
-        order = order_of(dl)
+        order = getattr(dl, "sampler", dl)
         every = slice(self.rank, None, self.world)
-        if not isinstance(order, BatchOrder):
-            yield from islice(pairs(dl, device, target), every.start, None, every.step)
+        if not isinstance(order, BatchOrder):  # if it is in a wrapper, that may draw random numbers
+            made, split = opened(dl), partial(inputs_and_target, target=target)
+            rounds = self.same(made, "valid_dl", self.world)
+            own = (batches[self.rank] for batches in rounds if self.rank < len(batches))
+            yield from pairs_of(own, made, device, split)
             return
         order.share = every  # others are not read
         try:
             yield from pairs(dl, device, target)
         finally:
             order.share = slice(None)
+
+    def same(self, batches: Iterable[Any], field: str, count: int = 1) -> Iterator[list[Any]]:
+        """Yield so many batches at a time, which must be the same on every process."""
+        if self.world == 1:
+            yield from ([batch] for batch in batches)
+            return
+        each = iter(batches)
+        while True:
+            found = list(islice(each, count))
+            if len({*self.gather(digest(found))}) > 1:
+                raise ConfigError(
+                    "must give the same batches on every process, of which each computes a part, "
+                    "and gives others, or more of them, to some; serve a data set by "
+                    "plainfit.get_data, or leave out what splits it",
+                    field=field,
+                )
+            if found:
+                yield found
+            if len(found) < count:
+                return
 
     def in_order(self, own: Iterator[Any], device: torch.device) -> Iterator[Any]:
         """Yield the items of all processes, of which each has every `world`-th one."""
@@ -93,6 +126,16 @@ class Processes:
     def wait(self) -> None:
         """Wait until every process has come to this point."""
         self.gather(None)
+
+
+def digest(batches: list[Any]) -> int:
+    """Return a number that batches with other values have another of, by a part of large ones."""
+    found = zlib.crc32(str(len(batches)).encode())
+    for tensor in tensors_in(batches):
+        values = tensor.detach().reshape(-1)
+        some = values[:: max(1, len(values) // 4096)].cpu().contiguous().view(torch.uint8)
+        found = zlib.crc32(some.numpy().tobytes(), found)
+    return found
 
 
 def lost_others() -> Any:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.common.seeding import drawing_from
+from plainfit.data.loaders import BatchOrder
+from plainfit.data.pieces import Pieces
 from plainfit.training.callbacks.optimization import Averaging, LossScaling
 from plainfit.training.hooks import Context
-from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
 from plainfit.training.processes import join
-from plainfit.training.sharding import Sharding, change
+from plainfit.training.sharding import FromPieces, Sharding
 from plainfit.training.step import loss_and_values
 
 
@@ -66,7 +66,7 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
 
 
 class SpreadModel(Sharding):
-    """Computes the loss of a batch, of which each process has a part, for such a model.
+    """Computes the loss of a batch, of which each process has a piece, for such a model.
 
     Its gradients are added by torch, so the bits depend on the number of processes.
     """
@@ -82,34 +82,40 @@ class SpreadModel(Sharding):
                     "process; leave one of them out",
                     field="fsdp",
                 )
+        world, order = self.processes.world, self.order
+        for parameter in super().trained():
+            mesh = getattr(parameter, "device_mesh", None)
+            if mesh is None or mesh.ndim > 1 or mesh.size() != world:
+                raise ConfigError(
+                    "must have every parameter that is trained spread by fully_shard over all "
+                    f"{world} processes, and one of shape {tuple(parameter.shape)} is not; call "
+                    "fully_shard(model) after that of its layers, and leave other meshes out",
+                    field="model",
+                )
+        if isinstance(order, BatchOrder) and not order.drop_last:
+            self.check_size(order.samples % order.batch_size or order.batch_size)
 
-    def __call__(self, xbs: list[Any], ybs: list[Any]) -> Any:
-        """Return the loss of the whole batch, and the values beside it if there are any."""
-        context, world = self.context, self.processes.world
-        if self.shards.pieces_of(self.size) < world:
+    def check_size(self, size: int) -> None:
+        """Refuse a batch of which a process would have nothing, as each has to take part."""
+        world = self.processes.world
+        if self.shards.pieces_of(size) < world:
             raise ConfigError(
                 f"must be at least {2 * world} for {world} processes, also in the last batch, got "
-                f"{self.size}; set drop_last",
+                f"{size}; set drop_last, or choose another",
                 field="batch_size",
             )
-        [xb], [yb] = xbs, ybs
-        buffers = [b for b in context.model.buffers() if b.dtype != torch.bool]
-        before = [buffer.clone() for buffer in buffers]
-        with drawing_from(self.seed, "piece", context.epoch, context.step, self.processes.rank):
-            loss, values = loss_and_values(self.compute(xb, yb))
-        size = self.batch_size(xb, yb)
-        weight = self.weighed.weight(loss, size)
-        self.names, self.dtype = list(values), torch.promote_types(loss.dtype, torch.float32)
-        weighted = loss if self.weighed.is_sum else loss * weight
-        parts = [self.head(weight, weighted.detach(), self.weighed.is_sum, values, size)]
-        for buffer, old in zip(buffers, before, strict=True):
-            parts.append(change(buffer, old, size, self.processes.rank))
-            buffer.copy_(old)
-        total = PairwiseSum()
-        total.add(self.processes.rank, flat(parts))
-        head, *changes = unflat(summed(total, self.shards, fast=True), parts)
-        self.join_buffers(buffers, changes)
-        means, _ = self.read_head(head)
-        own = weighted * (world / self.weight)  # torch takes the mean over the processes
-        whole = head[1] / self.weight + (own - own.detach())
-        return (whole, means) if means else whole
+
+    def trained(self) -> list[Tensor]:
+        return []
+
+    def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
+        self.own = weighted
+        return []
+
+    def __call__(self, xb: Pieces, yb: Pieces) -> Any:
+        """Return the loss of the whole batch, and the values beside it if there are any."""
+        self.check_size(xb.size)
+        loss, values = loss_and_values(super().__call__(xb, yb))
+        by = loss.new_tensor(self.processes.world / (self.weight or 1.0))  # torch takes the mean
+        loss = FromPieces.apply(loss, 1.0, [by], self.own)  # type: ignore[no-untyped-call]
+        return (loss, values) if values else loss
