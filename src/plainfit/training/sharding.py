@@ -237,9 +237,11 @@ class Sharding:
 
     def buffers(self) -> list[Tensor]:
         """Return the buffers of model and loss; a forward pass may put others in their places."""
-        loss = self.context.loss_func
-        modules = [self.context.model, *([loss] if isinstance(loss, nn.Module) else [])]
-        return [b for module in modules for b in module.buffers() if b.dtype != torch.bool]
+        return [b for part in self.modules() for b in part.buffers() if b.dtype != torch.bool]
+
+    def modules(self) -> list[nn.Module]:
+        context = self.context
+        return [m for m in (context.model, context.loss_func) if isinstance(m, nn.Module)]
 
 
 def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:

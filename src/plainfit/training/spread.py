@@ -5,20 +5,24 @@ So whatever reads all weights, such as a checkpoint, is done by all processes, a
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import LBFGS
 
 from plainfit.common.errors import ConfigError, near_miss
 from plainfit.data.loaders import BatchOrder
 from plainfit.data.pieces import Pieces
-from plainfit.training.callbacks.optimization import Averaging, LossScaling
+from plainfit.training.callbacks.optimization import Averaging
 from plainfit.training.hooks import Context
 from plainfit.training.processes import join
 from plainfit.training.sharding import FromPieces, Sharding
 from plainfit.training.step import loss_and_values
+
+AT_ONCE = "is without {}, which needs all parameters in each process; leave one of them out"
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -36,7 +40,8 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
     Args:
         model: its parameters become parts of what they were, so make the optimizer afterwards.
         layers: the names of those that are gathered as one; by default the members of every
-            `nn.Sequential` and `nn.ModuleList`. The rest of the model is one more.
+            `nn.Sequential` and `nn.ModuleList`. The rest of the model is one more, with those
+            that share parameters with others.
     """
     if join().world == 1:
         raise ConfigError(
@@ -59,10 +64,17 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
         )
     lists = [m for m in named.values() if isinstance(m, nn.Sequential | nn.ModuleList)]
     parts = [named[n] for n in layers] or [part for each in lists for part in each.children()]
-    for part in reversed(parts):  # the inner ones first
-        if any(True for _ in part.parameters()):
-            fully_shard(part, mesh=mesh)
+    uses = uses_of(model)
+    own = [(part, uses_of(part)) for part in parts]
+    alone = [part for part, its in own if its and all(its[p] == uses[p] for p in its)]
+    for part in reversed(alone):  # the inner ones first
+        fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+
+
+def uses_of(module: nn.Module) -> Counter[nn.Parameter]:
+    """Return how often a module has each parameter; those of tied layers more than once."""
+    return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
 
 
 class SpreadModel(Sharding):
@@ -76,12 +88,10 @@ class SpreadModel(Sharding):
     def __init__(self, context: Context, *arguments: Any) -> None:
         super().__init__(context, *arguments)
         for callback in context.callbacks:
-            if isinstance(callback, Averaging | LossScaling):
-                raise ConfigError(
-                    f"is without {type(callback).__name__}, which needs all parameters in each "
-                    "process; leave one of them out",
-                    field="fsdp",
-                )
+            if isinstance(callback, Averaging):
+                raise ConfigError(AT_ONCE.format("Averaging"), field="fsdp")
+        if isinstance(context.opt, LBFGS):
+            raise ConfigError(AT_ONCE.format("LBFGS"), field="fsdp")
         world, order = self.processes.world, self.order
         for parameter in super().trained():
             mesh = getattr(parameter, "device_mesh", None)
@@ -110,6 +120,10 @@ class SpreadModel(Sharding):
 
     def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
         self.own = weighted
+        for part in self.modules():
+            for module in part.modules():  # the backward pass needs what its buffers were
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.clone())
         return []
 
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:

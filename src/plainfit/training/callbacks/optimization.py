@@ -281,7 +281,7 @@ class LossScaling(Callback):
         if not gradients:
             self.has_stepped = True  # nothing has overflowed
             return
-        if not torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all():
+        if not torch.stack([whole(torch.isfinite(g).all()) for g in gradients]).all():
             self.scale, self.good_steps = self.scale / 2, 0
             if self.scale < LEAST_SCALE:
                 raise skipped_too_often(self.scale, context)
