@@ -469,7 +469,7 @@ def run_fit(
     parts: Parts, folder: Path, echo: Say | None, callbacks: Sequence[Callback], *, resume: bool
 ) -> RunResult:
     config, say = parts.config, echo or (lambda line: None)
-    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
+    checkpoint = keeper(config, folder)
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
@@ -488,6 +488,10 @@ def run_fit(
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def keeper(config: RunConfig, folder: Path) -> cb.Checkpointing:
+    return cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
 
 
 def gathered(parts: Parts) -> None:
@@ -530,7 +534,7 @@ def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
             find_rate(parts, lambda line: None)
         try:
             added = [*observers(parts.config, Path()), *callbacks]
-            history = fitted(parts, added, checkpoint=Path(), echo=None)
+            history = fitted(parts, added, checkpoint=keeper(parts.config, Path()), echo=None)
             gathered(parts)
             return RunResult(Path(), history, None, "")
         except Exception as error:
