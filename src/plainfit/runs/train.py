@@ -194,6 +194,8 @@ def build(
             spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
             opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
         return model, opt, []
+    if config.fsdp is not None:
+        raise ConfigError("is for a new model, got one to fine-tune; leave it out", field="fsdp")
     if run is None:
         check_source(config.source, data)
         name = config.model if is_weights_only(config.source) else None
