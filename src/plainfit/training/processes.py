@@ -100,6 +100,7 @@ class Processes:
             items = self.gather(next(own, None))
             has_all = not any(item is None for item in items)
             yield from (to_device(item, device) for item in items if item is not None)
+        next(own, None)  # there is none, but the loader comes to its end, and moves on
 
     def wait(self) -> None:
         """Wait until every process has come to this point."""

@@ -105,4 +105,19 @@ def validate(
             context.history.run.counts_samples &= counts_samples
             context.history.run.joins_tensors &= whole.are_tensors
         means = {name: weighted_mean(read(each), watch.sizes) for name, each in beside.items()}
-        return {"loss": value, **means, **whole.compute(watch.sizes)}
+        with alone(whole.streaming if processes.world > 1 else ()):
+            return {"loss": value, **means, **whole.compute(watch.sizes)}
+
+
+@contextmanager
+def alone(metrics: Sequence[Any]) -> Iterator[None]:
+    """Let objects of torchmetrics add no states of other processes: each has seen all batches."""
+    parts = [part for metric in metrics for part in getattr(metric, "modules", list)()]
+    asks = {p: p.distributed_available_fn for p in parts if hasattr(p, "distributed_available_fn")}
+    for part in asks:
+        part.distributed_available_fn = None
+    try:
+        yield
+    finally:
+        for part, ask in asks.items():
+            part.distributed_available_fn = ask
