@@ -110,7 +110,7 @@ def trained(make="logistic", dls=None, opt="sgd", loss=F.cross_entropy, callback
     train_dl, valid_dl = made if isinstance(made, tuple) else (made, None)
     if valid_dl is not None:
         options = {"metrics": ["accuracy"]} | options
-    options = {"epochs": 2} | options
+    options = {"epochs": 1} | options
     history = pf.fit(
         options.pop("epochs"), model, loss, optimizer, train_dl, valid_dl, callbacks=callbacks,
         echo=None, **options,
@@ -138,7 +138,7 @@ def case(model, how, augment, n, shards):
     if how == "adamw":
         options = {"callbacks": [GradientAccumulation(2), Averaging(0.9)]}
     dls = lambda: in_memory(n, "pad-and-crop,noise=0.1,cutmix" if augment else None)  # noqa: E731
-    return trained(model, dls, how, shards=shards, **options)
+    return trained(model, dls, how, shards=shards, epochs=2, **options)
 
 
 def both(make):
@@ -208,16 +208,16 @@ BITS = {
     "mlp, adamw, augmented": lambda: case("mlp", "adamw", True, 37, 8),
     "cnn, sgd, augmented": lambda: case("cnn", "sgd", True, 47, 4),
     "resnet, sgd": lambda: case("resnet", "sgd", False, 40, 4),
-    "a buffer that is replaced": lambda: trained("replacing"),
+    "a buffer that is replaced": lambda: trained("replacing", epochs=2),
     "samples": lambda: trained("mlp", lambda: pf.get_data(noisy(), noisy(), BS)),
-    "wrapped twice": lambda: trained(dls=wrapped),
+    "wrapped twice": lambda: trained(dls=wrapped, epochs=2),
     "wrapped by the user": lambda: trained(dls=lambda: tuple(map(UserWrapper, in_memory()))),
     "balanced": lambda: trained(dls=lambda: in_memory(sampler="balanced")),
-    "stock": lambda: trained(dls=both(lambda: DataLoader(noisy(), BS, shuffle=True))),
+    "stock": lambda: trained(dls=both(lambda: DataLoader(noisy(), BS, shuffle=True)), epochs=2),
     "a list": lambda: trained("mlp", both(listed)),
-    "a generator": lambda: trained(dls=lambda: iter(listed()), epochs=1),
+    "a generator": lambda: trained(dls=lambda: iter(listed())),
     "a stream": lambda: trained(
-        dls=lambda: pf.get_data(Stream(), Stream(), BS), steps_per_epoch=4, max_steps=7
+        dls=lambda: pf.get_data(Stream(), Stream(), BS), steps_per_epoch=4, max_steps=7, epochs=None
     ),
     "mappings": lambda: trained(
         "flat", lambda: DataLoader(Named("image", "shift", "labels"), BS), target="labels"
@@ -242,7 +242,8 @@ BITS = {
     ),
     "fp16": lambda: trained("mlp", precision="fp16"),
     "several sets": lambda: trained(
-        dls=lambda: (in_memory()[0], {"a": in_memory()[1], "b": in_memory(21)[0], "c": listed()})
+        dls=lambda: (in_memory()[0], {"a": in_memory()[1], "b": in_memory(21)[0], "c": listed()}),
+        epochs=2,
     ),
 }
 
@@ -376,7 +377,7 @@ def test_another_number_of_shards_is_refused(tmp_path):
     def again(**options):
         trained(checkpoint=tmp_path, resume=True, **options)
 
-    again(shards=4, epochs=1)
+    again(shards=4)
     for options in ({"shards": 8}, {}):
         with pytest.raises(PlainfitError, match="shards was 4, is "):
             again(**options)
@@ -623,6 +624,6 @@ def test_a_loader_serves_whole_batches_outside_of_the_training():
             seen.append(next(iter(train_dl)))
 
     train_dl, _ = in_memory()
-    trained(dls=lambda: train_dl, shards=4, callbacks=[Reads()], epochs=1)
+    trained(dls=lambda: train_dl, shards=4, callbacks=[Reads()])
     assert len(seen) == 3
     assert not any(isinstance(batch, Pieces) for batch in [*seen, *train_dl])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.common.seeding import drawing_from
+from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
@@ -166,24 +166,22 @@ class Sharding:
                 field="shards",
             )
         trained = [p for group in context.groups() for p in group["params"] if p.requires_grad]
-        before = [buffer.clone() for buffer in self.buffers()]
+        buffers = self.buffers()
+        before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
-        for number in self.shards.mine:
-            size = self.batch_size(xb[number], yb[number]) if number in xb else 0
-            parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
-            if before:
-                parts += [
-                    change(buffer, old, size, number)
-                    for buffer, old in zip(self.buffers(), before, strict=True)
-                ]
-            total.add(number, flat(parts))
+        with kept_generators():
+            for number in self.shards.mine:
+                size = self.batch_size(xb[number], yb[number]) if number in xb else 0
+                parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
+                for (owner, name), old in zip(buffers, before, strict=True):
+                    parts.append(change(owner[name], old, size, number))
+                total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
         weight, _, is_sum, wishes, size, *others = head.tolist()
         means, flags = others[: len(self.names)], others[len(self.names) :]
-        if before:
-            for buffer, difference in zip(self.buffers(), sums[len(trained) :], strict=True):
-                mean = difference / size if buffer.is_floating_point() else difference
-                buffer.add_(mean.to(buffer.dtype))
+        for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
+            mean = difference / size if owner[name].is_floating_point() else difference
+            owner[name].add_(mean.to(owner[name].dtype))
         self.is_asked, context.size = wishes > 0, round(size)
         self.weight = 1.0 if is_sum else weight
         gradients = [s if flag else None for s, flag in zip(sums, flags, strict=False)]
@@ -200,8 +198,11 @@ class Sharding:
         numbers: list[Any] = [0.0, 0.0, False]
         values: dict[str, Any] = dict.fromkeys(self.names, 0.0)
         if size:
-            with drawing_from(self.seed, "piece", context.epoch, context.step, number):
-                loss, values = loss_and_values(self.compute(xb, yb))
+            seed = seed_at(self.seed, "piece", context.epoch, context.step, number)
+            seed_generators(seed)
+            if (device := device_of(context.model)).type != "cpu":
+                torch.get_device_module(device).manual_seed(seed)
+            loss, values = loss_and_values(self.compute(xb, yb))
             weight = self.weighed.weight(loss, size)
             weighted = loss if self.weighed.is_sum else loss * weight
             scaled = weighted * self.scaling.scale if self.scaling else weighted
@@ -221,11 +222,17 @@ class Sharding:
         filled = zip(trained, gradients, strict=True)
         return [head, *(torch.zeros_like(p) if g is None else g for p, g in filled)]
 
-    def buffers(self) -> list[Tensor]:
-        """Return the buffers of model and loss; a forward pass may put others in their places."""
+    def buffers(self) -> list[tuple[dict[str, Any], str]]:
+        """Return the places of the buffers of model and loss; a forward pass may fill them anew."""
         loss = self.context.loss_func
         modules = [self.context.model, *([loss] if isinstance(loss, nn.Module) else [])]
-        return [b for module in modules for b in module.buffers() if b.dtype != torch.bool]
+        owners = (part._buffers for module in modules for part in module.modules())
+        return [
+            (owner, name)
+            for owner in owners
+            for name, buffer in owner.items()
+            if buffer is not None and buffer.dtype != torch.bool
+        ]
 
 
 def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
