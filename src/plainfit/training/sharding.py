@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
@@ -166,6 +165,10 @@ class Sharding:
                 field="shards",
             )
         trained = [p for group in context.groups() for p in group["params"] if p.requires_grad]
+        if not trained:
+            raise ConfigError(
+                "must hold a parameter with requires_grad=True, got none", field="opt"
+            )
         buffers = self.buffers()
         before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
@@ -179,14 +182,15 @@ class Sharding:
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
         weight, _, is_sum, wishes, size, *others = head.tolist()
         means, flags = others[: len(self.names)], others[len(self.names) :]
+        by = size or 1.0
         for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
-            mean = difference / size if owner[name].is_floating_point() else difference
+            mean = difference / by if owner[name].is_floating_point() else difference
             owner[name].add_(mean.to(owner[name].dtype))
         self.is_asked, context.size = wishes > 0, round(size)
         self.weight = 1.0 if is_sum else weight
         gradients = [s if flag else None for s, flag in zip(sums, flags, strict=False)]
         loss = FromPieces.apply(head[1], self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
-        values = {name: mean / size for name, mean in zip(self.names, means, strict=True)}
+        values = {name: mean / by for name, mean in zip(self.names, means, strict=True)}
         return (loss, values) if values else loss
 
     def of_piece(
@@ -200,16 +204,17 @@ class Sharding:
         if size:
             seed = seed_at(self.seed, "piece", context.epoch, context.step, number)
             seed_generators(seed)
-            if (device := device_of(context.model)).type != "cpu":
+            if (device := trained[0].device).type != "cpu":
                 torch.get_device_module(device).manual_seed(seed)
             loss, values = loss_and_values(self.compute(xb, yb))
+            context.loss = loss  # for an error that explains what it lacks
             weight = self.weighed.weight(loss, size)
             weighted = loss if self.weighed.is_sum else loss * weight
+            numbers = [weight, weighted.detach(), self.weighed.is_sum]
             scaled = weighted * self.scaling.scale if self.scaling else weighted
             gradients = [*torch.autograd.grad(scaled, trained, allow_unused=True)]
             if self.scaling:
                 gradients = [g if g is None else g / self.scaling.scale for g in gradients]
-            numbers = [weight, weighted.detach(), self.weighed.is_sum]
             self.names = list(values)
         numbers = read([kept(number) for number in numbers])
         if not numbers[0]:  # all labels are ignored: the loss is 0 / 0
@@ -218,7 +223,7 @@ class Sharding:
         numbers += [bool(context.wish), size, *(size * value for value in values.values())]
         flags = [gradient is not None for gradient in gradients]
         dtype = torch.promote_types(trained[0].dtype, torch.float32).to_real()
-        head = torch.tensor([*numbers, *flags], dtype=dtype, device=device_of(context.model))
+        head = torch.tensor([*numbers, *flags], dtype=dtype, device=trained[0].device)
         filled = zip(trained, gradients, strict=True)
         return [head, *(torch.zeros_like(p) if g is None else g for p, g in filled)]
 
