@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from plainfit.data.batches import (
     inputs_and_target,
     opened,
     pairs,
-    pairs_of,
+    reader,
     tensors_in,
     to_device,
 )
@@ -58,20 +57,27 @@ class Processes:
         return values
 
     def own(self, dl: Batches, device: torch.device, target: str | None) -> Iterator[Any]:
-        """Yield the pairs of every `world`-th batch of a loader, from that of the own rank on."""
+        """Yield the pairs of every `world`-th batch, from that of the own rank on.
+
+        All processes have as many: some a None at the end.
+        """
         order = getattr(dl, "sampler", dl)
-        every = slice(self.rank, None, self.world)
-        if not isinstance(order, BatchOrder):  # if it is in a wrapper, that may draw random numbers
-            made, split = opened(dl), partial(inputs_and_target, target=target)
-            rounds = self.same(made, "valid_dl", self.world)
-            own = (batches[self.rank] for batches in rounds if self.rank < len(batches))
-            yield from pairs_of(own, made, device, split)
-            return
-        order.share = every  # others are not read
-        try:
+        if self.world == 1:
             yield from pairs(dl, device, target)
-        finally:
-            order.share = slice(None)
+        elif isinstance(order, BatchOrder):
+            order.share = slice(self.rank, None, self.world)  # others are not read
+            try:
+                yield from pairs(dl, device, target)
+            finally:
+                order.share = slice(None)
+            if 0 < len(order) % self.world <= self.rank:
+                yield None
+        else:  # one within a wrapper too, which may draw random numbers: all read the whole
+            made = opened(dl)
+            read = reader(made)
+            for batches in self.same(made, "valid_dl", self.world):
+                own = [read(batch) for batch in batches[self.rank : self.rank + 1]]
+                yield to_device(inputs_and_target(own[0], target), device) if own else None
 
     def same(self, batches: Iterable[Any], field: str, count: int = 1) -> Iterator[list[Any]]:
         """Yield so many batches at a time, which must be the same on every process."""
@@ -93,16 +99,11 @@ class Processes:
             if len(found) < count:
                 return
 
-    def in_order(self, own: Iterator[Any], device: torch.device) -> Iterator[Any]:
-        """Yield the items of all processes, of which each has every `world`-th one."""
+    def of_all(self, item: Any, device: torch.device) -> list[Any]:
+        """Return the items of all processes, in the order of their ranks, without those None."""
         if self.world == 1:
-            yield from own
-            return
-        has_all = True
-        while has_all:
-            items = self.gather(next(own, None))
-            has_all = not any(item is None for item in items)
-            yield from (to_device(item, device) for item in items if item is not None)
+            return [item]
+        return [to_device(each, device) for each in self.gather(item) if each is not None]
 
     def once_per_machine(self, make: Callable[[], T]) -> T:
         """Return what `make` returns; its tensors are in memory once for all processes here.

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.common.seeding import drawing_from
+from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
@@ -168,30 +167,28 @@ class Sharding:
                 f"must be at most half of the samples of a batch, {xb.size}, got {count}",
                 field="shards",
             )
-        trained = self.trained()
-        before = [buffer.clone() for buffer in self.buffers()]
+        trained, buffers = self.trained(), self.buffers()
+        before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
-        for number in self.shards.mine:
-            size = self.batch_size(xb[number], yb[number]) if number in xb else 0
-            parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
-            if before:
-                parts += [
-                    change(buffer, old, size, number)
-                    for buffer, old in zip(self.buffers(), before, strict=True)
-                ]
-            total.add(number, flat(parts))
+        with kept_generators():
+            for number in self.shards.mine:
+                size = self.batch_size(xb[number], yb[number]) if number in xb else 0
+                parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
+                for (owner, name), old in zip(buffers, before, strict=True):
+                    parts.append(change(owner[name], old, size, number))
+                total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
         weight, _, is_sum, wishes, size, *others = head.tolist()
         means, flags = others[: len(self.names)], others[len(self.names) :]
-        if before:
-            for buffer, difference in zip(self.buffers(), sums[len(trained) :], strict=True):
-                mean = difference / size if buffer.is_floating_point() else difference
-                buffer.add_(mean.to(buffer.dtype))
+        by = size or 1.0
+        for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
+            mean = difference / by if owner[name].is_floating_point() else difference
+            owner[name].add_(mean.to(owner[name].dtype))
         self.is_asked, context.size = wishes > 0, round(size)
         self.weight = 1.0 if is_sum else weight
         gradients = [s if flag else None for s, flag in zip(sums, flags, strict=False)]
         loss = FromPieces.apply(head[1], self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
-        values = {name: mean / size for name, mean in zip(self.names, means, strict=True)}
+        values = {name: mean / by for name, mean in zip(self.names, means, strict=True)}
         return (loss, values) if values else loss
 
     def of_piece(
@@ -199,12 +196,17 @@ class Sharding:
     ) -> list[Tensor]:
         """Return what is added of a piece: the numbers of its head, and weighted gradients."""
         context = self.context
+        first = context.opt.param_groups[0]["params"][0]
         gradients: list[Tensor | None] = [None] * len(trained)
         numbers: list[Any] = [0.0, 0.0, False]
         values: dict[str, Any] = dict.fromkeys(self.names, 0.0)
         if size:
-            with drawing_from(self.seed, "piece", context.epoch, context.step, number):
-                loss, values = loss_and_values(self.compute(xb, yb))
+            seed = seed_at(self.seed, "piece", context.epoch, context.step, number)
+            seed_generators(seed)
+            if first.device.type != "cpu":
+                torch.get_device_module(first.device).manual_seed(seed)
+            loss, values = loss_and_values(self.compute(xb, yb))
+            context.loss = loss  # for an error that explains what it lacks
             weight = self.weighed.weight(loss, size)
             weighted = loss if self.weighed.is_sum else loss * weight
             gradients = self.gradients(weighted, trained)
@@ -216,16 +218,20 @@ class Sharding:
             gradients = [g if g is None else torch.zeros_like(g) for g in gradients]
         numbers += [bool(context.wish), size, *(size * value for value in values.values())]
         flags = [gradient is not None for gradient in gradients]
-        first = context.opt.param_groups[0]["params"][0]
         dtype = torch.promote_types(first.dtype, torch.float32).to_real()
-        head = torch.tensor([*numbers, *flags], dtype=dtype, device=device_of(context.model))
+        head = torch.tensor([*numbers, *flags], dtype=dtype, device=first.device)
         filled = zip(trained, gradients, strict=True)
         return [head, *(torch.zeros_like(p) if g is None else g for p, g in filled)]
 
     def trained(self) -> list[Tensor]:
         """Return the parameters whose gradients are added here."""
         groups = self.context.groups()
-        return [p for group in groups for p in group["params"] if p.requires_grad]
+        found = [p for group in groups for p in group["params"] if p.requires_grad]
+        if not found:
+            raise ConfigError(
+                "must hold a parameter with requires_grad=True, got none", field="opt"
+            )
+        return found
 
     def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
         """Return the gradients of a piece's weighted loss."""
@@ -235,13 +241,17 @@ class Sharding:
             return [*found]
         return [g if g is None else g / self.scaling.scale for g in found]
 
-    def buffers(self) -> list[Tensor]:
-        """Return the buffers of model and loss; a forward pass may put others in their places."""
-        return [b for part in self.modules() for b in part.buffers() if b.dtype != torch.bool]
-
-    def modules(self) -> list[nn.Module]:
-        context = self.context
-        return [m for m in (context.model, context.loss_func) if isinstance(m, nn.Module)]
+    def buffers(self) -> list[tuple[dict[str, Any], str]]:
+        """Return the places of the buffers of model and loss; a forward pass may fill them anew."""
+        loss = self.context.loss_func
+        modules = [self.context.model, *([loss] if isinstance(loss, nn.Module) else [])]
+        owners = (part._buffers for module in modules for part in module.modules())
+        return [
+            (owner, name)
+            for owner in owners
+            for name, buffer in owner.items()
+            if buffer is not None and buffer.dtype != torch.bool
+        ]
 
 
 def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:

@@ -120,10 +120,8 @@ class SpreadModel(Sharding):
 
     def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
         self.own = weighted
-        for part in self.modules():
-            for module in part.modules():  # the backward pass needs what its buffers were
-                for name, buffer in module.named_buffers(recurse=False):
-                    setattr(module, name, buffer.clone())
+        for owner, name in self.buffers():  # the backward pass needs what they were
+            owner[name] = owner[name].clone()
         return []
 
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:

@@ -390,10 +390,10 @@ class Averaging(Callback):
             context.model.load_state_dict(context.valid_model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.averaged is None else Uncompiled(self.averaged).state_dict()
+        return self.resumed if self.averaged is None else Uncompiled(self.averaged).state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.resumed = state
+        self.averaged, self.resumed = None, state
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
