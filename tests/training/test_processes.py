@@ -397,7 +397,7 @@ def spread(out, yb):
 
 def validated(sizes):
     """Return the results of a validation of sets of these sizes."""
-    shared = SimpleNamespace(processes=join())
+    shared = SimpleNamespace(has_parts=False, processes=join())
     context = SimpleNamespace(
         sharding=shared, valid_program=None, stop="", history=SimpleNamespace(run=None)
     )
