@@ -50,15 +50,26 @@ def drawing_from(seed: int, *address: str | int) -> Iterator[None]:
     ...     a == random.random()
     True
     """
-    number = seed_at(seed, *address)
+    with kept_generators():
+        seed_generators(seed_at(seed, *address))
+        yield
+
+
+def seed_generators(number: int) -> None:
+    """Seed the global generators of torch (CPU), NumPy and Python."""
+    torch.default_generator.manual_seed(number)
+    random.seed(number)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(number % 2**32)
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Leave the same generators as they were."""
     numpy = sys.modules.get("numpy")
     torch_state, python_state = torch.get_rng_state(), random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
     try:
-        torch.default_generator.manual_seed(number)
-        random.seed(number)
-        if numpy:
-            numpy.random.seed(number % 2**32)
         yield
     finally:
         torch.set_rng_state(torch_state)

@@ -35,7 +35,7 @@ from torch.utils.data import (
 from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
-from plainfit.data.batches import innermost, reader, to_device
+from plainfit.data.batches import reader, to_device
 from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
 from plainfit.data.parts import draw_parts
 from plainfit.data.pieces import Pieces, Shards
@@ -257,8 +257,9 @@ def end_with_parent(*_: object) -> None:
 
 def order_of(dl: Any) -> Any:
     """Return the `BatchOrder` of one of our loaders; some other object for any other loader."""
-    inner = innermost(dl)
-    return getattr(inner, "sampler", inner)
+    while isinstance(dl, WrappedDataLoader):  # those of others may do anything with a batch
+        dl = dl.dl
+    return getattr(dl, "sampler", dl)
 
 
 class WrappedDataLoader:
@@ -276,6 +277,7 @@ class WrappedDataLoader:
     def __init__(self, dl: Iterable[Any], func: Callable[..., Any]) -> None:
         self.dl = dl
         self.func = func
+        self.depth = getattr(dl, "depth", 0) + 1
 
     def __len__(self) -> int:
         return len(self.dl)  # type: ignore[arg-type]  # a loader without a length raises here
@@ -287,15 +289,20 @@ class WrappedDataLoader:
 
     def __iter__(self) -> Iterator[Any]:
         read = reader(self.dl)
+        epoch, first = getattr(self.dl, "epoch", 0), getattr(self.dl, "first", 0)
+
+        def drawn(step: int, piece: int, batch: Any) -> Any:
+            with drawing_from(order_of(self).seed, f"wrapped {self.depth}", epoch, step, piece):
+                return passed(batch)
 
         def passed(batch: Any) -> Any:
             batch = read(batch)
             is_spread = isinstance(batch, tuple) and not isinstance(batch, PackedSequence)
             return self.func(*batch) if is_spread else self.func(batch)
 
-        for batch in self.dl:
+        for step, batch in enumerate(self.dl, first):
             is_cut = isinstance(batch, Pieces)
-            yield batch.map(lambda _, piece: passed(piece)) if is_cut else passed(batch)
+            yield batch.map(partial(drawn, step)) if is_cut else passed(batch)
 
 
 class AugmentedLoader(WrappedDataLoader):

@@ -6,13 +6,19 @@ no result depends on the number of processes.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch.nn.utils.rnn import PackedSequence
 
-from plainfit.common.errors import ConfigError
-from plainfit.data.batches import has_parts
+from plainfit.common.errors import ConfigError, raised_as
+from plainfit.data.batches import has_parts, sizes, to_device
+
+CUT = (
+    "a batch must be cut into pieces, as tensors and lists, or tuples and mappings of them, can "
+    "be, got a {}; serve samples by plainfit.get_data, whose collate_fn makes each piece"
+)
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,24 @@ class Shards:
         return min(self.count, max(1, size // 2))
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """The pieces of a batch that belong to one process, by their numbers."""
+class Pieces(dict[int, Any]):
+    """The pieces of a batch that belong to one process, by their numbers.
 
-    batches: dict[int, Any]
-    size: int
-    """The number of samples in the whole batch."""
+    Args:
+        pieces: by their numbers.
+        size: the number of samples in the whole batch.
+    """
+
+    def __init__(self, pieces: Mapping[int, Any], size: int) -> None:
+        super().__init__(pieces)
+        self.size = size
 
     def map(self, function: Callable[[int, Any], Any]) -> "Pieces":
         """Return what a function of the number and the batch makes of each piece."""
-        return replace(self, batches={n: function(n, batch) for n, batch in self.batches.items()})
+        return Pieces({number: function(number, each) for number, each in self.items()}, self.size)
+
+    def to(self, device: torch.device) -> "Pieces":
+        return self.map(lambda _, piece: to_device(piece, device))
 
 
 def cut(batch: Any, rows: slice) -> Any:
@@ -70,6 +83,9 @@ def cut(batch: Any, rows: slice) -> Any:
         return {key: cut(part, rows) for key, part in batch.items()}
     if isinstance(batch, tuple) and has_parts(batch):
         return tuple([cut(part, rows) for part in batch])
-    if isinstance(batch, Tensor) and not batch.dim():
+    if not sizes(batch):  # one value for all samples
         return batch
-    return batch[rows]
+    with raised_as(ConfigError, CUT.format(type(batch).__name__)):
+        if isinstance(batch, PackedSequence):
+            raise TypeError("its samples are interleaved")
+        return batch[rows]

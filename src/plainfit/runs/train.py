@@ -195,6 +195,8 @@ def build(
             spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
             opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
         return model, opt, []
+    if config.fsdp is not None:
+        raise ConfigError("is for a new model, got one to fine-tune; leave it out", field="fsdp")
     if run is None:
         check_source(config.source, data)
         name = config.model if is_weights_only(config.source) else None
@@ -474,7 +476,7 @@ def run_fit(
     config, say = parts.config, echo or (lambda line: None)
     processes = join()
     folder = processes.share(folder)
-    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
+    checkpoint = keeper(config, folder)
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
@@ -495,6 +497,10 @@ def run_fit(
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
+
+
+def keeper(config: RunConfig, folder: Path) -> cb.Checkpointing:
+    return cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
 
 
 def gathered(parts: Parts) -> None:

@@ -34,16 +34,16 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"{step:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
     write_whole(path, data)
     try:
-        check_sha256(path, path.read_bytes())
+        with path.open("rb") as file:  # piece by piece: the state may be large
+            check_sha256(path, hashlib.file_digest(file, "sha256").hexdigest())
     except CheckpointError:
         path.unlink()
         raise
     return path
 
 
-def check_sha256(path: Path, data: bytes) -> None:
+def check_sha256(path: Path, found: str) -> None:
     wanted = path.stem.rpartition("-")[2]
-    found = hashlib.sha256(data).hexdigest()
     if found != wanted:
         raise CheckpointError(
             f"{path.name} must have the SHA-256 in its name, and has {found[:12]}...: it is damaged"
@@ -62,7 +62,7 @@ def newest(folder: Path, report: Callable[[str], object]) -> tuple[Path, dict[st
     for path in reversed(listed(folder)):
         try:
             data = path.read_bytes()
-            check_sha256(path, data)
+            check_sha256(path, hashlib.sha256(data).hexdigest())
             return path, from_bytes(data)
         except (CheckpointError, OSError) as error:
             report(f"{error}; trying the one before")

@@ -195,6 +195,12 @@ def check_own_step(context: Context, is_changed: bool, train_metrics: Sequence[A
             "of fit; use torch.autocast and torch.compile in it, and return values by name",
             field="step",
         )
+    if context.sharding is not None:
+        raise ConfigError(
+            "takes whole batches, and several processes, or shards, train on pieces of them; leave "
+            "it out",
+            field="step",
+        )
     within = ("on_loss", "on_backward_end", "on_step_start")
     for callback in context.callbacks:
         found = [name for name in within if any(overriding([callback], name))]

@@ -140,8 +140,10 @@ def fit(
             seconds at first, pay off in long trainings, and change the last bits. What cannot be
             compiled runs as it is.
         shards: cut each batch into so many pieces, whose gradients are added: the same bits on any
-            number of processes up to that. By default 8 where there are several processes (see
-            docs/processes.md), else 1, the whole batch.
+            number of processes up to that. The loss of a batch is the mean of those of its pieces,
+            as `validate` takes it of batches; so one that is no mean over samples is another then.
+            By default 8 where there are several processes (see docs/processes.md), else 1, the
+            whole batch.
         reduce: `exact`, or `fast` for a piece for each process and torch's own sum, which has the
             same bits for the same number of processes only.
         keep_memory: keep freed blocks of up to 32 MiB until `fit` returns (glibc only): faster.
@@ -217,11 +219,13 @@ def fit(
         batch_size,
         sharding,
     )  # fmt: skip
+    if sharding is not None:
+        sharding.check_same()
     context.history.modes = declared_modes(metrics)
     context.train_metrics = [metric_name(metric) for metric in train_metrics]
-    train_loss = measured(loss_func, train_metrics) if train_metrics else loss_func
-    if sharding is not None:
-        train_loss = sharding.weighing(train_loss)
+    train_loss = loss_func if sharding is None else sharding.weighing(loss_func)
+    if train_metrics:
+        train_loss = measured(train_loss, train_metrics)
     folder = nullcontext() if keeper is None else keeper.begun(context, resume, echo)
     compiled = computation(context, train_loss, precision, form, echo)
     with (

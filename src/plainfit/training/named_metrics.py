@@ -1,7 +1,7 @@
 """Metrics by name: ours, and those of torchmetrics, made to fit the first batch."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -84,6 +84,9 @@ class NamedMetric:
     def reset(self) -> None:
         if self.metric is not None:
             self.metric.reset()
+
+    def modules(self) -> Iterable[Any]:
+        return [] if self.metric is None else self.metric.modules()
 
     def update(self, out: Any, yb: Any) -> None:
         """Count a batch."""

@@ -97,7 +97,7 @@ def exchanged(flats: list[Tensor], owned: list[list[Node]], slots: int, shards: 
             for slot, node in enumerate(its)
         }
         [mine] = root(nodes, shards.count)
-        dist.all_gather_into_tensor(whole, mine.contiguous())
+        dist.all_gather(list(whole.view(world, part)), mine.contiguous())
     return whole[:width]
 
 

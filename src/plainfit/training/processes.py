@@ -5,7 +5,8 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,8 +19,16 @@ import torch
 import torch.distributed as dist
 
 from plainfit.common.errors import ConfigError, TrainingError
-from plainfit.data.batches import Batches, pairs, to_device
-from plainfit.data.loaders import BatchOrder, order_of
+from plainfit.data.batches import (
+    Batches,
+    inputs_and_target,
+    opened,
+    pairs,
+    reader,
+    tensors_in,
+    to_device,
+)
+from plainfit.data.loaders import BatchOrder
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -57,28 +66,53 @@ class Processes:
         return values
 
     def own(self, dl: Batches, device: torch.device, target: str | None) -> Iterator[Any]:
-        """Yield the pairs of every `world`-th batch of a loader, from that of the own rank on."""
-        order = order_of(dl)
-        every = slice(self.rank, None, self.world)
-        if not isinstance(order, BatchOrder):
-            yield from islice(pairs(dl, device, target), every.start, None, every.step)
-            return
-        order.share = every  # others are not read
-        try:
-            yield from pairs(dl, device, target)
-        finally:
-            order.share = slice(None)
+        """Yield the pairs of every `world`-th batch, from that of the own rank on.
 
-    def in_order(self, own: Iterator[Any], device: torch.device) -> Iterator[Any]:
-        """Yield the items of all processes, of which each has every `world`-th one."""
+        All processes have as many: some a None at the end.
+        """
+        order = getattr(dl, "sampler", dl)
         if self.world == 1:
-            yield from own
+            yield from pairs(dl, device, target)
+        elif isinstance(order, BatchOrder):
+            order.share = slice(self.rank, None, self.world)  # others are not read
+            try:
+                yield from pairs(dl, device, target)
+            finally:
+                order.share = slice(None)
+            if 0 < len(order) % self.world <= self.rank:
+                yield None
+        else:  # one within a wrapper too, which may draw random numbers: all read the whole
+            made = opened(dl)
+            read = reader(made)
+            for batches in self.same(made, "valid_dl", self.world):
+                own = [read(batch) for batch in batches[self.rank : self.rank + 1]]
+                yield to_device(inputs_and_target(own[0], target), device) if own else None
+
+    def same(self, batches: Iterable[Any], field: str, count: int = 1) -> Iterator[list[Any]]:
+        """Yield so many batches at a time, which must be the same on every process."""
+        if self.world == 1:
+            yield from ([batch] for batch in batches)
             return
-        has_all = True
-        while has_all:
-            items = self.gather(next(own, None))
-            has_all = not any(item is None for item in items)
-            yield from (to_device(item, device) for item in items if item is not None)
+        each = iter(batches)
+        while True:
+            found = list(islice(each, count))
+            if len({*self.gather(digest(found))}) > 1:
+                raise ConfigError(
+                    "must give the same batches on every process, of which each computes a part, "
+                    "and gives others, or more of them, to some; serve a data set by "
+                    "plainfit.get_data, or leave out what splits it",
+                    field=field,
+                )
+            if found:
+                yield found
+            if len(found) < count:
+                return
+
+    def of_all(self, item: Any, device: torch.device) -> list[Any]:
+        """Return the items of all processes, in the order of their ranks, without those None."""
+        if self.world == 1:
+            return [item]
+        return [to_device(each, device) for each in self.gather(item) if each is not None]
 
     def once_per_machine(self, make: Callable[[], T]) -> T:
         """Return what `make` returns; its tensors are in memory once for all processes here.
@@ -102,6 +136,16 @@ class Processes:
     def wait(self) -> None:
         """Wait until every process has come to this point."""
         self.gather(None)
+
+
+def digest(batches: list[Any]) -> int:
+    """Return a number that batches with other values have another of, by a part of large ones."""
+    found = zlib.crc32(str(len(batches)).encode())
+    for tensor in tensors_in(batches):
+        values = tensor.detach().reshape(-1)
+        some = values[:: max(1, len(values) // 4096)].cpu().contiguous().view(torch.uint8)
+        found = zlib.crc32(some.numpy().tobytes(), found)
+    return found
 
 
 @contextmanager

@@ -4,47 +4,51 @@ docs/decisions/0034-processes.md says why it is so.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.common.seeding import drawing_from
-from plainfit.data.batches import called, reader
+from plainfit.common.seeding import kept_generators, seed_at, seed_generators
+from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
+from plainfit.training.callbacks.branches import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
+from plainfit.training.history import kept, read
 from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights
 from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
 from plainfit.training.processes import Processes, is_launched
-from plainfit.training.step import loss_and_values
+from plainfit.training.step import loss_and_values, own_loss
 
 SHARDS = 8  # of a training on several processes, where their number is not given
 
 
 class FromPieces(torch.autograd.Function):
-    """The loss of a batch whose gradients are known already."""
+    """The loss of a batch from its sums over the pieces, which are known with its gradients'."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, gradients: list[Tensor | None], *trained: Tensor) -> Tensor:
-        ctx.gradients = gradients
-        return loss.clone()
+    def forward(
+        ctx: Any, weighted: Tensor, weight: float, sums: list[Tensor | None], *trained: Tensor
+    ) -> Tensor:
+        ctx.weight, ctx.sums = weight, sums
+        return weighted / weight
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return None, None, *(None if g is None else g * grad for g in ctx.gradients)
+        by = grad / (ctx.weight or 1.0)  # where all labels are ignored, the gradients are 0
+        return None, None, None, *(s if s is None else (s * by).to(s.dtype) for s in ctx.sums)
 
 
 class Sharding:
     """Computes the loss of a batch piece by piece, together with the other processes.
 
-    `sharding(xb, yb)` takes lists with an entry for each piece of this process, and returns the
-    loss of the whole batch, which has its gradients.
+    `sharding(xb, yb)` takes the pieces of this process, and returns the loss of the whole batch,
+    which has its gradients.
     """
 
     has_parts = False  # whether each process has a part of every parameter
@@ -58,32 +62,31 @@ class Sharding:
         self.compute: Any = None
         """`(xb, yb) -> loss` of a piece."""
         self.weighed = LossWeights()
-        self.pieces: list[int] = []
-        self.size = 0
         self.weight = 0.0
         self.names: list[str] = []
-        self.dtype = torch.float32
+        """Of the values beside a loss; saved, as a process may begin with a batch of no piece."""
         self.is_asked = False
         scalings = [c for c in context.callbacks if isinstance(c, LossScaling)]
         self.scaling = scalings[0] if scalings else None
         self.inputs_and_target, self.batch_size = context.split, context.batch_size
-        context.split, context.batch_size = self.split, self.size_of
+        context.split, context.batch_size = self.split, lambda xb, yb: xb.size
         self.read = reader(context.train_dl)
-        order = order_of(context.train_dl)
-        self.serves_pieces = isinstance(order, BatchOrder)
-        if self.serves_pieces:
-            order.shards = shards
+        self.order = order_of(context.train_dl)
 
-    def split(self, batch: Any) -> tuple[Any, Any]:
-        """Return the inputs and the targets of this process's pieces of a batch, as lists."""
-        if not isinstance(batch, Pieces):
-            pair = self.inputs_and_target(batch)
-            batch = self.shards.split(pair, self.batch_size(*pair))
-            pairs = batch.batches
+    def split(self, batch: Any) -> tuple[Pieces, Pieces]:
+        """Return the inputs and the targets of this process's pieces of a batch."""
+        if isinstance(batch, Pieces):
+            pairs = batch.map(lambda _, piece: self.inputs_and_target(self.read(piece)))
         else:
-            pairs = {n: self.inputs_and_target(self.read(b)) for n, b in batch.batches.items()}
-        self.pieces, self.size = list(pairs), batch.size
-        return [xb for xb, _ in pairs.values()], [yb for _, yb in pairs.values()]
+            pair = self.inputs_and_target(batch)
+            if len(found := sizes(pair)) != 1:
+                raise ConfigError(
+                    "a batch must be cut into pieces, so its parts must have one length, got "
+                    f"{', '.join(map(str, sorted(found))) or 'none'}; serve samples by "
+                    "plainfit.get_data, whose collate_fn makes each piece"
+                )
+            pairs = self.shards.split(pair, found.pop())
+        return pairs.map(lambda _, pair: pair[0]), pairs.map(lambda _, pair: pair[1])
 
     @classmethod
     def of(
@@ -103,11 +106,20 @@ class Sharding:
             return None
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
 
+    def check_same(self) -> None:
+        """Refuse a training of which other processes have other data or another model."""
+        for other in self.processes.gather(own := setup_of(self.context)["same"]):
+            if differing := changes(other, own):
+                raise ConfigError(
+                    "each process must have the whole training, of which it then computes a part, "
+                    f"and they differ: {'; '.join(differing.values())}; leave out what splits data"
+                )
+
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self.shards.count, "seed": self.seed}
+        return {"count": self.shards.count, "seed": self.seed, "names": self.names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seed = state["seed"]
+        self.seed, self.names = state["seed"], state["names"]
 
     def weighing(self, loss_func: LossFunction) -> LossFunction:
         """Return the loss of a piece, which also notes by what it counts in that of the batch."""
@@ -116,12 +128,13 @@ class Sharding:
             with self.weighed:
                 return loss_func(out, yb)
 
-        return weighed_loss
+        return loss_func if loss_func is own_loss else weighed_loss
 
     def computing(self, compute_loss: LossFunction | None, loss_func: LossFunction) -> "Sharding":
         """Compute the loss of a piece as `loss_batch` would, which these are arguments of."""
         model = self.context.model
-        self.compute = compute_loss or (lambda xb, yb: loss_func(called(model, xb), yb))
+        compute = compute_loss or (lambda xb, yb: loss_func(called(model, xb), yb))
+        self.compute = compute if self.context.loss_func is not own_loss else self.weighing(compute)
         return self
 
     def agreed(self, wish: str, is_epoch_end: bool) -> str:
@@ -129,120 +142,129 @@ class Sharding:
         is_asked = any(self.processes.gather(bool(wish))) if is_epoch_end else self.is_asked
         return (wish or "another process has stopped") if is_asked else ""
 
-    def size_of(self, xb: Any, yb: Any) -> int:
-        """Return the number of samples in the whole batch."""
-        return self.size
-
     def together(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Yield the batches of a loader of others, which must be the same on every process."""
-        if self.serves_pieces or self.processes.world == 1:
-            yield from batches
+        """Yield the batches, in pieces if the loader is ours; else every process must have them."""
+        if not isinstance(self.order, BatchOrder):
+            for [batch] in self.processes.same(batches, "train_dl"):
+                yield batch
             return
-        each = iter(batches)
+        each, end = iter(batches), object()
         while True:
-            batch = next(each, None)
-            pair = None if batch is None else self.inputs_and_target(self.read(batch))
-            size = None if pair is None else self.batch_size(*pair)
-            sizes = self.processes.gather(size)
-            if len({*sizes}) > 1:
-                raise ConfigError(
-                    "must give the same batches on every process, of which each trains on a part, "
-                    f"got batches of {', '.join(map(str, sizes))} samples (None: it has ended); "
-                    "serve a data set by plainfit.get_data, or leave out what splits it",
-                    field="train_dl",
-                )
-            if batch is None:
+            self.order.shards = self.shards  # for this batch: a callback may read the loader
+            try:
+                batch = next(each, end)
+            finally:
+                self.order.shards = None
+            if batch is end:
                 return
             yield batch
 
-    def __call__(self, xbs: list[Any], ybs: list[Any]) -> Any:
+    def __call__(self, xb: Pieces, yb: Pieces) -> Any:
         """Return the loss of the whole batch, and the values beside it if there are any."""
-        count = self.shards.count
-        if not self.context.global_step and self.shards.pieces_of(self.size) < count:
+        context, count = self.context, self.shards.count
+        if not context.global_step and self.shards.pieces_of(xb.size) < count:
             raise ConfigError(
-                f"must be at most half of the samples of a batch, {self.size}, got {count}",
+                f"must be at most half of the samples of a batch, {xb.size}, got {count}",
                 field="shards",
             )
-        loss_func = self.context.loss_func
-        modules = [self.context.model, *([loss_func] if isinstance(loss_func, nn.Module) else [])]
-        trained = [p for group in self.context.groups() for p in group["params"] if p.requires_grad]
-        buffers = [b for module in modules for b in module.buffers() if b.dtype != torch.bool]
-        before = [buffer.clone() for buffer in buffers]
-        given = dict(zip(self.pieces, zip(xbs, ybs, strict=True), strict=True))
+        trained, buffers = self.trained(), self.buffers()
+        before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
-        for number in self.shards.mine:
-            size = self.batch_size(*given[number]) if number in given else 0
-            head, gradients = self.of_piece(number, *given.get(number, (None, None)), size, trained)
-            flags = head.new_tensor([gradient is not None for gradient in gradients])
-            parts = [torch.cat([head, flags])]
-            for parameter, gradient in zip(trained, gradients, strict=True):
-                parts.append(torch.zeros_like(parameter) if gradient is None else gradient)
-            for buffer, old in zip(buffers, before, strict=True):
-                parts.append(change(buffer, old, size, number))
-                buffer.copy_(old)
-            total.add(number, flat(parts))
+        with kept_generators():
+            for number in self.shards.mine:
+                size = self.batch_size(xb[number], yb[number]) if number in xb else 0
+                parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
+                for (owner, name), old in zip(buffers, before, strict=True):
+                    parts.append(change(owner[name], old, size, number))
+                total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
-        self.join_buffers(buffers, sums[len(trained) :])
-        values, has_gradient = self.read_head(head)
-        by = self.weight or 1.0  # where all labels are ignored, the gradients are 0
-        found = [s / by if has else None for s, has in zip(sums, has_gradient, strict=False)]
-        loss = FromPieces.apply(head[1] / self.weight, found, *trained)  # type: ignore[no-untyped-call]
-        return (loss, values) if values else loss
-
-    def join_buffers(self, buffers: list[Tensor], changes: list[Tensor]) -> None:
-        """Change each buffer by the mean over the samples, or as the first piece did."""
-        for buffer, total in zip(buffers, changes, strict=True):
-            mean = total / self.size if buffer.is_floating_point() else total
-            buffer.add_(mean.to(buffer.dtype))
-
-    def read_head(self, head: Tensor) -> tuple[dict[str, float], list[float]]:
-        """Note the sums of all heads; return the values beside the loss, and what comes after."""
-        weight, _, is_sum, wishes, *others = head.tolist()
-        self.is_asked = wishes > 0
+        weight, _, is_sum, wishes, size, *others = head.tolist()
+        means, flags = others[: len(self.names)], others[len(self.names) :]
+        by = size or 1.0
+        for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
+            mean = difference / by if owner[name].is_floating_point() else difference
+            owner[name].add_(mean.to(owner[name].dtype))
+        self.is_asked, context.size = wishes > 0, round(size)
         self.weight = 1.0 if is_sum else weight
-        if self.context.history.run is not None:
-            self.context.history.run.counts_samples &= weight == self.size
-        count = len(self.names)
-        means = zip(self.names, others[:count], strict=True)
-        return {name: total / self.size for name, total in means}, others[count:]
+        if context.history.run is not None:
+            context.history.run.counts_samples &= weight == size
+        gradients = [s if flag else None for s, flag in zip(sums, flags, strict=False)]
+        loss = FromPieces.apply(head[1], self.weight, gradients, *trained)  # type: ignore[no-untyped-call]
+        values = {name: mean / by for name, mean in zip(self.names, means, strict=True)}
+        return (loss, values) if values else loss
 
     def of_piece(
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor | None]]:
-        """Return what is added of a piece: its head, and the gradients of its loss by weight."""
-        context, none = self.context, [None] * len(trained)
-        if not size:
-            return self.head(0.0, 0.0, False, dict.fromkeys(self.names, 0.0), 0), [*none]
-        with drawing_from(self.seed, "piece", context.epoch, context.step, number):
+    ) -> list[Tensor]:
+        """Return what is added of a piece: the numbers of its head, and weighted gradients."""
+        context = self.context
+        first = context.opt.param_groups[0]["params"][0]
+        gradients: list[Tensor | None] = [None] * len(trained)
+        numbers: list[Any] = [0.0, 0.0, False]
+        values: dict[str, Any] = dict.fromkeys(self.names, 0.0)
+        if size:
+            seed = seed_at(self.seed, "piece", context.epoch, context.step, number)
+            seed_generators(seed)
+            if first.device.type != "cpu":
+                torch.get_device_module(first.device).manual_seed(seed)
             loss, values = loss_and_values(self.compute(xb, yb))
-        weight = self.weighed.weight(loss, size)
-        is_sum = self.weighed.is_sum
-        self.names = list(values)
-        self.dtype = torch.promote_types(loss.dtype, torch.float32)
-        if not float(weight):  # all labels are ignored: the loss is 0 / 0
-            return self.head(0.0, 0.0, is_sum, values, size), [*none]
-        weighted = loss if is_sum else loss * weight
-        scale = self.scaling.scale if self.scaling else 1.0
-        gradients = torch.autograd.grad(weighted * scale, trained, allow_unused=True)
-        head = self.head(weight, weighted.detach(), is_sum, values, size)
-        return head, [g if g is None else g / scale for g in gradients]
+            context.loss = loss  # for an error that explains what it lacks
+            weight = self.weighed.weight(loss, size)
+            weighted = loss if self.weighed.is_sum else loss * weight
+            gradients = self.gradients(weighted, trained)
+            numbers = [weight, weighted.detach(), self.weighed.is_sum]
+            self.names = list(values)
+        numbers = read([kept(number) for number in numbers])
+        if not numbers[0]:  # all labels are ignored: the loss is 0 / 0
+            numbers[1] = 0.0
+            gradients = [g if g is None else torch.zeros_like(g) for g in gradients]
+        numbers += [bool(context.wish), size, *(size * value for value in values.values())]
+        flags = [gradient is not None for gradient in gradients]
+        dtype = torch.promote_types(first.dtype, torch.float32).to_real()
+        head = torch.tensor([*numbers, *flags], dtype=dtype, device=first.device)
+        filled = zip(trained, gradients, strict=True)
+        return [head, *(torch.zeros_like(p) if g is None else g for p, g in filled)]
 
-    def head(
-        self, weight: Any, weighted: Any, is_sum: bool, values: Mapping[str, Any], size: int
-    ) -> Tensor:
-        """Return the numbers of a piece that are added like its gradients, and before them."""
-        sums = [weight, weighted, is_sum, bool(self.context.wish)]
-        sums += [size * value for value in values.values()]
-        device = device_of(self.context.model)
-        return torch.stack([torch.as_tensor(n, dtype=self.dtype, device=device) for n in sums])
+    def trained(self) -> list[Tensor]:
+        """Return the parameters whose gradients are added here."""
+        groups = self.context.groups()
+        found = [p for group in groups for p in group["params"] if p.requires_grad]
+        if not found:
+            raise ConfigError(
+                "must hold a parameter with requires_grad=True, got none", field="opt"
+            )
+        return found
+
+    def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
+        """Return the gradients of a piece's weighted loss."""
+        scaled = weighted * self.scaling.scale if self.scaling else weighted
+        found = torch.autograd.grad(scaled, trained, allow_unused=True)
+        if self.scaling is None:
+            return [*found]
+        return [g if g is None else g / self.scaling.scale for g in found]
+
+    def buffers(self) -> list[tuple[dict[str, Any], str]]:
+        """Return the places of the buffers of model and loss; a forward pass may fill them anew."""
+        loss = self.context.loss_func
+        modules = [self.context.model, *([loss] if isinstance(loss, nn.Module) else [])]
+        owners = (part._buffers for module in modules for part in module.modules())
+        return [
+            (owner, name)
+            for owner in owners
+            for name, buffer in owner.items()
+            if buffer is not None and buffer.dtype != torch.bool
+        ]
 
 
 def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
-    """Return by how much a piece has changed a buffer, times its samples; counts change once."""
-    if not buffer.is_floating_point():  # such as the batches that batch norm has seen
-        return (buffer - old).float() * (number == 0)
-    moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old)  # some are infinite
-    return moved * size
+    """Take back by how much a piece has changed a buffer, times its samples; counts change once."""
+    with torch.no_grad():
+        if not buffer.is_floating_point():  # such as the batches that batch norm has seen
+            moved = (buffer - old).float() * (number == 0)
+        else:  # some are infinite
+            moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old) * size
+        buffer.copy_(old)
+    return moved
 
 
 def seed_of_state() -> int:

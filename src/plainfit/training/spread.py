@@ -5,20 +5,24 @@ So whatever reads all weights, such as a checkpoint, is done by all processes, a
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import LBFGS
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.common.seeding import drawing_from
-from plainfit.training.callbacks.optimization import Averaging, LossScaling
+from plainfit.data.loaders import BatchOrder
+from plainfit.data.pieces import Pieces
+from plainfit.training.callbacks.optimization import Averaging
 from plainfit.training.hooks import Context
-from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
 from plainfit.training.processes import join
-from plainfit.training.sharding import Sharding, change
+from plainfit.training.sharding import FromPieces, Sharding
 from plainfit.training.step import loss_and_values
+
+AT_ONCE = "is without {}, which needs all parameters in each process; leave one of them out"
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -36,7 +40,8 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
     Args:
         model: its parameters become parts of what they were, so make the optimizer afterwards.
         layers: the names of those that are gathered as one; by default the members of every
-            `nn.Sequential` and `nn.ModuleList`. The rest of the model is one more.
+            `nn.Sequential` and `nn.ModuleList`. The rest of the model is one more, with those
+            that share parameters with others.
     """
     if join().world == 1:
         raise ConfigError(
@@ -59,14 +64,21 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
         )
     lists = [m for m in named.values() if isinstance(m, nn.Sequential | nn.ModuleList)]
     parts = [named[n] for n in layers] or [part for each in lists for part in each.children()]
-    for part in reversed(parts):  # the inner ones first
-        if any(True for _ in part.parameters()):
-            fully_shard(part, mesh=mesh)
+    uses = uses_of(model)
+    own = [(part, uses_of(part)) for part in parts]
+    alone = [part for part, its in own if its and all(its[p] == uses[p] for p in its)]
+    for part in reversed(alone):  # the inner ones first
+        fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
+def uses_of(module: nn.Module) -> Counter[nn.Parameter]:
+    """Return how often a module has each parameter; those of tied layers more than once."""
+    return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
+
+
 class SpreadModel(Sharding):
-    """Computes the loss of a batch, of which each process has a part, for such a model.
+    """Computes the loss of a batch, of which each process has a piece, for such a model.
 
     Its gradients are added by torch, so the bits depend on the number of processes.
     """
@@ -76,40 +88,46 @@ class SpreadModel(Sharding):
     def __init__(self, context: Context, *arguments: Any) -> None:
         super().__init__(context, *arguments)
         for callback in context.callbacks:
-            if isinstance(callback, Averaging | LossScaling):
+            if isinstance(callback, Averaging):
+                raise ConfigError(AT_ONCE.format("Averaging"), field="fsdp")
+        if isinstance(context.opt, LBFGS):
+            raise ConfigError(AT_ONCE.format("LBFGS"), field="fsdp")
+        world, order = self.processes.world, self.order
+        for parameter in super().trained():
+            mesh = getattr(parameter, "device_mesh", None)
+            if mesh is None or mesh.ndim > 1 or mesh.size() != world:
                 raise ConfigError(
-                    f"is without {type(callback).__name__}, which needs all parameters in each "
-                    "process; leave one of them out",
-                    field="fsdp",
+                    "must have every parameter that is trained spread by fully_shard over all "
+                    f"{world} processes, and one of shape {tuple(parameter.shape)} is not; call "
+                    "fully_shard(model) after that of its layers, and leave other meshes out",
+                    field="model",
                 )
+        if isinstance(order, BatchOrder) and not order.drop_last:
+            self.check_size(order.samples % order.batch_size or order.batch_size)
 
-    def __call__(self, xbs: list[Any], ybs: list[Any]) -> Any:
-        """Return the loss of the whole batch, and the values beside it if there are any."""
-        context, world = self.context, self.processes.world
-        if self.shards.pieces_of(self.size) < world:
+    def check_size(self, size: int) -> None:
+        """Refuse a batch of which a process would have nothing, as each has to take part."""
+        world = self.processes.world
+        if self.shards.pieces_of(size) < world:
             raise ConfigError(
                 f"must be at least {2 * world} for {world} processes, also in the last batch, got "
-                f"{self.size}; set drop_last",
+                f"{size}; set drop_last, or choose another",
                 field="batch_size",
             )
-        [xb], [yb] = xbs, ybs
-        buffers = [b for b in context.model.buffers() if b.dtype != torch.bool]
-        before = [buffer.clone() for buffer in buffers]
-        with drawing_from(self.seed, "piece", context.epoch, context.step, self.processes.rank):
-            loss, values = loss_and_values(self.compute(xb, yb))
-        size = self.batch_size(xb, yb)
-        weight = self.weighed.weight(loss, size)
-        self.names, self.dtype = list(values), torch.promote_types(loss.dtype, torch.float32)
-        weighted = loss if self.weighed.is_sum else loss * weight
-        parts = [self.head(weight, weighted.detach(), self.weighed.is_sum, values, size)]
-        for buffer, old in zip(buffers, before, strict=True):
-            parts.append(change(buffer, old, size, self.processes.rank))
-            buffer.copy_(old)
-        total = PairwiseSum()
-        total.add(self.processes.rank, flat(parts))
-        head, *changes = unflat(summed(total, self.shards, fast=True), parts)
-        self.join_buffers(buffers, changes)
-        means, _ = self.read_head(head)
-        own = weighted * (world / self.weight)  # torch takes the mean over the processes
-        whole = head[1] / self.weight + (own - own.detach())
-        return (whole, means) if means else whole
+
+    def trained(self) -> list[Tensor]:
+        return []
+
+    def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
+        self.own = weighted
+        for owner, name in self.buffers():  # the backward pass needs what they were
+            owner[name] = owner[name].clone()
+        return []
+
+    def __call__(self, xb: Pieces, yb: Pieces) -> Any:
+        """Return the loss of the whole batch, and the values beside it if there are any."""
+        self.check_size(xb.size)
+        loss, values = loss_and_values(super().__call__(xb, yb))
+        by = loss.new_tensor(self.processes.world / (self.weight or 1.0))  # torch takes the mean
+        loss = FromPieces.apply(loss, 1.0, [by], self.own)  # type: ignore[no-untyped-call]
+        return (loss, values) if values else loss

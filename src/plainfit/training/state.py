@@ -31,10 +31,16 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     context.read_losses()
     within = not at_end_of_epoch
     values = context.epoch_values if within else {}
-    states = [tree_map(whole, opt.state_dict()) for opt in context.optimizers()]
+
+    def kept(value: Any) -> Any:
+        """Return a tensor as a whole in the first process, which writes it; others help."""
+        found = whole(value)
+        return found if found is value or context.is_first else None
+
+    states = [tree_map(kept, opt.state_dict()) for opt in context.optimizers()]
     return {
-        "model": {name: whole(value) for name, value in model_tensors(context.model).items()},
-        "gradients": {n: whole(p.grad) for n, p in parameters_of(context) if p.grad is not None},
+        "model": {name: kept(value) for name, value in model_tensors(context.model).items()},
+        "gradients": {n: kept(p.grad) for n, p in parameters_of(context) if p.grad is not None},
         **beside_model(context),
         "optimizer": states[0] if len(states) == 1 else states,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in context.callbacks],

@@ -48,11 +48,11 @@ def loss_batch(
     """
     watch = context or NoHooks()
     loss_func = loss_func or own_loss
-    watch.size = n = watch.batch_size(xb, yb)
+    watch.size = watch.batch_size(xb, yb)
     watch.values = {}
     if isinstance(opt, LBFGS):
         compute = compute_loss or (lambda xb, yb: loss_func(called(model, xb), yb))
-        return _step_by_closure(partial(compute, xb, yb), opt, watch), n
+        return _step_by_closure(partial(compute, xb, yb), opt, watch), watch.size
     if compute_loss is not None:
         loss = compute_loss(xb, yb)
     else:
@@ -70,7 +70,7 @@ def loss_batch(
             opt.step()
             opt.zero_grad()
         watch.loss = detached
-    return detached, n
+    return detached, watch.size
 
 
 def own_loss(out: Any, yb: Any) -> Tensor:

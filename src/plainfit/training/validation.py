@@ -1,6 +1,6 @@
 """A model's loss and metrics over a set."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -29,15 +29,6 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
-
-
-def outputs(
-    model: nn.Module, batches: Iterable[Any], batch_size: Size
-) -> Iterator[tuple[Any, Any, int]]:
-    """Yield the outputs of each batch, its targets and its number of samples."""
-    for xb, yb in batches:
-        yield model(xb) if isinstance(xb, Tensor) else called(model, xb), yb, batch_size(xb, yb)
-        del xb, yb
 
 
 def validate(
@@ -85,20 +76,26 @@ def validate(
     with torch.no_grad(), evaluating(*modules), kept_as_is:
         if context is not None and context.valid_program is not None:
             losses += context.valid_program.run(context, valid_dl, whole, watch)
-        own = outputs(model, processes.own(valid_dl, device, target), batch_size)
-        for out, yb, size in processes.in_order(own, device):
-            if context is not None and context.stop:
-                return {}
-            with watch:
-                loss = loss_func(out, yb)
-            if not isinstance(loss, Tensor):
-                loss, values = loss_and_values(loss)
-                for name, value in values.items():
-                    beside.setdefault(name, []).append(kept(value))
-            watch.add(loss, size)
-            losses.append(kept(loss))
-            whole.update(out, yb)
-            del out, yb, loss
+        for pair in processes.own(valid_dl, device, target):
+            item = None
+            if pair is not None:
+                xb, yb = pair
+                out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
+                item = out, yb, batch_size(xb, yb)
+                del pair, xb, yb, out
+            for out, yb, size in processes.of_all(item, device):
+                if context is not None and context.stop:
+                    return {}
+                with watch:
+                    loss = loss_func(out, yb)
+                if not isinstance(loss, Tensor):
+                    loss, values = loss_and_values(loss)
+                    for name, value in values.items():
+                        beside.setdefault(name, []).append(kept(value))
+                watch.add(loss, size)
+                losses.append(kept(loss))
+                whole.update(out, yb)
+                del out, yb, loss
         if not losses:
             raise ValueError(f"a validation loader must give batches, got none from {valid_dl!r}")
         value, counts_samples = watch.of_set(read(losses))
@@ -106,4 +103,19 @@ def validate(
             context.history.run.counts_samples &= counts_samples
             context.history.run.joins_tensors &= whole.are_tensors
         means = {name: weighted_mean(read(each), watch.sizes) for name, each in beside.items()}
-        return {"loss": value, **means, **whole.compute(watch.sizes)}
+        with alone(whole.streaming if processes.world > 1 else ()):
+            return {"loss": value, **means, **whole.compute(watch.sizes)}
+
+
+@contextmanager
+def alone(metrics: Sequence[Any]) -> Iterator[None]:
+    """Let objects of torchmetrics add no states of other processes: each has seen all batches."""
+    parts = [part for metric in metrics for part in getattr(metric, "modules", list)()]
+    asks = {p: p.distributed_available_fn for p in parts if hasattr(p, "distributed_available_fn")}
+    for part in asks:
+        part.distributed_available_fn = None
+    try:
+        yield
+    finally:
+        for part, ask in asks.items():
+            part.distributed_available_fn = ask

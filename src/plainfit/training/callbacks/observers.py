@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from plainfit.common.errors import ConfigError
 from plainfit.common.files import append, write_whole
+from plainfit.models.weights import whole
 from plainfit.training.callbacks.optimization import refuse_lbfgs
 from plainfit.training.hooks import Callback, Context, warn
 
@@ -302,6 +303,7 @@ class GradientStatistics(Statistics):
     callbacks is included.
     """
 
+    reads_weights = True
     columns = ("norm", "largest |g|")
 
     def on_fit_start(self, context: Context) -> None:
@@ -315,6 +317,6 @@ class GradientStatistics(Statistics):
         self.next = context.global_step + self.every
         for name, parameter in context.model.named_parameters():
             if parameter.grad is not None:
-                grad = parameter.grad.detach()
+                grad = whole(parameter.grad.detach())
                 grad = (grad.coalesce().values() if grad.is_sparse else grad).float()
                 self.note(name, torch.stack([grad.norm(), grad.abs().max()]), context)

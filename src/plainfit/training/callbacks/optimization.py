@@ -281,7 +281,7 @@ class LossScaling(Callback):
         if not gradients:
             self.has_stepped = True  # nothing has overflowed
             return
-        if not torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all():
+        if not torch.stack([whole(torch.isfinite(g).all()) for g in gradients]).all():
             self.scale, self.good_steps = self.scale / 2, 0
             if self.scale < LEAST_SCALE:
                 raise skipped_too_often(self.scale, context)
@@ -390,10 +390,10 @@ class Averaging(Callback):
             context.model.load_state_dict(context.valid_model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        return {} if self.averaged is None else Uncompiled(self.averaged).state_dict()
+        return self.resumed if self.averaged is None else Uncompiled(self.averaged).state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.resumed = state
+        self.averaged, self.resumed = None, state
 
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
