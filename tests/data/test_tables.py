@@ -135,12 +135,13 @@ def test_values_that_may_mean_something_else_are_noted(tmp_path):
         "9999": "column 'n': 6 of 60 values are 9999, the others up to 6; if it means a gap, --na",
         "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps in a .csv",
         "#DIV/0!": "column 'n': 6 of 60 values missing",
+        "20260131": "column 'd' has numbers like the date 20260101, and stays a number",
     }.items():
         rows = [
-            f"{value if i % 10 == 0 else i % 7},{x},{y}"
+            f"{value if i % 10 == 0 else i % 7},{x},{'' if i == 5 else 20260101 + i % 31},{y}"
             for i, (x, y) in enumerate(zip(X, Y, strict=True))
         ]
-        data = open_data(written(tmp_path, rows, "n,x,target"))
+        data = open_data(written(tmp_path, rows, "n,x,d,target"))
         assert any(note.startswith(says) for note in data.notes), data.notes
     texts = [str(i) if i % 9 else "n/a" for i in range(99)]
     frame = pd.DataFrame({"n": texts, "target": np.arange(99) % 2})

@@ -77,6 +77,11 @@ def check_column(
     if alike := lookalikes(categories, f"texts of column {name!r}"):
         return alike
     ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
+    if ends and are_days(codes, min(ends), max(ends)):
+        return [
+            f"column {name!r} has numbers like the date {min(ends):.0f}, and stays a number; written "
+            "as 2026-01-31, the parts of dates would be inputs"
+        ]
     for mark in ends & MARKS_OF_GAPS:
         count, others = int((codes == mark).sum()), codes[codes != mark]
         if count > 1 and len(others) and not (others < 0 if mark < 0 else 5 * others > mark).any():
@@ -111,6 +116,15 @@ def is_sorted(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each class has all numbers of a range."""
     changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
     return changes == int(labels.max())
+
+
+def are_days(numbers: NDArray[Any], least: float, most: float) -> bool:
+    """Return whether numbers may be years, months and days, such as 20260131."""
+    if not 19000101 <= least <= most <= 21001231:
+        return False
+    wrong = (numbers % 1 != 0) | (numbers % 100 > 31) | (numbers % 100 < 1)
+    month = numbers // 100 % 100
+    return not (~np.isnan(numbers) & (wrong | (month > 12) | (month < 1))).any()
 
 
 def differ_and_whole(numbers: NDArray[Any]) -> bool:
