@@ -79,8 +79,8 @@ def check_column(
     ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
     if ends and are_days(codes, min(ends), max(ends)):
         return [
-            f"column {name!r} has numbers like the date {min(ends):.0f}, and stays a number; written "
-            "as 2026-01-31, the parts of dates would be inputs"
+            f"column {name!r} has numbers like the date {min(ends):.0f}, and stays a number; "
+            "written as 2026-01-31, the parts of dates would be inputs"
         ]
     for mark in ends & MARKS_OF_GAPS:
         count, others = int((codes == mark).sum()), codes[codes != mark]
