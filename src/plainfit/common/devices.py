@@ -78,7 +78,7 @@ def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(sample)
-    except AssertionError:  # of the counter, where a module changes a leaf, as DeBERTa's does
+    except AssertionError:  # of the counter, as with DeBERTa-v2
         return torch.get_num_threads()
     finally:
         model.train(was_training)
