@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from plainfit.cli.config import read_config, to_toml
 from plainfit.data.open_data import open_data
@@ -180,6 +181,29 @@ def test_init_says_how_it_read_a_table(plainfit, tmp_path):
     assert [line[6:] for line in out.splitlines() if line.startswith("note: ")] == list(saw.notes)
     assert saw.notes
     assert all(f"# note: {note}\n" in (tmp_path / "t.toml").read_text() for note in saw.notes)
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"), [("tags", ("resnet", "adamw")), ("masks", ("unet", "adamw"))]
+)
+def test_init_chooses_what_trains_on_images_of_no_class(plainfit, tmp_path, target, wanted):
+    rows = ["file,tags"]
+    (tmp_path / "d/images").mkdir(parents=True)
+    (tmp_path / "d/masks").mkdir()
+    for number in range(12):
+        image = Image.fromarray(np.eye(8, k=number % 5, dtype=np.uint8))
+        image.save(tmp_path / f"d/images/{number}.png")
+        image.save(tmp_path / f"d/masks/{number}.png")
+        rows.append(f"{number}.png,{['a', 'b', 'a|b'][number % 3]}")
+    if target == "tags":
+        shutil.rmtree(tmp_path / "d/masks")
+        (tmp_path / "d/labels.csv").write_text("\n".join(rows))
+    code, _, err = plainfit("init", "d")
+    assert code == 0, err
+    config = RunConfig.from_dict(read_config(tmp_path / "run.toml"))
+    assert (config.model, config.optimizer) == wanted
+    code, _, err = plainfit("train", "--config", "run.toml", "--epochs", 1)
+    assert code == 0, err
 
 
 def test_init_leaves_out_a_last_batch_of_one(plainfit, tmp_path):

@@ -133,15 +133,22 @@ def test_values_that_may_mean_something_else_are_noted(tmp_path):
     for value, says in {
         "-999": "column 'n': 6 of 60 values are -999, the others 0 or more; if it",
         "9999": "column 'n': 6 of 60 values are 9999, the others up to 6; if it means a gap, --na",
-        "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps",
+        "4O": "column 'n' is text; 6 of 60 are no numbers, such as '4O': --na names gaps in a .csv",
         "#DIV/0!": "column 'n': 6 of 60 values missing",
+        "20260131": "column 'd' has numbers like the date 20260101, and stays a number",
     }.items():
         rows = [
-            f"{value if i % 10 == 0 else i % 7},{x},{y}"
+            f"{value if i % 10 == 0 else i % 7},{x},{'' if i == 5 else 20260101 + i % 31},{y}"
             for i, (x, y) in enumerate(zip(X, Y, strict=True))
         ]
-        data = open_data(written(tmp_path, rows, "n,x,target"))
+        data = open_data(written(tmp_path, rows, "n,x,d,target"))
         assert any(note.startswith(says) for note in data.notes), data.notes
+    texts = [str(i) if i % 9 else "n/a" for i in range(99)]
+    frame = pd.DataFrame({"n": texts, "target": np.arange(99) % 2})
+    frame.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="they are numbers if --decimal or --numeric says so"):
+        open_data(tmp_path / "t.parquet")
+    assert open_data(tmp_path / "t.parquet", numeric="n").columns["n"]["gaps"] == 11
     rows = [
         f"{['Rome', 'rome', 'Bern'][i % 3]},{x},{y}"
         for i, (x, y) in enumerate(zip(X, Y, strict=True))
@@ -343,7 +350,7 @@ def test_kinds_can_be_set(tmp_path):
         ),
         ({"delimiter": "comm"}, "delimiter must be comma, .*, space or one character"),
         ({"decimal": ";"}, "decimal must be . or ,"),
-        ({"encoding": "utf-9"}, "cannot be read .unknown encoding: utf-9"),
+        ({"encoding": "utf-9"}, "encoding must be one that Python .*got 'utf-9'"),
     ):
         with pytest.raises(PlainfitError, match=says):
             open_data(path, **options)
@@ -485,7 +492,7 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
     assert data.notes == (
         "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
         "--categorical code or --drop code",
-        "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps",
+        "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps in a .csv",
     )
     for at, kind in ((0, pa.float64()), (2, pa.int64())):
         table = table.set_column(at, table.column_names[at], table[at].cast(kind))

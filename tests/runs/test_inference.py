@@ -368,7 +368,7 @@ def test_a_run_refuses_other_tables(table):
     for changed, message in (
         (rows.assign(city="Wien"), "column 'city': 90 rows have a text that no training row has"),
         (rows.assign(city=1), "column 'city': 90 rows have a text that no training row has"),
-        (rows.assign(weight=1), "columns that the training did not have are ignored: 'weight'"),
+        (rows.assign(weight=1), "columns that the training did not use are ignored: 'weight'"),
         (rows.assign(height=np.nan), "'height': 90 of 90 values missing, first in data row 1: fil"),
     ):
         with pytest.warns(RuntimeWarning, match=message):

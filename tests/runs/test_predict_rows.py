@@ -173,7 +173,7 @@ def test_what_is_ignored_filled_or_unknown_is_counted(trained, plainfit):
         "warning: column 'age': 14 of 80 values missing, first in data row 2: filled with 39, and "
         "marked in an input of its own",
         "warning: column 'code': 5 rows have a text that no training row has",
-        "warning: columns that the training did not have are ignored: 'more', 'other'",
+        "warning: columns that the training did not use are ignored: 'more', 'other'",
         "warning: the target 'target' is not used; plainfit.evaluate(run, 'new.csv') scores it",
     ]
 

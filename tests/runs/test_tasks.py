@@ -150,3 +150,18 @@ def test_more_metrics_and_what_decides_the_best_epoch(run, tmp_path):
     best = max(rows, key=lambda row: row[by])
     assert open_run(tmp_path / "run").best == best
     assert open_run(tmp_path / "run").record["best"] == best
+
+
+def test_names_of_metrics_are_checked_before_anything_is_written(plainfit, tmp_path):
+    TABLES["price"].to_csv(tmp_path / "t.csv", index=False)
+    train_it = ("train", "--data", "t.csv", "--target", "price", "--epochs", 1, "--out", "run")
+    for options, says in {
+        ("--metrics", "f2"): "error: unknown metric 'f2': choose from ",
+        ("--monitor", "accuracy"): "error: --monitor must be a column of the history, one of "
+        "valid_loss, train_loss, mae, rmse, r2, got 'accuracy'\n",
+        ("--loss", "hubr"): "error: unknown loss for regression 'hubr': choose from mse, mae, "
+        "huber; did you mean 'huber'?\n",
+    }.items():
+        code, out, errors = plainfit(*train_it, *options)
+        assert (code, out, (tmp_path / "run").exists()) == (2, "", False)
+        assert errors.startswith(says)

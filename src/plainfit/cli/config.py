@@ -34,6 +34,12 @@ CHOICES: dict[str, dict[str, Any]] = {
     "text": {"model": "bag", "optimizer": "adamw", "schedule": "one-cycle"},
     "small images": OF_EVERY_PRESET | {"precision": "fp32"},
     "large images": {"model": "resnet18", "schedule": "one-cycle"},
+    "images and masks": {"model": "unet", "optimizer": "adamw", "schedule": "one-cycle"},
+    "images of labels or numbers": {
+        "model": "resnet",
+        "optimizer": "adamw",
+        "schedule": "one-cycle",
+    },
 }
 
 
@@ -158,12 +164,16 @@ def init(
 def suggestion(splits: "DataSplits") -> tuple[dict[str, Any], list[str]]:
     """Return settings for data, and lines that say what was seen of it and chosen."""
     from plainfit.common.errors import shortened
+    from plainfit.data.targets import CLASSIFICATION, SEGMENTATION
     from plainfit.runs.tasks import described
 
     counts, shape, train = splits.counts(), splits.input_shape, splits.class_counts()["train"]
     kind = "data other than images" if splits.vocabulary is None else "text"
     if len(shape) == 3:
         kind = "small images" if max(shape[1:]) <= SMALL else "large images"
+    if len(shape) == 3 and splits.task != CLASSIFICATION:
+        is_masks = splits.task == SEGMENTATION
+        kind = "images and masks" if is_masks else "images of labels or numbers"
     batch_size = 64 if counts["train"] < 10_000 else 128
     drop_last = counts["train"] % batch_size == 1  # which batch norm cannot take
     steps = ceil(counts["train"] / batch_size) - drop_last

@@ -103,10 +103,12 @@ def histograms(columns: dict[str, Sequence[float]]) -> Picture:
     """Draw one small histogram for each column of a table."""
     across = min(4, len(columns))
     rows = -(-len(columns) // across)
-    figure = Picture(figsize=(3 * across, 2 * rows), layout="constrained")
+    figure = Picture(figsize=(3 * across, 2 * rows))  # a constrained layout takes as long again
+    left, bottom, right, top = 0.16 / across, 0.22 / rows, 1 - 0.04 / across, 1 - 0.12 / rows
+    figure.subplots_adjust(left, bottom, right, top, wspace=0.25, hspace=0.45)
     for number, (name, values) in enumerate(columns.items(), 1):
         axis = figure.add_subplot(rows, across, number)
-        axis.hist(values, bins=30, color=VALID)
+        axis.hist(values, bins=30, color=VALID, histtype="stepfilled")
         axis.set_title(literal(name), fontsize=8)
         axis.tick_params(labelsize=7)
     return figure

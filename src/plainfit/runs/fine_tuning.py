@@ -228,6 +228,8 @@ def new_model(
         run = open_run(Path(source))
         factory, weights = run.factory, run.model.state_dict()
     elif source.startswith(TIMM):
+        if arguments:
+            raise ConfigError("is not for models of timm: leave it out", field="model_args")
         factory = Factory(target_name(timm_model), {"name": name, "channels": 3}, seed)
         weights = timm_model(name, classes=None, pretrained=True).state_dict()
     elif name == source and source.startswith(HUB):

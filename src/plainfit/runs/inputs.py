@@ -98,7 +98,7 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     known = [*made, *targets(run, table), *dropped(run, table)]
     if extra := [name for name in table.columns if name not in known]:
         notes.append(
-            f"columns that the training did not have are ignored: {shortened([*map(repr, extra)])}"
+            f"columns that the training did not use are ignored: {shortened([*map(repr, extra)])}"
         )
     for note in [*table.notes, *notes]:
         warn(note)

@@ -46,7 +46,7 @@ class DataSettings:
     data: Annotated[
         str,
         "digits, mnist, fashion-mnist, or a path: a folder of images (and masks) or of .npy files, "
-        ".npz, .csv, .tsv, .parquet, .arrow, .feather, .pkl.gz.",
+        ".npz, .csv, .tsv, .jsonl, .parquet, .arrow, .feather, .pkl.gz.",
     ] = "digits"
     data_dir: Annotated[
         Path | None, "Folder with the files of mnist or fashion-mnist; they are checked by hash."

@@ -50,7 +50,7 @@ def loss_function(config: RunConfig, target: Target, device: torch.device | None
     known = LOSSES[target.task]
     name = config.loss or next(iter(known))
     if name not in known:
-        raise ConfigError(unknown_name(f"loss for {target.task}", name, known), field="loss")
+        raise ConfigError(unknown_name(f"loss for {target.task}", name, known))
     options: dict[str, Any] = {}
     for field in ("label_smoothing", "class_weights"):
         if getattr(config, field) and target.task not in OF_CLASSES:

@@ -59,6 +59,7 @@ from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import Metric, metric_name
+from plainfit.training.named_metrics import made
 from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
@@ -104,7 +105,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if kind in ("a table", REGRESSION) and names:
         note = " ".join([f"for {kind}:", *(f"{option(n)} {getattr(config, n)}" for n in names)])
         data = replace(data, notes=(*data.notes, note))
-    loss_function(config, data.target)  # checks its settings, as this does the names
+    loss_function(config, data.target)  # checks its settings, as these do the names
+    columns = ["valid_loss", "train_loss", *map(metric_name, made(metrics_of(config, data.target)))]
+    if (config.monitor or "valid_loss") not in columns:
+        known = f"a column of the history, one of {', '.join(columns)}"
+        raise ConfigError(f"must be {known}, got {config.monitor!r}", field="monitor")
     is_augmented = bool(named_steps(config.augment))
     if is_augmented:
         check_images(data)

@@ -309,6 +309,8 @@ def test_timm_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, missing
     error = CliRunner().invoke(app, ["fine-tune", "timm:resnet18"]).exception
     assert isinstance(error, ModelError)
     assert "needs timm and torchvision, and importing them failed" in str(error)
+    options = ["fine-tune", "timm:resnet18", "--model-args", "width=2"]
+    assert "model_args is not for models of timm" in str(CliRunner().invoke(app, options).exception)
     assert "pip install 'plainfit[timm]'" in str(error)
     assert not list(tmp_path.iterdir())
 

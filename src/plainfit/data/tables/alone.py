@@ -17,8 +17,8 @@ def prepare(table: Any, preprocessing: Mapping[str, Any]) -> Any:
     """Return float32 inputs, shape (rows, inputs), or int64 numbers of words of a text.
 
     `table[name]` is a column of a data frame or a dict: text where the training had categories,
-    dates as they were written. A gap is NaN, None or an empty text. `preprocessing` is among the
-    facts in the model's file.
+    dates as they were written, numbers as such, not as "$1,234.50". A gap is NaN, None or an empty
+    text, and no "?". `preprocessing` is among the facts in the model's file.
     """
     inputs: list[Any] = []
     for name, made in preprocessing["columns"].items():

@@ -31,6 +31,7 @@ def check_column(
     """
     categories = made.get("categories", [])
     drop = f"leave it out by --drop {name}"
+    is_long_text = sum(map(len, categories)) > LONG * len(categories)
     most = MOST_CATEGORIES if asked else MOST_INPUTS
     if "embedded" in made:  # texts of which half are there once, such as names, are not wanted
         most = MOST_EMBEDDED if asked else max(most, min(train // 2, MOST_EMBEDDED))
@@ -38,7 +39,7 @@ def check_column(
         keep = "" if asked else f", or keep it by --categorical {name}"
         numbers = "" if asked else near_others(values)
         each = f"at most {most} are embedded" if "embedded" in made else "each would be an input"
-        if sum(map(len, categories)) > LONG * len(categories):
+        if is_long_text:
             keep += f", or have its words be the input by --text {name}"
         raise DataError(
             f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
@@ -68,11 +69,19 @@ def check_column(
             return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
     if codes is not values and (numbers := near_others(values)):
         return [f"column {name!r} is text{numbers}"]
+    if is_long_text and len(categories) > MOST_INPUTS:
+        words = f"--text {name} takes their words"
+        return [f"column {name!r} has {len(categories)} texts, each a category; {words}"]
     if 2 * len(categories) > train:
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
     if alike := lookalikes(categories, f"texts of column {name!r}"):
         return alike
     ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
+    if ends and are_days(codes, min(ends), max(ends)):
+        return [
+            f"column {name!r} has numbers like the date {min(ends):.0f}, and stays a number; "
+            "written as 2026-01-31, the parts of dates would be inputs"
+        ]
     for mark in ends & MARKS_OF_GAPS:
         count, others = int((codes == mark).sum()), codes[codes != mark]
         if count > 1 and len(others) and not (others < 0 if mark < 0 else 5 * others > mark).any():
@@ -107,6 +116,15 @@ def is_sorted(numbers: NDArray[Any], labels: NDArray[np.int64]) -> bool:
     """Return whether each class has all numbers of a range."""
     changes = int((np.diff(labels[np.argsort(numbers)]) != 0).sum())
     return changes == int(labels.max())
+
+
+def are_days(numbers: NDArray[Any], least: float, most: float) -> bool:
+    """Return whether numbers may be years, months and days, such as 20260131."""
+    if not 19000101 <= least <= most <= 21001231:
+        return False
+    wrong = (numbers % 1 != 0) | (numbers % 100 > 31) | (numbers % 100 < 1)
+    month = numbers // 100 % 100
+    return not (~np.isnan(numbers) & (wrong | (month > 12) | (month < 1))).any()
 
 
 def differ_and_whole(numbers: NDArray[Any]) -> bool:
@@ -151,11 +169,15 @@ def near_others(values: Values) -> str:
     units = {name.lstrip(" +-.,0123456789") for name in given}
     if len(units) == 1 and (unit := units.pop()).isalpha() and all(n[:1].isdigit() for n in given):
         return f"; without the {unit!r} in each of them, they would be numbers"
-    others = [at for at, text in enumerate(values.names) if not is_number(text.replace(",", "."))]
+    others = [
+        at
+        for at, text in enumerate(values.names)
+        if text not in GAPS and not is_number(text.replace(",", "."))
+    ]
     count = int(np.isin(values.codes, others).sum())
     if 2 * count > len(values.codes):
         return ""
     if not others:
         return "; they are numbers if --decimal or --numeric says so"
-    shown = values.names[others[0]]
-    return f"; {count} of {len(values.codes)} are no numbers, such as {shown!r}: --na names gaps"
+    such = f"such as {values.names[others[0]]!r}: --na names gaps in a .csv"
+    return f"; {count} of {len(values.codes)} are no numbers, {such}"

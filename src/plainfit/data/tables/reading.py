@@ -72,6 +72,11 @@ class TableOptions:
             raise ConfigError(f"must be {known}, got {self.delimiter!r}", field="delimiter")
         if self.decimal not in (None, ".", ","):
             raise ConfigError(f"must be . or , and is {self.decimal!r}", field="decimal")
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError:
+            known = "one that Python knows, such as utf-8, cp1252 or shift_jis"
+            raise ConfigError(f"must be {known}, got {self.encoding!r}", field="encoding") from None
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
         if self.tokenizer and not self.text:

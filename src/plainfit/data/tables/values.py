@@ -13,7 +13,7 @@ from plainfit.data.tables.alone import date_parts
 from plainfit.data.tables.reading import GAPS, without_gaps
 from plainfit.data.targets import NUMBER
 
-LIKE_DATES = re.compile(r"\w+[-./ ]\w+(,?[-./ ]\w+)?([T ]\d{1,2}:.+)?")
+LIKE_DATES = re.compile(r"(?=.*\d\d)\w+[-./ ]\w+(,?[-./ ]\w+)?([T ]\d{1,2}:.+)?")
 DAYS = (
     "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%d.%m.%y", "%m/%d/%y",
     "%d/%m/%y", "%d-%b-%Y", "%d-%b-%y", "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m",
