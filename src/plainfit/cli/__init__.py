@@ -16,6 +16,7 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.cache import cache
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
+from plainfit.cli.serve import serve
 from plainfit.cli.shared import not_shown, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
@@ -41,6 +42,7 @@ for command in (
     runs.report,
     runs.compare,
     runs.export,
+    serve,
     eject,
     cache,
     ladder.notebook,

@@ -1,5 +1,6 @@
 """`plainfit serve`: a run's model over HTTP."""
 
+import warnings
 from typing import Annotated
 
 from typer import Option
@@ -27,6 +28,7 @@ def serve(
             f"serving needs the extra web ({error}): pip install 'plainfit[web]'"
         ) from error
     opened = open_trusted(run, trust_code)
+    warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request
     is_local = host in ("127.0.0.1", "localhost", "::1")
     app = create_app(opened, run.resolve().name, any_host=not is_local)
     if not is_local:

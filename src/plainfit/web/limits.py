@@ -27,7 +27,7 @@ class LimitedBody:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
-                raise TooLarge
+                raise TooLargeError
             return message
 
         too_large = JSONResponse({"detail": f"a request has at most {self.most:,} bytes"}, 413)
@@ -36,11 +36,11 @@ class LimitedBody:
             return
         try:
             await self.app(scope, counted, send)
-        except TooLarge:
+        except TooLargeError:
             await too_large(scope, receive, send)
 
 
-class TooLarge(Exception):
+class TooLargeError(Exception):
     """A body has more bytes than it may have."""
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from plainfit.common.errors import PlainfitError, RunError, reason
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.decoding import BadImageError, read_image
+from plainfit.data.tables.reading import frame_columns
 from plainfit.data.targets import SEGMENTATION
 from plainfit.runs.folder import Run
 from plainfit.runs.inference import outputs_of
-from plainfit.runs.inputs import as_trained, image_shape
+from plainfit.runs.inputs import image_shape, of_table
 from plainfit.runs.predict import best_output, readable
 from plainfit.web.limits import LimitedBody, OwnHost
 
@@ -73,8 +74,10 @@ class Batches:
                 whole = torch.cat([xb for xb, _ in taken])
                 found = await loop.run_in_executor(self.pool, self.predict, whole)
             except Exception as error:
+                failed = HTTPException(500, f"the model failed with {reason(error)}")
                 for _, future in taken:
-                    future.set_exception(error)
+                    if not future.done():
+                        future.set_exception(failed)
                 continue
             for (_, future), part in zip(
                 taken, found.split([len(xb) for xb, _ in taken]), strict=True
@@ -88,7 +91,10 @@ def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Te
     return finish(model(xb))
 
 
-def create_app(run: Run, name: str, limits: Limits = Limits(), *, any_host: bool = False) -> Any:
+LIMITS = Limits()
+
+
+def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
     """Return the ASGI application for a run, whose model is loaded and in `eval()` mode.
 
     Raises:
@@ -155,9 +161,8 @@ def image_inputs(
         try:
             pixels.append(torch.from_numpy(read_image(content, shape, run.config.resize)))
         except BadImageError as error:
-            raise HTTPException(
-                422, f"every image must be readable, and {name!r} is {error}"
-            ) from error
+            text = f"every image must be readable, and {name!r} is {error}"
+            raise HTTPException(422, text) from error
     return bytes_to_floats(torch.stack(pixels))
 
 
@@ -168,10 +173,9 @@ def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
     try:
         frame = pyarrow.Table.from_pylist([*rows])
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise HTTPException(
-            422, f"a column must have values of one kind: {reason(error)}"
-        ) from error
-    inputs: Tensor = as_trained(run, frame, len(rows), labelled=False)
+        text = f"a column must have values of one kind: {reason(error)}"
+        raise HTTPException(422, text) from error
+    inputs, _ = of_table(run, frame_columns(frame), None, labelled=False)
     return inputs
 
 
