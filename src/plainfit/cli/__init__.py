@@ -17,6 +17,7 @@ from plainfit.cli import ladder, runs, training
 from plainfit.cli.cache import cache
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
+from plainfit.cli.serve import serve
 from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
@@ -42,6 +43,7 @@ for command in (
     runs.report,
     runs.compare,
     runs.export,
+    serve,
     eject,
     cache,
     ladder.notebook,

@@ -36,14 +36,20 @@ class BadImageError(Exception):
     """An image that cannot be used; the message says why in a few words."""
 
 
-def open_image(path: str | Path) -> Image.Image:
-    if not str(path).lower().endswith(SUFFIXES):
+def open_image(source: str | Path | bytes) -> Image.Image:
+    """Open a file, or the content of one."""
+    is_file = not isinstance(source, bytes)
+    if is_file and not str(source).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp, .bmp, .gif, .tiff or .heic file")
     try:
-        with FileIO(path) as file:
-            content = file.read(SMALL + 1)
+        if isinstance(source, bytes):
+            content = source
+        else:
+            with FileIO(source) as file:
+                content = file.read(SMALL + 1)
         formats = FORMATS if content[4:12] not in HEIC else heic_formats()
-        image = Image.open(path if len(content) > SMALL else BytesIO(content), formats=formats)
+        is_whole = not is_file or len(content) <= SMALL
+        image = Image.open(BytesIO(content) if is_whole else source, formats=formats)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise BadImageError("larger than 25 megapixels") from error
     except BadImageError:
@@ -102,14 +108,14 @@ def changes_of(image: Image.Image) -> Iterator[str]:
 
 
 def read_image(
-    path: str | Path, shape: tuple[int, int, int], resize: str | None = None
+    source: str | Path | bytes, shape: tuple[int, int, int], resize: str | None = None
 ) -> NDArray[np.uint8]:
     """Return an image as bytes of shape (channels, height, width), turned upright.
 
     An image of another size is scaled (bilinear, antialiased): until it covers that size, and then
     cropped to its centre, unless `resize` is `pad` or `squash`.
     """
-    with open_image(path) as image:
+    with open_image(source) as image:
         pixels = pixels_of(image, shape, resize)
     return np.frombuffer(bytearray(pixels), np.uint8).reshape(shape)
 

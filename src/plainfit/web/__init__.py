@@ -1,0 +1,1 @@
+"""Pages and models over HTTP; they need the extra `web`."""

@@ -1,0 +1,183 @@
+"""`plainfit serve`: the model of a run over HTTP; samples that arrive together are one batch."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi.responses import JSONResponse
+from torch import Tensor, nn
+
+from plainfit.common.errors import PlainfitError, RunError, reason
+from plainfit.data.datasets import bytes_to_floats
+from plainfit.data.decoding import BadImageError, read_image
+from plainfit.data.tables.reading import frame_columns
+from plainfit.data.targets import SEGMENTATION
+from plainfit.runs.folder import Run
+from plainfit.runs.inference import outputs_of
+from plainfit.runs.inputs import image_shape, of_table
+from plainfit.runs.predict import best_output, readable
+from plainfit.web.limits import LimitedBody, OwnHost
+
+
+class Limits(NamedTuple):
+    """What a server takes, so that its memory and its answers stay within bounds."""
+
+    body: int = 32 * 2**20
+    """Bytes of a request."""
+    samples: int = 256
+    """In a request, and in a batch."""
+    waiting: int = 1024
+    """Requests that wait; more are answered with 503."""
+    seconds: float = 30.0
+    """For an answer, until 504."""
+
+
+class Batches:
+    """Gives a model the samples of all requests that wait, as one batch, in a thread of its own.
+
+    Nothing waits for a batch to fill: while the model computes one, the next one gathers.
+    """
+
+    def __init__(self, predict: Callable[[Tensor], Tensor], limits: Limits) -> None:
+        self.predict = predict
+        self.limits = limits
+        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
+        self.pool = ThreadPoolExecutor(1)
+
+    async def answer(self, xb: Tensor) -> Tensor:
+        """Return what the model gives for some samples."""
+        if self.waiting.qsize() >= self.limits.waiting:
+            raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
+        future = asyncio.get_running_loop().create_future()
+        self.waiting.put_nowait((xb, future))
+        try:
+            return await asyncio.wait_for(future, self.limits.seconds)
+        except TimeoutError as error:
+            raise HTTPException(504, f"no answer within {self.limits.seconds:g} s") from error
+
+    async def run(self) -> None:
+        """Answer batches until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            taken = [await self.waiting.get()]
+            while self.waiting.qsize() and sum(len(xb) for xb, _ in taken) < self.limits.samples:
+                taken.append(self.waiting.get_nowait())
+            taken = [(xb, future) for xb, future in taken if not future.done()]  # timed out
+            if not taken:
+                continue
+            try:
+                whole = torch.cat([xb for xb, _ in taken])
+                found = await loop.run_in_executor(self.pool, self.predict, whole)
+            except Exception as error:
+                failed = HTTPException(500, f"the model failed with {reason(error)}")
+                for _, future in taken:
+                    if not future.done():
+                        future.set_exception(failed)
+                continue
+            for (_, future), part in zip(
+                taken, found.split([len(xb) for xb, _ in taken]), strict=True
+            ):
+                if not future.done():
+                    future.set_result(part)
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Tensor:
+    return finish(model(xb))
+
+
+LIMITS = Limits()
+
+
+def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
+    """Return the ASGI application for a run, whose model is loaded and in `eval()` mode.
+
+    Raises:
+        RunError: if its data cannot be sent: a segmentation, or arrays.
+    """
+    if run.target.task == SEGMENTATION:
+        raise RunError("a segmentation answers with pictures: use plainfit predict RUN -o FOLDER")
+    batches = Batches(partial(outputs, run.model, outputs_of(run)[best_output(run)]), limits)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        worker = asyncio.create_task(batches.run())
+        yield
+        worker.cancel()
+        batches.pool.shutdown()
+
+    app = FastAPI(title=f"plainfit {name}", lifespan=running, docs_url=None, redoc_url=None)
+    app.add_exception_handler(PlainfitError, refused)
+    app.add_middleware(LimitedBody, most=limits.body)
+    if not any_host:
+        app.add_middleware(OwnHost)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        """Say that the server answers, and what it predicts."""
+        return {"status": "ok", "run": name, "task": run.target.task, "names": run.target.names}
+
+    async def answered(xb: Tensor) -> list[dict[str, Any]]:
+        return readable(run.target, await batches.answer(xb))
+
+    if "columns" in run.preprocessing:
+
+        @app.post("/predict")
+        async def predict_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            """Predict rows of the table, each an object with the columns of the training."""
+            check_count(len(rows), limits)
+            return await answered(await asyncio.to_thread(table_inputs, run, rows))
+
+    else:
+        shape = image_shape(run)
+
+        @app.post("/predict")
+        async def predict_images(images: list[UploadFile] = File()) -> list[dict[str, Any]]:  # noqa: B008
+            """Predict images, each a file of the form's field `images`."""
+            check_count(len(images), limits)
+            contents = [await image.read() for image in images]
+            read = partial(image_inputs, run, shape, [i.filename or "" for i in images], contents)
+            return await answered(await asyncio.to_thread(read))
+
+    return app
+
+
+def check_count(count: int, limits: Limits) -> None:
+    if not 1 <= count <= limits.samples:
+        raise HTTPException(422, f"must be 1 to {limits.samples} samples, got {count}")
+
+
+def image_inputs(
+    run: Run, shape: tuple[int, int, int], names: Sequence[str], contents: Sequence[bytes]
+) -> Tensor:
+    """Return images as the training's were, float32 of shape (samples, *shape)."""
+    pixels = []
+    for name, content in zip(names, contents, strict=True):
+        try:
+            pixels.append(torch.from_numpy(read_image(content, shape, run.config.resize)))
+        except BadImageError as error:
+            text = f"every image must be readable, and {name!r} is {error}"
+            raise HTTPException(422, text) from error
+    return bytes_to_floats(torch.stack(pixels))
+
+
+def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
+    """Return rows of a table as the training's were, float32 of shape (rows, inputs)."""
+    import pyarrow
+
+    try:
+        frame = pyarrow.Table.from_pylist([*rows])
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        text = f"a column must have values of one kind: {reason(error)}"
+        raise HTTPException(422, text) from error
+    inputs, _ = of_table(run, frame_columns(frame), None, labelled=False)
+    return inputs
+
+
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 422)
