@@ -39,16 +39,26 @@ def pick_device(name: str = "auto") -> torch.device:
     """Turn a name that torch knows, or `auto` (the accelerator, else the CPU), into a device."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if name == "auto":
-        return accelerator or torch.device("cpu")
+        return own_device(accelerator or torch.device("cpu"))
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["auto", "cpu", *([accelerator.type] if accelerator else [])]
         raise ConfigError(f"{unknown_name('device', name, there)} (on this machine)") from error
+    if accelerator is not None and device == torch.device(accelerator.type):
+        return own_device(device)
     if device.type == "meta":
         raise ConfigError("device 'meta' holds no values: choose cpu or an accelerator")
     return device
+
+
+def own_device(device: torch.device) -> torch.device:
+    """Return the one of several devices that belongs to this process of a training."""
+    if device.type == "cpu" or "LOCAL_RANK" not in os.environ:
+        return device
+    index = int(os.environ["LOCAL_RANK"]) % torch.accelerator.device_count()
+    return torch.device(device.type, index)
 
 
 def device_of(model: nn.Module) -> torch.device:

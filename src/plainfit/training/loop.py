@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError
 from plainfit.data.batches import (
+    WRAPPERS,
     Batches,
     Size,
     batch_size,
@@ -44,7 +45,7 @@ from plainfit.training.history import History, epoch_line, heading_line, read, w
 from plainfit.training.hooks import Callback, Context, LossFunction
 from plainfit.training.metrics import Metric, declared_modes, metric_name
 from plainfit.training.named_metrics import made
-from plainfit.training.processes import join
+from plainfit.training.processes import Processes, join
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
 from plainfit.training.sharding import Sharding
@@ -173,7 +174,8 @@ def fit(
         loss_func.to(device)
     form = form_of(compile)
     cast, keeper = autocast(precision, device), Checkpointing.at(checkpoint, resume)
-    processes = join()
+    is_wrapped = isinstance(model, WRAPPERS)  # by a program that has its own processes
+    processes = Processes() if is_wrapped else join()
     has_parts = is_spread(model)
     if processes.rank:  # the first one has all output
         echo, track, keeper = None, None, keeper if has_parts else None
@@ -197,7 +199,8 @@ def fit(
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
     kind = SpreadModel if has_parts else Sharding
-    sharding = context.sharding = kind.of(context, shards, reduce, processes)
+    sharding = kind.of(context, 1 if is_wrapped else shards, reduce, processes)
+    context.sharding = sharding
     if sharding is not None and form:
         form = ""
         if echo is not None:
