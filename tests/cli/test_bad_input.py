@@ -129,7 +129,8 @@ CASES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("lists in a parquet", parquet(a=[[1], [2]], y=[0, 1]), "--data t.parquet", "convert it, or"),
     ("folder without classes", images(), "--data taken", "must have a folder of images"),
     ("empty class", images("a/1.png", "b/nothing"), "--data images", "it is empty"),
-    ("image of another format", images("a/1.png", "b/1.ppm"), "--data images", "b/1.ppm (not a"),
+    ("image of another format", images("a/1.png", "b/1.ppm"), "--data images",
+     "no images but 1.ppm"),
     ("size of no folder", NOTHING, "--image-size 8",
      "--image-size is for a folder of images or a folder of images and masks, and cannot be 8 "
      "for digits; leave it out"),

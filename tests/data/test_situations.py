@@ -36,6 +36,12 @@ TABLES = {  # the names, a row, the options, and what is said: a note, or an err
         {},
         "read as Windows-1252",
     ),
+    "cities.csv": (
+        "x,city,target",
+        lambda i, x, y: f"{x},{['Köln', 'Málaga'][y]},{y}",
+        {},
+        "error: column 'city' is the target under another name",
+    ),
     "utf16.csv": ("x,target", lambda i, x, y: f"{x},{y}", {}, "the text is UTF-16"),
     "tab.tsv": ("x\ttarget", lambda i, x, y: f"{x}\t{y}", {}, ""),
     "missing.csv": (
@@ -85,6 +91,12 @@ TABLES = {  # the names, a row, the options, and what is said: a note, or an err
         lambda i, x, y: f"{x},{'|'.join(['hot'] * (x > 0) + ['big'] * y)}",
         {"target": "tags"},
         "labels are separated by '|'",
+    ),
+    "sentences.csv": (
+        "text,target",
+        lambda i, x, y: f'"{["bad", "good"][y]} {["it", "so", "oh"][i % 3]} was {i % 9}",{y}',
+        {},
+        "",
     ),
     "text.csv": ("text,target", lambda i, x, y: f'"w{i} is, so {x}",{y}', {}, "error: --drop text"),
 }

@@ -21,7 +21,6 @@ from plainfit.training.callbacks import (
     Averaging,
     GradientAccumulation,
     GradientClipping,
-    OverfitOneBatch,
 )
 
 
@@ -181,10 +180,6 @@ def test_it_is_80_lines_longer_at_most(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"callbacks": [OverfitOneBatch()], "loaders": whole},
-            "no batches in pieces with OverfitOneBatch; train",
-        ),
         ({"batch_size": lambda xb, yb: len(xb)}, "no batches in pieces with a batch_size of your"),
         ({"loss": nn.CrossEntropyLoss(reduction="sum")}, "has a mean loss, and this one was a sum"),
     ],

@@ -27,16 +27,12 @@ Processes = Annotated[
     int,
     Option(
         "--processes",
-        min=1,
-        max=1024,
         help="Train with N processes of this machine (docs/processes.md).",
     ),
 ]
 MaxRestarts = Annotated[
     int,
-    Option(
-        "--max-restarts", min=0, help="With --processes: begin again after a lost one, N times."
-    ),
+    Option("--max-restarts", help="With --processes: begin again after a lost one, N times."),
 ]
 
 
@@ -75,6 +71,10 @@ def train_together(processes: int, max_restarts: int, config: RunConfig) -> None
 
 
 def check(processes: int, max_restarts: int, config: RunConfig) -> None:
+    if processes < 1 or max_restarts < 0:
+        name, least = ("processes", 1) if processes < 1 else ("max_restarts", 0)
+        got = processes if processes < 1 else max_restarts
+        raise ConfigError(f"must be at least {least}, got {got}", field=name)
     if processes == 1:
         if max_restarts:
             raise ConfigError("is for --processes: leave it out", field="max_restarts")

@@ -51,7 +51,7 @@ LIMITS = {  # why a callback limits how far down a script can go, and the lowest
 }
 NO_PROGRAM = ("accumulation", "averaging", "unfreezing")
 """Callbacks that a script has no program with."""
-NO_SHARDS = ("one_batch", "scaling")
+NO_SHARDS = ("scaling",)
 """Callbacks that a script has no batches in pieces with."""
 STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they stopped
 

@@ -83,7 +83,10 @@ def validate(
                 out = model(xb) if isinstance(xb, Tensor) else called(model, xb)
                 item = out, yb, batch_size(xb, yb)
                 del pair, xb, yb, out
-            for out, yb, size in processes.of_all(item, device):
+            items = processes.of_all(item, device)
+            del item
+            while items:
+                out, yb, size = items.pop(0)
                 if context is not None and context.stop:
                     return {}
                 with watch:
