@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,9 @@ def train_together(processes: int, max_restarts: int, config: RunConfig) -> None
         "TORCHELASTIC_RUN_ID": uuid.uuid4().hex,
         "WORLD_SIZE": str(processes),
     }
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
+    if loopback:  # else gloo asks for the address of this machine's name, which may have none
+        env.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
     env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     with signals_kept() as received:
         for restart in range(max_restarts + 1):
