@@ -23,7 +23,7 @@ collect_ignore = ["eject/scripts"]  # programs, not modules: they train when imp
 FIRST = [
     f"test_{name}.py"
     for name in ("runs", "programs", "levels", "program_scripts", "readme", "cli", "verify",
-                 "refusals", "fine_tuning", "notebooks", "kills")
+                 "refusals", "fine_tuning", "notebooks", "kills", "launcher", "processes")
 ]  # fmt: skip
 # A busy machine is no failure: no test has to end within Hypothesis's 200 ms.
 hypothesis.settings.register_profile("plainfit", deadline=None)
