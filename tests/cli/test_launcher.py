@@ -174,6 +174,14 @@ def test_a_launcher_that_is_killed_leaves_nothing(whole, launch, tmp_path):
     [
         (("--processes", 9), "--processes must be at most --shards, 8, got 9"),
         (("--processes", 3, "--shards", 2), "--processes must be at most --shards, 2, got 3"),
+        (
+            ("--processes", 0),
+            "--processes must be at least 1 and at most 1,024, got 0",
+        ),
+        (
+            ("--max-restarts", -1),
+            "--max-restarts must be at least 0 and at most 1,000,000,000, got -1",
+        ),
         (("--max-restarts", 1), "--max-restarts is for --processes: leave it out"),
     ],
 )

@@ -20,9 +20,14 @@ from typer import Exit, Option
 
 from plainfit.cli.shared import BAD_INPUT, FAILED, show
 from plainfit.common.errors import ConfigError
+from plainfit.common.schema import UP_TO_COUNT, Between, check_values
 from plainfit.runs.settings import SHARDS, RunConfig
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a training that was asked to
+LIMITS = {
+    "processes": Annotated[int, Between(1, 1024)],
+    "max_restarts": Annotated[int, UP_TO_COUNT],
+}
 GRACE = 8.0  # seconds in which the others must end once one is lost
 Processes = Annotated[
     int,
@@ -75,10 +80,7 @@ def train_together(processes: int, max_restarts: int, config: RunConfig) -> None
 
 
 def check(processes: int, max_restarts: int, config: RunConfig) -> None:
-    if processes < 1 or max_restarts < 0:
-        name, least = ("processes", 1) if processes < 1 else ("max_restarts", 0)
-        got = processes if processes < 1 else max_restarts
-        raise ConfigError(f"must be at least {least}, got {got}", field=name)
+    check_values({"processes": processes, "max_restarts": max_restarts}, LIMITS)
     if processes == 1:
         if max_restarts:
             raise ConfigError("is for --processes: leave it out", field="max_restarts")

@@ -217,12 +217,17 @@ class Context:
                 "learning rate"
             )
 
+    @property
+    def has_others(self) -> bool:
+        """Whether other processes take part in this training."""
+        return self.sharding is not None and self.sharding.processes.world > 1
+
     def ask_to_stop(self, reason: str) -> None:
         """Stop after the current step, or once the other processes know."""
-        if self.sharding is None or self.sharding.processes.world == 1:
-            self.stop = reason
-        else:
+        if self.has_others:
             self.wish = reason
+        else:
+            self.stop = reason
 
     def as_the_first(self, value: bool) -> bool:
         """Return the value of the first process, where all have to do the same."""
@@ -238,7 +243,7 @@ class Context:
 
     def agree(self, is_epoch_end: bool = False) -> None:
         """Stop where any process wants to, all after the same step."""
-        if self.sharding is not None and self.sharding.processes.world > 1:
+        if self.has_others:
             self.wish = self.wish or self.stop
             self.stop = self.sharding.agreed(self.wish, is_epoch_end)
 

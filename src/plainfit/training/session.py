@@ -64,9 +64,9 @@ def signals_stop(context: Context) -> Iterator[list[int]]:
     received: list[int] = []
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        is_shared = context.sharding is not None and context.sharding.processes.world > 1
-        if received and (number == signal.SIGINT or not is_shared):  # a job sends all SIGTERM,
-            raise KeyboardInterrupt  # and their launcher passes on its own
+        # A job sends SIGTERM to all processes, and their launcher passes on its own.
+        if received and (number == signal.SIGINT or not context.has_others):
+            raise KeyboardInterrupt
         received.append(number)
         context.ask_to_stop(SIGNALS[signal.Signals(number)])
         if context.interrupts:

@@ -106,8 +106,8 @@ def restore(context: Context, state: dict[str, Any]) -> None:
 def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[None]:
     """Let all processes begin with the state of the first one, which may come from a folder."""
     with folder:
-        if context.sharding is not None and (processes := context.sharding.processes).world > 1:
-            state = None
+        if context.has_others:
+            processes, state = context.sharding.processes, None
             if processes.rank == 0:
                 # Where each process has parts of a new model, they have it from the same seed.
                 is_new_part = context.sharding.has_parts and not context.restored
