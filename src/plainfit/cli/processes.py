@@ -30,11 +30,7 @@ LIMITS = {
 }
 GRACE = 8.0  # seconds in which the others must end once one is lost
 Processes = Annotated[
-    int,
-    Option(
-        "--processes",
-        help="Train with N processes of this machine (docs/processes.md).",
-    ),
+    int, Option("--processes", help="Train with N processes of this machine (docs/processes.md).")
 ]
 MaxRestarts = Annotated[
     int,

@@ -199,8 +199,7 @@ def fit(
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
     kind = SpreadModel if has_parts else Sharding
-    sharding = kind.of(context, 1 if is_wrapped else shards, reduce, processes)
-    context.sharding = sharding
+    sharding = context.sharding = kind.of(context, 1 if is_wrapped else shards, reduce, processes)
     if sharding is not None and form:
         form = ""
         if echo is not None:

@@ -87,11 +87,9 @@ class SpreadModel(Sharding):
 
     def __init__(self, context: Context, *arguments: Any) -> None:
         super().__init__(context, *arguments)
-        for callback in context.callbacks:
-            if isinstance(callback, Averaging):
-                raise ConfigError(AT_ONCE.format("Averaging"), field="fsdp")
-        if isinstance(context.opt, LBFGS):
-            raise ConfigError(AT_ONCE.format("LBFGS"), field="fsdp")
+        for part in (*context.callbacks, context.opt):
+            if isinstance(part, Averaging | LBFGS):
+                raise ConfigError(AT_ONCE.format(type(part).__name__), field="fsdp")
         world, order = self.processes.world, self.order
         for parameter in super().trained():
             mesh = getattr(parameter, "device_mesh", None)
