@@ -13,11 +13,10 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from plainfit.cli import ladder, runs, training
+from plainfit.cli import ladder, runs, training, web
 from plainfit.cli.cache import cache
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
-from plainfit.cli.serve import serve
 from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
@@ -43,7 +42,8 @@ for command in (
     runs.report,
     runs.compare,
     runs.export,
-    serve,
+    web.app,
+    web.serve,
     eject,
     cache,
     ladder.notebook,

@@ -1,8 +1,11 @@
-"""What a server lets in: bodies of so many bytes, from pages of its own address."""
+"""What a server lets in: bodies of so many bytes, from pages of its own address, with its token."""
 
+import secrets
 from typing import Any
+from urllib.parse import parse_qs
 
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.requests import Request
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
@@ -60,3 +63,59 @@ class OwnHost:
             await JSONResponse({"detail": "must be asked as 127.0.0.1"}, 403)(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+
+class OwnToken:
+    """Lets in a browser that has opened `/?token=...`, and remembers it by a cookie.
+
+    Every answer tells the browser to load nothing from elsewhere, and to run no script that stands
+    in the page.
+    """
+
+    HEADERS = (
+        (
+            b"content-security-policy",
+            b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+            b"connect-src 'self'; media-src 'self' blob:; frame-src 'self'; form-action 'none'; "
+            b"base-uri 'none'; frame-ancestors 'self'",
+        ),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"cache-control", b"no-store"),
+    )
+
+    def __init__(self, app: Any, token: str) -> None:
+        self.app = app
+        self.token = token
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass a request on if its cookie, or the address `/?token=...`, has the token."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = (
+                    []
+                    if any(name == b"content-security-policy" for name, _ in message["headers"])
+                    else self.HEADERS[:1]
+                )
+                message["headers"] = [*message["headers"], *own, *self.HEADERS[1:]]
+            await send(message)
+
+        request = Request(scope)
+        cookie = f"plainfit-{request.url.port}"  # cookies do not differ by port
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if self.is_own(given):
+            answer = RedirectResponse(scope["path"], 303)
+            answer.set_cookie(cookie, self.token, httponly=True, samesite="strict")
+            await answer(scope, receive, guarded)
+        elif self.is_own(request.cookies.get(cookie, "")):
+            await self.app(scope, receive, guarded)
+        else:
+            text = "Open the address that `plainfit app` has printed: it has the token.\n"
+            await PlainTextResponse(text, 403)(scope, receive, guarded)
+
+    def is_own(self, token: str) -> bool:
+        return secrets.compare_digest(token.encode(), self.token.encode())

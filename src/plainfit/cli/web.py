@@ -1,0 +1,91 @@
+"""`plainfit app` and `plainfit serve`: pages about runs, and a run's model over HTTP."""
+
+import secrets
+import warnings
+import webbrowser
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from plainfit.cli.shared import Debug, RunFolder, TrustCode, open_trusted, show
+from plainfit.common.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+Port = Annotated[int, Option(min=0, max=65_535, help="To listen at; 0 for a free one.")]
+Host = Annotated[str, Option(help="To listen at; any other lets other machines in.")]
+
+
+def app(
+    runs: Annotated[Path, typer.Argument(help="A folder of runs.")] = Path("runs"),
+    port: Port = 8001,
+    host: Host = "127.0.0.1",
+    open_browser: Annotated[
+        bool, Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+    debug: Debug = False,
+) -> None:
+    """Show a page about runs: try models, watch trainings, climb the ladder, mend labels."""
+    check_extra()
+    from plainfit.web.page import create_page
+
+    if runs.exists() and not runs.is_dir():
+        raise RunError(f"the folder of runs must be a folder, and {runs} is not")
+    token = secrets.token_urlsafe(16)
+    page = create_page(runs, token, any_host=host not in LOCAL)
+    if host not in LOCAL:
+        show(f"note   at {host}, whoever has the address below can start trainings on this machine")
+
+    def ready(address: str) -> None:
+        show(f"app    {address}/?token={token}, until Ctrl-C")
+        if open_browser:
+            opening = Timer(0.5, webbrowser.open, [f"{address}/?token={token}"])
+            opening.daemon = True
+            opening.start()
+
+    listen(page, host, port, ready)
+
+
+def serve(
+    run: RunFolder,
+    port: Port = 8000,
+    host: Host = "127.0.0.1",
+    trust_code: TrustCode = False,
+    debug: Debug = False,
+) -> None:
+    """Answer POST /predict with what a run predicts for images or rows."""
+    check_extra()
+    from plainfit.web.serving import create_app
+
+    opened = open_trusted(run, trust_code)
+    warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request
+    app = create_app(opened, run.resolve().name, any_host=host not in LOCAL)
+    if host not in LOCAL:
+        show(f"note   at {host}, whoever reaches this machine can use the model")
+    listen(app, host, port, lambda address: show(f"serve  {address}/predict, until Ctrl-C"))
+
+
+def check_extra() -> None:
+    missing = [name for name in ("fastapi", "python_multipart", "uvicorn") if not find_spec(name)]
+    if missing:
+        raise ConfigError(
+            f"this command needs the extra web, and {missing[0]} is not installed: "
+            "pip install 'plainfit[web]'"
+        )
+
+
+def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; call `ready` with the address once it can be asked."""
+    import uvicorn
+
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
+    with config.bind_socket() as socket:
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
+        uvicorn.Server(config).run([socket])

@@ -1,0 +1,51 @@
+"""`plainfit app`: pages on this machine about a folder of runs."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+
+import plainfit.report
+from plainfit.common.errors import PlainfitError
+from plainfit.web import cleaning, ladder, runs, trying
+from plainfit.web.home import Home
+from plainfit.web.limits import LimitedBody, OwnHost, OwnToken
+
+HERE = Path(__file__).parent
+STYLE = Path(plainfit.report.__file__).parent / "templates" / "page.css"
+BODY = 32 * 2**20  # bytes of a request
+
+
+def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
+    """Return the ASGI application of the page.
+
+    Args:
+        folder: of runs.
+        token: what a browser must know, from the address that the terminal shows.
+        any_host: answer requests for other hosts than this machine's own names.
+    """
+    home = Home(folder)
+    app = FastAPI(title="plainfit", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(PlainfitError, refused)
+    app.add_middleware(LimitedBody, most=BODY)
+    app.add_middleware(OwnToken, token=token)
+    if not any_host:
+        app.add_middleware(OwnHost)
+
+    @app.get("/")
+    async def first() -> RedirectResponse:
+        return RedirectResponse("/runs")
+
+    @app.get("/static/page.css")
+    async def style() -> FileResponse:
+        return FileResponse(STYLE)
+
+    app.mount("/static", StaticFiles(directory=HERE / "static"))
+    for module in (trying, runs, ladder, cleaning):
+        app.include_router(module.routes(home))
+    return app
+
+
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 422)

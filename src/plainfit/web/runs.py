@@ -1,0 +1,16 @@
+"""The page `runs`."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from plainfit.web.home import Home, page
+
+
+def routes(home: Home) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/runs")
+    async def show(request: Request) -> HTMLResponse:
+        return page("runs")
+
+    return router

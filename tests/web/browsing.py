@@ -1,0 +1,88 @@
+"""The page in a real browser: Debian's Chromium, driven by Playwright.
+
+A page that logs an error on its console, raises, or asks another address than its server's, fails
+its test.
+"""
+
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import uvicorn
+
+from plainfit.web.page import create_page
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+TOKEN = "a-token"
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+@contextmanager
+def serving(app):
+    """Serve an application on this machine; give its address."""
+    config = uvicorn.Config(app, port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    with config.bind_socket() as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@contextmanager
+def opened(folder, path="/runs", **options):
+    """Open a page about a folder of runs in a tab of its own.
+
+    Args:
+        folder: of runs.
+        path: of the page.
+        **options: of Playwright's `new_context`, such as `color_scheme="dark"`.
+    """
+    with serving(create_page(folder, TOKEN)) as address, browser() as chromium:
+        context = chromium.new_context(base_url=address, **options)
+        tab = context.new_page()
+        problems = []
+        tab.on("console", lambda said: said.type == "error" and problems.append(said.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on(
+            "request",
+            lambda asked: (
+                asked.url.startswith((address, "data:", "blob:")) or problems.append(asked.url)
+            ),
+        )
+        tab.goto(f"{path}?token={TOKEN}")
+        yield tab
+        assert problems == []
+
+
+@contextmanager
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def check_accessible(tab):
+    """Assert that axe-core finds nothing to object to."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(tab)
+    assert not found.response["violations"], found.generate_report()
