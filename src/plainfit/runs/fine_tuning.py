@@ -55,9 +55,6 @@ class PhaseCycles(Chain):
         super().__init__(*map(OneCycle, phases))
         self.head = head
 
-    def __repr__(self) -> str:
-        return f"PhaseCycles(steps={self.steps}, head={self.head})"
-
 
 def fine_tune(
     model_or_run: nn.Module | str | Path,
