@@ -9,7 +9,7 @@ import torch
 
 from plainfit.common.errors import ModelError, PlainfitError, plural, raised_as, reason
 from plainfit.data.splits import DataSplits
-from plainfit.models.summary import count_parameters, summarize
+from plainfit.models.layers import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
 from plainfit.report.rendering import (

@@ -24,8 +24,8 @@ from plainfit.models.build import (
     resolve,
     target_name,
 )
+from plainfit.models.layers import find_head, layer_groups, parameter_groups
 from plainfit.models.text import PretrainedText
-from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import (
     HUB,
     PUBLISHED,

@@ -40,8 +40,7 @@ from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
 from plainfit.data.targets import CLASSIFICATION, REGRESSION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
-from plainfit.models.summary import count_parameters, try_batch
-from plainfit.models.transfer import layer_groups, parameter_groups
+from plainfit.models.layers import count_parameters, layer_groups, parameter_groups, try_batch
 from plainfit.models.trust import remember
 from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
