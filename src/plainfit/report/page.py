@@ -12,6 +12,7 @@ from plainfit.data.splits import DataSplits
 from plainfit.models.layers import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
+from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
     Card,
     duration,
@@ -22,7 +23,6 @@ from plainfit.report.rendering import (
     table_of,
     value_text,
 )
-from plainfit.report.sections import predict
 from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import described, loss_function
