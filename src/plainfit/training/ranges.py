@@ -21,12 +21,11 @@ from plainfit.data.batches import innermost
 from plainfit.training.callbacks.optimization import GradientAccumulation
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, overriding
-from plainfit.training.program import NoCompilerError, Steps, compiled
+from plainfit.training.program import NoCompilerError, Steps, captured, compiled
 from plainfit.training.program_batches import Resident, Stacked, full_batches, resident_rows
-from plainfit.training.program_capture import captured
 from plainfit.training.state import random_state, set_random_state
-from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import (
+    TracedStep,
     UnreadyError,
     UntraceableError,
     contents_of,
