@@ -15,8 +15,7 @@ from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, reason
 from plainfit.common.locks import FileLock
-from plainfit.tuning.page import write_page
-from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
+from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of, write_page
 from plainfit.tuning.space import StudyConfig, brought_up_to_date
 from plainfit.tuning.storage import (
     DESCRIPTION,
