@@ -27,9 +27,8 @@ from plainfit.common.errors import (
     reason,
     shortened,
 )
-from plainfit.common.files import JOURNAL
+from plainfit.common.files import ANY_LOCK, JOURNAL, LOCK
 from plainfit.common.files import RECORD as RECORD
-from plainfit.common.locks import ANY_LOCK, LOCK
 from plainfit.common.shell import command
 from plainfit.data.open_data import kind_of, without
 from plainfit.data.splits import DataSplits, vocabulary_of

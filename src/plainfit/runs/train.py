@@ -30,7 +30,7 @@ from plainfit.common.errors import (
     reason,
     shortened,
 )
-from plainfit.common.locks import one_writer
+from plainfit.common.files import one_writer
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident

@@ -23,8 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError, raised_as
-from plainfit.common.files import JOURNAL
-from plainfit.common.locks import FileLock
+from plainfit.common.files import JOURNAL, FileLock
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 

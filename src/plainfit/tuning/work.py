@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, reason
-from plainfit.common.locks import FileLock
+from plainfit.common.files import FileLock
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of, write_page
 from plainfit.tuning.space import StudyConfig, brought_up_to_date
 from plainfit.tuning.storage import (

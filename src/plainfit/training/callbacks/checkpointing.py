@@ -15,8 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
-from plainfit.common.files import remove_temporary, write_whole
-from plainfit.common.locks import one_writer
+from plainfit.common.files import one_writer, remove_temporary, write_whole
 from plainfit.data.batches import innermost
 from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
