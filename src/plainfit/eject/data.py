@@ -263,7 +263,6 @@ class DataText:
 
 
 def first_batch(loader: Served) -> Any:
-    """Return a batch of one sample, as the loader makes it."""
     with drawing_from(0, "eject"):
         batch = loader.collate_fn([loader.dataset[0]])
     return with_tuples(batch) if loader.collate_fn is default_collate else batch

@@ -340,7 +340,6 @@ def copied_attribute(node: ast.Attribute, source: ModuleText) -> str | None:
 
 
 def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, str]:
-    """Return a name for a lambda, and a function that does the same."""
     tree = source.code.tree
     assigned = {
         node.value: node.targets[0].id

@@ -164,7 +164,6 @@ class LoopText:
         return {"forward": loss, "loss_part": part, "autocast": autocast}
 
     def program(self) -> dict[str, Any]:
-        """Return the facts about the steps of an epoch as one program."""
         recipe = self.recipe
         slots = [name for _, name in options_of(SimpleNamespace(param_groups=recipe.groups))]
         used = tuple(name for name in OPTIONS if name in slots)

@@ -108,7 +108,6 @@ def layers_of(roots: dict[str, nn.Module]) -> Iterator[tuple[str, list[Tensor]]]
 
 
 def path_to(name: str, model: nn.Module, root: str = "model") -> str:
-    """Return an expression for a layer or a tensor of a model."""
     text, owner = root, model
     for step in filter(None, name.split(".")):
         if step.isidentifier() and not iskeyword(step):

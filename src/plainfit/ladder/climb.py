@@ -148,7 +148,6 @@ def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
 
 
 def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
-    """Run rungs on torch and on `scratch`, and compare the two."""
     for rung in rungs:
         on_torch = run_rung(rung, setting)
         again = run_rung(rung, setting, start_of(on_torch), on_scratch=True)
@@ -162,7 +161,6 @@ def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Compar
 def in_float64(
     setting: Setting, before: Trace, after: Trace, on_scratch: bool = False
 ) -> tuple[Trace, Trace]:
-    """Run two rungs again, in float64 and for `STEPS` steps only."""
     start = start_of(before)
     short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
     again = run_rung(after.rung, short, start, on_scratch=on_scratch)

@@ -26,7 +26,6 @@ class LayerRow:
 
 
 def summarize(model: nn.Module, xb: Tensor) -> list[LayerRow]:
-    """Pass a batch through the model and return its layers."""
     shapes: dict[nn.Module, tuple[int, ...]] = {}
 
     def keep_shape(module: nn.Module, _: Any, output: Any) -> None:

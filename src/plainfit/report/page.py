@@ -114,7 +114,6 @@ def what_a_command_changes(run: Run, open_data: Callable[[], DataSplits]) -> str
 
 
 def cards(run: Run) -> list[Card]:
-    """Return the values at the top: the first metric, or the loss if there is no metric."""
     name = run.metrics[0] if run.metrics else "loss"
     column = name if run.metrics else "valid_loss"
     made = []
@@ -147,7 +146,6 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def charts(run: Run) -> list[Chart]:
-    """Return losses, metrics and learning rate, as far as the run has logged them."""
     epochs, steps = Axis("epochs done", whole=True), Axis("step", whole=True)
     losses = [
         epoch_series("validation", run.epochs, "valid_loss"),

@@ -88,7 +88,6 @@ def outputs_of(
 
 
 def of_classes(outputs: Outputs, data: DataSplits) -> dict[str, Any]:
-    """Return what the page shows of a classification or a segmentation."""
     part, dataset, loss, out, labels, losses = outputs
     probabilities = out.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
@@ -233,7 +232,6 @@ def again(outputs: Outputs) -> str:
 
 
 def of_numbers(outputs: Outputs, data: DataSplits) -> list[Section]:
-    """Return errors of each target, its charts, and the samples with the highest loss."""
     target = data.target
     true, predicted = target.restored(outputs.labels), target.restored(outputs.out)
     rows, heads, charts = [], [], []
@@ -293,7 +291,6 @@ def number_charts(name: str, true: Tensor, predicted: Tensor) -> list[Chart]:
 
 
 def of_labels(outputs: Outputs, data: DataSplits) -> list[Section]:
-    """Return the scores of each label, and the samples with the highest loss."""
     names, there, said = data.classes, outputs.labels > 0, outputs.out > 0
     probabilities = outputs.out.sigmoid()
     # With a column more, scikit-learn does not take a single label for two classes.

@@ -80,7 +80,6 @@ def estimators(data: DataSplits, several: bool) -> dict[str, Any]:
 
 
 def outputs(predicted: Tensor, target: Target) -> Tensor:
-    """Return predictions as a network for the target gives them."""
     if target.task == CLASSIFICATION:
         return F.one_hot(predicted, len(target.names)).float()
     numbers = predicted.float().reshape(len(predicted), -1)

@@ -161,7 +161,6 @@ def join_last(n: int, found: list[Any], counts: list[int]) -> None:
 def parts(
     model: nn.Module | Run, data: Any, bs: int | None, *, labelled: bool = False
 ) -> tuple[nn.Module, Any]:
-    """Return the module, and the data as batches."""
     if isinstance(model, Run):
         bs = 2 * model.config.batch_size if bs is None else bs
         data = as_trained(model, data, bs, labelled)

@@ -271,7 +271,6 @@ class TrainingSettings:
 
     @property
     def weight_of_class(self) -> dict[str, float]:
-        """The weights by the name of the class, where they are given."""
         try:
             found: dict[str, float] = json.loads(self.class_weights or "{}")
         except ValueError as error:

@@ -541,7 +541,6 @@ def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> Histo
 
 
 def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
-    """Train with the first process."""
     with cpu_threads(threads_of(parts)):
         if parts.config.lr == "auto":
             find_rate(parts, lambda line: None)

@@ -72,8 +72,6 @@ class Program:
             self.call, self.how = make(self.steps, self.arguments(source, 0, 0), echo)
 
     def graph(self, context: Context, source: Any) -> Any:
-        """Return the graph of a step as it is now."""
-
         def of_columns(*columns: Tensor) -> list[Tensor]:
             values: list[Tensor] = self.step(*source.pair(context, *columns))
             return values
@@ -101,7 +99,6 @@ class Program:
         return found[first:last], tensors
 
     def put(self, tensors: Sequence[Tensor]) -> None:
-        """Give the training the tensors after a range."""
         own = self.steps.those(tensors_of(self.modules, self.opt), True)
         with torch.no_grad():
             for tensor, value in zip(own, tensors, strict=True):
@@ -213,7 +210,6 @@ class EpochProgram:
         return self.programs[state]
 
     def most(self, context: Context) -> int:
-        """Return the largest number of steps of a range from here."""
         limits = [max(1, int(SECONDS / self.seconds))]
         if context.steps_per_epoch is not None:
             limits.append(context.steps_per_epoch - context.step)
@@ -316,7 +312,6 @@ class EpochProgram:
         context.global_step += steps
 
     def saved(self, context: Context) -> Any:
-        """Return what a range changes besides tensors."""
         options = [dict(group) for group in context.opt.param_groups]
         return random_state(), options, [deepcopy(c.state_dict()) for c in self.moved]
 

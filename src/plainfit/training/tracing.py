@@ -222,7 +222,6 @@ def contents_of(graph: Any) -> str:
 
 
 def outputs_of(graph: Any) -> list[Any]:
-    """Return the nodes whose values a graph returns."""
     output = next(node for node in graph.graph.nodes if node.op == "output")
     return list(output.args[0])
 
@@ -240,12 +239,10 @@ class Sums(nn.Module):
         return list(zip(parameters_of(self.opt), self.buffers(), strict=True))
 
     def read(self) -> None:
-        """Take the sums from the parameters."""
         for parameter, total in self.pairs():
             total.zero_() if parameter.grad is None else total.copy_(parameter.grad)
 
     def write(self, has_stepped: bool) -> None:
-        """Give the parameters their sums back."""
         for parameter, total in self.pairs():
             parameter.grad = None if has_stepped or not parameter.requires_grad else total.clone()
 
@@ -279,7 +276,6 @@ class TracedStep(NoHooks):
         self.names: list[str] = []
 
     def modules(self) -> list[nn.Module]:
-        """Return what has tensors that the step uses or changes."""
         average = None if self.averaging is None else self.averaging.averaged
         parts = (self.model, self.loss_func, average, self.sums)
         return [part for part in parts if isinstance(part, nn.Module)]

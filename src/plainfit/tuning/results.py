@@ -285,7 +285,6 @@ def importance(study: StudyResult, optuna_study: "Study", seed: int) -> list[dic
 
 
 def history(study: StudyResult, trials: list[TrialResult]) -> Chart | None:
-    """Draw the value of each trial, and the best so far."""
     done = [(t.number, t.value) for t in trials if t.value is not None]
     better = min if study.mode == "min" else max
     best = list(accumulate((value for _, value in done), better))

@@ -72,7 +72,6 @@ class Journal(JournalFileBackend):
     """A journal whose errors are ours, as on a full disk."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines."""
         what = f"{self._file_path} must be writable (the same call continues the study then)"
         with raised_as(RunError, what):
             super().append_logs(logs)
@@ -229,7 +228,6 @@ class Queue:
 
     @contextmanager
     def alive(self, trial: optuna.Trial) -> Iterator[None]:
-        """Send heartbeats for a trial, if the storage is a database."""
         storage = self.storage
         if not isinstance(storage, RDBStorage):
             yield

@@ -108,7 +108,6 @@ class Work:
     def value(
         self, settings: Mapping[str, Any], name: str, number: int, report: Report | None = None
     ) -> float:
-        """Train once, with the seed of that number, and return the value."""
         seed = self.config.seed + number
         report = report or Report(self.config.monitor, self.end)
         folder = self.folder / (f"{name}-seed-{seed}" if number else name)

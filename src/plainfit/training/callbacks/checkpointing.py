@@ -212,7 +212,6 @@ class Checkpointing(Callback):
 
 
 def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
-    """Refuse fewer epochs than a checkpoint has begun."""
     begun = position["epoch"] + (position["step"] > 0)
     if epochs < begun:
         raise ConfigError(
@@ -329,7 +328,6 @@ def bits_of(tensor: Tensor) -> int:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """Return what differs, in words, by name."""
     names = dict.fromkeys([*before, *now])
     return {
         name: f"{name} was {before.get(name)}, is {now.get(name)}"
