@@ -1,6 +1,7 @@
 """One file for a fitted estimator: safetensors, without pickle."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             "fitted": {name: fitted[name] for name in fitted.keys() - arrays.keys()},
             "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
             "epochs": history.epochs,
-            "factory": model.plainfit_factory.to_dict(),
+            "factory": asdict(model.plainfit_factory),
             "weights": Uncompiled(model).state_dict(),
         }
         for target in (model.plainfit_factory.target, *named.values()):

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,9 +88,6 @@ class Factory:
                 f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
             )
         return model
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def get_model(

@@ -30,7 +30,6 @@ from plainfit.models.weights import (
     HUB,
     PUBLISHED,
     load_body,
-    load_model,
     read_weights,
     text_model,
     timm_model,
@@ -260,11 +259,4 @@ def with_new_head(
     model = factory.call(target)
     load_body(model, weights, find_head(model, xb, classes))
     model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model leaves it
-    return model
-
-
-def begun_model(factory: Factory, path: Path) -> nn.Module:
-    model = factory.build()
-    load_model(model, path)
-    model.plainfit_factory = factory  # type: ignore[assignment]
     return model
