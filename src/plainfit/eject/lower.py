@@ -7,7 +7,6 @@ from functools import lru_cache
 import torch
 
 from plainfit.common.errors import ConfigError, EjectError, unknown_name
-from plainfit.eject.layout import Imports
 from plainfit.eject.lifting import shortened
 from plainfit.eject.replacements import (
     LEVELS,
@@ -30,6 +29,7 @@ from plainfit.eject.replacements import (
 )
 from plainfit.eject.source import (
     Edit,
+    Imports,
     Source,
     bound,
     edited,

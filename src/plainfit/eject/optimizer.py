@@ -11,9 +11,9 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import display, literal
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import display, literal
 from plainfit.eject.values import call, expression, named
 from plainfit.training.callbacks.optimization import TorchScheduler
 
