@@ -10,8 +10,7 @@ import pytest
 
 from killing import ended, files_up_to, forked
 from plainfit.common import files
-from plainfit.common.errors import RunError
-from plainfit.common.shell import command
+from plainfit.common.errors import RunError, command
 from plainfit.runs import train as module
 from plainfit.runs.folder import default_folder, read_record
 from plainfit.runs.settings import RunConfig

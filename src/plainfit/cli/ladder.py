@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError, plural
-from plainfit.common.shell import quoted
+from plainfit.common.errors import ConfigError, plural, quoted
 from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:

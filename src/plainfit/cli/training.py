@@ -27,8 +27,7 @@ from plainfit.cli.shared import (
     show_json,
     with_options_of,
 )
-from plainfit.common.errors import ConfigError
-from plainfit.common.shell import command
+from plainfit.common.errors import ConfigError, command
 from plainfit.runs import settings
 from plainfit.runs.settings import (
     DataSettings,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
+from plainfit.common.errors import ConfigError, DataError, command, raised_as, unknown_name
 from plainfit.common.schema import (
     AMOUNT,
     COUNT,
@@ -24,7 +24,6 @@ from plainfit.common.schema import (
     hints_of,
     misfit,
 )
-from plainfit.common.shell import command
 from plainfit.training.schedules import BY_NAME
 
 if TYPE_CHECKING:

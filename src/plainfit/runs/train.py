@@ -26,12 +26,12 @@ from plainfit.common.errors import (
     ModelError,
     RunError,
     TrainingError,
+    command,
     raised_as,
     reason,
     shortened,
 )
 from plainfit.common.files import one_writer
-from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
