@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs.folder import Run
 
@@ -43,7 +43,6 @@ class Format:
     reopen: Callable[[Path, Run], Callable[[Tensor], Any]]
     tolerance: float
     """The largest difference from the model's scores, as a share of the largest score."""
-    snippet: str
 
 
 def to_safetensors(model: nn.Module, facts: Facts) -> bytes:
@@ -174,81 +173,27 @@ def make_snippet(format: str, path: Path, facts: Facts) -> str:
     if module in ("plainfit.models.networks", "plainfit.models.text"):
         module = module.rpartition(".")[2]
         note = f"  # a copy of plainfit/models/{module}.py"
-    shape = [2, *facts["input"]["shape"][1:]]
-    return FORMATS[format].snippet.format(
-        path=str(path),
-        shape=", ".join(map(str, shape)),
+    environment = Environment(
+        loader=PackageLoader("plainfit.runs"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("snippet.py.jinja").render(
+        format=format,
+        path=repr(str(path)),
+        shape=", ".join(map(str, [2, *facts["input"]["shape"][1:]])),
         dtype=facts["input"]["dtype"],
         values=facts["input"]["values"],
         model_import=f"from {module} import {name.partition('.')[0]}{note}",
         model=name,
-        reading=READINGS[facts["task"]],
+        task=facts["task"],
     )
 
 
-READINGS = {
-    CLASSIFICATION: 'print([facts["classes"][best] for best in scores.argmax(1)])',
-    MULTI_LABEL: 'print([dict(zip(facts["classes"], row)) for row in (scores > 0).tolist()])',
-    REGRESSION: """\
-for number, (name, scaling) in enumerate(facts["targets"].items()):
-    print(name, scores[:, number] * scaling["std"] + scaling["mean"])""",
-    SEGMENTATION: "masks = scores.argmax(1)  # the class of each pixel, by its number",
-}
-CALL_TORCH = """\
-x = torch.zeros({shape}, dtype=torch.{dtype})  # two samples: {values}
-with torch.no_grad():
-    scores = model(x)
-{reading}
-"""
-SAFETENSORS_SNIPPET = (
-    """\
-import json
-
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_model
-
-{model_import}
-
-path = {path!r}
-with safe_open(path, framework="pt") as file:
-    facts = json.loads(file.metadata()["plainfit"])
-model = {model}(**facts["model"]["arguments"])
-load_model(model, path)
-model.eval()
-"""
-    + CALL_TORCH
-)
-TORCH_EXPORT_SNIPPET = (
-    """\
-import json
-
-import torch
-
-extra = {{"plainfit.json": ""}}
-model = torch.export.load({path!r}, extra_files=extra).module()
-facts = json.loads(extra["plainfit.json"])
-"""
-    + CALL_TORCH
-)
-ONNX_SNIPPET = """\
-import json
-
-import numpy as np
-import onnxruntime
-
-session = onnxruntime.InferenceSession({path!r}, providers=["CPUExecutionProvider"])
-facts = json.loads(session.get_modelmeta().custom_metadata_map["plainfit"])
-x = np.zeros(({shape}), np.{dtype})  # two samples: {values}
-(scores,) = session.run(["scores"], {{"x": x}})
-{reading}
-"""
 FORMATS = {
-    "safetensors": Format(
-        ".safetensors", to_safetensors, reopen_safetensors, 0.0, SAFETENSORS_SNIPPET
-    ),
-    "torch-export": Format(
-        ".pt2", to_torch_export, reopen_torch_export, TOLERANCE, TORCH_EXPORT_SNIPPET
-    ),
-    "onnx": Format(".onnx", to_onnx, reopen_onnx, TOLERANCE, ONNX_SNIPPET),
+    "safetensors": Format(".safetensors", to_safetensors, reopen_safetensors, 0.0),
+    "torch-export": Format(".pt2", to_torch_export, reopen_torch_export, TOLERANCE),
+    "onnx": Format(".onnx", to_onnx, reopen_onnx, TOLERANCE),
 }
