@@ -234,7 +234,8 @@ class ResNet(nn.Module):
         self.stages = len(blocks)
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.fc = nn.Linear(add_stages(self, BasicBlock, blocks, width), classes)
+        inputs = add_stages(self, BasicBlock, blocks, width)
+        self.fc = nn.Linear(inputs, classes)
 
     def forward(self, xb: Tensor) -> Tensor:
         xb = as_images(xb, self.channels)
@@ -333,7 +334,8 @@ class ImageNetResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         blocks = {18: (2, 2, 2, 2)}.get(depth, (3, 4, 6, 3))
-        self.fc = nn.Linear(add_stages(self, kind, blocks, 64, widen), classes)
+        inputs = add_stages(self, kind, blocks, 64, widen)
+        self.fc = nn.Linear(inputs, classes)
 
     def forward(self, xb: Tensor) -> Tensor:
         mean = torch.tensor(MEAN, dtype=xb.dtype, device=xb.device).view(3, 1, 1)
