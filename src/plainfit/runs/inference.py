@@ -13,8 +13,8 @@ from plainfit.data.batches import (
     Size,
     batch_size,
     called,
-    innermost,
     join,
+    order_of,
     pairs,
     sizes,
     tensors_in,
@@ -220,8 +220,7 @@ def outputs_of(run: Any) -> Mapping[str, Callable[[Any], Any]]:
 
 
 def is_shuffled(dl: Any) -> bool:
-    inner = innermost(dl)
-    order = getattr(inner, "sampler", inner)
+    order = order_of(dl)
     return getattr(order, "shuffle", False) or isinstance(
         getattr(order, "rows_from", order), RANDOM
     )

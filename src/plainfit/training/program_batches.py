@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plainfit.common.devices import device_of
-from plainfit.data.batches import innermost
+from plainfit.data.batches import order_of
 from plainfit.data.datasets import Columns, ImageDataset, Rows, bytes_to_floats
 from plainfit.data.loaders import TensorLoader
 from plainfit.training.hooks import Context
@@ -113,7 +113,6 @@ def resident_rows(loader: Any) -> Rows | None:
 
 
 def full_batches(loader: Any) -> int:
-    inner = innermost(loader)
-    order = getattr(inner, "sampler", inner)
+    order = order_of(loader)
     count: int = order.samples // order.batch_size
     return count

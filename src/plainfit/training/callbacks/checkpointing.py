@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
 from plainfit.common.files import one_writer, remove_temporary, write_whole
-from plainfit.data.batches import innermost
+from plainfit.data.batches import innermost, order_of
 from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
 from plainfit.training.callbacks.optimization import TorchScheduler
@@ -278,7 +278,7 @@ def setup_of(context: Context) -> dict[str, dict[str, Any]]:
     """Return what must stay (`same`) and what may change (`open`), as texts and numbers."""
     call: Any = context.history.run
     dl, shards = innermost(context.train_dl), context.sharding
-    order = getattr(dl, "sampler", dl) if hasattr(dl, "seek") else dl
+    order = order_of(dl) if hasattr(dl, "seek") else dl
     data = getattr(order, "dataset", None)
     same = {
         "batch size": getattr(order, "batch_size", None),
