@@ -86,10 +86,6 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             Uncompiled(model).load_state_dict(state["weights"])
             model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
             history.epochs = state["epochs"]
-            if "divisor_" not in state["fitted"]:
-                raise RunError(
-                    f"{path} must say how images are scaled, and is too old: fit it again"
-                )
             arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
             for name, value in {**state["fitted"], **arrays, "history_": history}.items():
                 setattr(estimator, name, value)

@@ -38,7 +38,7 @@ from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import CLASSIFICATION, REGRESSION, SEGMENTATION
+from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.layers import count_parameters, layer_groups, parameter_groups, try_batch
 from plainfit.models.trust import remember
@@ -46,7 +46,14 @@ from plainfit.models.weights import HUB, Uncompiled, load_model, text_tokenizer,
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, check_source, new_model
 from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
-from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
+from plainfit.runs.tasks import (
+    balanced_accuracy,
+    described,
+    is_imbalanced,
+    loss_function,
+    metrics_of,
+    with_weights,
+)
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -620,21 +627,6 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
     takes += " -o masks" * (data.task == SEGMENTATION)
     return RunResult(folder, history, test, takes)
-
-
-def is_imbalanced(data: DataSplits) -> bool:
-    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
-    if data.task != CLASSIFICATION:
-        return False
-    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
-    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
-
-
-def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the mean over the classes of the share of their samples that are recognised."""
-    counts = yb.bincount()
-    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
-    return (right / counts)[counts > 0].mean()
 
 
 def draw_curves(history: History, path: Path) -> None:
