@@ -22,10 +22,9 @@ from plainfit.cli.shared import (
     show_json,
     with_options_of,
 )
-from plainfit.common.errors import ConfigError, raised_as, unknown_name
+from plainfit.common.errors import ConfigError, command, raised_as, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.common.schema import hints_of
-from plainfit.common.shell import command
 from plainfit.runs.settings import OF_EVERY_PRESET, RunConfig, names_of
 
 if TYPE_CHECKING:
