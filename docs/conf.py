@@ -35,6 +35,7 @@ nb_merge_streams = True
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+locale_dirs, gettext_compact = ["locale"], False  # translations: `make docs-zh`
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 smartquotes_action = "q"  # leave -- as it is

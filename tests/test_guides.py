@@ -1,4 +1,4 @@
-"""The code and the commands of the guides, run in their order as they are written."""
+"""The code and commands of the guides, run in their order as they are written; translations."""
 
 import re
 import shlex
@@ -42,3 +42,20 @@ def test_the_page_runs_as_it_is_written(page, tmp_path, monkeypatch, plainfit):
             code, _, err = plainfit(*arguments)
             assert (name, code) == ("plainfit", 0), f"{command}\n{err}"
     torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DOCS.glob("locale/*/LC_MESSAGES/*.po")), ids=lambda p: p.stem
+)
+def test_a_translation_has_the_text_of_its_page_all_of_it(path):
+    read_po = pytest.importorskip("babel.messages.pofile").read_po
+    page = " ".join((DOCS / f"{path.stem}.md").read_text(encoding="utf-8").split())
+    with path.open("rb") as file:
+        translated = {message.id: message.string for message in read_po(file) if message.id}
+    assert all(translated.values())
+    outdated = [text for text in translated if " ".join(text.split()) not in page]
+    assert outdated == []
+    rest = re.sub(r"```.*?```", "", page)
+    for text in sorted(translated, key=len, reverse=True):
+        rest = rest.replace(" ".join(text.split()), "")
+    assert re.findall(r"\w{3,}", rest) == []
