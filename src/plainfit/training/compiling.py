@@ -61,32 +61,24 @@ def computation(
         tell(
             "note   bf16 is slow here: the processor has no instructions for it, and fp32 is faster"
         )
-    path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
-    before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
 
     def in_precision(xb: Any, yb: Any) -> Any:
         with cast:
             return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
-    try:
-        with compiled_whole() if compile else nullcontext():
-            program = None
-            if compile == "epoch":
-                from plainfit.training.program_validation import ValidationProgram
-                from plainfit.training.ranges import EpochProgram
+    with compiling() if compile else nullcontext():
+        program = None
+        if compile == "epoch":
+            from plainfit.training.program_validation import ValidationProgram
+            from plainfit.training.ranges import EpochProgram
 
-                program = EpochProgram(context, loss_func, tell)
-                context.valid_program = ValidationProgram(program, tell)
-            compute = CompiledLoss(context, loss_func, tell, program) if compile else None
-            chosen = compute if precision == "fp32" else in_precision
-            if program is not None:
-                program.compute_loss = None if precision == "fp32" else chosen
-            yield chosen, program
-    finally:
-        if before is not None:  # torch 2.10 has no such setting
-            torch._dynamo.config.trace_autograd_ops = before
-        if compile:
-            sys.path[:] = path
+            program = EpochProgram(context, loss_func, tell)
+            context.valid_program = ValidationProgram(program, tell)
+        compute = CompiledLoss(context, loss_func, tell, program) if compile else None
+        chosen = compute if precision == "fp32" else in_precision
+        if program is not None:
+            program.compute_loss = None if precision == "fp32" else chosen
+        yield chosen, program
 
 
 def form_of(compile: bool | str) -> str:
@@ -97,14 +89,20 @@ def form_of(compile: bool | str) -> str:
 
 
 @contextmanager
-def compiled_whole() -> Iterator[None]:
-    """Compile a backward pass with its forward pass; later, a failure could not be mended."""
-    random = torch._inductor.config.fallback_random  # which `OneGraph` may change
-    with (
-        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
-        torch._inductor.config.patch(fallback_random=random),
-    ):
-        yield
+def compiling() -> Iterator[None]:
+    """Compile a backward pass with its forward pass; later, a failure could not be mended.
+
+    What `OneGraph` may change is as before in the end, as is `sys.path`: torch's compiler imports
+    setuptools, which adds to it.
+    """
+    path, dynamo, inductor = list(sys.path), torch._dynamo.config, torch._inductor.config
+    traced = {n: getattr(dynamo, n) for n in ("trace_autograd_ops",) if hasattr(dynamo, n)}
+    whole = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+    try:
+        with whole, inductor.patch(fallback_random=inductor.fallback_random), dynamo.patch(traced):
+            yield
+    finally:
+        sys.path[:] = path
 
 
 class OneGraph:
