@@ -1,6 +1,5 @@
 """What a model is to predict: one class of several, several labels at once, or numbers."""
 
-import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.data.tables.alone import NUMBER
 
 CLASSIFICATION, REGRESSION, MULTI_LABEL = "classification", "regression", "multi-label"
 SEGMENTATION = "segmentation"  # a class for each pixel
 TASKS = (CLASSIFICATION, REGRESSION, MULTI_LABEL)
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 FEW_WHOLE = 10  # that need no note
 MOST_WHOLE = 30  # whole numbers that are classes without a question

@@ -92,7 +92,7 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        written = labelled_rows(table, table.texts(names), run.target.task)
         y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError
+from plainfit.data.tables.alone import GAPS
 from plainfit.data.tables.preparing import Made
-from plainfit.data.tables.reading import GAPS
 from plainfit.data.tables.values import Dates, Texts, Values, date_formats, is_number
 from plainfit.data.targets import lookalikes
 
@@ -160,7 +160,7 @@ def seen_in_training(
 def near_others(values: Values) -> str:
     """Tell how a column can be numbers or dates, if half of it is."""
     assert isinstance(values, Texts)
-    given = [name for name in values.names if name not in GAPS]
+    given = [name for name in values.names if name.strip() not in GAPS]
     some = given[:50]
     no_dates = [name for name in some if not date_formats(name)]
     if 2 * len(no_dates) < len(some):
@@ -172,7 +172,7 @@ def near_others(values: Values) -> str:
     others = [
         at
         for at, text in enumerate(values.names)
-        if text not in GAPS and not is_number(text.replace(",", "."))
+        if text.strip() not in GAPS and not is_number(text.replace(",", "."))
     ]
     count = int(np.isin(values.codes, others).sum())
     if 2 * count > len(values.codes):

@@ -145,7 +145,8 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
             problems.append(f"there must be a column {name!r}{near_miss(name, table.columns)}")
             continue
         try:
-            values = values_of(name, table.columns[name], kind_of(info), table.decimal)
+            decimal = table.decimal or info.get("decimal", ".")
+            values = values_of(name, table.columns[name], kind_of(info), decimal)
             if "length" in info and isinstance(values, Texts):  # no other column is an input
                 numbers = numbers_of(values, info)
                 note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"

@@ -20,6 +20,7 @@ from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.splits import DataSplits, Samples
+from plainfit.data.tables.alone import GAPS
 from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
 from plainfit.data.tables.preparing import (
     Made,
@@ -33,7 +34,7 @@ from plainfit.data.tables.preparing import (
     refuse_gaps,
     stacked,
 )
-from plainfit.data.tables.reading import ARROW, GAPS, Table, TableOptions, read_columns
+from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns, without_gaps
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.text import learn_text
 from plainfit.data.tables.values import Texts, is_number, is_text, numbers_in, texts_in, values_of
@@ -75,7 +76,7 @@ def read_table(
     texts = table.texts([*targets, *codes])
     written = {name: texts.pop(name) for name in targets}
     if options.missing != "error":
-        written = labelled_rows(table, written, options.na, task)
+        written = labelled_rows(table, written, task)
     labels = target_values(table, written, task)
     table.notes += [
         note for name, large in codes.items() for note in lost_digits(name, texts.pop(name), large)
@@ -176,21 +177,18 @@ def is_index(table: Table, name: str) -> bool:
     if not INDEX.fullmatch(name):
         return False
     column = table.columns[name]
-    values = None if column.null_count == table.rows else values_of(name, column)
-    if values is not None and not (isinstance(values, np.ndarray) and differ_and_whole(values)):
-        return False
+    if column.null_count < table.rows and not name.startswith("__index"):  # of pandas
+        values = values_of(name, column)
+        if not (isinstance(values, np.ndarray) and differ_and_whole(values)):
+            return False
     table.notes.append("the column without a name only numbers the rows, or is empty: left out")
     return True
 
 
-def labelled_rows(
-    table: Table, written: Mapping[str, Any], na: str | None, task: str | None
-) -> dict[str, Any]:
+def labelled_rows(table: Table, written: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     """Leave out rows without a target, and a last row of totals; return the targets as written."""
-    import pyarrow
     from pyarrow import compute, types
 
-    own = ["", *(part.strip() for part in (na or "").split(","))]
     gaps, names = np.zeros(table.rows, bool), " or ".join(written)
     for name in written:
         column = table.columns[name]
@@ -201,12 +199,13 @@ def labelled_rows(
             )
         texts = column.drop_null().unique().to_pylist() if is_text(column) else []
         if texts and (task or task_of_texts(texts)[0]) == MULTI_LABEL:
-            continue  # a sample may have none
+            if table.dialect:  # elsewhere null is a sample without labels, as an empty text is
+                gaps |= np.asarray(column.is_null())
+            continue
         gaps |= np.asarray(column.is_null(nan_is_null=types.is_floating(column.type)))
         if texts:
-            trimmed = compute.utf8_trim_whitespace(column)
-            gaps |= np.asarray(compute.is_in(trimmed, pyarrow.array(own)))
-            if marks := sorted({*map(repr, texts)} & {repr(gap) for gap in GAPS if gap not in own}):
+            gaps |= np.asarray(without_gaps(column, [""]).is_null())
+            if marks := [repr(gap) for gap in sorted({*texts} & GAPS - {""})]:
                 table.notes.append(
                     f"the target {name!r} may have gaps: --na leaves out rows of {shortened(marks)}"
                 )
@@ -362,6 +361,8 @@ def learn_all(
             made[name] = info
             if table.decimal == "," and isinstance(values, np.ndarray):
                 info["decimal"] = ","
+            if options.own_gaps:
+                info["na"] = options.own_gaps
             if isinstance(values, np.ndarray) and not kind and is_text(table.columns[name]):
                 texts = table.columns[name].drop_null().unique().to_pylist()
                 shown = next(text for text in texts if not is_number(text))
