@@ -16,10 +16,11 @@ from plainfit.data.tables.reading import TableOptions, frame_columns, read_colum
 
 NUMBERS = [
     "1.5", " 1.5", "1.5 ", "-1.5", "+1.5", "\u22121.5", "(1.5)", "$1,234.50", "-$1,234.50", "$-5",
-    "$ 5", "5 €", "5€", "5 USD", "CHF 1'234.50", "1’234.50", "1 234.50", "1\u00a0234.50", "5%", "5 %",
-    "(5%)", "($1,234.50)", "1e3", "1E-3", ".5", "5.", "1,234", "12,34", "true", "FALSE", "True", "",
-    " ", "?", "NA", " NA", "n/a", "-", "#DIV/0!", "unknown", "inf", "-Infinity", "nan", "maybe", "5 kg",
-    "--5", "1_000", "0x10", "1.5.2", "1e999", "५", "007", "<0.1", "$€5", "()", "$", "-", "1,2,3",
+    "$ 5", "5 €", "5€", "5 USD",
+    "CHF 1'234.50", "1\u2019234.50", "1 234.50", "1\u00a0234.50", "5%",
+    "5 %", "(5%)", "($1,234.50)", "1e3", "1E-3", ".5", "5.", "1,234", "12,34", "true",
+    "FALSE", "True", "", " ", "?", "NA", " NA", "n/a", "-", "#DIV/0!", "unknown", "inf", "-Infinity", "nan",
+    "maybe", "5 kg", "--5", "1_000", "0x10", "1.5.2", "1e999", "५", "007", "<0.1", "$€5", "()", "$", "1,2,3",
 ]  # fmt: skip
 TURNED = [text.translate(str.maketrans(",.", ".,")) for text in NUMBERS] + ["1.5", "1,5", "1.234"]
 ISO = [
@@ -62,7 +63,7 @@ def test_what_predict_reads_the_loader_reads(tmp_path, kind):
         return Path("t.csv")
 
     made = open_data(written(texts * 15), **options).columns
-    read, left = 0, set()
+    read, left, said = 0, set(), []
     for text in later:
         for some in ([text], [text, texts[0]], [text, "?"]):
             path = written(some)
@@ -75,9 +76,9 @@ def test_what_predict_reads_the_loader_reads(tmp_path, kind):
             try:
                 found = prepare(columns, {"columns": made})
             except ValueError as error:
-                assert str(error).startswith(("column 'x' must ", "numbers must be finite"))
+                said.append(str(error))
             if wanted is None:
-                assert found is None or "T10:30" in text  # with a zone, beside one without
+                assert found is None
             elif found is None:
                 left.add(text)
             else:
@@ -86,6 +87,7 @@ def test_what_predict_reads_the_loader_reads(tmp_path, kind):
     # The decimal sign of a whole file, hexadecimal numbers, and dates that Arrow knows.
     assert left <= {"12,34", "0x10", "0999-01-31", "2026-01-31"}
     assert read > len(later)
+    assert all(each.startswith(("column 'x' must ", "numbers must be finite")) for each in said)
 
 
 def test_frames_as_pandas_and_others_hold_them(tmp_path):

@@ -566,7 +566,7 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
     assert path.read_bytes().index(b"8.5") > 2**20
     data = open_data(path)
     assert data.notes == (
-        "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
+        "column 'code': 1 number begins with a 0, which is lost; if they are codes, "
         "--categorical code or --drop code",
         "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps in a .csv",
     )

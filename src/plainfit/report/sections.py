@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plainfit.data.splits import DataSplits
@@ -41,12 +40,10 @@ def predict(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
 ) -> dict[str, Any]:
     """Return what the page shows of predictions for the test set, or else the validation set."""
-    outputs = outputs_of(model, data, batch_size, loss_func)
-    if data.task == REGRESSION:
-        return {"sections": of_numbers(outputs, data)}
-    if data.task == MULTI_LABEL:
-        return {"sections": of_labels(outputs, data)}
-    return of_classes(outputs, data)
+    if data.task not in (REGRESSION, MULTI_LABEL):
+        return of_classes(model, data, batch_size, loss_func)
+    of_task = of_numbers if data.task == REGRESSION else of_labels
+    return {"sections": of_task(outputs_of(model, data, batch_size, loss_func), data)}
 
 
 def again(outputs: Outputs) -> str:
@@ -120,9 +117,7 @@ def of_labels(outputs: Outputs, data: DataSplits) -> list[Section]:
     """Return the scores of each label, and the samples with the highest loss."""
     names, there, said = data.classes, outputs.labels > 0, outputs.out > 0
     probabilities = outputs.out.sigmoid()
-    # With a column more, scikit-learn does not take a single label for two classes.
-    padded = [F.pad(each.int(), (0, 1)) for each in (there, said)]
-    scores = class_scores(padded[0], padded[1], names)
+    scores = class_scores((there & said).sum(0), said.sum(0), there.sum(0), names)
     shown = worst_classes(scores)
     mean = torch.tensor([score[:3] for score in scores]).nanmean(0).tolist()
     rows = [[score.name, *map(share, score[:3]), f"{score.support:,}"] for score in shown]

@@ -61,7 +61,7 @@ class ExportResult:
 
 @raised_as(RunError, "an export needs the run's model")
 def export_run(
-    run: Run, format: str, out: Path | None = None, *, force: bool = False
+    run: Run, format: str | None = None, out: Path | None = None, *, force: bool = False
 ) -> ExportResult:
     """Write a run's model as a file, after checking that it gives the model's scores.
 
@@ -73,7 +73,8 @@ def export_run(
     Args:
         run: from `plainfit.runs.folder.open_run`.
         format: `safetensors` (the weights alone), `torch-export` (a `.pt2` file for
-            `torch.export.load`) or `onnx` (needs `plainfit[onnx]`).
+            `torch.export.load`) or `onnx` (needs `plainfit[onnx]`); by default what `out` ends
+            with says, or else safetensors.
         out: path of the file; by default `export` in the run folder, with the format's suffix.
         force: overwrite an existing file.
 
@@ -83,12 +84,20 @@ def export_run(
         RunError: if the file cannot be written, or differs from the model; an existing file is
             kept then.
     """
+    suffixes = {kind.suffix: name for name, kind in FORMATS.items()}
+    if format is None:
+        format = "safetensors" if out is None else suffixes.get(out.suffix)
+    if format is None:
+        raise ConfigError(f"must end with {', '.join(suffixes)}, got {out}", field="out")
     if format not in FORMATS:
         raise ConfigError(unknown_name("format", format, FORMATS))
     kind = FORMATS[format]
     path = out or run.folder / f"export{kind.suffix}"
     if path.suffix != kind.suffix:
-        raise ConfigError(f"a {format} file must be called NAME{kind.suffix}, got {path.name}")
+        raise ConfigError(
+            f"a {format} file must be called NAME{kind.suffix}, got {path.name}; the format "
+            "follows from the name if it is left out"
+        )
     runs.check_new_file(path, force)
     code = path.with_name("prepare.py") if "columns" in run.preprocessing else None
     loader = Path(alone.__file__).read_bytes()

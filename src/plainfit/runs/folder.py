@@ -397,9 +397,16 @@ class Run:
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on, which must not have changed since."""
-        own = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
-        data = self.config.open_data(*own)
-        if data.fingerprint != self.record["data"]["fingerprint"]:
+        made = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
+        data = self.config.open_data(*made)
+        own = self.record["data"]
+        if [*data.classes] != own.get("classes") and {*data.classes} == {*own.get("classes", [])}:
+            raise DataError(
+                f"the classes of {self.config.data} are in another order than in {self.folder}, of "
+                "an older plainfit that sorted whole numbers as texts; train a new run, or use the "
+                "version in run.json"
+            )
+        if data.fingerprint != own["fingerprint"]:
             raise DataError(
                 f"the data must be what {self.folder} was trained on, and {self.config.data} has "
                 "changed since; restore it, or train a new run"

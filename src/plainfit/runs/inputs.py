@@ -73,6 +73,8 @@ def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
 def options_of(run: Run, **written: str | None) -> TableOptions:
     names = [item.name for item in fields(TableOptions)]
     given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
+    if run.config.na and written.get("na"):
+        given["na"] = f"{run.config.na},{written['na']}"
     return TableOptions(**given)
 
 

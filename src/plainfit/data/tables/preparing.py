@@ -199,7 +199,8 @@ def described(made: Made) -> str:
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]
         embedded = ", embedded" * ("embedded" in made)
-        return f"text: {len(categories)} categories{embedded}, {shortened(categories)}"
+        count = plural(len(categories), "category", "categories")
+        return f"text: {count}{embedded}, {shortened(categories)}"
     if "date" in made:
         return f"date ({made['format']}): {', '.join(made['date'])}{gaps}"
     scaled = f"(x - {made['mean']:g}) / {made['std']:g}" if made["std"] else "constant: 0"
@@ -218,7 +219,8 @@ def refuse(path: Path, problems: list[str]) -> None:
     if problems:
         more = len(problems) - MOST_PROBLEMS
         shown = "; ".join(problems[:MOST_PROBLEMS])
-        raise DataError(f"{path}: {shown}{f'; and {more} more problems' if more > 0 else ''}")
+        also = f"; and {plural(more, 'more problem')}" if more > 0 else ""
+        raise DataError(f"{path}: {shown}{also}")
 
 
 def refuse_gaps(path: Path, name: str, gaps: NDArray[np.bool_]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.common.errors import DataError, near_miss, plural, shortened
 from plainfit.data import splits
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.parts import USUAL, Split, split_rows
@@ -329,7 +329,7 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
     lengths = compute.binary_length(column.filter(compute.starts_with(column, "0")))
     zeros = compute.sum(compute.greater(lengths, 1)).as_py()
     if zeros and not is_large:
-        lost = f"{zeros} numbers begin with a 0, which is lost"
+        lost = f"{plural(zeros, 'number begins', 'numbers begin')} with a 0, which is lost"
     if is_large:
         found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
         distinct = compute.unique(found).to_pylist()

@@ -15,6 +15,7 @@ from plainfit.data.tables.alone import (
     NUMBER,
     OLDEST,
     SPACES,
+    date,
     date_parts,
     number,
     parse_date,
@@ -211,10 +212,12 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
     from pyarrow import compute
 
     if form == ISO:
-        times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))  # if some are not
+        times = None
         for zone in (None, "UTC"):
             with suppress(pyarrow.ArrowInvalid):
                 times = column.cast(pyarrow.timestamp("us", zone))
+        if times is None:  # some are not, or have no zone, or are weeks
+            return np.array([date(text, form) for text in column.to_pylist()], "M8[us]")
     else:
         times = compute.strptime(column, format=form, unit="us", error_is_null=True)
     dates = np.array(times.to_numpy(zero_copy_only=False))
