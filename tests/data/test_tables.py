@@ -179,6 +179,13 @@ def test_labels_as_people_write_them(tmp_path):
     ]
 
 
+def test_several_targets_of_text(tmp_path):
+    rows = [f"{x},{'ab'[i % 2]},{i % 3}" for i, x in enumerate(X)]
+    path = written(tmp_path, rows, "x,kind,other")
+    with pytest.raises(DataError, match=r"each of several targets .* 'kind' .* joined as a\|b$"):
+        open_data(path, target="kind,other")
+
+
 def test_text_that_is_not_utf_8(tmp_path):
     rows = [f"{['Köln', 'Málaga', 'Ulm'][i % 3]},{y}" for i, y in enumerate(Y)]
     for encoding in ("cp1252", "latin-1"):
