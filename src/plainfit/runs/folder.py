@@ -400,11 +400,12 @@ class Run:
         made = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
         data = self.config.open_data(*made)
         own = self.record["data"]
-        if [*data.classes] != own.get("classes") and {*data.classes} == {*own.get("classes", [])}:
+        now, then = [*data.classes], own.get("classes", [])
+        if now != then and {*now} == {*map(str.strip, then)}:
             raise DataError(
-                f"the classes of {self.config.data} are in another order than in {self.folder}, of "
-                "an older plainfit that sorted whole numbers as texts; train a new run, or use the "
-                "version in run.json"
+                f"the classes of {self.config.data} are in another order or have fewer blanks than "
+                f"in {self.folder}, of an older plainfit; train a new run, or use the version in "
+                "run.json"
             )
         if data.fingerprint != own["fingerprint"]:
             raise DataError(

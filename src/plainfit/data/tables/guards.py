@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError
-from plainfit.data.tables.alone import GAPS
+from plainfit.data.tables.alone import GAPS, number
 from plainfit.data.tables.preparing import Made
-from plainfit.data.tables.values import Dates, Texts, Values, date_formats, is_number
+from plainfit.data.tables.values import Dates, Texts, Values, date_formats
 from plainfit.data.targets import lookalikes
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
@@ -172,7 +172,7 @@ def near_others(values: Values) -> str:
     others = [
         at
         for at, text in enumerate(values.names)
-        if text.strip() not in GAPS and not is_number(text.replace(",", "."))
+        if text.strip() not in GAPS and number(text) is number(text, ",") is None
     ]
     count = int(np.isin(values.codes, others).sum())
     if 2 * count > len(values.codes):

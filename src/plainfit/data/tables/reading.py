@@ -421,11 +421,12 @@ def usual_width(rows: list[list[str]]) -> int:
 
 
 def is_title(line: str, delimiter: str, width: int) -> bool:
-    """Return whether a line has one cell or none, unlike the names of `width` columns."""
+    """Return whether a line has one cell or none, or two of more, unlike the names of columns."""
     (cells,) = rows_of(line, delimiter) or [[]]
     filled = [cell for cell in cells if cell.strip()]
+    most = 2 if width > 3 and len(cells) == 2 else 1  # what a line is about, and what it says
     is_whole = line.count('"') % 2 == 0
-    return is_whole and len(filled) < 2 and (len(cells) < width or width > 2)
+    return is_whole and len(filled) <= most and (len(cells) < width or width > 2)
 
 
 def uneven_rows(path: Path, dialect: Dialect) -> str:

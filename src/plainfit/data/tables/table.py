@@ -247,8 +247,8 @@ def target_values(
             values = values_of(name, column, "number", table.decimal)
         except DataError as error:
             raise DataError(
-                f"{table.path}: each of several targets must be numbers, or yes and no, and {error}; "
-                "or predict one column, in which labels may be joined as a|b"
+                f"{table.path}: each of several targets must be numbers, or yes and no: {error}; or "
+                "predict one column, in which labels may be joined as a|b"
             ) from error
         assert isinstance(values, np.ndarray)
         refuse_gaps(table.path, name, gaps_in(values))
@@ -275,7 +275,8 @@ def label_values(table: Table, name: str, written: Any, task: str | None) -> NDA
             return values
     if is_float and table.dialect is None:
         return numbers_in(name, column)
-    codes, texts = texts_in(written)
+    codes, names = texts_in(written)
+    texts = [name.strip() for name in names]
     if all(map(WHOLE.fullmatch, texts)):
         whole = list(map(int, texts))
         kind = np.int64 if all(abs(number) < 2**63 for number in whole) else object

@@ -93,7 +93,7 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
         wanted = "numbers, as in the training" if kind else "numbers, text, dates or true/false"
         raise DataError(
             f"column {name!r} must be {wanted}, and is {found}: convert it"
-            f"{'' if kind else f', or leave it out by --drop {name}'}"
+            f"{'' if kind else f', or keep it by --categorical or leave it out by --drop {name}'}"
         )
     if types.is_integer(column.type) and not column.null_count:
         whole = np.uint64 if types.is_uint64(found) else np.int64
