@@ -22,6 +22,7 @@ GAPS = {
 }  # fmt: skip
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 SIGN = "(USD|EUR|GBP|CHF|[%$€£¥])?"
+OTHERS = re.compile("[^-+.,0-9]")
 SPACES = " '\u2019\u00a0\u2009\u202f"  # between thousands
 WRITTEN = {  # by the decimal sign: numbers with a currency, percent or thousands
     point: re.compile(
@@ -100,7 +101,7 @@ def number(value: Any, decimal: str = ".") -> float | None:
     if text[0] + text[-1] == "()":
         text = f"-{text[1:-1]}"
     if WRITTEN[decimal].fullmatch(text):
-        text = re.sub(f"[^-+0-9{decimal}]", "", text)
+        text = OTHERS.sub("", text).replace(",.".replace(decimal, ""), "")
     text = text.replace(decimal, ".")
     return float(text) if NUMBER.fullmatch(text) else None
 

@@ -247,8 +247,8 @@ def target_values(
             values = values_of(name, column, "number", table.decimal)
         except DataError as error:
             raise DataError(
-                f"{table.path}: each of several targets must be numbers, or yes and no: {error}; or "
-                "predict one column, in which labels may be joined as a|b"
+                f"{table.path}: each of several targets must be numbers, or yes and no: {error}; "
+                "or predict one column, in which labels may be joined as a|b"
             ) from error
         assert isinstance(values, np.ndarray)
         refuse_gaps(table.path, name, gaps_in(values))

@@ -148,7 +148,8 @@ def found_in(texts: Texts, decimal: str) -> Values:
     numbers = [number(name, decimal) for name in texts.names]
     if None in numbers or any(map(str.isalpha, given)):
         return texts
-    signs = {re.sub(rf"[-+\u2212().,{SPACES}0-9]", "", name) for name in given} - {""}
+    digits = re.compile(rf"[-+\u2212().,{SPACES}0-9]")
+    signs = {digits.sub("", name) for name in given} - {""}
     is_clear = signs or any({decimal, *SPACES[1:]} & {*name} for name in given)
     if len(signs) > 1 or not is_clear or all(map(is_number, given)):
         return texts  # 1,234 may be 1.234, and plain numbers are meant as texts
@@ -163,10 +164,10 @@ def dates_in(texts: Texts) -> Dates | None:
     if not (likely := date_formats(first)):
         return None
     distinct = without_gaps(pyarrow.array(map(str.strip, texts.names), pyarrow.string()))
-    fitting = [form for form in likely if not unread(distinct, form).any()]
-    if len(fitting) != 1:
-        return None
-    return dates_of(texts.codes, parsed(distinct, fitting[0]), fitting[0])
+    given = np.asarray(distinct.is_valid())
+    found = {form: parsed(distinct, form) for form in likely}
+    fitting = [form for form, dates in found.items() if not np.isnat(dates[given]).any()]
+    return dates_of(texts.codes, found[fitting[0]], fitting[0]) if len(fitting) == 1 else None
 
 
 def date_formats(text: str, known: Sequence[str] = (ISO, *DATES)) -> list[str]:
@@ -198,13 +199,14 @@ def read_dates(name: str, column: Any, form: str) -> Dates:
         raise DataError(f"column {name!r} must be dates, as in the training, and is {column.type}")
     texts = texts_in(column)
     distinct = without_gaps(pyarrow.array(map(str.strip, texts.names), pyarrow.string()))
-    wrong = unread(distinct, form)[texts.codes]
+    dates = parsed(distinct, form)
+    wrong = (np.isnat(dates) & np.asarray(distinct.is_valid()))[texts.codes]
     if wrong.any():
         raise DataError(
             f"column {name!r} must be dates written as {form}, as in the training: "
             f"{named_rows(column, wrong.nonzero()[0].tolist())}"
         )
-    return dates_of(texts.codes, parsed(distinct, form), form)
+    return dates_of(texts.codes, dates, form)
 
 
 def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
@@ -227,8 +229,3 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
                 dates[at] = np.datetime64("NaT")
     dates[dates < np.datetime64(str(OLDEST))] = np.datetime64("NaT")
     return dates
-
-
-def unread(column: Any, form: str) -> NDArray[np.bool_]:
-    """Return which texts are no dates of this format, besides gaps."""
-    return np.asarray(np.isnat(parsed(column, form)) & np.asarray(column.is_valid()))
