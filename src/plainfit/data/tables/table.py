@@ -64,7 +64,7 @@ def read_table(
     """Return the rows of a table as float32 inputs with what is to be predicted; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
-    becomes one 0/1 input for each category in the training rows. Labels keep their text.
+    becomes one 0/1 input for each category in the training rows. Labels keep their text, without blanks around it.
     """
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
