@@ -10,7 +10,7 @@ import pytest
 
 from plainfit import open_data
 from plainfit.common.errors import DataError
-from plainfit.data.tables.alone import prepare
+from plainfit.data.alone import prepare
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import TableOptions, frame_columns, read_columns
 

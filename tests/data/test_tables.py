@@ -179,6 +179,12 @@ def test_labels_as_people_write_them(tmp_path):
     ]
 
 
+def test_a_name_with_blanks_is_quoted_in_remedies(tmp_path):
+    rows = [f"p{i},{i % 2}" for i in range(99)]
+    with pytest.raises(DataError, match=r"--drop 'the name', or keep it by --categorical 'the na"):
+        open_data(written(tmp_path, rows, "the name,target"))
+
+
 def test_several_targets_of_text(tmp_path):
     rows = [f"{x},{'ab'[i % 2]},{i % 3}" for i, x in enumerate(X)]
     path = written(tmp_path, rows, "x,kind,other")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss, shortened
-from plainfit.data.tables.alone import NUMBER
+from plainfit.data.alone import NUMBER
 
 CLASSIFICATION, REGRESSION, MULTI_LABEL = "classification", "regression", "multi-label"
 SEGMENTATION = "segmentation"  # a class for each pixel

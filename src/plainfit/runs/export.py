@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from plainfit.common import __version__
 from plainfit.common.errors import ConfigError, PlainfitError, RunError, raised_as, unknown_name
+from plainfit.data import alone
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
-from plainfit.data.tables import alone
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs import folder as runs
 from plainfit.runs.export_formats import FORMATS, Facts, cause, check_packages, make_snippet

@@ -17,12 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss, plural, shortened
+from plainfit.common.shell import quoted
+from plainfit.data.splits import MOST_NAMED
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.text import described_text, numbers_of, unknown_share
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
-MOST_PROBLEMS = 10  # that an error names
 AT_ONCE = 4096  # rows that are stacked within the processor's cache
 
 
@@ -40,7 +41,7 @@ def learn(
         is_embedded = embed_above is not None and len(found) > embed_above
         return made | ({"embedded": True} if is_embedded else {})
     if gaps_in(values)[train_rows].all():
-        raise DataError(f"column {name!r} has no value in the training rows: --drop {name}")
+        raise DataError(f"column {name!r} has no value in the training rows: --drop {quoted(name)}")
     if isinstance(values, Dates):
         parts = {part: numbers[train_rows] for part, numbers in values.parts.items()}
         if not np.nan_to_num(parts["hour"]).any():
@@ -217,8 +218,8 @@ def fill_text(made: Made) -> str:
 def refuse(path: Path, problems: list[str]) -> None:
     """Raise all problems of a file in one error, of which it names the first ten."""
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        shown = "; ".join(problems[:MOST_PROBLEMS])
+        more = len(problems) - MOST_NAMED
+        shown = "; ".join(problems[:MOST_NAMED])
         also = f"; and {plural(more, 'more problem')}" if more > 0 else ""
         raise DataError(f"{path}: {shown}{also}")
 

@@ -24,8 +24,8 @@ from plainfit.common.errors import (
     shortened,
     unknown_name,
 )
+from plainfit.data.alone import GAPS, NUMBER, number
 from plainfit.data.splits import most_memory
-from plainfit.data.tables.alone import GAPS, NUMBER, number
 
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

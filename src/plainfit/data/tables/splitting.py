@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError
+from plainfit.data.alone import GAPS
 from plainfit.data.parts import Split, group_numbers
-from plainfit.data.tables.alone import GAPS
 from plainfit.data.tables.preparing import gaps_in, refuse_gaps
 from plainfit.data.tables.reading import Table, TableOptions
 from plainfit.data.tables.values import Dates, Texts, texts_in, values_of

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss, plural, shortened
+from plainfit.common.shell import quoted
 from plainfit.data import splits
+from plainfit.data.alone import GAPS
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.splits import DataSplits, Samples
-from plainfit.data.tables.alone import GAPS
 from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
 from plainfit.data.tables.preparing import (
     Made,
@@ -64,7 +65,8 @@ def read_table(
     """Return the rows of a table as float32 inputs with what is to be predicted; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
-    becomes one 0/1 input for each category in the training rows. Labels keep their text, without blanks around it.
+    becomes one 0/1 input for each category in the training rows. Labels keep their text,
+    without blanks around it.
     """
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
@@ -339,7 +341,7 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
         distinct = compute.unique(found).to_pylist()
         if (left := len(set(map(float, distinct)))) < len(distinct):
             lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
-    remedy = f"if they are codes, --categorical {name} or --drop {name}"
+    remedy = f"if they are codes, --categorical {quoted(name)} or --drop {quoted(name)}"
     return [f"column {name!r}: {lost}; {remedy}"] if lost else []
 
 

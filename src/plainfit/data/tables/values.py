@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, shortened
-from plainfit.data.tables.alone import (
+from plainfit.common.shell import quoted
+from plainfit.data.alone import (
     GAPS,
     ISO,
     NUMBER,
@@ -18,7 +19,6 @@ from plainfit.data.tables.alone import (
     date,
     date_parts,
     number,
-    parse_date,
 )
 from plainfit.data.tables.reading import without_gaps
 
@@ -82,18 +82,18 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
     import pyarrow
     from pyarrow import types
 
-    found = column.type
+    found, drop = column.type, f"--drop {quoted(name)}"
     if types.is_null(found) and kind:
         return np.full(len(column), np.nan)
     if types.is_boolean(found):
         column = column.cast(pyarrow.int8())
     elif types.is_null(found):
-        raise DataError(f"column {name!r} has no values: leave it out by --drop {name}")
+        raise DataError(f"column {name!r} has no values: leave it out by {drop}")
     elif not (types.is_integer(found) or types.is_floating(found) or types.is_decimal(found)):
         wanted = "numbers, as in the training" if kind else "numbers, text, dates or true/false"
         raise DataError(
             f"column {name!r} must be {wanted}, and is {found}: convert it"
-            f"{'' if kind else f', or keep it by --categorical or leave it out by --drop {name}'}"
+            f"{'' if kind else f', keep it by --categorical, or leave it out by {drop}'}"
         )
     if types.is_integer(column.type) and not column.null_count:
         whole = np.uint64 if types.is_uint64(found) else np.int64
@@ -176,12 +176,7 @@ def date_formats(text: str, known: Sequence[str] = (ISO, *DATES)) -> list[str]:
     >>> date_formats("05/02/26")
     ['%m/%d/%y', '%d/%m/%y']
     """
-    found = []
-    for form in known if LIKE_DATES.fullmatch(text) else ():
-        with suppress(ValueError):
-            parse_date(text, form)
-            found.append(form)
-    return found
+    return [form for form in known if LIKE_DATES.fullmatch(text) and date(text, form) is not None]
 
 
 def dates_of(codes: NDArray[np.int64], distinct: NDArray[np.datetime64], form: str) -> Dates:

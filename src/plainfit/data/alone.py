@@ -111,20 +111,17 @@ def date(value: Any, form: str) -> Any:
     found = value
     if isinstance(value, str):
         text = value.strip()
+        if text in GAPS:
+            return np.datetime64("NaT")
         try:
-            found = None if text in GAPS else parse_date(text, form)
+            found = datetime.fromisoformat(text) if form == ISO else datetime.strptime(text, form)
         except ValueError:
+            return None
+        if found.year < OLDEST:
             return None
     if getattr(found, "tzinfo", None) is not None:
         found = found.astimezone(UTC).replace(tzinfo=None)
     return np.datetime64(found, "us")
-
-
-def parse_date(text: str, form: str) -> datetime:
-    found = datetime.fromisoformat(text) if form == ISO else datetime.strptime(text, form)
-    if found.year < OLDEST:
-        raise ValueError
-    return found
 
 
 def text_numbers(texts: Sequence[str], made: Mapping[str, Any]) -> Any:
