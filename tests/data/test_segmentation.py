@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     none = r"and 1 more \(no mask of the same name\), images/12.png \(not a readable image"
     with pytest.raises(PlainfitError, match=rf"12 of 14 are not: images/00.png, .* {none}"):
         pf.open_data(tmp_path)
-    assert pf.open_data(tmp_path, skip_bad=True).notes[-1].startswith("12 of 14 images could")
+    assert "12 of 14 images could" in str(pf.open_data(tmp_path, skip_bad=True, test_share=0).notes)
 
 
 @pytest.mark.parametrize("resize", [None, "pad"])

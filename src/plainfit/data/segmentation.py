@@ -104,7 +104,8 @@ def read_segmentation(
     bad |= {image: "no mask of the same name" for _, image, mask in pairs if not mask}
 
     def look(path: str) -> tuple[Numbers, Any]:
-        whole, size = read_mask(path), read_header(image_of[path]).size
+        whole, image = read_mask(path), image_of[path]
+        size = whole.shape[::-1] if image in bad else read_header(image).size
         if whole.shape[::-1] != size:
             sides = [f"{wide}x{high}" for wide, high in (whole.shape[::-1], size)]
             raise BadImageError(f"{sides[0]}, and its image is {sides[1]}")
