@@ -209,6 +209,13 @@ def test_data_that_has_changed(copied):
         open_run(copied).open_data()
     with pytest.raises(DataError, match="has changed since"):
         resume(copied, epochs=3, echo=None)
+    record = json.loads((copied / "run.json").read_text())
+    record["data"]["classes"].reverse()  # of labels.csv, they were once sorted as texts
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        DataError, match=r"classes of digits are in another order or .* of an older"
+    ):
+        resume(copied, epochs=3, echo=None)
 
 
 def test_the_best_epoch_is_never_one_whose_loss_is_nan(copied):

@@ -230,7 +230,8 @@ def missed(
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         counts[place] += sum(home / name not in holding for name in linked)
         counts[place] += sum(str(home / name) not in used for name in images)
-    notes = [f"{len(runs)} run folders within the data are left out"] if runs else []
+    within = plural(len(runs), "run folder within the data is", "run folders within the data are")
+    notes = [f"{within} left out"] if runs else []
     if +counts:
         notes.append(
             "images and linked folders are left out (hidden, not in the folder of a class, or in "

@@ -121,10 +121,14 @@ class DataText:
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
         config = self.recipe.config
-        split = Split(config.split_seed, config.valid_share, config.test_share) if config else USUAL
+        split = USUAL
+        if config:
+            shares = config.valid_share, config.test_share
+            split = Split(config.split_seed, *shares, config.stratify)
         facts = {
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
+            "strata": "labels" if split.stratify else "labels * 0",
             "shares": literal(split.missing(name, ["train"])),
             "split_seed": split.seed,
             "read": f"gzip.decompress({read})" if packed else read,

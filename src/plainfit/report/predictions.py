@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -23,7 +21,7 @@ from plainfit.data.tables.text import readable_text
 from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEGMENTATION
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, number_text
 from plainfit.report.rendering import share, value_text
-from plainfit.training.metrics import accuracy, mae, r2, rmse, subset_accuracy
+from plainfit.training.metrics import mae, r2, rmse, subset_accuracy
 from plainfit.training.validation import validate
 
 MAX_CLASSES = 30  # in the tables of a page; of more, those with the lowest F1
@@ -73,80 +71,130 @@ def outputs_of(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
 ) -> Outputs:
     """Predict with the loss of the training, which takes `reduction="none"` for each sample's."""
-    part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
     whole: list[Tensor] = []
 
     def keep(out: Tensor, yb: Tensor) -> float:
         whole.extend([out.cpu(), yb.cpu()])
         return 0.0
 
-    loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
-    loss = validate(model, loss_func, loader, metrics=[keep])["loss"]
+    scored = score(model, data, batch_size, loss_func, keep)
     out, labels = whole
     losses = loss_func(out, labels, reduction="none").view(len(labels), -1).mean(1)
-    return Outputs(part, dataset, loss, out, labels, losses)
+    return Outputs(*scored, out, labels, losses)
 
 
-def of_classes(outputs: Outputs, data: DataSplits) -> dict[str, Any]:
-    part, dataset, loss, out, labels, losses = outputs
-    probabilities = out.softmax(dim=1)
-    confidence, predicted = probabilities.max(dim=1)
-    n = len(labels)
-    known = labels >= 0
-    pairs = (labels[known], predicted[known])
-    scores = class_scores(*pairs, data.classes)
+def score(
+    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Any, metric: Any
+) -> tuple[str, Dataset[Any], float]:
+    """Return which part is scored, its samples, and the loss."""
+    part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
+    loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
+    return part, dataset, validate(model, loss_func, loader, metrics=[metric])["loss"]
+
+
+class Counts:
+    """A metric that counts labels by their class and the predicted one, batch by batch.
+
+    It keeps what is predicted of the samples with the highest loss and of some others:
+    probabilities, shape (classes,), or the class of each pixel.
+    """
+
+    def __init__(self, loss_func: Callable[..., Tensor], classes: int, some: Sequence[int]) -> None:
+        self.loss_func, self.classes, self.some = loss_func, classes, {*some}
+
+    def reset(self) -> None:
+        self.seen = 0
+        self.samples: dict[int, tuple[float, Tensor]] = {}  # loss and prediction, by row
+        self.hardest: list[int] = []
+        self.pairs: list[tuple[Tensor, Tensor]] = []  # classes * label + prediction, how often
+
+    def update(self, out: Any, yb: Any) -> None:
+        out, yb = out.cpu(), yb.cpu()
+        guess, known = out.argmax(1), yb >= 0
+        pairs = self.classes * yb[known] + guess[known]
+        self.pairs.append(pairs.unique(return_counts=True))
+        losses = self.loss_func(out, yb, reduction="none").view(len(yb), -1).mean(1).tolist()
+        kept = guess.byte() if yb.dim() > 1 else out.softmax(1)
+        rows = range(self.seen, self.seen + len(yb))
+        found = self.samples | dict(zip(rows, zip(losses, kept, strict=True), strict=True))
+        ranks = [(-math.inf if math.isnan(of[0]) else -of[0], row) for row, of in found.items()]
+        self.hardest = [row for _, row in sorted(ranks)[:MAX_SAMPLES]]
+        chosen = {*self.hardest} | self.some & found.keys()
+        self.samples = {row: (found[row][0], found[row][1].clone()) for row in chosen}
+        self.seen += len(yb)
+
+    def compute(self) -> float:
+        return 0.0
+
+
+def of_classes(
+    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
+) -> dict[str, Any]:
+    """Return what the page shows of a classification or a segmentation."""
+    n, classes = [*data.counts().values()][-1], len(data.classes)
+    most = min(MAX_SAMPLES, n)
+    some = [i * (n - 1) // max(1, most - 1) for i in range(most)]
+    counts = Counts(loss_func, classes, some)
+    part, dataset, loss = score(model, data, batch_size, loss_func, counts)
+    pairs, times = map(torch.cat, zip(*counts.pairs, strict=True))
+    true, said = pairs // classes, pairs % classes
+    hits = torch.where(true == said, times, 0)
+    found, guessed, present = (
+        of.bincount(weights, classes)
+        for of, weights in ((true, hits), (said, times), (true, times))
+    )
+    scores = class_scores(found, guessed, present, data.classes)
     shown = worst_classes(scores)
 
     def describe(row: int) -> dict[str, Any]:
+        (x, y), (loss, predicted) = dataset[row], counts.samples[row]
         if data.task == SEGMENTATION:
-            x, y = dataset[row]
-            masks = [overlaid(x, classes) for classes in (y, predicted[row])]
+            masks = [overlaid(x, of_pixels) for of_pixels in (y, predicted.long())]
             picture, is_small = thumbnail(torch.cat([x.expand(3, -1, -1), *masks], 2), dataset)
-            described = {"picture": picture, "is_small": is_small, "loss": float(losses[row])}
-            right = (predicted[row] == y)[y >= 0]
+            described = {"picture": picture, "is_small": is_small, "loss": loss}
+            right = (predicted == y)[y >= 0]
             return described | {"row": row, "right": float(right.double().mean())}
-        true, guess = int(labels[row]), int(predicted[row])
-        x = dataset[row][0]
+        label, guess = int(y), int(predicted.argmax())
         picture, is_small = thumbnail(x, dataset)
         return {
             "row": row,
-            "true": data.classes[true],
+            "true": data.classes[label],
             "predicted": data.classes[guess],
-            "is_right": true == guess,
-            "confidence": float(confidence[row]),
-            "true_probability": float(probabilities[row, true]),
-            "loss": max(0.0, float(losses[row])),  # never -0.0
+            "is_right": label == guess,
+            "confidence": float(predicted[guess]),
+            "true_probability": float(predicted[label]),
+            "loss": max(0.0, loss),  # never -0.0
             "picture": picture,
             "is_small": is_small,
             "features": [] if picture else features_of(x, data),
         }
 
-    most = min(MAX_SAMPLES, n)
     return {
         "part": part,
         "loss": loss,
-        "accuracy": float(accuracy(out, labels)),
+        "accuracy": float(hits.sum() / times.sum()),
         "scores": shown,
         "mean": np.nanmean([score[:4] for score in scores], axis=0).tolist(),
-        "samples": len(pairs[0]),
+        "samples": int(times.sum()),
         "are_pixels": data.task == SEGMENTATION,
         "classes": len(scores),
-        "confusion": confusion_rows(*pairs, shown, len(scores)),
+        "confusion": confusion_rows(true, said, times, shown, classes),
         "columns": column_names(data),
-        "wrong": [describe(row) for row in outputs.hardest()],
-        "some": [describe(i * (n - 1) // max(1, most - 1)) for i in range(most)],
+        "wrong": [*map(describe, counts.hardest)],
+        "some": [*map(describe, some)],
     }
 
 
-def class_scores(labels: Tensor, predicted: Tensor, classes: Sequence[str]) -> list[ClassScore]:
-    places = range(len(classes))
-    columns = precision_recall_fscore_support(
-        labels.numpy(), predicted.numpy(), labels=places, zero_division=np.nan
-    )
-    precision, recall, f1, support = columns
-    of_classes = (precision, recall, f1, f1 / (2 - f1), support)  # by their counts, that is IoU
-    table = zip(*(column.tolist() for column in of_classes), classes, places, strict=True)
-    return [ClassScore(*row) for row in table]
+def class_scores(
+    hits: Tensor, predicted: Tensor, present: Tensor, classes: Sequence[str]
+) -> list[ClassScore]:
+    """Return the scores of classes or labels by their counts, each of shape (classes,)."""
+    hits, predicted, present = hits.double(), predicted.double(), present.double()
+    either = predicted + present
+    shares = (hits / predicted, hits / present, 2 * hits / either, hits / (either - hits))
+    numbers = [*(share.tolist() for share in shares), present.long().tolist()]
+    rows = zip(*numbers, classes, range(len(classes)), strict=True)
+    return [ClassScore(*row) for row in rows]
 
 
 def worst_classes(scores: list[ClassScore]) -> list[ClassScore]:
@@ -159,7 +207,7 @@ def worst_classes(scores: list[ClassScore]) -> list[ClassScore]:
 
 
 def confusion_rows(
-    labels: Tensor, predicted: Tensor, shown: Sequence[ClassScore], classes: int
+    true: Tensor, predicted: Tensor, times: Tensor, shown: Sequence[ClassScore], classes: int
 ) -> list[tuple[str, list[int]]]:
     """Return a row for each true class: its name, and a count for each predicted class.
 
@@ -171,10 +219,9 @@ def confusion_rows(
     names = [score.name for score in shown]
     if classes > others:
         names.append(f"other {classes - others:,} classes")
-    counts = confusion_matrix(
-        places[labels].numpy(), places[predicted].numpy(), labels=range(len(names))
-    ).tolist()
-    return list(zip(names, counts, strict=True))
+    counts = torch.zeros(len(names), len(names), dtype=torch.int64)
+    counts.index_put_((places[true], places[predicted]), times, accumulate=True)
+    return list(zip(names, counts.tolist(), strict=True))
 
 
 def column_names(data: DataSplits) -> list[str]:
@@ -216,12 +263,10 @@ def predict(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
 ) -> dict[str, Any]:
     """Return what the page shows of predictions for the test set, or else the validation set."""
-    outputs = outputs_of(model, data, batch_size, loss_func)
-    if data.task == REGRESSION:
-        return {"sections": of_numbers(outputs, data)}
-    if data.task == MULTI_LABEL:
-        return {"sections": of_labels(outputs, data)}
-    return of_classes(outputs, data)
+    if data.task not in (REGRESSION, MULTI_LABEL):
+        return of_classes(model, data, batch_size, loss_func)
+    of_task = of_numbers if data.task == REGRESSION else of_labels
+    return {"sections": of_task(outputs_of(model, data, batch_size, loss_func), data)}
 
 
 def again(outputs: Outputs) -> str:
@@ -293,9 +338,7 @@ def number_charts(name: str, true: Tensor, predicted: Tensor) -> list[Chart]:
 def of_labels(outputs: Outputs, data: DataSplits) -> list[Section]:
     names, there, said = data.classes, outputs.labels > 0, outputs.out > 0
     probabilities = outputs.out.sigmoid()
-    # With a column more, scikit-learn does not take a single label for two classes.
-    padded = [F.pad(each.int(), (0, 1)) for each in (there, said)]
-    scores = class_scores(padded[0], padded[1], names)
+    scores = class_scores((there & said).sum(0), said.sum(0), there.sum(0), names)
     shown = worst_classes(scores)
     mean = torch.tensor([score[:3] for score in scores]).nanmean(0).tolist()
     rows = [[score.name, *map(share, score[:3]), f"{score.support:,}"] for score in shown]

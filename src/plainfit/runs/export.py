@@ -31,10 +31,10 @@ from plainfit.common.errors import (
     raised_as,
     unknown_name,
 )
+from plainfit.data import alone
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.loaders import make_loader
 from plainfit.data.splits import OF_IMAGE_FILES
-from plainfit.data.tables import alone
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION
 from plainfit.models.weights import load_model, weights_to_bytes
 from plainfit.runs import folder as runs
@@ -259,7 +259,7 @@ class ExportResult:
 
 @raised_as(RunError, "an export needs the run's model")
 def export_run(
-    run: Run, format: str, out: Path | None = None, *, force: bool = False
+    run: Run, format: str | None = None, out: Path | None = None, *, force: bool = False
 ) -> ExportResult:
     """Write a run's model as a file, after checking that it gives the model's scores.
 
@@ -271,7 +271,8 @@ def export_run(
     Args:
         run: from `plainfit.runs.folder.open_run`.
         format: `safetensors` (the weights alone), `torch-export` (a `.pt2` file for
-            `torch.export.load`) or `onnx` (needs `plainfit[onnx]`).
+            `torch.export.load`) or `onnx` (needs `plainfit[onnx]`); by default what `out` ends
+            with says, or else safetensors.
         out: path of the file; by default `export` in the run folder, with the format's suffix.
         force: overwrite an existing file.
 
@@ -281,12 +282,20 @@ def export_run(
         RunError: if the file cannot be written, or differs from the model; an existing file is
             kept then.
     """
+    suffixes = {kind.suffix: name for name, kind in FORMATS.items()}
+    if format is None:
+        format = "safetensors" if out is None else suffixes.get(out.suffix)
+    if format is None:
+        raise ConfigError(f"must end with {', '.join(suffixes)}, got {out}", field="out")
     if format not in FORMATS:
         raise ConfigError(unknown_name("format", format, FORMATS))
     kind = FORMATS[format]
     path = out or run.folder / f"export{kind.suffix}"
     if path.suffix != kind.suffix:
-        raise ConfigError(f"a {format} file must be called NAME{kind.suffix}, got {path.name}")
+        raise ConfigError(
+            f"a {format} file must be called NAME{kind.suffix}, got {path.name}; the format "
+            "follows from the name if it is left out"
+        )
     runs.check_new_file(path, force)
     code = path.with_name("prepare.py") if "columns" in run.preprocessing else None
     loader = Path(alone.__file__).read_bytes()

@@ -396,9 +396,17 @@ class Run:
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on, which must not have changed since."""
-        own = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
-        data = self.config.open_data(*own)
-        if data.fingerprint != self.record["data"]["fingerprint"]:
+        made = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
+        data = self.config.open_data(*made)
+        own = self.record["data"]
+        now, then = [*data.classes], own.get("classes", [])
+        if now != then and {*now} == {*map(str.strip, then)}:
+            raise DataError(
+                f"the classes of {self.config.data} are in another order or have fewer blanks than "
+                f"in {self.folder}, of an older plainfit; train a new run, or use the version in "
+                "run.json"
+            )
+        if data.fingerprint != own["fingerprint"]:
             raise DataError(
                 f"the data must be what {self.folder} was trained on, and {self.config.data} has "
                 "changed since; restore it, or train a new run"

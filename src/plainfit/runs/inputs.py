@@ -73,6 +73,8 @@ def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
 def options_of(run: Run, **written: str | None) -> TableOptions:
     names = [item.name for item in fields(TableOptions)]
     given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
+    if run.config.na and written.get("na"):
+        given["na"] = f"{run.config.na},{written['na']}"
     return TableOptions(**given)
 
 
@@ -91,7 +93,7 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        written = labelled_rows(table, table.texts(names), run.target.task)
         y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]

@@ -132,7 +132,8 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
 
     Before them come the columns that `drop` or `group_by` left out, such as an id, as they are
     written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
-    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training.
+    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training,
+    and by `na` more texts that mean a gap.
     """
     table = read_as_trained(run, path, **written)
     inputs, _ = of_table(run, table, None, labelled=False)

@@ -72,6 +72,7 @@ class DataSettings:
         Between(1e-6, SHARE.high),
     ] = 0.15
     test_share: Annotated[float, "Share of the test set; 0: none.", SHARE] = 0.15
+    stratify: Annotated[bool, "Draw the parts with the same shares of each class."] = True
     group_by: Annotated[
         str | None,
         "Keep rows with the same values in these columns in one part; images, those with the same "

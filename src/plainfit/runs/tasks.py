@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, shortened, unknown_name
+from plainfit.common.errors import ConfigError, plural, shortened, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs.settings import RunConfig
@@ -115,7 +115,7 @@ def described(target: Target) -> str:
     if target.task == CLASSIFICATION:
         return f"{count} classes"
     if target.task == MULTI_LABEL:
-        return f"{count} labels, each there or not"
+        return f"{plural(count, 'label')}, each there or not"
     if target.task == SEGMENTATION:
         return f"{count} classes of pixels"
     if count > 1:
