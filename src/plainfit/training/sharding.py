@@ -3,8 +3,11 @@
 docs/decisions/0034-processes.md says why it is so.
 """
 
+import copy
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +17,7 @@ from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
-from plainfit.data.pieces import Pieces, Shards
+from plainfit.data.pieces import Pieces, Shards, cut
 from plainfit.training.callbacks.branches import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
@@ -63,6 +66,7 @@ class Sharding:
         """`(xb, yb) -> loss` of a piece."""
         self.weighed = LossWeights()
         self.weight = 0.0
+        self.is_new = True  # until a loss was computed
         self.names: list[str] = []
         """Of the values beside a loss; saved, as a process may begin with a batch of no piece."""
         self.is_asked = False
@@ -126,7 +130,16 @@ class Sharding:
 
         def weighed_loss(out: Any, yb: Any) -> Any:
             with self.weighed:
-                return loss_func(out, yb)
+                loss = loss_func(out, yb)
+            if self.is_new and self.weighed.sum is not loss and adds_up(loss_func, out, yb):
+                raise ConfigError(
+                    "must return the mean over the samples, as a batch in pieces has the mean of "
+                    "their losses, and adds samples up; divide it by len(yb), or return a sum as "
+                    "torch computes it, by reduction='sum'",
+                    field="loss_func",
+                )
+            self.is_new = False
+            return loss
 
         return loss_func if loss_func is own_loss else weighed_loss
 
@@ -265,6 +278,19 @@ def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
             moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old) * size
         buffer.copy_(old)
     return moved
+
+
+def adds_up(loss_func: LossFunction, out: Any, yb: Any) -> bool:
+    """Return whether the loss of a batch is the sum, not the mean, of those of its halves."""
+    with suppress(Exception), torch.no_grad():  # of what cannot be cut
+        [size] = sizes((out, yb))
+        half, loss_func = size // 2, copy.deepcopy(loss_func)  # which may count its calls
+        a, b, both = (
+            float(loss_and_values(loss_func(cut(out, rows), cut(yb, rows)))[0])
+            for rows in (slice(half), slice(half, 2 * half), slice(2 * half))
+        )
+        return a * b != 0 and math.isfinite(both) and math.isclose(a + b, both, rel_tol=1e-3)
+    return False
 
 
 def seed_of_state() -> int:
