@@ -55,7 +55,7 @@ from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
 from plainfit.training.checks import check_last_batch
 from plainfit.training.history import History
-from plainfit.training.hooks import Callback, warn
+from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import lr_find
 from plainfit.training.metrics import Metric, metric_name
@@ -63,7 +63,7 @@ from plainfit.training.named_metrics import made
 from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
-from plainfit.training.spread import is_spread, spread
+from plainfit.training.spread import is_spread, sharding_of, spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -95,6 +95,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
+    if run is not None and config.shards != given.shards:
+        raise ConfigError(
+            "a run that has trained on whole batches goes on in one process, as pieces of them "
+            "have other bits; leave out --processes, or begin a new run with them"
+        )
     is_text_model = config.model == config.source and config.model.startswith(HUB)
     tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
     new_data = partial(config.open_data, tokenizer)
@@ -133,6 +138,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         )
     if not config.overfit_one_batch:
         check_last_batch(model, train_dl)
+    context = Context(model, opt, train_dl, transformers(config, groups), config.epochs, None)
+    if sharding := sharding_of(context, config.shards, config.reduce, join()):  # as in fit
+        sharding.check_size(min(config.batch_size, len(train_ds)))
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 

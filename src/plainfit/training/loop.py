@@ -48,8 +48,7 @@ from plainfit.training.named_metrics import made
 from plainfit.training.processes import Processes, join
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
-from plainfit.training.sharding import Sharding
-from plainfit.training.spread import SpreadModel, is_spread
+from plainfit.training.spread import is_spread, sharding_of
 from plainfit.training.state import begun, rest_of_epoch
 from plainfit.training.step import Step, loss_batch, measured, own_loss, own_step
 from plainfit.training.validation import validate
@@ -198,8 +197,8 @@ def fit(
     valid_dls = (
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
-    kind = SpreadModel if has_parts else Sharding
-    sharding = context.sharding = kind.of(context, 1 if is_wrapped else shards, reduce, processes)
+    sharding = sharding_of(context, 1 if is_wrapped else shards, reduce, processes)
+    context.sharding = sharding
     if sharding is not None and form:
         form = ""
         if echo is not None:

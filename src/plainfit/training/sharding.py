@@ -20,6 +20,7 @@ from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards, cut
 from plainfit.training.callbacks.branches import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
+from plainfit.training.callbacks.stopping import OverfitOneBatch
 from plainfit.training.checks import is_whole
 from plainfit.training.history import kept, read
 from plainfit.training.hooks import Context, LossFunction
@@ -76,6 +77,8 @@ class Sharding:
         context.split, context.batch_size = self.split, lambda xb, yb: xb.size
         self.read = reader(context.train_dl)
         self.order = order_of(context.train_dl)
+        if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
+            raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
 
     def split(self, batch: Any) -> tuple[Pieces, Pieces]:
         """Return the inputs and the targets of this process's pieces of a batch."""
@@ -109,6 +112,14 @@ class Sharding:
         if count == processes.world == 1 and not cls.has_parts:
             return None
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
+
+    def check_size(self, size: int) -> None:
+        """Refuse more pieces than the first batch can have."""
+        if self.shards.pieces_of(size) < self.shards.count:
+            raise ConfigError(
+                f"must be at most half of the samples of a batch, {size}, got {self.shards.count}",
+                field="shards",
+            )
 
     def check_same(self) -> None:
         """Refuse a training of which other processes have other data or another model."""
@@ -174,12 +185,9 @@ class Sharding:
 
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:
         """Return the loss of the whole batch, and the values beside it if there are any."""
-        context, count = self.context, self.shards.count
-        if not context.global_step and self.shards.pieces_of(xb.size) < count:
-            raise ConfigError(
-                f"must be at most half of the samples of a batch, {xb.size}, got {count}",
-                field="shards",
-            )
+        context = self.context
+        if not context.global_step:
+            self.check_size(xb.size)
         trained, buffers = self.trained(), self.buffers()
         before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
