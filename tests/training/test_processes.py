@@ -285,6 +285,9 @@ REFUSED = {  # on any number of processes, or on several
     "loss_func must return the mean over the samples": lambda: trained(loss=squares),
     "mean of their losses, and adds samples up": lambda: trained(loss=half_of_sum),
     "step takes whole batches": lambda: trained(step=lambda model, batch, opt: None),
+    "model must be without SyncBatchNorm": lambda: trained(
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(MODELS["resnet"]()), reduce="fast"
+    ),
     "OverfitOneBatch takes a whole batch": lambda: trained(callbacks=[OverfitOneBatch()]),
     "got a PackedSequence; serve samples by plainfit.get_data": lambda: trained(dls=packed),
     "its parts must have one length, got 5, 18": lambda: trained(
@@ -329,7 +332,7 @@ def test_the_same_bits_on_1_2_and_3_processes(everywhere, name):
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_shared_is_refused_by_all(everywhere, message):
-    is_of_several = "same batches" in message or "over the data" in message
+    is_of_several = any(text in message for text in ("same batches", "over the data", "SyncBatch"))
     for world in (2, 3) if is_of_several else (1, 2, 3):
         for outcomes in everywhere[world]:
             assert message in outcomes[message]

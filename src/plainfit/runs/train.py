@@ -31,6 +31,7 @@ from plainfit.common.errors import (
     shortened,
 )
 from plainfit.common.locks import one_writer
+from plainfit.common.schema import SHARDS
 from plainfit.common.shell import command
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident
@@ -46,7 +47,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
+from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
 from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
@@ -140,7 +141,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         check_last_batch(model, train_dl)
     context = Context(model, opt, train_dl, transformers(config, groups), config.epochs, None)
     if sharding := sharding_of(context, config.shards, config.reduce, join()):  # as in fit
-        sharding.check_size(min(config.batch_size, len(train_ds)))
+        sharding.check_size(min(config.batch_size, data.counts()["train"]))
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.schema import SHARDS
 from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
@@ -28,8 +29,6 @@ from plainfit.training.metrics import LossWeights
 from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
 from plainfit.training.processes import Processes, is_launched
 from plainfit.training.step import loss_and_values, own_loss
-
-SHARDS = 8  # of a training on several processes, where their number is not given
 
 
 class FromPieces(torch.autograd.Function):
@@ -71,6 +70,7 @@ class Sharding:
         self.names: list[str] = []
         """Of the values beside a loss; saved, as a process may begin with a batch of no piece."""
         self.is_asked = False
+        self.asks = self.is_due = False  # of the first process, for all; see `Context.as_the_first`
         scalings = [c for c in context.callbacks if isinstance(c, LossScaling)]
         self.scaling = scalings[0] if scalings else None
         self.inputs_and_target, self.batch_size = context.split, context.batch_size
@@ -79,6 +79,14 @@ class Sharding:
         self.order = order_of(context.train_dl)
         if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
             raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
+        waits = any(isinstance(part, nn.SyncBatchNorm) for part in context.model.modules())
+        if waits and processes.world > 1 and not self.has_parts:
+            raise ConfigError(
+                "must be without SyncBatchNorm, whose processes wait for each other in each pass, "
+                "and some have more pieces than others; use BatchNorm, with the statistics of a "
+                "piece",
+                field="model",
+            )
 
     def split(self, batch: Any) -> tuple[Pieces, Pieces]:
         """Return the inputs and the targets of this process's pieces of a batch."""
@@ -199,13 +207,13 @@ class Sharding:
                     parts.append(change(owner[name], old, size, number))
                 total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
-        weight, _, is_sum, wishes, size, *others = head.tolist()
+        weight, _, is_sum, wishes, asks, size, *others = head.tolist()
         means, flags = others[: len(self.names)], others[len(self.names) :]
         by = size or 1.0
         for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
             mean = difference / by if owner[name].is_floating_point() else difference
             owner[name].add_(mean.to(owner[name].dtype))
-        self.is_asked, context.size = wishes > 0, round(size)
+        self.is_asked, self.is_due, context.size = wishes > 0, asks > 0, round(size)
         self.weight = 1.0 if is_sum else weight
         if context.history.run is not None:
             context.history.run.counts_samples &= weight == size
@@ -239,7 +247,12 @@ class Sharding:
         if not numbers[0]:  # all labels are ignored: the loss is 0 / 0
             numbers[1] = 0.0
             gradients = [g if g is None else torch.zeros_like(g) for g in gradients]
-        numbers += [bool(context.wish), size, *(size * value for value in values.values())]
+        numbers += [
+            bool(context.wish),
+            self.asks,
+            size,
+            *(size * value for value in values.values()),
+        ]
         flags = [gradient is not None for gradient in gradients]
         dtype = torch.promote_types(first.dtype, torch.float32).to_real()
         head = torch.tensor([*numbers, *flags], dtype=dtype, device=first.device)
