@@ -141,7 +141,8 @@ def fit(
             compiled runs as it is.
         shards: cut each batch into so many pieces, whose gradients are added: the same bits on any
             number of processes up to that. The loss of a batch is the mean of those of its pieces,
-            as `validate` takes it of batches; so one that is no mean over samples is another then.
+            as `validate` takes it of batches; so one that is no mean over samples is another then,
+            and one that adds them up by hand, not by `reduction="sum"`, is refused.
             By default 8 where there are several processes (see docs/processes.md), else 1, the
             whole batch.
         reduce: `exact`, or `fast` for a piece for each process and torch's own sum, which has the
