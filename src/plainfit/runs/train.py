@@ -518,10 +518,13 @@ def keeper(config: RunConfig, folder: Path) -> cb.Checkpointing:
 
 
 def gathered(parts: Parts) -> None:
-    """Put a model in one process in the place of one whose parameters are spread over several."""
+    """Give the first process a whole model, in place of one that is spread over several."""
     if not is_spread(parts.model):
         return
-    weights = Uncompiled(parts.model).state_dict()
+    is_first = join().rank == 0
+    weights = Uncompiled(parts.model).state_dict(is_kept=is_first)
+    if not is_first:
+        return
     factory: Any = parts.model.plainfit_factory
     parts.model = factory.build_quietly()
     parts.model.load_state_dict(weights)
