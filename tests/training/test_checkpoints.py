@@ -66,6 +66,7 @@ def test_tensors_are_written_from_where_they_are():
     [_, part] = files.to_parts({"weight": weight})
     weight += 1
     assert bytes(part) == weight.numpy().tobytes()
+    assert from_bytes(to_bytes({"a": torch.tensor([1 + 2j]).conj()}))["a"].tolist() == [1 - 2j]
     with pytest.raises(CheckpointError, match=r"and a has torch.complex128; turn it into one of F"):
         to_bytes({"a": torch.zeros(1, dtype=torch.complex128)})
 

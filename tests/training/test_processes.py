@@ -507,6 +507,10 @@ def weighted_nll(out, yb):
     return F.nll_loss(out.log_softmax(1), yb, weight=WEIGHT + 0.1)
 
 
+def sum_with_values(out, yb):
+    return F.cross_entropy(out, yb, reduction="sum"), {"size": out.abs().mean()}
+
+
 def other_metric(out, yb):
     return F.cross_entropy(out, yb)
 
@@ -519,6 +523,7 @@ SOME = {
     "a batch is ignored": {**labels_of_first(18, -100), "opt": optim.AdamW},
     "a piece has no weight": {**labels_of_first(4, 3), "loss": nn.CrossEntropyLoss(WEIGHT)},
     "a sum": {"loss": nn.CrossEntropyLoss(reduction="sum"), "lr": 0.01},
+    "a sum with values": {"loss": sum_with_values, "lr": 0.01},
     "a metric that is a loss": {
         "loss": nn.CrossEntropyLoss(WEIGHT), "train_metrics": ["accuracy", other_metric],
     },

@@ -26,23 +26,12 @@ from plainfit.common.files import write_whole
 FORMAT = "plainfit-checkpoint-1"
 MARKS = {"$tensor", "$tuple", "$pairs"}
 TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
     torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-}
+}  # fmt: skip
 NAME = re.compile(r"(\d{12})-([0-9a-f]{64})\.safetensors")
 
 
@@ -182,7 +171,7 @@ def pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], seen: dict
                 f"a checkpoint holds tensors of the types of safetensors, and {name} has "
                 f"{value.dtype}; turn it into one of {', '.join(TYPES.values())}"
             )
-        tensors[name] = value.cpu().contiguous()
+        tensors[name] = value.cpu().contiguous().resolve_conj()
     marker: dict[str, Any] = {"$tensor": seen[same] if value.numel() else name}
     if not value.is_contiguous():
         marker["stride"] = list(value.stride())

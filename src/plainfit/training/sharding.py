@@ -150,7 +150,8 @@ class Sharding:
         def weighed_loss(out: Any, yb: Any) -> Any:
             with self.weighed:
                 loss = loss_func(out, yb)
-            if self.is_new and self.weighed.sum is not loss and adds_up(loss_func, out, yb):
+            is_known = self.weighed.sum is loss_and_values(loss)[0]
+            if self.is_new and not is_known and adds_up(loss_func, out, yb):
                 raise ConfigError(
                     "must return the mean over the samples, as a batch in pieces has the mean of "
                     "their losses, and adds samples up; divide it by len(yb), or return a sum as "
@@ -247,12 +248,8 @@ class Sharding:
         if not numbers[0]:  # all labels are ignored: the loss is 0 / 0
             numbers[1] = 0.0
             gradients = [g if g is None else torch.zeros_like(g) for g in gradients]
-        numbers += [
-            bool(context.wish),
-            self.asks,
-            size,
-            *(size * value for value in values.values()),
-        ]
+        numbers += [bool(context.wish), self.asks, size]
+        numbers += [size * value for value in values.values()]
         flags = [gradient is not None for gradient in gradients]
         dtype = torch.promote_types(first.dtype, torch.float32).to_real()
         head = torch.tensor([*numbers, *flags], dtype=dtype, device=first.device)
