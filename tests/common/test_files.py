@@ -103,6 +103,13 @@ def test_weights_are_the_file_that_safetensors_writes(tmp_path):
         assert ours[-100:] == theirs[-100:]
 
 
+def test_parts_are_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 4)
+    for parts in ([], [b""], [b"abcd"], [b"a", b"", memoryview(b"bcdefghijk"), b"lm"]):
+        files.write_whole(tmp_path / "parts", *parts)
+        assert (tmp_path / "parts").read_bytes() == b"".join(parts)
+
+
 @settings(max_examples=30)
 @given(
     st.lists(

@@ -59,6 +59,11 @@ def show(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
         os.close(nowhere)
 
 
+def rank() -> str:
+    """Return the number of this process among several, of which the first has all output."""
+    return os.environ.get("RANK", "0")
+
+
 @contextmanager
 def surroundings() -> Iterator[None]:
     """Make the standard streams safe to write to; leave the process as it was."""

@@ -1,6 +1,5 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from plainfit.cli.shared import (
     asking,
     is_given,
     open_trusted,
+    rank,
     show,
     show_json,
     with_options_of,
@@ -152,7 +152,7 @@ def resume(
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     result = run(echo=(lambda text: None) if json_ else show)
-    if os.environ.get("RANK", "0") != "0":  # the first process has the run
+    if rank() != "0":  # the first process has the run
         return
     if json_:
         show_json(result.to_dict())

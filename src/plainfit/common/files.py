@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +30,9 @@ held_here: set[tuple[int, int, int]] = set()  # to open a file again, and close 
 T = TypeVar("T")
 
 
-def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
+def write_whole(
+    path: Path, *parts: bytes | memoryview, check: Callable[[Path], object] | None = None
+) -> None:
     """Write a temporary file beside `path`, let `check` read it, and rename it to `path`.
 
     The content reaches the disk before the name does, and the name before this returns.
@@ -40,7 +42,7 @@ def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None 
     """
     temporary = path.with_name(f".plainfit-{secrets.token_hex(8)}.tmp")
     try:
-        write_bytes(temporary, data, os.O_CREAT | os.O_EXCL)
+        write_bytes(temporary, parts, os.O_CREAT | os.O_EXCL)
         sync(temporary)
         if check is not None:
             check(temporary)
@@ -52,18 +54,30 @@ def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None 
 
 
 def append(path: Path, data: bytes) -> None:
-    write_bytes(path, data, os.O_APPEND)
+    write_bytes(path, [data], os.O_APPEND)
 
 
-def write_bytes(path: Path, data: bytes, flags: int) -> None:
+def write_bytes(path: Path, parts: Iterable[bytes | memoryview], flags: int) -> None:
     # A link is not followed: in a folder from someone else, it may lead to a file outside.
     descriptor = os.open(path, os.O_WRONLY | NO_LINK | flags, 0o666)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest[:CHUNK]) :]
+        for rest in chunks(parts):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
+
+
+def chunks(parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """Yield all bytes of some parts, so many at a time."""
+    waiting = bytearray()
+    for part in parts:
+        for first in range(0, len(part), CHUNK):
+            waiting += memoryview(part)[first : first + CHUNK]
+            if len(waiting) >= CHUNK:
+                yield memoryview(waiting)
+                waiting = bytearray()
+    yield memoryview(waiting)
 
 
 def sync(path: Path) -> None:

@@ -102,7 +102,7 @@ def check_own(folder: Path) -> None:
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
     try:
-        files.write_whole(path, data, check)
+        files.write_whole(path, data, check=check)
     except OSError as error:
         raise RunError(f"{path} must be writable ({error.strerror or error})") from error
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 PRECISIONS = ("fp32", "bf16", "fp16")
 FORMS = ("epoch", "step")
-SHARDS = 8  # of a training on several processes, where their number is not given
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 

@@ -32,6 +32,7 @@ from plainfit.common.errors import (
     shortened,
 )
 from plainfit.common.files import one_writer
+from plainfit.common.schema import SHARDS
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
@@ -45,7 +46,7 @@ from plainfit.models.trust import remember
 from plainfit.models.weights import HUB, Uncompiled, load_model, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
 from plainfit.runs.fine_tuning import PhaseCycles, check_source, new_model
-from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
+from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
 from plainfit.runs.tasks import (
     balanced_accuracy,
     described,
@@ -61,7 +62,7 @@ from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
 from plainfit.training.checks import check_last_batch
 from plainfit.training.history import History
-from plainfit.training.hooks import Callback, warn
+from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.loop import fit
 from plainfit.training.lr_finder import RateSearch, lr_find
 from plainfit.training.metrics import Metric, metric_name
@@ -69,7 +70,7 @@ from plainfit.training.named_metrics import made
 from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
-from plainfit.training.spread import is_spread, spread
+from plainfit.training.spread import is_spread, sharding_of, spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -101,6 +102,11 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
+    if run is not None and config.shards != given.shards:
+        raise ConfigError(
+            "a run that has trained on whole batches goes on in one process, as pieces of them "
+            "have other bits; leave out --processes, or begin a new run with them"
+        )
     is_text_model = config.model == config.source and config.model.startswith(HUB)
     tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
     new_data = partial(config.open_data, tokenizer)
@@ -139,6 +145,9 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
         )
     if not config.overfit_one_batch:
         check_last_batch(model, train_dl)
+    context = Context(model, opt, train_dl, transformers(config, groups), config.epochs, None)
+    if sharding := sharding_of(context, config.shards, config.reduce, join()):  # as in fit
+        sharding.check_size(min(config.batch_size, data.counts()["train"]))
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
@@ -517,10 +526,13 @@ def run_fit(
 
 
 def gathered(parts: Parts) -> None:
-    """Put a model in one process in the place of one whose parameters are spread over several."""
+    """Give the first process a whole model, in place of one that is spread over several."""
     if not is_spread(parts.model):
         return
-    weights = Uncompiled(parts.model).state_dict()
+    is_first = join().rank == 0
+    weights = Uncompiled(parts.model).state_dict(is_kept=is_first)
+    if not is_first:
+        return
     factory: Any = parts.model.plainfit_factory
     parts.model = factory.build_quietly()
     parts.model.load_state_dict(weights)

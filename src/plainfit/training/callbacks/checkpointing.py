@@ -254,7 +254,8 @@ class BestWeights(Callback):
     def on_epoch_end(self, context: Context) -> None:
         if not self.best.improved(context):
             return
-        weights = weights_to_bytes(context.valid_model, {"epoch": str(context.epoch)})
+        epoch = {"epoch": str(context.epoch)}
+        weights = weights_to_bytes(context.valid_model, epoch, context.is_first)
         try:
             if context.is_first:
                 write_whole(self.path, weights)
