@@ -51,6 +51,8 @@ def app(
             opening.start()
 
     listen(page, host, port, ready)
+    for training in page.state.home.trainings.running():
+        show(f"note   the training {training.name} goes on, as process {training.process.pid}")
 
 
 def serve(
@@ -88,4 +90,6 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
-        uvicorn.Server(config).run([socket])
+        server = uvicorn.Server(config)
+        app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
+        server.run([socket])

@@ -45,3 +45,15 @@ function set(made, attributes, children) {
   }
   made.append(...children);
 }
+
+const COPY = { copy: "Copy", copied: "Copied", of: (what) => `Copy: ${what}` };
+
+// A command with what it is for, and a button that copies it.
+export function copied(what, command) {
+  const button = element("button", { type: "button", "aria-label": COPY.of(what), onclick: async () => {
+    await navigator.clipboard.writeText(command).catch(show);
+    button.textContent = COPY.copied;
+    setTimeout(() => { button.textContent = COPY.copy; }, 2000);
+  } }, COPY.copy);
+  return element("div", { class: "command" }, element("span", {}, what), element("code", {}, command), button);
+}
