@@ -50,9 +50,11 @@ def app(
             opening.daemon = True
             opening.start()
 
-    listen(page, host, port, ready)
-    for training in page.state.home.trainings.running():
-        show(f"note   the training {training.name} goes on, as process {training.process.pid}")
+    try:
+        listen(page, host, port, ready)
+    finally:
+        for training in page.state.home.trainings.running():
+            show(f"note   {training.name} goes on training, as process {training.process.pid}")
 
 
 def serve(

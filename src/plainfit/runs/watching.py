@@ -100,13 +100,15 @@ class Watcher:
     def look(self, chosen: Collection[str] = ()) -> None:
         """Look once at all runs, and at the rows of those chosen."""
         found = {}
-        for folder in self.folders():
-            name = folder.name
-            stamp: list[Any] = [stamp_of(folder), stamp_of(folder / RECORD)]
+        for name in self.names():
+            place = f"{self.folder}/{name}"
+            stamp: list[Any] = [stamp_of(f"{place}/{RECORD}"), stamp_of(place)]
+            if stamp[0] is None:
+                continue
             if name in self.active:
-                stamp += [stamp_of(folder / METRICS), writer_of(folder)]
+                stamp += [stamp_of(f"{place}/{METRICS}"), writer_of(Path(place))]
             if name not in self.found or self.stamps[name] != stamp:
-                found[name] = self.described(folder)
+                found[name] = self.described(Path(place))
                 self.stamps[name] = stamp
             else:
                 found[name] = self.found[name]
@@ -125,10 +127,9 @@ class Watcher:
         except Exception as error:  # a file from elsewhere fails in many ways, and is one of many
             return self.describe(Seen(folder.name, None, "damaged", reason(error)))
 
-    def folders(self) -> list[Path]:
-        with suppress(OSError), os.scandir(self.folder) as entries:
-            return sorted(Path(entry.path) for entry in entries
-                          if os.path.lexists(f"{entry.path}/{RECORD}"))  # fmt: skip
+    def names(self) -> list[str]:
+        with suppress(OSError):
+            return sorted(os.listdir(self.folder))  # noqa: PTH208  # as in `stamp_of`
         return []
 
     def logs_of(self, name: str) -> dict[str, Log]:
@@ -161,10 +162,10 @@ class Watcher:
         return Seen(name, run, state)
 
 
-def stamp_of(path: Path) -> tuple[int, ...] | None:
+def stamp_of(path: str | Path) -> tuple[int, ...] | None:
     """Return what changes with a file or a folder; None if it is neither, such as a pipe."""
     with suppress(OSError):
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116  # a Path takes longer to make than to look up
         if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
             return found.st_mtime_ns, found.st_size, found.st_ino
     return None

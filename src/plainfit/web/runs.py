@@ -137,7 +137,6 @@ def line_of(seen: Seen) -> dict[str, Any]:
         },
         "resumed": run.record.get("resumed", []),
         "commands": [*commands(run, seen.state)],
-        "has_report": (run.folder / WEIGHTS).exists(),
     }
 
 

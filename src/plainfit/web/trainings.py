@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from threading import Lock
+from typing import Any
 
 from plainfit.common.errors import ConfigError, RunError, unknown_name
 from plainfit.common.locks import writer_of
@@ -27,39 +27,51 @@ MOST_ENDED = 20  # that are remembered
 Settings = dict[str, str | bool]
 
 
-@dataclass
 class Training:
     """A process, and what it prints."""
 
-    number: int
-    name: str
-    words: list[str]
-    output: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
-
-    def __post_init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "plainfit", *self.words],
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the page's terminal is not for it
-        )
+    def __init__(self, number: int, name: str, words: list[str]) -> None:
+        self.number, self.name = number, name
+        self.command = command(*words)
+        self.lock = Lock()
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # until it has ended
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "plainfit", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the page's terminal is not for it
+            )
+        except (OSError, ValueError) as error:  # too long, NUL, half a character
+            self.output.close()
+            raise ConfigError(f"this cannot be a command ({error}); change the settings") from error
+        self.shown: dict[str, Any] = {}
 
     def card(self) -> dict[str, Any]:
         """Return what the page shows of it."""
-        code, descriptor = self.process.poll(), self.output.fileno()
+        with self.lock:
+            if not self.output.closed:
+                code, printed = self.process.poll(), self.printed()
+                refused = printed.strip().rpartition("\n")[2] if code == BAD_INPUT else ""
+                self.shown = {
+                    "number": self.number,
+                    "name": self.name,
+                    "command": self.command,
+                    "code": code,
+                    "output": printed,
+                    "refused": refused,
+                }
+                if code is not None:
+                    self.output.close()
+            return self.shown
+
+    def printed(self) -> str:
+        """Return the last lines that it has printed."""
+        descriptor = self.output.fileno()
         start = max(os.fstat(descriptor).st_size - MOST_SHOWN, 0)
         text = os.pread(descriptor, MOST_SHOWN, start).decode("utf-8", "replace")
-        if start:
-            text = text.partition("\n")[2]
-        return {
-            "number": self.number,
-            "name": self.name,
-            "command": command(*self.words),
-            "code": code,
-            "output": text,
-            "refused": text.strip().rpartition("\n")[2] if code == BAD_INPUT else "",
-        }
+        return text.partition("\n")[2] if start else text
 
 
 class Trainings:
@@ -77,15 +89,13 @@ class Trainings:
             ConfigError: if that is no name, or they are no settings. What the settings and their
                 values are worth, the command finds out.
         """
-        data, model = (
-            str(settings.get(key) or RunConfig().to_dict()[key]) for key in ("data", "model")
-        )
-        name = name or default_name(data, model)
         if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
             raise ConfigError(
                 "the name of a run must be that of a folder, without / and not starting with . or "
                 f"-, got {name!r}"
             )
+        data, model = (str(settings.get(key, getattr(RunConfig, key))) for key in ("data", "model"))
+        name = name or default_name(data, model)
         return self.run(name, ["train", *words_of(settings), "--out", str(self.folder / name)])
 
     def resume(self, name: str, epochs: int | None) -> Training:
@@ -93,12 +103,9 @@ class Trainings:
         return self.run(name, ["resume", str(self.folder / name), *more])
 
     def run(self, name: str, words: list[str]) -> Training:
-        ended = [training for training in self.all if training.process.poll() is not None]
-        self.all = [training for training in self.all if training not in ended[MOST_ENDED:]]
-        try:
-            training = Training(self.count, name, words)
-        except (OSError, ValueError) as error:  # too long, NUL, half a character
-            raise ConfigError(f"this cannot be a command ({error}); change the settings") from error
+        ended = [one for one in self.all if one.card()["code"] is not None]
+        self.all = [one for one in self.all if one not in ended[MOST_ENDED:]]
+        training = Training(self.count, name, words)
         self.count += 1
         self.all.insert(0, training)
         return training

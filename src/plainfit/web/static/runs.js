@@ -1,12 +1,12 @@
 // The page Runs: a table of all runs, curves of those chosen, what to do with them, new trainings.
 
-import { copied, element, get, post, show } from "./common.js";
+import { copied, element, post, show } from "./common.js";
 import { LineChart, lineStyle } from "./chart.js";
 
 const TEXT = {
   count: (shown, all) => (shown === all ? `${all} ${all === 1 ? "run" : "runs"}` : `${shown} of ${all} runs`),
   live: "live", lost: "not connected, trying again", closed: "not connected: open the address that plainfit app prints",
-  run: "run", state: "state", when: "last begun or ended", epochs: "epochs", of: (done, all) => `${done} of ${all}`,
+  run: "run", state: "state", when: "last begun or ended", epochs: "epochs", of: (done, all) => `${done.toLocaleString("en")} of ${all.toLocaleString("en")}`,
   first: "Your first training", none: "-", yes: "yes", no: "no", most: "At most 8 runs can be chosen at once.",
   loss: "loss (dashed: training)", stepLoss: "training loss", rate: "learning rate",
   epoch: "epochs done", step: "step", training: (name) => `${name}, training`, resumed: "resumed here",
@@ -15,8 +15,8 @@ const TEXT = {
   stopping: "Stopping: it saves its state first, and can be continued.", tab: "in a tab of its own",
   epochsInAll: "epochs in all",
   ends: { running: "running", 0: "ended", 2: "refused", 143: "stopped, and can be continued" },
-  failed: (code) => `ended with exit code ${code}`,
-  output: (name) => `What ${name} prints`,
+  failed: (code) => (code < 0 ? `killed by signal ${-code}` : `ended with exit code ${code}`),
+  output: (name, number) => `Output ${number + 1}, of ${name}`,
 };
 const MOST = 8;
 const NOT_METRICS = ["epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"];
@@ -406,7 +406,7 @@ function drawTrainings(told) {
     if (!cards.has(one.number)) {
       const state = element("span", { role: "status" });
       const stop = element("button", { type: "button", onclick: () => post(`/api/trainings/${one.number}/stop`, {}).catch(show) }, TEXT.stop);
-      const output = element("pre", { tabindex: 0, role: "region", "aria-label": TEXT.output(one.name) });
+      const output = element("pre", { tabindex: 0, role: "region", "aria-label": TEXT.output(one.name, one.number) });
       const refused = element("p", { class: "note", hidden: true });
       const whole = element("div", { class: "training" },
         element("div", { class: "tools" }, element("b", {}, one.name), state, stop), element("small", {}, element("code", {}, one.command)), refused, output);
