@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -17,7 +21,7 @@ from plainfit.runs.folder import open_run, update_record
 from plainfit.runs.train import resume
 from plainfit.web.page import create_page
 from plainfit.web.runs import groups
-from plainfit.web.trainings import SETTINGS
+from plainfit.web.trainings import SETTINGS, stop_run
 
 
 def end(trainings):
@@ -34,8 +38,8 @@ class Server:
         self.page = create_page(folder, TOKEN)
         self.trainings = self.page.state.home.trainings
 
-    def ask(self, path, body=None):
-        headers = {"cookie": f"plainfit-{self.address.rpartition(':')[2]}={TOKEN}"}
+    def ask(self, path, body=None, token=TOKEN):
+        headers = {"cookie": f"plainfit-{self.address.rpartition(':')[2]}={token}"}
         if body is not None:
             headers |= {"origin": self.address, "content-type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
@@ -50,9 +54,10 @@ class Server:
             return answer.code, json.load(answer)["detail"]
 
     @contextmanager
-    def events(self, *chosen):
+    def events(self, *chosen, token=TOKEN):
         """Yield a function that gives the page's state after its next event."""
-        with self.ask("/api/runs/events?" + "&".join(f"run={name}" for name in chosen)) as answer:
+        query = "&".join(f"run={name}" for name in chosen)
+        with self.ask(f"/api/runs/events?{query}", token=token) as answer:
             state = {"lines": {}, "epochs": {}, "steps": {}, "trainings": []}
 
             def following():
@@ -238,6 +243,12 @@ def test_the_table_and_the_curves_by_keyboard(digits_run, trained_run, tmp_path)
         expect(tab.get_by_role("button", name="Show all")).to_be_visible()
         chart.press("0")
         expect(tab.get_by_role("button", name="Show all")).to_be_hidden()
+        box = chart.bounding_box()
+        tab.mouse.move(box["x"] + 100, box["y"] + 50)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + 200, box["y"] + 60, steps=3)
+        tab.mouse.up()
+        tab.get_by_role("button", name="Show all").click()
         tab.get_by_label("logarithmic losses").check()
         tab.get_by_role("slider", name="smoothing").fill("0.9")
         expect(tab.locator(".line-chart .faint")).to_have_count(8)  # not the rates
@@ -287,6 +298,41 @@ def test_a_training_is_started_watched_killed_continued_and_stopped(tmp_path, ki
         record = open_run(folder / "mine").record
         assert len(record.get("resumed", [])) == kills
         expect(tab.locator(".curve-grid figure").first.locator(".mark")).to_have_count(kills)
+
+
+@pytest.mark.soak
+def test_a_training_goes_on_when_the_page_ends(tmp_path):
+    app = subprocess.Popen(
+        [sys.executable, "-m", "plainfit", "app", "runs", "--port", "0", "--no-open"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    server, process, folder = Server(tmp_path), None, tmp_path / "runs" / "mine"
+    server.address, token = re.search(r"(\S+)/\?token=(\S+),", app.stdout.readline()).groups()
+    settings = {"model": "logistic", "epochs": "1000000"}
+    try:
+        with server.ask("/api/trainings", {"name": "mine", "settings": settings}, token):
+            pass
+        with server.events("mine", token=token) as following:
+            while not following()["epochs"].get("mine"):
+                pass
+            process = writer_of(folder)
+            app.send_signal(signal.SIGINT)  # while a page is open
+            said = app.stdout.read()
+        assert app.wait(60) == 130
+        assert f"mine goes on training, as process {process}" in said
+        count = len(open_run(folder).epochs)
+        while len(open_run(folder).epochs) <= count:
+            time.sleep(0.1)
+        stop_run(folder)
+        while writer_of(folder):
+            time.sleep(0.1)
+        assert open_run(folder).record["state"] == "interrupted"
+    finally:
+        app.kill()
+        app.wait()
+        app.stdout.close()
+        if process and writer_of(folder) == process:
+            os.kill(process, signal.SIGKILL)
 
 
 def watch_growing(tab):

@@ -91,6 +91,7 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
 
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
+        socket.listen()  # so that whoever reads the address can ask
         ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
         server = uvicorn.Server(config)
         app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own

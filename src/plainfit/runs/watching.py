@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plainfit.common.errors import PlainfitError, reason
+from plainfit.common.errors import reason
 from plainfit.common.locks import LOCK, writer_of
 from plainfit.runs.folder import METRICS, RECORD, STEPS, Run, open_run, parse_epoch
 
@@ -142,23 +142,18 @@ class Watcher:
     def seen(self, folder: Path) -> Seen:
         name, writer = folder.name, writer_of(folder)
         self.active.discard(name)
-        try:
-            name.encode()  # else no browser can ask for it
-            run = open_run(folder)
-            state = run.record["state"]
-            if writer is not None or state == "started":
-                self.active.add(name)
-                self.logs[name] = self.logs_of(name)
-                log = self.logs[name]["epochs"]
-                log.look()
-                run.epochs = log.rows
-                is_left = writer is None and (folder / LOCK).exists()
-                state = "killed" if is_left else state if writer is None else "running"
-            _ = run.best  # raises if it cannot be found
-        except (PlainfitError, OSError) as error:
-            return Seen(name, None, "damaged", str(error))
-        except UnicodeEncodeError:
-            return Seen(ascii(name), None, "damaged", "its name must be text")
+        name.encode()  # else no browser can ask for it
+        run = open_run(folder)
+        state = run.record["state"]
+        if writer is not None or state == "started":
+            self.active.add(name)
+            self.logs[name] = self.logs_of(name)
+            log = self.logs[name]["epochs"]
+            log.look()
+            run.epochs = log.rows
+            noted = stamp_of(folder / LOCK)  # with the process in it, if that could be locked
+            is_left = writer is None and noted is not None and noted[1] > 0
+            state = "killed" if is_left else state if writer is None else "running"
         return Seen(name, run, state)
 
 

@@ -101,7 +101,7 @@ function columnsOf(shown) {
   }));
   const readable = shown.filter((line) => line.settings);
   const names = [...new Set(readable.flatMap(({ settings }) => Object.keys(settings)))];
-  const differ = names.filter((name) => new Set(readable.map(({ settings }) => JSON.stringify(settings[name]))).size > 1);
+  const differ = names.filter((name) => name !== "epochs" && new Set(readable.map(({ settings }) => JSON.stringify(settings[name]))).size > 1);
   return [
     { key: "name", head: TEXT.run, value: (line) => line.name },
     { key: "state", head: TEXT.state, value: (line) => line.state },
