@@ -160,6 +160,24 @@ def test_the_report_is_the_reports_page_and_nothing_is_written(server, digits_ru
     assert text == write_report(folder, tmp_path / "report.html").read_text()
 
 
+def test_looking_at_a_strangers_run_runs_none_of_its_code(
+    server, digits_run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strange.py").write_text(
+        "open('it-ran', 'w')\nfrom torch.nn import Linear as Net\n"
+    )
+    folder = shutil.copytree(digits_run, tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    model = record["model"] | {"target": "strange:Net"}
+    update_record(folder, model=model, config=record["config"] | {"model": "strange:Net"})
+    with server.events("run") as following:
+        assert following()["lines"]["run"]["about"] == "strange:Net on digits"
+    with server.ask("/api/runs/run/report") as answer:
+        assert "must be trusted before it runs" in answer.read().decode()
+    assert not (tmp_path / "it-ran").exists()
+
+
 NO_NAME = "the name of a run must be that of a folder"
 NO_TRAININGS = [
     ({"settings": {"epochz": "1"}}, "unknown setting 'epochz'"),
@@ -254,7 +272,7 @@ def test_the_table_and_the_curves_by_keyboard(digits_run, trained_run, tmp_path)
         expect(tab.locator(".line-chart .faint")).to_have_count(8)  # not the rates
         check_accessible(tab)
         tab.reload()
-        expect(tab.get_by_role("checkbox", checked=True)).to_have_count(2)
+        expect(tab.locator("tbody").get_by_role("checkbox", checked=True)).to_have_count(2)
         tab.locator("details.one summary").filter(has_text="first").click()
         tab.get_by_role("button", name="Report", exact=True).click()
         heading = tab.frame_locator("iframe").get_by_role("heading", name="Confusion matrix")

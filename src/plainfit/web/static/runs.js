@@ -10,7 +10,7 @@ const TEXT = {
   first: "Your first training", none: "-", yes: "yes", no: "no", most: "At most 8 runs can be chosen at once.",
   loss: "loss (dashed: training)", stepLoss: "training loss", rate: "learning rate",
   epoch: "epochs done", step: "step", training: (name) => `${name}, training`, resumed: "resumed here",
-  thinned: (every) => `Of the longest run, every ${every}th step is drawn.`,
+  thinned: (every) => `Of the longest run, one step in ${every} is drawn.`,
   stop: "Stop", resume: "Continue", longer: "Train for longer", like: "New training like this", report: "Report",
   stopping: "Stopping: it saves its state first, and can be continued.", tab: "in a tab of its own",
   epochsInAll: "epochs in all",
@@ -379,6 +379,7 @@ function fillForm(settings) {
 
 at("new").addEventListener("click", () => showForm(at("form").hidden));
 at("form").addEventListener("input", markChanged);
+at("form").addEventListener("invalid", ({ target }) => target.closest("details")?.setAttribute("open", ""), true);
 at("form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const settings = Object.fromEntries(settingControls().filter(isChanged).map((control) => [control.name, valueOf(control)]));
