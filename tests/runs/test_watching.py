@@ -9,7 +9,7 @@ import time
 import pytest
 
 from killing import ended, forked
-from plainfit.common.locks import one_writer, writer_of
+from plainfit.common.files import one_writer, writer_of
 from plainfit.runs import watching
 from plainfit.runs.folder import open_run
 from plainfit.runs.watching import Log, Watcher, parse_step

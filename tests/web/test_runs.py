@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 from browsing import TOKEN, check_accessible, needs_chromium, opened, serving
 
-from plainfit.common.locks import writer_of
+from plainfit.common.files import writer_of
 from plainfit.report.page import write_report
 from plainfit.runs.folder import open_run, update_record
 from plainfit.runs.train import resume

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plainfit.common.errors import reason
-from plainfit.common.locks import LOCK, writer_of
+from plainfit.common.files import LOCK, writer_of
 from plainfit.runs.folder import METRICS, RECORD, STEPS, Run, open_run, parse_epoch
 
 MOST_ROWS = 30_000  # of a log in memory; of a longer one every second, fourth, ... is kept

@@ -160,7 +160,6 @@ class OneGraph:
         return self.graphs[self.shares]
 
     def loss(self, xb: Any, yb: Any) -> Tensor:
-        """Return the loss of a batch."""
         loss: Tensor = self.loss_func(self.forward(xb), yb)
         return loss
 
@@ -191,7 +190,6 @@ def with_own_code(method: Any) -> Any:
 
 
 def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those that the parameters have."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             had = parameter.grad
@@ -263,7 +261,6 @@ class CompiledLoss:
         return loss
 
     def report(self) -> None:
-        """Print what compiling cost and gained, by the time from one step to the next."""
         gaps = {key: [b - a for a, b in pairwise(times[1:])] for key, times in self.calls.items()}
         instead = f" instead of {median(gaps[False]) * 1e3:.2f}" if gaps[False] else ""
         self.echo(

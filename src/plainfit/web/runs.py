@@ -11,9 +11,8 @@ from typing import Annotated, Any, get_args
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from plainfit.common.errors import PlainfitError
+from plainfit.common.errors import PlainfitError, command
 from plainfit.common.schema import Between, hints_of
-from plainfit.common.shell import command
 from plainfit.data.decoding import CHANNELS, RESIZE
 from plainfit.data.splits import taken
 from plainfit.data.tables.reading import MISSING
@@ -23,16 +22,17 @@ from plainfit.report.comparison import results_of
 from plainfit.report.page import write_report
 from plainfit.report.rendering import header_text, value_text
 from plainfit.runs.folder import METRICS, RECORD, WEIGHTS, Run
-from plainfit.runs.settings import FORMS, PRECISIONS, SCHEDULES, TRACKERS, RunConfig, names_of
+from plainfit.runs.settings import FORMS, PRECISIONS, TRACKERS, RunConfig, names_of
 from plainfit.runs.tasks import LOSSES
 from plainfit.runs.watching import Seen, Watcher, stamp_of
+from plainfit.training.schedules import BY_NAME
 from plainfit.web.home import Home, page
 from plainfit.web.live import Live
 from plainfit.web.trainings import SETTINGS, Settings, stop_run
 
 FIRST = ("data", "model", "epochs", "batch_size", "lr", "optimizer", "schedule", "augment", "seed")
 CHOICES: dict[str, tuple[str, ...]] = {
-    "schedule": SCHEDULES,
+    "schedule": tuple(BY_NAME),
     "track": TRACKERS,
     "precision": PRECISIONS,
     "compile": FORMS,

@@ -12,10 +12,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from plainfit.common.errors import ConfigError, RunError, unknown_name
-from plainfit.common.locks import writer_of
+from plainfit.common.errors import ConfigError, RunError, command, unknown_name
+from plainfit.common.files import writer_of
 from plainfit.common.schema import hints_of
-from plainfit.common.shell import command
 from plainfit.runs.folder import default_name
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of, option
 
