@@ -50,7 +50,11 @@ def app(
             opening.daemon = True
             opening.start()
 
-    listen(page, host, port, ready)
+    try:
+        listen(page, host, port, ready)
+    finally:
+        for training in page.state.home.trainings.running():
+            show(f"note   {training.name} goes on training, as process {training.process.pid}")
 
 
 def serve(
@@ -87,5 +91,8 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
 
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
+        socket.listen()  # so that whoever reads the address can ask
         ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
-        uvicorn.Server(config).run([socket])
+        server = uvicorn.Server(config)
+        app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
+        server.run([socket])

@@ -54,15 +54,19 @@ Row = dict[str, Any]
 
 def default_folder(data: str, model: str) -> Path:
     """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
-    data = Path(data).name.split(".")[0] or "data"
-    model = Path(model.split(":")[-1]).name
-    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
+    base = Path("runs") / default_name(data, model)
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         with suppress(FileExistsError):
             create_folder(folder, is_new=True)
             break
     return folder
+
+
+def default_name(data: str, model: str) -> str:
+    data = Path(data).name.split(".")[0] or "data"
+    model = Path(model.split(":")[-1]).name
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
 
 
 def create_folder(folder: Path, *, is_new: bool = False) -> None:

@@ -38,8 +38,8 @@ from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
-from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import REGRESSION, SEGMENTATION
+from plainfit.data.splits import DataSplits, check_images, taken
+from plainfit.data.targets import REGRESSION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
 from plainfit.models.layers import count_parameters, layer_groups, parameter_groups, try_batch
 from plainfit.models.trust import remember
@@ -480,7 +480,8 @@ def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
     elif list(plans.values())[-1] != epochs:
         plans[start] = epochs
     later = [{"from_step": at, "epochs": n} for at, n in plans.items() if at]
-    return {"first_epochs": plans[0], "lengths": later}
+    resumed = [at for at in (*run.record.get("resumed", []), start) if 0 < at <= start]
+    return {"first_epochs": plans[0], "lengths": later, "resumed": sorted(set(resumed))}
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -636,9 +637,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
-    takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
-    takes += " -o masks" * (data.task == SEGMENTATION)
-    return RunResult(folder, history, test, takes)
+    return RunResult(folder, history, test, taken(data.preprocessing, data.columns, data.task))
 
 
 def draw_curves(history: History, path: Path) -> None:
