@@ -102,7 +102,7 @@ def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
         after = run_rung(rung, setting, start_of(before))
         result = compare(relation_here(rung), before, after, partial(in_float64, setting))
         if result.holds and rung.alike:
-            edited = run_rung(replace(rung, edit=rung.alike), setting, start_of(before))
+            edited = run_rung(replace(rung, edit=rung.alike), setting.unwatched, start_of(before))
             other = compare(BITWISE, edited, after, partial(in_float64, setting))
             found = "bitwise" if other.holds else other.measured
             measured = f"{result.measured}, {found} with {rung.alike[1]}"
@@ -128,7 +128,7 @@ def in_float64(
 ) -> tuple[Trace, Trace]:
     """Run two rungs again, in float64 and for `STEPS` steps only."""
     start = start_of(before)
-    short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
+    short = replace(setting.unwatched, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
     again = run_rung(after.rung, short, start, on_scratch=on_scratch)
     return run_rung(before.rung, short, start), again
 
