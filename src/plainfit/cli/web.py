@@ -88,4 +88,6 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
-        uvicorn.Server(config).run([socket])
+        server = uvicorn.Server(config)
+        app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
+        server.run([socket])

@@ -68,8 +68,15 @@ def look_inside(rung: Rung, setting: Setting, step: int, samples: int) -> Inside
             gradients = torch.autograd.grad(loss, [*own.values()], retain_graph=True)
             seen.append(
                 Inside(
-                    step, last, xb, yb, pred, loss.item(), copied(own),
-                    dict(zip(own, gradients, strict=True)), {},
+                    step,
+                    last,
+                    xb,
+                    yb,
+                    pred,
+                    loss.item(),
+                    copied(own),
+                    dict(zip(own, gradients, strict=True)),
+                    {},
                 )  # fmt: skip
             )
         elif steps == step + 1:

@@ -129,7 +129,10 @@ def different(a: list[str], b: list[str]) -> tuple[frozenset[int], frozenset[int
     """Return the characters of two lines, given as words, that are not in the other."""
     codes = compared(a, b).get_opcodes()
     found = []
-    for words, sides in ((a, [code[:3] for code in codes]), (b, [code[:1] + code[3:] for code in codes])):
+    for words, sides in (
+        (a, [code[:3] for code in codes]),
+        (b, [code[:1] + code[3:] for code in codes]),
+    ):
         ends = [0, *accumulate(map(len, words))]
         changed = (range(ends[i], ends[end]) for kind, i, end in sides if kind != "equal")
         indent = len(words[0]) if words and words[0].isspace() else 0

@@ -94,18 +94,18 @@ function thinned(points, column) {
 }
 
 export class LineChart {
-  constructor(parent, { title, x = "", whole = true, log = false, smoothing = 0, height = 230, markText = "" }) {
-    Object.assign(this, { title, x, whole, log, smoothing, height, markText });
+  constructor(parent, { title, x = "", whole = true, log = false, smoothing = 0, height = 230, markText = "", text = TEXT }) {
+    Object.assign(this, { title, x, whole, log, smoothing, height, markText, text });
     this.series = [];
     this.view = null; // [low, high] of x, while zoomed
     this.cursor = null; // an x
     this.clip = `chart-${count++}`;
     this.drawing = svg("svg", {
       tabindex: 0, role: "application", "aria-roledescription": "chart",
-      "aria-label": `${title} by ${x}: ${TEXT.usage}`, height,
+      "aria-label": `${title} by ${x}: ${text.usage}`, height,
     });
     this.values = element("div", { class: "chart-values", role: "status", hidden: true });
-    this.all = element("button", { class: "chart-all", hidden: true, onclick: () => this.zoom(null) }, TEXT.all);
+    this.all = element("button", { class: "chart-all", hidden: true, onclick: () => this.zoom(null) }, text.all);
     this.figure = element("figure", { class: "line-chart" }, element("figcaption", {}, element("b", {}, title), this.all),
       element("div", { class: "chart-area" }, this.drawing, this.values));
     parent.append(this.figure);
@@ -185,7 +185,7 @@ export class LineChart {
     }
     grid.append(svg("path", { class: "axis", d: `M${MARGIN.left} ${bottom}H${right}` }),
       svg("text", { x: right, y: this.height - 4, "text-anchor": "end" }, this.x));
-    if (this.isEmpty) grid.append(svg("text", { x: (MARGIN.left + right) / 2, y: bottom / 2, "text-anchor": "middle" }, TEXT.empty));
+    if (this.isEmpty) grid.append(svg("text", { x: (MARGIN.left + right) / 2, y: bottom / 2, "text-anchor": "middle" }, this.text.empty));
 
     const body = svg("g", { "clip-path": `url(#${this.clip})` });
     const path = (points) => {
