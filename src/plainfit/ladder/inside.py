@@ -66,19 +66,8 @@ def look_inside(rung: Rung, setting: Setting, step: int, samples: int) -> Inside
             with torch.no_grad():
                 pred = names["model"](xb)
             gradients = torch.autograd.grad(loss, [*own.values()], retain_graph=True)
-            seen.append(
-                Inside(
-                    step,
-                    last,
-                    xb,
-                    yb,
-                    pred,
-                    loss.item(),
-                    copied(own),
-                    dict(zip(own, gradients, strict=True)),
-                    {},
-                )  # fmt: skip
-            )
+            by_name = dict(zip(own, gradients, strict=True))
+            seen.append(Inside(step, last, xb, yb, pred, loss.item(), copied(own), by_name, {}))
         elif steps == step + 1:
             seen[0].updated = copied(own)
             with torch.no_grad():

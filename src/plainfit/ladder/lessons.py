@@ -11,7 +11,7 @@ from plainfit.ladder.catalog import RUNGS, Rung
 from plainfit.ladder.programs import installed_notebook
 
 LANGUAGES = {"en": "en", "zh": "zh-CN"}  # and the notebook of each
-HEADING = re.compile(r"## (?:Rung|第) (\d\d)(?: 级)?[:：] ?(.*)")
+HEADING = re.compile(r"## (?:Rung|第) (\d\d)(?: 级)?[:\uff1a] ?(.*)")
 DIFF = "```diff"
 
 

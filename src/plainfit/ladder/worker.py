@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ PROCESS = os.getpid()
 
 
 def main() -> None:
+    commands: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {"run": run, "step": step}
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            for answer in {"run": run, "step": step}[request.pop("do")](**request):
+            for answer in commands[request.pop("do")](**request):
                 say(answer)
         except PlainfitError as error:
             say({"error": str(error)})

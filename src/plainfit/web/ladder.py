@@ -7,13 +7,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
-from pydantic import BaseModel
 
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.mnist import IDX_SETS, cache_folder
@@ -33,7 +33,8 @@ END = b'{"done"'  # of the last line of an answer
 LONGEST_ANSWER = 2**24  # bytes: a batch of MNIST, a CNN's parameters
 
 
-class Runs(BaseModel):
+@dataclass
+class Runs:
     """What to run: rungs as `plainfit ladder --rungs` names them, and the data."""
 
     rungs: str = "0-15"
@@ -130,7 +131,7 @@ def routes(home: Home) -> APIRouter:
         rung = find_rung(name).label
         check_data(data)
         lines = looking.ask(do="step", rung=rung, step=number, data=data)
-        answer = json.loads([line async for line in lines][0])
+        answer, *_ = [json.loads(line) async for line in lines]
         if "error" in answer:
             raise ConfigError(answer["error"])
         return answer
@@ -169,8 +170,10 @@ def shown(request: Request, template: str, *, current: Rung | None, **values: An
 
 def described(rung: Rung, language: str) -> dict[str, Any]:
     """Return what a rung's page shows: its lesson in pieces, its program, its loop, its numbers."""
-    content = {"text": html, "code": listing.listing, "diff": lambda _: None}
-    cells = [(kind, content[kind](text)) for kind, text in lessons(language)[rung.label].cells]
+    shown_as: dict[str, Callable[[str], Any]] = {
+        "text": html, "code": listing.listing, "diff": lambda _: None,
+    }  # fmt: skip
+    cells = [(kind, shown_as[kind](text)) for kind, text in lessons(language)[rung.label].cells]
     loop: dict[str, list[int]] = lines_of_step(rung) if rung in STEPPABLE else {}
     numbers = sorted({number for lines in loop.values() for number in lines})
     lines = listing.listing(rung.source)

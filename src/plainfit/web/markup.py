@@ -6,7 +6,7 @@ from markupsafe import Markup, escape
 
 INLINE = re.compile(r"`([^`]+)`|\$([^$]+)\$|\*\*(.+?)\*\*|\*([^*]+)\*", re.DOTALL)
 MATH = re.compile(r"\\?[a-z]+|[\d.]+|\s+|.", re.IGNORECASE)
-SIGNS = {"\\sum": "∑", "\\approx": "≈", "-": "−"}
+SIGNS = {"\\sum": "∑", "\\approx": "≈", "-": "\u2212"}
 PARENTHESES = "()"
 
 
