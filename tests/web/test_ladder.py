@@ -1,8 +1,10 @@
 """The ladder's pages: every rung in both languages, runs beside the rung before, steps."""
 
+import asyncio
 import base64
 import json
 import re
+import signal
 from collections import Counter
 
 import numpy as np
@@ -12,7 +14,7 @@ from starlette.testclient import TestClient
 
 from plainfit.ladder.catalog import RUNGS
 from plainfit.ladder.inside import PHASES, STEPPABLE
-from plainfit.web.ladder import TEXTS
+from plainfit.web.ladder import TEXTS, Worker
 from plainfit.web.page import create_page
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -60,9 +62,7 @@ def test_the_browser_says_which_language_at_first(tmp_path):
     assert client.get("/ladder/optim").text == client.get("/ladder/05").text
 
 
-def test_texts_are_in_both_languages_and_all_are_used():
-    web = TEXTS.values()
-    assert all(len(both) == 2 for both in web)
+def test_texts_are_in_both_languages():
     for key, (english, chinese) in TEXTS.items():
         assert not CHINESE.search(english), key
         assert CHINESE.search(chinese) or not english or english == chinese or key == "of", key
@@ -104,6 +104,22 @@ def test_a_run_says_every_loss_and_the_comparison(client):
     rows = [one["comparison"] for one in said if "comparison" in one]
     held = [(row["rung"], row["relation"], row["holds"]) for row in rows]
     assert held == [(0, "first", True), (3, "bitwise", True)]
+
+
+def test_a_run_that_is_left_ends_its_process(tmp_path):
+    async def leave():
+        worker = Worker()
+        worker.folder = str(tmp_path)
+        answers = worker.ask(do="run", rungs="3", data="digits")
+        async for line in answers:
+            if b"loss" in line:
+                break
+        process = worker.process
+        await answers.aclose()
+        await worker.close()
+        return process.returncode
+
+    assert asyncio.run(leave()) == -signal.SIGKILL
 
 
 @needs_chromium

@@ -13,11 +13,12 @@ from plainfit.ladder.programs import installed_notebook
 LANGUAGES = {"en": "en", "zh": "zh-CN"}  # and the notebook of each
 HEADING = re.compile(r"## (?:Rung|第) (\d\d)(?: 级)?[:\uff1a] ?(.*)")
 DIFF = "```diff"
+PLOTS = "from plainfit.common.plots import"  # begins code that draws
 
 
 @dataclass
 class Lesson:
-    """A section of the notebook: pairs of `text` (Markdown), `code` or `diff` and the content."""
+    """A section of the notebook; a cell is `text`, `code`, `diff` or `picture`, and its content."""
 
     title: str
     cells: list[tuple[str, str]] = field(default_factory=list)
@@ -49,7 +50,8 @@ def lessons(language: str) -> dict[str, Lesson]:
             title, _, text = text.partition("\n\n")
             lesson = found["last" if found else "first"] = Lesson(title.lstrip("# "))
         kind = "code" if cell["cell_type"] == "code" else "text"
-        lesson.cells.append(("diff" if text.startswith(DIFF) else kind, text))
+        kind = "diff" if text.startswith(DIFF) else "picture" if PLOTS in text else kind
+        lesson.cells.append((kind, text))
     for rung in RUNGS:  # their programs are shown whole, so the last pieces need not be
         lines = set(rung.source.splitlines())
         cells = found[rung.label].cells

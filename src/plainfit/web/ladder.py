@@ -171,7 +171,7 @@ def shown(request: Request, template: str, *, current: Rung | None, **values: An
 def described(rung: Rung, language: str) -> dict[str, Any]:
     """Return what a rung's page shows: its lesson in pieces, its program, its loop, its numbers."""
     shown_as: dict[str, Callable[[str], Any]] = {
-        "text": html, "code": listing.listing, "diff": lambda _: None,
+        "text": html, "code": listing.listing, "diff": str, "picture": str,
     }  # fmt: skip
     cells = [(kind, shown_as[kind](text)) for kind, text in lessons(language)[rung.label].cells]
     loop: dict[str, list[int]] = lines_of_step(rung) if rung in STEPPABLE else {}

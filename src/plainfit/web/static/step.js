@@ -133,10 +133,10 @@ function rgb(name) {
 }
 
 // A picture of values: from the page's colour to ink, or, with `most`, from blue over it to red.
-function picture(values, width, height, { most = null, scale = 6, label, at = (row, place) => `${row}, ${place}` }) {
+function picture(values, width, height, { most = null, scale = 6, tall = scale, label, at = (row, place) => `${row}, ${place}` }) {
   const canvas = element("canvas", { width, height, role: "img", "aria-label": label });
   canvas.style.width = `${Math.round(width * scale)}px`;
-  canvas.style.height = `${Math.round(height * scale)}px`;
+  canvas.style.height = `${Math.round(height * tall)}px`;
   const [zero, ink, plus, minus] = ["--page", "--ink", "--c4", "--c0"].map(rgb);
   const brush = canvas.getContext("2d"), drawn = brush.createImageData(width, height);
   values.forEach((value, place) => {
@@ -246,7 +246,7 @@ function loss() {
       ` · ${text.batch_loss}: `, element("b", {}, `loss = ${found.loss.toFixed(4)}`)),
     element("div", { class: "tensor" }, element("small", {}, text.all_losses),
       element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": text.all_losses },
-        picture(losses, losses.length, 1, { most: largest(losses), scale: 9, label: text.phase_loss, at: (_, place) => place }))),
+        picture(losses, losses.length, 1, { most: largest(losses), scale: 9, tall: 28, label: text.phase_loss, at: (_, place) => place }))),
   ];
 }
 
@@ -278,7 +278,7 @@ function tensor(title, name, { shape, values }, most = largest(values)) {
   } else {
     tiles = [picture(values, values.length, 1, { most, scale: 28, label: title, at: (_, place) => place })];
   }
-  return element("div", { class: "tensor" }, element("b", {}, `${title} ${shapeText(shape)}`), ` ±${number(most)}`,
+  return element("div", { class: "tensor" }, element("b", {}, `${title} ${shapeText(shape)}`), element("small", {}, ` ${text.blue} ${number(-most)} · ${text.red} ${number(most)}`),
     element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": title }, ...tiles));
 }
 
@@ -292,5 +292,5 @@ function kernels(label, [outputs, inputs, height, width], values, most) {
     const y = Math.floor(kernel / columns) * (height + 1) + Math.floor(within / width);
     drawn[y * wide + (kernel % columns) * (width + 1) + (within % width)] = value;
   });
-  return picture(drawn, wide, high, { most, scale: Math.min(8, WIDEST / wide), label });
+  return picture(drawn, wide, high, { most, scale: Math.min(8, ((inputs === 1 ? 2 : 1) * WIDEST) / wide), label });
 }
