@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from plainfit.ladder.catalog import RUNGS, Rung
-from plainfit.ladder.programs import installed_notebook
+from plainfit.ladder.climb import installed_notebook
 
 LANGUAGES = {"en": "en", "zh": "zh-CN"}  # and the notebook of each
 HEADING = re.compile(r"## (?:Rung|第) (\d\d)(?: 级)?[:\uff1a] ?(.*)")
