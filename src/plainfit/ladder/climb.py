@@ -138,7 +138,7 @@ def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
         after = run_rung(rung, setting, start_of(before))
         result = compare(relation_here(rung), before, after, partial(in_float64, setting))
         if result.holds and rung.alike:
-            edited = run_rung(replace(rung, edit=rung.alike), setting, start_of(before))
+            edited = run_rung(replace(rung, edit=rung.alike), setting.unwatched, start_of(before))
             other = compare(BITWISE, edited, after, partial(in_float64, setting))
             found = "bitwise" if other.holds else other.measured
             measured = f"{result.measured}, {found} with {rung.alike[1]}"
@@ -162,7 +162,7 @@ def in_float64(
     setting: Setting, before: Trace, after: Trace, on_scratch: bool = False
 ) -> tuple[Trace, Trace]:
     start = start_of(before)
-    short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
+    short = replace(setting.unwatched, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
     again = run_rung(after.rung, short, start, on_scratch=on_scratch)
     return run_rung(before.rung, short, start), again
 

@@ -52,6 +52,6 @@ environment = Environment(
 
 
 def page(name: str, **values: Any) -> HTMLResponse:
-    """Return the HTML of a page, of the template of this name."""
+    """Return the HTML of a page, of the template of this name; `page` may be that of another."""
     template = environment.get_template(f"{name}.html.jinja")
-    return HTMLResponse(template.render(page=name, pages=PAGES, **values))
+    return HTMLResponse(template.render({"page": name, "pages": PAGES, **values}))
