@@ -94,6 +94,16 @@ def _digits_read_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _commands_built_once():
+    """Typer makes all commands anew at each call of one, which takes longer than most of them."""
+    import typer.main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", cache(typer.main.get_command))
+        yield
+
+
 @pytest.fixture
 def curves(_empty_pictures, monkeypatch):
     """Draw the curves of losses and metrics in this test."""
@@ -150,6 +160,7 @@ def plainfit(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    before = set(sys.modules)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
@@ -158,9 +169,9 @@ def plainfit(monkeypatch, capsys, tmp_path):
         return end.value.code, *capsys.readouterr()
 
     yield run
-    for name, module in list(sys.modules.items()):  # those of the user's folder
-        if (getattr(module, "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    for name in set(sys.modules) - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
+            del sys.modules[name]  # of the user's folder
 
 
 @pytest.fixture
