@@ -40,6 +40,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Keep the garbage collector from what was imported, which it would go through each time."""
     gc.freeze()
+    gc.set_threshold(10_000)  # not at every 700 objects: a twelfth of all time was spent in it
 
 
 @pytest.fixture(scope="session")
