@@ -304,6 +304,8 @@ def outcomes_of(cases):
 @pytest.fixture(scope="module", autouse=True)
 def _warm():
     """Train once here, so that forked processes find every module loaded."""
+    import torchmetrics  # noqa: F401
+
     trained(shards=2)
 
 
