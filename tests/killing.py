@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,14 @@ WHEN = ("before", "half", "after")
 def warm_up(folder: Path) -> None:
     """Train once here, so that forked processes find every module loaded."""
     train_to_file(folder)
+
+
+@contextmanager
+def watchful_workers() -> Iterator[None]:
+    """Let the workers of a DataLoader look every 0.2 s, not every 5, whether they are left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL", 0.2)
+        yield
 
 
 def forked(work: Callable[[], object], errors: Path) -> int:
@@ -139,7 +147,7 @@ def kill_at_times(folder: Path, rng: random.Random, seconds: float, **options) -
 
 
 def left_behind(groups: list[int]) -> list[int]:
-    """Return the processes that stay; a worker needs 5 seconds to see that it is left."""
+    """Return the processes that stay; a worker needs a while to see that it is left."""
     until = time.monotonic() + 60
     while any(map(orphans, groups)) and time.monotonic() < until:
         time.sleep(0.02)

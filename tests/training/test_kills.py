@@ -14,6 +14,7 @@ from killing import (
     kill_in_saves,
     killed_at,
     warm_up,
+    watchful_workers,
 )
 from trainings import differences
 
@@ -35,7 +36,8 @@ def reference(tmp_path_factory):
             outcomes[optimizer, loader] = outcome, seconds
         return outcomes[optimizer, loader]
 
-    return of
+    with watchful_workers():
+        yield of
 
 
 def run_killed(tmp_path, reference, number, inside_saves):

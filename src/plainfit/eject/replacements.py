@@ -1,7 +1,6 @@
 """The parts of torch that each level replaces by definitions of `ladder.scratch`, or refuses."""
 
 import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -108,20 +107,17 @@ def short(name: str) -> str:
 def references(source: Source, known: dict[str, str] | None = None) -> list[Reference]:
     """Return the parts of torch that a text names, in its order."""
     known = imported(source) if known is None else known
-    found = list(_chains(source.tree, known))
+    chains = [node for node in source.nodes if isinstance(node, ast.Attribute | ast.Name)]
+    within = {node.value for node in chains if isinstance(node, ast.Attribute)}
+    found = []
+    for node in chains:
+        root: ast.expr = node
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        if isinstance(root, ast.Name) and root.id in known and node not in within:
+            name = known[root.id] + ast.unparse(node)[len(root.id) :]
+            found += [Reference(node, short(name))] * isinstance(root.ctx, ast.Load)
     return sorted(found, key=lambda ref: (ref.node.lineno, ref.node.col_offset))
-
-
-def _chains(node: ast.AST, known: dict[str, str]) -> Iterator[Reference]:
-    root = node
-    while isinstance(root, ast.Attribute):
-        root = root.value
-    if not isinstance(root, ast.Name):
-        for child in ast.iter_child_nodes(node):
-            yield from _chains(child, known)
-    elif root.id in known and isinstance(root.ctx, ast.Load):
-        assert isinstance(node, ast.expr)
-        yield Reference(node, short(known[root.id] + ast.unparse(node)[len(root.id) :]))
 
 
 def is_replaced(name: str, step: str) -> bool:

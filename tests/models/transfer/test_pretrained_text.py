@@ -1,4 +1,7 @@
-"""Fine-tuning a text model of transformers: a small one, as `save_pretrained` leaves it."""
+"""Fine-tuning a text model of transformers: a small one, as `save_pretrained` leaves it.
+
+What needs transformers imports it: the process that runs other files can do without its 3 seconds.
+"""
 
 import csv
 import io
@@ -12,14 +15,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    BertModel,
-    PreTrainedTokenizerFast,
-)
 
 import plainfit as pf
 from ejecting import differing, run_here
@@ -37,6 +32,8 @@ N = 60
 
 
 def save_tokenizer(folder, **settings):
+    from transformers import PreTrainedTokenizerFast
+
     vocabulary = {piece: number for number, piece in enumerate(SPECIAL + PIECES)}
     tokens = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokens.normalizer = normalizers.BertNormalizer()
@@ -48,9 +45,11 @@ def save_tokenizer(folder, **settings):
     PreTrainedTokenizerFast(tokenizer_object=tokens, **settings).save_pretrained(folder)
 
 
-def save_model(folder, kind=BertModel, **settings):
+def save_model(folder, kind="BertModel", **settings):
+    import transformers
+
     torch.manual_seed(1)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(SPECIAL + PIECES),
         hidden_size=16,
         num_hidden_layers=2,
@@ -60,7 +59,7 @@ def save_model(folder, kind=BertModel, **settings):
         pad_token_id=3,
         **settings,
     )
-    kind(config).save_pretrained(folder)
+    getattr(transformers, kind)(config).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +96,8 @@ class Stop(Callback):
 
 
 def test_the_scores_are_those_of_transformers(place):
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+
     run = load_run(place / "run", best=False)
     first = load_file(place / "run" / "first.safetensors")
     given = BertModel.from_pretrained(place / "moved").state_dict()
@@ -154,6 +155,8 @@ def test_a_stopped_run_and_a_script_have_the_same_bits(place, tmp_path):
     ],
 )
 def test_an_export_takes_the_tokens_that_prepare_gives(place, tmp_path, format):
+    from transformers import AutoTokenizer
+
     shutil.copytree(place / "run", tmp_path / "run")
     facts = export_run(open_run(tmp_path / "run"), format).facts
     alone: dict = {}
@@ -169,7 +172,7 @@ def test_an_export_takes_the_tokens_that_prepare_gives(place, tmp_path, format):
 @pytest.mark.filterwarnings("always::RuntimeWarning")
 def test_what_is_new_is_said_and_nothing_else(place, plainfit, capsys):
     save_tokenizer("masked")
-    save_model("masked", BertForMaskedLM)  # has no pooler
+    save_model("masked", "BertForMaskedLM")  # has no pooler
     capsys.readouterr()
     rows = ("--data", place / "rows.csv", "--text", "review", "--epochs", 1)
     code, out, errors = plainfit("fine-tune", "hf:masked", *rows, "--out", "run")
