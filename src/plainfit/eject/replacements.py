@@ -1,6 +1,7 @@
 """The parts of torch that each level replaces by definitions of `ladder.scratch`, or refuses."""
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
