@@ -77,12 +77,13 @@ class Panel {
     this.isAwaited = true;
     if (this.isBusy) return;
     this.isBusy = true;
-    while (this.isAwaited) {
+    while (this.isAwaited && panels.includes(this)) {
       this.isAwaited = false;
       const version = shown;
       try {
         const answered = await this.request();
-        if (answered && panels.includes(this)) this.draw(answered);
+        if (!panels.includes(this)) break;
+        if (answered) this.draw(answered);
         this.fail(null);
         clearTimeout(this.timer);
         this.timer = setTimeout(() => this.look(version), PAUSE);
@@ -181,6 +182,7 @@ class RowPanel extends Panel {
   }
 
   async look(version) {
+    if (version !== shown) return;
     try {
       const asked = { row: rowNow(this.run), of: at("of").value || null };
       const { of, curves } = await post(api(this.run, "/curves"), asked);
@@ -451,10 +453,10 @@ let next = 0;
 
 async function openForm(run) {
   ({ fields, rows } = await get(api(run, "/form")));
+  fields.run = run;
   at("fields").replaceChildren(...fields.map(fieldElement));
   at("another").hidden = rows.length < 2;
   next = 0;
-  fill();
 }
 
 function fieldElement(field, place) {
@@ -572,19 +574,18 @@ async function choose() {
   const made = [run, ...(other ? [other] : [])].map((each, place) => new Kind(each, place));
   at(`${run.kind}-answers`).replaceChildren(...made.map((panel) => panel.element));
   if (run.kind === "picture") board.fit(run);
+  const ready = [];
   for (const panel of made) {
-    try {
-      await trusting(panel.run.name, () => get(api(panel.run, "")));
-    } catch (error) {
-      panel.fail(error);
-    }
+    await trusting(panel.run.name, () => get(api(panel.run, ""))).then(() => ready.push(panel), (error) => panel.fail(error));
   }
   if (at("run").value !== run.name || at("other").value !== kept) return;
-  panels = made;
-  if (run.kind === "row" && (fields.run !== run)) {
-    await openForm(run);
-    fields.run = run;
-  } else changed();
+  if (!ready.includes(made[0])) return;
+  const isNew = run.kind === "row" && fields.run !== run;
+  if (isNew) await openForm(run);
+  if (at("run").value !== run.name || at("other").value !== kept) return;
+  panels = ready;
+  if (isNew) fill();
+  else changed();
 }
 
 async function start() {
