@@ -339,6 +339,7 @@ def test_every_kind_of_run_is_accessible(folder, width, scheme, tmp_path):
         for name in ("digits", "masks", "tags", "prices", "films"):
             tab.goto(f"/try?run={name}")
             if name in ("digits", "masks", "tags"):
+                tab.locator("#canvas").wait_for()
                 tab.set_input_files("#files", tmp_path / "picture.png")
                 tab.locator(".layers").wait_for()
             elif name == "prices":
@@ -352,7 +353,7 @@ def test_every_kind_of_run_is_accessible(folder, width, scheme, tmp_path):
 @pytest.fixture(scope="module")
 def mnist_run(mnist_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "mnist"
-    quiet(out, data="mnist", data_dir=str(mnist_folder), model="mlp", epochs=2, lr=0.1)
+    quiet(out, data="mnist", data_dir=mnist_folder, model="mlp", epochs=2, lr=0.1)
     return out
 
 
