@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.shell import command
+from plainfit.common.errors import command
 from plainfit.models.weights import weights_to_bytes
 
 

@@ -23,7 +23,7 @@ from plainfit.data.splits import labels_of
 from plainfit.data.tables import guards
 from plainfit.runs.folder import open_run
 from plainfit.runs.inference import predict
-from plainfit.runs.train import balanced_accuracy
+from plainfit.runs.tasks import balanced_accuracy
 
 N = 60
 RNG = np.random.default_rng(0)

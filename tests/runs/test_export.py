@@ -17,7 +17,7 @@ from torch import nn
 
 import plainfit.models.networks
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.runs import export_formats as formats
+from plainfit.runs import export as formats
 from plainfit.runs.export import batches, compare, export_run, samples_of
 from plainfit.runs.folder import open_run
 from plainfit.runs.settings import RunConfig

@@ -259,7 +259,8 @@ def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
 
 @pytest.mark.parametrize("old", MOVED)
 def test_names_of_models_that_have_moved(old):
-    name = {"plainfit.models": "MnistCNN", "plainfit.imagenet": "resnet18"}.get(old, "timm_model")
+    names = {"plainfit.models": "MnistCNN", "plainfit.transfer.sources": "timm_model"}
+    name = names.get(old, "resnet18")
     assert resolve(f"{old}:{name}").__module__ == MOVED[old]
 
 

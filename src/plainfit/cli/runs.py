@@ -96,7 +96,7 @@ def summary(
     import torch
 
     from plainfit.models.build import MODELS, get_model
-    from plainfit.models.summary import count_parameters, summarize
+    from plainfit.models.layers import count_parameters, summarize
 
     if model not in MODELS and Path(model).is_dir():
         run = open_trusted(Path(model), trust_code)

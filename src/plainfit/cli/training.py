@@ -27,8 +27,7 @@ from plainfit.cli.shared import (
     show_json,
     with_options_of,
 )
-from plainfit.common.errors import ConfigError, TrainingError, raised_as
-from plainfit.common.shell import command
+from plainfit.common.errors import ConfigError, command
 from plainfit.runs import settings
 from plainfit.runs.settings import (
     DataSettings,
@@ -189,18 +188,12 @@ def lr_find(
 ) -> None:
     """Try learning rates from 1e-7 to 10, and suggest one."""
     config = RunConfig(**options)
-    from plainfit.common.devices import device_of
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
-    from plainfit.runs.tasks import loss_function
-    from plainfit.runs.train import prepare
-    from plainfit.training.lr_finder import lr_find as search
+    from plainfit.runs.train import prepare, search_rate
 
     check_output(picture)
-    parts = prepare(config)
-    with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
-        found = search(parts.model, loss, parts.opt, parts.train_dl)
+    found = search_rate(prepare(config))
     write_picture(found.plot(), picture)
     if json_:
         suggested = {"valley": found.valley, "steep": found.steep}

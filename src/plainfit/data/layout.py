@@ -8,10 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plainfit.common.errors import DataError, plural, shortened
-from plainfit.common.files import RECORD
-from plainfit.common.locks import LOCK
-from plainfit.common.shell import command
+from plainfit.common.errors import DataError, command, plural, shortened
+from plainfit.common.files import LOCK, RECORD
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.label_file import NAME, LabelOptions, find_label_file, read_labels
 from plainfit.data.splits import PARTS

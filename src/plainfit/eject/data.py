@@ -35,10 +35,9 @@ from plainfit.data.loaders import (
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.ondisk import LazySamples
 from plainfit.data.parts import USUAL, Split, draw_parts
-from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.source import place
+from plainfit.eject.source import literal, place, rendered
 from plainfit.eject.values import call, expression, named
 from plainfit.training.program_batches import resident_rows
 
@@ -263,7 +262,6 @@ class DataText:
 
 
 def first_batch(loader: Served) -> Any:
-    """Return a batch of one sample, as the loader makes it."""
     with drawing_from(0, "eject"):
         batch = loader.collate_fn([loader.dataset[0]])
     return with_tuples(batch) if loader.collate_fn is default_collate else batch

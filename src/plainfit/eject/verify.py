@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES, PRECISIONS
-from plainfit.common.errors import EjectError, RunError, plural, raised_as
-from plainfit.common.shell import command
+from plainfit.common.errors import EjectError, RunError, command, plural, raised_as
 from plainfit.eject import alone
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs

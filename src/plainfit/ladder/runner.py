@@ -169,7 +169,6 @@ def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...
 
 @contextlib.contextmanager
 def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
-    """Set what a program finds in its process, and restore it."""
     old_argv, old_dtype, threads = sys.argv, torch.get_default_dtype(), torch.get_num_threads()
     sys.argv = argv
     torch.set_default_dtype(dtype)

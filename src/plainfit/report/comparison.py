@@ -111,7 +111,6 @@ class Comparison:
         return {"head": ["run", *columns], "rows": list(rows)}
 
     def notes(self) -> list[str]:
-        """Return what a reader must know before comparing."""
         notes = [
             f"{label}: {note}"
             for run, label in zip(self.runs, self.labels, strict=True)

@@ -1,4 +1,4 @@
-"""The predictions of a trained model: scores of each class, confusion matrix, single samples."""
+"""The sections of a page about predictions: scores, confusion matrix, errors, single samples."""
 
 import base64
 import math
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor, nn
@@ -19,13 +20,26 @@ from plainfit.data.ondisk import LazyImages
 from plainfit.data.segmentation import overlaid
 from plainfit.data.splits import DataSplits
 from plainfit.data.tables.text import readable_text
-from plainfit.data.targets import SEGMENTATION
-from plainfit.training.metrics import accuracy
+from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEGMENTATION
+from plainfit.report.charts import Axis, Chart, Series, draw_chart, number_text
+from plainfit.report.rendering import share, value_text
+from plainfit.training.metrics import accuracy, mae, r2, rmse, subset_accuracy
 from plainfit.training.validation import validate
 
 MAX_CLASSES = 30  # in the tables of a page; of more, those with the lowest F1
 MAX_SAMPLES, MAX_COLUMNS = 12, 8
+MAX_POINTS, MAX_TARGETS = 1000, 4  # of a chart; of the charts and of a sample
 LARGEST_SIDE, SMALL_SIDE = 192, 64  # pixels: twice what the page shows; up to where each is seen
+
+
+class Section(NamedTuple):
+    """A heading, a text, and what is below it; pictures take the place of the table."""
+
+    title: str
+    text: str
+    table: dict[str, Any]
+    charts: Sequence[Chart] = ()
+    pictures: Sequence[dict[str, Any]] = ()
 
 
 class ClassScore(NamedTuple):
@@ -74,7 +88,6 @@ def outputs_of(
 
 
 def of_classes(outputs: Outputs, data: DataSplits) -> dict[str, Any]:
-    """Return what the page shows of a classification or a segmentation."""
     part, dataset, loss, out, labels, losses = outputs
     probabilities = out.softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
@@ -201,3 +214,131 @@ def data_uri(image: Image.Image) -> str:
     png = BytesIO()
     image.save(png, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+
+def predict(
+    model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
+) -> dict[str, Any]:
+    """Return what the page shows of predictions for the test set, or else the validation set."""
+    outputs = outputs_of(model, data, batch_size, loss_func)
+    if data.task == REGRESSION:
+        return {"sections": of_numbers(outputs, data)}
+    if data.task == MULTI_LABEL:
+        return {"sections": of_labels(outputs, data)}
+    return of_classes(outputs, data)
+
+
+def again(outputs: Outputs) -> str:
+    return (
+        f"Of the {outputs.part}, predicted again for this page with the weights at the end of the "
+        f"run: loss {value_text('loss', outputs.loss)}"
+    )
+
+
+def of_numbers(outputs: Outputs, data: DataSplits) -> list[Section]:
+    target = data.target
+    true, predicted = target.restored(outputs.labels), target.restored(outputs.out)
+    rows, heads, charts = [], [], []
+    formats = [format_for(scaling.std) for scaling in target.scaling]
+    for place, (name, scaling) in enumerate(zip(target.names, target.scaling, strict=True)):
+        out, y = (of[:, place : place + 1].double() for of in (outputs.out, outputs.labels))
+        values = mae(out, y, scaling.std), rmse(out, y, scaling.std), r2(out, y)
+        rows.append([name, *(number_text(float(value)) for value in values)])
+        if place < MAX_TARGETS:
+            of = f"{name}, " if len(target.names) > 1 else ""
+            heads += [f"{of}{what}" for what in ("true", "predicted", "residual")]
+            charts += number_charts(name, true[:, place], predicted[:, place])
+
+    def cells(row: int) -> list[str]:
+        pairs = zip(formats, true[row].tolist(), predicted[row].tolist(), strict=True)
+        texts = [text(x) for text, y, out in pairs for x in (y, out, y - out)]
+        return texts[: len(heads)]
+
+    shown = f"; charts of the first {MAX_TARGETS} targets" * (len(target.names) > MAX_TARGETS)
+    table = {"head": ["target", "MAE", "RMSE", "R²"], "rows": rows}
+    about = f"{again(outputs)}. MAE and RMSE are in the units of the target{shown}."
+    return [Section("Errors", about, table, charts), highest_loss(outputs, data, heads, cells)]
+
+
+def format_for(std: float) -> Callable[[float], str]:
+    """Return what writes numbers of a standard deviation, to three digits of it.
+
+    >>> format_for(25.3)(1234.567), format_for(6000.0)(123456.7), format_for(1e-9)(0.5e-9)
+    ('1,234.6', '123,457', '5e-10')
+    """
+    digits = max(0, 2 - math.floor(math.log10(std)))
+    return lambda value: f"{value:,.{digits}f}" if digits < 8 else f"{value:.4g}"
+
+
+def number_charts(name: str, true: Tensor, predicted: Tensor) -> list[Chart]:
+    finite = predicted.isfinite().nonzero().squeeze(1)
+    rows = finite[:: -(-len(finite) // MAX_POINTS) or 1]
+    ys, outs = true[rows].double(), predicted[rows].double()
+    texts = [
+        f"row {row}: true {number_text(y)}, predicted {number_text(out)}"
+        for row, y, out in zip(rows.tolist(), ys.tolist(), outs.tolist(), strict=True)
+    ]
+    note = f"{len(rows):,} of {len(true):,} samples" if len(rows) < len(true) else ""
+    drawn = []
+    for title, x_label, line, xs, points, ends in [
+        ("predicted by true", "true", "predicted = true", ys, outs, lambda x: x),
+        ("residuals (true - predicted)", "predicted", "0", outs, ys - outs, lambda x: 0.0),
+    ]:
+        series = [Series("samples", xs.tolist(), points.tolist(), 0, texts)]
+        if len(xs):
+            span = [float(xs.min()), float(xs.max())]
+            series.insert(0, Series(line, span, [*map(ends, span)], 1, has_marks=False))
+        about = f"{name}: {title}"
+        summary = f"{about}, {len(rows)} samples"
+        drawn.append(draw_chart(about, Axis(x_label), series, note=note, summary=summary))
+    return [chart for chart in drawn if chart]
+
+
+def of_labels(outputs: Outputs, data: DataSplits) -> list[Section]:
+    names, there, said = data.classes, outputs.labels > 0, outputs.out > 0
+    probabilities = outputs.out.sigmoid()
+    # With a column more, scikit-learn does not take a single label for two classes.
+    padded = [F.pad(each.int(), (0, 1)) for each in (there, said)]
+    scores = class_scores(padded[0], padded[1], names)
+    shown = worst_classes(scores)
+    mean = torch.tensor([score[:3] for score in scores]).nanmean(0).tolist()
+    rows = [[score.name, *map(share, score[:3]), f"{score.support:,}"] for score in shown]
+    rows.append(["mean of all", *map(share, mean), f"{int(there.sum()):,}"])
+    least = f", of the {len(shown)} labels of {len(names):,} with the lowest F1"
+    text = (
+        f"{again(outputs)}, subset accuracy {subset_accuracy(outputs.out, outputs.labels):.4f}. A "
+        "label is predicted where its probability is over 0.5. Scores of each label"
+        f"{least * (len(shown) < len(names))}:"
+    )
+    table = {"head": ["label", "precision", "recall", "F1", "support"], "rows": rows}
+
+    def cells(row: int) -> list[str]:
+        likely = [
+            f"{name} {share(probability)}"
+            for name, probability in zip(names, probabilities[row].tolist(), strict=True)
+            if probability > 0.5
+        ]
+        true = data.target.text(there[row]).replace("|", ", ")
+        return [true or "none", ", ".join(likely) or "none", f"{outputs.losses[row]:.3f}"]
+
+    heads = ["true", "predicted", "loss"]
+    return [Section("Labels", text, table), highest_loss(outputs, data, heads, cells)]
+
+
+def highest_loss(
+    outputs: Outputs, data: DataSplits, heads: Sequence[str], cells: Callable[[int], list[str]]
+) -> Section:
+    rows, pictures = [], []
+    for row in outputs.hardest():
+        x = outputs.dataset[row][0]
+        picture, is_small = thumbnail(x, outputs.dataset)
+        texts = cells(row)
+        rows.append([str(row), *texts, *features_of(x, data)])
+        if picture:
+            pairs = list(zip(heads, texts, strict=True))
+            pictures.append({"row": row, "src": picture, "is_small": is_small, "pairs": pairs})
+    columns = column_names(data)
+    text = f"The samples of the {outputs.part} with the highest loss, the highest first"
+    seen = ", with the first values that the model sees of each" if columns else ""
+    table = {"head": ["row", *heads, *columns], "rows": rows}
+    return Section("Highest loss", f"{text}{seen}.", table, pictures=pictures)

@@ -23,14 +23,13 @@ from plainfit.common.errors import (
     DataError,
     PlainfitError,
     RunError,
+    command,
     near_miss,
     reason,
     shortened,
 )
-from plainfit.common.files import JOURNAL
+from plainfit.common.files import ANY_LOCK, JOURNAL, LOCK
 from plainfit.common.files import RECORD as RECORD
-from plainfit.common.locks import ANY_LOCK, LOCK
-from plainfit.common.shell import command
 from plainfit.data.open_data import kind_of, without
 from plainfit.data.splits import DataSplits, vocabulary_of
 from plainfit.data.targets import Target

@@ -77,7 +77,6 @@ def options_of(run: Run, **written: str | None) -> TableOptions:
 
 
 def columns_of(run: Run, path: Path) -> dict[str, Any]:
-    """Return how the columns of the run's table became inputs."""
     made = run.preprocessing.get("columns")
     if made is None:
         raise RunError(
@@ -171,7 +170,6 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
 
 
 def images_in(path: Path) -> list[Path]:
-    """Return an image, or all images in a folder, in the order of their paths."""
     return [Path(file) for file in images_under(path)] if path.is_dir() else [path]
 
 
@@ -189,7 +187,6 @@ def image_shape(run: Run) -> tuple[int, int, int]:
 
 
 def batch_of(shape: Sequence[int], most: int) -> int:
-    """Return how many images of this shape are a batch."""
     return max(1, min(most, MOST_PIXELS // (shape[1] * shape[2])))
 
 

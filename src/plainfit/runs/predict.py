@@ -152,7 +152,6 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
 
 
 def check_out(path: Path, sources: Sequence[Path]) -> None:
-    """Refuse a file that predictions cannot be written to."""
     if path.suffix not in OUTPUTS:
         raise ConfigError(f"must end with {', '.join(OUTPUTS)}, got {path}", field="out")
     if any(path.exists() and source.exists() and path.samefile(source) for source in sources):

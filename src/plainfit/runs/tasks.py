@@ -89,6 +89,21 @@ def metrics_of(config: RunConfig, target: Target) -> list[Any]:
     return [*usual, *(name for name in asked if name not in names)]
 
 
+def is_imbalanced(data: DataSplits) -> bool:
+    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
+    if data.task != CLASSIFICATION:
+        return False
+    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
+    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
+
+
+def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the mean over the classes of the share of their samples that are recognised."""
+    counts = yb.bincount()
+    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
+    return (right / counts)[counts > 0].mean()
+
+
 def described(target: Target) -> str:
     """
     >>> described(Target(("cat", "dog")))

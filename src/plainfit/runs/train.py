@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,34 @@ from plainfit.common.errors import (
     ModelError,
     RunError,
     TrainingError,
+    command,
     raised_as,
     reason,
     shortened,
 )
-from plainfit.common.locks import one_writer
-from plainfit.common.shell import command
+from plainfit.common.files import one_writer
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
 from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import CLASSIFICATION, REGRESSION, SEGMENTATION
+from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
-from plainfit.models.summary import count_parameters, try_batch
-from plainfit.models.transfer import layer_groups, parameter_groups
+from plainfit.models.layers import count_parameters, layer_groups, parameter_groups, try_batch
 from plainfit.models.trust import remember
-from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
+from plainfit.models.weights import HUB, Uncompiled, load_model, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
-from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
+from plainfit.runs.fine_tuning import PhaseCycles, check_source, new_model
 from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
-from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
+from plainfit.runs.tasks import (
+    balanced_accuracy,
+    described,
+    is_imbalanced,
+    loss_function,
+    metrics_of,
+    with_weights,
+)
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -57,7 +63,7 @@ from plainfit.training.checks import check_last_batch
 from plainfit.training.history import History
 from plainfit.training.hooks import Callback, warn
 from plainfit.training.loop import fit
-from plainfit.training.lr_finder import lr_find
+from plainfit.training.lr_finder import RateSearch, lr_find
 from plainfit.training.metrics import Metric, metric_name
 from plainfit.training.named_metrics import made
 from plainfit.training.processes import is_launched, join, restarts
@@ -207,7 +213,9 @@ def build(
         name = config.model if is_weights_only(config.source) else None
         model = new_model(config.source, name, arguments, seed=config.seed, **shape)
     else:
-        model = begun_model(run.factory, run.folder / runs.FIRST)
+        model = run.factory.build()
+        load_model(model, run.folder / runs.FIRST)
+        model.plainfit_factory = run.factory  # type: ignore[assignment]  # as get_model leaves it
     to_device(model, config.device, config.channels_last)
     groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
     layers = parameter_groups(model, groups, config.lr_ratio)
@@ -253,11 +261,14 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
     ]
 
 
-def find_rate(parts: Parts, say: Say) -> None:
+def search_rate(parts: Parts) -> RateSearch:
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
         loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
-        search = lr_find(parts.model, loss, parts.opt, parts.train_dl)
-    rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
+        return lr_find(parts.model, loss, parts.opt, parts.train_dl)
+
+
+def find_rate(parts: Parts, say: Say) -> None:
+    rate = float(f"{search_rate(parts).valley:.2g}")  # it knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = config = replace(parts.config, lr=rate)
     parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
@@ -300,7 +311,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
     return {
         "state": "started",
         "config": config.to_dict(),
-        "model": factory.to_dict(),
+        "model": asdict(factory),
         **({"code": code} if code else {}),
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
@@ -481,7 +492,8 @@ def run_fit(
     config, say = parts.config, echo or (lambda line: None)
     processes = join()
     folder = processes.share(folder)
-    checkpoint = keeper(config, folder)
+    every = config.checkpoint_every
+    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=every)
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
@@ -497,15 +509,11 @@ def run_fit(
         say(f"stopped; {kept} saved; continue with: {command('resume', folder)}")
         raise
     except Exception as error:  # whatever a user's model, data or disk raises
-        why = why_it_failed(error)
+        why = ", ".join([reason(error), *getattr(error, "__notes__", ())])  # and where
         end_as(folder, "failed", stopped=why)
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
-
-
-def keeper(config: RunConfig, folder: Path) -> cb.Checkpointing:
-    return cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
 
 
 def gathered(parts: Parts) -> None:
@@ -542,7 +550,6 @@ def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> Histo
 
 
 def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
-    """Train with the first process."""
     with cpu_threads(threads_of(parts)):
         if parts.config.lr == "auto":
             find_rate(parts, lambda line: None)
@@ -580,12 +587,6 @@ def end_as(folder: Path, state: str, **changes: str) -> None:
     with suppress(RunError):
         if runs.read_record(folder)["state"] == "started":
             runs.update_record(folder, state=state, **changes)
-
-
-def why_it_failed(error: Exception) -> str:
-    """Return an error on one line, with its place in the training."""
-    place = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    return f"{reason(error)}{place}"
 
 
 def state_of(config: RunConfig, history: History) -> str:
@@ -626,21 +627,6 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
     takes += " -o masks" * (data.task == SEGMENTATION)
     return RunResult(folder, history, test, takes)
-
-
-def is_imbalanced(data: DataSplits) -> bool:
-    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
-    if data.task != CLASSIFICATION:
-        return False
-    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
-    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
-
-
-def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the mean over the classes of the share of their samples that are recognised."""
-    counts = yb.bincount()
-    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
-    return (right / counts)[counts > 0].mean()
 
 
 def draw_curves(history: History, path: Path) -> None:

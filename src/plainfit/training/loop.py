@@ -134,7 +134,7 @@ def fit(
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: `epoch` (or True): all steps of an epoch become one program of torch's compiler,
-            that is kept for the next time; see docs/training.md for what it holds for, and a note
+            that is kept for the next time; see docs/speed.md for what it holds for, and a note
             names the reason where it does not. `step`: forward pass, loss and backward pass of
             each step become a graph, one for each of the first 4 shapes of batches, and another
             for all others (of which a resumed training may differ in the last bits). Both take

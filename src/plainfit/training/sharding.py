@@ -15,7 +15,7 @@ from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
 from plainfit.data.pieces import Pieces, Shards
-from plainfit.training.callbacks.branches import changes, setup_of
+from plainfit.training.callbacks.checkpointing import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
 from plainfit.training.checks import is_whole
 from plainfit.training.history import kept, read
