@@ -260,6 +260,7 @@ def agree_in_a_browser(folder, net):
 
 
 def draw(tab, lines):
+    tab.locator("#canvas").wait_for()
     box = tab.locator("#canvas").bounding_box()
     for line in lines:
         points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in line]
