@@ -174,6 +174,8 @@ def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     show(f"next   {command('report', result.folder)}")
     if result.takes:
         show(f"       {command('predict', result.folder, *result.takes.split())}")
+    runs = result.folder.parent
+    show(f"       {command('app', *[runs] * (runs != Path('runs')))}  # try it in a browser")
 
 
 @with_options_of((*RATE_OPTIONS, *names_of(DataSettings)))

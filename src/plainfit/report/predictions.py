@@ -251,12 +251,16 @@ def thumbnail(x: Tensor, dataset: Dataset[Any]) -> tuple[str, bool]:
         low, high = x.min(), x.max()
         x = (x - low) / (high - low).clamp_min(1e-30) * 255
     pixels = x.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).squeeze(-1)
-    image, png = Image.fromarray(pixels.numpy()), BytesIO()
+    image = Image.fromarray(pixels.numpy())
     is_small = max(image.size) <= SMALL_SIDE
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    return data_uri(image), is_small
+
+
+def data_uri(image: Image.Image) -> str:
+    png = BytesIO()
     image.save(png, format="PNG", optimize=True)
-    uri = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
-    return uri, is_small
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def predict(

@@ -9,6 +9,7 @@ from fastapi import HTTPException
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from plainfit.common.errors import TrustError
 from plainfit.runs.folder import RECORD, Run, open_run
 from plainfit.web.trainings import Trainings
 
@@ -40,6 +41,21 @@ class Home:
     def run(self, name: str) -> Run:
         """Open a run; its model's code is imported only if it is trusted."""
         return open_run(self.run_folder(name))
+
+    def trust(self, name: str, source: str) -> None:
+        """Trust the code of a run's model from now on, as it is shown by `source`.
+
+        Raises:
+            HTTPException: 409 if the code is another by now.
+        """
+        try:
+            self.run(name).factory  # noqa: B018  # imports it, if it is trusted
+        except TrustError as error:
+            if error.source != source:
+                raise HTTPException(
+                    409, f"the code has changed meanwhile: {error.source}"
+                ) from error
+            open_run(self.run_folder(name), trust_code=True).factory  # noqa: B018
 
 
 environment = Environment(

@@ -2,7 +2,6 @@
 
 import secrets
 from typing import Any
-from urllib.parse import parse_qs
 
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.requests import Request
@@ -106,9 +105,9 @@ class OwnToken:
 
         request = Request(scope)
         cookie = f"plainfit-{request.url.port}"  # cookies do not differ by port
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        given = request.query_params.get("token", "")
         if self.is_own(given):
-            answer = RedirectResponse(scope["path"], 303)
+            answer = RedirectResponse(request.url.remove_query_params("token"), 303)
             answer.set_cookie(cookie, self.token, httponly=True, samesite="strict")
             await answer(scope, receive, guarded)
         elif self.is_own(request.cookies.get(cookie, "")):

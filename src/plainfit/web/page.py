@@ -1,13 +1,14 @@
 """`plainfit app`: pages on this machine about a folder of runs."""
 
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 import plainfit.report
-from plainfit.common.errors import PlainfitError
+from plainfit.common.errors import PlainfitError, TrustError
 from plainfit.web import cleaning, ladder, runs, trying
 from plainfit.web.home import Home
 from plainfit.web.limits import LimitedBody, OwnHost, OwnToken
@@ -29,6 +30,7 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
     app = FastAPI(title="plainfit", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.home, app.state.is_closing = home, lambda: False
     app.add_exception_handler(PlainfitError, refused)
+    app.add_exception_handler(TrustError, untrusted)
     app.add_middleware(LimitedBody, most=BODY)
     app.add_middleware(OwnToken, token=token)
     if not any_host:
@@ -42,6 +44,10 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
     async def style() -> FileResponse:
         return FileResponse(STYLE)
 
+    @app.post("/api/trust/{name}")
+    def trust(name: str, source: Annotated[str, Body(embed=True)]) -> None:
+        home.trust(name, source)
+
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     for module in (trying, runs, ladder, cleaning):
         app.include_router(module.routes(home))
@@ -50,3 +56,10 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
 
 async def refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 422)
+
+
+async def untrusted(request: Request, error: Exception) -> JSONResponse:
+    """Name the code that is to be trusted, for `POST /api/trust/RUN` to say so of this `source`."""
+    assert isinstance(error, TrustError)
+    named = {"target": error.target, "source": error.source}
+    return JSONResponse({"detail": str(error), "untrusted": named}, 409)

@@ -1,16 +1,264 @@
-"""The page `try`."""
+"""The page `try`: what a run answers to a drawing, a picture, a row or a text, and why."""
 
-from fastapi import APIRouter, Request
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from fastapi import APIRouter, Body, File, Form, HTTPException, UploadFile
 from fastapi.responses import HTMLResponse
+from PIL import Image
+from torch import Tensor
 
+from plainfit.common.errors import DataError, PlainfitError, RunError, raised_as, unknown_name
+from plainfit.data.datasets import bytes_to_floats
+from plainfit.data.decoding import BadImageError
+from plainfit.data.drawing import HOW, is_of_size, prepare_drawing
+from plainfit.data.segmentation import COLOURS, overlaid
+from plainfit.data.targets import REGRESSION, SEGMENTATION
+from plainfit.report.predictions import data_uri
+from plainfit.runs.explain import Inside
+from plainfit.runs.folder import BEST, RECORD, Run, load_run, open_run
+from plainfit.runs.form import as_written, fields_of, varied
+from plainfit.runs.inference import outputs_of
+from plainfit.runs.inputs import image_shape
+from plainfit.runs.predict import best_output, readable
 from plainfit.web.home import Home, page
+from plainfit.web.serving import image_inputs, outputs, table_inputs
+
+MOST_MAPS = 32  # of a layer
+MOST_CURVES = 60  # columns that are varied
+BRUSHES = {"digits": 0.1, "mnist": 0.075, "fashion-mnist": 0.1}  # share of the canvas's side
+UP, DOWN = (217, 115, 31), (47, 111, 214)  # colours of what raises a score, and what lowers it
+
+Value = str | float | None
+Row = Annotated[dict[str, Value], Body(embed=True)]
+
+
+class Tried:
+    """A run with its model, and what is opened of it when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = load_run(folder)
+
+    @cached_property
+    def inside(self) -> Inside:
+        return Inside(self.run)
+
+    @cached_property
+    def form(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return fields_of(self.run)
+
+    def found(self, xb: Tensor) -> Tensor:
+        """Return what the model gives, on the scale that is shown."""
+        with raised_as(RunError, "the run's model must take such samples"):
+            rows = outputs(self.run.model, outputs_of(self.run)[best_output(self.run)], xb)
+        if not rows.isfinite().all():
+            raise RunError("the outputs of the run's model must be finite, and are not")
+        return rows
+
+    def output(self, xb: Tensor, of: str | None) -> int:
+        """Return the number of the output of a name, or of the largest of a sample."""
+        names = self.run.target.names
+        if of is None:
+            return 0 if self.run.target.task == REGRESSION else int(self.found(xb)[0].argmax())
+        if of not in names:
+            raise RunError(unknown_name("output", of, names))
+        return names.index(of)
+
+
+@lru_cache(4)
+def opened(folder: Path, stamp: int) -> Tried:
+    return Tried(folder)
 
 
 def routes(home: Home) -> APIRouter:
     router = APIRouter()
+    at = "/api/try/{name}"
+
+    def tried(name: str) -> Tried:
+        folder = home.run_folder(name)
+        weights = folder / BEST
+        return opened(folder, weights.stat().st_mtime_ns if weights.is_file() else 0)
 
     @router.get("/try")
-    async def show(request: Request) -> HTMLResponse:
+    async def show() -> HTMLResponse:
         return page("try")
 
+    @router.get("/api/try")
+    def runs() -> list[dict[str, Any]]:
+        """Return the runs, the newest first, and what each of them takes."""
+        records = sorted(home.folder.glob(f"*/{RECORD}"), key=lambda path: -path.stat().st_mtime)
+        return [described(record.parent) for record in records]
+
+    @router.get(at)
+    def load(name: str) -> None:
+        """Load a run's model, for the first answer to come at once."""
+        tried(name)
+
+    @router.post(f"{at}/picture")
+    def picture(name: str, image: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Return what a model sees of a picture, and what it answers."""
+        own = tried(name)
+        xb, how = picture_input(own.run, image.file.read())
+        return {"seen": seen(xb), "how": how, "answer": answer(own, xb)}
+
+    @router.post(f"{at}/inside")
+    def inside(
+        name: str,
+        image: Annotated[UploadFile, File()],
+        of: Annotated[str | None, Form()] = None,
+    ) -> dict[str, Any]:
+        """Return where a score comes from, and what each layer gives."""
+        own = tried(name)
+        xb, _ = picture_input(own.run, image.file.read())
+        with raised_as(RunError, "the run's model must let itself be looked into"):
+            layers = [layer(*item) for item in own.inside.layers(xb).items()]
+            if own.run.target.task == SEGMENTATION:
+                return {"layers": layers}
+            output = own.output(xb, of)
+            maps = {
+                "gradient": own.inside.gradient(xb, output), "hiding": own.inside.hiding(xb, output)
+            }  # fmt: skip
+        pictures = {how: data_uri(signed(of)) for how, of in maps.items()}
+        return {"of": own.run.target.names[output], "layers": layers} | pictures
+
+    @router.post(f"{at}/nearest")
+    def nearest(name: str, image: Annotated[UploadFile, File()]) -> dict[str, Any]:
+        """Return the training samples that are most alike to the model, or why there are none."""
+        own = tried(name)
+        xb, _ = picture_input(own.run, image.file.read())
+        try:
+            train = own.inside.data.train
+            near = [train[row] for row in own.inside.nearest(xb)]
+        except DataError as error:  # it is gone, or has changed
+            return {"samples": [], "reason": str(error)}
+        text = own.run.target.text
+        return {"samples": [{"picture": seen(x[None]), "label": text(y)} for x, y in near]}
+
+    @router.get(f"{at}/form")
+    def form(name: str) -> dict[str, Any]:
+        """Return the columns of a table as fields, and rows to start from."""
+        fields, rows = tried(name).form
+        return {"fields": fields, "rows": rows}
+
+    @router.post(f"{at}/row")
+    def answer_row(name: str, row: Row) -> dict[str, Any]:
+        """Return what a model answers for a row."""
+        own = tried(name)
+        return {"answer": answer(own, rows_input(own.run, [row]))}
+
+    @router.post(f"{at}/curves")
+    def curves(
+        name: str, row: Row, of: Annotated[str | None, Body(embed=True)] = None
+    ) -> dict[str, Any]:
+        """Return what a model answers for a row in which one column after the other varies."""
+        own = tried(name)
+        output = own.output(rows_input(own.run, [row]), of)
+        points = {field["name"]: varied(field) for field in own.form[0][:MOST_CURVES]}
+        rows = [row | {n: value} for n, values in points.items() for value in values]
+        found = iter(own.found(rows_input(own.run, rows))[:, output].tolist() if rows else [])
+        lines = {
+            n: [{"x": value, "y": next(found)} for value in values] for n, values in points.items()
+        }
+        return {"of": own.run.target.names[output], "curves": {n: x for n, x in lines.items() if x}}
+
     return router
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a run takes, or why it cannot be tried."""
+    about: dict[str, Any] = {"name": folder.name, "kind": "none"}
+    try:
+        run = open_run(folder)
+        about |= {
+            "title": f"{run.settings['model']} on {run.settings['data']}",
+            "task": run.target.task,
+            "names": run.target.names,
+            "columns": list(run.columns),
+        }
+        if not (folder / BEST).is_file():
+            return about | {"reason": "it has no weights before its first epoch has ended"}
+        if run.columns:
+            return about | {"kind": "row", "is_text": run.vocabulary is not None}
+        _, height, width = image_shape(run)
+        source = drawing_source(run)
+        drawing = {"is_light": source is not None, "brush": BRUSHES.get(source or "", 0.05)}
+        return about | {"kind": "picture", "height": height, "width": width, "drawing": drawing}
+    except PlainfitError as error:
+        return about | {"reason": str(error)}
+
+
+def drawing_source(run: Run) -> str | None:
+    """Return whose drawings the images of a run are; None for pictures of a folder's own."""
+    data = str(run.settings["data"])
+    return "mnist" if data.endswith((".pkl", ".pkl.gz")) else data if data in HOW else None
+
+
+def picture_input(run: Run, content: bytes) -> tuple[Tensor, str]:
+    """Return a picture as the training's were, (1, channels, height, width), and how it was made.
+
+    One of another size than the images of a data set of drawings is taken for a drawing.
+    """
+    shape, source = image_shape(run), drawing_source(run)
+    try:
+        if source is not None and not is_of_size(content, shape):
+            pixels = torch.from_numpy(prepare_drawing(content, source))
+            return bytes_to_floats(pixels.unsqueeze(0)), HOW[source]
+    except BadImageError as error:
+        raise HTTPException(422, f"a picture must be readable, and this is {error}") from error
+    how = f"fitted to {shape[2]}x{shape[1]} ({run.config.resize or 'crop'}), as its training images"
+    return image_inputs(run, shape, ["the picture"], [content]), how
+
+
+def rows_input(run: Run, rows: list[dict[str, Value]]) -> Tensor:
+    return table_inputs(run, [as_written(run, row) for row in rows])
+
+
+def answer(own: Tried, xb: Tensor) -> dict[str, Any]:
+    """Return what is predicted of a sample; of a segmentation a picture, and shares of pixels."""
+    found = own.found(xb)
+    target = own.run.target
+    if target.task != SEGMENTATION:
+        return readable(target, found)[0]
+    classes = found[0].argmax(0)
+    shares = torch.bincount(classes.flatten(), minlength=len(target.names)) / classes.numel()
+    return {
+        "overlaid": seen(overlaid(xb[0], classes)[None]),
+        "shares": [
+            {"name": target.names[at], "share": float(shares[at]), "colour": COLOURS[at].tolist()}
+            for at in shares.argsort(descending=True).tolist()
+            if shares[at] > 0
+        ],
+    }
+
+
+def seen(xb: Tensor) -> str:
+    """Return the pixels of a sample, in [0, 1), as a picture."""
+    pixels = (xb[0] * 256).clamp(0, 255).byte().permute(1, 2, 0).squeeze(-1)
+    return data_uri(Image.fromarray(pixels.numpy()))
+
+
+def signed(values: Tensor) -> Image.Image:
+    """Return numbers as a picture: one colour above 0, another below, transparent at 0."""
+    strength = (values / values.abs().max().clamp_min(1e-30)).numpy()
+    colours = np.where(strength[..., None] > 0, UP, DOWN)
+    alpha = np.abs(strength)[..., None] * 255
+    return Image.fromarray(np.concatenate([colours, alpha], 2).astype(np.uint8), "RGBA")
+
+
+def layer(name: str, values: Tensor) -> dict[str, Any]:
+    """Return what a layer gives as a sheet: its maps, or a square of its numbers."""
+    if values.dim() == 1:
+        side = int(np.ceil(len(values) ** 0.5))
+        square = torch.zeros(-(-len(values) // side) * side)
+        square[: len(values)] = values
+        shown = square.view(1, -1, side)
+        shape = f"{len(values)} numbers"
+    else:
+        count, height, width = values.shape
+        shown = values[:MOST_MAPS]
+        more = f", {MOST_MAPS} of them here" if count > MOST_MAPS else ""
+        shape = f"{count} maps of {width}x{height}{more}"
+    return {"name": name, "shape": shape, "maps": [data_uri(signed(one)) for one in shown]}

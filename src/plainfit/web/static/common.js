@@ -9,7 +9,7 @@ async function answer(response) {
   }
   const body = await response.json().catch(() => ({ detail: response.statusText }));
   const text = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail);
-  throw new Error(text);
+  throw Object.assign(new Error(text), { untrusted: body.untrusted });
 }
 
 export const get = async (path) => answer(await fetch(path));
@@ -18,6 +18,41 @@ export const post = async (path, body) =>
   answer(await fetch(path, body instanceof FormData ? { method: "POST", body } : {
     method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" },
   }));
+
+const TRUST = {
+  heading: "Run this code?",
+  text: "The model of this run is code that did not train on this machine as it is now:",
+  yes: "Run it, now and from now on",
+  no: "Do not run it",
+};
+
+// Call a function that asks the server about a run. If that needs code of the run's own that is not
+// trusted, name its file, and call again if the user trusts it; else its error is thrown.
+export async function trusting(run, call) {
+  try {
+    return await call();
+  } catch (error) {
+    if (!error.untrusted || !(await isTrusted(error.untrusted))) throw error;
+    await post(`/api/trust/${encodeURIComponent(run)}`, { source: error.untrusted.source });
+    return call();
+  }
+}
+
+function isTrusted({ target, source }) {
+  return new Promise((resolve) => {
+    const button = (text, value) => element("button", { onclick: () => dialog.close(value) }, text);
+    const dialog = element("dialog", { "aria-labelledby": "trust" },
+      element("h2", { id: "trust" }, TRUST.heading), element("p", {}, TRUST.text),
+      element("p", {}, element("b", {}, target), element("br"), source),
+      element("p", { class: "buttons" }, button(TRUST.no, ""), button(TRUST.yes, "yes")));
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue === "yes");
+      dialog.remove();
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
 
 export function show(error) {
   problem.textContent = error.message;
