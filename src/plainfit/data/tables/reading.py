@@ -130,6 +130,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     dialect: Dialect | None = None  # of a text file
     written: dict[str, Any] = field(default_factory=dict)  # its whole numbers, which may be codes
+    kept: Any = None  # the numbers of the rows that are left, where some are left out
 
     @property
     def rows(self) -> int:
@@ -138,6 +139,12 @@ class Table:
     @property
     def decimal(self) -> str:
         return self.dialect.decimal if self.dialect else "."
+
+    def keep(self, rows: Any) -> None:
+        """Leave out all rows but these, a NumPy array of True and False."""
+        (left,) = rows.nonzero()
+        self.kept = left if self.kept is None else self.kept[left]
+        self.columns = {name: column.filter(rows) for name, column in self.columns.items()}
 
     def texts(self, names: list[str]) -> dict[str, Any]:
         """Return columns as a text file has them, which may be read again; others as they are."""
@@ -232,7 +239,7 @@ def frame_columns(frame: Any) -> Table:
 
 
 def read_text(
-    path: Path,
+    path: Path | io.BytesIO,
     dialect: Dialect,
     as_text: list[str],
     only: list[str] | None = None,
