@@ -27,7 +27,7 @@ def clean(
     debug: Debug = False,
     **options: Any,
 ) -> None:
-    """Rank samples by how likely their labels are wrong, and find equal ones; mend them in a page."""
+    """Rank samples by how likely their labels are wrong, and find equal ones."""
     config = RunConfig(data=source, out=out, **options)  # checked before torch loads
     from plainfit.runs.cleaning import clean as run
     from plainfit.runs.decisions import Cleaning
@@ -44,8 +44,8 @@ def clean(
     show(f"; models that have not seen a sample agree with {record['accuracy']:.1%}")
     for sample in first:
         at = found.classes.index(sample.label), found.classes.index(sample.suggested)
-        own, other = (sample.probabilities[place] for place in at)
-        show(f"       {sample.origin}: {sample.label} {own:.3f}, {sample.suggested} {other:.3f}")
+        given, other = (sample.probabilities[place] for place in at)
+        show(f"       {sample.origin}: {sample.label} {given:.3f}, {sample.suggested} {other:.3f}")
     if record["equal"]:
         show(f"equal  {len(record['equal'])} groups of samples are in several parts or classes")
     show(f"result {found.folder}")

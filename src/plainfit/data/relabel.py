@@ -25,7 +25,7 @@ from plainfit.data.decoding import SUFFIXES
 from plainfit.data.label_file import LabelOptions, file_columns, find_label_file, key_of, named
 from plainfit.data.layout import files_under, find_images, subfolders
 from plainfit.data.pictures import write_folder
-from plainfit.data.splits import DataSplits, labels_of, make_dataset
+from plainfit.data.splits import PARTS, DataSplits, labels_of, make_dataset
 from plainfit.data.tables.reading import (
     ARROW,
     TEXT,
@@ -40,12 +40,11 @@ from plainfit.data.tables.reading import (
 
 Changes = Mapping[str, str | None]
 """By the origin of a sample (see `DataSplits.origins`): its new class, or None to leave it out."""
-LINE = re.compile(r"[^\r\n]*+(\r\n|\r|\n)")
 
 
 def write_arrays(data: DataSplits, out: Path, changes: Changes) -> None:
     """Write images from arrays, such as the digits, as a folder with these changes."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for part, origins in data.origins().items():
         dataset = data.parts()[part]
         labels, kept = labels_of(dataset).clone(), list[int]()
@@ -71,26 +70,26 @@ def write_images(
         root: the folder, as it was opened.
         out: the new folder.
         options: how the file of labels was read, if there is one.
-        labels: the class of each image that was read, by its path from `root`.
+        labels: the class of each image that was read, by its path from `root`; others stay too.
         changes: by that path.
     """
     listed = find_images(root, options)
     found = {os.path.relpath(path, root): (part, of) for part, of, path in listed.files}
-    if lost := sorted(labels.keys() - found.keys()):
+    values = {label: found[o][1] for o, label in labels.items() if o in found}  # as written
+    if lost := sorted(o for o, of in labels.items() if o not in found or found[o][1] != values[of]):
         raise DataError(
-            f"{root} must have the images that were read, and {len(lost)} are not there: "
-            f"{shortened(lost)}"
+            f"{root} must have the images and labels that were read, and {len(lost)} are not there "
+            f"any more: {shortened(lost)}"
         )
-    values = {label: found[origin][1] for origin, label in labels.items()}  # as they are written
     label_file = find_label_file(root, subfolders(root), options.written)
     base = label_file.parent if label_file else root
-    now = {origin: changes.get(origin, label) for origin, label in labels.items()}
     home, places = os.path.relpath(root, base), dict[str, str]()
-    for origin in sorted(now, key=lambda origin: origin in changes):  # those that keep their names
-        if (label := now[origin]) is not None:
-            place = os.path.normpath(os.path.join(home, origin))  # noqa: PTH118  # of each image
-            if label_file is None and origin in changes:
-                place = free_place(of_class(origin, labels[origin], label), labels[origin], places)
+    for origin in sorted(found, key=changes.__contains__):  # first those that keep their names
+        label = changes.get(origin, "")
+        place = os.path.normpath(os.path.join(home, origin))  # noqa: PTH118  # of each image
+        if label_file is None and label:
+            place = free_place(of_class(origin, labels[origin], label), labels[origin], places)
+        if label is not None:
             places[place] = origin
     with new_folder(root, out) as new:
         for place, origin in places.items():
@@ -104,24 +103,23 @@ def write_images(
         again = find_images(new / home, options).files
         got = {os.path.relpath(path, new): (part, str(of)) for part, of, path in again}
         wanted = {
-            place: (found[origin][0], str(values[label]))
+            place: (part, str(values[new_class] if new_class else label))
             for place, origin in places.items()
-            if (label := now[origin]) is not None
+            for (part, label), new_class in [(found[origin], changes.get(origin))]
         }
         check_same(root, got == wanted)
     return out / home
 
 
 def of_class(origin: str, label: str, new: str) -> str:
-    """Return the path in the folder of another class: `CLASS/...`, `PART/CLASS/...`, `CLASS/PART/...`.
+    """Return the path in the folder of another class.
 
     >>> of_class("train/cat/1.png", "cat", "dog"), of_class("cat/cat/1.png", "cat", "dog")
     ('train/dog/1.png', 'dog/cat/1.png')
     """
-    first, *rest = origin.split(os.sep)
-    if first == label:
-        return os.sep.join([new, *rest])
-    return os.sep.join([first, new, *rest[1:]])
+    first, second, *rest = Path(origin).parts
+    has_part = first.lower() in PARTS and second == label
+    return str(Path(first, new, *rest) if has_part else Path(new, second, *rest))
 
 
 def free_place(place: str, label: str, taken: Collection[str]) -> str:
@@ -281,14 +279,15 @@ def binary(table: Any, name: str) -> bytes:
 
 
 def edited_text(
-    content: bytes, dialect: Dialect, column: int, taken: Mapping[int, int], dropped: Collection[int]
+    content: bytes,
+    dialect: Dialect,
+    column: int,
+    taken: Mapping[int, int],
+    dropped: Collection[int],
 ) -> bytes:
-    """Return text with a field of some rows as it is in other rows, and without the dropped ones."""
-    text, at = content.decode(dialect.encoding), 0
-    for _ in range(dialect.skipped):
-        line = LINE.match(text, at)
-        assert line is not None
-        at = line.end()
+    """Return text with a field of some rows as it is in others, and without the dropped ones."""
+    text = content.decode(dialect.encoding)
+    begin = "".join(list(io.StringIO(text, newline=""))[: dialect.skipped])
     mark = re.escape(dialect.delimiter)
     cell = rf'(?:"(?:[^"]++|"")*+"[^{mark}\r\n]*+|[^{mark}\r\n]*+)'
     record = re.compile(rf"{cell}(?:{mark}{cell})*+(?:\r\n|\r|\n|\Z)")
@@ -298,7 +297,7 @@ def edited_text(
         found = [each.span(1) for each in cells.finditer(line)]
         return found[column]
 
-    lines, rows = [found[0] for found in record.finditer(text, at) if found[0]], list[int]()
+    lines, rows = [found[0] for found in record.finditer(text, len(begin)) if found[0]], list[int]()
     for number, line in enumerate(lines):
         is_blank = not line.strip() and line.count(dialect.delimiter) + 1 != len(dialect.names)
         rows += [] if is_blank else [number]
@@ -310,7 +309,7 @@ def edited_text(
         edited[rows[row]] = line[:first] + lines[rows[source]][start:end] + line[last:]
     left_out = {rows[row] for row in dropped}
     kept = (edited.get(n, line) for n, line in enumerate(lines) if n not in left_out)
-    return "".join([text[:at], *kept]).encode(dialect.encoding)
+    return "".join([begin, *kept]).encode(dialect.encoding)
 
 
 def edited_lines(

@@ -112,7 +112,9 @@ def clean(config: RunConfig, folds: int = 5, *, echo: Say | None = print) -> Pat
     of_train, of_valid = torch.zeros(len(labels), len(data.classes)), list[Tensor]()
     for fold in range(folds):
         held = (fold_of == fold).nonzero().flatten()
-        say(f"\nfold {fold + 1} of {folds}: {len(labels) - len(held):,} samples, {len(held):,} held")
+        say(
+            f"\nfold {fold + 1} of {folds}: {len(labels) - len(held):,} samples, {len(held):,} held"
+        )
         with raised_as(TrainingError, "each fold must be trained"):
             of_train[held], of_this = probabilities(config, data, held, echo)
         of_valid.append(of_this)

@@ -189,12 +189,16 @@ class Cleaning:
         """
         config, changes, samples = self.config, self.changes(), self.samples
         if not changes:
-            raise ConfigError(f"a sample must be relabelled or dropped, and none is in {self.folder}")
+            raise ConfigError(
+                f"a sample must be relabelled or dropped, and none is in {self.folder}"
+            )
         path, labels = Path(config.data), {sample.origin: sample.label for sample in samples}
+        data = None if self.record["kind"] == IMAGES else config.open_data()
+        if data and data.fingerprint != self.record["fingerprint"]:
+            raise DataError(f"{path} must be what was ranked, and has changed since; rank it again")
         written = {name: getattr(config, name) for name in ("delimiter", "encoding", "decimal")}
-        if self.record["kind"] == IMAGES:
-            task = config.task
-            options = LabelOptions(config.target, task, TableOptions(**written))
+        if data is None:
+            options = LabelOptions(config.target, config.task, TableOptions(**written))
             new = config_of(config, write_images(path, out, options, labels, changes))
         elif self.record["kind"] == TABLE:
             table = TableOptions(**written, na=config.na)
@@ -202,9 +206,6 @@ class Cleaning:
             write_table(path, out, table, target, labels, changes)
             new = config_of(config, out)
         else:
-            data = config.open_data()
-            if data.fingerprint != self.record["fingerprint"]:
-                raise DataError(f"{config.data} must be what was ranked, and has changed since")
             write_arrays(data, out, changes)
             usual = RunConfig()
             own = {n: getattr(usual, n) for n in ("data_dir", "valid_share", "test_share")}
