@@ -204,6 +204,24 @@ def test_digits_become_a_folder(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_equal_samples_in_several_parts_or_classes(tmp_path):
+    rows = [f"{n},{'ab'[n % 2]}" for n in range(60)]
+    rows[1] = "0,b"  # other labels, in training both
+    rows[3] = "2.0,b"
+    rows[20] = rows[22] = "21,a"  # no more than a copy
+    (tmp_path / "t.csv").write_text("x,kind\n" + "\n".join(rows) + "\n")
+    config = RunConfig(data=str(tmp_path / "t.csv"), target="kind", epochs=1, out=tmp_path / "r")
+    found = Cleaning.open(clean(config, 2, echo=None))
+    groups = [{one["sample"] for one in group} for group in found.record["equal"]]
+    assert {"1", "2"} in groups
+    assert {"3", "4"} in groups
+    parts = {found.by_origin[row].part for row in ("21", "22", "23")}
+    labels = {found.by_origin[row].label for row in ("21", "22", "23")}
+    assert ({"21", "22", "23"} in groups) == (len(parts) > 1 or len(labels) > 1)
+    assert all(len(group) > 1 for group in groups)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_table_on_the_command_line(plainfit, tmp_path):
     wrong = write_table(tmp_path / "t.csv")
     code, told, _ = plainfit(

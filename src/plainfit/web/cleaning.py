@@ -2,24 +2,21 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from PIL import Image, ImageOps
 
-from plainfit.common.errors import ConfigError, raised_as
-from plainfit.common.errors import DataError
+from plainfit.common.errors import ConfigError, DataError, raised_as
 from plainfit.data.decoding import BadImageError, converted, open_image
 from plainfit.data.open_data import IMAGES, TABLE
-from plainfit.data.splits import DataSplits
 from plainfit.data.tables.reading import TableOptions, read_columns
 from plainfit.runs.cleaning import RESULT
-from plainfit.runs.decisions import DROP, UNDO, Cleaning, Decision, Sample, cleanings
+from plainfit.runs.decisions import UNDO, Cleaning, Decision, Sample, cleanings
 from plainfit.runs.settings import RunConfig
 from plainfit.web.home import Home, page
 
@@ -171,8 +168,7 @@ def picture(found: Cleaning, sample: Sample) -> Image.Image:
     if found.record["kind"] == TABLE:
         raise HTTPException(404, "a row of a table has no image")
     if found.record["kind"] != IMAGES:
-        data, places = arrays_of(found.config)
-        part, row = places[sample.origin]
+        part, row = places_of(found.config)[sample.origin]
         pixels = (part[row][0] * 256).byte().permute(1, 2, 0).squeeze(-1)
         return Image.fromarray(pixels.numpy())
     if Path(sample.origin).is_absolute() or ".." in Path(sample.origin).parts:
@@ -188,11 +184,11 @@ def picture(found: Cleaning, sample: Sample) -> Image.Image:
 
 
 @lru_cache(maxsize=2)
-def arrays_of(config: RunConfig) -> tuple[DataSplits, dict[str, tuple[Any, int]]]:
+def places_of(config: RunConfig) -> dict[str, tuple[Any, int]]:
+    """Return the dataset and the row of each sample from arrays."""
     data = config.open_data()
-    places = {
+    return {
         origin: (data.parts()[part], row)
         for part, origins in data.origins().items()
         for row, origin in enumerate(origins)
     }
-    return data, places

@@ -1,10 +1,10 @@
 import { element, get, post, show } from "./common.js";
 
 const TEXT = {
-  about: (found) => `${found.data}: ${found.all.toLocaleString("en")} labels are most likely wrong. ` +
+  about: (found) => `Data ${last(found.data)}: ${found.all.toLocaleString("en")} labels are most likely wrong. ` +
     `Models that have not seen a sample agree with ${(100 * found.accuracy).toFixed(1)} % of all ` +
     `labels (${found.folds} folds). Nothing changes in the data until you write new data below.`,
-  lists: { suspects: "suspicious labels", equal: "equal samples" },
+  lists: { suspects: "suspicious labels", equal: "groups of equal samples" },
   all: "all",
   option: (name, count) => `${name} (${count})`,
   place: (at, count) => `${at + 1} of ${count}`,
@@ -21,13 +21,14 @@ const TEXT = {
   image: (sample) => `Sample ${sample.origin}, labelled ${sample.label}`,
   row: (origin) => `row ${origin}`,
   name: (data) => {
-    const [name] = data.split("/").slice(-1);
+    const name = last(data);
     const dot = name.search(/\.(csv|tsv|jsonl|parquet|arrow|feather)(\.gz)?$/i);
-    return dot > 0 ? `${name.slice(0, dot)}-mended${name.slice(dot)}` : `${name || "data"}-mended`;
+    return dot > 0 ? `${name.slice(0, dot)}-mended${name.slice(dot)}` : `${name}-mended`;
   },
 };
-const SLOW = 4; // pixels of a small image become larger by at least this factor
+const SMALL = 64; // pixels: a smaller image is shown as squares
 
+const last = (path) => path.split(/[\\/]/).at(-1);
 const at = (id) => document.getElementById(id);
 let name, found, list, place;
 
@@ -105,8 +106,7 @@ function fill() {
 }
 
 function sharp(event) {
-  const small = event.target.naturalWidth * SLOW <= 256;
-  event.target.classList.toggle("pixels", small);
+  event.target.classList.toggle("pixels", event.target.naturalWidth <= SMALL);
 }
 
 function marks() {
