@@ -88,6 +88,19 @@ def test_flipped_labels_are_at_the_top(flipped, ranked):
     assert all((sample.part == "test") == (not sample.probabilities) for sample in found.samples)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_model_judges_what_it_has_seen(tmp_path):
+    draw = torch.Generator().manual_seed(0)  # labels that can only be learned by heart
+    rows = torch.randn(120, 20, generator=draw).tolist()
+    labels = torch.randint(2, (120,), generator=draw).tolist()
+    lines = [",".join(f"x{n}" for n in range(20)) + ",y"]
+    lines += [",".join(map(str, [*row, label])) for row, label in zip(rows, labels, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    settings = {"model": "mlp", "optimizer": "adam", "epochs": 40, "test_share": 0, "target": "y"}
+    config = RunConfig(data=str(tmp_path / "t.csv"), out=tmp_path / "r", **settings)
+    assert Cleaning.open(clean(config, 3, echo=None)).record["accuracy"] < 0.75
+
+
 def test_a_class_counts_from_its_own_mean_on():
     # Of class 1 all are unsure: 0.5 is much for it, and 0.45 of class 0 is little.
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.45, 0.55], [0.5, 0.5], [0.55, 0.45]])
