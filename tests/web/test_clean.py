@@ -116,11 +116,26 @@ def test_a_result_from_elsewhere_opens_no_other_file(client, folder, tmp_path):
 def test_a_damaged_result_is_said(client, folder):
     path = folder / "of-digits" / "clean.json"
     before = path.read_text()
-    path.write_text(before[:100])
-    answer = client.get("/api/clean/of-digits")
-    path.write_text(before)
-    assert answer.status_code == 422
-    assert "must be what plainfit clean wrote" in answer.json()["detail"]
+    record = json.loads(before)
+    try:
+        for content, message in (
+            (before[:100], "must be what plainfit clean wrote"),
+            ("[]", "is damaged"),
+            (json.dumps(record | {"classes": [1]}), "classes[0] must be"),
+            (json.dumps(record | {"equal": [["x"]]}), "equal[0][0] must be"),
+            (json.dumps(record | {"config": {"epochs": -1}}), "epochs must be"),
+        ):
+            path.write_text(content)
+            cleaning.opened.cache_clear()
+            answer = client.get("/api/clean/of-digits")
+            assert answer.status_code == 422
+            assert message in answer.json()["detail"]
+        path.write_text(json.dumps(record | {"equal": [[{"sample": "x"}, {}]]}))
+        cleaning.opened.cache_clear()
+        assert client.get("/api/clean/of-digits").json()["equal"] == [[]]
+    finally:
+        path.write_text(before)
+        cleaning.opened.cache_clear()
 
 
 def patient():

@@ -6,15 +6,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from plainfit.common.errors import ConfigError, DataError, RunError, raised_as, unknown_name
 from plainfit.common.files import append, sync
 from plainfit.common.locks import LOCK, FileLock
+from plainfit.common.schema import misfit
 from plainfit.common.shell import command
 from plainfit.data.label_file import LabelOptions
 from plainfit.data.open_data import IMAGES, TABLE
@@ -26,8 +26,20 @@ from plainfit.runs.settings import RunConfig
 
 DECISIONS = "labels.jsonl"
 KEEP, RELABEL, DROP, UNDO = "keep", "relabel", "drop", "undo"
-KEYS = {"config", "kind", "classes", "folds", "accuracy", "suspects", "equal", "fingerprint"}
 turns = threading.Lock()  # the locks of files are between processes
+
+
+class Found(TypedDict):
+    """What `clean.json` must have; it may be from someone else."""
+
+    config: dict[str, Any]
+    kind: str
+    classes: list[str]
+    folds: int
+    accuracy: float
+    suspects: int
+    fingerprint: str
+    equal: list[list[dict[str, str]]]
 
 
 class Sample(NamedTuple):
@@ -72,8 +84,8 @@ class Cleaning:
             )
         with raised_as(RunError, f"{path} must be what plainfit clean wrote"):
             record = json.loads(path.read_text("utf-8"))
-            if not (isinstance(record, dict) and record.keys() >= KEYS):
-                raise RunError(f"{path} must be what plainfit clean wrote; restore it from a copy")
+            if wrong := misfit(record, Found, ""):
+                raise RunError(f"{path} is damaged: {wrong}; restore it from a copy")
             found = cls(folder, record)
             _ = found.config  # raises
         return found
@@ -232,8 +244,3 @@ def cleanings(parent: Path) -> list[Path]:
     """Return the folders in a folder that `clean` wrote, the newest first."""
     found = [path.parent for path in parent.glob(f"*/{RESULT}")]
     return sorted(found, key=lambda folder: (folder / RESULT).stat().st_mtime, reverse=True)
-
-
-def ranked(cleaning: Cleaning, most: int) -> Sequence[Sample]:
-    """Return the most suspicious samples."""
-    return [sample for sample in cleaning.samples[:most] if sample.is_suspect]

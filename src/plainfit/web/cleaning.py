@@ -55,7 +55,10 @@ def routes(home: Home) -> APIRouter:
         found = cleaning(name)
         at = {sample.origin: number for number, sample in enumerate(found.samples)}
         suspects = [n for n, sample in enumerate(found.samples[:MOST]) if sample.is_suspect]
-        equal = [[at[one["sample"]] for one in group] for group in found.record["equal"]]
+        equal = [
+            [at[one["sample"]] for one in group if one.get("sample") in at]
+            for group in found.record["equal"]
+        ]
         shown = {*suspects, *(number for group in equal[:MOST] for number in group)}
         own = {name: found.record[name] for name in ("kind", "classes", "folds", "accuracy")}
         return own | {
