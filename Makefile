@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-channels-last,keras
-.PHONY: help setup run check test pytest cover bench bench-quick soak docs clean
+.PHONY: docs-zh release help setup run check test pytest cover bench bench-quick soak docs clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -54,6 +54,12 @@ soak: setup ## the long measurements (minutes; real MNIST where it is present)
 
 docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+docs-zh: setup ## build the documentation in Chinese into docs/_build/zh-CN, where it is translated
+	NOTEBOOKS=off OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html -D language=zh_CN docs docs/_build/zh-CN
+
+release: setup ## set VERSION=0.2.0, build wheel and sdist, try them in a fresh environment, tag
+	$(BIN)/python release.py $(VERSION)
 
 clean: ## remove what the targets above made, runs excepted
 	rm -rf .venv docs/_build docs/notebooks .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage.json

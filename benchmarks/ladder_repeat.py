@@ -26,25 +26,13 @@ import torch.nn.functional as F
 from plainfit.data.open_data import open_data
 from plainfit.ladder.catalog import RUNGS
 from plainfit.ladder.climb import TUTORIAL_EPOCHS, write_data
+from plainfit.ladder.lessons import figures
 
 # What the tutorial prints, by rung: `PyTorch: what is torch.nn really?`,
 # https://pytorch.org/tutorials/beginner/nn_tutorial.html, one run of each.
-TUTORIAL = {
-    "01": {"before loss": 2.2979, "before accuracy": 0.1094,
-           "after loss": 0.0803, "after accuracy": 1.0},
-    "02": {"after loss": 0.0803, "after accuracy": 1.0},
-    "03": {"before loss": 2.2899, "after loss": 0.0835},
-    "04": {"before loss": 2.3694, "after loss": 0.0820},
-    "05": {"before loss": 2.3185, "after loss": 0.0827},
-    "06": {"after loss": 0.0812},
-    "07": {"after loss": 0.0824},
-    "08": {"epoch 0 valid_loss": 0.3260, "epoch 1 valid_loss": 0.2793},
-    "09": {"epoch 0 valid_loss": 0.37931, "epoch 1 valid_loss": 0.28746},
-    "10": {"epoch 0 valid_loss": 0.36561, "epoch 1 valid_loss": 0.22790},
-    "11": {"epoch 0 valid_loss": 0.32668, "epoch 1 valid_loss": 0.24144},
-    "12": {"epoch 0 valid_loss": 0.36534, "epoch 1 valid_loss": 0.31836},
-    "13": {"epoch 0 valid_loss": 0.22936, "epoch 1 valid_loss": 0.21557},
-}  # fmt: skip
+TUTORIAL: dict[str, dict[str, float]] = {}
+for figure in figures():
+    TUTORIAL.setdefault(figure.rung[:2], {})[figure.name] = figure.tutorial
 # By rung: what to replace to get the tutorial's listing, where it is not what a reader expects.
 AS_LISTED = {
     # The listing calls conv2 twice and conv3 never.

@@ -6,11 +6,14 @@ import shutil
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-
-import plainfit
-
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+import command_line  # noqa: E402
+
+import plainfit  # noqa: E402
+
+command_line.write()
 # The site shows the notebooks with their outputs: docs/notebooks holds copies to execute.
 (HERE / "notebooks").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
@@ -32,8 +35,10 @@ nb_merge_streams = True
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+locale_dirs, gettext_compact = ["locale"], False  # translations: `make docs-zh`
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+smartquotes_action = "q"  # leave -- as it is
 html_theme = "furo"
 html_title = f"plainfit {version}"
 

@@ -15,7 +15,7 @@ import nbformat
 
 from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import LESSON, find_rung
-from plainfit.ladder.programs import NOTEBOOKS
+from plainfit.ladder.climb import NOTEBOOKS
 
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "what_is_torch_nn.py"

@@ -14,7 +14,7 @@
 # %% [markdown] lang="en"
 # # What is torch.nn, really?
 #
-# PyTorch comes with `torch.nn`, `torch.optim`, `Dataset` and `DataLoader`. This notebook trains the
+# PyTorch comes with `torch.nn`, `torch.optim`, `Dataset` and `DataLoader`. This tutorial trains the
 # same kind of model fifteen times. The first time there is nothing but tensors. Each time after that
 # one of those parts takes the place of lines that we wrote ourselves, so that you can see what it
 # does, and what it does not do.
@@ -617,7 +617,7 @@ for processes in (most, 1):
 # ## Which results are equal?
 #
 # `plainfit ladder` runs every rung and the one before from the same initial values and in the same
-# order, and compares every loss and every parameter. Here are the rungs of this notebook:
+# order, and compares every loss and every parameter. Here are the rungs of this tutorial:
 
 # %% [markdown] lang="zh-CN"
 # ## 哪些结果是相等的？

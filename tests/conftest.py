@@ -6,6 +6,7 @@ Each fixture imports what it needs: the process that hands out the tests needs n
 import gc
 import itertools
 import os
+import re
 import shutil
 import signal
 import sys
@@ -142,6 +143,21 @@ def copied(digits_run, tmp_path):
     return shutil.copytree(digits_run, tmp_path / "copied")
 
 
+def check_remedies(arguments, errors):
+    """Check that what is said of a command names no options but its own."""
+    from typer.main import get_command
+
+    from plainfit.cli import app
+
+    commands = get_command(app).commands
+    for line in errors.splitlines():
+        if line.startswith(("error: ", "warning: ")) and arguments[0] in commands:
+            line = re.sub(r"plainfit [a-z-]+ .*|in a training.*", "", line)
+            named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
+            own = {o for p in commands[arguments[0]].params for o in (*p.opts, *p.secondary_opts)}
+            assert named <= own | {"--debug"} | {*map(str, arguments)}, line
+
+
 @pytest.fixture
 def plainfit(monkeypatch, capsys, tmp_path):
     """Run the command in this process, in an empty folder: (exit code, stdout, stderr)."""
@@ -155,7 +171,9 @@ def plainfit(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["plainfit", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()
-        return end.value.code, *capsys.readouterr()
+        code, out, errors = end.value.code, *capsys.readouterr()
+        check_remedies(arguments, errors)
+        return code, out, errors
 
     yield run
     for name, module in list(sys.modules.items()):  # those of the user's folder

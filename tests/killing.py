@@ -207,7 +207,7 @@ class NaiveCheckpointing(Checkpointing):
     def save(self, context, *, at_end_of_epoch=False):
         buffer = io.BytesIO()
         torch.save(capture(context, at_end_of_epoch=at_end_of_epoch), buffer)
-        write_bytes(self.folder / "last.pt", buffer.getvalue(), os.O_CREAT | os.O_TRUNC)
+        write_bytes(self.folder / "last.pt", [buffer.getvalue()], os.O_CREAT | os.O_TRUNC)
 
 
 @contextmanager

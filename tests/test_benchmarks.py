@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from plainfit.common.seeding import epoch_order
-from plainfit.training.program_capture import Replay
+from plainfit.training.program import Replay
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROCESSES = BENCHMARKS / "processes.py"

@@ -14,7 +14,7 @@ import torch
 
 from plainfit.common.errors import PlainfitError
 from plainfit.ladder.catalog import RUNGS
-from plainfit.ladder.programs import NOTEBOOKS
+from plainfit.ladder.climb import NOTEBOOKS
 from plainfit.training.history import History
 
 FOLDER = Path(__file__).parents[1] / "notebooks"

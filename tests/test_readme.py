@@ -37,6 +37,15 @@ def in_tmp(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+def test_the_chinese_readme_has_the_same_code_and_links():
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    fenced = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+    assert fenced.findall(chinese) == fenced.findall(README)
+    links = re.compile(r"\]\(((?:docs|tests)/[^)]+|[A-Z]+\.md)\)")
+    assert sorted(links.findall(chinese)) == sorted([*links.findall(README), "README.md"])
+    assert len(README.splitlines()) <= 200
+
+
 def test_the_three_lines_run(in_tmp, capsys):
     (code,) = blocks("python")
     exec(code + "print(history)\n", {})

@@ -3,6 +3,7 @@
 Commands run in this process; those of which the process is the point have one of their own.
 """
 
+import ast
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from pdb import Pdb
 
 import pytest
@@ -166,60 +168,59 @@ def packages_of(program):
 OPTIONS = {
     "train": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
-        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --fsdp --fused --group-by --help --image-mode --image-size --json
-        --keep-memory --label-smoothing --loss --lr --max-restarts --memory-budget --metrics
-        --missing --model --model-args --momentum --monitor --na --nesterov --numeric
-        --optimizer --optimizer-args --order-by --out --overfit-one-batch --patience --precision
-        --preset --print-config --processes --reduce --resize --sampler --schedule --seed
-        --shards --skip-bad --split-seed --target --task --test-share --text --threads
-        --time-limit --track --valid-share --weight-decay""",
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above --encoding
+        --epochs --fsdp --fused --group-by --help --image-mode --image-size --json --keep-memory
+        --label-smoothing --loss --lr --max-restarts --memory-budget --metrics --missing --model
+        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
+        --order-by --out --overfit-one-batch --patience --precision --preset --print-config
+        --processes --reduce --resize --sampler --schedule --seed --shards --skip-bad --split-seed
+        --stratify --target --task --test-share --text --threads --time-limit --track --valid-share
+        --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
-        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --freeze-epochs --fsdp --fused --gradual --group-by --help
-        --image-mode --image-size --json --keep-memory --label-smoothing --loss --lr --lr-ratio
-        --max-restarts --memory-budget --metrics --missing --model --model-args --momentum
-        --monitor --na --nesterov --numeric --optimizer --optimizer-args --order-by --out
-        --overfit-one-batch --patience --precision --print-config --processes --reduce --resize
-        --sampler --schedule --seed --shards --skip-bad --split-seed --target --task
-        --test-share --text --threads --time-limit --track --trust-code --valid-share
-        --weight-decay""",
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above --encoding
+        --epochs --freeze-epochs --fsdp --fused --gradual --group-by --help --image-mode
+        --image-size --json --keep-memory --label-smoothing --loss --lr --lr-ratio --max-restarts
+        --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
+        --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
+        --patience --precision --print-config --processes --reduce --resize --sampler --schedule
+        --seed --shards --skip-bad --split-seed --stratify --target --task --test-share --text
+        --threads --time-limit --track --trust-code --valid-share --weight-decay""",
     "resume": "--debug --epochs --help --json --max-restarts --processes --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
-        --image-size --json --memory-budget --missing --model --momentum --na --numeric
-        --optimizer --optimizer-args --order-by --picture --resize --seed --skip-bad
-        --split-seed --target --task --test-share --text --valid-share""",
+        --image-size --json --memory-budget --missing --model --momentum --na --numeric --optimizer
+        --optimizer-args --order-by --picture --resize --seed --skip-bad --split-seed --stratify
+        --target --task --test-share --text --valid-share""",
     "tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
-        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above
-        --encoding --epochs --fsdp --fused --group-by --help --image-mode --image-size --json
-        --keep-memory --label-smoothing --loss --lr --memory-budget --metrics --missing --mode
-        --model --model-args --momentum --monitor --na --nesterov --numeric --optimizer
-        --optimizer-args --order-by --out --overfit-one-batch --patience --precision --pruner
-        --reduce --repeat --resize --sampler --schedule --search --seed --seeds --shards
-        --skip-bad --space --split-seed --storage --target --task --test-share --text --threads
-        --time-limit --track --trials --valid-share --weight-decay""",
+        --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above --encoding
+        --epochs --fsdp --fused --group-by --help --image-mode --image-size --json --keep-memory
+        --label-smoothing --loss --lr --memory-budget --metrics --missing --mode --model
+        --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
+        --order-by --out --overfit-one-batch --patience --precision --pruner --reduce --repeat
+        --resize --sampler --schedule --search --seed --seeds --shards --skip-bad --space
+        --split-seed --storage --stratify --target --task --test-share --text --threads --time-limit
+        --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",
     "export": "--debug --force --format --help --json --out --trust-code",
     "eject": "--all --debug --force --help --level --out --steps --trust-code --verify",
     "cache": "--clear --debug --help --json",
-    "predict": """--augment --debug --decimal --delimiter --encoding --help --json --out
+    "predict": """--augment --debug --decimal --delimiter --encoding --help --json --na --out
         --trust-code --tta""",
     "augment": """--augment --categorical --data-dir --debug --decimal --delimiter --drop
-        --embed-above --encoding --group-by --help --image-mode --image-size --json
-        --memory-budget --missing --na --numeric --order-by --picture --resize --seed --skip-bad
-        --split-seed --target --task --test-share --text --valid-share""",
+        --embed-above --encoding --group-by --help --image-mode --image-size --json --memory-budget
+        --missing --na --numeric --order-by --picture --resize --seed --skip-bad --split-seed
+        --stratify --target --task --test-share --text --valid-share""",
     "data": """--baseline --categorical --data-dir --debug --decimal --delimiter --drop
-        --embed-above --encoding --group-by --help --image-mode --image-size --json
-        --memory-budget --missing --na --numeric --only --order-by --picture --resize --skip-bad
-        --split-seed --target --task --test-share --text --valid-share --write""",
+        --embed-above --encoding --group-by --help --image-mode --image-size --json --memory-budget
+        --missing --na --numeric --only --order-by --picture --resize --skip-bad --split-seed
+        --stratify --target --task --test-share --text --valid-share --write""",
     "init": """--categorical --data-dir --debug --decimal --delimiter --drop --embed-above
         --encoding --force --group-by --help --image-mode --image-size --memory-budget --missing
-        --na --numeric --order-by --out --resize --skip-bad --split-seed --target --task
+        --na --numeric --order-by --out --resize --skip-bad --split-seed --stratify --target --task
         --test-share --text --valid-share""",
     "summary": "--classes --debug --help --input-shape --json --trust-code",
     "ladder": """--data --data-dir --debug --epochs --help --json --rungs --scratch --seed
@@ -242,6 +243,18 @@ def test_options_are_frozen(command, plainfit, monkeypatch):
     wanted = {*OPTIONS[command].split()}
     wanted |= {f"--no-{name[2:]}" for name in wanted & SWITCHES}
     assert {*re.findall(r"--[a-z][a-z-]+", text)} == wanted
+
+
+def test_texts_name_options_that_there_are():
+    known = {name for options in OPTIONS.values() for name in options.split()}
+    known |= {f"--no-{name[2:]}" for name in known & SWITCHES}
+    others = {"--version", "--nproc-per-node", "--standalone", "--rdzv-id"}  # and torchrun's
+    others |= {"--logdir", "--upgrade"}  # of tensorboard and pip
+    for path in Path(settings.__file__).parents[1].rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = {*re.findall(r"(?<!var\()(?<![\w-])--[a-z][a-z-]+", node.value)}
+                assert named <= known | others | {"--no-"}, (path, node.value)
 
 
 def test_the_commands_are_frozen(plainfit, monkeypatch):

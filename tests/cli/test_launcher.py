@@ -183,10 +183,42 @@ def test_a_launcher_that_is_killed_leaves_nothing(whole, launch, tmp_path):
             "--max-restarts must be at least 0 and at most 1,000,000,000, got -1",
         ),
         (("--max-restarts", 1), "--max-restarts is for --processes: leave it out"),
+        (
+            ("--shards", 4, "--reduce", "fast"),
+            "--shards is for reduce='exact': leave one of them out",
+        ),
+        (("--shards", 33), "--shards must be at most half of the samples of a batch, 64, got 33"),
+        (
+            ("--shards", 4, "--overfit-one-batch"),
+            "OverfitOneBatch takes a whole batch: leave out shards and processes",
+        ),
     ],
 )
-def test_refused_before_anything_starts(plainfit, arguments, error):
+def test_refused_before_anything_starts(plainfit, tmp_path, arguments, error):
     assert plainfit("train", *arguments) == (2, "", f"error: {error}\n")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_refused_by_all_processes(launch, tmp_path):
+    """A run of whole batches, and parts of parameters with what needs them whole."""
+    small = ("--epochs", 1, "--batch-size", 512)
+    refused = {
+        (
+            "resume",
+            "run",
+            "--epochs",
+            2,
+        ): "a run that has trained on whole batches goes on in one process",
+        ("train", "--fsdp", "auto", "--average", 0.9): "--fsdp is without Averaging",
+    }
+    assert launch("train", "--model", "logistic", *small, "--out", "run").end()[0] == 0
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    for arguments, says in refused.items():
+        code, out, err, left = launch(*arguments, "--processes", 2).end()
+        assert (code, out, err.count("\n"), left) == (2, "", 1, [])
+        assert err.startswith(f"error: {says}")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

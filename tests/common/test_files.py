@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from plainfit.common import files
-from plainfit.common.shell import command
+from plainfit.common.errors import command
 from plainfit.models.weights import weights_to_bytes
 
 
@@ -101,6 +101,13 @@ def test_weights_are_the_file_that_safetensors_writes(tmp_path):
         ours, theirs = weights_to_bytes(model, metadata), (tmp_path / "theirs").read_bytes()
         assert sorted(ours) == sorted(theirs)  # names in the metadata come in any order
         assert ours[-100:] == theirs[-100:]
+
+
+def test_parts_are_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK", 4)
+    for parts in ([], [b""], [b"abcd"], [b"a", b"", memoryview(b"bcdefghijk"), b"lm"]):
+        files.write_whole(tmp_path / "parts", *parts)
+        assert (tmp_path / "parts").read_bytes() == b"".join(parts)
 
 
 @settings(max_examples=30)

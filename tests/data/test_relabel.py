@@ -23,6 +23,7 @@ CHANGES = {"1": "b", "3": None}  # the first becomes as the last with that class
     ("before", "after"),
     [
         (b"x,y\n1,a\n2,b\n3,a\n4,b\n", b"x,y\n1,b\n2,b\n4,b\n"),
+        (b"x,y\n[cm],\n1,a\n2,b\n3,a\n4,b\n", b"x,y\n[cm],\n1,b\n2,b\n4,b\n"),
         (b"y;x\r\na;1\r\nb;2\r\n\r\na;3\r\nb;4", b"y;x\r\nb;1\r\nb;2\r\n\r\nb;4"),
         (b'#\nx,y\n"1\n",a\n2,b\n3,a\n"4,""",b \n', b'#\nx,y\n"1\n",b \n2,b\n"4,""",b \n'),
         (b'x,y\n1," a"\n2,"b"\n3,a\n4,"b"\n', b'x,y\n1,"b"\n2,"b"\n4,"b"\n'),
@@ -31,7 +32,17 @@ CHANGES = {"1": "b", "3": None}  # the first becomes as the last with that class
         ("x,y\né,a\n2,b\n3,a\n4,b\n".encode("cp1252"), "x,y\né,b\n2,b\n4,b\n".encode("cp1252")),
         ("x,y\n1,a\n2,b\n3,a\n4,b\n".encode("utf-16"), "x,y\n1,b\n2,b\n4,b\n".encode("utf-16")),
     ],
-    ids=["plain", "blank line", "breaks", "quoted", "tabs", "mark at the end", "cp1252", "utf-16"],
+    ids=[
+        "plain",
+        "units",
+        "blank line",
+        "breaks",
+        "quoted",
+        "tabs",
+        "mark at the end",
+        "cp1252",
+        "utf-16",
+    ],
 )
 def test_lines_stay_as_they_are_written(tmp_path, before, after):
     path, out = tmp_path / "t.csv", tmp_path / "new.csv"

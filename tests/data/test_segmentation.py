@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(PlainfitError) as caught:
         pf.open_data(tmp_path)
     for text in (
-        "4 of 28 are not: masks/01.png, masks/03.png (9x10, and its image is 12x10), ",
+        "4 of 14 are not: masks/01.png, masks/03.png (9x10, and its image is 12x10), ",
         "masks/05.png (not a readable image of its kind), ",
         "masks/07.jpg (JPEG, which changes values; make masks as PNG); repair",
     ):
@@ -185,8 +185,11 @@ def test_what_does_not_fit_is_named(tmp_path):
     for at in range(11):
         (tmp_path / "masks" / f"{at:02}.png").unlink(missing_ok=True)
     (tmp_path / "masks" / "07.jpg").unlink()
-    with pytest.raises(PlainfitError, match=r"11 of 14 have none: images/00.png, .* and 1 more"):
+    (tmp_path / "images" / "12.png").write_bytes(b"no")
+    none = r"and 1 more \(no mask of the same name\), images/12.png \(not a readable image"
+    with pytest.raises(PlainfitError, match=rf"12 of 14 are not: images/00.png, .* {none}"):
         pf.open_data(tmp_path)
+    assert "12 of 14 images could" in str(pf.open_data(tmp_path, skip_bad=True, test_share=0).notes)
 
 
 @pytest.mark.parametrize("resize", [None, "pad"])

@@ -205,6 +205,15 @@ def test_the_shares_of_the_parts(tmp_path):
     np.savez(tmp_path / "ids.npz", x=x, y=y)
     data = open_data(tmp_path / "ids.npz", valid_share=0.5, test_share=0.48)
     assert data.class_counts() == {"train": [1, 1, 1], "valid": [25, 25, 1], "test": [24, 24, 1]}
+    x, y = np.arange(300)[:, None], np.arange(300) % 3
+    np.savez(tmp_path / "even.npz", x=x, y=y)
+    assert open_data(tmp_path / "even.npz").class_counts()["valid"] == [15, 15, 15]
+    for seed in range(3):
+        data = open_data(tmp_path / "even.npz", stratify=False, split_seed=seed)
+        assert sum(data.class_counts()["valid"]) == 45 != 3 * max(data.class_counts()["valid"])
+        ids = torch.cat([part.tensors[0].flatten() for part in data.parts().values()])
+        assert sorted(ids.tolist()) == list(range(300))
+    x, y = x[:103], np.array([0, 1] * 50 + [2] * 3)
     for shares in ({"valid_share": 0.0}, {"valid_share": 0.5, "test_share": 0.5}):
         with pytest.raises(
             ConfigError, match=r"^valid_share must be above 0, and below 1 together"
@@ -217,6 +226,9 @@ def test_the_shares_of_the_parts(tmp_path):
     np.savez(tmp_path / "valid.npz", x=x, y=y, x_valid=x, y_valid=y)
     with pytest.raises(ConfigError, match=r"^valid_share is for parts that are drawn"):
         open_data(tmp_path / "valid.npz", valid_share=0.5)
+    np.savez(tmp_path / "own.npz", x=x, y=y, x_valid=x, y_valid=y, x_test=x, y_test=y)
+    with pytest.raises(ConfigError, match=r"^stratify is for parts that are drawn"):
+        open_data(tmp_path / "own.npz", stratify=False)
 
 
 def test_a_class_of_two_or_three_samples_reaches_the_parts_it_can(tmp_path):

@@ -21,9 +21,10 @@ from plainfit.common.errors import DataError, PlainfitError
 from plainfit.data.parts import split_rows
 from plainfit.data.splits import labels_of
 from plainfit.data.tables import guards
+from plainfit.data.tables.reading import TableOptions, read_columns
 from plainfit.runs.folder import open_run
 from plainfit.runs.inference import predict
-from plainfit.runs.train import balanced_accuracy
+from plainfit.runs.tasks import balanced_accuracy
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -178,6 +179,19 @@ def test_labels_as_people_write_them(tmp_path):
     ]
 
 
+def test_a_name_with_blanks_is_quoted_in_remedies(tmp_path):
+    rows = [f"p{i},{i % 2}" for i in range(99)]
+    with pytest.raises(DataError, match=r"--drop 'the name', or keep it by --categorical 'the na"):
+        open_data(written(tmp_path, rows, "the name,target"))
+
+
+def test_several_targets_of_text(tmp_path):
+    rows = [f"{x},{'ab'[i % 2]},{i % 3}" for i, x in enumerate(X)]
+    path = written(tmp_path, rows, "x,kind,other")
+    with pytest.raises(DataError, match=r"each of several targets .* 'kind' .* joined as a\|b$"):
+        open_data(path, target="kind,other")
+
+
 def test_text_that_is_not_utf_8(tmp_path):
     rows = [f"{['Köln', 'Málaga', 'Ulm'][i % 3]},{y}" for i, y in enumerate(Y)]
     for encoding in ("cp1252", "latin-1"):
@@ -262,6 +276,81 @@ def test_texts_that_mean_a_gap_can_be_named(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(pa.table({"x": X, "y": Y}), tmp_path / "t.parquet")
     with pytest.raises(PlainfitError, match=r"na is for text files such as .csv, and"):
         open_data(tmp_path / "t.parquet", na="-999")
+
+
+def test_texts_named_as_gaps_are_gaps_in_columns_of_every_kind(tmp_path):
+    words = ["Rome", "Bern", "unknown", " unknown ", "?"]
+    rows = [
+        f"{words[i % 5]},{['07', 'unknown'][i % 7 == 0]},{['$1.50', 'unknown'][i % 9 == 0]},"
+        f"2026-01-0{1 + i % 9 if i % 8 else 'unknown'},id{i},{['a', 'b', 'unknown'][i % 10 % 3]}"
+        for i in range(N)
+    ]
+    rows = [row.replace("2026-01-0unknown", "unknown") for row in rows]
+    path = written(tmp_path, rows, "city,code,price,day,id,target")
+    options = {"na": "unknown", "categorical": "code", "drop": "id"}
+    data = open_data(path, **options)
+    assert data.classes == ("a", "b")
+    assert [f for f in data.features if "=" in f] == [
+        *("city=", "city=?", "city=Bern", "city=Rome", "code=", "code=07")
+    ]
+    assert data.columns["price"]["mean"] == 1.5
+    assert data.columns["day"]["format"] == "ISO 8601"
+    data = open_data(path, missing="drop", **options)
+    assert not any("unknown" in name or name[-1] in "=g" for name in data.features)
+    kept = [row for row in rows if "unknown" not in row]
+    assert sum(data.counts().values()) == len(kept)
+    table = read_columns(path, TableOptions(na="id3,unknown"))
+    assert table.texts(["id"])["id"][3].as_py() == "id3"  # as it is written
+    rows = [f"{x},{['red|blue', 'red', '', 'unknown'][i % 4]}" for i, x in enumerate(X)]
+    data = open_data(written(tmp_path, rows), na="unknown")
+    assert (data.classes, sum(data.counts().values())) == (("blue", "red"), 45)
+
+
+@pytest.mark.parametrize(
+    ("header", "units", "row", "is_left_out"),
+    [
+        ("weight,height,target", "kg,cm,", lambda i: f"{i}.5,{i % 9},{'ab'[i % 2]}", True),
+        (
+            "day;t;p;target",
+            "UTC;°C;hPa;-",
+            lambda i: f"2026-01-0{1 + i % 9};{i},5;{'?' if i % 3 else i};{i % 2}",
+            True,
+        ),
+        ("t,target", "°C,", lambda i: f"{i},{'ab'[i % 2]}", True),
+        ("x,z,target", "m/s,1/s,", lambda i: f"{i},$1.50,{i % 2}", True),
+        ("x,target", "err,yes", lambda i: f"{i},{['yes', 'no'][i % 2]}", False),
+        ("x,target", "?,1", lambda i: f"{i},{i % 2}", False),
+        ("city,target", "Rome,a", lambda i: f"{['Rome', 'Bern'][i % 3 > 1]},{'ab'[i % 2]}", False),
+    ],
+)
+def test_a_row_of_units_below_the_names(tmp_path, header, units, row, is_left_out):
+    rows = [row(i) for i in range(1, N)]
+    for more in ([], ["# a title"]):
+        data = open_data(written(tmp_path, [*more, header, units, *rows][1:], [*more, header][0]))
+        said = [note for note in data.notes if "a row of units below the names" in note]
+        assert len(said) == is_left_out
+        if is_left_out:
+            plain = open_data(written(tmp_path, rows, header, "plain.csv"))
+            assert data.fingerprint == plain.fingerprint
+            own = said[0].partition("--na ")[2].partition(" keeps it")[0]
+            kept = open_data(tmp_path / "t.csv", na=own).notes
+            assert any(note.startswith("1 of 60 rows have no target") for note in kept)
+
+
+def test_the_index_of_a_data_frame_is_no_column(tmp_path):
+    frame = pd.DataFrame({"x": X, "target": Y}, index=[i % 7 for i in range(N)])
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert open_data(tmp_path / "t.parquet").features == ("x",)
+
+
+def test_days_that_are_none(tmp_path):
+    rows = [f"{1 + i % 28:02}.{['01', '02'][i % 2]}.2026,{x},{y}"
+            for i, (x, y) in enumerate(zip(X, Y, strict=True))]  # fmt: skip
+    assert "day.month" in open_data(written(tmp_path, rows, "day,x,target")).features
+    data = open_data(written(tmp_path, [*rows[:-1], "31.02.2026,1.5,1"], "day,x,target"))
+    said = "column 'day' is text; dates must be written in one way, such as 2026-01-31"
+    assert any(note.startswith(said[:23]) for note in data.notes)
+    assert "day.month" not in data.features
 
 
 FIRST, HOUR = datetime.datetime(2026, 1, 31), datetime.timedelta(hours=1)
@@ -490,7 +579,7 @@ def test_columns_that_are_no_whole_numbers_after_all(tmp_path):
     assert path.read_bytes().index(b"8.5") > 2**20
     data = open_data(path)
     assert data.notes == (
-        "column 'code': 1 numbers begin with a 0, which is lost; if they are codes, "
+        "column 'code': 1 number begins with a 0, which is lost; if they are codes, "
         "--categorical code or --drop code",
         "column 'text' is text; 1 of 90000 are no numbers, such as 'x': --na names gaps in a .csv",
     )

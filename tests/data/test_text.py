@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 import plainfit as pf
 from ejecting import differing, run_here
 from plainfit.common.errors import DataError
-from plainfit.data.tables.alone import words_in
+from plainfit.data.alone import words_in
 from plainfit.data.tables.text import PATTERN
 from plainfit.eject import eject_run
 from plainfit.eject.verify import outcome_of

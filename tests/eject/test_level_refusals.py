@@ -6,8 +6,7 @@ from eject.running import assert_same
 from eject.scripts import PERCEPTRON, VECTORS, script, sequential
 from plainfit.common.errors import ConfigError, EjectError
 from plainfit.eject.lower import lower
-from plainfit.eject.refusals import check
-from plainfit.eject.replacements import LEVELS
+from plainfit.eject.replacements import LEVELS, check
 
 SGD = "optim.SGD(model.parameters(), lr=0.1)"
 

@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from plainfit.eject.layout import Imports, docstring, literal, wrapped
 from plainfit.eject.lifting import Lifter, is_liftable, shortened
 from plainfit.eject.recipe import from_folder
 from plainfit.eject.script import Script
+from plainfit.eject.source import Imports, docstring, literal, wrapped
 from plainfit.eject.values import call
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train

@@ -34,6 +34,7 @@ RUNS = {
     "plain sgd stays plain": {"model": "cnn", "momentum": 0.0, "schedule": "one-cycle"},
     "linear, other shares": {
         "model": "mlp", "schedule": "linear", "valid_share": 0.3, "test_share": 0.0,
+        "stratify": False,
     },
     "polynomial": {"model": "mlp", "schedule": "polynomial"},
     "augmented": {"model": "cnn", "augment": "strong"},

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from plainfit.ladder import catalog, climb, programs
+from plainfit.ladder import catalog, climb
 from plainfit.ladder.catalog import RUNGS
 from plainfit.ladder.climb import usual_epochs
 
@@ -163,13 +163,13 @@ def test_every_rung_has_its_program_and_its_line():
     assert all(rung.adds and len(rung.adds) < 38 for rung in RUNGS)
 
 
-@pytest.mark.parametrize("language", programs.NOTEBOOKS)
+@pytest.mark.parametrize("language", climb.NOTEBOOKS)
 def test_the_notebook_is_copied_once(language, plainfit, tmp_path):
-    name = programs.NOTEBOOKS[language]
+    name = climb.NOTEBOOKS[language]
     arguments = ["notebook", "here", "--lang", language, "--no-open"]
     assert plainfit(*arguments)[:2] == (0, f"copied here/{name}\n")
     copy = tmp_path / "here" / name
-    assert copy.read_bytes() == programs.installed_notebook(language).read_bytes()
+    assert copy.read_bytes() == climb.installed_notebook(language).read_bytes()
     copy.write_text("my notes")
     assert plainfit(*arguments)[1] == f"here/{name} exists already and is kept\n"
     assert copy.read_text() == "my notes"
@@ -178,7 +178,7 @@ def test_the_notebook_is_copied_once(language, plainfit, tmp_path):
 
 
 def test_without_jupyter_there_is_one_line(plainfit, monkeypatch, tmp_path):
-    monkeypatch.setattr(programs, "JUPYTER", ("no_such_jupyter",))
+    monkeypatch.setattr(climb, "JUPYTER", ("no_such_jupyter",))
     code, out, err = plainfit("notebook")
     assert code == 2
     assert out == "copied what_is_torch_nn.ipynb\n"
@@ -192,6 +192,6 @@ def test_jupyter_is_started_on_the_copy(plainfit, monkeypatch, tmp_path):
     (tmp_path / "stand_in.py").write_text("import sys; open('opened', 'w').write(sys.argv[1])")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(programs, "JUPYTER", ("no_such_jupyter", "stand_in"))
+    monkeypatch.setattr(climb, "JUPYTER", ("no_such_jupyter", "stand_in"))
     assert plainfit("notebook")[0] == 0
     assert (tmp_path / "opened").read_text() == "what_is_torch_nn.ipynb"

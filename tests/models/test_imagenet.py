@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plainfit.models import resnet as imagenet
+from plainfit.models import networks as imagenet
 
 # https://docs.pytorch.org/vision/stable/models/resnet.html, num_params on the page of each
 PARAMETERS = {18: 11_689_512, 34: 21_797_672, 50: 25_557_032}

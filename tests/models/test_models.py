@@ -1,6 +1,7 @@
 """The built-in models and `get_model`."""
 
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_a_factory_rebuilds_the_model():
     assert factory == Factory("plainfit.models.networks:ResNet", {"classes": 4, "channels": 3}, 9)
     torch.rand(10)
     assert same(factory.build(), model)
-    assert same(Factory(**factory.to_dict()).build(), model)
+    assert same(Factory(**asdict(factory)).build(), model)
     assert "plainfit_factory" not in model.state_dict()
 
 

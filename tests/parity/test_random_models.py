@@ -15,8 +15,8 @@ from torch.utils.data import TensorDataset
 import plainfit as pf
 from ejecting import differing, run_here
 from plainfit.models.weights import weights_to_bytes
-from plainfit.runs.settings import SCHEDULES
 from plainfit.training.callbacks import Averaging, GradientAccumulation, GradientClipping
+from plainfit.training.schedules import BY_NAME
 
 WIDTHS = st.integers(1, 9)
 RATES = st.sampled_from([0.01, 0.1])
@@ -86,7 +86,7 @@ EVERYTHING = given(
     seed=st.integers(0, 2**40),
     model=layers(),
     make_opt=OPTIMIZERS,
-    schedule=st.sampled_from([None, *SCHEDULES]),
+    schedule=st.sampled_from([None, *BY_NAME]),
     callbacks=CALLBACKS,
     batch_size=st.integers(2, 9),
     samples=st.sampled_from([4, 8, 12, 18]),

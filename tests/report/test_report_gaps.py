@@ -2,21 +2,24 @@
 
 import base64
 import json
+import math
 import re
 from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import confusion_matrix
 
 import plainfit as pf
 from pages import Page, absent, change_record, quiet
 from plainfit.common.errors import RunError
 from plainfit.report.comparison import Comparison
 from plainfit.report.page import write_report
-from plainfit.report.predictions import MAX_CLASSES
+from plainfit.report.predictions import MAX_CLASSES, MAX_SAMPLES, Counts
 from plainfit.runs.folder import open_run
 
 
@@ -47,6 +50,30 @@ def test_a_page_without_its_data_says_so(tmp_path):
     assert page.tables["Layers"]
     assert len(page.tables["Results"]) == 4
     assert page.all("svg")
+
+
+def test_scores_are_counted_batch_by_batch_and_few_samples_are_kept():
+    draw = torch.Generator().manual_seed(0)
+    out, yb = (
+        torch.randn(90, 3, 5, 4, generator=draw),
+        torch.randint(-1, 3, (90, 5, 4), generator=draw),
+    )
+    yb[yb < 0] = -100
+    out[7, :, 0, 0], yb[7, 0, 0] = math.nan, 1
+    counts = Counts(F.cross_entropy, 3, range(0, 90, 10))
+    counts.reset()
+    for rows in torch.arange(90).split(8):
+        counts.update(out[rows], yb[rows])
+    losses = F.cross_entropy(out, yb, reduction="none").flatten(1).mean(1)
+    assert counts.hardest == losses.argsort(descending=True, stable=True)[:MAX_SAMPLES].tolist()
+    assert counts.samples.keys() == {*counts.hardest, *range(0, 90, 10)}
+    for row, (_, mask) in counts.samples.items():
+        assert torch.equal(mask, out[row].argmax(0))
+        assert mask.untyped_storage().nbytes() == 20
+    pairs, times = map(torch.cat, zip(*counts.pairs, strict=True))
+    matrix = torch.zeros(9, dtype=torch.int64).index_add(0, pairs, times).view(3, 3)
+    known = yb >= 0
+    assert matrix.tolist() == confusion_matrix(yb[known], out.argmax(1)[known]).tolist()
 
 
 def test_a_page_without_its_model_says_so(copied):

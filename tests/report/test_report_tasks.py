@@ -14,7 +14,7 @@ import plainfit as pf
 from pages import Page, quiet
 from plainfit.data.splits import labels_of
 from plainfit.report.page import write_report
-from plainfit.report.sections import number_charts
+from plainfit.report.predictions import number_charts
 from plainfit.runs.folder import open_run
 
 

@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from ejecting import differing, run_here
 from plainfit.eject import eject_run
-from plainfit.report.sections import predict
+from plainfit.report.predictions import predict
 from plainfit.runs.folder import open_run
 from plainfit.runs.inference import evaluate
 from plainfit.runs.settings import RunConfig

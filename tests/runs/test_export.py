@@ -17,7 +17,7 @@ from torch import nn
 
 import plainfit.models.networks
 from plainfit.common.errors import ConfigError, ModelError, RunError
-from plainfit.runs import export_formats as formats
+from plainfit.runs import export as formats
 from plainfit.runs.export import batches, compare, export_run, samples_of
 from plainfit.runs.folder import open_run
 from plainfit.runs.settings import RunConfig
@@ -404,8 +404,9 @@ def test_what_is_there_is_kept_unless_forced(get_run, tmp_path):
     with pytest.raises(ConfigError, match="force must be set to overwrite"):
         export_run(run, "safetensors", out)
     assert out.read_text() == "mine"
-    export_run(run, "safetensors", out, force=True)
+    export_run(run, out=out, force=True)
     assert out.read_bytes()[:4] != b"mine"
+    assert export_run(run, out=tmp_path / "mine.pt2").format == "torch-export"
 
 
 def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
@@ -414,6 +415,7 @@ def test_paths_and_formats_that_cannot_be(get_run, tmp_path):
     for format, out, message in (
         ("tflite", None, "unknown format 'tflite': choose from safetensors, torch-export, onnx"),
         ("torch-export", tmp_path / "a.onnx", "must be called NAME.pt2, got a.onnx"),
+        (None, tmp_path / "a.bin", "out must end with .safetensors, .pt2, .onnx, got"),
         ("torch-export", tmp_path / "no" / "a.pt2", "must exist; create it first"),
         ("onnx", tmp_path / "folder.onnx", "must be a file, and is a folder"),
         ("safetensors", run.folder / "model.safetensors", "must not be a run's own"),

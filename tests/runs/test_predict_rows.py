@@ -201,6 +201,26 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(trained, plainfit, 
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_what_does_not_fit_can_be_named_as_a_gap(trained, plainfit):
+    frame, folder = trained
+    frame = frame.drop(columns="target").astype({"x": str, "paid": str})
+    frame.loc[2, "x"], frame.loc[3, "paid"], frame.loc[4, "day"] = "inf", "maybe", "31.02.2026"
+    frame.to_csv("new.csv", index=False)
+    code, _, errors = plainfit("predict", folder, "new.csv")
+    for text in (
+        "'x' has an infinite one in data row 3; in a text file --na inf,-inf takes it for a gap",
+        "'paid' must be numbers: 1 of 80 are not, 'maybe' in data row 4; mend them, or name texts",
+        "'day' must be dates written as %d.%m.%Y, as in the training: 1 of 80 are not, '31.02.2026",
+    ):
+        assert text in errors
+    assert code == 2
+    code, out, errors = plainfit("predict", folder, "new.csv", "--na", "inf,maybe,31.02.2026")
+    frame.loc[2, "x"], frame.loc[3, "paid"], frame.loc[4, "day"] = "", "", ""
+    frame.to_csv("gaps.csv", index=False)
+    assert (code, out, errors) == plainfit("predict", folder, "gaps.csv")
+    assert code == 0
+
+
 def test_a_run_of_an_older_plainfit_predicts(trained, plainfit, tmp_path):
     """Its columns had a mean and a std or categories, and no gaps."""
     frame = trained[0][["x", "target"]].assign(code=[f"c{i % 70}" for i in range(N)])

@@ -209,6 +209,13 @@ def test_data_that_has_changed(copied):
         open_run(copied).open_data()
     with pytest.raises(DataError, match="has changed since"):
         resume(copied, epochs=3, echo=None)
+    record = json.loads((copied / "run.json").read_text())
+    record["data"]["classes"].reverse()  # of labels.csv, they were once sorted as texts
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        DataError, match=r"classes of digits are in another order or .* of an older"
+    ):
+        resume(copied, epochs=3, echo=None)
 
 
 def test_the_best_epoch_is_never_one_whose_loss_is_nan(copied):
@@ -259,7 +266,8 @@ def test_a_run_of_an_older_plainfit(tmp_path, plainfit):
 
 @pytest.mark.parametrize("old", MOVED)
 def test_names_of_models_that_have_moved(old):
-    name = {"plainfit.models": "MnistCNN", "plainfit.imagenet": "resnet18"}.get(old, "timm_model")
+    names = {"plainfit.models": "MnistCNN", "plainfit.transfer.sources": "timm_model"}
+    name = names.get(old, "resnet18")
     assert resolve(f"{old}:{name}").__module__ == MOVED[old]
 
 

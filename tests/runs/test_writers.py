@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from killing import ended, files_up_to, forked
-from plainfit.common import locks
-from plainfit.common.errors import RunError
-from plainfit.common.shell import command
+from plainfit.common import files
+from plainfit.common.errors import RunError, command
 from plainfit.runs import train as module
 from plainfit.runs.folder import default_folder, read_record
 from plainfit.runs.settings import RunConfig
@@ -118,7 +117,7 @@ def test_default_folders_of_one_second_differ(tmp_path, monkeypatch):
 
 
 def test_without_locks_a_warning_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "fcntl", None)  # as on Windows
+    monkeypatch.setattr(files, "fcntl", None)  # as on Windows
     with pytest.warns(RuntimeWarning, match="could not be locked.*no other process writes to it"):
         train(RunConfig(**SETTINGS, out=tmp_path / "run"), echo=None)
 

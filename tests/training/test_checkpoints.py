@@ -34,7 +34,7 @@ def small_state():
         "transposed": torch.randn(4, 3).t(),
         "channels last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last),
         "row": torch.randn(5, 6)[2],
-        "types": [torch.ones(2).to(kind) for kind in (torch.bfloat16, torch.float64, torch.bool)],
+        "types": [torch.ones(3).to(kind) for kind in files.TYPES],
         "empty": torch.zeros(0, 3),
         "number": torch.tensor(7, dtype=torch.int64),
         "tuple": (1, (2.5, None), "text"),
@@ -59,6 +59,16 @@ def test_a_checkpoint_is_plain_safetensors_with_json(tmp_path):
         assert "tied/0" in file.keys()  # noqa: SIM118  # it is no dict
         assert "tied/1" not in file.keys()  # noqa: SIM118  # the same memory, stored once
         assert json.loads(file.metadata()["state"])["tied"][1] == {"$tensor": "tied/0"}
+
+
+def test_tensors_are_written_from_where_they_are():
+    weight = torch.zeros(7)
+    [_, part] = files.to_parts({"weight": weight})
+    weight += 1
+    assert bytes(part) == weight.numpy().tobytes()
+    assert from_bytes(to_bytes({"a": torch.tensor([1 + 2j]).conj()}))["a"].tolist() == [1 - 2j]
+    with pytest.raises(CheckpointError, match=r"and a has torch.complex128; turn it into one of F"):
+        to_bytes({"a": torch.zeros(1, dtype=torch.complex128)})
 
 
 @pytest.mark.parametrize("value", [np.zeros(2), object(), {1, 2}, b"bytes", 1j])
@@ -232,7 +242,7 @@ def test_bad_settings(tmp_path, options, message):
 def test_a_disk_that_changes_what_it_is_given_is_found_at_once(tmp_path, monkeypatch):
     files.save(tmp_path, 1, small_state())
     write = files.write_whole
-    monkeypatch.setattr(files, "write_whole", lambda path, data: write(path, data[:-1] + b"!"))
+    monkeypatch.setattr(files, "write_whole", lambda path, *parts: write(path, *parts[:-1], b"!"))
     with pytest.raises(CheckpointError, match="must have the SHA-256 in its name"):
         files.save(tmp_path, 2, small_state())
     (left,) = tmp_path.iterdir()

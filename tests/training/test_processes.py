@@ -27,6 +27,7 @@ from plainfit.training.callbacks import (
 from plainfit.training.hooks import Callback
 from plainfit.training.pairwise import nodes_of
 from plainfit.training.processes import join
+from plainfit.training.sharding import adds_up
 from plainfit.training.validation import validate
 from ranks import on_processes
 from trainings import Noisy, StopAt, differences, noise
@@ -263,6 +264,14 @@ def packed():
     return [(pack_sequence([torch.rand(n, 64) for n in range(16, 0, -1)]), torch.zeros(16))]
 
 
+def squares(out, yb):
+    return (out - F.one_hot(yb, CLASSES)).square().sum()
+
+
+def half_of_sum(out, yb):
+    return F.cross_entropy(out, yb, reduction="sum") / 2, {"size": out.abs().sum()}
+
+
 EACH = "on every process, of which each computes a part"
 REFUSED = {  # on any number of processes, or on several
     "train_dl must give the same batches " + EACH: lambda: trained(dls=distributed),
@@ -273,7 +282,12 @@ REFUSED = {  # on any number of processes, or on several
         dls=lambda: DataLoader(Stream(60 - 17 * int(os.environ["RANK"])), BS)
     ),
     "sums over the data was": lambda: trained(dls=halves),
+    "loss_func must return the mean over the samples": lambda: trained(loss=squares),
+    "mean of their losses, and adds samples up": lambda: trained(loss=half_of_sum),
     "step takes whole batches": lambda: trained(step=lambda model, batch, opt: None),
+    "model must be without SyncBatchNorm": lambda: trained(
+        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(MODELS["resnet"]()), reduce="fast"
+    ),
     "OverfitOneBatch takes a whole batch": lambda: trained(callbacks=[OverfitOneBatch()]),
     "got a PackedSequence; serve samples by plainfit.get_data": lambda: trained(dls=packed),
     "its parts must have one length, got 5, 18": lambda: trained(
@@ -318,7 +332,7 @@ def test_the_same_bits_on_1_2_and_3_processes(everywhere, name):
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_shared_is_refused_by_all(everywhere, message):
-    is_of_several = "same batches" in message or "over the data" in message
+    is_of_several = any(text in message for text in ("same batches", "over the data", "SyncBatch"))
     for world in (2, 3) if is_of_several else (1, 2, 3):
         for outcomes in everywhere[world]:
             assert message in outcomes[message]
@@ -493,6 +507,10 @@ def weighted_nll(out, yb):
     return F.nll_loss(out.log_softmax(1), yb, weight=WEIGHT + 0.1)
 
 
+def sum_with_values(out, yb):
+    return F.cross_entropy(out, yb, reduction="sum"), {"size": out.abs().mean()}
+
+
 def other_metric(out, yb):
     return F.cross_entropy(out, yb)
 
@@ -505,6 +523,7 @@ SOME = {
     "a batch is ignored": {**labels_of_first(18, -100), "opt": optim.AdamW},
     "a piece has no weight": {**labels_of_first(4, 3), "loss": nn.CrossEntropyLoss(WEIGHT)},
     "a sum": {"loss": nn.CrossEntropyLoss(reduction="sum"), "lr": 0.01},
+    "a sum with values": {"loss": sum_with_values, "lr": 0.01},
     "a metric that is a loss": {
         "loss": nn.CrossEntropyLoss(WEIGHT), "train_metrics": ["accuracy", other_metric],
     },
@@ -580,6 +599,31 @@ def test_pieces_give_what_the_whole_batch_does(name):
 @pytest.mark.parametrize("name", [*SOME, *MORE])
 def test_all_losses_in_pieces_are_those_of_the_whole_batch(name, shards):
     check_pieces(name, shards)
+
+
+def masked(out, yb):
+    known = (yb != 1).double()
+    return (F.cross_entropy(out, yb, reduction="none") * known).sum() / known.sum().clamp(min=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "is_sum"),
+    [
+        (squares, True),
+        (half_of_sum, True),
+        (lambda out, yb: squares(out, yb) / BS, True),
+        (F.cross_entropy, False),
+        (masked, False),
+        (lambda out, yb: -F.cross_entropy(out, yb), False),
+        (lambda out, yb: (out @ out.T).mean(), False),
+        (lambda out, yb: squares(out, yb) * 0, False),
+        (lambda out, yb: squares(out, yb) * math.inf, False),
+    ],
+)
+def test_a_loss_that_adds_up_is_noticed(loss, is_sum):
+    g = torch.Generator().manual_seed(0)
+    y = torch.tensor([0, 2, 3] * 3 + [1] * 9)  # of which half are not counted by `masked`
+    assert adds_up(loss, torch.rand(18, CLASSES, generator=g), y) == is_sum
 
 
 # The parts

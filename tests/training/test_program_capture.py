@@ -14,11 +14,9 @@ import plainfit as pf
 from plainfit.common.errors import NonFiniteError
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context
-from plainfit.training.program import Steps
-from plainfit.training.program_capture import Replay, check_place
+from plainfit.training.program import Replay, Steps, check_place
 from plainfit.training.ranges import why_not
-from plainfit.training.traced_step import TracedStep
-from plainfit.training.tracing import UntraceableError, options_of, traced
+from plainfit.training.tracing import TracedStep, UntraceableError, options_of, traced
 
 
 @pytest.fixture(autouse=True)

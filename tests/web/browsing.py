@@ -30,6 +30,7 @@ def serving(app):
     """Serve an application on this machine; give its address."""
     config = uvicorn.Config(app, port=0, log_level="warning")
     server = uvicorn.Server(config)
+    app.state.is_closing = lambda: server.should_exit
     with config.bind_socket() as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

@@ -18,7 +18,7 @@ from plainfit.cli.cache import cache
 from plainfit.cli.cleaning import clean, relabel
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
-from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, show, surroundings
+from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, rank, show, surroundings
 from plainfit.cli.tuning import tune
 from plainfit.common.errors import ConfigError, PlainfitError, TrainingError, memory_hint, reason
 from plainfit.runs.settings import RunConfig, names_of, option
@@ -93,17 +93,17 @@ def run() -> int:
 
 def tell_error(message: str) -> None:
     """Print an error; of several processes, the launcher prints what the first one has left it."""
-    message, rank = " ".join(message.split()), os.environ.get("RANK", "0")
+    message = " ".join(message.split())
     if job := os.environ.get("PLAINFIT_JOB"):
-        path = Path(job) / f"{time.monotonic_ns():020}-{rank}"
+        path = Path(job) / f"{time.monotonic_ns():020}-{rank()}"
         try:
             path.write_text(message, encoding="utf-8", errors="replace")
             return
         except OSError:  # a full disk
             path.unlink(missing_ok=True)
-    if rank != "0":
+    if rank() != "0":
         time.sleep(5)  # what fails everywhere, the first process tells, and torchrun ends this one
-    where = "" if rank == "0" else f" in process {rank}"
+    where = "" if rank() == "0" else f" in process {rank()}"
     show(f"error{where}: {message}", sys.stderr)
 
 
@@ -120,7 +120,7 @@ def message_of(error: Exception) -> str:
 
 
 def show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == "0":
         show("warning: " + " ".join(str(message).split()), sys.stderr)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from plainfit.cli.shared import Debug, Json, Source, show, show_json, with_options_of
-from plainfit.common.shell import command
+from plainfit.common.errors import command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 
 OF_A_RUN = ("data", "out", "track", "checkpoint_every", "fsdp", "overfit_one_batch")

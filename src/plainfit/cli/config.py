@@ -12,20 +12,24 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer import Option
 
-from plainfit.cli.shared import SOURCE_OPTIONS, Debug, Source, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError, raised_as, unknown_name
+from plainfit.cli.shared import (
+    GROUP_OF,
+    GROUPS,
+    SOURCE_OPTIONS,
+    Debug,
+    Source,
+    show,
+    show_json,
+    with_options_of,
+)
+from plainfit.common.errors import ConfigError, command, raised_as, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.common.schema import hints_of
-from plainfit.common.shell import command
 from plainfit.runs.settings import OF_EVERY_PRESET, RunConfig, names_of
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
 
-GROUPS = {
-    kind.__name__.removesuffix("Settings").lower(): kind for kind in reversed(RunConfig.__bases__)
-}
-GROUP_OF = {name: group for group, kind in GROUPS.items() for name in names_of(kind)}
 NOT_TOML = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # not even in a comment
 SMALL = 64  # pixels a side, at most, for the network of the presets
 STEPS, LEAST, MOST = 2000, 10, 100  # of a training that `init` suggests; of its epochs

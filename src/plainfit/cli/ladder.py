@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from plainfit.cli.shared import Debug, Json, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError, plural
-from plainfit.common.shell import quoted
+from plainfit.common.errors import ConfigError, plural, quoted
 from plainfit.runs.settings import RunConfig
 
 if TYPE_CHECKING:
@@ -96,17 +95,16 @@ def diff(
     debug: Debug = False,
 ) -> None:
     """Print what changes from one rung to another."""
-    from plainfit.ladder import programs
-    from plainfit.ladder.catalog import find_rung
+    from plainfit.ladder import catalog
 
-    pair = find_rung(before), find_rung(after)
+    pair = catalog.find_rung(before), catalog.find_rung(after)
     if not side_by_side:
-        show_highlighted(programs.unified(*pair), "diff")
+        show_highlighted(catalog.unified(*pair), "diff")
         return
     # In a file no line is cut: those of rungs have at most 100 characters.
     width = (get_terminal_size().columns - 3) // 2 if sys.stdout.isatty() else 100
     colors = {"<": "red", ">": "green", "|": "yellow"}
-    for left, sign, right in programs.side_by_side(*pair, width):
+    for left, sign, right in catalog.side_by_side(*pair, width):
         typer.secho(f"{left} {sign} {right}".rstrip(), fg=colors.get(sign))
 
 
@@ -122,7 +120,7 @@ def copy(
 ) -> None:
     """Copy a rung's program, and data to run it on, for you to edit."""
     from plainfit.ladder.catalog import find_rung
-    from plainfit.ladder.programs import copy_rung
+    from plainfit.ladder.climb import copy_rung
 
     rung = find_rung(name)
     program, arrays = copy_rung(rung, RunConfig(**options).open_data(), folder, replace=force)
@@ -167,7 +165,7 @@ def notebook(
     debug: Debug = False,
 ) -> None:
     """Copy the tutorial as a notebook, and open it in Jupyter."""
-    from plainfit.ladder.programs import JUPYTER, copy_notebook
+    from plainfit.ladder.climb import JUPYTER, copy_notebook
 
     path, copied = copy_notebook(lang, folder, replace=force)
     show(f"copied {path}" if copied else f"{path} exists already and is kept")

@@ -20,8 +20,8 @@ from typer import Exit, Option
 
 from plainfit.cli.shared import BAD_INPUT, FAILED, show
 from plainfit.common.errors import ConfigError
-from plainfit.common.schema import UP_TO_COUNT, Between, check_values
-from plainfit.runs.settings import SHARDS, RunConfig
+from plainfit.common.schema import SHARDS, UP_TO_COUNT, Between, check_values
+from plainfit.runs.settings import RunConfig
 
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a training that was asked to
 LIMITS = {

@@ -33,6 +33,7 @@ def predict(
     delimiter: Annotated[str | None, Option(help="Of a .csv, if not as in the training.")] = None,
     encoding: Annotated[str | None, Option(help="Of a .csv, likewise.")] = None,
     decimal: Annotated[str | None, Option(help="Of numbers in a .csv, likewise.")] = None,
+    na: Annotated[str | None, Option(help="Further texts in a .csv that mean a gap.")] = None,
     trust_code: TrustCode = False,
     json_: Json = False,
     debug: Debug = False,
@@ -58,7 +59,7 @@ def predict(
     if is_table := str(first) == "-" or first.name.lower().endswith(TABLES):
         if len(sources) > 1 or tta:
             raise ConfigError("a table is predicted alone, and has no views; leave out the rest")
-        written = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal}
+        written = {"delimiter": delimiter, "encoding": encoding, "decimal": decimal, "na": na}
         results = predicting.predict_rows(opened, first, **written)
     else:
         images = [*chain(*map(images_in, sources))]
@@ -96,7 +97,7 @@ def summary(
     import torch
 
     from plainfit.models.build import MODELS, get_model
-    from plainfit.models.summary import count_parameters, summarize
+    from plainfit.models.layers import count_parameters, summarize
 
     if model not in MODELS and Path(model).is_dir():
         run = open_trusted(Path(model), trust_code)
@@ -197,8 +198,9 @@ def compare(
 def export(
     run: RunFolder,
     format_: Annotated[
-        str, Option("--format", help="safetensors, torch-export or onnx.")
-    ] = "safetensors",
+        str | None,
+        Option("--format", help="safetensors, torch-export or onnx (default: as --out ends)."),
+    ] = None,
     out: Annotated[
         Path | None, Option(help="Where to write it (default: export.* in the run).")
     ] = None,

@@ -25,6 +25,10 @@ T = TypeVar("T")
 Parameter, KEYWORD_ONLY = inspect.Parameter, inspect.Parameter.KEYWORD_ONLY
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.")]
 Source = Annotated[str, typer.Argument(help="digits, mnist, fashion-mnist, or a path.")]
+GROUPS = {
+    kind.__name__.removesuffix("Settings").lower(): kind for kind in reversed(RunConfig.__bases__)
+}
+GROUP_OF = {name: group for group, kind in GROUPS.items() for name in names_of(kind)}
 SOURCE_OPTIONS = names_of(DataSettings, without=("data",))
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 TrustCode = Annotated[
@@ -53,6 +57,11 @@ def show(text: str = "", stream: TextIO | None = None, end: str = "\n") -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())  # what is left in the buffer goes there as well
         os.close(nowhere)
+
+
+def rank() -> str:
+    """Return the number of this process among several, of which the first has all output."""
+    return os.environ.get("RANK", "0")
 
 
 @contextmanager
@@ -132,7 +141,10 @@ def with_options_of(names: Collection[str]) -> Callable[[Callable[..., None]], A
             name = option(item.name)
             if kind is bool:  # what is on by default, in a preset or in a file can be turned off
                 name += f"/--no-{name[2:]}"
-            hint: Any = Annotated[kind, typer.Option(name, help=text, show_default=shown)]
+            panel = GROUP_OF[item.name].capitalize()
+            hint: Any = Annotated[
+                kind, typer.Option(name, help=text, show_default=shown, rich_help_panel=panel)
+            ]
             extra.append(Parameter(item.name, KEYWORD_ONLY, default=item.default, annotation=hint))
         required = [p for p in own if p.default is Parameter.empty]
         optional = [p for p in own if p.default is not Parameter.empty]

@@ -1,6 +1,5 @@
 """Commands that take settings: `train`, `fine-tune`, `resume`, `lr-find`, `data`, `augment`."""
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,12 +22,12 @@ from plainfit.cli.shared import (
     asking,
     is_given,
     open_trusted,
+    rank,
     show,
     show_json,
     with_options_of,
 )
-from plainfit.common.errors import ConfigError, TrainingError, raised_as
-from plainfit.common.shell import command
+from plainfit.common.errors import ConfigError, command
 from plainfit.runs import settings
 from plainfit.runs.settings import (
     DataSettings,
@@ -153,7 +152,7 @@ def resume(
 
 def run_with_progress(run: "Callable[..., RunResult]", json_: bool) -> None:
     result = run(echo=(lambda text: None) if json_ else show)
-    if os.environ.get("RANK", "0") != "0":  # the first process has the run
+    if rank() != "0":  # the first process has the run
         return
     if json_:
         show_json(result.to_dict())
@@ -187,18 +186,12 @@ def lr_find(
 ) -> None:
     """Try learning rates from 1e-7 to 10, and suggest one."""
     config = RunConfig(**options)
-    from plainfit.common.devices import device_of
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
-    from plainfit.runs.tasks import loss_function
-    from plainfit.runs.train import prepare
-    from plainfit.training.lr_finder import lr_find as search
+    from plainfit.runs.train import prepare, search_rate
 
     check_output(picture)
-    parts = prepare(config)
-    with raised_as(TrainingError, "a search for a learning rate must train some steps"):
-        loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
-        found = search(parts.model, loss, parts.opt, parts.train_dl)
+    found = search_rate(prepare(config))
     write_picture(found.plot(), picture)
     if json_:
         suggested = {"valley": found.valley, "steep": found.steep}

@@ -11,8 +11,7 @@ from typer import Option
 
 from plainfit.cli.config import ConfigFile
 from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
-from plainfit.common.errors import ConfigError
-from plainfit.common.shell import command
+from plainfit.common.errors import ConfigError, command
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 

@@ -52,7 +52,11 @@ def app(
             opening.daemon = True
             opening.start()
 
-    listen(page, host, port, ready)
+    try:
+        listen(page, host, port, ready)
+    finally:
+        for training in page.state.home.trainings.running():
+            show(f"note   {training.name} goes on training, as process {training.process.pid}")
 
 
 def serve(
@@ -106,8 +110,11 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
 
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
+        socket.listen()  # so that whoever reads the address can ask
         ready(url(host, socket.getsockname()[1]))
-        uvicorn.Server(config).run([socket])
+        server = uvicorn.Server(config)
+        app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
+        server.run([socket])
 
 
 def url(host: str, port: int) -> str:

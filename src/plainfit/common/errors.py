@@ -13,13 +13,16 @@
     └── TrainingError                a training that had to stop; the command line exits with 1
         └── NonFiniteError           a loss or a gradient that is NaN or infinite
 
-A message is one line: what must hold, what was received, and what to do about it.
+A message is one line: what must hold, what was received, and what to do about it, such as a command
+that a user can copy to a shell.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class PlainfitError(Exception):
@@ -181,3 +184,32 @@ def plural(n: int, one: str, many: str = "") -> str:
     ('1 image is', '1,200 rows')
     """
     return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
+def command(*words: str | int | Path) -> str:
+    r"""Return a `plainfit` command, quoted for a shell, on one line.
+
+    >>> print(command("resume", Path("my runs/a"), "--epochs", 4))
+    plainfit resume 'my runs/a' --epochs 4
+    >>> print(command("report", Path("-b\n")))
+    plainfit report $'./-b\x0a'
+    """
+    return " ".join(["plainfit", *map(quoted, words)])
+
+
+def quoted(word: str | int | Path) -> str:
+    text = str(word)
+    if isinstance(word, Path) and text.startswith("-"):  # which would be an option
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    try:
+        content = text.encode("utf-8", "surrogateescape")  # a name of a file may be no text
+    except UnicodeEncodeError:  # it is no name of a file either
+        content = text.encode("utf-8", "replace")
+    return "$'" + "".join(map(escaped, content)) + "'"
+
+
+def escaped(byte: int) -> str:
+    is_plain = 32 <= byte < 127 and byte not in b"'\\"
+    return chr(byte) if is_plain else f"\\x{byte:02x}"

@@ -100,7 +100,6 @@ def sample_sheet(images: Sequence[Any], names: Sequence[str], columns: int) -> P
 
 
 def histograms(columns: dict[str, Sequence[float]]) -> Picture:
-    """Draw one small histogram for each column of a table."""
     across = min(4, len(columns))
     rows = -(-len(columns) // across)
     figure = Picture(figsize=(3 * across, 2 * rows))  # a constrained layout takes as long again
@@ -115,7 +114,6 @@ def histograms(columns: dict[str, Sequence[float]]) -> Picture:
 
 
 def schedule_curves(title: str, factors: Sequence[float], momenta: Sequence[float]) -> Picture:
-    """Draw the factor of a schedule by step, and the momentum if the schedule changes it."""
     shown = {"factor of the learning rate": factors} | ({"momentum": momenta} if momenta else {})
     figure, axes = panels(len(shown), width=5, height=3)
     figure.suptitle(title, fontsize=9)
@@ -142,7 +140,6 @@ def statistics_curves(
 
 
 def rate_curve(rates: Sequence[float], losses: Sequence[float], marks: dict[str, float]) -> Picture:
-    """Draw the loss by learning rate, with the suggested rates."""
     figure, (axis,) = panels(1, width=6)
     axis.plot(rates, losses, color=TRAIN)
     for (name, rate), color in zip(marks.items(), (VALID, "#c2571a"), strict=False):

@@ -55,6 +55,7 @@ class Between:
 # Numbers have limits, within which they do what they say: no overflow of an integer, no float32
 # that is rounded to 0, 1 or infinity.
 COUNT, UP_TO_COUNT, SEED = Between(1, 10**9), Between(0, 10**9), Between(0, 2**63 - 1)
+SHARDS = 8  # pieces of a batch on several processes, where their number is not given
 SHARE, AMOUNT, UP_TO_AMOUNT = Between(0, 0.999999), Between(1e-38, 1e38), Between(0, 1e38)
 
 

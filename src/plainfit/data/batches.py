@@ -296,6 +296,12 @@ def innermost(dl: Any) -> Any:
     return dl
 
 
+def order_of(dl: Any) -> Any:
+    """Return what knows the order of a loader of ours, within WrappedDataLoaders: size and seed."""
+    inner = innermost(dl)
+    return getattr(inner, "sampler", inner)
+
+
 def generators_of(dl: Any) -> list[torch.Generator]:
     """Return a loader's own generators; none for one of ours, a function of (seed, epoch)."""
     if hasattr(dl, "seek"):

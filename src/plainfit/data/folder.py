@@ -199,11 +199,10 @@ def without_bad(
         for path, why in sorted(bad.items()):
             files.setdefault(why, []).append(os.path.relpath(path, root))
         named = [f"{shortened(paths, MOST_NAMED)} ({why})" for why, paths in files.items()]
-        both = " and mask" if len(samples[0]) > 1 else ""
+        both = " and its mask" if len(samples[0]) > 1 else ""
         raise DataError(
-            f"{root}: every image{both} must be readable, and {len(bad)} of "
-            f"{sum(map(len, samples))} are not: {', '.join(named)}; repair or remove "
-            "them, or set skip_bad"
+            f"{root}: every image{both} must be readable, and {left} of {len(samples)} are not: "
+            f"{', '.join(named)}; repair or remove them, or set skip_bad"
         )
     return [f"{left} of {len(samples)} images could not be read and are left out"] if bad else []
 

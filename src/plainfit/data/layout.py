@@ -8,10 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plainfit.common.errors import DataError, plural, shortened
-from plainfit.common.files import RECORD
-from plainfit.common.locks import LOCK
-from plainfit.common.shell import command
+from plainfit.common.errors import DataError, command, plural, shortened
+from plainfit.common.files import LOCK, RECORD
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.label_file import NAME, LabelOptions, find_label_file, read_labels
 from plainfit.data.splits import PARTS
@@ -232,7 +230,8 @@ def missed(
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         counts[place] += sum(home / name not in holding for name in linked)
         counts[place] += sum(str(home / name) not in used for name in images)
-    notes = [f"{len(runs)} run folders within the data are left out"] if runs else []
+    within = plural(len(runs), "run folder within the data is", "run folders within the data are")
+    notes = [f"{within} left out"] if runs else []
     if +counts:
         notes.append(
             "images and linked folders are left out (hidden, not in the folder of a class, or in "

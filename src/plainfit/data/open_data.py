@@ -63,6 +63,7 @@ def open_data(
     split_seed: int = 0,
     valid_share: float = SHARE,
     test_share: float = SHARE,
+    stratify: bool = True,
     group_by: str | None = None,
     order_by: str | None = None,
     image_size: int | None = None,
@@ -96,9 +97,10 @@ def open_data(
         task: `classification`, `regression` or `multi-label`; by default what the target looks
             like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
             or several columns of 0 and 1 for multi-label.
-        split_seed: seed of the split, for data without one, like the next four.
+        split_seed: seed of the split, for data without one, like the next five.
         valid_share: the share of the samples for validation, above 0.
         test_share: the share of the test set; 0 for none.
+        stratify: draw the parts with the same shares of each class; else, of all samples alike.
         group_by: columns of a table, such as `patient`: rows with the same values stay in one part.
             Of a folder, a text such as `_`: so do images whose file names are the same up to the
             last one.
@@ -142,7 +144,7 @@ def open_data(
         check_options(source, kind, given)
         if task is not None and task not in TASKS:
             raise ConfigError(unknown_name("task", task, TASKS))
-        split = Split(split_seed, valid_share, test_share)
+        split = Split(split_seed, valid_share, test_share, stratify)
         if kind == "digits":
             return read_digits(split)
         if kind in NAMES:

@@ -22,6 +22,8 @@ class Split:
     seed: int = 0
     valid_share: float = SHARE
     test_share: float = SHARE
+    stratify: bool = True
+    """Whether each part gets its share of each class."""
     groups: Tensor | None = None
     """The number of each sample's group, from 0; a group stays in one part."""
     order: Tensor | None = None
@@ -41,7 +43,8 @@ class Split:
         shares = {"valid": self.valid_share, "test": self.test_share}
         drawn = [] if "valid" in given else ["valid"] if "test" in given else ["valid", "test"]
         unused = [f"{part}_share" for part in shares if part not in drawn and shares[part] != SHARE]
-        unused += ["group_by"] if self.groups is not None and not drawn else []
+        unused += ["group_by"] * (self.groups is not None and not drawn)
+        unused += ["stratify"] * (not self.stratify and not drawn)
         if unused:
             raise ConfigError(
                 f"is for parts that are drawn, and {name} has its own: leave it out",
@@ -59,6 +62,7 @@ def split_rows(
     """Return (source part, rows) of each part; missing parts are drawn from `train`."""
     rows = {part: (part, torch.arange(len(labels))) for part, labels in encoded.items()}
     labels, shares = encoded["train"], split.missing(name, rows)
+    labels = labels if split.stratify else torch.zeros_like(labels)
     if split.order is not None:
         drawn = take_last(split.order, shares)
     elif split.groups is not None:

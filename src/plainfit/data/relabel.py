@@ -301,7 +301,7 @@ def edited_text(
     for number, line in enumerate(lines):
         is_blank = not line.strip() and line.count(dialect.delimiter) + 1 != len(dialect.names)
         rows += [] if is_blank else [number]
-    _, *rows = rows  # the names
+    rows = rows[1 + dialect.units :]  # below the names
     edited = {}
     for row, source in taken.items():
         (first, last), (start, end) = span(lines[rows[row]]), span(lines[rows[source]])

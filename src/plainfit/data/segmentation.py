@@ -65,25 +65,16 @@ def both(root: Path) -> tuple[Path, Path] | None:
 
 
 def find_pairs(root: Path) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Return the part, image and mask of each pair, and notes.
+    """Return the part, image and mask of each pair, and notes; no mask is an empty text.
 
     Both files have the same name, but the mask's may end with `_mask`.
     """
-    pairs, alone = list[tuple[str, str, str]](), list[str]()
+    pairs = list[tuple[str, str, str]]()
     for part, (images, masks) in mask_folders(root).items():
         named = {stem(path, masks): path for path in images_under(masks)}
         mask_of = {ENDING.sub("", name): path for name, path in named.items()} | named
         for path in images_under(images):
-            if mask := mask_of.get(stem(path, images)):
-                pairs.append((part, path, mask))
-            else:
-                alone.append(str(Path(path).relative_to(root)))
-    if alone:
-        raise DataError(
-            f"{root}: every image must have a mask of the same name, and {len(alone)} of "
-            f"{len(alone) + len(pairs)} have none: {shortened(alone, MOST_NAMED)}; add the masks, "
-            "or move these images away"
-        )
+            pairs.append((part, path, mask_of.get(stem(path, images), "")))
     left = len({*images_under(root)} - {path for pair in pairs for path in pair[1:]})
     return pairs, [f"left out: {plural(left, 'image')} in no pair with a mask"] * bool(left)
 
@@ -109,10 +100,12 @@ def read_segmentation(
     storage, loaded, bad, changes = load([image for _, image, _ in pairs], wanted)
     if storage.default:
         raise ConfigError(f"must be set, as {storage.default}", field="image_size")
-    image_of = {mask: image for _, image, mask in pairs}
+    image_of = {mask: image for _, image, mask in pairs if mask}
+    bad |= {image: "no mask of the same name" for _, image, mask in pairs if not mask}
 
     def look(path: str) -> tuple[Numbers, Any]:
-        whole, size = read_mask(path), read_header(image_of[path]).size
+        whole, image = read_mask(path), image_of[path]
+        size = whole.shape[::-1] if image in bad else read_header(image).size
         if whole.shape[::-1] != size:
             sides = [f"{wide}x{high}" for wide, high in (whole.shape[::-1], size)]
             raise BadImageError(f"{sides[0]}, and its image is {sides[1]}")

@@ -20,6 +20,7 @@ from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.targets import (
     CLASSIFICATION,
     REGRESSION,
+    SEGMENTATION,
     Labels,
     Scaling,
     Target,
@@ -46,6 +47,12 @@ def image_preprocessing(channels: int) -> dict[str, Any]:
 
 
 OF_IMAGE_FILES = [image_preprocessing(channels) for channels in MODES]
+
+
+def taken(preprocessing: Mapping[str, Any], columns: Mapping[str, Any], task: str) -> str:
+    """Return what `plainfit predict` takes, such as IMAGE.png; empty if it takes none."""
+    source = "IMAGE.png" if preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(columns)
+    return source + " -o masks" * (task == SEGMENTATION)
 
 
 @dataclass(frozen=True)

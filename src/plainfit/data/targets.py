@@ -1,6 +1,5 @@
 """What a model is to predict: one class of several, several labels at once, or numbers."""
 
-import re
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.data.alone import NUMBER
 
 CLASSIFICATION, REGRESSION, MULTI_LABEL = "classification", "regression", "multi-label"
 SEGMENTATION = "segmentation"  # a class for each pixel
 TASKS = (CLASSIFICATION, REGRESSION, MULTI_LABEL)
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
+
 MOST_CLASSES = 10_000  # more classes mean a column of identifiers or of measurements
 FEW_WHOLE = 10  # that need no note
 MOST_WHOLE = 30  # whole numbers that are classes without a question
@@ -67,7 +67,7 @@ class Target:
             return torch.from_numpy(np.asarray(labels, np.float32))
         values = [str(value) for value in label_array(name, "y", labels, self.task).tolist()]
         sets = split_labels(values) if self.task == MULTI_LABEL else [[text] for text in values]
-        numbers = {text: number for number, text in enumerate(self.names)}
+        numbers = {text.strip(): number for number, text in enumerate(self.names)}
         if unknown := sorted(set().union(*sets) - numbers.keys()):
             raise DataError(
                 f"{name}: labels must be among {shortened(self.names)}, got {shortened(unknown)}"
@@ -169,9 +169,17 @@ def find_task(name: str, arrays: Sequence[NDArray[Any]]) -> tuple[str, list[str]
         few = f"the {count} whole numbers of the target are classes (--task regression: amounts)"
         return CLASSIFICATION, [few] if count > FEW_WHOLE else []
     try:
-        return task_of_texts(sorted({str(value) for value in {*values.tolist()}}))
+        distinct = sorted({str(value) for value in {*values.tolist()}})
+        task, notes = task_of_texts(distinct)
     except (ValueError, SystemError, TypeError):  # no text, which is refused for classes
         return CLASSIFICATION, []
+    if task == CLASSIFICATION and MOST_WHOLE < len(distinct) > len(values) / 2:
+        raise DataError(
+            f"{name}: the target has {len(distinct)} different texts in {len(values)} rows, such "
+            f"as {distinct[0]!r}, as ids or amounts with units are: choose another target, or set "
+            "task (--task classification)"
+        )
+    return task, notes
 
 
 def task_of_texts(distinct: Sequence[str]) -> tuple[str, list[str]]:

@@ -35,10 +35,9 @@ from plainfit.data.loaders import (
 from plainfit.data.mnist import TRAIN_SIZE, TRAIN_X, TRAIN_Y
 from plainfit.data.ondisk import LazySamples
 from plainfit.data.parts import USUAL, Split, draw_parts
-from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.source import place
+from plainfit.eject.source import literal, place, rendered
 from plainfit.eject.values import call, expression, named
 from plainfit.training.program_batches import resident_rows
 
@@ -122,10 +121,14 @@ class DataText:
         packed = ".gz" if (folder / f"{TRAIN_X}.gz").is_file() else ""
         read = f'(DATA / f"{{name}}{packed}").read_bytes()'
         config = self.recipe.config
-        split = Split(config.split_seed, config.valid_share, config.test_share) if config else USUAL
+        split = USUAL
+        if config:
+            shares = config.valid_share, config.test_share
+            split = Split(config.split_seed, *shares, config.stratify)
         facts = {
             "name": name,
             "split": self.lifter.lift(draw_parts) if name == "digits" else "",
+            "strata": "labels" if split.stratify else "labels * 0",
             "shares": literal(split.missing(name, ["train"])),
             "split_seed": split.seed,
             "read": f"gzip.decompress({read})" if packed else read,
@@ -263,7 +266,6 @@ class DataText:
 
 
 def first_batch(loader: Served) -> Any:
-    """Return a batch of one sample, as the loader makes it."""
     with drawing_from(0, "eject"):
         batch = loader.collate_fn([loader.dataset[0]])
     return with_tuples(batch) if loader.collate_fn is default_collate else batch

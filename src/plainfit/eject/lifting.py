@@ -20,14 +20,13 @@ import numpy as np
 from torch import Tensor
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import Imports
 from plainfit.eject.source import (
     Edit,
+    Imports,
     Source,
     bound,
     edited,
     free_name,
-    global_names,
     place,
     renaming,
 )
@@ -164,7 +163,7 @@ class Lifter:
                     called = self.take_again(called)
                 edits.append((*code.span(node), called))
         starts = {start for start, *_ in edits}
-        for needed in sorted({each for each, at, _ in global_names(code) if at not in starts}):
+        for needed in sorted({each for each, at, _ in code.global_names if at not in starts}):
             if needed not in names and (source.has(needed) or not hasattr(builtins, needed)):
                 names[needed] = self.take(needed, source)
         if "annotations" in source.bindings:
@@ -340,7 +339,6 @@ def copied_attribute(node: ast.Attribute, source: ModuleText) -> str | None:
 
 
 def lambda_as_function(thing: FunctionType, source: ModuleText) -> tuple[str, str]:
-    """Return a name for a lambda, and a function that does the same."""
     tree = source.code.tree
     assigned = {
         node.value: node.targets[0].id

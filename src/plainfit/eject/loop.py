@@ -12,11 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from plainfit.common.errors import EjectError
 from plainfit.data.batches import batch_size
 from plainfit.eject.data import DataText
-from plainfit.eject.layout import literal, rendered
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.optimizer import OptimizerText, same, scheduler_text
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.source import place
+from plainfit.eject.source import literal, place, rendered
 from plainfit.eject.values import expression, named
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.optimization import FIRST_SCALE, GROWTH_STEPS, parameters_of
@@ -164,7 +163,6 @@ class LoopText:
         return {"forward": loss, "loss_part": part, "autocast": autocast}
 
     def program(self) -> dict[str, Any]:
-        """Return the facts about the steps of an epoch as one program."""
         recipe = self.recipe
         slots = [name for _, name in options_of(SimpleNamespace(param_groups=recipe.groups))]
         used = tuple(name for name in OPTIONS if name in slots)

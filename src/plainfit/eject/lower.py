@@ -7,18 +7,20 @@ from functools import lru_cache
 import torch
 
 from plainfit.common.errors import ConfigError, EjectError, unknown_name
-from plainfit.eject.layout import Imports
 from plainfit.eject.lifting import shortened
-from plainfit.eject.refusals import OWN_METHODS, check, is_default, pools_to_one
 from plainfit.eject.replacements import (
     LEVELS,
+    OWN_METHODS,
     STEPS,
     Definition,
     Key,
     Reference,
+    check,
     definitions,
     imported,
+    is_default,
     is_replaced,
+    pools_to_one,
     references,
     same_kernel,
     short,
@@ -27,6 +29,7 @@ from plainfit.eject.replacements import (
 )
 from plainfit.eject.source import (
     Edit,
+    Imports,
     Source,
     bound,
     edited,

@@ -11,9 +11,9 @@ from torch.optim import LBFGS
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import display, literal
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.recipe import Recipe
+from plainfit.eject.source import display, literal
 from plainfit.eject.values import call, expression, named
 from plainfit.training.callbacks.optimization import TorchScheduler
 
@@ -108,7 +108,6 @@ def layers_of(roots: dict[str, nn.Module]) -> Iterator[tuple[str, list[Tensor]]]
 
 
 def path_to(name: str, model: nn.Module, root: str = "model") -> str:
-    """Return an expression for a layer or a tensor of a model."""
     text, owner = root, model
     for step in filter(None, name.split(".")):
         if step.isidentifier() and not iskeyword(step):

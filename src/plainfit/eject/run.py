@@ -141,7 +141,6 @@ def check(path: Path, level: str, force: bool) -> None:
 def write(
     recipe: Recipe, path: Path, level: str, force: bool, *, beside: Path | None = None
 ) -> Ejected:
-    """Write the script of a recipe, and the tensors that it loads beside it."""
     is_own = beside is None
     beside = beside or path.with_name(f"{path.stem}-data.safetensors")
     script = Script(recipe, level, beside.name)
@@ -219,7 +218,6 @@ def verified_in_float64(ejected: Ejected, steps: int) -> Verdict:
 
 
 def run_again(recipe: Recipe, changed: str) -> Outcome:
-    """Train again with the recorded settings on this machine."""
     if recipe.config is None or recipe.stop is not None:
         raise EjectError(
             "a script must be compared under the fingerprint of its training, and this machine "

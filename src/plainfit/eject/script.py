@@ -13,12 +13,19 @@ from plainfit.common.errors import EjectError
 from plainfit.common.seeding import seed_at, stream
 from plainfit.data.batches import join
 from plainfit.eject.data import DataText
-from plainfit.eject.layout import docstring, literal, spaced, words, wrapped
 from plainfit.eject.lifting import Lifter
 from plainfit.eject.loop import LoopText
 from plainfit.eject.optimizer import OptimizerText, path_to
 from plainfit.eject.recipe import Recipe
-from plainfit.eject.source import Source, global_names, imports_in
+from plainfit.eject.source import (
+    Source,
+    docstring,
+    imports_in,
+    literal,
+    spaced,
+    words,
+    wrapped,
+)
 from plainfit.eject.values import USUAL, call, constructor, expression, named
 from plainfit.training.callbacks.optimization import (
     freeze,
@@ -199,7 +206,7 @@ class Script:
 
     def take_needed(self, text: str) -> None:
         """Make what our own text names part of the script."""
-        for name in sorted({name for name, *_ in global_names(Source(text))}):
+        for name in sorted({name for name, *_ in Source(text).global_names}):
             if name in STATEMENTS:
                 self.lifter.imports.add(STATEMENTS[name])
             elif name in COPIED:

@@ -1,14 +1,30 @@
-"""Python text with its tree, and edits by position."""
+"""The text of a script: parsed with its tree, edited by position, laid out.
+
+Ruff may not be installed where a script is written, so the layout follows its format by itself.
+Text that comes from a run (strings, paths, names) enters through `literal` or `docstring`.
+"""
 
 import ast
 import dis
 import inspect
+import math
 import re
+import sys
+import textwrap
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
+from itertools import groupby, pairwise
+from pathlib import PurePath
 from types import CodeType
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+WIDTH = 100
+SCALARS = (bool, int, float, str, bytes, type(None))
+NO_CODE = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|#.*""")  # strings and comments
+NOT_OURS = re.compile(r'"""(?s:.)*?"""|[{ ]#.*|(?m:^ *%.*)|{{.*?}}|{%.*?%}')  # of a template
 Edit = tuple[int, int, str]  # start and end, as indices of the text, and the text to put there
 
 
@@ -31,6 +47,11 @@ class Source:
     def calls(self) -> dict[ast.expr, ast.Call]:
         """The calls, by what they call."""
         return {node.func: node for node in self.nodes if isinstance(node, ast.Call)}
+
+    @cached_property
+    def global_names(self) -> list[tuple[str, int, int]]:
+        """Each name that the text looks up or binds in its module, and its span."""
+        return [*global_names(self, compile(self.text, "", "exec", dont_inherit=True))]
 
     def at(self, line: int, column: int) -> int:
         """Return the index of a position in the text; ast counts columns in bytes of UTF-8."""
@@ -111,9 +132,7 @@ def import_block(tree: ast.Module) -> list[ast.stmt]:
     return tree.body[start:end]
 
 
-def global_names(source: Source, code: CodeType | None = None) -> Iterator[tuple[str, int, int]]:
-    """Yield each name that a text looks up or binds in its module, and its span."""
-    code = code or compile(source.text, "", "exec", dont_inherit=True)
+def global_names(source: Source, code: CodeType) -> Iterator[tuple[str, int, int]]:
     steps = [*dis.get_instructions(code)]
     is_class = code.co_name != "<module>"  # which has names of its own
     own = {step.argval for step in steps if step.opname == "STORE_NAME" and is_class}
@@ -132,7 +151,7 @@ def renaming(source: Source, names: Mapping[str, str]) -> list[Edit]:
     """Return the edits that give the names of a module others, and leave those of functions."""
     edits = {
         (start, end, names[name])
-        for name, start, end in global_names(source)
+        for name, start, end in source.global_names
         if names.get(name, name) != source.text[start:end] == name
     }
     for node in source.nodes:  # statements that have a name as a word
@@ -165,3 +184,164 @@ def place(thing: Any) -> str:
     except (OSError, TypeError):
         return f"{getattr(thing, '__module__', '?')}"
     return f"{file}:{line}"
+
+
+def is_literal(value: Any) -> bool:
+    if type(value) in (list, tuple, set):
+        return all(map(is_literal, value))
+    if type(value) is dict:
+        return all(map(is_literal, [*value, *value.values()]))
+    return type(value) in SCALARS or isinstance(value, float)  # NumPy's float64 is one
+
+
+def literal(value: Any) -> str:
+    """Return a value of built-in types as source: strings in double quotes, all else escaped."""
+    if isinstance(value, PurePath):
+        return f"Path({literal(value.as_posix())})"
+    if isinstance(value, str):
+        return repr(value) if '"' in value else repr(f"{value}'")[:-2] + '"'
+    if isinstance(value, float):
+        return repr(float(value)) if math.isfinite(value) else f'float("{float(value)}")'
+    if isinstance(value, dict):
+        return display(dict, [f"{literal(k)}: {literal(v)}" for k, v in value.items()])
+    if isinstance(value, list | tuple | set) and value:
+        return display(type(value), map(literal, value))
+    return repr(value)
+
+
+def display(kind: type, items: Iterable[str]) -> str:
+    """Return a list, tuple, set or dict of items that are source.
+
+    >>> display(tuple, ["x"]), display(dict, ["1: x", "2: y"])
+    ('(x,)', '{1: x, 2: y}')
+    """
+    start, end = "[]" if kind is list else "()" if kind is tuple else "{}"
+    items = [*items]
+    return f"{start}{', '.join(items)}{',' * (kind is tuple and len(items) == 1)}{end}"
+
+
+def docstring(summary: str, text: str) -> list[str]:
+    """Return the lines of a module's docstring, in which nothing ends it early."""
+    wrapped = textwrap.wrap(text, 98, break_on_hyphens=False, break_long_words=False)
+    lines = [" ".join(summary.split()), "", *wrapped]
+    safe = []
+    for line in lines:
+        line = line.replace("\\", r"\\").replace('"""', r"\"\"\"")
+        safe.append("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+    return [f'"""{safe[0]}', *safe[1:], '"""']
+
+
+def words() -> set[str]:
+    """Return every word in the templates: the names that a script may have of its own."""
+    loader = templates().loader
+    assert loader is not None
+    texts = [loader.get_source(templates(), name)[0] for name in loader.list_templates()]
+    return {*re.findall(r"(?<![.\w])[^\W\d]\w*", NOT_OURS.sub("", "\n".join(texts)))}
+
+
+@cache
+def templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("plainfit.eject"),
+        autoescape=False,  # the text is Python; strings go through `literal`
+        undefined=StrictUndefined,
+        line_statement_prefix="%",
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["literal"] = literal
+    return environment
+
+
+def rendered(template: str, facts: dict[str, Any]) -> list[str]:
+    return templates().get_template(template).render(facts).strip().splitlines()
+
+
+class Imports:
+    """The imports of a script, merged and sorted as ruff sorts them."""
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+        self.names: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, statement: str) -> None:
+        (node,) = ast.parse(statement).body
+        if isinstance(node, ast.Import):
+            self.modules |= {ast.unparse(alias) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None
+            self.names[node.module] |= {ast.unparse(alias) for alias in node.names}
+
+    def lines(self) -> list[str]:
+        """Return the statements: the standard library's, a blank line, then the others."""
+        statements = [f"import {name}" for name in sorted(self.modules)]
+        for module, names in sorted(self.names.items()):
+            statements.append(f"from {module} import {', '.join(sorted(names, key=kind))}")
+        sections = groupby(sorted(statements, key=section), section)
+        return [line for _, lines in sections for line in ("", *lines)][1:]
+
+
+def section(statement: str) -> int:
+    top = statement.split()[1].split(".")[0]
+    return 0 if top == "__future__" else 1 if top in sys.stdlib_module_names else 2
+
+
+def kind(name: str) -> tuple[int, str]:
+    """Return the key that a name is sorted by: CONSTANTS, then Classes, then functions."""
+    if name.isupper() and len(name) > 1:
+        return 0, name
+    return (1 if name[:1].isupper() else 2), name
+
+
+def spaced(blocks: Iterable[list[str]]) -> list[str]:
+    lines: list[str] = []
+    previous_defines = False
+    for block in filter(None, blocks):
+        has_definition = any(line.startswith(("def ", "class ")) for line in block)
+        defines = has_definition and block[0].startswith(("def ", "class ", "@", "#"))
+        if lines:
+            lines += [""] * (2 if defines or previous_defines else 1)
+        lines += block
+        previous_defines = has_definition and block[-1].startswith(" ")
+    return lines
+
+
+def wrapped(line: str) -> list[str]:
+    """Return a line, broken at its last outermost brackets where it is too long."""
+    text = line.lstrip()
+    indent = " " * (len(line) - len(text))
+    if len(line) <= WIDTH:
+        return [line]
+    left, _, value = text.partition(" = ")
+    names = left.split(", ")
+    if len(left) > WIDTH // 2 and all(map(str.isidentifier, names)):
+        return [f"{indent}(", *(f"{indent}    {name}," for name in names), f"{indent}) = {value}"]
+    several = f"({text.removeprefix('return ')})"
+    if text.startswith("return ") and last_brackets(several)[2:]:
+        text = f"return {several}"
+    marks = last_brackets(text)
+    if not marks:
+        return [line]
+    inner = text[marks[0] + 1 : marks[-1]]
+    rows = [f"{indent}    {inner}"]
+    if len(rows[0]) > WIDTH or inner.endswith(","):  # a trailing comma keeps one item a line
+        items = [item for start, end in pairwise(marks) if (item := text[start + 1 : end].strip())]
+        comma = "" if len(items) == 1 and " for " in inner else ","  # not after a comprehension
+        rows = [row for item in items for row in wrapped(f"{indent}    {item}{comma}")]
+    return [f"{indent}{text[: marks[0] + 1]}", *rows, f"{indent}{text[marks[-1] :]}"]
+
+
+def last_brackets(text: str) -> list[int]:
+    """Return where the last outermost pair of brackets starts, has its commas, and ends."""
+    code = NO_CODE.sub(lambda found: "_" * len(found[0]), text)
+    depth, marks, last = 0, [0], list[int]()
+    for at, char in enumerate(code):
+        depth -= char in ")]}"
+        if depth == 0 and char in ")]}" and at > marks[0] + 1:
+            last = [*marks, at]
+        elif depth == 0 and char in "([{":
+            marks = [at]
+        elif depth == 1 and char == ",":
+            marks.append(at)
+        depth += char in "([{"
+    return last

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from plainfit.common.errors import EjectError
-from plainfit.eject.layout import Imports, display, is_literal, literal
-from plainfit.eject.source import place
+from plainfit.eject.source import Imports, display, is_literal, literal, place
 
 # Modules with a usual short name, the most specific first.
 USUAL = (

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from plainfit.common import devices
 from plainfit.common.devices import ISA_VARIABLES, PRECISIONS
-from plainfit.common.errors import EjectError, RunError, plural, raised_as
-from plainfit.common.shell import command
+from plainfit.common.errors import EjectError, RunError, command, plural, raised_as
 from plainfit.eject import alone
 from plainfit.models.weights import weights_to_bytes
 from plainfit.runs import folder as runs
@@ -152,7 +151,8 @@ def compare(
         return Verdict(False, f"all losses are {same}, and the weights are not: {differing}")
     return Verdict(
         True,
-        f"{len(losses)} losses are {same} and {len(run.weights)} tensors are equal, bit for bit",
+        f"{plural(len(losses), 'loss is', 'losses are')} {same} and "
+        f"{plural(len(run.weights), 'tensor is', 'tensors are')} equal, bit for bit",
     )
 
 
@@ -181,6 +181,6 @@ def compare_in_float64(upper: Outcome, lower: Outcome) -> Verdict:
     apart = max((abs(a - b) / max(abs(a), 1e-300) for a, b in pairs), default=0.0)
     return Verdict(
         apart <= MOST_APART,
-        f"in float64, {len(upper.losses)} losses are within {apart:.1e} of those of level data "
-        f"(at most {MOST_APART:g} is promised)",
+        f"in float64, {plural(len(upper.losses), 'loss is', 'losses are')} within {apart:.1e} of "
+        f"those of level data (at most {MOST_APART:g} is promised)",
     )

@@ -1,6 +1,7 @@
 """One file for a fitted estimator: safetensors, without pickle."""
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             "fitted": {name: fitted[name] for name in fitted.keys() - arrays.keys()},
             "arrays": {name: (value.tolist(), value.dtype.str) for name, value in arrays.items()},
             "epochs": history.epochs,
-            "factory": model.plainfit_factory.to_dict(),
+            "factory": asdict(model.plainfit_factory),
             "weights": Uncompiled(model).state_dict(),
         }
         for target in (model.plainfit_factory.target, *named.values()):
@@ -85,10 +86,6 @@ class Saving(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             Uncompiled(model).load_state_dict(state["weights"])
             model.plainfit_factory = factory  # type: ignore[assignment]  # as in get_model
             history.epochs = state["epochs"]
-            if "divisor_" not in state["fitted"]:
-                raise RunError(
-                    f"{path} must say how images are scaled, and is too old: fit it again"
-                )
             arrays = {name: np.array(*given) for name, given in state["arrays"].items()}
             for name, value in {**state["fitted"], **arrays, "history_": history}.items():
                 setattr(estimator, name, value)

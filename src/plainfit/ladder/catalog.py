@@ -1,8 +1,10 @@
-"""The rungs: where each is, what it adds, and its relation to the one before."""
+"""The rungs: where each is, what it adds, its relation to the one before, and the change."""
 
 import ast
+import difflib
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 
 from plainfit.common.errors import ConfigError, near_miss
@@ -97,3 +99,31 @@ def select(text: str) -> tuple[Rung, ...]:
             raise ConfigError(f"rungs must be in ascending order, as in 3-7, got {text!r}")
         numbers.update(range(start, stop + 1))
     return tuple(rung for rung in RUNGS if rung.number in numbers)
+
+
+def unified(before: Rung, after: Rung) -> str:
+    old, new = before.source.splitlines(), after.source.splitlines()
+    names = before.path.name, after.path.name
+    return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
+
+
+def side_by_side(before: Rung, after: Rung, width: int) -> list[tuple[str, str, str]]:
+    """Return the change as rows (left, sign, right), with sides `width` characters wide.
+
+    The sign is `<` for a removed line, `>` for an added one and `|` for a replaced one. Unchanged
+    lines are left out, except for three around each change.
+    """
+    old, new = before.source.splitlines(), after.source.splitlines()
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    rows = [(before.path.name, " ", after.path.name)]
+    for group in matcher.get_grouped_opcodes(3):
+        rows.append(("...", " ", "..."))
+        for kind, old_start, old_end, new_start, new_end in group:
+            sign = {"equal": " ", "replace": "|", "delete": "<", "insert": ">"}[kind]
+            pairs = zip_longest(old[old_start:old_end], new[new_start:new_end], fillvalue="")
+            rows += [(left, sign, right) for left, right in pairs]
+    return [(fitted(left, width), sign, fitted(right, width)) for left, sign, right in rows]
+
+
+def fitted(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"

@@ -1,9 +1,10 @@
-"""Climbing the ladder: run the rungs and compare each with the one before."""
+"""Climbing the ladder: run the rungs, compare each with the one before, and copy them."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, plural
+from plainfit.common.errors import ConfigError, DataError, plural, unknown_name
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.splits import DataSplits
 from plainfit.ladder.catalog import BITWISE, CHANGED, FIRST, FLOAT64, RUNGS, Rung
 from plainfit.ladder.runner import Parameters, Setting, Trace, run_rung
-from plainfit.runs.folder import write_output
+from plainfit.runs.folder import check_free, create_folder, write_output
 
 TUTORIAL_EPOCHS, LEAST_STEPS, BATCH = 2, 400, 64
 ON_SCRATCH = range(3, 14)  # the rungs that can run on `scratch`
 TOLERANCE, STEPS = 1e-12, 100  # of the relation `float64`
 CONVOLUTIONS = 10  # from this rung on `scratch`, which convolves by matmul, rounds differently
 LEARNED = 0.75  # of the initial loss: slack for a class that stays dead behind the CNN's last ReLU
+NOTEBOOKS = {"en": "what_is_torch_nn.ipynb", "zh-CN": "what_is_torch_nn.zh-CN.ipynb"}
+JUPYTER = ("jupyterlab", "notebook")  # modules that open a notebook, the preferred one first
 Rerun = Callable[[Trace, Trace], tuple[Trace, Trace]]
 
 
@@ -76,6 +79,39 @@ def write_data(data: DataSplits, path: Path) -> None:
     write_output(path, content.getvalue())
 
 
+def copy_rung(rung: Rung, data: DataSplits, folder: Path, *, replace: bool = False) -> list[Path]:
+    """Copy a program, and its data if missing, into a folder; return the two paths."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"the copy needs a folder, and {folder} is a file; choose another")
+    program = folder / rung.path.name
+    arrays = folder / f"{Path(data.name).name.split('.')[0]}.npz"
+    check_free(program, replace)
+    create_folder(folder)
+    if not arrays.exists():
+        write_data(data, arrays)
+    write_output(program, rung.source.encode())
+    return [program, arrays]
+
+
+def installed_notebook(language: str) -> Path:
+    if language not in NOTEBOOKS:
+        raise ConfigError(unknown_name("language", language, NOTEBOOKS))
+    installed = Path(str(files("plainfit"))) / "notebooks"
+    checkout = Path(__file__).parents[3] / "notebooks"  # of an editable installation
+    return next(folder for folder in (installed, checkout) if folder.is_dir()) / NOTEBOOKS[language]
+
+
+def copy_notebook(language: str, folder: Path, *, replace: bool = False) -> tuple[Path, bool]:
+    """Copy a notebook into a folder if missing; return its path there, and whether it was."""
+    source = installed_notebook(language)
+    path = folder / source.name
+    if path.exists() and not replace:
+        return path, False
+    create_folder(folder)
+    write_output(path, source.read_bytes())
+    return path, True
+
+
 def usual_epochs(samples: int) -> int:
     """Return the tutorial's two epochs, or as many as make 400 steps on a small dataset."""
     return max(TUTORIAL_EPOCHS, math.ceil(LEAST_STEPS / math.ceil(samples / BATCH)))
@@ -102,7 +138,7 @@ def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
         after = run_rung(rung, setting, start_of(before))
         result = compare(relation_here(rung), before, after, partial(in_float64, setting))
         if result.holds and rung.alike:
-            edited = run_rung(replace(rung, edit=rung.alike), setting, start_of(before))
+            edited = run_rung(replace(rung, edit=rung.alike), setting.unwatched, start_of(before))
             other = compare(BITWISE, edited, after, partial(in_float64, setting))
             found = "bitwise" if other.holds else other.measured
             measured = f"{result.measured}, {found} with {rung.alike[1]}"
@@ -112,7 +148,6 @@ def climb(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
 
 
 def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Comparison]:
-    """Run rungs on torch and on `scratch`, and compare the two."""
     for rung in rungs:
         on_torch = run_rung(rung, setting)
         again = run_rung(rung, setting, start_of(on_torch), on_scratch=True)
@@ -126,9 +161,8 @@ def climb_on_scratch(rungs: Sequence[Rung], setting: Setting) -> Iterator[Compar
 def in_float64(
     setting: Setting, before: Trace, after: Trace, on_scratch: bool = False
 ) -> tuple[Trace, Trace]:
-    """Run two rungs again, in float64 and for `STEPS` steps only."""
     start = start_of(before)
-    short = replace(setting, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
+    short = replace(setting.unwatched, dtype=torch.float64, most_steps=STEPS, epochs=STEPS)
     again = run_rung(after.rung, short, start, on_scratch=on_scratch)
     return run_rung(before.rung, short, start), again
 

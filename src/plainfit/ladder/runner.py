@@ -13,7 +13,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ class Setting:
     seed: int = 0
     dtype: torch.dtype = torch.float32
     most_steps: int | None = None  # stop after this number of steps
+    # For someone who watches: called with the program's names and loss before each `backward`,
+    # and with what it prints.
+    on_step: Callable[[Rung, Mapping[str, Any], Tensor], None] | None = None
+    on_print: Callable[[Rung, str], None] | None = None
+
+    @property
+    def unwatched(self) -> "Setting":
+        return replace(self, on_step=None, on_print=None)
 
 
 @dataclass
@@ -61,6 +70,18 @@ class Trace:
 
 class EnoughStepsError(SystemExit):
     """Raised within a rung to stop it, and each process of it."""
+
+
+class Printed(io.StringIO):
+    """Passes on what is written to it."""
+
+    def __init__(self, passed_to: Callable[[str], None]) -> None:
+        super().__init__()
+        self.passed_to = passed_to
+
+    def write(self, text: str) -> int:
+        self.passed_to(text)
+        return len(text)
 
 
 class ShuffledByEpoch(Sampler[int]):
@@ -92,9 +113,12 @@ def run_rung(
             raise EnoughStepsError
         trace.losses.append(loss.detach().clone())
         trace.parameters.append(copies(namespace))
+        if setting.on_step:
+            setting.on_step(rung, namespace, loss)
 
+    output = Printed(partial(setting.on_print, rung)) if setting.on_print else io.StringIO()
     try:
-        with program_settings(arguments, setting.dtype):
+        with program_settings(arguments, setting.dtype, output):
             tree = ast.parse(rung.source, path)
             before, training = in_two(use_scratch(tree) if on_scratch else tree)
             exec(compile(before, path, "exec"), namespace)
@@ -137,13 +161,16 @@ def give_the_same(namespace: dict[str, Any], seed: int, start: Parameters | None
         batches.sampler = ShuffledByEpoch(len(sampler), seed)
 
 
-def named_parameters(namespace: Mapping[str, Any]) -> Parameters:
-    """Return the parameters by name; a matrix made by hand is transposed to (outputs, inputs)."""
+def own_parameters(namespace: Mapping[str, Any]) -> Parameters:
     model = namespace["model"]
     if hasattr(model, "named_parameters"):
-        found = dict(model.named_parameters())
-    else:
-        found = {name: namespace[name] for name in ("weights", "bias")}
+        return dict(model.named_parameters())
+    return {name: namespace[name] for name in ("weights", "bias")}
+
+
+def named_parameters(namespace: Mapping[str, Any]) -> Parameters:
+    """Return the parameters by name; a matrix made by hand is transposed to (outputs, inputs)."""
+    found = own_parameters(namespace)
     return {name: p.t() if name == "weights" else p for name, p in found.items()}
 
 
@@ -168,13 +195,12 @@ def evaluate(namespace: Mapping[str, Any]) -> tuple[float, float, tuple[int, ...
 
 
 @contextlib.contextmanager
-def program_settings(argv: list[str], dtype: torch.dtype) -> Iterator[None]:
-    """Set what a program finds in its process, and restore it."""
+def program_settings(argv: list[str], dtype: torch.dtype, output: io.StringIO) -> Iterator[None]:
     old_argv, old_dtype, threads = sys.argv, torch.get_default_dtype(), torch.get_num_threads()
     sys.argv = argv
     torch.set_default_dtype(dtype)
     try:
-        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+        with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(output):
             yield
     finally:
         sys.argv = old_argv

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from torch import nn, optim
 from plainfit.common.devices import pick_device
 from plainfit.common.errors import ConfigError, ModelError, near_miss, raised_as, unknown_name
 from plainfit.common.schema import AMOUNT, COUNT, SHARE, UP_TO_AMOUNT, check_values
-from plainfit.models import networks, resnet, text
+from plainfit.models import networks, text
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": networks.LogisticRegression,
@@ -25,9 +25,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": networks.MnistCNN,
     "compact": networks.CompactCNN,
     "resnet": networks.ResNet,
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
+    "resnet18": networks.resnet18,
+    "resnet34": networks.resnet34,
+    "resnet50": networks.resnet50,
     "unet": networks.UNet,
     "bag": text.BagOfWords,
     "transformer": text.Transformer,
@@ -36,7 +36,8 @@ OF_TEXT = (text.BagOfWords, text.Transformer)
 # Modules of runs that an older plainfit wrote, and where their content is now.
 MOVED = {
     "plainfit.models": "plainfit.models.networks",
-    "plainfit.imagenet": "plainfit.models.resnet",
+    "plainfit.imagenet": "plainfit.models.networks",
+    "plainfit.models.resnet": "plainfit.models.networks",
     "plainfit.transfer.sources": "plainfit.models.weights",
 }
 # Usual starting points: the tutorial's rate for SGD with momentum on images, and the default of
@@ -87,9 +88,6 @@ class Factory:
                 f"{self.target} must return a torch.nn.Module, got {type(model).__name__}"
             )
         return model
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def get_model(

@@ -89,10 +89,6 @@ def trusted_folder() -> Path:
     return platformdirs.user_state_path("plainfit") / "trusted"
 
 
-def is_built_in(target: str) -> bool:
-    return target in MODELS or renamed(target) in OURS or target.startswith(TORCH)
-
-
 def renamed(target: str) -> str:
     module, colon, name = target.partition(":")
     return f"{MOVED.get(module, module)}{colon}{name}"
@@ -107,7 +103,8 @@ def code_of(target: str) -> Code | None:
         ModelError: if there is no such module, or no file of it.
     """
     module = renamed(target).partition(":")[0]
-    if is_built_in(target) or module == "__main__":
+    is_built_in = target in MODELS or renamed(target) in OURS or target.startswith(TORCH)
+    if is_built_in or module == "__main__":
         return None
     for root in roots_of(module.partition(".")[0]):
         if files := files_of(module, root):

@@ -37,9 +37,15 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     return {name.replace(COMPILED, ""): value for name, value in tensors.items()}
 
 
-def whole(value: Any) -> Any:
-    """Return a tensor as a whole, where processes have parts of it; all of them have to ask."""
-    return value.full_tensor().clone() if hasattr(value, "full_tensor") else value
+def whole(value: Any, is_kept: bool = True) -> Any:
+    """Return a tensor as a whole, where processes have parts of it; all of them have to ask.
+
+    One that does not keep it gets None.
+    """
+    if not hasattr(value, "full_tensor"):
+        return value
+    found = value.full_tensor()
+    return found.clone() if is_kept else None
 
 
 def like(value: Any, own: Any) -> Any:
@@ -57,8 +63,8 @@ class Uncompiled:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def state_dict(self) -> dict[str, Any]:
-        return {n: whole(v) for n, v in plain_names(self.model.state_dict()).items()}
+    def state_dict(self, is_kept: bool = True) -> dict[str, Any]:
+        return {n: whole(v, is_kept) for n, v in plain_names(self.model.state_dict()).items()}
 
     def load_state_dict(self, weights: Mapping[str, Any], strict: bool = True) -> Any:
         names = {name.replace(COMPILED, ""): name for name in self.model.state_dict()}
@@ -79,11 +85,18 @@ def load_model(model: nn.Module, path: Path) -> None:
     load(Uncompiled(model) if is_compiled else model, str(path))  # type: ignore[arg-type]
 
 
-def weights_to_bytes(model: nn.Module, metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return parameters and buffers, tied ones once, as the file that `save_model` writes."""
+def weights_to_bytes(
+    model: nn.Module, metadata: Mapping[str, str] | None = None, is_kept: bool = True
+) -> bytes:
+    """Return parameters and buffers, tied ones once, as the file that `save_model` writes.
+
+    Where processes have parts of them, all have to ask; one that does not keep it gets nothing.
+    """
     from safetensors.torch import _remove_duplicate_names, save
 
-    tensors = Uncompiled(model).state_dict()
+    tensors = Uncompiled(model).state_dict(is_kept)
+    if not is_kept:
+        return b""
     tied: dict[str, str] = {}
     for kept, others in _remove_duplicate_names(tensors).items():
         tied |= dict.fromkeys(others, kept)

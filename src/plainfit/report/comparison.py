@@ -48,26 +48,11 @@ class Comparison:
         `last_...` of the last epoch; `test_...` was measured at the end. `seconds` is of all
         epochs.
         """
-        tests = [run.record.get("test") or {} for run in self.runs]
-        rows = []
-        for label, run, test in zip(self.labels, self.runs, tests, strict=True):
-            best, last = run.best or {}, run.last or {}
-            row = {
-                "run": label,
-                "state": run.record["state"],
-                "epochs": len(run.epochs),
-                "best_epoch": best.get("epoch"),
-            }
-            for name in self.columns:
-                row |= {f"best_{name}": best.get(name), f"last_{name}": last.get(name)}
-            row |= {f"test_{name}": test.get(name) for name in unique(tests)}
-            row |= {
-                "seconds": run.seconds,
-                "samples_per_second": run.speed,
-                "parameters": run.parameters,
-            }
-            rows.append(row)
-        return rows
+        tests = unique(run.record.get("test") or () for run in self.runs)
+        return [
+            {"run": label, "state": run.record["state"], **results_of(run, self.columns, tests)}
+            for label, run in zip(self.labels, self.runs, strict=True)
+        ]
 
     def write(self, out: Path) -> Path:
         """Write one HTML page, which needs no other file and no network; return its path.
@@ -111,7 +96,6 @@ class Comparison:
         return {"head": ["run", *columns], "rows": list(rows)}
 
     def notes(self) -> list[str]:
-        """Return what a reader must know before comparing."""
         notes = [
             f"{label}: {note}"
             for run, label in zip(self.runs, self.labels, strict=True)
@@ -124,6 +108,20 @@ class Comparison:
         if len({record.get("fingerprint", {}).get("device_name", "") for record in records}) > 1:
             notes.append("The runs were trained on different devices: times do not compare.")
         return notes
+
+
+def results_of(run: Run, columns: Sequence[str], tests: Sequence[str]) -> dict[str, Any]:
+    best, last, test = run.best or {}, run.last or {}, run.record.get("test") or {}
+    row = {"epochs": len(run.epochs), "best_epoch": best.get("epoch")}
+    for name in columns:
+        row |= {f"best_{name}": best.get(name), f"last_{name}": last.get(name)}
+    return {
+        **row,
+        **{f"test_{name}": test.get(name) for name in tests},
+        "seconds": run.seconds,
+        "samples_per_second": run.speed,
+        "parameters": run.parameters,
+    }
 
 
 def unique(names: Iterable[Iterable[str]]) -> list[str]:

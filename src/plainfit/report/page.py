@@ -9,9 +9,10 @@ import torch
 
 from plainfit.common.errors import ModelError, PlainfitError, plural, raised_as, reason
 from plainfit.data.splits import DataSplits
-from plainfit.models.summary import count_parameters, summarize
+from plainfit.models.layers import count_parameters, summarize
 from plainfit.models.weights import PUBLISHED, weights_to_bytes
 from plainfit.report.charts import Axis, Chart, Series, draw_chart, epoch_series, thinned
+from plainfit.report.predictions import predict
 from plainfit.report.rendering import (
     Card,
     duration,
@@ -22,7 +23,6 @@ from plainfit.report.rendering import (
     table_of,
     value_text,
 )
-from plainfit.report.sections import predict
 from plainfit.runs.folder import FIRST, Run, open_run
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import described, loss_function
@@ -114,7 +114,6 @@ def what_a_command_changes(run: Run, open_data: Callable[[], DataSplits]) -> str
 
 
 def cards(run: Run) -> list[Card]:
-    """Return the values at the top: the first metric, or the loss if there is no metric."""
     name = run.metrics[0] if run.metrics else "loss"
     column = name if run.metrics else "valid_loss"
     made = []
@@ -147,7 +146,6 @@ def results(run: Run) -> dict[str, Any]:
 
 
 def charts(run: Run) -> list[Chart]:
-    """Return losses, metrics and learning rate, as far as the run has logged them."""
     epochs, steps = Axis("epochs done", whole=True), Axis("step", whole=True)
     losses = [
         epoch_series("validation", run.epochs, "valid_loss"),

@@ -20,8 +20,7 @@ from plainfit.common.errors import ConfigError, DataError, raised_as
 from plainfit.data.splits import DataSplits
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, Target
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.tasks import metrics_of
-from plainfit.runs.train import balanced_accuracy, is_imbalanced
+from plainfit.runs.tasks import balanced_accuracy, is_imbalanced, metrics_of
 from plainfit.training.metrics import metric_name
 
 BINS = 255  # of scikit-learn's boosting: a column of more categories is one of numbers for it
@@ -80,7 +79,6 @@ def estimators(data: DataSplits, several: bool) -> dict[str, Any]:
 
 
 def outputs(predicted: Tensor, target: Target) -> Tensor:
-    """Return predictions as a network for the target gives them."""
     if target.task == CLASSIFICATION:
         return F.one_hot(predicted, len(target.names)).float()
     numbers = predicted.float().reshape(len(predicted), -1)

@@ -11,11 +11,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from plainfit.common.errors import ConfigError, DataError, RunError, raised_as, unknown_name
-from plainfit.common.files import append, sync
-from plainfit.common.locks import LOCK, FileLock
+from plainfit.common.errors import (
+    ConfigError,
+    DataError,
+    RunError,
+    command,
+    raised_as,
+    unknown_name,
+)
+from plainfit.common.files import LOCK, FileLock, append, sync
 from plainfit.common.schema import misfit
-from plainfit.common.shell import command
 from plainfit.data.label_file import LabelOptions
 from plainfit.data.open_data import IMAGES, TABLE
 from plainfit.data.relabel import Changes, write_arrays, write_images, write_table

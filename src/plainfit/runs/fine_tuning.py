@@ -24,13 +24,12 @@ from plainfit.models.build import (
     resolve,
     target_name,
 )
+from plainfit.models.layers import find_head, layer_groups, parameter_groups
 from plainfit.models.text import PretrainedText
-from plainfit.models.transfer import find_head, layer_groups, parameter_groups
 from plainfit.models.weights import (
     HUB,
     PUBLISHED,
     load_body,
-    load_model,
     read_weights,
     text_model,
     timm_model,
@@ -54,9 +53,6 @@ class PhaseCycles(Chain):
         phases = [head, steps - head] if 0 < head < steps else [steps]
         super().__init__(*map(OneCycle, phases))
         self.head = head
-
-    def __repr__(self) -> str:
-        return f"PhaseCycles(steps={self.steps}, head={self.head})"
 
 
 def fine_tune(
@@ -263,11 +259,4 @@ def with_new_head(
     model = factory.call(target)
     load_body(model, weights, find_head(model, xb, classes))
     model.plainfit_factory = factory  # type: ignore[assignment]  # as get_model leaves it
-    return model
-
-
-def begun_model(factory: Factory, path: Path) -> nn.Module:
-    model = factory.build()
-    load_model(model, path)
-    model.plainfit_factory = factory  # type: ignore[assignment]
     return model

@@ -23,14 +23,13 @@ from plainfit.common.errors import (
     DataError,
     PlainfitError,
     RunError,
+    command,
     near_miss,
     reason,
     shortened,
 )
-from plainfit.common.files import JOURNAL
+from plainfit.common.files import ANY_LOCK, JOURNAL, LOCK
 from plainfit.common.files import RECORD as RECORD
-from plainfit.common.locks import ANY_LOCK, LOCK
-from plainfit.common.shell import command
 from plainfit.data.open_data import kind_of, without
 from plainfit.data.splits import DataSplits, vocabulary_of
 from plainfit.data.targets import Target
@@ -55,15 +54,19 @@ Row = dict[str, Any]
 
 def default_folder(data: str, model: str) -> Path:
     """Create `runs/TIME-DATA-MODEL`, with a number appended if that exists."""
-    data = Path(data).name.split(".")[0] or "data"
-    model = Path(model.split(":")[-1]).name
-    base = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
+    base = Path("runs") / default_name(data, model)
     for number in count(1):
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         with suppress(FileExistsError):
             create_folder(folder, is_new=True)
             break
     return folder
+
+
+def default_name(data: str, model: str) -> str:
+    data = Path(data).name.split(".")[0] or "data"
+    model = Path(model.split(":")[-1]).name
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{data}-{model}"
 
 
 def create_folder(folder: Path, *, is_new: bool = False) -> None:
@@ -103,7 +106,7 @@ def check_own(folder: Path) -> None:
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
     try:
-        files.write_whole(path, data, check)
+        files.write_whole(path, data, check=check)
     except OSError as error:
         raise RunError(f"{path} must be writable ({error.strerror or error})") from error
 
@@ -397,9 +400,17 @@ class Run:
 
     def open_data(self) -> DataSplits:
         """Open the data that the run was trained on, which must not have changed since."""
-        own = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
-        data = self.config.open_data(*own)
-        if data.fingerprint != self.record["data"]["fingerprint"]:
+        made = [made["tokenizer"] for made in self.columns.values() if "tokenizer" in made]
+        data = self.config.open_data(*made)
+        own = self.record["data"]
+        now, then = [*data.classes], own.get("classes", [])
+        if now != then and {*now} == {*map(str.strip, then)}:
+            raise DataError(
+                f"the classes of {self.config.data} are in another order or have fewer blanks than "
+                f"in {self.folder}, of an older plainfit; train a new run, or use the version in "
+                "run.json"
+            )
+        if data.fingerprint != own["fingerprint"]:
             raise DataError(
                 f"the data must be what {self.folder} was trained on, and {self.config.data} has "
                 "changed since; restore it, or train a new run"

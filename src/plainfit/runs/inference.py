@@ -13,8 +13,8 @@ from plainfit.data.batches import (
     Size,
     batch_size,
     called,
-    innermost,
     join,
+    order_of,
     pairs,
     sizes,
     tensors_in,
@@ -161,7 +161,6 @@ def join_last(n: int, found: list[Any], counts: list[int]) -> None:
 def parts(
     model: nn.Module | Run, data: Any, bs: int | None, *, labelled: bool = False
 ) -> tuple[nn.Module, Any]:
-    """Return the module, and the data as batches."""
     if isinstance(model, Run):
         bs = 2 * model.config.batch_size if bs is None else bs
         data = as_trained(model, data, bs, labelled)
@@ -221,8 +220,7 @@ def outputs_of(run: Any) -> Mapping[str, Callable[[Any], Any]]:
 
 
 def is_shuffled(dl: Any) -> bool:
-    inner = innermost(dl)
-    order = getattr(inner, "sampler", inner)
+    order = order_of(dl)
     return getattr(order, "shuffle", False) or isinstance(
         getattr(order, "rows_from", order), RANDOM
     )

@@ -73,11 +73,12 @@ def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
 def options_of(run: Run, **written: str | None) -> TableOptions:
     names = [item.name for item in fields(TableOptions)]
     given: dict[str, Any] = {n: written.get(n) or getattr(run.config, n, None) for n in names}
+    if run.config.na and written.get("na"):
+        given["na"] = f"{run.config.na},{written['na']}"
     return TableOptions(**given)
 
 
 def columns_of(run: Run, path: Path) -> dict[str, Any]:
-    """Return how the columns of the run's table became inputs."""
     made = run.preprocessing.get("columns")
     if made is None:
         raise RunError(
@@ -92,7 +93,7 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
-        written = labelled_rows(table, table.texts(names), run.config.na, run.target.task)
+        written = labelled_rows(table, table.texts(names), run.target.task)
         y = target_values(table, written, run.target.task)
     features, notes = prepared(table, made)
     known = [*made, *targets(run, table), *dropped(run, table)]
@@ -171,7 +172,6 @@ def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
 
 
 def images_in(path: Path) -> list[Path]:
-    """Return an image, or all images in a folder, in the order of their paths."""
     return [Path(file) for file in images_under(path)] if path.is_dir() else [path]
 
 
@@ -189,7 +189,6 @@ def image_shape(run: Run) -> tuple[int, int, int]:
 
 
 def batch_of(shape: Sequence[int], most: int) -> int:
-    """Return how many images of this shape are a batch."""
     return max(1, min(most, MOST_PIXELS // (shape[1] * shape[2])))
 
 

@@ -132,7 +132,8 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
 
     Before them come the columns that `drop` or `group_by` left out, such as an id, as they are
     written. `-` is the standard input, which has a JSON object in each line. `written` may hold the
-    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training.
+    `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training,
+    and by `na` more texts that mean a gap.
     """
     table = read_as_trained(run, path, **written)
     inputs, _ = of_table(run, table, None, labelled=False)
@@ -152,7 +153,6 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
 
 
 def check_out(path: Path, sources: Sequence[Path]) -> None:
-    """Refuse a file that predictions cannot be written to."""
     if path.suffix not in OUTPUTS:
         raise ConfigError(f"must end with {', '.join(OUTPUTS)}, got {path}", field="out")
     if any(path.exists() and source.exists() and path.samefile(source) for source in sources):

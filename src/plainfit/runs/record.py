@@ -88,6 +88,7 @@ class Record(TypedDict):
     steps: NotRequired[Count]
     lengths: NotRequired[list[Length]]
     first_epochs: NotRequired[Size]
+    resumed: NotRequired[list[Count]]  # the steps from which it was
 
 
 def problem_of(record: Any) -> str:

@@ -5,13 +5,13 @@ Nothing here imports torch, so that a mistake on the command line is found befor
 
 import ast
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from plainfit.common.errors import ConfigError, DataError, raised_as, unknown_name
+from plainfit.common.errors import ConfigError, DataError, command, raised_as, unknown_name
 from plainfit.common.schema import (
     AMOUNT,
     COUNT,
@@ -24,17 +24,15 @@ from plainfit.common.schema import (
     hints_of,
     misfit,
 )
-from plainfit.common.shell import command
+from plainfit.training.schedules import BY_NAME
 
 if TYPE_CHECKING:
     from plainfit.data.splits import DataSplits
 
 # What these names stand for is in `training`.
-SCHEDULES = ("constant", "linear", "cosine", "warmup-cosine", "one-cycle", "polynomial")
 TRACKERS = ("tensorboard", "mlflow", "wandb", "trackio")
 PRECISIONS = ("fp32", "bf16", "fp16")
 FORMS = ("epoch", "step")
-SHARDS = 8  # of a training on several processes, where their number is not given
 PATHS = ("data_dir", "out")  # the settings that are paths
 WEIGHT_FILES = (".safetensors", ".pt", ".pth")
 
@@ -73,6 +71,7 @@ class DataSettings:
         Between(1e-6, SHARE.high),
     ] = 0.15
     test_share: Annotated[float, "Share of the test set; 0: none.", SHARE] = 0.15
+    stratify: Annotated[bool, "Draw the parts with the same shares of each class."] = True
     group_by: Annotated[
         str | None,
         "Keep rows with the same values in these columns in one part; images, those with the same "
@@ -271,7 +270,6 @@ class TrainingSettings:
 
     @property
     def weight_of_class(self) -> dict[str, float]:
-        """The weights by the name of the class, where they are given."""
         try:
             found: dict[str, float] = json.loads(self.class_weights or "{}")
         except ValueError as error:
@@ -317,7 +315,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
                 object.__setattr__(self, "lr", float(self.lr))
         limits = ["auto"] if isinstance(self.lr, str) else AMOUNT
         self.check("lr", limits.__contains__, f"{AMOUNT}, or auto")
-        self.check_known("schedule", self.schedule, SCHEDULES)
+        self.check_known("schedule", self.schedule, BY_NAME)
         self.check_known("tracker", self.track, TRACKERS)
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
@@ -336,7 +334,7 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         if value is not None and not test(value):
             raise ConfigError(f"must be {requirement}, got {value}", field=name)
 
-    def check_known(self, kind: str, value: str | None, known: Sequence[str]) -> None:
+    def check_known(self, kind: str, value: str | None, known: Collection[str]) -> None:
         if value is not None and value not in known:
             raise ConfigError(unknown_name(kind, value, known))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, shortened, unknown_name
+from plainfit.common.errors import ConfigError, plural, shortened, unknown_name
 from plainfit.data.splits import DataSplits
 from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION, SEGMENTATION, Target
 from plainfit.runs.settings import RunConfig
@@ -89,6 +89,21 @@ def metrics_of(config: RunConfig, target: Target) -> list[Any]:
     return [*usual, *(name for name in asked if name not in names)]
 
 
+def is_imbalanced(data: DataSplits) -> bool:
+    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
+    if data.task != CLASSIFICATION:
+        return False
+    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
+    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
+
+
+def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
+    """Return the mean over the classes of the share of their samples that are recognised."""
+    counts = yb.bincount()
+    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
+    return (right / counts)[counts > 0].mean()
+
+
 def described(target: Target) -> str:
     """
     >>> described(Target(("cat", "dog")))
@@ -100,7 +115,7 @@ def described(target: Target) -> str:
     if target.task == CLASSIFICATION:
         return f"{count} classes"
     if target.task == MULTI_LABEL:
-        return f"{count} labels, each there or not"
+        return f"{plural(count, 'label')}, each there or not"
     if target.task == SEGMENTATION:
         return f"{count} classes of pixels"
     if count > 1:

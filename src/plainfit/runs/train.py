@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,35 @@ from plainfit.common.errors import (
     ModelError,
     RunError,
     TrainingError,
+    command,
     raised_as,
     reason,
     shortened,
 )
-from plainfit.common.locks import one_writer
-from plainfit.common.shell import command
+from plainfit.common.files import one_writer
+from plainfit.common.schema import SHARDS
 from plainfit.data.augment import named_steps
 from plainfit.data.datasets import in_memory, resident
 from plainfit.data.loaders import AugmentedLoader, Loader, get_data, make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.segmentation import mask_folders
-from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, check_images
-from plainfit.data.targets import CLASSIFICATION, REGRESSION, SEGMENTATION
+from plainfit.data.splits import DataSplits, check_images, taken
+from plainfit.data.targets import REGRESSION
 from plainfit.models.build import get_model, make_optimizer, resolve, to_device
-from plainfit.models.summary import count_parameters, try_batch
-from plainfit.models.transfer import layer_groups, parameter_groups
+from plainfit.models.layers import count_parameters, layer_groups, parameter_groups, try_batch
 from plainfit.models.trust import remember
-from plainfit.models.weights import HUB, Uncompiled, text_tokenizer, weights_to_bytes
+from plainfit.models.weights import HUB, Uncompiled, load_model, text_tokenizer, weights_to_bytes
 from plainfit.runs import folder as runs
-from plainfit.runs.fine_tuning import PhaseCycles, begun_model, check_source, new_model
-from plainfit.runs.settings import SHARDS, RunConfig, is_weights_only, option, usual_optimizer
-from plainfit.runs.tasks import described, loss_function, metrics_of, with_weights
+from plainfit.runs.fine_tuning import PhaseCycles, check_source, new_model
+from plainfit.runs.settings import RunConfig, is_weights_only, option, usual_optimizer
+from plainfit.runs.tasks import (
+    balanced_accuracy,
+    described,
+    is_imbalanced,
+    loss_function,
+    metrics_of,
+    with_weights,
+)
 from plainfit.training import callbacks as cb
 from plainfit.training.callbacks.checkpointing import OF_THIS, check_epochs
 from plainfit.training.callbacks.stopping import NO_BETTER
@@ -55,15 +62,15 @@ from plainfit.training.callbacks.tracking import make_tracker
 from plainfit.training.checkpoints import listed, newest
 from plainfit.training.checks import check_last_batch
 from plainfit.training.history import History
-from plainfit.training.hooks import Callback, warn
+from plainfit.training.hooks import Callback, Context, warn
 from plainfit.training.loop import fit
-from plainfit.training.lr_finder import lr_find
+from plainfit.training.lr_finder import RateSearch, lr_find
 from plainfit.training.metrics import Metric, metric_name
 from plainfit.training.named_metrics import made
 from plainfit.training.processes import is_launched, join, restarts
 from plainfit.training.schedules import Schedule, named_schedule
 from plainfit.training.session import sigterm_exits
-from plainfit.training.spread import is_spread, spread
+from plainfit.training.spread import is_spread, sharding_of, spread
 from plainfit.training.validation import validate
 
 EMBED_ABOVE = 8  # categories, for `tabular`: fewer are 0/1 inputs
@@ -97,6 +104,11 @@ def prepare(
     if config.track is not None:
         make_tracker(config.track, Path())  # raises where its package is missing
     given, config = config, completed(config)
+    if run is not None and config.shards != given.shards:
+        raise ConfigError(
+            "a run that has trained on whole batches goes on in one process, as pieces of them "
+            "have other bits; leave out --processes, or begin a new run with them"
+        )
     is_text_model = config.model == config.source and config.model.startswith(HUB)
     tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
     new_data = partial(config.open_data, tokenizer)
@@ -135,6 +147,9 @@ def prepare(
         )
     if not config.overfit_one_batch:
         check_last_batch(model, train_dl)
+    context = Context(model, opt, train_dl, transformers(config, groups), config.epochs, None)
+    if sharding := sharding_of(context, config.shards, config.reduce, join()):  # as in fit
+        sharding.check_size(min(config.batch_size, data.counts()["train"]))
     return Parts(config, data, model, opt, train_dl, valid_dl, workers, groups)
 
 
@@ -209,7 +224,9 @@ def build(
         name = config.model if is_weights_only(config.source) else None
         model = new_model(config.source, name, arguments, seed=config.seed, **shape)
     else:
-        model = begun_model(run.factory, run.folder / runs.FIRST)
+        model = run.factory.build()
+        load_model(model, run.folder / runs.FIRST)
+        model.plainfit_factory = run.factory  # type: ignore[assignment]  # as get_model leaves it
     to_device(model, config.device, config.channels_last)
     groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
     layers = parameter_groups(model, groups, config.lr_ratio)
@@ -263,11 +280,14 @@ def stoppers(config: RunConfig) -> list[Callback]:
     ]
 
 
-def find_rate(parts: Parts, say: Say) -> None:
+def search_rate(parts: Parts) -> RateSearch:
     with raised_as(TrainingError, "a search for a learning rate must train some steps"):
         loss = loss_function(parts.config, parts.data.target, device_of(parts.model))
-        search = lr_find(parts.model, loss, parts.opt, parts.train_dl)
-    rate = float(f"{search.valley:.2g}")  # such a search knows no more than two digits
+        return lr_find(parts.model, loss, parts.opt, parts.train_dl)
+
+
+def find_rate(parts: Parts, say: Say) -> None:
+    rate = float(f"{search_rate(parts).valley:.2g}")  # it knows no more than two digits
     say(f"lr     {rate:g}, the valley of a search from 1e-07 to 10")
     parts.config = config = replace(parts.config, lr=rate)
     parts.opt = make_optimizer(config.optimizer, parts.model, **optimizer_options(config))
@@ -310,7 +330,7 @@ def make_record(parts: Parts) -> dict[str, Any]:
     return {
         "state": "started",
         "config": config.to_dict(),
-        "model": factory.to_dict(),
+        "model": asdict(factory),
         **({"code": code} if code else {}),
         "parameters": count_parameters(model),
         "optimizer": {"name": type(opt).__name__, "options": options},
@@ -470,7 +490,8 @@ def new_plan(run: runs.Run, parts: Parts) -> dict[str, Any]:
     elif list(plans.values())[-1] != epochs:
         plans[start] = epochs
     later = [{"from_step": at, "epochs": n} for at, n in plans.items() if at]
-    return {"first_epochs": plans[0], "lengths": later}
+    resumed = [at for at in (*run.record.get("resumed", []), start) if 0 < at <= start]
+    return {"first_epochs": plans[0], "lengths": later, "resumed": sorted(set(resumed))}
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:
@@ -491,7 +512,8 @@ def run_fit(
     config, say = parts.config, echo or (lambda line: None)
     processes = join()
     folder = processes.share(folder)
-    checkpoint = keeper(config, folder)
+    every = config.checkpoint_every
+    checkpoint = cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=every)
     added = [*observers(config, folder), *callbacks]
     try:
         history = fitted(parts, added, checkpoint=checkpoint, resume=resume, echo=echo)
@@ -507,22 +529,21 @@ def run_fit(
         say(f"stopped; {kept} saved; continue with: {command('resume', folder)}")
         raise
     except Exception as error:  # whatever a user's model, data or disk raises
-        why = why_it_failed(error)
+        why = ", ".join([reason(error), *getattr(error, "__notes__", ())])  # and where
         end_as(folder, "failed", stopped=why)
         raise TrainingError(
             f"{why}; what was saved is in {folder}: {command('resume', folder)}"
         ) from error
 
 
-def keeper(config: RunConfig, folder: Path) -> cb.Checkpointing:
-    return cb.Checkpointing(folder / runs.CHECKPOINTS, every_steps=config.checkpoint_every)
-
-
 def gathered(parts: Parts) -> None:
-    """Put a model in one process in the place of one whose parameters are spread over several."""
+    """Give the first process a whole model, in place of one that is spread over several."""
     if not is_spread(parts.model):
         return
-    weights = Uncompiled(parts.model).state_dict()
+    is_first = join().rank == 0
+    weights = Uncompiled(parts.model).state_dict(is_kept=is_first)
+    if not is_first:
+        return
     factory: Any = parts.model.plainfit_factory
     parts.model = factory.build_quietly()
     parts.model.load_state_dict(weights)
@@ -552,7 +573,6 @@ def fitted(parts: Parts, callbacks: Sequence[Callback], **options: Any) -> Histo
 
 
 def follow(parts: Parts, callbacks: Sequence[Callback]) -> RunResult:
-    """Train with the first process."""
     with cpu_threads(threads_of(parts)):
         if parts.config.lr == "auto":
             find_rate(parts, lambda line: None)
@@ -592,12 +612,6 @@ def end_as(folder: Path, state: str, **changes: str) -> None:
             runs.update_record(folder, state=state, **changes)
 
 
-def why_it_failed(error: Exception) -> str:
-    """Return an error on one line, with its place in the training."""
-    place = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    return f"{reason(error)}{place}"
-
-
 def state_of(config: RunConfig, history: History) -> str:
     """Return the state of a run whose training has returned."""
     if len(history) >= config.epochs or history.stopped.startswith(NO_BETTER):
@@ -633,24 +647,7 @@ def finish(parts: Parts, folder: Path, history: History, say: Say) -> RunResult:
     )
     if history.stopped:
         say(f"note   stopped early: {history.stopped}")
-    takes = "IMAGE.png" if data.preprocessing in OF_IMAGE_FILES else "NEW.csv" * bool(data.columns)
-    takes += " -o masks" * (data.task == SEGMENTATION)
-    return RunResult(folder, history, test, takes)
-
-
-def is_imbalanced(data: DataSplits) -> bool:
-    """Return whether the smallest class has under 10 % of the samples, and far less than others."""
-    if data.task != CLASSIFICATION:
-        return False
-    of_classes = [sum(counts) for counts in zip(*data.class_counts().values(), strict=True)]
-    return bool(min(of_classes) < sum(of_classes) * min(0.1, 1 / (3 * len(of_classes))))
-
-
-def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the mean over the classes of the share of their samples that are recognised."""
-    counts = yb.bincount()
-    right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
-    return (right / counts)[counts > 0].mean()
+    return RunResult(folder, history, test, taken(data.preprocessing, data.columns, data.task))
 
 
 def draw_curves(history: History, path: Path) -> None:

@@ -25,14 +25,23 @@ from plainfit.common.files import write_whole
 
 FORMAT = "plainfit-checkpoint-1"
 MARKS = {"$tensor", "$tuple", "$pairs"}
+TYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # fmt: skip
 NAME = re.compile(r"(\d{12})-([0-9a-f]{64})\.safetensors")
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Write a checkpoint, read it back to check it, and return its path."""
-    data = to_bytes(state)
-    path = folder / f"{step:012d}-{hashlib.sha256(data).hexdigest()}.safetensors"
-    write_whole(path, data)
+    parts, digest = to_parts(state), hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    path = folder / f"{step:012d}-{digest.hexdigest()}.safetensors"
+    write_whole(path, *parts)
     try:
         with path.open("rb") as file:  # piece by piece: the state may be large
             check_sha256(path, hashlib.file_digest(file, "sha256").hexdigest())
@@ -79,11 +88,25 @@ def prune(folder: Path, keep: int, best_step: int) -> None:
 
 def to_bytes(state: dict[str, Any]) -> bytes:
     """Turn dicts, lists, tuples, tensors, numbers, texts and None into a safetensors file."""
-    from safetensors.torch import save
+    return b"".join(to_parts(state))
 
+
+def to_parts(state: dict[str, Any]) -> list[bytes | memoryview]:
+    """Return such a file in parts: its header, and the memory of each tensor, not a copy of it."""
     tensors: dict[str, Tensor] = {}
     tree = pack(state, "", tensors, {})
-    return save(tensors, metadata={"format": FORMAT, "state": json.dumps(tree)})
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT, "state": json.dumps(tree)}}
+    parts: list[bytes | memoryview] = []
+    end = 0
+    for name in sorted(tensors, key=lambda name: -tensors[name].element_size()):  # so aligned
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        entry = {"dtype": TYPES[tensor.dtype], "shape": [*tensor.shape]}
+        header[name] = entry | {"data_offsets": [begin, end]}
+        parts.append(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little") + text, *parts]
 
 
 @raised_as(CheckpointError, "a checkpoint must be a whole file of plainfit")
@@ -143,8 +166,12 @@ def pack_tensor(value: Tensor, name: str, tensors: dict[str, Tensor], seen: dict
     same = (value.data_ptr(), value.device, value.dtype, shape, value.stride())
     if not value.numel() or same not in seen:
         seen[same] = name
-        # A copy of its own: safetensors refuses tensors that share memory, and views.
-        tensors[name] = value.to("cpu", memory_format=torch.contiguous_format, copy=True)
+        if value.dtype not in TYPES:
+            raise CheckpointError(
+                f"a checkpoint holds tensors of the types of safetensors, and {name} has "
+                f"{value.dtype}; turn it into one of {', '.join(TYPES.values())}"
+            )
+        tensors[name] = value.cpu().contiguous().resolve_conj()
     marker: dict[str, Any] = {"$tensor": seen[same] if value.numel() else name}
     if not value.is_contiguous():
         marker["stride"] = list(value.stride())

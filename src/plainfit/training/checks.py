@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, Dataset
 
 from plainfit.common.devices import device_of
 from plainfit.common.errors import ConfigError, ModelError
-from plainfit.data.batches import called, innermost, length, pairs
+from plainfit.data.batches import called, innermost, length, order_of, pairs
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.fit_call import optimizers_in
 from plainfit.training.hooks import Context, overriding
@@ -134,7 +134,7 @@ def fails_on_last(model: nn.Module, dl: Any, target: str | None = None) -> str:
     """Return how the last batch comes to one sample, if the model cannot be trained on it."""
     inner = innermost(dl)
     if hasattr(inner, "seek"):
-        order = getattr(inner, "sampler", inner)
+        order = order_of(inner)
         samples = order.samples
     else:
         order = getattr(inner, "batch_sampler", None)

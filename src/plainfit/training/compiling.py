@@ -61,32 +61,24 @@ def computation(
         tell(
             "note   bf16 is slow here: the processor has no instructions for it, and fp32 is faster"
         )
-    path = list(sys.path)  # torch's compiler imports setuptools, which adds to it
-    before = getattr(torch._dynamo.config, "trace_autograd_ops", None) if compile else None
 
     def in_precision(xb: Any, yb: Any) -> Any:
         with cast:
             return compute(xb, yb) if compute else loss_func(called(model, xb), yb)
 
-    try:
-        with compiled_whole() if compile else nullcontext():
-            program = None
-            if compile == "epoch":
-                from plainfit.training.program_validation import ValidationProgram
-                from plainfit.training.ranges import EpochProgram
+    with compiling() if compile else nullcontext():
+        program = None
+        if compile == "epoch":
+            from plainfit.training.program_validation import ValidationProgram
+            from plainfit.training.ranges import EpochProgram
 
-                program = EpochProgram(context, loss_func, tell)
-                context.valid_program = ValidationProgram(program, tell)
-            compute = CompiledLoss(context, loss_func, tell, program) if compile else None
-            chosen = compute if precision == "fp32" else in_precision
-            if program is not None:
-                program.compute_loss = None if precision == "fp32" else chosen
-            yield chosen, program
-    finally:
-        if before is not None:  # torch 2.10 has no such setting
-            torch._dynamo.config.trace_autograd_ops = before
-        if compile:
-            sys.path[:] = path
+            program = EpochProgram(context, loss_func, tell)
+            context.valid_program = ValidationProgram(program, tell)
+        compute = CompiledLoss(context, loss_func, tell, program) if compile else None
+        chosen = compute if precision == "fp32" else in_precision
+        if program is not None:
+            program.compute_loss = None if precision == "fp32" else chosen
+        yield chosen, program
 
 
 def form_of(compile: bool | str) -> str:
@@ -97,14 +89,20 @@ def form_of(compile: bool | str) -> str:
 
 
 @contextmanager
-def compiled_whole() -> Iterator[None]:
-    """Compile a backward pass with its forward pass; later, a failure could not be mended."""
-    random = torch._inductor.config.fallback_random  # which `OneGraph` may change
-    with (
-        torch._functorch.config.patch(force_non_lazy_backward_lowering=True),
-        torch._inductor.config.patch(fallback_random=random),
-    ):
-        yield
+def compiling() -> Iterator[None]:
+    """Compile a backward pass with its forward pass; later, a failure could not be mended.
+
+    What `OneGraph` may change is as before in the end, as is `sys.path`: torch's compiler imports
+    setuptools, which adds to it.
+    """
+    path, dynamo, inductor = list(sys.path), torch._dynamo.config, torch._inductor.config
+    traced = {n: getattr(dynamo, n) for n in ("trace_autograd_ops",) if hasattr(dynamo, n)}
+    whole = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+    try:
+        with whole, inductor.patch(fallback_random=inductor.fallback_random), dynamo.patch(traced):
+            yield
+    finally:
+        sys.path[:] = path
 
 
 class OneGraph:
@@ -160,7 +158,6 @@ class OneGraph:
         return self.graphs[self.shares]
 
     def loss(self, xb: Any, yb: Any) -> Tensor:
-        """Return the loss of a batch."""
         loss: Tensor = self.loss_func(self.forward(xb), yb)
         return loss
 
@@ -191,7 +188,6 @@ def with_own_code(method: Any) -> Any:
 
 
 def add_gradients(parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those that the parameters have."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             had = parameter.grad
@@ -263,7 +259,6 @@ class CompiledLoss:
         return loss
 
     def report(self) -> None:
-        """Print what compiling cost and gained, by the time from one step to the next."""
         gaps = {key: [b - a for a, b in pairwise(times[1:])] for key, times in self.calls.items()}
         instead = f" instead of {median(gaps[False]) * 1e3:.2f}" if gaps[False] else ""
         self.echo(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from plainfit.common.errors import ConfigError, near_miss
+from plainfit.common.errors import ConfigError, near_miss, plural
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,8 @@ class History:
         return self.epochs[epoch]
 
     def __repr__(self) -> str:
-        return f"<History of {len(self)} epochs, {len(self.step_losses)} steps>"
+        steps = plural(len(self.step_losses), "step")
+        return f"<History of {plural(len(self), 'epoch')}, {steps}>"
 
     def __str__(self) -> str:
         if not self.epochs:

@@ -230,11 +230,12 @@ class Context:
             self.stop = reason
 
     def as_the_first(self, value: bool) -> bool:
-        """Return the value of the first process, where all have to do the same."""
+        """Return the value of the first process, of the step before where all have to know it."""
         if self.sharding is None or not self.sharding.has_parts:
             return value
-        shared: bool = self.sharding.processes.share(value)
-        return shared
+        is_due: bool = self.sharding.is_due
+        self.sharding.asks = value and self.is_first and not is_due
+        return is_due
 
     @property
     def is_first(self) -> bool:

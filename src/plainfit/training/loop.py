@@ -48,8 +48,7 @@ from plainfit.training.named_metrics import made
 from plainfit.training.processes import Processes, join
 from plainfit.training.schedules import Factor
 from plainfit.training.session import kept_memory, session
-from plainfit.training.sharding import Sharding
-from plainfit.training.spread import SpreadModel, is_spread
+from plainfit.training.spread import is_spread, sharding_of
 from plainfit.training.state import begun, rest_of_epoch
 from plainfit.training.step import Step, loss_batch, measured, own_loss, own_step
 from plainfit.training.validation import validate
@@ -134,7 +133,7 @@ def fit(
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
         compile: `epoch` (or True): all steps of an epoch become one program of torch's compiler,
-            that is kept for the next time; see docs/training.md for what it holds for, and a note
+            that is kept for the next time; see docs/speed.md for what it holds for, and a note
             names the reason where it does not. `step`: forward pass, loss and backward pass of
             each step become a graph, one for each of the first 4 shapes of batches, and another
             for all others (of which a resumed training may differ in the last bits). Both take
@@ -142,7 +141,8 @@ def fit(
             compiled runs as it is.
         shards: cut each batch into so many pieces, whose gradients are added: the same bits on any
             number of processes up to that. The loss of a batch is the mean of those of its pieces,
-            as `validate` takes it of batches; so one that is no mean over samples is another then.
+            as `validate` takes it of batches; so one that is no mean over samples is another then,
+            and one that adds them up by hand, not by `reduction="sum"`, is refused.
             By default 8 where there are several processes (see docs/processes.md), else 1, the
             whole batch.
         reduce: `exact`, or `fast` for a piece for each process and torch's own sum, which has the
@@ -198,8 +198,8 @@ def fit(
     valid_dls = (
         valid_dl if isinstance(valid_dl, Mapping) else {} if valid_dl is None else {"": valid_dl}
     )
-    kind = SpreadModel if has_parts else Sharding
-    sharding = context.sharding = kind.of(context, 1 if is_wrapped else shards, reduce, processes)
+    sharding = sharding_of(context, 1 if is_wrapped else shards, reduce, processes)
+    context.sharding = sharding
     if sharding is not None and form:
         form = ""
         if echo is not None:

@@ -120,7 +120,6 @@ class Mean:
         self.count: Any = 0
 
     def update(self, out: Any, yb: Any) -> None:
-        """Add the sums of a batch."""
         self.add(*self.sums_of(out, yb))
 
     def sums_of(self, out: Any, yb: Any) -> tuple[Tensor, Tensor]:
@@ -150,7 +149,6 @@ class Overlap:
         self.counts: Any = 0
 
     def update(self, out: Any, yb: Any) -> None:
-        """Count the labels of a batch, by their class and the predicted one."""
         with fitting(self.__name__, out, yb):
             dim = class_dim(out, yb)
             known, classes = yb != -100, out.shape[dim]

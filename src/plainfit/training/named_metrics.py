@@ -89,7 +89,6 @@ class NamedMetric:
         return [] if self.metric is None else self.metric.modules()
 
     def update(self, out: Any, yb: Any) -> None:
-        """Count a batch."""
         with fitting(self.__name__, out, yb):
             arranged = self.numbers if self.__name__ in NUMBERS else self.classes
             pred, target, task = arranged(out, yb)

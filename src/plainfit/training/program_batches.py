@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plainfit.common.devices import device_of
-from plainfit.data.batches import innermost
+from plainfit.data.batches import order_of
 from plainfit.data.datasets import Columns, ImageDataset, Rows, bytes_to_floats
 from plainfit.data.loaders import TensorLoader
 from plainfit.training.hooks import Context
@@ -30,7 +30,6 @@ class Resident:
         self.begin()
 
     def begin(self) -> None:
-        """Take the order of the loader's pass."""
         order = self.at[self.loader.order()]
         self.steps = len(order) // self.loader.batch_size
         full = order[: self.steps * self.loader.batch_size]
@@ -40,7 +39,6 @@ class Resident:
         return [column.index_select(0, self.rows[0]) for column in self.columns]
 
     def pair(self, context: Context, *columns: Tensor) -> tuple[Any, Any]:
-        """Return inputs and target of a batch, whose rows of the columns these are."""
         xb, *rest = columns
         batch: Any = (bytes_to_floats(xb) if isinstance(self.part, ImageDataset) else xb, *rest)
         if isinstance(self.part, Columns):
@@ -77,7 +75,6 @@ class Stacked:
         return [column[0] for column in self.columns]
 
     def pair(self, context: Context, *columns: Tensor) -> tuple[Any, Any]:
-        """Return inputs and target of a batch."""
         pair: tuple[Any, Any] = tree_unflatten(list(columns), self.form)
         return pair
 
@@ -116,7 +113,6 @@ def resident_rows(loader: Any) -> Rows | None:
 
 
 def full_batches(loader: Any) -> int:
-    inner = innermost(loader)
-    order = getattr(inner, "sampler", inner)
+    order = order_of(loader)
     count: int = order.samples // order.batch_size
     return count

@@ -21,12 +21,11 @@ from plainfit.data.batches import innermost
 from plainfit.training.callbacks.optimization import GradientAccumulation
 from plainfit.training.callbacks.stopping import NonFiniteGuard
 from plainfit.training.hooks import Callback, Context, Interrupted, overriding
-from plainfit.training.program import NoCompilerError, Steps, compiled
+from plainfit.training.program import NoCompilerError, Steps, captured, compiled
 from plainfit.training.program_batches import Resident, Stacked, full_batches, resident_rows
-from plainfit.training.program_capture import captured
 from plainfit.training.state import random_state, set_random_state
-from plainfit.training.traced_step import TracedStep
 from plainfit.training.tracing import (
+    TracedStep,
     UnreadyError,
     UntraceableError,
     contents_of,
@@ -73,8 +72,6 @@ class Program:
             self.call, self.how = make(self.steps, self.arguments(source, 0, 0), echo)
 
     def graph(self, context: Context, source: Any) -> Any:
-        """Return the graph of a step as it is now."""
-
         def of_columns(*columns: Tensor) -> list[Tensor]:
             values: list[Tensor] = self.step(*source.pair(context, *columns))
             return values
@@ -102,7 +99,6 @@ class Program:
         return found[first:last], tensors
 
     def put(self, tensors: Sequence[Tensor]) -> None:
-        """Give the training the tensors after a range."""
         own = self.steps.those(tensors_of(self.modules, self.opt), True)
         with torch.no_grad():
             for tensor, value in zip(own, tensors, strict=True):
@@ -214,7 +210,6 @@ class EpochProgram:
         return self.programs[state]
 
     def most(self, context: Context) -> int:
-        """Return the largest number of steps of a range from here."""
         limits = [max(1, int(SECONDS / self.seconds))]
         if context.steps_per_epoch is not None:
             limits.append(context.steps_per_epoch - context.step)
@@ -317,7 +312,6 @@ class EpochProgram:
         context.global_step += steps
 
     def saved(self, context: Context) -> Any:
-        """Return what a range changes besides tensors."""
         options = [dict(group) for group in context.opt.param_groups]
         return random_state(), options, [deepcopy(c.state_dict()) for c in self.moved]
 

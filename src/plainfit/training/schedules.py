@@ -6,6 +6,8 @@ multiplied with. It remembers nothing, so a resumed training needs the number of
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from plainfit.common.errors import ConfigError, unknown_name
@@ -26,13 +28,20 @@ class Schedule:
 
     steps: int
 
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+
     def __call__(self, step: int) -> float:
         """Return the factor at a step, from 0."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({settings})"
+        given = list[str]()
+        for name, parameter in signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            is_several = parameter.kind is parameter.VAR_POSITIONAL
+            given += map(repr, value) if is_several else [f"{name}={value!r}"]
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def momentum(self, step: int) -> float | None:
         """Return the momentum at a step; None to leave the optimizer's own."""
@@ -51,75 +60,68 @@ class Schedule:
         )
 
 
+@dataclass(repr=False, eq=False)
 class Constant(Schedule):
     """The same factor at every step."""
 
-    def __init__(self, steps: int, factor: float = 1.0) -> None:
-        check_steps(steps)
-        self.steps = steps
-        self.factor = factor
+    steps: int
+    factor: float = 1.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor."""
         return self.factor
 
 
+@dataclass(repr=False, eq=False)
 class Linear(Schedule):
     """A straight line from `start` to `end`."""
 
-    def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
-        check_steps(steps)
-        self.steps = steps
-        self.start = start
-        self.end = end
+    steps: int
+    start: float = 1.0
+    end: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         return self.start + (self.end - self.start) * part_of(step, self.steps)
 
 
+@dataclass(repr=False, eq=False)
 class Cosine(Schedule):
     """Half a cosine from `start` to `end` (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5)."""
 
-    def __init__(self, steps: int, start: float = 1.0, end: float = 0.0) -> None:
-        check_steps(steps)
-        self.steps = steps
-        self.start = start
-        self.end = end
+    steps: int
+    start: float = 1.0
+    end: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         part = (1 + math.cos(math.pi * part_of(step, self.steps))) / 2
         return self.end + (self.start - self.end) * part
 
 
+@dataclass(repr=False, eq=False)
 class Polynomial(Schedule):
     """`(1 - part done) ** power`, from 1 to `end`."""
 
-    def __init__(self, steps: int, power: float = 2.0, end: float = 0.0) -> None:
-        check_steps(steps)
-        self.steps = steps
-        self.power = power
-        self.end = end
+    steps: int
+    power: float = 2.0
+    end: float = 0.0
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         part = math.pow(1 - part_of(step, self.steps), self.power)
         return self.end + (1 - self.end) * part
 
 
+@dataclass(repr=False, eq=False)
 class Steps(Schedule):
     """Multiplied by `gamma` after every `every` steps."""
 
-    def __init__(self, steps: int, every: int, gamma: float = 0.1) -> None:
-        check_steps(steps)
-        check_steps(every)
-        self.steps = steps
-        self.every = every
-        self.gamma = gamma
+    steps: int
+    every: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        check_steps(self.every)
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         factor: float = math.pow(self.gamma, step // self.every)
         return factor
 
@@ -138,9 +140,6 @@ class Chain(Schedule):
         self.parts = parts
         self.steps = sum(part.steps for part in parts)
 
-    def __repr__(self) -> str:
-        return f"Chain({', '.join(map(repr, self.parts))})"
-
     def at(self, step: int) -> tuple[Schedule, int]:
         """Return the schedule that a step belongs to, and the step within it."""
         for part in self.parts[:-1]:
@@ -150,12 +149,10 @@ class Chain(Schedule):
         return self.parts[-1], step
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         part, within = self.at(step)
         return part(within)
 
     def momentum(self, step: int) -> float | None:
-        """Return the momentum at a step."""
         part, within = self.at(step)
         return part.momentum(within)
 
@@ -180,10 +177,8 @@ class WarmupCosine(Chain):
         self.warmup = warmup
         self.end = end
 
-    def __repr__(self) -> str:
-        return f"WarmupCosine(steps={self.steps}, warmup={self.warmup}, end={self.end})"
 
-
+@dataclass(repr=False, eq=False)
 class OneCycle(Schedule):
     """Up and down once, momentum the other way (Smith & Topin 2017, arXiv:1708.07120).
 
@@ -192,24 +187,17 @@ class OneCycle(Schedule):
     The optimizer's own rate is the highest one.
     """
 
-    def __init__(
-        self,
-        steps: int,
-        rise: float = 0.3,
-        start: float = 1 / 25,
-        end: float = 1 / 250_000,
-        high_momentum: float | None = 0.95,
-        low_momentum: float = 0.85,
-    ) -> None:
-        if not 0 <= rise <= 1:
-            raise ConfigError(f"the share of steps that rise must be 0 to 1, got {rise}")
-        check_steps(steps)
-        self.steps = steps
-        self.rise = rise
-        self.start = start
-        self.end = end
-        self.high_momentum = high_momentum
-        self.low_momentum = low_momentum
+    steps: int
+    rise: float = 0.3
+    start: float = 1 / 25
+    end: float = 1 / 250_000
+    high_momentum: float | None = 0.95
+    low_momentum: float = 0.85
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps)
+        if not 0 <= self.rise <= 1:
+            raise ConfigError(f"the share of steps that rise must be 0 to 1, got {self.rise}")
 
     def between(self, step: int, start: float, middle: float, end: float) -> float:
         """Return a value at a step that goes from start to middle to end by half cosines."""
@@ -219,7 +207,6 @@ class OneCycle(Schedule):
         return half_cosine(middle, end, min((step - top) / max(self.steps - 1 - top, 1e-9), 1.0))
 
     def __call__(self, step: int) -> float:
-        """Return the factor at a step."""
         return self.between(step, self.start, 1.0, self.end)
 
     def momentum(self, step: int) -> float | None:

@@ -3,20 +3,25 @@
 docs/decisions/0034-processes.md says why it is so.
 """
 
+import copy
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.schema import SHARDS
 from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
 from plainfit.data.loaders import BatchOrder, order_of
-from plainfit.data.pieces import Pieces, Shards
-from plainfit.training.callbacks.branches import changes, setup_of
+from plainfit.data.pieces import Pieces, Shards, cut
+from plainfit.training.callbacks.checkpointing import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
+from plainfit.training.callbacks.stopping import OverfitOneBatch
 from plainfit.training.checks import is_whole
 from plainfit.training.history import kept, read
 from plainfit.training.hooks import Context, LossFunction
@@ -24,8 +29,6 @@ from plainfit.training.metrics import LossWeights
 from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
 from plainfit.training.processes import Processes, is_launched
 from plainfit.training.step import loss_and_values, own_loss
-
-SHARDS = 8  # of a training on several processes, where their number is not given
 
 
 class FromPieces(torch.autograd.Function):
@@ -63,15 +66,27 @@ class Sharding:
         """`(xb, yb) -> loss` of a piece."""
         self.weighed = LossWeights()
         self.weight = 0.0
+        self.is_new = True  # until a loss was computed
         self.names: list[str] = []
         """Of the values beside a loss; saved, as a process may begin with a batch of no piece."""
         self.is_asked = False
+        self.asks = self.is_due = False  # of the first process, for all; see `Context.as_the_first`
         scalings = [c for c in context.callbacks if isinstance(c, LossScaling)]
         self.scaling = scalings[0] if scalings else None
         self.inputs_and_target, self.batch_size = context.split, context.batch_size
         context.split, context.batch_size = self.split, lambda xb, yb: xb.size
         self.read = reader(context.train_dl)
         self.order = order_of(context.train_dl)
+        if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
+            raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
+        waits = any(isinstance(part, nn.SyncBatchNorm) for part in context.model.modules())
+        if waits and processes.world > 1 and not self.has_parts:
+            raise ConfigError(
+                "must be without SyncBatchNorm, whose processes wait for each other in each pass, "
+                "and some have more pieces than others; use BatchNorm, with the statistics of a "
+                "piece",
+                field="model",
+            )
 
     def split(self, batch: Any) -> tuple[Pieces, Pieces]:
         """Return the inputs and the targets of this process's pieces of a batch."""
@@ -106,6 +121,14 @@ class Sharding:
             return None
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
 
+    def check_size(self, size: int) -> None:
+        """Refuse more pieces than the first batch can have."""
+        if self.shards.pieces_of(size) < self.shards.count:
+            raise ConfigError(
+                f"must be at most half of the samples of a batch, {size}, got {self.shards.count}",
+                field="shards",
+            )
+
     def check_same(self) -> None:
         """Refuse a training of which other processes have other data or another model."""
         for other in self.processes.gather(own := setup_of(self.context)["same"]):
@@ -126,7 +149,17 @@ class Sharding:
 
         def weighed_loss(out: Any, yb: Any) -> Any:
             with self.weighed:
-                return loss_func(out, yb)
+                loss = loss_func(out, yb)
+            is_known = self.weighed.sum is loss_and_values(loss)[0]
+            if self.is_new and not is_known and adds_up(loss_func, out, yb):
+                raise ConfigError(
+                    "must return the mean over the samples, as a batch in pieces has the mean of "
+                    "their losses, and adds samples up; divide it by len(yb), or return a sum as "
+                    "torch computes it, by reduction='sum'",
+                    field="loss_func",
+                )
+            self.is_new = False
+            return loss
 
         return loss_func if loss_func is own_loss else weighed_loss
 
@@ -161,12 +194,9 @@ class Sharding:
 
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:
         """Return the loss of the whole batch, and the values beside it if there are any."""
-        context, count = self.context, self.shards.count
-        if not context.global_step and self.shards.pieces_of(xb.size) < count:
-            raise ConfigError(
-                f"must be at most half of the samples of a batch, {xb.size}, got {count}",
-                field="shards",
-            )
+        context = self.context
+        if not context.global_step:
+            self.check_size(xb.size)
         trained, buffers = self.trained(), self.buffers()
         before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
@@ -178,13 +208,13 @@ class Sharding:
                     parts.append(change(owner[name], old, size, number))
                 total.add(number, flat(parts))
         head, *sums = unflat(summed(total, self.shards, self.fast), parts)
-        weight, _, is_sum, wishes, size, *others = head.tolist()
+        weight, _, is_sum, wishes, asks, size, *others = head.tolist()
         means, flags = others[: len(self.names)], others[len(self.names) :]
         by = size or 1.0
         for (owner, name), difference in zip(buffers, sums[len(trained) :], strict=True):
             mean = difference / by if owner[name].is_floating_point() else difference
             owner[name].add_(mean.to(owner[name].dtype))
-        self.is_asked, context.size = wishes > 0, round(size)
+        self.is_asked, self.is_due, context.size = wishes > 0, asks > 0, round(size)
         self.weight = 1.0 if is_sum else weight
         if context.history.run is not None:
             context.history.run.counts_samples &= weight == size
@@ -218,7 +248,8 @@ class Sharding:
         if not numbers[0]:  # all labels are ignored: the loss is 0 / 0
             numbers[1] = 0.0
             gradients = [g if g is None else torch.zeros_like(g) for g in gradients]
-        numbers += [bool(context.wish), size, *(size * value for value in values.values())]
+        numbers += [bool(context.wish), self.asks, size]
+        numbers += [size * value for value in values.values()]
         flags = [gradient is not None for gradient in gradients]
         dtype = torch.promote_types(first.dtype, torch.float32).to_real()
         head = torch.tensor([*numbers, *flags], dtype=dtype, device=first.device)
@@ -265,6 +296,19 @@ def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
             moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old) * size
         buffer.copy_(old)
     return moved
+
+
+def adds_up(loss_func: LossFunction, out: Any, yb: Any) -> bool:
+    """Return whether the loss of a batch is the sum, not the mean, of those of its halves."""
+    with suppress(Exception), torch.no_grad():  # of what cannot be cut
+        [size] = sizes((out, yb))
+        half, loss_func = size // 2, copy.deepcopy(loss_func)  # which may count its calls
+        a, b, both = (
+            float(loss_and_values(loss_func(cut(out, rows), cut(yb, rows)))[0])
+            for rows in (slice(half), slice(half, 2 * half), slice(2 * half))
+        )
+        return a * b != 0 and math.isfinite(both) and math.isclose(a + b, both, rel_tol=1e-3)
+    return False
 
 
 def seed_of_state() -> int:

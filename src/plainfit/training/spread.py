@@ -18,7 +18,7 @@ from plainfit.data.loaders import BatchOrder
 from plainfit.data.pieces import Pieces
 from plainfit.training.callbacks.optimization import Averaging
 from plainfit.training.hooks import Context
-from plainfit.training.processes import join
+from plainfit.training.processes import Processes, join
 from plainfit.training.sharding import FromPieces, Sharding
 from plainfit.training.step import loss_and_values
 
@@ -75,6 +75,14 @@ def spread(model: nn.Module, layers: Sequence[str] = ()) -> None:
 def uses_of(module: nn.Module) -> Counter[nn.Parameter]:
     """Return how often a module has each parameter; those of tied layers more than once."""
     return Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
+
+
+def sharding_of(
+    context: Context, shards: int | None, reduce: str, processes: Processes
+) -> Sharding | None:
+    """Return what trains on pieces by the arguments of `fit`; None for whole batches."""
+    kind = SpreadModel if is_spread(context.model) else Sharding
+    return kind.of(context, shards, reduce, processes)
 
 
 class SpreadModel(Sharding):

@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -32,11 +33,7 @@ def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any
     within = not at_end_of_epoch
     values = context.epoch_values if within else {}
 
-    def kept(value: Any) -> Any:
-        """Return a tensor as a whole in the first process, which writes it; others help."""
-        found = whole(value)
-        return found if found is value or context.is_first else None
-
+    kept = partial(whole, is_kept=context.is_first)  # which writes it; the others help
     states = [tree_map(kept, opt.state_dict()) for opt in context.optimizers()]
     return {
         "model": {name: kept(value) for name, value in model_tensors(context.model).items()},

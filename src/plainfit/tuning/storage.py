@@ -23,8 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from plainfit.common.errors import ConfigError, RunError, raised_as
-from plainfit.common.files import JOURNAL
-from plainfit.common.locks import FileLock
+from plainfit.common.files import JOURNAL, FileLock
 from plainfit.common.seeding import seed_at
 from plainfit.tuning.space import Choices, Spec
 
@@ -73,7 +72,6 @@ class Journal(JournalFileBackend):
     """A journal whose errors are ours, as on a full disk."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines."""
         what = f"{self._file_path} must be writable (the same call continues the study then)"
         with raised_as(RunError, what):
             super().append_logs(logs)
@@ -230,7 +228,6 @@ class Queue:
 
     @contextmanager
     def alive(self, trial: optuna.Trial) -> Iterator[None]:
-        """Send heartbeats for a trial, if the storage is a database."""
         storage = self.storage
         if not isinstance(storage, RDBStorage):
             yield

@@ -14,9 +14,8 @@ import optuna
 from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, reason
-from plainfit.common.locks import FileLock
-from plainfit.tuning.page import write_page
-from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of
+from plainfit.common.files import FileLock
+from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of, write_page
 from plainfit.tuning.space import StudyConfig, brought_up_to_date
 from plainfit.tuning.storage import (
     DESCRIPTION,
@@ -109,7 +108,6 @@ class Work:
     def value(
         self, settings: Mapping[str, Any], name: str, number: int, report: Report | None = None
     ) -> float:
-        """Train once, with the seed of that number, and return the value."""
         seed = self.config.seed + number
         report = report or Report(self.config.monitor, self.end)
         folder = self.folder / (f"{name}-seed-{seed}" if number else name)

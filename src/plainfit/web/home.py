@@ -1,6 +1,7 @@
 """What all pages share: the folder of runs, and the runs in it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plainfit.runs.folder import RECORD, Run, open_run
+from plainfit.web.trainings import Trainings
 
 PAGES = ("try", "runs", "ladder", "clean")
 
@@ -30,6 +32,11 @@ class Home:
                 return record.parent
         raise HTTPException(404, f"{name!r} must be the name of a run in {self.folder}")
 
+    @cached_property
+    def trainings(self) -> Trainings:
+        """Those that the page has started."""
+        return Trainings(self.folder)
+
     def run(self, name: str) -> Run:
         """Open a run; its model's code is imported only if it is trusted."""
         return open_run(self.run_folder(name))
@@ -45,6 +52,6 @@ environment = Environment(
 
 
 def page(name: str, **values: Any) -> HTMLResponse:
-    """Return the HTML of a page, of the template of this name."""
+    """Return the HTML of a page, of the template of this name; `page` may be that of another."""
     template = environment.get_template(f"{name}.html.jinja")
-    return HTMLResponse(template.render(page=name, pages=PAGES, **values))
+    return HTMLResponse(template.render({"page": name, "pages": PAGES, **values}))

@@ -27,6 +27,7 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
     """
     home = Home(folder)
     app = FastAPI(title="plainfit", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.home, app.state.is_closing = home, lambda: False
     app.add_exception_handler(PlainfitError, refused)
     app.add_middleware(LimitedBody, most=BODY)
     app.add_middleware(OwnToken, token=token)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from ejecting import differing
 from plainfit.cli import app
 from plainfit.common.errors import ConfigError, DataError, DownloadError
-from plainfit.models.resnet import resnet18
+from plainfit.models.networks import resnet18
 from plainfit.models.weights import PUBLISHED, read_weights
 from plainfit.runs.fine_tuning import model_name, new_model
 

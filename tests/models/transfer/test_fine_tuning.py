@@ -21,8 +21,8 @@ from killing import WHEN, die_at, ended, forked
 from pages import Page
 from plainfit.common.errors import ConfigError, EjectError, ModelError
 from plainfit.eject.run import eject_run
-from plainfit.models.resnet import resnet18, resnet50
-from plainfit.models.transfer import find_head, layer_groups, layer_rates
+from plainfit.models.layers import find_head, layer_groups, layer_rates
+from plainfit.models.networks import resnet18, resnet50
 from plainfit.models.weights import load_body, read_weights
 from plainfit.report.page import write_report
 from plainfit.runs.fine_tuning import fine_tune, model_name, new_head, new_model

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError
+from plainfit.common.errors import DataError, quoted
+from plainfit.data.alone import GAPS, number
 from plainfit.data.tables.preparing import Made
-from plainfit.data.tables.reading import GAPS
-from plainfit.data.tables.values import Dates, Texts, Values, date_formats, is_number
+from plainfit.data.tables.values import Dates, Texts, Values, date_formats
 from plainfit.data.targets import lookalikes
 
 MOST_INPUTS = 50  # of a text column, unless it is named as categorical
@@ -30,17 +30,17 @@ def check_column(
     The labels are classes, shape (samples,), or others, shape (samples, targets).
     """
     categories = made.get("categories", [])
-    drop = f"leave it out by --drop {name}"
+    drop = f"leave it out by --drop {quoted(name)}"
     is_long_text = sum(map(len, categories)) > LONG * len(categories)
     most = MOST_CATEGORIES if asked else MOST_INPUTS
     if "embedded" in made:  # texts of which half are there once, such as names, are not wanted
         most = MOST_EMBEDDED if asked else max(most, min(train // 2, MOST_EMBEDDED))
     if len(categories) > most:
-        keep = "" if asked else f", or keep it by --categorical {name}"
+        keep = "" if asked else f", or keep it by --categorical {quoted(name)}"
         numbers = "" if asked else near_others(values)
         each = f"at most {most} are embedded" if "embedded" in made else "each would be an input"
         if is_long_text:
-            keep += f", or have its words be the input by --text {name}"
+            keep += f", or have its words be the input by --text {quoted(name)}"
         raise DataError(
             f"column {name!r} is text with {len(categories)} categories in {train} training rows, "
             f"and {each}: {drop}{keep}{numbers}"
@@ -50,7 +50,7 @@ def check_column(
         return [f"column {name!r} has dates ({values.format}); the inputs are their {parts}"]
     if asked:
         return []
-    keep = f"--{'categorical' if categories else 'numeric'} {name}"
+    keep = f"--{'categorical' if categories else 'numeric'} {quoted(name)}"
     codes: NDArray[Any] = values.codes if isinstance(values, Texts) else values
     is_long = len(codes) >= FEW_ROWS
     is_target = labels.ndim == 2 and any(np.array_equal(codes, each) for each in labels.T)
@@ -66,11 +66,11 @@ def check_column(
                 f"by it, as by the number of a row: {drop}, or keep it by {keep}"
             )
         if numbers_rows(codes):
-            return [f"column {name!r} numbers the rows: --drop {name} leaves it out"]
+            return [f"column {name!r} numbers the rows: --drop {quoted(name)} leaves it out"]
     if codes is not values and (numbers := near_others(values)):
         return [f"column {name!r} is text{numbers}"]
     if is_long_text and len(categories) > MOST_INPUTS:
-        words = f"--text {name} takes their words"
+        words = f"--text {quoted(name)} takes their words"
         return [f"column {name!r} has {len(categories)} texts, each a category; {words}"]
     if 2 * len(categories) > train:
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
@@ -160,7 +160,7 @@ def seen_in_training(
 def near_others(values: Values) -> str:
     """Tell how a column can be numbers or dates, if half of it is."""
     assert isinstance(values, Texts)
-    given = [name for name in values.names if name not in GAPS]
+    given = [name for name in values.names if name.strip() not in GAPS]
     some = given[:50]
     no_dates = [name for name in some if not date_formats(name)]
     if 2 * len(no_dates) < len(some):
@@ -172,7 +172,7 @@ def near_others(values: Values) -> str:
     others = [
         at
         for at, text in enumerate(values.names)
-        if text not in GAPS and not is_number(text.replace(",", "."))
+        if text.strip() not in GAPS and number(text) is number(text, ",") is None
     ]
     count = int(np.isin(values.codes, others).sum())
     if 2 * count > len(values.codes):

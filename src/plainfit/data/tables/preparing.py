@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss, plural, shortened
+from plainfit.common.errors import DataError, near_miss, plural, quoted, shortened
+from plainfit.data.splits import MOST_NAMED
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.text import described_text, numbers_of, unknown_share
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
-MOST_PROBLEMS = 10  # that an error names
 AT_ONCE = 4096  # rows that are stacked within the processor's cache
 
 
@@ -40,7 +40,7 @@ def learn(
         is_embedded = embed_above is not None and len(found) > embed_above
         return made | ({"embedded": True} if is_embedded else {})
     if gaps_in(values)[train_rows].all():
-        raise DataError(f"column {name!r} has no value in the training rows: --drop {name}")
+        raise DataError(f"column {name!r} has no value in the training rows: --drop {quoted(name)}")
     if isinstance(values, Dates):
         parts = {part: numbers[train_rows] for part, numbers in values.parts.items()}
         if not np.nan_to_num(parts["hour"]).any():
@@ -145,7 +145,8 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
             problems.append(f"there must be a column {name!r}{near_miss(name, table.columns)}")
             continue
         try:
-            values = values_of(name, table.columns[name], kind_of(info), table.decimal)
+            decimal = table.decimal or info.get("decimal", ".")
+            values = values_of(name, table.columns[name], kind_of(info), decimal)
             if "length" in info and isinstance(values, Texts):  # no other column is an input
                 numbers = numbers_of(values, info)
                 note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"
@@ -198,7 +199,8 @@ def described(made: Made) -> str:
     if "categories" in made:
         categories = [category or "(empty)" for category in made["categories"]]
         embedded = ", embedded" * ("embedded" in made)
-        return f"text: {len(categories)} categories{embedded}, {shortened(categories)}"
+        count = plural(len(categories), "category", "categories")
+        return f"text: {count}{embedded}, {shortened(categories)}"
     if "date" in made:
         return f"date ({made['format']}): {', '.join(made['date'])}{gaps}"
     scaled = f"(x - {made['mean']:g}) / {made['std']:g}" if made["std"] else "constant: 0"
@@ -215,9 +217,10 @@ def fill_text(made: Made) -> str:
 def refuse(path: Path, problems: list[str]) -> None:
     """Raise all problems of a file in one error, of which it names the first ten."""
     if problems:
-        more = len(problems) - MOST_PROBLEMS
-        shown = "; ".join(problems[:MOST_PROBLEMS])
-        raise DataError(f"{path}: {shown}{f'; and {more} more problems' if more > 0 else ''}")
+        more = len(problems) - MOST_NAMED
+        shown = "; ".join(problems[:MOST_NAMED])
+        also = f"; and {plural(more, 'more problem')}" if more > 0 else ""
+        raise DataError(f"{path}: {shown}{also}")
 
 
 def refuse_gaps(path: Path, name: str, gaps: NDArray[np.bool_]) -> None:

@@ -10,7 +10,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,8 @@ from plainfit.common.errors import (
     shortened,
     unknown_name,
 )
+from plainfit.data.alone import GAPS, NUMBER, number
 from plainfit.data.splits import most_memory
-from plainfit.data.targets import NUMBER
 
 ARROW = (".arrow", ".feather")
 TEXT = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
@@ -33,12 +33,6 @@ STDIN = Path("-")  # JSON lines
 READ_AS = {"utf-16": "UTF-16", "cp1252": "not UTF-8: read as Windows-1252"}
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 MISSING = ("median", "mean", "drop", "error")
-GAPS = (
-    "", "?", "-", "--", ".", "NA", "N/A", "n/a", "N.A.", "#N/A", "#N/A N/A", "#NA", "<NA>", "NULL",
-    "null", "None", "none", "NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN",
-    "-1.#QNAN", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "na", "N/a", "n.a.",
-    "NONE", "Null", "(null)", "nil", "NaT", "\\N", "..", "...", " "
-)  # fmt: skip
 COMMENTS = ("#", "sep=")  # that begin a line before the names of the columns
 SAMPLE = 2**18  # bytes from which the guesses are made
 CHUNK, LONGEST = 2**20, 2**26
@@ -89,6 +83,11 @@ class TableOptions:
             )
 
     @property
+    def own_gaps(self) -> list[str]:
+        """The user's texts that mean a gap in any column."""
+        return [text for part in (self.na or "").split(",") if (text := part.strip())]
+
+    @property
     def separator(self) -> str | None:
         return DELIMITERS.get(self.delimiter or "", self.delimiter)
 
@@ -117,7 +116,8 @@ class Dialect(NamedTuple):
     decimal: str
     gaps: list[str]
     has_quotes: bool
-    skipped: int
+    skipped: int  # lines before the names
+    units: int  # rows of units below them
     names: list[str]  # of the columns, as they are written
 
 
@@ -129,16 +129,14 @@ class Table:
     columns: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     dialect: Dialect | None = None  # of a text file
-    written: dict[str, Any] = field(default_factory=dict)  # its whole numbers, which may be codes
+    written: dict[str, Any] = field(default_factory=dict)
+    """Columns of a text file as they are written: whole numbers, which may be codes, and others."""
+    decimal: str | None = None  # None where the file does not tell
     kept: Any = None  # the numbers of the rows that are left, where some are left out
 
     @property
     def rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
-
-    @property
-    def decimal(self) -> str:
-        return self.dialect.decimal if self.dialect else "."
 
     def keep(self, rows: Any) -> None:
         """Leave out all rows but these, a NumPy array of True and False."""
@@ -220,9 +218,14 @@ def read_columns(
         raise DataError(f"{path}: a table must have rows, and it has none")
     columns = dict(zip(names, table.columns, strict=True))
     if dialect is None:
-        return Table(path, columns, notes)
-    whole = {name: columns[name] for name in written}
-    return Table(path, columns | numbers_of(path, dialect, whole), notes, dialect, whole)
+        return Table(path, columns, notes, decimal=options.decimal)
+    kept = {name: columns[name] for name in written}
+    columns |= numbers_of(path, dialect, kept)
+    if own := options.own_gaps:
+        words = {name: column for name, column in columns.items() if column.type == "string"}
+        kept |= words
+        columns |= {name: without_gaps(column, own) for name, column in words.items()}
+    return Table(path, columns, notes, dialect, kept, dialect.decimal)
 
 
 def frame_columns(frame: Any) -> Table:
@@ -256,6 +259,7 @@ def read_text(
         read_options=pyarrow.csv.ReadOptions(
             encoding=dialect.encoding,
             skip_rows=dialect.skipped,
+            skip_rows_after_names=dialect.units,
             block_size=max(CHUNK, 2**11 * len(dialect.names)),  # holds the names, and some rows
         ),
         parse_options=pyarrow.csv.ParseOptions(
@@ -291,11 +295,12 @@ def numbers_of(path: Path, dialect: Dialect, written: dict[str, Any]) -> dict[st
 
 
 def without_gaps(texts: Any, gaps: Iterable[str] = GAPS) -> Any:
-    """Return texts with null for those that mean a gap."""
+    """Return texts with null for those that mean a gap, whatever blanks are around them."""
     import pyarrow
     from pyarrow import compute
 
-    return compute.if_else(compute.is_in(texts, pyarrow.array(gaps)), None, texts)
+    trimmed = compute.utf8_trim_whitespace(texts)
+    return compute.if_else(compute.is_in(trimmed, pyarrow.array([*gaps])), None, texts)
 
 
 def map_arrow(path: Path) -> Any:
@@ -360,10 +365,17 @@ def find_dialect(
     if decimal != usual_decimal and options.decimal is None:
         name = {",": "comma", ".": "point"}[decimal]
         notes.append(f"numbers have a decimal {name} (--decimal changes it)")
-    gaps = [*GAPS, *(part.strip() for part in (options.na or "").split(","))]
+    gaps = [*GAPS, *options.own_gaps]
+    names, units = rows[0] if rows else [], units_in(rows, decimal, gaps)
+    if units:
+        own = ",".join(dict.fromkeys(units))
+        notes.append(
+            f"a row of units below the names is left out: {own} (--na {own} keeps it as gaps)"
+        )
     gaps += [f" {gap}" for gap in gaps]
-    names = rows[0] if rows else []
-    return Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, names), notes
+    return Dialect(
+        delimiter, encoding, decimal, gaps, has_quotes, skipped, bool(units), names
+    ), notes
 
 
 def opened(path: Path) -> Any:
@@ -416,11 +428,12 @@ def usual_width(rows: list[list[str]]) -> int:
 
 
 def is_title(line: str, delimiter: str, width: int) -> bool:
-    """Return whether a line has one cell or none, unlike the names of `width` columns."""
+    """Return whether a line has one cell or none, or two of more, unlike the names of columns."""
     (cells,) = rows_of(line, delimiter) or [[]]
     filled = [cell for cell in cells if cell.strip()]
+    most = 2 if width > 3 and len(cells) == 2 else 1  # what a line is about, and what it says
     is_whole = line.count('"') % 2 == 0
-    return is_whole and len(filled) < 2 and (len(cells) < width or width > 2)
+    return is_whole and len(filled) <= most and (len(cells) < width or width > 2)
 
 
 def uneven_rows(path: Path, dialect: Dialect) -> str:
@@ -437,6 +450,24 @@ def uneven_rows(path: Path, dialect: Dialect) -> str:
                 line = dialect.skipped + reader.line_num + 1
     must = f"each line must have {count} cells, as many as there are names"
     return f"{must}, and {shortened(wrong)}; mend or delete such lines" if wrong else ""
+
+
+def units_in(rows: list[list[str]], decimal: str, gaps: Sequence[str]) -> list[str]:
+    """Return the units that the first row has where all others have numbers, else none."""
+    first, *others = [[cell.strip() for cell in row] for row in rows[1:]] or [[]]
+    columns = [*zip(*others, strict=False)]
+    if len(others) < 2 or len(first) != len(columns):
+        return []
+    units, rest = list[str](), list[str]()
+    for cell, column in zip(first, columns, strict=True):
+        given = {each for each in column if each not in gaps}
+        are_numbers = given and all(number(each, decimal) is not None for each in given)
+        (units if are_numbers else rest).append(cell)
+        if cell in given or (cell not in gaps and number(cell, decimal) is not None):
+            return []
+    units = [cell for cell in units if cell not in gaps]
+    is_clear = len(units) > 1 or not any(cell and cell not in gaps for cell in rest)
+    return units if is_clear else []
 
 
 def find_decimal(rows: list[list[str]], usual: str) -> str:

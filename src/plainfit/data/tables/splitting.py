@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plainfit.common.errors import DataError
+from plainfit.data.alone import GAPS
 from plainfit.data.parts import Split, group_numbers
 from plainfit.data.tables.preparing import gaps_in, refuse_gaps
-from plainfit.data.tables.reading import GAPS, Table, TableOptions
+from plainfit.data.tables.reading import Table, TableOptions
 from plainfit.data.tables.values import Dates, Texts, texts_in, values_of
 
 
@@ -32,7 +33,7 @@ def split_by_columns(table: Table, options: TableOptions, split: Split) -> Split
 
 def group_codes(table: Table, name: str) -> NDArray[np.int64]:
     texts = texts_in(table.columns[name])
-    gaps = [code for code, text in enumerate(texts.names) if text in GAPS]
+    gaps = [code for code, text in enumerate(texts.names) if text.strip() in GAPS]
     refuse_gaps(table.path, name, np.isin(texts.codes, gaps))
     return texts.codes
 

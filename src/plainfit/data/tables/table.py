@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, near_miss, shortened
+from plainfit.common.errors import DataError, near_miss, plural, quoted, shortened
 from plainfit.data import splits
+from plainfit.data.alone import GAPS
 from plainfit.data.ondisk import BLOCK, DiskRows
 from plainfit.data.parts import USUAL, Split, split_rows
 from plainfit.data.splits import DataSplits, Samples
@@ -33,7 +34,7 @@ from plainfit.data.tables.preparing import (
     refuse_gaps,
     stacked,
 )
-from plainfit.data.tables.reading import ARROW, GAPS, Table, TableOptions, read_columns
+from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns, without_gaps
 from plainfit.data.tables.splitting import cuts, split_by_columns
 from plainfit.data.tables.text import learn_text
 from plainfit.data.tables.values import Texts, is_number, is_text, numbers_in, texts_in, values_of
@@ -63,7 +64,8 @@ def read_table(
     """Return the rows of a table as float32 inputs with what is to be predicted; see `open_data`.
 
     Numbers are standardised by the mean and standard deviation of the training rows. A text column
-    becomes one 0/1 input for each category in the training rows. Labels keep their text.
+    becomes one 0/1 input for each category in the training rows. Labels keep their text,
+    without blanks around it.
     """
     # Which columns are text must be known before they are read.
     as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
@@ -75,7 +77,7 @@ def read_table(
     texts = table.texts([*targets, *codes])
     written = {name: texts.pop(name) for name in targets}
     if options.missing != "error":
-        written = labelled_rows(table, written, options.na, task)
+        written = labelled_rows(table, written, task)
     labels = target_values(table, written, task)
     table.notes += [
         note for name, large in codes.items() for note in lost_digits(name, texts.pop(name), large)
@@ -177,21 +179,18 @@ def is_index(table: Table, name: str) -> bool:
     if not INDEX.fullmatch(name):
         return False
     column = table.columns[name]
-    values = None if column.null_count == table.rows else values_of(name, column)
-    if values is not None and not (isinstance(values, np.ndarray) and differ_and_whole(values)):
-        return False
+    if column.null_count < table.rows and not name.startswith("__index"):  # of pandas
+        values = values_of(name, column)
+        if not (isinstance(values, np.ndarray) and differ_and_whole(values)):
+            return False
     table.notes.append("the column without a name only numbers the rows, or is empty: left out")
     return True
 
 
-def labelled_rows(
-    table: Table, written: Mapping[str, Any], na: str | None, task: str | None
-) -> dict[str, Any]:
+def labelled_rows(table: Table, written: Mapping[str, Any], task: str | None) -> dict[str, Any]:
     """Leave out rows without a target, and a last row of totals; return the targets as written."""
-    import pyarrow
     from pyarrow import compute, types
 
-    own = ["", *(part.strip() for part in (na or "").split(","))]
     gaps, names = np.zeros(table.rows, bool), " or ".join(written)
     for name in written:
         column = table.columns[name]
@@ -202,12 +201,13 @@ def labelled_rows(
             )
         texts = column.drop_null().unique().to_pylist() if is_text(column) else []
         if texts and (task or task_of_texts(texts)[0]) == MULTI_LABEL:
-            continue  # a sample may have none
+            if table.dialect:  # elsewhere null is a sample without labels, as an empty text is
+                gaps |= np.asarray(column.is_null())
+            continue
         gaps |= np.asarray(column.is_null(nan_is_null=types.is_floating(column.type)))
         if texts:
-            trimmed = compute.utf8_trim_whitespace(column)
-            gaps |= np.asarray(compute.is_in(trimmed, pyarrow.array(own)))
-            if marks := sorted({*map(repr, texts)} & {repr(gap) for gap in GAPS if gap not in own}):
+            gaps |= np.asarray(without_gaps(column, [""]).is_null())
+            if marks := [repr(gap) for gap in sorted({*texts} & GAPS - {""})]:
                 table.notes.append(
                     f"the target {name!r} may have gaps: --na leaves out rows of {shortened(marks)}"
                 )
@@ -248,7 +248,10 @@ def target_values(
         try:
             values = values_of(name, column, "number", table.decimal)
         except DataError as error:
-            raise DataError(f"{table.path}: of several targets, {error}") from error
+            raise DataError(
+                f"{table.path}: each of several targets must be numbers, or yes and no: {error}; "
+                "or predict one column, in which labels may be joined as a|b"
+            ) from error
         assert isinstance(values, np.ndarray)
         refuse_gaps(table.path, name, gaps_in(values))
         columns.append(values.astype(np.float64))
@@ -274,7 +277,8 @@ def label_values(table: Table, name: str, written: Any, task: str | None) -> NDA
             return values
     if is_float and table.dialect is None:
         return numbers_in(name, column)
-    codes, texts = texts_in(written)
+    codes, names = texts_in(written)
+    texts = [name.strip() for name in names]
     if all(map(WHOLE.fullmatch, texts)):
         whole = list(map(int, texts))
         kind = np.int64 if all(abs(number) < 2**63 for number in whole) else object
@@ -331,13 +335,13 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
     lengths = compute.binary_length(column.filter(compute.starts_with(column, "0")))
     zeros = compute.sum(compute.greater(lengths, 1)).as_py()
     if zeros and not is_large:
-        lost = f"{zeros} numbers begin with a 0, which is lost"
+        lost = f"{plural(zeros, 'number begins', 'numbers begin')} with a 0, which is lost"
     if is_large:
         found = column.filter(compute.match_substring_regex(column, "^[-+]?[0-9]{16,}$"))
         distinct = compute.unique(found).to_pylist()
         if (left := len(set(map(float, distinct)))) < len(distinct):
             lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
-    remedy = f"if they are codes, --categorical {name} or --drop {name}"
+    remedy = f"if they are codes, --categorical {quoted(name)} or --drop {quoted(name)}"
     return [f"column {name!r}: {lost}; {remedy}"] if lost else []
 
 
@@ -363,6 +367,8 @@ def learn_all(
             made[name] = info
             if table.decimal == "," and isinstance(values, np.ndarray):
                 info["decimal"] = ","
+            if options.own_gaps:
+                info["na"] = options.own_gaps
             if isinstance(values, np.ndarray) and not kind and is_text(table.columns[name]):
                 texts = table.columns[name].drop_null().unique().to_pylist()
                 shown = next(text for text in texts if not is_number(text))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, raised_as
-from plainfit.data.tables.alone import text_numbers, word_numbers, words_in
+from plainfit.data.alone import text_numbers, word_numbers, words_in
 from plainfit.data.tables.reading import Table
 from plainfit.data.tables.values import Texts, values_of
 

@@ -1,17 +1,25 @@
 """The values of a column: numbers, texts or dates, whatever type Arrow holds them in."""
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, shortened
-from plainfit.data.tables.alone import date_parts
-from plainfit.data.tables.reading import GAPS, without_gaps
-from plainfit.data.targets import NUMBER
+from plainfit.common.errors import DataError, quoted, shortened
+from plainfit.data.alone import (
+    GAPS,
+    ISO,
+    NUMBER,
+    OLDEST,
+    SPACES,
+    date,
+    date_parts,
+    number,
+)
+from plainfit.data.tables.reading import without_gaps
 
 LIKE_DATES = re.compile(r"(?=.*\d\d)\w+[-./ ]\w+(,?[-./ ]\w+)?([T ]\d{1,2}:.+)?")
 DAYS = (
@@ -20,17 +28,6 @@ DAYS = (
 )  # fmt: skip
 TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 DATES = tuple(day + time for day in DAYS for time in TIMES)  # or ISO 8601
-OLDEST = np.datetime64("1000-01-01")  # before it, the year of a date has two digits
-MINUS = "\u2212"
-SIGN = "(USD|EUR|GBP|CHF|[%$€£¥])?"
-SPACES = " '\u00a0\u202f"  # between thousands
-WRITTEN = {  # by the decimal sign: numbers with a currency, percent or thousands
-    point: rf"[-+{MINUS}]?{SIGN} ?[-+{MINUS}]?([0-9]+|[0-9]{{1,3}}([{mark}{SPACES}][0-9]{{3}})+)"
-    rf"([{point}][0-9]+)?[{SPACES}]?{SIGN}"
-    for point, mark in (".,", ",.")
-}
-WRITTEN = {point: rf"{form}|\({form}\)" for point, form in WRITTEN.items()}  # (1.5) is -1.5
-ISO = "ISO 8601"
 
 
 class Texts(NamedTuple):
@@ -50,7 +47,7 @@ class Dates(NamedTuple):
 Values = NDArray[Any] | Texts | Dates
 
 
-def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Values:
+def values_of(name: str, column: Any, kind: str = "", decimal: str | None = None) -> Values:
     """Return a column as its own kind or as `kind`: number, text, or a date in that format.
 
     A gap among numbers is NaN.
@@ -65,14 +62,14 @@ def values_of(name: str, column: Any, kind: str = "", decimal: str = ".") -> Val
     is_date = types.is_date(column.type) or types.is_timestamp(column.type)
     if kind == "text" or (is_text(column) and not kind):
         texts = texts_in(column)
-        return texts if kind else found_in(texts, decimal)
+        return texts if kind else found_in(texts, decimal or ".")
     if is_date and kind in ("", ISO, *DATES):
         codes, distinct = encoded(column.cast(pyarrow.timestamp("us"), safe=False))
         return dates_of(codes, distinct.to_numpy(zero_copy_only=False), ISO)
     if kind in (ISO, *DATES):
         return read_dates(name, column, kind)
     if is_text(column):
-        column = read_numbers(name, column, decimal)
+        return read_numbers(name, column, decimal or ".")
     return numbers_in(name, column, kind)
 
 
@@ -84,18 +81,18 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
     import pyarrow
     from pyarrow import types
 
-    found = column.type
+    found, drop = column.type, f"--drop {quoted(name)}"
     if types.is_null(found) and kind:
         return np.full(len(column), np.nan)
     if types.is_boolean(found):
         column = column.cast(pyarrow.int8())
     elif types.is_null(found):
-        raise DataError(f"column {name!r} has no values: leave it out by --drop {name}")
+        raise DataError(f"column {name!r} has no values: leave it out by {drop}")
     elif not (types.is_integer(found) or types.is_floating(found) or types.is_decimal(found)):
         wanted = "numbers, as in the training" if kind else "numbers, text, dates or true/false"
         raise DataError(
             f"column {name!r} must be {wanted}, and is {found}: convert it"
-            f"{'' if kind else f', or leave it out by --drop {name}'}"
+            f"{'' if kind else f', keep it by --categorical, or leave it out by {drop}'}"
         )
     if types.is_integer(column.type) and not column.null_count:
         whole = np.uint64 if types.is_uint64(found) else np.int64
@@ -122,24 +119,14 @@ def encoded(column: Any) -> tuple[NDArray[np.int64], Any]:
     return found.indices.to_numpy().astype(np.int64), found.dictionary
 
 
-def read_numbers(name: str, column: Any, decimal: str) -> Any:
+def read_numbers(name: str, column: Any, decimal: str) -> NDArray[np.float64]:
     """Return texts as numbers."""
-    import pyarrow
-    from pyarrow import compute
-
-    texts = without_gaps(compute.utf8_trim_whitespace(column))
-    texts = compute.replace_substring(texts, MINUS, "-")
-    texts = compute.replace_substring_regex(texts, r"^\((.*)\)$", r"-\1")
-    written = compute.match_substring_regex(texts, f"^({WRITTEN[decimal]})$")
-    digits = compute.replace_substring_regex(texts, rf"[^-+0-9{decimal}]", "")
-    texts = compute.if_else(written, digits, texts)
-    if decimal == ",":
-        texts = compute.replace_substring(texts, ",", ".")
-    try:
-        return texts.cast(pyarrow.float64())
-    except pyarrow.ArrowInvalid:
-        wrong = [at for at, text in enumerate(texts.to_pylist()) if not is_number(text or "0")]
-        raise DataError(f"column {name!r} must be numbers: {named_rows(column, wrong)}") from None
+    codes, names = texts_in(column)
+    numbers = [number(text, decimal) for text in names]
+    if None in numbers:
+        wrong = np.array([each is None for each in numbers])[codes].nonzero()[0].tolist()
+        raise DataError(f"column {name!r} must be numbers: {named_rows(column, wrong)}")
+    return np.array(numbers)[codes]
 
 
 def is_number(text: str) -> bool:
@@ -148,53 +135,47 @@ def is_number(text: str) -> bool:
 
 def named_rows(column: Any, wrong: list[int]) -> str:
     named = shortened([f"{column[at].as_py()!r} in data row {at + 1}" for at in wrong])
-    return f"{len(wrong)} of {len(column)} are not, {named}"
+    remedy = "mend them, or name texts that mean a gap by --na"
+    return f"{len(wrong)} of {len(column)} are not, {named}; {remedy}"
 
 
 def found_in(texts: Texts, decimal: str) -> Values:
     """Return texts as dates, or as numbers such as $1,234.50, if all but the gaps are some."""
-    import pyarrow
-
     if dates := dates_in(texts):
         return dates
-    gaps = {*GAPS}
-    given = [name for name in texts.names if name.strip() not in gaps]
-    written = re.compile(WRITTEN[decimal])
-    if not all(written.fullmatch(name.strip()) for name in given):
+    given = [name.strip() for name in texts.names if name.strip() not in GAPS]
+    numbers = [number(name, decimal) for name in texts.names]
+    if None in numbers or any(map(str.isalpha, given)):
         return texts
-    signs = {re.sub(rf"[-+{MINUS}().,{SPACES}0-9]", "", name) for name in given} - {""}
+    digits = re.compile(rf"[-+\u2212().,{SPACES}0-9]")
+    signs = {digits.sub("", name) for name in given} - {""}
     is_clear = signs or any({decimal, *SPACES[1:]} & {*name} for name in given)
     if len(signs) > 1 or not is_clear or all(map(is_number, given)):
         return texts  # 1,234 may be 1.234, and plain numbers are meant as texts
-    return numbers_in("", read_numbers("", pyarrow.array(texts.names), decimal))[texts.codes]
+    return np.array(numbers)[texts.codes]
 
 
 def dates_in(texts: Texts) -> Dates | None:
     """Return texts as dates, if all but the gaps are written in one of the formats."""
     import pyarrow
 
-    first = next((name for name in texts.names if name not in GAPS), "")
+    first = next((name.strip() for name in texts.names if name.strip() not in GAPS), "")
     if not (likely := date_formats(first)):
         return None
-    distinct = without_gaps(pyarrow.array(texts.names, pyarrow.string()))
-    fitting = [form for form in likely if not unread(distinct, form).any()]
-    if len(fitting) != 1:
-        return None
-    return dates_of(texts.codes, parsed(distinct, fitting[0]), fitting[0])
+    distinct = without_gaps(pyarrow.array(map(str.strip, texts.names), pyarrow.string()))
+    given = np.asarray(distinct.is_valid())
+    found = {form: parsed(distinct, form) for form in likely}
+    fitting = [form for form, dates in found.items() if not np.isnat(dates[given]).any()]
+    return dates_of(texts.codes, found[fitting[0]], fitting[0]) if len(fitting) == 1 else None
 
 
-def date_formats(text: str) -> list[str]:
+def date_formats(text: str, known: Sequence[str] = (ISO, *DATES)) -> list[str]:
     """Return the formats of dates that a text may be written in.
 
     >>> date_formats("05/02/26")
     ['%m/%d/%y', '%d/%m/%y']
     """
-    found = []
-    for form in (ISO, *DATES) if LIKE_DATES.fullmatch(text) else ():
-        with suppress(ValueError):
-            datetime.fromisoformat(text) if form == ISO else datetime.strptime(text, form)
-            found.append(form)
-    return found
+    return [form for form in known if LIKE_DATES.fullmatch(text) and date(text, form) is not None]
 
 
 def dates_of(codes: NDArray[np.int64], distinct: NDArray[np.datetime64], form: str) -> Dates:
@@ -211,14 +192,15 @@ def read_dates(name: str, column: Any, form: str) -> Dates:
     if not types.is_string(column.type):
         raise DataError(f"column {name!r} must be dates, as in the training, and is {column.type}")
     texts = texts_in(column)
-    distinct = without_gaps(pyarrow.array(texts.names, pyarrow.string()))
-    wrong = unread(distinct, form)[texts.codes]
+    distinct = without_gaps(pyarrow.array(map(str.strip, texts.names), pyarrow.string()))
+    dates = parsed(distinct, form)
+    wrong = (np.isnat(dates) & np.asarray(distinct.is_valid()))[texts.codes]
     if wrong.any():
         raise DataError(
             f"column {name!r} must be dates written as {form}, as in the training: "
             f"{named_rows(column, wrong.nonzero()[0].tolist())}"
         )
-    return dates_of(texts.codes, parsed(distinct, form), form)
+    return dates_of(texts.codes, dates, form)
 
 
 def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
@@ -226,17 +208,18 @@ def parsed(column: Any, form: str) -> NDArray[np.datetime64]:
     from pyarrow import compute
 
     if form == ISO:
-        times = pyarrow.nulls(len(column), pyarrow.timestamp("us"))  # if some are not
+        times = None
         for zone in (None, "UTC"):
             with suppress(pyarrow.ArrowInvalid):
                 times = column.cast(pyarrow.timestamp("us", zone))
+        if times is None:  # some are not, or have no zone, or are weeks
+            return np.array([date(text, form) for text in column.to_pylist()], "M8[us]")
     else:
         times = compute.strptime(column, format=form, unit="us", error_is_null=True)
     dates = np.array(times.to_numpy(zero_copy_only=False))
-    dates[dates < OLDEST] = np.datetime64("NaT")
+    if form != ISO:  # Arrow takes February 31 for March 3
+        for at in np.flatnonzero(date_parts(dates)["day"] <= 3).tolist():
+            if not date_formats(column[at].as_py(), [form]):
+                dates[at] = np.datetime64("NaT")
+    dates[dates < np.datetime64(str(OLDEST))] = np.datetime64("NaT")
     return dates
-
-
-def unread(column: Any, form: str) -> NDArray[np.bool_]:
-    """Return which texts are no dates of this format, besides gaps."""
-    return np.asarray(np.isnat(parsed(column, form)) & np.asarray(column.is_valid()))

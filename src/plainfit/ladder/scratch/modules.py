@@ -159,29 +159,6 @@ def mismatches(own, other):
     return {name for name, _ in shapes[0].items() ^ shapes[1].items()}
 
 
-class Sequential(Module):
-    """Modules called one after another, each on what the one before returned."""
-
-    def __init__(self, *args):
-        super().__init__()
-        for number, module in enumerate(args):
-            setattr(self, str(number), module)
-
-    def forward(self, input):
-        for module in self:
-            input = module(input)
-        return input
-
-    def __iter__(self):
-        return (module for _, module in self.own(Module))
-
-    def __len__(self):
-        return len(self.own(Module))
-
-    def __getitem__(self, index):
-        return list(self)[index]
-
-
 class ModuleList(Module):
     """A list of modules, each of which registers itself."""
 
@@ -202,6 +179,18 @@ class ModuleList(Module):
 
     def __getitem__(self, index):
         return list(self)[index]
+
+
+class Sequential(ModuleList):
+    """Modules called one after another, each on what the one before returned."""
+
+    def __init__(self, *args):
+        super().__init__(args)
+
+    def forward(self, input):
+        for module in self:
+            input = module(input)
+        return input
 
 
 @torch.no_grad()

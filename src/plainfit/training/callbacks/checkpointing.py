@@ -1,22 +1,35 @@
-"""A training's state, and its best weights, on disk."""
+"""A training's state, and its best weights, on disk; what may differ when it is resumed.
 
+Other data, batches, models and optimizers cannot continue a training: its place in the data and its
+state would mean something else. Other rates, schedules and lengths can: a branch, which is said and
+noted (docs/decisions/0026-resume-branches.md).
+"""
+
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
-from plainfit.common.files import remove_temporary, write_whole
-from plainfit.common.locks import one_writer
+from plainfit.common.files import one_writer, remove_temporary, write_whole
+from plainfit.data.batches import innermost, order_of
 from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
-from plainfit.training.callbacks.branches import changes, check_same, is_longer_only, setup_of
+from plainfit.training.callbacks.optimization import TorchScheduler
 from plainfit.training.callbacks.stopping import Best, broken_parameter
+from plainfit.training.fit_call import INTEGERS
 from plainfit.training.hooks import Callback, Context, warn
+from plainfit.training.schedules import Schedule
 from plainfit.training.state import capture, restore
 
 OF_THIS = "the checkpoint must be of this training"
+# Values of a tensor whose bits are summed: all of most labels, some of large images.
+SAMPLED = 2**20
+STEPS = re.compile(r"steps=\d+")  # in a schedule, which follow from the number of epochs
 
 
 class Checkpointing(Callback):
@@ -199,7 +212,6 @@ class Checkpointing(Callback):
 
 
 def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
-    """Refuse fewer epochs than a checkpoint has begun."""
     begun = position["epoch"] + (position["step"] > 0)
     if epochs < begun:
         raise ConfigError(
@@ -242,7 +254,8 @@ class BestWeights(Callback):
     def on_epoch_end(self, context: Context) -> None:
         if not self.best.improved(context):
             return
-        weights = weights_to_bytes(context.valid_model, {"epoch": str(context.epoch)})
+        epoch = {"epoch": str(context.epoch)}
+        weights = weights_to_bytes(context.valid_model, epoch, context.is_first)
         try:
             if context.is_first:
                 write_whole(self.path, weights)
@@ -260,3 +273,79 @@ def epoch_in(path: Path) -> int:
             return int((file.metadata() or {})["epoch"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return -1
+
+
+def setup_of(context: Context) -> dict[str, dict[str, Any]]:
+    """Return what must stay (`same`) and what may change (`open`), as texts and numbers."""
+    call: Any = context.history.run
+    dl, shards = innermost(context.train_dl), context.sharding
+    order = order_of(dl) if hasattr(dl, "seek") else dl
+    data = getattr(order, "dataset", None)
+    same = {
+        "batch size": getattr(order, "batch_size", None),
+        "seed of the order": getattr(order, "seed", None),
+        "steps in an epoch": context.steps,
+        "samples": len(data) if isinstance(data, Sized) else None,
+        "sums over the data": [bits_of(tensor) for tensor in getattr(data, "tensors", ())],
+        "first tensors of the loss": call.loss_sums or None,
+        "layers": " ".join(
+            type(module).__qualname__.removeprefix("FSDP" * hasattr(module, "unshard"))
+            for module in context.model.modules()
+            if "_orig_mod" not in module._modules  # a wrapper of torch.compile
+        ),
+        "optimizer": " ".join(type(opt).__qualname__ for opt in context.optimizers()),
+        "steps_per_epoch": context.steps_per_epoch,
+        "shards": shards.shards.count if shards is not None and not shards.fast else None,
+    }
+    opened = {
+        "epochs": context.epochs,
+        "loss": text_of(call.loss_func),
+        "precision": call.precision,
+        "max_steps": context.max_steps,
+    }
+    opened |= {
+        f"{type(callback).__name__}.{name}": text
+        for callback in context.callbacks
+        if type(callback).__module__ == TorchScheduler.__module__
+        for name, value in vars(callback).items()
+        if name not in callback.saved and (text := text_of(value))
+    }
+    if not any(isinstance(callback, TorchScheduler) for callback in context.callbacks):
+        for place, group in enumerate(call.groups):  # a scheduler of torch has its own rates
+            options = {n: repr(v) for n, v in group.items() if not n.startswith("initial_")}
+            opened |= {f"{n} of group {place}": text for n, text in options.items()}
+    return {"same": same, "open": opened}
+
+
+def text_of(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float | str | Schedule):
+        return repr(value)
+    return getattr(value, "__qualname__", "")
+
+
+def bits_of(tensor: Tensor) -> int:
+    flat = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // SAMPLED)]
+    return int(flat.view(INTEGERS[flat.element_size()]).sum())
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    names = dict.fromkeys([*before, *now])
+    return {
+        name: f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    }
+
+
+def is_longer_only(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether only the number of epochs differs, and the steps of a schedule with it."""
+    pairs = [{n: STEPS.sub("", str(v)) for n, v in opened.items()} for opened in (before, now)]
+    return changes(*pairs).keys() <= {"epochs", "max_steps"}
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    if differing := changes(before["same"], now["same"]):
+        raise CheckpointError(
+            f"the training must be the checkpoint's, and differs: {'; '.join(differing.values())}; "
+            "resume with what it was, or choose another checkpoint folder"
+        )

@@ -158,8 +158,6 @@ class OverfitOneBatch(Callback):
         self.batch: tuple[Any, Any] | None = None
 
     def on_fit_start(self, context: Context) -> None:
-        if context.sharding is not None:
-            raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
         if context.global_step == 0:
             self.batch = None
 

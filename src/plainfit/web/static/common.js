@@ -45,3 +45,20 @@ function set(made, attributes, children) {
   }
   made.append(...children);
 }
+
+const COPY = { copy: "Copy", copied: "Copied", of: (what) => `Copy: ${what}` };
+
+// A command with what it is for, and a button that copies it.
+export function copied(what, command) {
+  const code = element("code", {}, command);
+  const button = element("button", { type: "button", "aria-label": COPY.of(what), onclick: async () => {
+    try {
+      await navigator.clipboard.writeText(command);
+      button.textContent = COPY.copied;
+      setTimeout(() => { button.textContent = COPY.copy; }, 2000);
+    } catch { // it is not allowed, or the page is on another machine
+      getSelection().selectAllChildren(code);
+    }
+  } }, COPY.copy);
+  return element("div", { class: "command" }, element("span", {}, what), code, button);
+}

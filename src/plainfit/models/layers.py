@@ -1,14 +1,69 @@
-"""A model's layers from the input to the head, and the learning rate of each group."""
+"""A model's layers from the input to the head: their shapes and parameters, and rates by group."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from plainfit.common.errors import ModelError
-from plainfit.models.summary import count_parameters, try_batch
+from plainfit.common.devices import device_of
+from plainfit.common.errors import ModelError, raised_as
 
 MAX_SHARE = 0.9  # a layer with a larger share of the parameters is split into its layers
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A layer: a module without submodules."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None  # of one sample; None if it returned no tensor
+    parameters: int
+
+
+def summarize(model: nn.Module, xb: Tensor) -> list[LayerRow]:
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+
+    def keep_shape(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            shapes[module] = tuple(output.shape[1:])
+
+    leaves = {name: module for name, module in model.named_modules() if not list(module.children())}
+    hooks = [module.register_forward_hook(keep_shape) for module in leaves.values()]
+    try_hooked(model, xb, hooks)
+    return [
+        LayerRow(name or kind, kind, shapes.get(module), count_parameters(module))
+        for name, module in leaves.items()
+        for kind in [type(module).__name__]
+    ]
+
+
+def try_hooked(model: nn.Module, xb: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    try:
+        try_batch(model, xb)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def try_batch(model: nn.Module, xb: Tensor) -> Any:
+    """Return `model(xb)` in `eval()` mode, without gradients or other side effects."""
+    was_training = model.training
+    model.eval()
+    what = f"the model {type(model).__name__} must take samples of shape {tuple(xb.shape[1:])}"
+    try:
+        with raised_as(ModelError, what), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return model(xb.to(device_of(model)))
+    finally:
+        model.train(was_training)
 
 
 def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
@@ -19,11 +74,7 @@ def layers_in_order(model: nn.Module, xb: Tensor) -> list[str]:
         for name, module in model.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     ]
-    try:
-        try_batch(model, xb)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    try_hooked(model, xb, hooks)
     return list(order)
 
 

@@ -1,0 +1,157 @@
+"""Trainings that the page starts: a process each, as if its command were typed in a terminal.
+
+They go on when the page ends. A page that is started later finds them by their runs.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from plainfit.common.errors import ConfigError, RunError, command, unknown_name
+from plainfit.common.files import writer_of
+from plainfit.common.schema import hints_of
+from plainfit.runs.folder import default_name
+from plainfit.runs.settings import RunConfig, TransferSettings, names_of, option
+
+SETTINGS = names_of(RunConfig, without=(*names_of(TransferSettings), "out"))
+BAD_INPUT = 2  # the exit code of a command that refuses its input
+MOST_SHOWN = 8192  # bytes of what a training has printed
+MOST_ENDED = 20  # that are remembered
+
+Settings = dict[str, str | bool]
+
+
+class Training:
+    """A process, and what it prints."""
+
+    def __init__(self, number: int, name: str, words: list[str]) -> None:
+        self.number, self.name = number, name
+        self.command = command(*words)
+        self.lock = Lock()
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115  # until it has ended
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "plainfit", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the page's terminal is not for it
+            )
+        except (OSError, ValueError) as error:  # too long, NUL, half a character
+            self.output.close()
+            raise ConfigError(f"this cannot be a command ({error}); change the settings") from error
+        self.shown: dict[str, Any] = {}
+
+    def card(self) -> dict[str, Any]:
+        """Return what the page shows of it."""
+        with self.lock:
+            if not self.output.closed:
+                code, printed = self.process.poll(), self.printed()
+                refused = printed.strip().rpartition("\n")[2] if code == BAD_INPUT else ""
+                self.shown = {
+                    "number": self.number,
+                    "name": self.name,
+                    "command": self.command,
+                    "code": code,
+                    "output": printed,
+                    "refused": refused,
+                }
+                if code is not None:
+                    self.output.close()
+            return self.shown
+
+    def printed(self) -> str:
+        """Return the last lines that it has printed."""
+        descriptor = self.output.fileno()
+        start = max(os.fstat(descriptor).st_size - MOST_SHOWN, 0)
+        text = os.pread(descriptor, MOST_SHOWN, start).decode("utf-8", "replace")
+        return text.partition("\n")[2] if start else text
+
+
+class Trainings:
+    """Those that were started here, the newest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.all: list[Training] = []
+        self.count = 0
+
+    def start(self, name: str, settings: Settings) -> Training:
+        """Start a training with these settings, in a new folder of this name.
+
+        Raises:
+            ConfigError: if that is no name, or they are no settings. What the settings and their
+                values are worth, the command finds out.
+        """
+        if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
+            raise ConfigError(
+                "the name of a run must be that of a folder, without / and not starting with . or "
+                f"-, got {name!r}"
+            )
+        data, model = (str(settings.get(key, getattr(RunConfig, key))) for key in ("data", "model"))
+        name = name or default_name(data, model)
+        return self.run(name, ["train", *words_of(settings), "--out", str(self.folder / name)])
+
+    def resume(self, name: str, epochs: int | None) -> Training:
+        more = [] if epochs is None else ["--epochs", str(epochs)]
+        return self.run(name, ["resume", str(self.folder / name), *more])
+
+    def run(self, name: str, words: list[str]) -> Training:
+        ended = [one for one in self.all if one.card()["code"] is not None]
+        self.all = [one for one in self.all if one not in ended[MOST_ENDED:]]
+        training = Training(self.count, name, words)
+        self.count += 1
+        self.all.insert(0, training)
+        return training
+
+    def stop(self, number: int) -> None:
+        """Send SIGTERM, after which a training saves its state and ends."""
+        for training in self.all:
+            if training.number == number and training.process.poll() is None:
+                training.process.terminate()
+
+    def running(self) -> list[Training]:
+        return [training for training in self.all if training.process.poll() is None]
+
+
+def stop_run(folder: Path) -> None:
+    """Send SIGTERM to the process that writes to a run folder, whoever has started it.
+
+    Raises:
+        RunError: if none does, or it is out of reach.
+    """
+    process = writer_of(folder)
+    if not process:
+        raise RunError(
+            f"a process of this machine must train {folder}, and "
+            + ("none does" if process is None else "the one that does is elsewhere; stop it there")
+        )
+    try:
+        os.kill(process, signal.SIGTERM)
+    except OSError as error:
+        raise RunError(f"process {process} cannot be stopped ({error.strerror})") from error
+
+
+def words_of(settings: Settings) -> list[str]:
+    """Return settings as the words of a command.
+
+    >>> words_of({"lr": "0.1", "nesterov": True, "keep_memory": False})
+    ['--lr=0.1', '--nesterov', '--no-keep-memory']
+    """
+    words, hints = [], hints_of(RunConfig)
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise ConfigError(unknown_name("setting", name, SETTINGS))
+        if (hints[name].__origin__ is bool) != isinstance(value, bool):
+            raise ConfigError(f"must be {'true or false' if isinstance(value, str) else 'text'}, "
+                              f"got {value!r}", field=name)  # fmt: skip
+        if isinstance(value, bool):
+            words.append(option(name) if value else f"--no-{option(name)[2:]}")
+        else:
+            words.append(f"{option(name)}={value}")
+    return words

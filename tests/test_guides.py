@@ -1,0 +1,61 @@
+"""The code and commands of the guides, run in their order as they are written; translations."""
+
+import re
+import shlex
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = [
+    "callbacks",
+    "checkpoints",
+    "schedules",
+    *(pytest.param(page, marks=pytest.mark.soak) for page in ("moving", "start")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("default::RuntimeWarning")  # how the table is read
+def test_the_page_runs_as_it_is_written(page, tmp_path, monkeypatch, plainfit):
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    threads = torch.get_num_threads()
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    namespace = {"__name__": page}
+    found = re.findall(r"^```(python|sh) ?(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert found
+    for language, peer, block in found:
+        if peer and find_spec(peer) is None:
+            print(f"not run, as {peer} is not installed: a block of {page}.md")
+            continue
+        if language == "python":
+            with warnings.catch_warnings(action="ignore" if peer else None):
+                exec(compile(block, page, "exec"), namespace)
+            continue
+        for command in block.splitlines():
+            name, *arguments = shlex.split(command)
+            code, _, err = plainfit(*arguments)
+            assert (name, code) == ("plainfit", 0), f"{command}\n{err}"
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DOCS.glob("locale/*/LC_MESSAGES/*.po")), ids=lambda p: p.stem
+)
+def test_a_translation_has_the_text_of_its_page_all_of_it(path):
+    read_po = pytest.importorskip("babel.messages.pofile").read_po
+    page = " ".join((DOCS / f"{path.stem}.md").read_text(encoding="utf-8").split())
+    with path.open("rb") as file:
+        translated = {message.id: message.string for message in read_po(file) if message.id}
+    assert all(translated.values())
+    outdated = [text for text in translated if " ".join(text.split()) not in page]
+    assert outdated == []
+    rest = re.sub(r"```.*?```", "", page)
+    for text in sorted(translated, key=len, reverse=True):
+        rest = rest.replace(" ".join(text.split()), "")
+    assert re.findall(r"\w{3,}", rest) == []
