@@ -272,3 +272,19 @@ def test_trainings_on_several_processes_are_timed(tmp_path):
     assert all(float(row[1].replace(",", "")) > 0 for row in rows)
     [section] = tmp_path.iterdir()
     assert json.loads(section.read_text(encoding="utf-8"))["title"] == "Several processes"
+
+
+@pytest.mark.soak
+def test_servers_are_asked_by_many(tmp_path):
+    options = ["--rounds=1", "--seconds=1", "--clients=4", "--folder", tmp_path]
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "serving.py", *options],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "BentoML was not there" in done.stdout
+    [section] = tmp_path.iterdir()
+    rows = json.loads(section.read_text(encoding="utf-8"))["rows"]
+    assert [row[0].strip("`") for row in rows] == [
+        "plain FastAPI", "plainfit serve", "plainfit serve --workers 2",
+    ]  # fmt: skip
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows)

@@ -263,8 +263,8 @@ def test_the_commands_are_frozen(plainfit, monkeypatch):
     listed = text[text.index("Commands") :]
     assert re.findall(r"^│ ([\w-]+)", listed, re.MULTILINE) == [
         "train", "fine-tune", "resume", "lr-find", "tune", "predict", "data", "init",
-        "augment", "summary", "runs", "report", "compare", "export", "app", "serve", "eject",
-        "cache", "notebook", "ladder",
+        "augment", "summary", "runs", "report", "compare", "export", "app", "serve", "clean",
+        "relabel", "eject", "cache", "notebook", "ladder",
     ]  # fmt: skip
     assert plainfit("--version")[1].startswith("plainfit 0.")
 

@@ -1,20 +1,28 @@
 """A run's model over HTTP: real requests to a real server on this machine."""
 
+import asyncio
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import uvicorn
+from fastapi import HTTPException
 from PIL import Image
 from sklearn.datasets import load_digits
+from starlette.testclient import TestClient
 
 import plainfit as pf
 from plainfit.common.errors import RunError
@@ -22,7 +30,7 @@ from plainfit.data.targets import SEGMENTATION, Target
 from plainfit.runs.predict import predict_images, predict_rows
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
-from plainfit.web.serving import LIMITS, create_app
+from plainfit.web.serving import LIMITS, SERVED, Batches, create_app, worker
 
 
 @contextmanager
@@ -163,6 +171,129 @@ def test_limits(digits, monkeypatch):
             found = [*pool.map(lambda _: ask(at, good, kind)[0], range(8))]
         assert {*found} == {503, 504}
         may_go.set()
+
+
+def test_bytes_that_are_held_at_once_are_bounded(digits, monkeypatch):
+    run, paths = digits
+    body, kind = form(paths[0].read_bytes())
+    may_go, forward = threading.Event(), run.model.forward
+    monkeypatch.setattr(run.model, "forward", lambda xb: may_go.wait(60) and forward(xb))
+    with (
+        served(run, LIMITS._replace(memory=int(2.5 * len(body)))) as url,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        answers = [pool.submit(ask, f"{url}/predict", body, kind) for _ in range(8)]
+        while sum(answer.done() for answer in answers) < 6:  # two are held
+            time.sleep(0.01)
+        may_go.set()
+        found = [answer.result() for answer in answers]
+        assert sorted(status for status, _ in found) == [200] * 2 + [503] * 6
+        assert {str(said) for status, said in found if status == 503} == {
+            "{'detail': 'too many requests are read'}"
+        }
+        assert ask(f"{url}/predict", body, kind)[0] == 200  # what was held is free again
+
+
+def test_samples_that_wait_are_bounded():
+    started, may_go = threading.Event(), threading.Event()
+
+    def predict(xb):
+        started.set()
+        may_go.wait(60)
+        return xb
+
+    async def main():
+        batches = Batches(predict, LIMITS._replace(memory=1000, samples=1))
+        worker = asyncio.create_task(batches.run())
+        first = asyncio.create_task(batches.answer(torch.zeros(500)))  # more than all may have
+        await asyncio.to_thread(started.wait, 60)
+        second = asyncio.create_task(batches.answer(torch.zeros(200)))
+        await asyncio.sleep(0)
+        with pytest.raises(HTTPException, match="503"):
+            await batches.answer(torch.zeros(100))
+        may_go.set()
+        assert (len(await first), len(await second), batches.held) == (500, 200, 0)
+        worker.cancel()
+        batches.pool.shutdown()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("body", [b"[NaN]", b'["\\ud800"]', b"[\xff]", b"[[[", b"[" * 100_000])
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_row_is_not_sent_back(table, body):
+    run, _ = table
+    with served(run) as url:
+        status, refused = ask(f"{url}/predict", body)
+        assert status in (400, 422)
+        assert isinstance(refused["detail"], str)
+
+
+@pytest.mark.parametrize("value", [10**30, {"a": 1}, [1], "\ud800"], ids=str)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_value_is_refused(table, value):
+    run, _ = table
+    with served(run) as url:
+        for name in ("size", "colour", "another"):
+            row = {"size": 3, "colour": "blue"} | {name: value}
+            assert ask(f"{url}/predict", json.dumps([row]).encode())[0] == 422
+
+
+def test_a_worker_serves_the_run_that_it_is_told(digits, monkeypatch):
+    run, paths = digits
+    threads = torch.get_num_threads()
+    monkeypatch.setenv(SERVED, json.dumps([str(run.folder), "mine", 64, False, False]))
+    with warnings.catch_warnings():
+        app = worker()
+    assert torch.get_num_threads() == 1  # the cores are shared
+    torch.set_num_threads(threads)
+    with TestClient(app, "http://127.0.0.1") as client:
+        assert client.get("/health").json()["run"] == "mine"
+        file = {"images": paths[0].read_bytes()}
+        assert client.post("/predict", files=file).json()[0].keys() == {"class", "probabilities"}
+
+
+@pytest.mark.soak
+def test_several_workers_share_an_address(digits):
+    run, paths = digits
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "plainfit", "serve", run.folder, "--workers", "2"]
+    with subprocess.Popen([*map(str, command), "--port", str(port)]) as process:
+        url = f"http://127.0.0.1:{port}"
+        while not answers(url):
+            assert process.poll() is None
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        assert len(children) >= 2
+        body, kind = form(paths[0].read_bytes())
+        with ThreadPoolExecutor(16) as pool:
+            found = [*pool.map(lambda _: ask(f"{url}/predict", body, kind)[0], range(200))]
+        assert {*found} == {200}
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    while any(map(runs, children)):
+        time.sleep(0.1)
+
+
+def runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def answers(url):
+    try:
+        return ask(f"{url}/health")[0] == 200
+    except OSError:
+        return False
+
+
+def test_several_workers_need_a_port(digits, plainfit):
+    code, _, error = plainfit("serve", digits[0].folder, "--workers", 2, "--port", 0)
+    assert code == 2
+    assert "--port must be given for several workers" in error
 
 
 def test_a_model_that_fails_is_said(digits, monkeypatch):

@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from plainfit.cli import ladder, runs, training, web
 from plainfit.cli.cache import cache
+from plainfit.cli.cleaning import clean, relabel
 from plainfit.cli.config import init
 from plainfit.cli.eject import eject
 from plainfit.cli.shared import BAD_INPUT, FAILED, INTERRUPTED, not_shown, rank, show, surroundings
@@ -44,6 +45,8 @@ for command in (
     runs.export,
     web.app,
     web.serve,
+    clean,
+    relabel,
     eject,
     cache,
     ladder.notebook,

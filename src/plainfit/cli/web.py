@@ -1,5 +1,7 @@
 """`plainfit app` and `plainfit serve`: pages about runs, and a run's model over HTTP."""
 
+import json
+import os
 import secrets
 import warnings
 import webbrowser
@@ -61,19 +63,36 @@ def serve(
     run: RunFolder,
     port: Port = 8000,
     host: Host = "127.0.0.1",
+    workers: Annotated[
+        int, Option(min=1, max=64, help="Processes that share the address, each with the model.")
+    ] = 1,
     trust_code: TrustCode = False,
     debug: Debug = False,
 ) -> None:
     """Answer POST /predict with what a run predicts for images or rows."""
     check_extra()
-    from plainfit.web.serving import create_app
+    if workers > 1 and port == 0:
+        raise ConfigError("must be given for several workers, got 0", field="port")
+    from plainfit.web.serving import SERVED, create_app
 
-    opened = open_trusted(run, trust_code)
+    opened, any_host = open_trusted(run, trust_code), host not in LOCAL
     warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request
-    app = create_app(opened, run.resolve().name, any_host=host not in LOCAL)
+    app = create_app(opened, run.resolve().name, any_host=any_host)
     if host not in LOCAL:
         show(f"note   at {host}, whoever reaches this machine can use the model")
-    listen(app, host, port, lambda address: show(f"serve  {address}/predict, until Ctrl-C"))
+    if workers == 1:
+        listen(app, host, port, lambda address: show(f"serve  {address}/predict, until Ctrl-C"))
+        return
+    import uvicorn
+
+    served = [str(run.resolve()), run.resolve().name, workers, trust_code, any_host]
+    del app, opened  # the model: each worker has its own
+    os.environ[SERVED] = json.dumps(served)
+    show(f"serve  {url(host, port)}/predict by {workers} processes, until Ctrl-C")
+    uvicorn.run(
+        "plainfit.web.serving:worker", factory=True, workers=workers, host=host, port=port,
+        log_level="warning", access_log=False,
+    )  # fmt: skip
 
 
 def check_extra() -> None:
@@ -92,7 +111,11 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
     config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
     with config.bind_socket() as socket:
         socket.listen()  # so that whoever reads the address can ask
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{socket.getsockname()[1]}")
+        ready(url(host, socket.getsockname()[1]))
         server = uvicorn.Server(config)
         app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
         server.run([socket])
+
+
+def url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -147,13 +147,16 @@ def read_folder(
     parts: dict[str, tuple[Samples, Labels]] = {}
     numbers = hashed(loaded)
     hashes: dict[str, list[int]] = {}
+    sources: dict[str, list[str]] = {}
     for part, of_part in encoded.items():
         paths = [path for of, _, path in files if of == part and path in loaded]
-        hashes[part] = [numbers[path] for path in paths]
+        hashes[part], sources[part] = [numbers[path] for path in paths], paths
         if part == "train" and group_by is not None:
             split = replace(split, groups=groups_of(paths, group_by))
         parts[part] = (pack(paths, of_part, storage, loaded), of_part)
-    return make_splits(str(root), parts, split=split, target=what, notes=notes, hashes=hashes)
+    return make_splits(
+        str(root), parts, split=split, target=what, notes=notes, hashes=hashes, sources=sources
+    )
 
 
 def check_settings(image_mode: str | None, resize: str | None) -> int | None:

@@ -73,6 +73,10 @@ class DataSplits:
     """How the features of a table were made: the mean and std of a column, or its categories."""
     notes: tuple[str, ...] = ()
     """What the user should know about how the data was read."""
+    rows: Mapping[str, tuple[str, Tensor]] = field(default_factory=dict)
+    """For each part, where it was read, such as `train`, and which of the samples there it has."""
+    sources: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Where each sample there is from, if not from an array: a file, or a row of a table from 1."""
 
     @property
     def task(self) -> str:
@@ -127,6 +131,15 @@ class DataSplits:
         if isinstance(self.train, ImageDataset | LazyImages):
             return image_preprocessing(self.input_shape[0])
         return {"values": "as in the data"}
+
+    def origins(self) -> dict[str, list[str]]:
+        """Return the file of each sample, its row in the table, or PART/ROW of arrays, from 0."""
+        return {
+            part: [
+                str(self.sources[of][row]) if self.sources else f"{of}/{row}" for row in at.tolist()
+            ]
+            for part, (of, at) in self.rows.items()
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -189,6 +202,7 @@ def make_splits(
     notes: Sequence[str] = (),
     hashes: Mapping[str, Sequence[int]] | None = None,
     rows: Mapping[str, tuple[str, Tensor]] | None = None,
+    sources: Mapping[str, Sequence[Any]] | None = None,
 ) -> DataSplits:
     """Check samples and labels, split off the parts that are missing, and make the datasets.
 
@@ -236,6 +250,8 @@ def make_splits(
         features=tuple(features),
         columns=columns or {},
         notes=tuple(notes),
+        rows=rows,
+        sources=sources or {},
     )
 
 

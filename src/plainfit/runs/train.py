@@ -93,8 +93,10 @@ class Parts:
 
 
 @raised_as(ModelError, "a training needs data and a model")
-def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
-    """Open the data, build model and optimizer, make the loaders.
+def prepare(
+    config: RunConfig, run: runs.Run | None = None, *, data: DataSplits | None = None
+) -> Parts:
+    """Open the data, unless it is given, build model and optimizer, make the loaders.
 
     To continue or repeat a `run`, its data must not have changed, and a fine-tuning starts from the
     weights that it started from.
@@ -110,7 +112,7 @@ def prepare(config: RunConfig, run: runs.Run | None = None) -> Parts:
     is_text_model = config.model == config.source and config.model.startswith(HUB)
     tokenizer = text_tokenizer(config.model) if is_text_model and run is None else None
     new_data = partial(config.open_data, tokenizer)
-    data = opened_once(new_data if run is None else run.open_data)
+    data = data or opened_once(new_data if run is None else run.open_data)
     config = with_weights(completed(given, data.task), data)
     kind = "a table" if config.data.lower().endswith(TABLES) else data.task
     names = [n for n in CHOSEN if getattr(given, n) != getattr(config, n)]
@@ -265,6 +267,14 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
         cb.JsonLinesLog(folder / runs.METRICS),
         cb.StepLog(folder / runs.STEPS),
         *([cb.Tracking(config.track, tracked, settings)] if config.track is not None else []),
+        *stoppers(config),
+    ]
+
+
+def stoppers(config: RunConfig) -> list[Callback]:
+    """Return the callbacks that stop a training."""
+    by = config.monitor
+    return [
         *([cb.EarlyStopping(config.patience, by)] if config.patience is not None else []),
         *([cb.TimeLimit(config.time_limit)] if config.time_limit is not None else []),
     ]

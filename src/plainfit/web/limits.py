@@ -1,49 +1,61 @@
 """What a server lets in: bodies of so many bytes, from pages of its own address, with its token."""
 
 import secrets
+from contextlib import suppress
 from typing import Any
 
+from fastapi import HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from h11 import LocalProtocolError
 from starlette.requests import Request
 
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 
 class LimitedBody:
-    """Answers a request with more bytes than `most` with 413, without reading the rest."""
+    """Answers a request with more bytes than `most` with 413, without reading the rest.
 
-    def __init__(self, app: Any, most: int) -> None:
+    All bodies that are being read or answered have `together` so many; what goes beyond it is
+    answered with 503.
+    """
+
+    def __init__(self, app: Any, most: int, together: int = 2**30) -> None:
         self.app = app
         self.most = most
+        self.together = together
+        self.held = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on, and count what it reads."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        too_large = HTTPException(413, f"a request has at most {self.most:,} bytes")
         said = dict(scope["headers"]).get(b"content-length", b"0")
-        left = self.most
+        read = 0
 
         async def counted() -> Any:
-            nonlocal left
+            nonlocal read
             message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
-                raise TooLargeError
+            size = len(message.get("body", b""))
+            read, self.held = read + size, self.held + size
+            if read > self.most:
+                raise too_large
+            if self.held > max(self.together, read):  # a single one may have as much as `most`
+                raise HTTPException(503, "too many requests are read", {"Retry-After": "1"})
             return message
 
-        too_large = JSONResponse({"detail": f"a request has at most {self.most:,} bytes"}, 413)
-        if said.isdigit() and int(said) > self.most:
-            await too_large(scope, receive, send)
+        async def sent(message: Any) -> None:
+            with suppress(LocalProtocolError):  # a body that is no HTTP: uvicorn has answered
+                await send(message)
+
+        if said.isdigit() and len(said) < 20 and int(said) > self.most:
+            await JSONResponse({"detail": too_large.detail}, 413)(scope, receive, send)
             return
         try:
-            await self.app(scope, counted, send)
-        except TooLargeError:
-            await too_large(scope, receive, send)
-
-
-class TooLargeError(Exception):
-    """A body has more bytes than it may have."""
+            await self.app(scope, counted, sent)
+        finally:
+            self.held -= read
 
 
 class OwnHost:

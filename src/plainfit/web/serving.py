@@ -1,27 +1,35 @@
 """`plainfit serve`: the model of a run over HTTP; samples that arrive together are one batch."""
 
 import asyncio
+import json
+import os
+import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
 from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from torch import Tensor, nn
 
-from plainfit.common.errors import PlainfitError, RunError, reason
+from plainfit.common.errors import PlainfitError, RunError, reason, shortened
 from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.decoding import BadImageError, read_image
 from plainfit.data.tables.reading import frame_columns
 from plainfit.data.targets import SEGMENTATION
-from plainfit.runs.folder import Run
+from plainfit.runs.folder import Run, open_run
 from plainfit.runs.inference import outputs_of
 from plainfit.runs.inputs import image_shape, of_table
 from plainfit.runs.predict import best_output, readable
 from plainfit.web.limits import LimitedBody, OwnHost
+
+SERVED = "PLAINFIT_SERVED"  # in the environment of workers: the arguments of `worker`, as JSON
 
 
 class Limits(NamedTuple):
@@ -35,6 +43,8 @@ class Limits(NamedTuple):
     """Requests that wait; more are answered with 503."""
     seconds: float = 30.0
     """For an answer, until 504."""
+    memory: int = 2**30
+    """Bytes of all bodies that are being read, and of all samples that wait; 503 for more."""
 
 
 class Batches:
@@ -46,13 +56,16 @@ class Batches:
     def __init__(self, predict: Callable[[Tensor], Tensor], limits: Limits) -> None:
         self.predict = predict
         self.limits = limits
+        self.held = 0  # bytes of the samples that wait
         self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
         self.pool = ThreadPoolExecutor(1)
 
     async def answer(self, xb: Tensor) -> Tensor:
         """Return what the model gives for some samples."""
-        if self.waiting.qsize() >= self.limits.waiting:
+        is_full = self.held and self.held + xb.nbytes > self.limits.memory
+        if is_full or self.waiting.qsize() >= self.limits.waiting:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
+        self.held += xb.nbytes
         future = asyncio.get_running_loop().create_future()
         self.waiting.put_nowait((xb, future))
         try:
@@ -67,6 +80,7 @@ class Batches:
             taken = [await self.waiting.get()]
             while self.waiting.qsize() and sum(len(xb) for xb, _ in taken) < self.limits.samples:
                 taken.append(self.waiting.get_nowait())
+            self.held -= sum(xb.nbytes for xb, _ in taken)
             taken = [(xb, future) for xb, future in taken if not future.done()]  # timed out
             if not taken:
                 continue
@@ -113,9 +127,10 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
 
     app = FastAPI(title=f"plainfit {name}", lifespan=running, docs_url=None, redoc_url=None)
     app.add_exception_handler(PlainfitError, refused)
-    app.add_middleware(LimitedBody, most=limits.body)
+    app.add_exception_handler(RequestValidationError, refused)
     if not any_host:
         app.add_middleware(OwnHost)
+    app.add_middleware(LimitedBody, most=limits.body, together=limits.memory)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -147,6 +162,14 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
     return app
 
 
+def worker() -> FastAPI:
+    """Return the application of one of several processes that share an address."""
+    folder, name, workers, trust_code, any_host = json.loads(os.environ[SERVED])
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request
+    return create_app(open_run(Path(folder), trust_code=trust_code), name, any_host=any_host)
+
+
 def check_count(count: int, limits: Limits) -> None:
     if not 1 <= count <= limits.samples:
         raise HTTPException(422, f"must be 1 to {limits.samples} samples, got {count}")
@@ -170,9 +193,14 @@ def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
     """Return rows of a table as the training's were, float32 of shape (rows, inputs)."""
     import pyarrow
 
+    plain = (str, int, float, NoneType)  # bool is an int
+    if wrong := [name for row in rows for name, of in row.items() if not isinstance(of, plain)]:
+        raise HTTPException(
+            422, f"a value must be a number, a text, true, false or null: {wrong[0]!r}"
+        )
     try:
         frame = pyarrow.Table.from_pylist([*rows])
-    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = f"a column must have values of one kind: {reason(error)}"
         raise HTTPException(422, text) from error
     inputs, _ = of_table(run, frame_columns(frame), None, labelled=False)
@@ -180,4 +208,9 @@ def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
 
 
 async def refused(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 422)
+    """Answer what is wrong with a request, without what it sent, which may be no JSON again."""
+    text = str(error)
+    if isinstance(error, RequestValidationError):
+        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        text = f"the request must be as /openapi.json says: {shortened(found)}"
+    return JSONResponse({"detail": text.encode("utf-8", "backslashreplace").decode()}, 422)

@@ -132,10 +132,17 @@ class Table:
     written: dict[str, Any] = field(default_factory=dict)
     """Columns of a text file as they are written: whole numbers, which may be codes, and others."""
     decimal: str | None = None  # None where the file does not tell
+    kept: Any = None  # the numbers of the rows that are left, where some are left out
 
     @property
     def rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+    def keep(self, rows: Any) -> None:
+        """Leave out all rows but these, a NumPy array of True and False."""
+        (left,) = rows.nonzero()
+        self.kept = left if self.kept is None else self.kept[left]
+        self.columns = {name: column.filter(rows) for name, column in self.columns.items()}
 
     def texts(self, names: list[str]) -> dict[str, Any]:
         """Return columns as a text file has them, which may be read again; others as they are."""
@@ -235,7 +242,7 @@ def frame_columns(frame: Any) -> Table:
 
 
 def read_text(
-    path: Path,
+    path: Path | io.BytesIO,
     dialect: Dialect,
     as_text: list[str],
     only: list[str] | None = None,

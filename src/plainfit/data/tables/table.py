@@ -123,6 +123,7 @@ def read_table(
         columns=made,
         notes=table.notes,
         rows=rows,
+        sources={"train": range(1, len(labels) + 1) if table.kept is None else table.kept + 1},
     )
 
 
@@ -224,7 +225,7 @@ def labelled_rows(table: Table, written: Mapping[str, Any], task: str | None) ->
         raise DataError(f"{table.path}: there must be rows with a value of {names}, and none has")
     if not gaps.any():
         return dict(written)
-    table.columns = {name: column.filter(~gaps) for name, column in table.columns.items()}
+    table.keep(~gaps)
     return {name: column.filter(~gaps) for name, column in written.items()}
 
 
@@ -306,7 +307,7 @@ def drop_gaps(table: Table, kinds: Mapping[str, str]) -> NDArray[np.bool_]:
         raise DataError(f"{table.path}: all {text}, and none is left; fill them in, or use --drop")
     if found:
         table.notes.append(f"{int((~kept).sum())} of {len(kept)} {text}: left out")
-    table.columns = {name: column.filter(kept) for name, column in table.columns.items()}
+    table.keep(kept)
     return np.asarray(kept)
 
 
