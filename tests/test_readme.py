@@ -115,12 +115,12 @@ def test_the_library_stays_small():
     rooms = [path for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()]
     rooms = [path for path in rooms if path.stem not in ("__init__", "__main__", "__pycache__")]
     assert len(rooms) <= 12
-    assert len(files) <= 179
+    assert len(files) <= 187
     # 18,512 before the hardening; 20,541 before batches, steps, metrics, data and estimators took
     # what people bring, predictions, and scripts of any code (docs/decisions/0031); 24,739 before
     # tables and folders as people have them, and programs on CUDA; 29,020 before several processes,
-    # pretrained text models and serving.
-    assert lines <= 31_400
+    # pretrained text models and serving; 31,400 before the pages of `plainfit app`.
+    assert lines <= 35_000
 
 
 def test_every_promise_names_tests_that_exist():

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, PlainfitError, raised_as
+from plainfit.data.alone import ISO
 from plainfit.data.tables.preparing import kind_of
 from plainfit.data.tables.reading import Table
-from plainfit.data.tables.values import ISO, Dates, Texts, values_of
+from plainfit.data.tables.values import Dates, Texts, values_of
 from plainfit.runs.folder import Run
 from plainfit.runs.inputs import read_as_trained
 
