@@ -173,12 +173,16 @@ def check_remedies(arguments, errors):
 
     from plainfit.cli import app
 
-    commands = get_command(app).commands
+    command = get_command(app)
+    for argument in arguments:
+        if argument not in getattr(command, "commands", ()):
+            break
+        command = command.commands[argument]
+    own = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
     for line in errors.splitlines():
-        if line.startswith(("error: ", "warning: ")) and arguments[0] in commands:
-            line = re.sub(r"plainfit [a-z-]+ .*|in a training.*", "", line)
+        if line.startswith(("error: ", "warning: ")):
+            line = re.sub(r"(plainfit [a-z-]+ |torchrun |in a training).*", "", line)
             named = {*re.findall(r"(?<![\w-])--[a-z][a-z-]+", line)}
-            own = {o for p in commands[arguments[0]].params for o in (*p.opts, *p.secondary_opts)}
             assert named <= own | {"--debug"} | {*map(str, arguments)}, line
 
 

@@ -160,7 +160,8 @@ def test_pages_turn_by_keys_in_chinese_on_a_narrow_screen(tmp_path):
         assert tab.evaluate("document.documentElement.scrollWidth") == 360
         check_accessible(tab)
         tab.get_by_role("link", name="English").click()
-        assert "by hand" in tab.get_by_role("heading", level=1).inner_text()
+        tab.get_by_role("heading", level=1).get_by_text("by hand").wait_for()
+        tab.wait_for_load_state()  # with the keys
         tab.keyboard.press("ArrowLeft")
         tab.wait_for_url("**/ladder/00")
         assert "from a file" in tab.get_by_role("heading", level=1).inner_text()

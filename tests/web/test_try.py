@@ -256,7 +256,7 @@ def agree_in_a_browser(folder, net):
         tab.get_by_role("alert").get_by_text("must be trusted").wait_for()
         tab.reload()
         dialog.get_by_role("button", name="Run it, now").press("Enter")
-        dialog.wait_for(state="detached")
+        tab.locator("#canvas").wait_for()  # once it is trusted
 
 
 def draw(tab, lines):
@@ -299,6 +299,7 @@ def test_drawings_by_mouse_keyboard_and_file_are_recognised(folder, tmp_path):
         tab.set_viewport_size({"width": 360, "height": 800})
         tab.emulate_media(color_scheme="dark")
         tab.goto("/try?run=digits")
+        tab.locator("#canvas").wait_for()
         tab.locator("#canvas").focus()
         for key in [*["ArrowUp"] * 9, " ", *["ArrowDown"] * 18, " "]:
             tab.keyboard.press(key)

@@ -74,7 +74,7 @@ class TableOptions:
         if self.missing not in MISSING:
             raise ConfigError(unknown_name("way with missing values", self.missing, MISSING))
         if self.tokenizer and not self.text:
-            raise ConfigError("is for a column of text: name it by text", field="tokenizer")
+            raise ConfigError("a tokenizer is for a column of text: name it by text")
         if self.group_by and self.order_by:
             raise ConfigError(
                 f"takes the last rows, and groups are drawn: leave out one of them, got "

@@ -90,9 +90,10 @@ def numbers_in(name: str, column: Any, kind: str = "") -> NDArray[Any]:
         raise DataError(f"column {name!r} has no values: leave it out by {drop}")
     elif not (types.is_integer(found) or types.is_floating(found) or types.is_decimal(found)):
         wanted = "numbers, as in the training" if kind else "numbers, text, dates or true/false"
+        keep = f", keep it by --categorical {quoted(name)}" if types.is_time(found) else ""
         raise DataError(
             f"column {name!r} must be {wanted}, and is {found}: convert it"
-            f"{'' if kind else f', keep it by --categorical, or leave it out by {drop}'}"
+            f"{'' if kind else f'{keep}, or leave it out by {drop}'}"
         )
     if types.is_integer(column.type) and not column.null_count:
         whole = np.uint64 if types.is_uint64(found) else np.int64
