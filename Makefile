@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-channels-last,keras
-.PHONY: docs-zh release help setup run check test pytest cover bench bench-quick soak docs clean
+.PHONY: test-web docs-zh release help setup run check test pytest cover bench bench-quick soak docs clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -51,6 +51,9 @@ bench-quick: setup ## time both models with fit, loops by hand, an epoch as one 
 
 soak: setup ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s
+
+test-web: setup ## all tests of the page in Chromium, every page at every width (20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "soak or not soak"
 
 docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error
 	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

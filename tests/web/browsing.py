@@ -19,7 +19,7 @@ CHROMIUM = (
 )
 TOKEN = "a-token"
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -55,6 +55,7 @@ def opened(folder, path="/runs", **options):
     with serving(create_page(folder, TOKEN)) as address, browser() as chromium:
         context = chromium.new_context(base_url=address, **options)
         tab = context.new_page()
+        tab.set_default_timeout(120_000)  # a busy machine is slow, not wrong
         problems = []
         tab.on("console", lambda said: said.type == "error" and problems.append(said.text))
         tab.on("pageerror", lambda error: problems.append(str(error)))

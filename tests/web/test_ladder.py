@@ -123,6 +123,7 @@ def test_a_run_that_is_left_ends_its_process(tmp_path):
 
 
 @needs_chromium
+@pytest.mark.soak
 def test_run_a_rung_stop_it_and_step_through_it(tmp_path):
     with opened(tmp_path, "/ladder", viewport={"width": 1300, "height": 900}) as tab:
         tab.goto("/ladder/03?lang=en")

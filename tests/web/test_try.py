@@ -314,6 +314,8 @@ def test_drawings_by_mouse_keyboard_and_file_are_recognised(folder, tmp_path):
 
 @needs_chromium
 def test_a_form_moves_the_prediction(folder):
+    from playwright.sync_api import expect
+
     with opened(folder, "/try") as tab:
         tab.goto("/try?run=prices")
         verdict = tab.locator(".verdict")
@@ -321,7 +323,7 @@ def test_a_form_moves_the_prediction(folder):
         check_accessible(tab)
         before = verdict.inner_text()
         tab.get_by_label("size").fill("45")
-        tab.wait_for_function(f"document.querySelector('.verdict').innerText !== {before!r}")
+        expect(verdict).not_to_have_text(before, timeout=60_000, use_inner_text=True)
         tab.get_by_label("Run").select_option("films")
         tab.get_by_label("said").fill("good")
         tab.locator(".bars").wait_for()
