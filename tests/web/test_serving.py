@@ -12,13 +12,12 @@ import urllib.error
 import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import uvicorn
+from browsing import serving
 from fastapi import HTTPException
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -33,21 +32,8 @@ from plainfit.runs.train import train
 from plainfit.web.serving import LIMITS, SERVED, Batches, create_app, worker
 
 
-@contextmanager
 def served(run, limits=LIMITS):
-    app = create_app(run, "mine", limits)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        listening.close()
+    return serving(create_app(run, "mine", limits))
 
 
 def ask(url, body=None, kind="application/json", **headers):
