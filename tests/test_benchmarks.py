@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from plainfit.common.seeding import epoch_order
 from plainfit.training.program import Replay
@@ -218,6 +219,7 @@ def test_the_program_for_a_gpu_checks_and_times(forms, modules, monkeypatch, cap
     make = lambda steps, arguments, echo: (Replay(steps, arguments), "here")  # noqa: E731
     monkeypatch.setattr("plainfit.training.ranges.compiled", make)
     options = ["--device", "cpu", "--tiny", "--forms", forms, "--models", "logistic"]
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)  # what it sets, set back
     assert modules["gpu"].main(options) == 0
     lines = capsys.readouterr().out.splitlines()
     checks = 10 if forms == "eager" else 7  # only eager steps are in pieces
@@ -237,6 +239,7 @@ def test_a_check_that_fails_is_no_end_and_the_exit_code(modules, monkeypatch, ca
         raise RuntimeError("in the test")
 
     gpu = modules["gpu"]
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.setattr(gpu, "CHECKS", (check_nothing,))
     assert gpu.main(["--device", "cpu", "--tiny", "--forms", "eager", "--models", ""]) == 1
     failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
