@@ -63,12 +63,10 @@ def relabel(
 
     cleaning = Cleaning.open(result)
     commands = cleaning.apply(out)
-    changes = cleaning.changes()
-    dropped = sum(label is None for label in changes.values())
+    counts = cleaning.counts()
     if json_:
-        count = {"relabelled": len(changes) - dropped, "dropped": dropped}
-        show_json({"data": str(out), **count, "commands": commands})
+        show_json({"data": str(out), **counts, "commands": commands})
         return
-    show(f"wrote  {out}: {len(changes) - dropped} relabelled, {dropped} left out")
+    show(f"wrote  {out}: {counts['relabelled']} relabelled, {counts['dropped']} left out")
     for head, line in zip(("next", "", ""), commands, strict=True):
         show(f"{head:6} {line}")

@@ -111,17 +111,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PLAINFIT_DATA") or pooch.os_cache("plainfit"))
 
 
+def file_in(folder: Path, name: str) -> Path | None:
+    """Return the file of a name, compressed or not; None if it is not there."""
+    paths = (folder / f"{name}.gz", folder / name)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def find_or_download(idx_set: IdxSet, name: str, folder: Path) -> bytes:
     wanted = idx_set.hashes[name]
-    for path in (folder / f"{name}.gz", folder / name):
-        if path.is_file():
-            content = checked_content(path, wanted)
-            if content is None:
-                raise DataError(
-                    f"{path} must have the SHA-256 {wanted}, and has another one: it is damaged or "
-                    "another file; delete it to download it again"
-                )
-            return content
+    if path := file_in(folder, name):
+        content = checked_content(path, wanted)
+        if content is None:
+            raise DataError(
+                f"{path} must have the SHA-256 {wanted}, and has another one: it is damaged or "
+                "another file; delete it to download it again"
+            )
+        return content
     return download(
         [f"{mirror}{name}.gz" for mirror in idx_set.mirrors],
         folder / f"{name}.gz",

@@ -32,9 +32,10 @@ def render_to(out: Path, template: str, **values: Any) -> Path:
 
 
 @cache
-def environment() -> Environment:
+def environment(package: str = "plainfit.report") -> Environment:
+    """Return the templates of pages that a package has."""
     templates = Environment(
-        loader=PackageLoader("plainfit.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

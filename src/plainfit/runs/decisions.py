@@ -197,6 +197,12 @@ class Cleaning:
             or (one.action == RELABEL and one.label != self.by_origin[one.origin].label)
         }
 
+    def counts(self) -> dict[str, int]:
+        """Return how many samples get another class, and how many are left out."""
+        changes = self.changes()
+        dropped = sum(label is None for label in changes.values())
+        return {"relabelled": len(changes) - dropped, "dropped": dropped}
+
     def apply(self, out: Path) -> list[str]:
         """Write new data as decided; return the commands that train on the old and the new.
 

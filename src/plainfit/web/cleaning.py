@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, HTTPException, Request, Response
+from fastapi import APIRouter, Body, HTTPException, Response
 from fastapi.responses import HTMLResponse
 from PIL import Image, ImageOps
 
@@ -42,7 +42,7 @@ def routes(home: Home) -> APIRouter:
         return found, found.samples[number]
 
     @router.get("/clean")
-    async def show(request: Request) -> HTMLResponse:
+    async def show() -> HTMLResponse:
         return page("clean")
 
     @router.get("/api/clean")
@@ -133,16 +133,13 @@ def brief(sample: Sample) -> dict[str, Any]:
 def state(found: Cleaning) -> dict[str, Any]:
     """Return what is decided of each sample, by its number, and how many changes that makes."""
     last = {one.origin: one for one in found.decisions()}
-    changes = found.changes()
-    dropped = sum(label is None for label in changes.values())
     return {
         "decisions": {
             number: {"action": one.action, "label": one.label}
             for number, sample in enumerate(found.samples)
             if (one := last.get(sample.origin))
         },
-        "relabelled": len(changes) - dropped,
-        "dropped": dropped,
+        **found.counts(),
     }
 
 

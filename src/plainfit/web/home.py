@@ -7,9 +7,9 @@ from typing import Any
 
 from fastapi import HTTPException
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from plainfit.common.errors import TrustError
+from plainfit.report.rendering import environment
 from plainfit.runs.folder import RECORD, Run, open_run
 from plainfit.web.trainings import Trainings
 
@@ -58,16 +58,7 @@ class Home:
             open_run(self.run_folder(name), trust_code=True).factory  # noqa: B018
 
 
-environment = Environment(
-    loader=PackageLoader("plainfit.web"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-
-
 def page(name: str, **values: Any) -> HTMLResponse:
     """Return the HTML of a page, of the template of this name; `page` may be that of another."""
-    template = environment.get_template(f"{name}.html.jinja")
+    template = environment("plainfit.web").get_template(f"{name}.html.jinja")
     return HTMLResponse(template.render({"page": name, "pages": PAGES, **values}))

@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from plainfit.common.errors import ConfigError, unknown_name
-from plainfit.data.mnist import IDX_SETS, cache_folder
+from plainfit.data.mnist import IDX_SETS, cache_folder, file_in
 from plainfit.ladder import listing
 from plainfit.ladder.catalog import RUNGS, Rung, find_rung, select
 from plainfit.ladder.climb import relation_here
@@ -191,14 +191,11 @@ def described(rung: Rung, language: str) -> dict[str, Any]:
 
 def available_data() -> list[str]:
     """Return the names of data that need no download."""
-    folders = {name: cache_folder() / name for name in IDX_SETS}
+    folder = cache_folder()
     return ["digits"] + [
         name
-        for name, folder in folders.items()
-        if all(
-            any((folder / f"{file}{end}").is_file() for end in ("", ".gz"))
-            for file in IDX_SETS[name].hashes
-        )
+        for name, idx_set in IDX_SETS.items()
+        if all(file_in(folder / name, file) for file in idx_set.hashes)
     ]
 
 

@@ -12,6 +12,7 @@ from plainfit.common.errors import PlainfitError, TrustError
 from plainfit.web import cleaning, ladder, runs, trying
 from plainfit.web.home import Home
 from plainfit.web.limits import LimitedBody, OwnHost, OwnToken
+from plainfit.web.serving import refused
 
 HERE = Path(__file__).parent
 STYLE = Path(plainfit.report.__file__).parent / "templates" / "page.css"
@@ -52,10 +53,6 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
     for module in (trying, runs, ladder, cleaning):
         app.include_router(module.routes(home))
     return app
-
-
-async def refused(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 422)
 
 
 async def untrusted(request: Request, error: Exception) -> JSONResponse:
