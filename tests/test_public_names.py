@@ -1,8 +1,12 @@
 """The public names are deliberate, and cost nothing until they are used."""
 
+import doctest
 import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +64,7 @@ PUBLIC = [
     "tune",
     "validate",
 ]
+REFERENCE = Path(__file__).parents[1].joinpath("docs", "api.md").read_text(encoding="utf-8")
 HEAVY = ("optuna", "matplotlib", "sklearn", "pyarrow", "PIL", "pooch", "rich", "typer")
 
 
@@ -117,6 +122,44 @@ def test_the_public_api_has_docstrings():
     assert without == []
     signatures = [n for n, v in public_objects() if (inspect.getdoc(v) or "").startswith(n + "(")]
     assert signatures == []  # what a dataclass without a docstring gets
+
+
+def listed_in_the_reference():
+    """Every function and class that `docs/api.md` lists, by name."""
+    for path in re.findall(
+        r"^\.\. auto(?:function|class|exception):: (\S+)$", REFERENCE, re.MULTILINE
+    ):
+        module, _, name = path.rpartition(".")
+        yield name, getattr(import_module(module), name)
+    for module in (augment, schedules):
+        for name in getattr(module, "__all__", vars(module)):
+            value = getattr(module, name)
+            if getattr(value, "__module__", "").startswith(module.__name__):
+                yield name, value
+
+
+def test_the_examples_of_the_reference_hold(tmp_path, monkeypatch):
+    pytest.importorskip("optuna", reason="the page has a study, and Optuna is not installed")
+    monkeypatch.chdir(tmp_path)
+    text = "".join(re.findall(r"^```pycon\n(.*?)^```$", REFERENCE, re.MULTILINE | re.DOTALL))
+    examples = doctest.DocTestParser().get_doctest(text, {}, "api.md", "docs/api.md", 0)
+    said = []
+    result = doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
+    assert result.attempted > 50
+    assert result.failed == 0, "".join(said)
+
+
+def test_every_public_name_has_an_example():
+    lines = re.findall(r"^(?:>>>|\.\.\.) (.*)", REFERENCE, re.MULTILINE)
+    used = {word for line in lines for word in re.findall(r"\w+", line)}
+    names = dict(listed_in_the_reference())
+    assert {*PUBLIC} - {"__version__"} <= {*names}
+    without = [
+        name
+        for name, value in names.items()
+        if name not in used and ">>> " not in (inspect.getdoc(value) or "")
+    ]
+    assert without == []
 
 
 def test_star_import_gives_just_them():
