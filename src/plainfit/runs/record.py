@@ -86,6 +86,9 @@ class Record(TypedDict):
     last: NotRequired[Values | None]
     best: NotRequired[Values | None]
     steps: NotRequired[Count]
+    compiled: NotRequired[str | None]
+    compiled_validation: NotRequired[bool]
+    job: NotRequired[str]  # by which a restarted one is found
     lengths: NotRequired[list[Length]]
     first_epochs: NotRequired[Size]
     resumed: NotRequired[list[Count]]  # the steps from which it was
