@@ -137,11 +137,11 @@ def ended(workers: Sequence[Any], received: list[int]) -> dict[int, int]:
         is_lost = failed and not received and not {*failed.values()} & {*STOPPED}
         if deadline == math.inf and (is_lost or sent > 1):
             deadline = time.monotonic() + GRACE
-        if time.monotonic() > deadline:
-            signals = [signal.SIGKILL]
-        for number in signals:
-            for worker in workers:
+        for worker in workers:
+            for number in signals:
                 worker.send_signal(number)
+            if time.monotonic() > deadline:
+                worker.kill()
     return failed or failures(workers)
 
 

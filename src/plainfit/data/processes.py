@@ -85,7 +85,8 @@ def start_worker(call: Callable[[Any], Any], stop: Any) -> None:
     worker_call, worker_stop = call, stop  # inherited: a closure cannot be pickled
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if sys.platform == "linux":  # as always where processes are forked
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
     end_with_parent()
 
 

@@ -50,7 +50,7 @@ def main(script: str, report: str, steps: str) -> None:
     losses = names.get("losses", [])[: int(steps) or None]
     found = {"losses": losses, "fingerprint": on}
     if os.environ.get("RANK", "0") == "0":
-        Path(report).write_text(json.dumps(found))
+        Path(report).write_text(json.dumps(found), "utf-8")
 
 
 if __name__ == "__main__":

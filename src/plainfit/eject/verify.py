@@ -112,7 +112,7 @@ def run_alone(
             lines = done.stderr.strip().splitlines() or ["no message"]
             errors = [line for line in lines if "Error" in line] if processes > 1 else []
             raise EjectError(f"{script} must run by itself, and failed: {[*errors, lines[-1]][0]}")
-        found = json.loads(report.read_text())
+        found = json.loads(report.read_text("utf-8"))
         tensors = load_file(weights) if weights.exists() else {}
     return Outcome(found["losses"], tensors, fingerprint=found["fingerprint"])
 

@@ -130,7 +130,7 @@ def clear() -> None:
 def processor() -> str:
     """Return what the machine code of this computer is made for, as far as Python can say."""
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         found = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
         return "\n".join(sorted(found))
     return f"{platform.machine()} {platform.processor()}"

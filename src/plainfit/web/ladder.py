@@ -82,8 +82,11 @@ class Worker:
 
     def stop(self) -> None:
         if self.process:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            if not hasattr(os, "killpg"):  # Windows
+                self.process.kill()
+            else:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
             self.stopped.append(self.process)
         self.process = None
 

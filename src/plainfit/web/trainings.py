@@ -67,6 +67,8 @@ class Training:
 
     def printed(self) -> str:
         """Return the last lines that it has printed."""
+        if not hasattr(os, "pread"):  # Windows: to read would move the place where it writes
+            return ""
         descriptor = self.output.fileno()
         start = max(os.fstat(descriptor).st_size - MOST_SHOWN, 0)
         text = os.pread(descriptor, MOST_SHOWN, start).decode("utf-8", "replace")
