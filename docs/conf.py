@@ -41,6 +41,7 @@ myst_heading_anchors = 3
 smartquotes_action = "q"  # leave -- as it is
 html_theme = "furo"
 html_title = f"plainfit {version}"
+html_search_scorer = str(HERE / "search.js")
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
