@@ -424,6 +424,10 @@ def get_data(
         ValueError: if `bs` is less than 1, or a dataset is empty.
         DataError: if arrays have other values than numbers, or lengths that differ.
         ConfigError: if an option is unknown, or cannot be used with this data.
+
+    >>> train_dl, valid_dl = get_data((torch.rand(10, 3), torch.arange(10) % 2), 0.2, bs=4)
+    >>> [len(xb) for xb, yb in train_dl]
+    [4, 4]
     """
     if sampler is not None and shuffle:
         raise ConfigError("and sampler both give the order: leave one out", field="shuffle")

@@ -140,6 +140,10 @@ def get_model(
     Raises:
         ConfigError: if a name is unknown, a number out of range, or a setting does not apply.
         ModelError: if the model cannot be built.
+
+    >>> model, opt = get_model("mlp", input_shape=(1, 8, 8), lr=0.1)
+    >>> model(torch.zeros(2, 1, 8, 8)).shape, type(opt).__name__
+    (torch.Size([2, 10]), 'SGD')
     """
     if isinstance(model, nn.Module):
         raise ModelError(

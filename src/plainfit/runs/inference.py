@@ -76,6 +76,9 @@ def predict(
         ConfigError: if `output` is unknown.
         DataError: if the data cannot be used.
         ModelError: if the outputs are not what `output` needs, or not one for each sample.
+
+    >>> predict(nn.Linear(4, 3), torch.zeros(5, 4), output="classes").shape
+    torch.Size([5])
     """
     known = OUTPUTS if isinstance(model, nn.Module) else outputs_of(model)
     chosen = output if callable(output) else known.get(str(output))

@@ -132,19 +132,14 @@ def fit(
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,
             where this check would cost time, within 100 steps.
         precision: `fp32`, or `bf16` or `fp16` for autocast; it changes the bits.
-        compile: `epoch` (or True): all steps of an epoch become one program of torch's compiler,
-            that is kept for the next time; see docs/speed.md for what it holds for, and a note
-            names the reason where it does not. `step`: forward pass, loss and backward pass of
-            each step become a graph, one for each of the first 4 shapes of batches, and another
-            for all others (of which a resumed training may differ in the last bits). Both take
-            seconds at first, pay off in long trainings, and change the last bits. What cannot be
-            compiled runs as it is.
+        compile: `epoch` (or True): all steps of an epoch become one program, which is kept for the
+            next time. `step`: each step becomes a graph, one for each of the first 4 shapes of
+            batches, and another for all others. Both take seconds at first and change the last
+            bits; what cannot be compiled runs as it is, and a note says why. See docs/speed.md.
         shards: cut each batch into so many pieces, whose gradients are added: the same bits on any
-            number of processes up to that. The loss of a batch is the mean of those of its pieces,
-            as `validate` takes it of batches; so one that is no mean over samples is another then,
-            and one that adds them up by hand, not by `reduction="sum"`, is refused.
-            By default 8 where there are several processes (see docs/processes.md), else 1, the
-            whole batch.
+            number of processes up to that. The loss of a batch is then the mean of those of its
+            pieces; one that adds samples up by hand, not by `reduction="sum"`, is refused. By
+            default 8 on several processes (see docs/processes.md), else 1, the whole batch.
         reduce: `exact`, or `fast` for a piece for each process and torch's own sum, which has the
             same bits for the same number of processes only.
         keep_memory: keep freed blocks of up to 32 MiB until `fit` returns (glibc only): faster.
@@ -156,6 +151,12 @@ def fit(
         NonFiniteError: if a loss is not finite.
         KeyboardInterrupt: after Ctrl-C, when the current step is done and saved; in a notebook,
             `fit` returns instead.
+
+    >>> import torch
+    >>> model, batch = nn.Linear(4, 2), (torch.ones(8, 4), torch.arange(8) % 2)
+    >>> opt = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> fit(3, model, nn.functional.cross_entropy, opt, [batch], echo=None)
+    <History of 3 epochs, 3 steps>
     """
     check_call(epochs, model, loss_func, opt, train_dl, valid_dl, step, callbacks)
     check_optimizer(model, opt)

@@ -102,6 +102,7 @@ def lr_find(
         steps: the number of rates, in geometric progression.
 
     Raises:
+        ConfigError: if the rates do not ascend, or `steps` are too few.
         TrainingError: if the loss is not finite within the first tenth of the rates.
     """
     if not (0 < low < high < math.inf and steps >= 2 * LEFT_OUT):
