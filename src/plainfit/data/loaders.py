@@ -411,10 +411,9 @@ def get_data(
         augment: varies the training batches; see `AugmentedLoader`.
         target: the column, or list of columns, of a data frame to predict from the others.
         shuffle: False to train in the order of the data.
-        sampler: gives the rows of an epoch of the training, such as a `WeightedRandomSampler`. What
-            it draws, from the global generators or its own `generator`, is a function of the seed
-            and the epoch too. `balanced` draws as many rows as there are, with replacement, each
-            class as likely as another.
+        sampler: gives the rows of an epoch, such as a `WeightedRandomSampler`, whose draws become a
+            function of the seed and the epoch too; or `balanced`, for as many rows as there are,
+            with replacement, each class as likely as another.
         collate_fn: makes a batch of a list of samples, which are then read one by one.
 
     Returns:

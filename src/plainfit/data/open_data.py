@@ -94,16 +94,14 @@ def open_data(
         data_dir: the folder of the files of `mnist` or `fashion-mnist`.
         target: the column to predict in a table, or several, such as `rain,wind`; or that of the
             labels in the `labels.csv` of a folder, likewise.
-        task: `classification`, `regression` or `multi-label`; by default what the target looks
-            like: numbers with decimals are for regression, several labels in a text (`rain|wind`)
-            or several columns of 0 and 1 for multi-label.
+        task: `classification`, `regression` (numbers with decimals) or `multi-label` (`rain|wind`
+            in a text, or columns of 0 and 1); by default what the target looks like.
         split_seed: seed of the split, for data without one, like the next five.
         valid_share: the share of the samples for validation, above 0.
         test_share: the share of the test set; 0 for none.
         stratify: draw the parts with the same shares of each class; else, of all samples alike.
-        group_by: columns of a table, such as `patient`: rows with the same values stay in one part.
-            Of a folder, a text such as `_`: so do images whose file names are the same up to the
-            last one.
+        group_by: columns of a table, such as `patient`: rows with the same values stay in one part;
+            of a folder, a text such as `_`: so do images of the same name up to the last one.
         order_by: columns of numbers or dates: the last rows by them are the test set, and those
             before them are for validation.
         image_size: pixels per side to fit the images of a folder to.
@@ -113,8 +111,7 @@ def open_data(
         image_mode: `gray` or `rgb` for the images of a folder; by default gray if all are.
         resize: what becomes of images of another shape: `crop` to the centre (the default), `pad`
             with black, or `squash`.
-        delimiter: comma, semicolon, tab, pipe or a character, in a text file; guessed by default,
-            like the next two.
+        delimiter: comma, semicolon, tab, pipe or a character; by default guessed, as the next two.
         encoding: of a text file, such as `utf-8` or `cp1252`.
         decimal: what numbers in a text file have before their decimals, `.` or `,`.
         na: texts that mean a gap besides the usual ones, such as `unknown,-999`.

@@ -122,8 +122,7 @@ def get_model(
         classes: the number of outputs.
         vocabulary: of text, how many numbers a word can have.
         seed: the global generator is seeded with it before the model is built.
-        device: where the model goes once built (on the CPU, so that every device starts from the
-            same values): `auto` is the accelerator if there is one.
+        device: where the model goes once built on the CPU; `auto` is the accelerator, if any.
         fused: use an optimizer that updates all parameters in one kernel; it changes the bits.
         channels_last: keep images as (height, width, channels) in memory, which makes convolutions
             faster on many machines; it changes the bits.

@@ -54,10 +54,8 @@ def predict(
         data: a tensor, an array or a data frame of inputs, or a mapping of them, for a model that
             takes several by name; a dataset; or batches as `fit` takes them. A tuple, as sample, as
             batch or of arrays, is `(inputs..., target)`: its target is left out. For a run, arrays,
-            data frames and bytes are what its data was before preprocessing, and are made into
-            inputs as in the training; so are paths: of a table, of an image, a list of images, or a
-            folder, whose images are taken in the order of their paths. Other tensors, datasets and
-            batches hold what the model takes.
+            data frames, bytes and paths, of a table, of images or of a folder (in the order of its
+            paths), are made into inputs as in the training. All else holds what the model takes.
         output: `raw` for what the model returns, `probabilities` for the softmax of scores of shape
             (samples, classes), or with height and width for each pixel, unless they are
             probabilities already, `classes` for the index of the largest; or a function of what the

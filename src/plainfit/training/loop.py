@@ -89,10 +89,10 @@ def fit(
         epochs: passes over the training data; None for as many as `max_steps` takes.
         model: any module; batches are moved to its device, the model itself is not moved.
         loss_func: `(model(xb), yb) -> mean loss`, such as `F.cross_entropy`. `train_loss` is the
-            mean of the steps' losses by their samples, `valid_loss` as in `validate`. None for a
-            model whose outputs have the loss, as those of transformers do with `labels`. It may
-            return `(loss, {"name": value})`, whose means become the columns `train_name` and
-            `valid_name`. A module is trained and saved with the model, if `opt` has its parameters.
+            mean of the steps' losses by their samples, `valid_loss` as in `validate`. None if the
+            model's outputs have it, as those of transformers with `labels`. The means of values,
+            `(loss, {"name": value})`, become the columns `train_name` and `valid_name`. A module is
+            trained and saved with the model, if `opt` has its parameters.
         opt: any `torch.optim` optimizer over the model's parameters; with `step`, also a list or
             mapping of several.
         train_dl: any iterable of batches, or a function that returns a fresh one each epoch. A
@@ -108,10 +108,9 @@ def fit(
         step: `(model, batch, opt) -> losses`, called for each batch in place of `loss_batch`: it
             computes gradients and updates itself, and returns the loss, or several by name.
         metrics: computed over the whole validation set: names, such as `accuracy`, `f1`, `rmse`
-            (docs/api.md lists them); objects with `reset`, `update` and `compute`, as those of
-            torchmetrics; or functions `(predictions, targets) -> tensor`. A function is called
-            once, so all predictions and targets are kept in memory until then; names, objects and
-            the function `plainfit.accuracy` take each batch by itself.
+            (docs/api.md lists them), and objects with `reset`, `update` and `compute`, as those of
+            torchmetrics, take batch by batch; functions `(predictions, targets) -> tensor` are
+            called once, with all that was kept in memory until then.
         train_metrics: `accuracy`, or functions as in `metrics`, of each training batch and before
             its update; their means over the epoch become the columns `train_name`.
         target: the key of the targets in batches that are mappings; None to pass these whole.
@@ -123,10 +122,9 @@ def fit(
         schedule_by: `step` or `epoch`, when a torch scheduler is stepped; by default as torch
             documents it (see `TorchScheduler`). Those of transformers are made for steps.
         checkpoint: a folder for checkpoints, written after each epoch and every minute within it.
-        resume: continue from the newest valid checkpoint there, if any, with the same bits as a
-            training that was never stopped. Other data, batches, layers or another optimizer than
-            the checkpoint's are refused; other rates, options of the optimizer, losses, schedules
-            and epochs are used from there on, which is said, and noted in `history.run.branches`.
+        resume: continue from the newest valid checkpoint there, if any, with the same bits as if
+            never stopped. Other data, batches, layers or optimizers are refused; other rates,
+            options, losses, schedules and epochs hold from there on (`history.run.branches`).
         track: `tensorboard`, `mlflow`, `wandb` or `trackio`, which write to `runs/tracked` (for
             another folder, pass the callback `Tracking`), or a `Tracker`.
         check_finite: stop before the update of a step whose loss is not finite; on an accelerator,

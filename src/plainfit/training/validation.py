@@ -43,13 +43,11 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean loss (`loss`), its values and the metrics by name, over a loader's samples.
 
-    The loss is what `loss_func` gives over the whole set, up to rounding: the mean of the batches'
-    losses, each counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class
-    weights of the labels that are not ignored. If `loss_func` returns the result of a loss of torch
-    with `reduction="sum"`, it is their sum; a sum of your own counts as a mean would. Each metric
-    is computed once over the whole set. Meanwhile the model is in `eval()` mode, and no gradients
-    are kept. The generators and the loader are left as they were; but in `fit`, a loader of torch
-    draws from the global generator, as it does in a loop by hand.
+    The loss is that of the whole set, up to rounding: the mean of the batches' losses, each
+    counting by its samples; for `F.cross_entropy` and `F.nll_loss`, by the class weights of the
+    labels that are not ignored; their sum, for a loss of torch with `reduction="sum"`. Meanwhile
+    the model is in `eval()` mode, and no gradients are kept. The generators and the loader are left
+    as they were; but in `fit`, a loader of torch draws from the global generator, as by hand.
 
     Args:
         model: any module.

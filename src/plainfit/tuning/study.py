@@ -72,8 +72,7 @@ def tune(
         folder: the folder of the study; by default `studies/TIME`.
         fixed: further settings, the same for each trial.
         monitor: a column of the history.
-        mode: `min` or `max`, which values of it are better; by default by what is known of its
-            name, such as `min` for losses. For other names it must be given.
+        mode: `min` or `max`, which values of it are better, as for `EarlyStopping`.
         pruner: how to stop trials early: `median` stops those behind the median of the others at
             the same epoch (Golovin et al. 2017, Vizier); `hyperband` (Li et al. 2018,
             arXiv:1603.06560); or `none`.

@@ -168,8 +168,7 @@ class GradientClipping(Callback):
     """Scale the gradients down to a norm of at most `max_norm`. It changes the training's result.
 
     The norm is that of all gradients as one vector (Pascanu et al. 2013, arXiv:1211.5063), as in
-    `torch.nn.utils.clip_grad_norm_`. Only the optimizer's parameters count, since the gradients
-    of others are never cleared.
+    `torch.nn.utils.clip_grad_norm_`, of the optimizer's parameters alone: others are not cleared.
 
     Raises:
         NonFiniteError: before the step, if the norm is NaN or infinite.

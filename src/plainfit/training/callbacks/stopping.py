@@ -171,10 +171,9 @@ class NonFiniteGuard(Callback):
     """Stop before the update of a step whose loss is NaN or infinite. `fit` adds one by default.
 
     The parameters are then those of the step before; batch norm has already seen the batch.
-    Gradients that are not finite break the parameters, which shows in the next step's loss, or at
-    the end of the epoch, before a checkpoint is written; `GradientClipping` sees them at once.
-    A batch whose labels are all ignored has the loss 0 / 0 and gradients of 0: it is no reason to
-    stop, and does not count in `train_loss`.
+    Gradients that are not finite show in the next step's loss, or at the end of the epoch, before a
+    checkpoint is written; `GradientClipping` sees them at once. A batch whose labels are all
+    ignored has the loss 0 / 0 and gradients of 0: it stops nothing, nor counts in `train_loss`.
 
     Args:
         every: check only every `every` steps, all losses since. A check waits for the device, so
