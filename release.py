@@ -25,14 +25,17 @@ def main(version: str) -> None:
         sys.exit("the tree must be clean: commit or remove what `git status` shows")
     if f"v{version}" in output("git", "tag").split():
         sys.exit(f"VERSION must be new, and there is a tag v{version}")
-    today = date.today().isoformat()
+    set_version(version, date.today().isoformat())
+    check(build())
+    run("git", "commit", "--all", "--message", f"release: version {version}")
+    run("git", "tag", "--annotate", f"v{version}", "--message", f"plainfit {version}")
+
+
+def set_version(version: str, today: str) -> None:
     replace("src/plainfit/common/__init__.py", r'__version__ = ".*"', f'__version__ = "{version}"')
     replace("CITATION.cff", r"(?m)^version: .*", f"version: {version}")
     replace("CITATION.cff", r"(?m)^date-released: .*", f"date-released: {today}")
     replace("CHANGELOG.md", r"## \[Unreleased\]", f"## [Unreleased]\n\n## [{version}] - {today}")
-    check(build())
-    run("git", "commit", "--all", "--message", f"release: version {version}")
-    run("git", "tag", "--annotate", f"v{version}", "--message", f"plainfit {version}")
 
 
 def build() -> Path:
