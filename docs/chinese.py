@@ -13,7 +13,7 @@ WORD = r"\w+|(?=([\u4e00-\u9fff]{2}))"
 
 class SearchPairs(SearchEnglish):
     lang = "zh"
-    # Sphinx asks for a function of this name. It cuts the query in the browser as `split` the pages.
+    # Sphinx calls a function of this name: it cuts the query, in the browser, as `split` the pages.
     js_splitter_code = f"""
 function splitQuery(query) {{
   return Array.from(query.matchAll(/{WORD}/g), (word) => word[1] ?? word[0]);

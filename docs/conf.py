@@ -35,7 +35,7 @@ nb_execution_timeout = 300  # seconds a cell
 nb_merge_streams = True
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 locale_dirs, gettext_compact = ["locale"], False  # translations: `make docs-zh`
 myst_enable_extensions = ["dollarmath"]

@@ -98,5 +98,5 @@ def test_the_chinese_site_is_searched_by_pairs_of_signs(monkeypatch):
     from chinese import WORD, SearchPairs
 
     search = SearchPairs({})
-    assert search.split("最新检查点：fit() 的") == ["最新", "新检", "检查", "查点", "fit"]
+    assert search.split("最新检查点 fit() 的") == ["最新", "新检", "检查", "查点", "fit"]
     assert f"matchAll(/{WORD}/g)" in search.js_splitter_code

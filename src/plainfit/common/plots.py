@@ -17,18 +17,15 @@ from plainfit.common.files import write_whole
 
 NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"}
 TRAIN, VALID = "#9db4d3", "#1f4e9c"
-CHINESE = (  # fonts of Linux, Windows and macOS, the first that is installed; JP is a name of SC
-    "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "SimHei",
-    "PingFang SC", "Hiragino Sans GB",
-)  # fmt: skip
+# One of Linux by both names that matplotlib's versions have for it, of Windows, of macOS.
+CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Hiragino Sans GB")
 
 
 class Picture(Figure):
     """A figure that a notebook displays as it is, and that has Chinese where a font has it."""
 
     def draw(self, renderer: Any) -> None:
-        installed = set(get_font_names())
-        font = [name for name in CHINESE if name in installed][:1]
+        font = [name for name in CHINESE if name in get_font_names()][:1]
         for text in self.findobj(Text):
             if not text.get_text().isascii():
                 text.set_fontfamily([*rcParams["font.family"], *font])
