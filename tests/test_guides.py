@@ -79,10 +79,11 @@ def glossary():
 
 @pytest.mark.parametrize("path", TRANSLATIONS, ids=lambda p: p.stem)
 def test_a_translation_has_the_words_of_the_glossary_and_the_code_and_links_of_its_page(path):
-    others = []
+    words, others = glossary(), []
+    assert words
     for text, translated in read_translation(path).items():
         rest = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
-        for english, chinese in glossary():
+        for english, chinese in words:
             rest, count = re.subn(rf"\b{english}(?:e?s)?\b", "", rest, flags=re.IGNORECASE)
             if count and chinese not in translated and english not in translated.lower():
                 others.append((english, translated))
