@@ -1,4 +1,4 @@
-"""The search of the Chinese site: two neighbouring signs are a word, as there are no spaces.
+"""The search of the Chinese site: two neighbouring characters are a word, as there are no spaces.
 
 Sphinx's own search of Chinese needs jieba, 19 MB and without a release since 2020, and Sphinx 9.0
 writes a page for it that fails (`ChineseStemmer is not defined`).
