@@ -4,20 +4,17 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, shortened, unknown_name
-from plainfit.data.datasets import bytes_to_floats
 from plainfit.data.decoding import (
     CHANNELS,
     RESIZE,
@@ -26,14 +23,12 @@ from plainfit.data.decoding import (
     header_of,
     open_image,
     pixels_of,
+    read_all,
     read_header,
-    read_image,
 )
-from plainfit.data.label_file import LabelOptions
-from plainfit.data.layout import find_images
-from plainfit.data.ondisk import LazyImages
+from plainfit.data.layout import LabelOptions, find_images
+from plainfit.data.ondisk import ImageFiles
 from plainfit.data.parts import Split, group_numbers
-from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
 from plainfit.data.tables.reading import TableOptions
 from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
@@ -42,39 +37,6 @@ DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, 
 THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
 BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
-
-
-@dataclass(eq=False, repr=False)
-class ImageFiles(LazyImages):
-    """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
-
-    paths: Sequence[str]
-    labels: Tensor
-    shape: tuple[int, int, int]
-    content_hash: str
-    resize: str | None = None
-
-    def __post_init__(self) -> None:
-        self.stamps = stamps(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
-        pixels = np.stack([self.read(row) for row in rows])
-        xb = bytes_to_floats(torch.from_numpy(pixels))
-        return list(zip(xb, self.labels[rows], strict=True))
-
-    def read(self, row: int) -> NDArray[np.uint8]:
-        with unchanged(self.paths[row], self.stamps[row]):
-            return read_image(self.paths[row], self.shape, self.resize)
-
-    def rows(self, rows: Tensor) -> "ImageFiles":
-        paths = [self.paths[row] for row in rows.tolist()]
-        return replace(self, paths=paths, labels=self.labels[rows])
-
-    def contents(self) -> Iterator[bytes]:
-        yield self.content_hash.encode()
 
 
 class Wanted(NamedTuple):
@@ -278,29 +240,3 @@ def content_of(image: Image.Image, storage: Storage) -> bytes:
 
 def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
-
-
-def stamps(paths: Sequence[str]) -> Tensor:
-    return torch.tensor([stamp(path) for path in paths], dtype=torch.int64)
-
-
-@contextmanager
-def unchanged(path: str, known: Tensor) -> Iterator[None]:
-    """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
-    try:
-        if (now := stamp(path)) and now != known:
-            raise BadImageError("another file")
-        yield
-    except BadImageError as error:
-        raise DataError(
-            f"{path} must not change while it is in use, and it is {error} now"
-        ) from error
-
-
-def stamp(path: str) -> int:
-    """Return a number that changes when a file is written or replaced; 0 for one that is gone."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # before each image: no Path is made
-    except OSError:
-        return 0
-    return hash((status.st_size, status.st_mtime_ns, status.st_ino))

@@ -22,8 +22,16 @@ from torch.utils.data import TensorDataset
 from plainfit.common.errors import DataError, raised_as, shortened
 from plainfit.common.files import write_whole
 from plainfit.data.decoding import SUFFIXES
-from plainfit.data.label_file import LabelOptions, file_columns, find_label_file, key_of, named
-from plainfit.data.layout import files_under, find_images, subfolders
+from plainfit.data.layout import (
+    LabelOptions,
+    file_columns,
+    files_under,
+    find_images,
+    find_label_file,
+    key_of,
+    named,
+    subfolders,
+)
 from plainfit.data.pictures import write_folder
 from plainfit.data.splits import PARTS, DataSplits, labels_of, make_dataset
 from plainfit.data.tables.reading import (

@@ -13,22 +13,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, plural, raised_as, shortened
-from plainfit.data.decoding import RESIZE, BadImageError, open_image, read_header
+from plainfit.data.decoding import RESIZE, BadImageError, open_image, read_all, read_header
 from plainfit.data.folder import (
-    ImageFiles,
     Wanted,
     check_settings,
     groups_of,
     hashed,
     load,
     pack,
-    stamps,
-    unchanged,
     without_bad,
 )
 from plainfit.data.layout import ENDING, HOMES, images_under, subfolders
+from plainfit.data.ondisk import ImageFiles, stamps, unchanged
 from plainfit.data.parts import Split
-from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, Samples, make_splits
 from plainfit.data.targets import SEGMENTATION, Target
 

@@ -21,7 +21,7 @@ from plainfit.common.errors import (
 )
 from plainfit.common.files import LOCK, FileLock, append, sync
 from plainfit.common.schema import misfit
-from plainfit.data.label_file import LabelOptions
+from plainfit.data.layout import LabelOptions
 from plainfit.data.open_data import IMAGES, TABLE
 from plainfit.data.relabel import Changes, write_arrays, write_images, write_table
 from plainfit.data.tables.reading import TableOptions, read_columns

@@ -12,12 +12,10 @@ from torch.utils.data import ConcatDataset
 
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
-from plainfit.data.decoding import read_image
-from plainfit.data.label_file import LabelOptions
-from plainfit.data.layout import find_images, images_under
+from plainfit.data.decoding import read_all, read_image
+from plainfit.data.layout import LabelOptions, find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
-from plainfit.data.processes import read_all
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
