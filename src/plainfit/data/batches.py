@@ -138,10 +138,8 @@ def called(model: nn.Module, xb: Any) -> Any:
         is_whole = call is model and (isinstance(xb, list) or has_parts(xb))
         if not is_whole:
             raise
-        what, remedy = (
-            "a list of samples",
-            "for inputs and a target, give tuples: map(tuple, batches)",
-        )
+        what = "a list of samples"
+        remedy = "for inputs and a target, give tuples: map(tuple, batches)"
         if not isinstance(xb, list):
             what = f"a {type(xb).__name__} of {len(xb)} inputs, which its forward does not take"
             remedy = "let forward take them, or leave out what is no input (target= names a target)"

@@ -140,6 +140,13 @@ def class_labels(dataset: Any) -> Tensor | None:
     return torch.cat(labels)[rows.at if rows else slice(None)] if is_known else None
 
 
+def has_masks(dataset: Any) -> bool:
+    """Return whether the targets are classes of pixels, in memory."""
+    rows = Rows.of(dataset)
+    targets = [part.tensors[-1] for part in rows.parts if in_memory(part)] if rows else []
+    return any(yb.dtype == torch.int64 and yb.dim() == 3 for yb in targets)
+
+
 def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -> Any:
     """Return what `get_data` was given as a data set; `raw` samples of a list stay as they are."""
     if is_table(data) or target is not None:

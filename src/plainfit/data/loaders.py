@@ -36,7 +36,7 @@ from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
-from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
+from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, has_masks
 from plainfit.data.parts import draw_parts
 from plainfit.data.pieces import Pieces, Shards
 
@@ -445,7 +445,9 @@ def get_data(
     own = {"drop_last": drop_last, "sampler": sampler, "trains": True}
     train_dl: Loader = make(train, bs, sampler is None and shuffle is not False, **own)
     if augment is not None:
-        train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train))
+        labels = class_labels(train)
+        classes = None if labels is None else int(labels.max()) + 1
+        train_dl = AugmentedLoader(train_dl, augment, seed, classes=classes)
     return train_dl, None if valid is None else make(valid, bs * 2, False, trains=False)
 
 
@@ -464,18 +466,6 @@ def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[An
             numbers = found
     rows = draw_parts(numbers, {"valid": share}, seed)
     return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
-
-
-def has_masks(dataset: Any) -> bool:
-    """Return whether the targets are classes of pixels, in memory."""
-    rows = Rows.of(dataset)
-    targets = [part.tensors[-1] for part in rows.parts if in_memory(part)] if rows else []
-    return any(yb.dtype == torch.int64 and yb.dim() == 3 for yb in targets)
-
-
-def count_classes(dataset: Any) -> int | None:
-    labels = class_labels(dataset)
-    return None if labels is None else int(labels.max()) + 1
 
 
 def make_loader(

@@ -9,18 +9,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import TensorDataset
 
 from plainfit.common.errors import DataError, raised_as, shortened
-from plainfit.common.files import write_whole
+from plainfit.common.files import write_whole, writing
 from plainfit.data.decoding import SUFFIXES
 from plainfit.data.layout import (
     LabelOptions,
@@ -32,7 +30,7 @@ from plainfit.data.layout import (
     named,
     subfolders,
 )
-from plainfit.data.pictures import write_folder
+from plainfit.data.pictures import check_free, new_folder, write_folder
 from plainfit.data.splits import PARTS, DataSplits, labels_of, make_dataset
 from plainfit.data.tables.reading import (
     ARROW,
@@ -46,6 +44,7 @@ from plainfit.data.tables.reading import (
     read_text,
 )
 
+T = TypeVar("T")
 Changes = Mapping[str, str | None]
 """By the origin of a sample (see `DataSplits.origins`): its new class, or None to leave it out."""
 
@@ -72,14 +71,8 @@ def write_images(
     """Write a folder of images with these changes; return the path to open.
 
     Images are hard links where the disk has those, else copies. One with a new class is in the
-    folder of that class, or has it in `labels.csv`, whose other rows stay as they are.
-
-    Args:
-        root: the folder, as it was opened.
-        out: the new folder.
-        options: how the file of labels was read, if there is one.
-        labels: the class of each image that was read, by its path from `root`; others stay too.
-        changes: by that path.
+    folder of that class, or has it in `labels.csv`, whose other rows stay as they are. `labels` has
+    the class of each image that was read, by its path from `root`; others stay too.
     """
     listed = find_images(root, options)
     found = {os.path.relpath(path, root): (part, of) for part, of, path in listed.files}
@@ -99,7 +92,9 @@ def write_images(
             place = free_place(of_class(origin, labels[origin], label), labels[origin], places)
         if label is not None:
             places[place] = origin
-    with new_folder(root, out) as new:
+    if root.resolve() in out.resolve().parents:
+        raise DataError(f"the new folder must be outside of {root}, got {out}; choose another")
+    with new_folder(out) as new:
         for place, origin in places.items():
             put(root / origin, new / place)
         if label_file is not None:
@@ -136,28 +131,6 @@ def free_place(place: str, label: str, taken: Collection[str]) -> str:
     names = [place, f"{stem}.{label}{end}"]
     names += [f"{stem}.{label}.{number}{end}" for number in range(2, len(taken) + 3)]
     return next(name for name in names if name not in taken)
-
-
-@contextmanager
-def new_folder(root: Path, out: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `out` at the end of the block."""
-    check_free(out)
-    if root.resolve() in out.resolve().parents:
-        raise DataError(f"the new folder must be outside of {root}, got {out}; choose another")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=".plainfit-") as temporary:
-            new = Path(temporary, out.name)
-            new.mkdir()
-            yield new
-            new.rename(out)
-    except OSError as error:
-        raise DataError(f"{out} must be writable ({error.strerror or error})") from error
-
-
-def check_free(out: Path) -> None:
-    if os.path.lexists(out):
-        raise DataError(f"new data must have a new name, and {out} exists; choose another")
 
 
 def check_same(source: Path, is_same: bool) -> None:
@@ -207,13 +180,7 @@ def write_table(
 ) -> None:
     """Write a table with these changes, in the format of the file; lines of text stay as they are.
 
-    Args:
-        path: the table.
-        out: the new file, whose name must end as that of the table does.
-        options: how it was read.
-        target: the column of the classes.
-        labels: the class of each row that was read, by its number from 1.
-        changes: by that number.
+    `labels` has the class of each row that was read, by its number from 1.
     """
     ending = next(end for end in (*TEXT, path.suffix) if path.name.lower().endswith(end.lower()))
     if not out.name.lower().endswith(ending.lower()):
@@ -222,11 +189,9 @@ def write_table(
     content = edited_table(path, options, target, labels, changes)
     if ending.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
-    try:
+    with writing(out, DataError):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)
-    except OSError as error:
-        raise DataError(f"{out} must be writable ({error.strerror or error})") from error
 
 
 def edited_table(
@@ -305,18 +270,17 @@ def edited_text(
         found = [each.span(1) for each in cells.finditer(line)]
         return found[column]
 
-    lines, rows = [found[0] for found in record.finditer(text, len(begin)) if found[0]], list[int]()
-    for number, line in enumerate(lines):
-        is_blank = not line.strip() and line.count(dialect.delimiter) + 1 != len(dialect.names)
-        rows += [] if is_blank else [number]
+    def is_row(line: str) -> bool:
+        return bool(line.strip()) or line.count(dialect.delimiter) + 1 == len(dialect.names)
+
+    def relabelled(line: str, source: str) -> str:
+        (first, last), (start, end) = span(line), span(source)
+        return line[:first] + source[start:end] + line[last:]
+
+    lines = [found[0] for found in record.finditer(text, len(begin)) if found[0]]
+    rows = [number for number, line in enumerate(lines) if is_row(line)]
     rows = rows[1 + dialect.units :]  # below the names
-    edited = {}
-    for row, source in taken.items():
-        (first, last), (start, end) = span(lines[rows[row]]), span(lines[rows[source]])
-        line = lines[rows[row]]
-        edited[rows[row]] = line[:first] + lines[rows[source]][start:end] + line[last:]
-    left_out = {rows[row] for row in dropped}
-    kept = (edited.get(n, line) for n, line in enumerate(lines) if n not in left_out)
+    kept = edited_rows(lines, rows, taken, dropped, relabelled)
     return "".join([begin, *kept]).encode(dialect.encoding)
 
 
@@ -326,10 +290,22 @@ def edited_lines(
     """Return JSON lines likewise; a line with another value is written anew."""
     lines = content.splitlines(keepends=True)
     rows = [number for number, line in enumerate(lines) if line.strip()]
-    edited = {}
-    for row, source in taken.items():
-        value = json.loads(lines[rows[source]])[target]
-        line = json.dumps(json.loads(lines[rows[row]]) | {target: value}, ensure_ascii=False)
-        edited[rows[row]] = line.encode() + b"\n"
+
+    def relabelled(line: bytes, source: bytes) -> bytes:
+        new = json.loads(line) | {target: json.loads(source)[target]}
+        return json.dumps(new, ensure_ascii=False).encode() + b"\n"
+
+    return b"".join(edited_rows(lines, rows, taken, dropped, relabelled))
+
+
+def edited_rows(
+    lines: Sequence[T],
+    rows: Sequence[int],
+    taken: Mapping[int, int],
+    dropped: Collection[int],
+    relabelled: Callable[[T, T], T],
+) -> list[T]:
+    """Return lines, of which `rows` are the numbers of those that are rows, with the changes."""
+    new = {rows[at]: relabelled(lines[rows[at]], lines[rows[of]]) for at, of in taken.items()}
     left_out = {rows[row] for row in dropped}
-    return b"".join(edited.get(n, line) for n, line in enumerate(lines) if n not in left_out)
+    return [new.get(n, line) for n, line in enumerate(lines) if n not in left_out]

@@ -19,7 +19,7 @@ from plainfit.common.errors import (
     raised_as,
     unknown_name,
 )
-from plainfit.common.files import LOCK, FileLock, append, sync
+from plainfit.common.files import LOCK, FileLock, append, sync, writing
 from plainfit.common.schema import misfit
 from plainfit.data.layout import LabelOptions
 from plainfit.data.open_data import IMAGES, TABLE
@@ -173,19 +173,16 @@ class Cleaning:
     def _append(self, line: dict[str, str]) -> None:
         path = self.folder / DECISIONS
         content = json.dumps(line | {"at": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n"
-        try:
-            with turns, FileLock(self.folder / LOCK):
-                if path.exists():
-                    whole = path.read_bytes()
-                    if not whole.endswith(b"\n"):  # cut off: the next line would join it
-                        os.truncate(path, whole.rfind(b"\n") + 1)
-                else:
-                    path.touch()
-                append(path, content.encode())
-                sync(path)
-                sync(self.folder)
-        except OSError as error:
-            raise RunError(f"{path} must be writable ({error.strerror or error})") from error
+        with writing(path), turns, FileLock(self.folder / LOCK):
+            if path.exists():
+                whole = path.read_bytes()
+                if not whole.endswith(b"\n"):  # cut off: the next line would join it
+                    os.truncate(path, whole.rfind(b"\n") + 1)
+            else:
+                path.touch()
+            append(path, content.encode())
+            sync(path)
+            sync(self.folder)
 
     def changes(self) -> Changes:
         """Return the new class of each sample that gets one, and None for those left out."""

@@ -105,10 +105,8 @@ def check_own(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
-    try:
+    with files.writing(path):
         files.write_whole(path, data, check=check)
-    except OSError as error:
-        raise RunError(f"{path} must be writable ({error.strerror or error})") from error
 
 
 def write_output(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
