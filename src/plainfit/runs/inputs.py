@@ -18,7 +18,7 @@ from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
 from plainfit.data.splits import OF_IMAGE_FILES
 from plainfit.data.tables.preparing import kind_of, prepared
-from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
+from plainfit.data.tables.reading import Table, TableOptions, frame_columns, names_in, read_columns
 from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.runs.folder import Run, values_text
@@ -107,14 +107,13 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
 def targets(run: Run, table: Table) -> list[str]:
     if run.config.target is None:
         return [name for name in table.columns if name.lower() in USUAL_TARGETS]
-    names = {run.config.target, *map(str.strip, run.config.target.split(","))}
-    return [name for name in table.columns if name in names]
+    return [name for name in names_in(run.config.target, table.columns) if name in table.columns]
 
 
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
-    given = [run.config.drop or "", run.config.group_by or ""]
-    named = {*given, *(name.strip() for text in given for name in text.split(","))} - {""}
+    given = (run.config.drop, run.config.group_by)
+    named = {name for text in given for name in names_in(text, table.columns)}
     return [name for name in table.columns if name in named]
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from plainfit.common.errors import DataError, near_miss, plural, quoted, shortened
+from plainfit.common.errors import DataError, plural, quoted, shortened
 from plainfit.data import splits
 from plainfit.data.alone import GAPS
 from plainfit.data.ondisk import BLOCK, DiskRows
@@ -36,7 +36,15 @@ from plainfit.data.tables.preparing import (
     refuse_gaps,
     stacked,
 )
-from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns, without_gaps
+from plainfit.data.tables.reading import (
+    ARROW,
+    Table,
+    TableOptions,
+    named_columns,
+    names_in,
+    read_columns,
+    without_gaps,
+)
 from plainfit.data.tables.text import learn_text
 from plainfit.data.tables.values import (
     Dates,
@@ -77,9 +85,8 @@ def read_table(
     without blanks around it.
     """
     # Which columns are text must be known before they are read.
-    as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
-    named = map(str.strip, [options.text or "", *as_text])
-    table = read_columns(path, options, filter(None, named))
+    as_text = [*names_in(options.categorical), *names_in(options.group_by), options.text]
+    table = read_columns(path, options, filter(None, as_text))
     targets = find_targets(path, list(table.columns), target)
     kinds = kinds_of(table, options, targets)
     codes = like_codes(table, kinds)
@@ -140,19 +147,12 @@ def find_targets(path: Path, names: list[str], target: str | None) -> list[str]:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
         target = usual[0]
-    if target is None:
+    if target is None or not names_in(target, names):
         raise DataError(
             f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
-    found = [target] if target in names else list(map(str.strip, target.split(",")))
-    for name in found:
-        if name not in names:
-            raise DataError(
-                f"{path} has no column {name!r}: choose target from {', '.join(names)}"
-                f"{near_miss(name, names)}"
-            )
-    return found
+    return named_columns(path, "target", target, names)
 
 
 def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dict[str, str]:
