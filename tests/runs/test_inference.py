@@ -363,7 +363,7 @@ def test_a_run_refuses_other_tables(table):
     ):
         with pytest.raises((DataError, RunError), match=message):
             pf.predict(run, data)
-    with pytest.raises(DataError, match="has no column 'tall' for --target: choose from height, city"):
+    with pytest.raises(DataError, match="no column 'tall' for --target: choose from height, city"):
         pf.evaluate(run, rows[["height", "city"]])
     for changed, message in (
         (rows.assign(city="Wien"), "column 'city': 90 rows have a text that no training row has"),

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError, reason, unknown_name
+from plainfit.data.parts import draw_parts
 
 NUMBERS = (Tensor, np.ndarray, np.generic, bool, int, float)
 
@@ -283,3 +284,20 @@ def is_row(part: Any) -> bool:
     if isinstance(part, list):  # of a tuple or a list of arrays, each is a part of its own
         return bool(part) and not isinstance(part[0], Tensor | np.ndarray) and is_row(part[0])
     return isinstance(part, NUMBERS)
+
+
+def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+    """Draw a share of the samples for validation, of each class alike where labels are classes."""
+    if not 0 < share < 1 or isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            "must be a share between 0 and 1 of data with a length, or data, got "
+            f"{share!r} of a {type(dataset).__name__}",
+            field="valid_ds",
+        )
+    numbers = torch.zeros(len(dataset), dtype=torch.int64)
+    if (labels := class_labels(dataset)) is not None:
+        values, found = labels.unique(return_inverse=True)
+        if len(values) <= share * len(labels):  # else they are numbers rather than classes
+            numbers = found
+    rows = draw_parts(numbers, {"valid": share}, seed)
+    return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())

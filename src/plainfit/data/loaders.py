@@ -26,7 +26,6 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    Subset,
     WeightedRandomSampler,
     default_collate,
     default_convert,
@@ -36,8 +35,14 @@ from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
-from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, has_masks
-from plainfit.data.parts import draw_parts
+from plainfit.data.datasets import (
+    Rows,
+    as_dataset,
+    check_columns,
+    class_labels,
+    has_masks,
+    split,
+)
 from plainfit.data.pieces import Pieces, Shards
 
 
@@ -449,23 +454,6 @@ def get_data(
         classes = None if labels is None else int(labels.max()) + 1
         train_dl = AugmentedLoader(train_dl, augment, seed, classes=classes)
     return train_dl, None if valid is None else make(valid, bs * 2, False, trains=False)
-
-
-def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
-    """Draw a share of the samples for validation, of each class alike where labels are classes."""
-    if not 0 < share < 1 or isinstance(dataset, IterableDataset):
-        raise ConfigError(
-            "must be a share between 0 and 1 of data with a length, or data, got "
-            f"{share!r} of a {type(dataset).__name__}",
-            field="valid_ds",
-        )
-    numbers = torch.zeros(len(dataset), dtype=torch.int64)
-    if (labels := class_labels(dataset)) is not None:
-        values, found = labels.unique(return_inverse=True)
-        if len(values) <= share * len(labels):  # else they are numbers rather than classes
-            numbers = found
-    rows = draw_parts(numbers, {"valid": share}, seed)
-    return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
 
 
 def make_loader(

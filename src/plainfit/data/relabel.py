@@ -295,7 +295,8 @@ def edited_lines(
         new = json.loads(line) | {target: json.loads(source)[target]}
         return json.dumps(new, ensure_ascii=False).encode() + b"\n"
 
-    return b"".join(edited_rows(lines, rows, taken, dropped, relabelled))
+    kept: list[bytes] = edited_rows(lines, rows, taken, dropped, relabelled)
+    return b"".join(kept)
 
 
 def edited_rows(

@@ -29,8 +29,9 @@ from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, labels_of, make_dat
 from plainfit.data.targets import CLASSIFICATION
 from plainfit.runs import folder as runs
 from plainfit.runs.inference import predict
+from plainfit.runs.prepare import Say, completed, find_rate, prepare, threads_of
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import Say, completed, find_rate, fitted, prepare, stoppers, threads_of
+from plainfit.runs.train import fitted, stoppers
 
 RESULT, SAMPLES = "clean.json", "samples.csv"
 COLUMNS = ("sample", "part", "label", "suggested", "suspect", "confidence")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plainfit.common.devices import device_of, pick_device
 from plainfit.common.errors import ConfigError, DataError, ModelError, near_miss, shortened
 from plainfit.data.batches import Batches, length, pairs
-from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, values_text
 from plainfit.models.build import (
     Factory,
     arguments_for,
@@ -34,7 +34,7 @@ from plainfit.models.weights import (
     text_model,
     timm_model,
 )
-from plainfit.runs.folder import open_run, values_text
+from plainfit.runs.folder import open_run
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History

@@ -16,12 +16,12 @@ from plainfit.data.decoding import read_all, read_image
 from plainfit.data.layout import LabelOptions, find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
-from plainfit.data.splits import OF_IMAGE_FILES
+from plainfit.data.splits import OF_IMAGE_FILES, values_text
 from plainfit.data.tables.preparing import kind_of, prepared
 from plainfit.data.tables.reading import Table, TableOptions, frame_columns, names_in, read_columns
 from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
-from plainfit.runs.folder import Run, values_text
+from plainfit.runs.folder import Run
 from plainfit.training.hooks import warn
 
 MOST_PIXELS = 2**20  # in a batch of images: its activations take a few hundred MiB
