@@ -34,7 +34,6 @@ from plainfit.data.tables.reading import TableOptions
 from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
-THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
 BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
 
@@ -107,12 +106,11 @@ def read_folder(
         what = Target(tuple(sorted({label for _, label, _ in files})))
         encoded = {part: what.encoded(str(root), of_part) for part, of_part in labels.items()}
     parts: dict[str, tuple[Samples, Labels]] = {}
-    numbers = hashed(loaded)
     hashes: dict[str, list[int]] = {}
     sources: dict[str, list[str]] = {}
     for part, of_part in encoded.items():
         paths = [path for of, _, path in files if of == part and path in loaded]
-        hashes[part], sources[part] = [numbers[path] for path in paths], paths
+        hashes[part], sources[part] = [hash(loaded[path]) for path in paths], paths
         if part == "train" and group_by is not None:
             split = replace(split, groups=groups_of(paths, group_by))
         parts[part] = (pack(paths, of_part, storage, loaded), of_part)
@@ -127,16 +125,6 @@ def check_settings(image_mode: str | None, resize: str | None) -> int | None:
         if value is not None and value not in known:
             raise ConfigError(unknown_name(f"image {name}", value, known))
     return CHANNELS.get(image_mode or "")
-
-
-def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
-    """Return a number for each content, the same for equal ones; to hash all of it takes longer."""
-    some = {path: hash(content[::THIN]) for path, content in contents.items()}
-    counts = Counter(some.values())
-    return {
-        path: hash(contents[path]) if counts[number] > 1 else number
-        for path, number in some.items()
-    }
 
 
 def groups_of(paths: Sequence[str], mark: str) -> Tensor:

@@ -19,30 +19,10 @@ from torch.utils.data import TensorDataset
 
 from plainfit.common.errors import DataError, raised_as, shortened
 from plainfit.common.files import write_whole, writing
-from plainfit.data.decoding import SUFFIXES
-from plainfit.data.layout import (
-    LabelOptions,
-    file_columns,
-    files_under,
-    find_images,
-    find_label_file,
-    key_of,
-    named,
-    subfolders,
-)
+from plainfit.data import layout
 from plainfit.data.pictures import check_free, new_folder, write_folder
 from plainfit.data.splits import PARTS, DataSplits, labels_of, make_dataset
-from plainfit.data.tables.reading import (
-    ARROW,
-    TEXT,
-    Dialect,
-    TableOptions,
-    find_dialect,
-    map_arrow,
-    opened,
-    read_columns,
-    read_text,
-)
+from plainfit.data.tables import reading
 
 T = TypeVar("T")
 Changes = Mapping[str, str | None]
@@ -66,7 +46,7 @@ def write_arrays(data: DataSplits, out: Path, changes: Changes) -> None:
 
 
 def write_images(
-    root: Path, out: Path, options: LabelOptions, labels: Mapping[str, str], changes: Changes
+    root: Path, out: Path, options: layout.LabelOptions, labels: Mapping[str, str], changes: Changes
 ) -> Path:
     """Write a folder of images with these changes; return the path to open.
 
@@ -74,7 +54,7 @@ def write_images(
     folder of that class, or has it in `labels.csv`, whose other rows stay as they are. `labels` has
     the class of each image that was read, by its path from `root`; others stay too.
     """
-    listed = find_images(root, options)
+    listed = layout.find_images(root, options)
     found = {os.path.relpath(path, root): (part, of) for part, of, path in listed.files}
     values = {label: found[o][1] for o, label in labels.items() if o in found}  # as written
     if lost := sorted(o for o, of in labels.items() if o not in found or found[o][1] != values[of]):
@@ -82,7 +62,7 @@ def write_images(
             f"{root} must have the images and labels that were read, and {len(lost)} are not there "
             f"any more: {shortened(lost)}"
         )
-    label_file = find_label_file(root, subfolders(root), options.written)
+    label_file = layout.find_label_file(root, layout.subfolders(root), options.written)
     base = label_file.parent if label_file else root
     home, places = os.path.relpath(root, base), dict[str, str]()
     for origin in sorted(found, key=changes.__contains__):  # first those that keep their names
@@ -98,12 +78,10 @@ def write_images(
         for place, origin in places.items():
             put(root / origin, new / place)
         if label_file is not None:
-            images = [p for p in files_under(root, []) if p.lower().endswith(SUFFIXES)]
-            content = edited_label_file(
-                label_file, root, images, options, listed.targets[0], labels, changes
-            )
+            target = listed.targets[0]
+            content = edited_label_file(label_file, root, options, target, labels, changes)
             (new / label_file.name).write_bytes(content)
-        again = find_images(new / home, options).files
+        again = layout.find_images(new / home, options).files
         got = {os.path.relpath(path, new): (part, str(of)) for part, of, path in again}
         wanted = {
             place: (part, str(values[new_class] if new_class else label))
@@ -152,18 +130,17 @@ def put(source: Path, place: Path) -> None:
 def edited_label_file(
     path: Path,
     root: Path,
-    images: list[str],
-    options: LabelOptions,
+    options: layout.LabelOptions,
     target: str,
     labels: Mapping[str, str],
     changes: Changes,
 ) -> bytes:
-    table = read_columns(path, options.written)
-    (column,) = file_columns(table.columns)[:1]
-    known = named(images, path.parent)
+    table = reading.read_columns(path, options.written)
+    (column,) = layout.file_columns(table.columns)[:1]
+    known = layout.named([*layout.images_under(root)], path.parent)
     rows: dict[str, str] = {}  # by number, from 1: the image, from the root
     for number, name in enumerate(table.texts([column])[column].to_pylist(), 1):
-        for image in known.get(key_of(name), []):
+        for image in known.get(layout.key_of(name), []):
             rows[str(number)] = os.path.relpath(image, root)
     of_rows = {row: labels[image] for row, image in rows.items() if image in labels}
     new = {row: changes[image] for row, image in rows.items() if image in changes}
@@ -173,7 +150,7 @@ def edited_label_file(
 def write_table(
     path: Path,
     out: Path,
-    options: TableOptions,
+    options: reading.TableOptions,
     target: str,
     labels: Mapping[str, str],
     changes: Changes,
@@ -182,8 +159,9 @@ def write_table(
 
     `labels` has the class of each row that was read, by its number from 1.
     """
-    ending = next(end for end in (*TEXT, path.suffix) if path.name.lower().endswith(end.lower()))
-    if not out.name.lower().endswith(ending.lower()):
+    name = path.name.lower()
+    ending = next(end for end in (*reading.TEXT, path.suffix.lower()) if name.endswith(end))
+    if not out.name.lower().endswith(ending):
         raise DataError(f"the new table must end with {ending}, as {path} does, got {out}")
     check_free(out)
     content = edited_table(path, options, target, labels, changes)
@@ -195,7 +173,11 @@ def write_table(
 
 
 def edited_table(
-    path: Path, options: TableOptions, target: str, labels: Mapping[str, str], changes: Changes
+    path: Path,
+    options: reading.TableOptions,
+    target: str,
+    labels: Mapping[str, str],
+    changes: Changes,
 ) -> bytes:
     """Return the content of a table with these changes.
 
@@ -209,14 +191,14 @@ def edited_table(
     dropped = {int(row) - 1 for row, label in changes.items() if label is None}
     with raised_as(DataError, f"{path} must be a table that can be written anew"):
         name, edited = path.name.lower(), b""
-        if name.endswith(TEXT):
-            dialect, _ = find_dialect(path, options, ".")
+        if name.endswith(reading.TEXT):
+            dialect, _ = reading.find_dialect(path, options, ".")
             names = [name.strip() for name in dialect.names]
-            with opened(path) as file:
+            with reading.opened(path) as file:
                 content = file.read()
             edited = edited_text(content, dialect, names.index(target), taken, dropped)
             before, after = (
-                read_text(io.BytesIO(each), dialect, names) for each in (content, edited)
+                reading.read_text(io.BytesIO(each), dialect, names) for each in (content, edited)
             )
         elif name.endswith(".jsonl"):
             content = path.read_bytes()
@@ -224,9 +206,10 @@ def edited_table(
             before = pyarrow.json.read_json(io.BytesIO(content))
             schema = pyarrow.json.ParseOptions(explicit_schema=before.schema)
             after = pyarrow.json.read_json(io.BytesIO(edited), parse_options=schema)
+        elif name.endswith(reading.ARROW):
+            before, after = reading.map_arrow(path), None
         else:
-            before = map_arrow(path) if name.endswith(ARROW) else pyarrow.parquet.read_table(path)
-            after = None
+            before, after = pyarrow.parquet.read_table(path), None
         rows = [row for row in range(before.num_rows) if row not in dropped]
         place = before.column_names.index(target)
         field, column = before.schema.field(place), before.column(place)
@@ -243,7 +226,7 @@ def binary(table: Any, name: str) -> bytes:
     import pyarrow.parquet
 
     content = io.BytesIO()
-    if name.endswith(ARROW):
+    if name.endswith(reading.ARROW):
         with pyarrow.ipc.new_file(content, table.schema) as file:
             file.write_table(table)
     else:
@@ -253,7 +236,7 @@ def binary(table: Any, name: str) -> bytes:
 
 def edited_text(
     content: bytes,
-    dialect: Dialect,
+    dialect: reading.Dialect,
     column: int,
     taken: Mapping[int, int],
     dropped: Collection[int],
