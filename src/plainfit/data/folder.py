@@ -15,17 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, shortened, unknown_name
-from plainfit.data.decoding import (
-    CHANNELS,
-    RESIZE,
-    BadImageError,
-    Header,
-    header_of,
-    open_image,
-    pixels_of,
-    read_all,
-    read_header,
-)
+from plainfit.data import decoding
 from plainfit.data.layout import LabelOptions, find_images
 from plainfit.data.ondisk import ImageFiles
 from plainfit.data.parts import Split, group_numbers
@@ -121,10 +111,11 @@ def read_folder(
 
 def check_settings(image_mode: str | None, resize: str | None) -> int | None:
     """Return the number of channels that the mode asks for."""
-    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
-        if value is not None and value not in known:
-            raise ConfigError(unknown_name(f"image {name}", value, known))
-    return CHANNELS.get(image_mode or "")
+    if image_mode is not None and image_mode not in decoding.CHANNELS:
+        raise ConfigError(unknown_name("image mode", image_mode, decoding.CHANNELS))
+    if resize is not None and resize not in decoding.RESIZE:
+        raise ConfigError(unknown_name("image resize", resize, decoding.RESIZE))
+    return decoding.CHANNELS.get(image_mode or "")
 
 
 def groups_of(paths: Sequence[str], mark: str) -> Tensor:
@@ -165,29 +156,29 @@ def load(
     The storage depends on all headers. As long as they are like the first, each file is decoded
     when its header is read; the rest is read a second time.
     """
-    firsts, _ = read_all(paths[:1], read_header)
+    firsts, _ = decoding.read_all(paths[:1], decoding.read_header)
     guess = choose_storage(list(firsts.values()), len(paths), wanted)
     are_alike = True
 
-    def look(path: str) -> tuple[Header, bytes | None]:
+    def look(path: str) -> tuple[decoding.Header, bytes | None]:
         nonlocal are_alike
-        with open_image(path) as image:
-            header = header_of(image)
+        with decoding.open_image(path) as image:
+            header = decoding.header_of(image)
             are_alike &= choose_storage([header], len(paths), wanted) == guess
             try:
                 return header, content_of(image, guess) if are_alike else None
-            except BadImageError:  # raised again by the second reading
+            except decoding.BadImageError:  # raised again by the second reading
                 return header, None
 
     def read(path: str) -> bytes:
-        with open_image(path) as image:
+        with decoding.open_image(path) as image:
             return content_of(image, storage)
 
-    looked, bad = read_all(paths, look)
+    looked, bad = decoding.read_all(paths, look)
     headers = [header for header, _ in looked.values()]
     storage = choose_storage(headers, len(looked), wanted)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
-    rest, undecodable = read_all([path for path in looked if path not in loaded], read)
+    rest, undecodable = decoding.read_all([path for path in looked if path not in loaded], read)
     loaded |= rest
     changes = Counter(change for header in headers for change in header.changes)
     white = stored(b"\xff" * math.prod(storage.shape), storage)
@@ -195,7 +186,7 @@ def load(
     return storage, loaded, bad | undecodable, +changes
 
 
-def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Storage:
+def choose_storage(headers: Sequence[decoding.Header], count: int, wanted: Wanted) -> Storage:
     size = wanted.size
     sizes = {header.size for header in headers} if size is None else {(size, size)}
     default = "" if len(sizes) == 1 else "images differ in size"
@@ -223,7 +214,7 @@ def pack(
 
 
 def content_of(image: Image.Image, storage: Storage) -> bytes:
-    return stored(pixels_of(image, storage.shape, storage.resize), storage)
+    return stored(decoding.pixels_of(image, storage.shape, storage.resize), storage)
 
 
 def stored(pixels: bytes, storage: Storage) -> bytes:
