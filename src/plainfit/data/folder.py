@@ -19,9 +19,9 @@ from plainfit.data import decoding
 from plainfit.data.layout import LabelOptions, find_images
 from plainfit.data.ondisk import ImageFiles
 from plainfit.data.parts import Split, group_numbers
-from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
+from plainfit.data.splits import MOST_NAMED, DataSplits, make_splits
 from plainfit.data.tables.reading import TableOptions
-from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
+from plainfit.data.targets import CLASSIFICATION, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
 BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
@@ -35,7 +35,7 @@ class Wanted(NamedTuple):
     channels: int | None
     resize: str | None
     budget: int  # bytes
-    extra: int = 0  # bytes that a pixel takes besides its channels
+    extra: int  # bytes that a pixel takes besides its channels
 
 
 class Storage(NamedTuple):
@@ -65,7 +65,7 @@ def read_folder(
     Images are fitted to `image_size`; by default to their own size if they share one of at most
     512x512 pixels, else to 64x64.
     """
-    channels = check_settings(image_mode, resize)
+    wanted = wanted_of(image_size, image_mode, resize, memory_budget)
     files, notes, targets = find_images(root, LabelOptions(target, task, TableOptions(**written)))
     own = {"target": target, "task": task if task != CLASSIFICATION else None, **written}
     for name, value in own.items():
@@ -75,47 +75,45 @@ def read_folder(
                 field=name,
             )
     paths = [path for *_, path in files]
-    storage, loaded, bad, changes = load(
-        paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
-    )
+    storage, loaded, bad, changes = load(paths, wanted)
     left_out = without_bad(root, [(path,) for path in paths], bad, skip_bad)
-    notes += [f"{count} of {len(files)} images {done}" for done, count in sorted(changes.items())]
+    notes += changes
     if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
         notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
     notes += left_out
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
-    labels: dict[str, list[Any]] = {part: [] for part in sorted({part for part, *_ in files})}
-    for part, label, path in files:
-        labels[part] += [label] * (path in loaded)
+    sources = {
+        part: [path for of, _, path in files if of == part and path in loaded]
+        for part in sorted({part for part, *_ in files})
+    }
+    label_of = {path: label for _, label, path in files}
+    labels = {part: [label_of[path] for path in paths] for part, paths in sources.items()}
     if targets:
         what, encoded, found = encode(str(root), labels, task, targets)
         notes += found
     else:
         what = Target(tuple(sorted({label for _, label, _ in files})))
         encoded = {part: what.encoded(str(root), of_part) for part, of_part in labels.items()}
-    parts: dict[str, tuple[Samples, Labels]] = {}
-    hashes: dict[str, list[int]] = {}
-    sources: dict[str, list[str]] = {}
-    for part, of_part in encoded.items():
-        paths = [path for of, _, path in files if of == part and path in loaded]
-        hashes[part], sources[part] = [hash(loaded[path]) for path in paths], paths
-        if part == "train" and group_by is not None:
-            split = replace(split, groups=groups_of(paths, group_by))
-        parts[part] = (pack(paths, of_part, storage, loaded), of_part)
+    hashes = {part: [hash(loaded[path]) for path in paths] for part, paths in sources.items()}
+    if group_by is not None:
+        split = replace(split, groups=groups_of(sources["train"], group_by))
+    parts = {part: (pack(sources[part], y, storage, loaded), y) for part, y in encoded.items()}
     return make_splits(
         str(root), parts, split=split, target=what, notes=notes, hashes=hashes, sources=sources
     )
 
 
-def check_settings(image_mode: str | None, resize: str | None) -> int | None:
-    """Return the number of channels that the mode asks for."""
+def wanted_of(
+    size: int | None, image_mode: str | None, resize: str | None, memory_budget: int, extra: int = 0
+) -> Wanted:
     if image_mode is not None and image_mode not in decoding.CHANNELS:
         raise ConfigError(unknown_name("image mode", image_mode, decoding.CHANNELS))
     if resize is not None and resize not in decoding.RESIZE:
         raise ConfigError(unknown_name("image resize", resize, decoding.RESIZE))
-    return decoding.CHANNELS.get(image_mode or "")
+    channels = decoding.CHANNELS.get(image_mode or "")
+    return Wanted(size, channels, resize, memory_budget * 2**20, extra)
 
 
 def groups_of(paths: Sequence[str], mark: str) -> Tensor:
@@ -150,8 +148,8 @@ def without_bad(
 
 def load(
     paths: Sequence[str], wanted: Wanted
-) -> tuple[Storage, dict[str, bytes], dict[str, str], Counter[str]]:
-    """Return the storage, what it keeps of each image, why others are bad, and counts of changes.
+) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
+    """Return the storage, what it keeps of each image, why others are bad, and notes on changes.
 
     The storage depends on all headers. As long as they are like the first, each file is decoded
     when its header is read; the rest is read a second time.
@@ -183,7 +181,8 @@ def load(
     changes = Counter(change for header in headers for change in header.changes)
     white = stored(b"\xff" * math.prod(storage.shape), storage)
     changes[BLANK] = sum(content == white for content in loaded.values())
-    return storage, loaded, bad | undecodable, +changes
+    notes = [f"{n} of {len(paths)} images {done}" for done, n in sorted((+changes).items())]
+    return storage, loaded, bad | undecodable, notes
 
 
 def choose_storage(headers: Sequence[decoding.Header], count: int, wanted: Wanted) -> Storage:

@@ -84,8 +84,7 @@ def read_segmentation(
 ) -> DataSplits:
     """Read images and masks; see `open_data`. The targets are int64, (samples, height, width)."""
     pairs, notes = find_pairs(root)
-    channels, budget = folder.check_settings(image_mode, resize), memory_budget * 2**20
-    wanted = folder.Wanted(image_size, channels, resize, budget, extra=8)
+    wanted = folder.wanted_of(image_size, image_mode, resize, memory_budget, extra=8)
     storage, loaded, bad, changes = folder.load([image for _, image, _ in pairs], wanted)
     if storage.default:
         raise ConfigError(f"must be set, as {storage.default}", field="image_size")
@@ -108,8 +107,7 @@ def read_segmentation(
     bad |= bad_masks
     left_out = folder.without_bad(root, [pair[1:] for pair in pairs], bad, skip_bad)
     kept = [pair for pair in pairs if bad.keys().isdisjoint(pair[1:])]
-    notes += [f"{count} of {len(pairs)} images {done}" for done, count in sorted(changes.items())]
-    notes += left_out
+    notes += changes + left_out
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
     classes, values, said = classes_of(root, values)
     hashes = dict[str, list[int]]()
@@ -121,10 +119,9 @@ def read_segmentation(
         hashes[part] = [hash(loaded[path]) for path in paths]
         if part == "train" and group_by is not None:
             split = replace(split, groups=folder.groups_of(paths, group_by))
-        images: Samples
         if storage.fits:
             labels = torch.stack([numbered(pixels, values) for pixels in seen])
-            images = folder.pack(paths, labels, storage, loaded)
+            images: Samples = folder.pack(paths, labels, storage, loaded)
         else:
             labels = torch.stack([counted(found, counts, values) for found, counts, _ in seen])
             contents = [*map(loaded.__getitem__, paths), *(digest for *_, digest in seen)]
@@ -136,8 +133,7 @@ def read_segmentation(
     if not storage.fits:
         larger = f"images and masks larger than {memory_budget} MiB"
         notes.append(f"{larger}: read from disk as they are used")
-    target = Target(tuple(classes), SEGMENTATION)
-    notes += said
+    target, notes = Target(tuple(classes), SEGMENTATION), notes + said
     return make_splits(str(root), parts, split=split, target=target, notes=notes, hashes=hashes)
 
 
