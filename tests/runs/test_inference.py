@@ -235,12 +235,12 @@ def test_wrapped_and_tied_models(wrap):
         (
             network(),
             "x.csv",
-            "data must be a data set with a length, arrays .*, got str; read files",
+            "data must be a dataset with a length, arrays .*, got str; read files",
         ),
         (network(), np.array([["a"]]), r"must be numbers, got <U1 such as .*'a'.*; encode text"),
         (network(), (X, Y[:5]), "data must have one row in each array for a sample, got 70 and 5"),
         (network(), [], "there must be batches to predict, got none from a list"),
-        (network(), 3, "data must be a data set with a length, arrays .*, got int"),
+        (network(), 3, "data must be a dataset with a length, arrays .*, got int"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(model, data, message):

@@ -1,4 +1,4 @@
-"""Data sets: what people have as one of torch, and the rows of one that are read many at once."""
+"""Datasets: what people have as one of torch, and the rows of one that are read many at once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +69,7 @@ def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Datase
 
 
 class Rows:
-    """The rows of a data set that are read many at once: those at `at` of the `parts` in a row."""
+    """The rows of a dataset that are read many at once: those at `at` of the `parts` in a row."""
 
     def __init__(self, parts: list[Any], at: Tensor) -> None:
         self.parts = parts
@@ -149,7 +149,7 @@ def has_masks(dataset: Any) -> bool:
 
 
 def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -> Any:
-    """Return what `get_data` was given as a data set; `raw` samples of a list stay as they are."""
+    """Return what `get_data` was given as a dataset; `raw` samples of a list stay as they are."""
     if is_table(data) or target is not None:
         return of_table(data, name, target)
     if isinstance(data, tuple | Mapping):
@@ -170,7 +170,7 @@ def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -
     ):
         return data
     raise ConfigError(
-        "must be a data set with a length, arrays such as (X, y), a data frame or a list of "
+        "must be a dataset with a length, arrays such as (X, y), a data frame or a list of "
         f"samples, got {type(data).__name__}; read files with plainfit.open_data, and pass loaders "
         "to fit as they are",
         field=name,
@@ -255,9 +255,8 @@ def as_tensor(values: Any, what: str, *, is_input: bool = False) -> Tensor:
         array = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if array.dim() == 0:
         raise DataError(f"{what} must be an array with a row for each sample, got {array.item()}")
-    if is_input and array.dtype == torch.uint8 and array.dim() == 4:
-        return array
-    if array.is_complex():
+    is_image = is_input and array.dtype == torch.uint8 and array.dim() == 4
+    if is_image or array.is_complex():
         return array
     return array.to(torch.get_default_dtype() if array.is_floating_point() else torch.int64)
 

@@ -53,7 +53,6 @@ class BadImageError(Exception):
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """Open a file, or the content of one."""
     is_file = not isinstance(source, bytes)
     if is_file and not str(source).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp, .bmp, .gif, .tiff or .heic file")

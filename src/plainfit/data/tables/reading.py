@@ -1,6 +1,6 @@
 """From the file of a table to its columns, as Arrow holds them.
 
-How a text file is written is guessed from its beginning; a guess that can change a figure is noted.
+How a text file is written is guessed from its beginning; a guess that can change a number is noted.
 """
 
 import codecs
