@@ -63,13 +63,11 @@ def find_images(root: Path, options: LabelOptions | None = None) -> Images:
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
     found: list[tuple[str, Any, str]] = []
-    runs: list[str] = []
     nested = Counter[str]()
     for part, label, folder in classes:
-        before = len(runs)
-        files = list(files_under(folder, runs))
-        if not any(path.lower().endswith(SUFFIXES) for path in files):
-            if len(runs) > before:
+        files = list(files_under(folder))
+        if not any(map(is_image, files)):
+            if any(holds_run(place, names) for place, _, names in os.walk(folder)):
                 continue
             held = "it is empty"
             if files:
@@ -84,7 +82,7 @@ def find_images(root: Path, options: LabelOptions | None = None) -> Images:
     check_no_masks(root, found)
     if nested:
         notes.append(f"images in folders within a class belong to it: {counted(root, nested)}")
-    notes += missed(root, {path for *_, path in found}, runs, apart)
+    notes += missed(root, {path for *_, path in found}, apart)
     if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
     return Images(found, notes)
@@ -114,8 +112,7 @@ def check_no_masks(root: Path, found: Sequence[tuple[str, str, str]]) -> None:
 def labelled_images(
     root: Path, folders: Sequence[Path], path: Path, options: LabelOptions
 ) -> Images:
-    runs: list[str] = []
-    images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
+    images = list(images_under(root))
     labels, targets, notes = read_labels(path, images, options)
     tops = {image: Path(image).relative_to(root).parts[0] for image in images}
     used = {tops[image] for image in labels}
@@ -135,7 +132,7 @@ def labelled_images(
         parts = dict.fromkeys(used, "train")
     notes += [apart_note(folder, {*parts.values()}) for folder in apart]
     files = [(parts[tops[image]], labels[image], image) for image in images if image in labels]
-    return Images(files, notes + missed(root, set(images), runs, []), targets)
+    return Images(files, notes + missed(root, set(images)), targets)
 
 
 def class_folders(
@@ -225,27 +222,29 @@ def check_levels(root: Path, folders: Sequence[Path]) -> None:
 
 
 def images_under(folder: Path) -> Iterator[str]:
-    return (path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES))
+    return filter(is_image, files_under(folder))
 
 
-def missed(
-    root: Path, used: Collection[str], runs: Collection[str], apart: Collection[Path]
-) -> list[str]:
+def is_image(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES)
+
+
+def missed(root: Path, used: Collection[str], apart: Collection[Path] = ()) -> list[str]:
     """Count the runs and images that are left out."""
-    passed = {os.path.normpath(path) for path in [*runs, *map(str, apart)]}
     holding = {Path(home) for home in {*map(home_of, used)}}
     holding |= {home.parent for home in holding}
-    counts = Counter[str]()
+    counts, runs = Counter[str](), 0
     for place, folders, names in os.walk(root):
         home = Path(place)
-        if os.path.normpath(place) in passed:
+        is_run = home != root and holds_run(place, names)
+        runs += is_run
+        if is_run or home in apart:
             folders.clear()  # and so not walked
             continue
         linked = [name for name in folders if (home / name).is_symlink()]
-        images = [name for name in names if name.lower().endswith(SUFFIXES)]
         counts[place] += sum(home / name not in holding for name in linked)
-        counts[place] += sum(str(home / name) not in used for name in images)
-    within = plural(len(runs), "run folder within the data is", "run folders within the data are")
+        counts[place] += sum(str(home / name) not in used for name in filter(is_image, names))
+    within = plural(runs, "run folder within the data is", "run folders within the data are")
     notes = [f"{within} left out"] if runs else []
     if +counts:
         notes.append(
@@ -268,18 +267,17 @@ def subfolders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
 
 
-def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
-    # Run folders go to `runs`, and their files are no data.
+def files_under(folder: Path | str) -> Iterator[str]:
+    # The files of runs are no data.
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
     if holds_run(folder, {entry.name for entry in in_order}):
-        runs.append(str(folder))
         return
     for entry in in_order:
         if entry.name[0] == "." or entry.name.lower() in IGNORED:
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from files_under(entry.path, runs)
+            yield from files_under(entry.path)
         elif entry.is_file():
             yield entry.path
 
