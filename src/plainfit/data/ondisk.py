@@ -20,7 +20,6 @@ from torch.utils.data import Dataset
 
 from plainfit.common.errors import DataError
 from plainfit.data.datasets import bytes_to_floats
-from plainfit.data.decoding import BadImageError, read_image
 
 BLOCK = 2**24  # bytes read at once when all rows are read in turn
 
@@ -55,6 +54,8 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         return list(zip(xb, self.labels[rows], strict=True))
 
     def read(self, row: int) -> NDArray[np.uint8]:
+        from plainfit.data.decoding import read_image  # late, as all that imports Pillow
+
         with unchanged(self.paths[row], self.stamps[row]):
             return read_image(self.paths[row], self.shape, self.resize)
 
@@ -73,6 +74,8 @@ def stamps(paths: Sequence[str]) -> Tensor:
 @contextmanager
 def unchanged(path: str, known: Tensor) -> Iterator[None]:
     """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
+    from plainfit.data.decoding import BadImageError
+
     try:
         if (now := stamp(path)) and now != known:
             raise BadImageError("another file")
