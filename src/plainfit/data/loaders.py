@@ -260,7 +260,7 @@ def end_with_parent(*_: object) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def order_of(dl: Any) -> Any:
+def own_order(dl: Any) -> Any:
     """Return the `BatchOrder` of one of our loaders; some other object for any other loader."""
     while isinstance(dl, WrappedDataLoader):  # those of others may do anything with a batch
         dl = dl.dl
@@ -297,7 +297,7 @@ class WrappedDataLoader:
         epoch, first = getattr(self.dl, "epoch", 0), getattr(self.dl, "first", 0)
 
         def drawn(step: int, piece: int, batch: Any) -> Any:
-            with drawing_from(order_of(self).seed, f"wrapped {self.depth}", epoch, step, piece):
+            with drawing_from(own_order(self).seed, f"wrapped {self.depth}", epoch, step, piece):
                 return passed(batch)
 
         def passed(batch: Any) -> Any:

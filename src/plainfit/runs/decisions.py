@@ -217,24 +217,19 @@ class Cleaning:
         if data and data.fingerprint != self.record["fingerprint"]:
             raise DataError(f"{path} must be what was ranked, and has changed since; rank it again")
         written = {name: getattr(config, name) for name in ("delimiter", "encoding", "decimal")}
+        own: dict[str, Any] = {}
         if data is None:
             options = LabelOptions(config.target, config.task, TableOptions(**written))
-            new = config_of(config, write_images(path, out, options, labels, changes))
+            out = write_images(path, out, options, labels, changes)
         elif self.record["kind"] == TABLE:
             table = TableOptions(**written, na=config.na)
             (target,) = find_targets(path, list(read_columns(path, table).columns), config.target)
             write_table(path, out, table, target, labels, changes)
-            new = config_of(config, out)
         else:
             write_arrays(data, out, changes)
-            usual = RunConfig()
+            usual = RunConfig()  # the parts are in the folder
             own = {n: getattr(usual, n) for n in ("data_dir", "valid_share", "test_share")}
-            new = replace(config_of(config, out), **own)  # its parts are in the folder
-        return compared(config, new)
-
-
-def config_of(config: RunConfig, data: Path) -> RunConfig:
-    return replace(config, data=str(data))
+        return compared(config, replace(config, data=str(out), **own))
 
 
 def compared(old: RunConfig, new: RunConfig) -> list[str]:

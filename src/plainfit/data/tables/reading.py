@@ -109,7 +109,7 @@ def named_columns(path: Path, option: str, text: str | None, columns: Collection
 
 def names_in(text: str | None, columns: Collection[str] = ()) -> list[str]:
     """Return the names in a setting such as `id,name`; a column of just that name is one."""
-    if text and text in columns:
+    if text is not None and text in columns:
         return [text]
     return [name for part in (text or "").split(",") if (name := part.strip())]
 
