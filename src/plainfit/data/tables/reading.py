@@ -375,8 +375,8 @@ def find_dialect(
             f"a row of units below the names is left out: {own} (--na {own} keeps it as gaps)"
         )
     gaps += [f" {gap}" for gap in gaps]
-    found = (delimiter, encoding, decimal, gaps, has_quotes, skipped, bool(units), names)
-    return Dialect(*found), notes
+    dialect = Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, bool(units), names)
+    return dialect, notes
 
 
 def opened(path: Path) -> Any:
