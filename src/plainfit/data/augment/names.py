@@ -169,5 +169,6 @@ class Pipeline:
         return xb, yb
 
     def without_mixing(self) -> "Pipeline":
+        """Return the same without the augmentations that mix labels."""
         pairs = zip(self.steps, self.mixing, strict=True)
         return Pipeline([step for step, mixes in pairs if not mixes])
