@@ -35,14 +35,7 @@ from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
-from plainfit.data.datasets import (
-    Rows,
-    as_dataset,
-    check_columns,
-    class_labels,
-    has_masks,
-    split,
-)
+from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, has_masks, split
 from plainfit.data.pieces import Pieces, Shards
 
 

@@ -26,14 +26,7 @@ from plainfit.models.build import (
 )
 from plainfit.models.layers import find_head, layer_groups, parameter_groups
 from plainfit.models.text import PretrainedText
-from plainfit.models.weights import (
-    HUB,
-    PUBLISHED,
-    load_body,
-    read_weights,
-    text_model,
-    timm_model,
-)
+from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, text_model, timm_model
 from plainfit.runs.folder import open_run
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
@@ -242,11 +235,7 @@ def new_model(
 
 
 def with_new_head(
-    factory: Factory,
-    weights: dict[str, Tensor],
-    xb: Tensor,
-    classes: int,
-    seed: int,
+    factory: Factory, weights: dict[str, Tensor], xb: Tensor, classes: int, seed: int
 ) -> nn.Module:
     target = resolve(factory.target)
     if "classes" not in inspect.signature(target).parameters:
