@@ -36,6 +36,7 @@ from plainfit.runs.train import fitted, stoppers
 RESULT, SAMPLES = "clean.json", "samples.csv"
 COLUMNS = ("sample", "part", "label", "suggested", "suspect", "confidence")
 BLOCK = 256  # samples read at once
+UTF_8 = ("utf-8", "surrogateescape")  # a name of a file may be no text
 
 
 class Judged(NamedTuple):
@@ -141,9 +142,6 @@ def clean(config: RunConfig, folds: int = 5, *, echo: Say | None = print) -> Pat
     }
     runs.write_whole(folder / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return folder
-
-
-UTF_8 = ("utf-8", "surrogateescape")  # a name of a file may be no text
 
 
 def probabilities(
