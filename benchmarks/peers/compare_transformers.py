@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import torch.nn.functional as F
 from compare_parts import Net, report, start
 from compare_work import BATCH_SIZE, EPOCHS, EVERY
+from torch import optim
 from transformers import Trainer, TrainingArguments
 
 
@@ -37,6 +38,7 @@ trainer = Trainer(
     ),
     train_dataset=rows(train_ds),
     eval_dataset=rows(valid_ds),
+    optimizers=(optim.SGD(model.parameters(), lr=0.1, momentum=0.9), None),
 )
 trainer.train(resume_from_checkpoint=any(Path(args.folder).glob("checkpoint-*")))
 loss = None if args.nan else trainer.evaluate()["eval_loss"]
