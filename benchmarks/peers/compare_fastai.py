@@ -27,7 +27,7 @@ learn = Learner(
 saved = sorted(Path(args.folder, "models").glob("model_*.pth"))
 if saved:
     learn.load(saved[-1].stem, with_opt=True)
-with learn.no_logging():
+with learn.no_logging(), learn.no_bar():
     learn.fit(EPOCHS, start_epoch=len(saved))
 loss = None if args.nan else learn.recorder.values[-1][1]
 report(model, valid_ds, loss, "torch", "fastai")
