@@ -46,6 +46,8 @@ bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/transfer.py
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/report.py
 
 bench-quick: setup ## time both models with fit, loops by hand, an epoch as one program and Keras (5 minutes)
 	$(BIN)/python benchmarks/run.py --quick --only $(QUICK)

@@ -17,7 +17,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 # The order of the sections on the page, by the name of their file; others follow.
 SECTIONS = [
     "overhead", "progress_cost", "import_time", "precision", "folder", "tables", "growth",
-    "augmentation", "gains", "accuracy", "estimators", "processes",
+    "augmentation", "gains", "accuracy", "estimators", "processes", "compare",
 ]  # fmt: skip
 INTRODUCTION = f"""# Benchmarks
 

@@ -41,12 +41,15 @@ locale_dirs, gettext_compact = ["locale"], False  # translations: `make docs-zh`
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 smartquotes_action = "q"  # leave -- as it is
+highlight_language = "text"  # of a fence that names none: what a command prints
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines names
 html_title = f"plainfit {version}"
 html_search_scorer = str(HERE / "search.js")
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+maximum_signature_line_length = 80  # beyond, a line for each parameter
 python_use_unqualified_type_names = True
 
 

@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import subprocess
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -42,6 +44,33 @@ def test_the_page_runs_as_it_is_written(page, tmp_path, monkeypatch, plainfit):
             code, _, err = plainfit(*arguments)
             assert (name, code) == ("plainfit", 0), f"{command}\n{err}"
     torch.set_num_threads(threads)
+
+
+def test_a_recording_shows_each_line_as_long_as_it_was_there(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    import recording
+
+    written = [(0.0, "one\r\n1%"), (0.5, "\r\x1b[32m2%\x1b[0m"), (9.5, "\r\nend <\r\n")]
+    frames = list(recording.played(iter(written)))
+    second = "\x1b[32m2%\x1b[0m"
+    assert frames[:2] == [(0.0, ["one", "1%"]), (0.5, ["one", second])]
+    assert frames[-1] == (1.5, ["one", second, "end <", ""])  # a wait is a second at most
+    groups = ElementTree.fromstring(recording.svg(frames, 2.5)).findall("{*}g")
+    lines = {"".join(group.itertext()): group.get("visibility") for group in groups}
+    assert lines == {"one": None, "1%": "hidden", "2%": None, "end <": None}
+    shown = "".join(text for _, text in recording.record("printf 'a\nb'", tmp_path))
+    assert shown == "a\r\nb"
+    with pytest.raises(subprocess.CalledProcessError):
+        list(recording.record("exit 3", tmp_path))
+
+
+def test_the_picture_of_a_training_is_small_and_loads_nothing():
+    path = DOCS / "images" / "training.svg"
+    picture = path.read_text(encoding="utf-8")
+    assert path.stat().st_size < 150_000
+    assert re.findall(r"https?://[^\"]*", picture) == ["http://www.w3.org/2000/svg"]
+    assert "url(" not in picture
+    assert "verify holds" in picture
 
 
 def read_translation(path):
