@@ -103,6 +103,9 @@ def test_runs_say_what_they_take(page):
     assert "damaged one" in runs["damaged"]["reason"]
     assert runs["digits"]["drawing"]["is_light"]
     assert not runs["tags"]["drawing"]["is_light"]
+    refused = page.get("/api/try/digits/form")
+    assert refused.status_code == 422
+    assert "a form has the columns of a table" in refused.json()["detail"]
     assert page.post("/api/try/nowhere/picture", files={"image": b"x"}).status_code == 404
     assert page.post("/api/try/..%2Fdata/picture", files={"image": b"x"}).status_code == 404
 
@@ -188,6 +191,8 @@ def test_a_row_is_answered_as_predict_does_and_varied(page, folder, tmp_path):
     assert page.post("/api/try/prices/row", json={"row": gap}).status_code == 200  # filled
     for wrong in (row | {"sold": "soon"}, row | {"size": "much"}, {"size": 1}, {}):
         assert page.post("/api/try/prices/row", json={"row": wrong}).status_code == 422
+    refused = page.post("/api/try/prices/row", json={"row": [1]})
+    assert (refused.status_code, type(refused.json()["detail"])) == (422, str)  # one line of text
     nowhere = {"row": row, "of": "value"}
     assert "unknown output" in page.post("/api/try/prices/curves", json=nowhere).json()["detail"]
 
@@ -342,13 +347,9 @@ def draw_by_pen(tab, lines, pressure):
 
 
 def inked(tab):
-    """Return the share of the canvas that is drawn on."""
-    return tab.locator("#canvas").evaluate(
-        """canvas => {
-            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-            return data.filter((value, place) => place % 4 === 0 && value > 128).length * 4 / data.length;
-        }"""
-    )
+    """Return how many pixels of the canvas are drawn on, in white on black."""
+    pixels = "getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
+    return tab.evaluate(f"canvas.{pixels}.filter((value) => value > 128).length") - 336**2
 
 
 @needs_chromium

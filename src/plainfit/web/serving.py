@@ -171,11 +171,13 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
 
     if "columns" in run.preprocessing:
         row = {"type": "object", "required": [*run.columns], "additionalProperties": VALUE}
-        Row = Annotated[dict[str, Any], WithJsonSchema(row)]
 
         @app.post("/predict")
         async def predict_rows(
-            rows: Annotated[list[Row], Body(min_length=1, max_length=limits.samples)],
+            rows: Annotated[
+                list[Annotated[dict[str, Any], WithJsonSchema(row)]],
+                Body(min_length=1, max_length=limits.samples),
+            ],
         ) -> list[dict[str, Any]]:
             """Predict rows of the table, each an object with the columns of the training."""
             return await answered(await asyncio.to_thread(table_inputs, run, rows))
