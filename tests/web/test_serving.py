@@ -94,7 +94,7 @@ def test_images_are_answered_as_predict_does(digits):
         forms = [
             answers[status]["content"]["application/json"] for status in answers.keys() - {"200"}
         ]
-        assert all(form == {"schema": {"$ref": "#/components/schemas/Refusal"}} for form in forms)
+        assert all(form["schema"]["required"] == ["detail"] for form in forms)
 
 
 @pytest.mark.filterwarnings("ignore")  # an unknown category

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -102,13 +101,6 @@ class Batches:
                     future.set_result(part)
 
 
-@dataclass
-class Refusal:
-    """What is wrong with a request, on one line."""
-
-    detail: str
-
-
 REFUSALS = {
     400: "The body is not what its content type says.",
     403: "The request is not for this machine's own address, or comes from a page elsewhere.",
@@ -116,13 +108,15 @@ REFUSALS = {
     422: "The request is not as it is described here, or what it holds cannot be taken.",
     503: "Too many requests are being read or wait; try again.",
 }
+LINE = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 VALUE = {"type": ["string", "number", "boolean", "null"]}  # of a row
 
 
 def described_app(title: str, refusals: dict[int, str], **options: Any) -> FastAPI:
-    """Return an application that answers each status of `refusals` with a `Refusal`."""
+    """Return an application whose description has these statuses, each with a line of text."""
+    content = {"application/json": {"schema": LINE}}
     responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": Refusal, "description": text} for status, text in refusals.items()
+        status: {"description": text, "content": content} for status, text in refusals.items()
     }
     app = FastAPI(title=title, responses=responses, docs_url=None, redoc_url=None, **options)
     app.add_exception_handler(PlainfitError, refused)
