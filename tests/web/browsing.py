@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
+from plainfit.cli.web import bound
 from plainfit.web.page import create_page
 
 CHROMIUM = (
@@ -31,7 +32,7 @@ def serving(app):
     config = uvicorn.Config(app, port=0, log_level="warning")
     server = uvicorn.Server(config)
     app.state.is_closing = lambda: server.should_exit
-    with config.bind_socket() as listening:
+    with bound(config) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         while not server.started:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from browsing import serving
 from fastapi import HTTPException
 from PIL import Image
@@ -24,6 +25,7 @@ from sklearn.datasets import load_digits
 from starlette.testclient import TestClient
 
 import plainfit as pf
+from plainfit.cli.web import bound
 from plainfit.common.errors import RunError
 from plainfit.data.targets import SEGMENTATION, Target
 from plainfit.runs.predict import predict_images, predict_rows
@@ -290,6 +292,14 @@ def answers(url):
         return ask(f"{url}/health")[0] == 200
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head(host):
+    with bound(uvicorn.Config("", host=host, port=0, log_level="warning")) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_several_workers_need_a_port(digits, plainfit):
