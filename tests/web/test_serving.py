@@ -301,10 +301,14 @@ def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
             assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_several_workers_need_a_port(digits, plainfit):
+def test_several_workers_need_a_port_and_unix(digits, plainfit, monkeypatch):
     code, _, error = plainfit("serve", digits[0].folder, "--workers", 2, "--port", 0)
     assert code == 2
     assert "--port must be given for several workers" in error
+    monkeypatch.delattr(socket, "AF_UNIX")
+    code, _, error = plainfit("serve", digits[0].folder, "--workers", 2)
+    assert code == 2
+    assert "--workers must be 1 on Windows, got 2" in error
 
 
 def test_a_model_that_fails_is_said(digits, monkeypatch):
