@@ -357,27 +357,21 @@ def test_drawings_by_finger_and_pen(folder):
     with opened(folder, "/try?run=digits", has_touch=True) as tab:
         draw_by_finger(tab, SEVEN)
         recognised(tab, 7)
-        tab.get_by_role("button", name="Clear").click()
         shares = []
-        for pressure in (0.2, 0.5, 0.9):
+        for pressure in (0.2, 0.9):
+            tab.get_by_role("button", name="Clear").click()
             draw_by_pen(tab, THREE, pressure)
-            recognised(tab, 3)
             shares.append(inked(tab))
-            tab.get_by_role("button", name="Undo").click()
-            tab.get_by_text("Draw something").wait_for()
-        assert shares == sorted(shares)
-        assert shares[2] > 1.5 * shares[0] > 0
+        assert shares[1] > 1.5 * shares[0] > 0
+        recognised(tab, 3)
 
-
-@needs_chromium
-def test_a_hand_on_the_canvas_does_not_draw_besides_the_finger(folder):
-    with opened(folder, "/try?run=digits", has_touch=True) as tab:
+        tab.get_by_role("button", name="Clear").click()
         draw_by_finger(tab, [[(0.2, 0.1), (0.2, 0.9)]])
         alone = inked(tab)
-        tab.get_by_role("button", name="Undo").click()
+        tab.get_by_role("button", name="Clear").click()
         send = tab.context.new_cdp_session(tab).send
         top, middle, bottom, palm = on_canvas(tab, [(0.2, 0.1), (0.2, 0.5), (0.2, 0.9), (0.8, 0.5)])
-        for kind, *places in (
+        for kind, *places in (  # a hand that lies on the canvas does not draw
             ("touchStart", top), ("touchStart", middle, palm), ("touchMove", bottom, palm),
             ("touchEnd", bottom), ("touchEnd",),
         ):  # fmt: skip
