@@ -21,6 +21,10 @@ setup: .venv/.done ## make .venv with plainfit and everything for development
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+.venv/.fuzz: .venv/.done
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	@touch $@
+
 run: setup ## train on the embedded digits and show the result
 	@$(BIN)/plainfit train
 
@@ -52,10 +56,10 @@ bench: setup ## time plainfit and its peers, and write docs/benchmarks.md (about
 bench-quick: setup ## time both models with fit, loops by hand, an epoch as one program and Keras (5 minutes)
 	$(BIN)/python benchmarks/run.py --quick --only $(QUICK)
 
-soak: setup ## the long measurements (minutes; real MNIST where it is present)
+soak: setup .venv/.fuzz ## the long measurements (minutes; real MNIST where it is present)
 	$(BIN)/pytest -m soak -s
 
-test-web: setup ## all tests of the page in Chromium, every page at every width (20 minutes)
+test-web: setup .venv/.fuzz ## all tests of the page in Chromium, every page at every width (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "soak or not soak"
 
 docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import uvicorn
 
+from plainfit.cli.web import bound
 from plainfit.web.page import create_page
 
 CHROMIUM = (
@@ -31,7 +32,7 @@ def serving(app):
     config = uvicorn.Config(app, port=0, log_level="warning")
     server = uvicorn.Server(config)
     app.state.is_closing = lambda: server.should_exit
-    with config.bind_socket() as listening:
+    with bound(config) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         while not server.started:
@@ -44,15 +45,16 @@ def serving(app):
 
 
 @contextmanager
-def opened(folder, path="/runs", **options):
+def opened(folder, path="/runs", flags=(), **options):
     """Open a page about a folder of runs in a tab of its own.
 
     Args:
         folder: of runs.
         path: of the page.
+        flags: for Chromium, besides the usual ones.
         **options: of Playwright's `new_context`, such as `color_scheme="dark"`.
     """
-    with serving(create_page(folder, TOKEN)) as address, browser() as chromium:
+    with serving(create_page(folder, TOKEN)) as address, browser(flags) as chromium:
         context = chromium.new_context(base_url=address, **options)
         tab = context.new_page()
         tab.set_default_timeout(120_000)  # a busy machine is slow, not wrong
@@ -65,17 +67,17 @@ def opened(folder, path="/runs", **options):
                 asked.url.startswith((address, "data:", "blob:")) or problems.append(asked.url)
             ),
         )
-        tab.goto(f"{path}?token={TOKEN}")
+        tab.goto(f"{path}{'&' if '?' in path else '?'}token={TOKEN}")
         yield tab
         assert problems == []
 
 
 @contextmanager
-def browser():
+def browser(flags=()):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
         try:
             yield chromium
         finally:

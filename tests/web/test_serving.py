@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from browsing import serving
 from fastapi import HTTPException
 from PIL import Image
@@ -24,6 +25,7 @@ from sklearn.datasets import load_digits
 from starlette.testclient import TestClient
 
 import plainfit as pf
+from plainfit.cli.web import bound
 from plainfit.common.errors import RunError
 from plainfit.data.targets import SEGMENTATION, Target
 from plainfit.runs.predict import predict_images, predict_rows
@@ -89,6 +91,12 @@ def test_images_are_answered_as_predict_does(digits):
         }  # fmt: skip
         described = ask(f"{url}/openapi.json")[1]["paths"]["/predict"]["post"]
         assert "multipart/form-data" in described["requestBody"]["content"]
+        answers = described["responses"]
+        assert answers.keys() == {"200", "400", "403", "413", "422", "500", "503", "504"}
+        forms = [
+            answers[status]["content"]["application/json"] for status in answers.keys() - {"200"}
+        ]
+        assert all(form["schema"]["required"] == ["detail"] for form in forms)
 
 
 @pytest.mark.filterwarnings("ignore")  # an unknown category
@@ -99,9 +107,18 @@ def test_rows_are_answered_as_predict_does(table):
     wanted = predict_rows(run, folder / "new.jsonl")
     with served(run) as url:
         assert ask(f"{url}/predict", json.dumps(rows).encode()) == (200, wanted)
-        status, refused = ask(f"{url}/predict", b'[{"colour": "red"}]')
-        assert status == 422
-        assert "'size'" in refused["detail"]
+        for lacking in (
+            b'[{"colour": "red"}]',
+            b'[{"size": 1, "colour": "red"}, {"colour": "red"}]',
+        ):
+            status, refused = ask(f"{url}/predict", lacking)
+            assert status == 422
+            assert "'size'" in refused["detail"]
+        described = ask(f"{url}/openapi.json")[1]["paths"]["/predict"]["post"]["requestBody"]
+        schema = described["content"]["application/json"]["schema"]
+        assert (schema["minItems"], schema["maxItems"]) == (1, LIMITS.samples)
+        assert schema["items"]["required"] == ["size", "colour"]
+        assert ask(f"{url}/predict", b"[]")[0] == 422
         status, refused = ask(f"{url}/predict", b'[{"colour": "red", "size": {"a": 1}}]')
         assert status == 422
         assert ask(f"{url}/predict", b"[1]")[0] == 422
@@ -142,7 +159,8 @@ def test_limits(digits, monkeypatch):
         status, refused = ask(at, *form(bytes(5000)))
         assert (status, refused["detail"]) == (413, "a request has at most 4,000 bytes")
         status, refused = ask(at, *form(*[paths[0].read_bytes()] * 3))
-        assert (status, refused["detail"]) == (422, "must be 1 to 2 samples, got 3")
+        assert status == 422
+        assert "body.images: List should have at most 2 items" in refused["detail"]
         status, refused = ask(at, *form(b"no image"))
         assert status == 422
         assert "'x.png' is not a readable image" in refused["detail"]
@@ -276,10 +294,21 @@ def answers(url):
         return False
 
 
-def test_several_workers_need_a_port(digits, plainfit):
+def test_an_answer_does_not_wait_for_the_client_to_acknowledge_its_head():
+    with bound(uvicorn.Config("", port=0, log_level="warning")) as listening:
+        listening.listen()
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as taken:
+            assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_several_workers_need_a_port_and_unix(digits, plainfit, monkeypatch):
     code, _, error = plainfit("serve", digits[0].folder, "--workers", 2, "--port", 0)
     assert code == 2
     assert "--port must be given for several workers" in error
+    monkeypatch.delattr(socket, "AF_UNIX")
+    code, _, error = plainfit("serve", digits[0].folder, "--workers", 2)
+    assert code == 2
+    assert "--workers must be 1 on Windows, got 2" in error
 
 
 def test_a_model_that_fails_is_said(digits, monkeypatch):

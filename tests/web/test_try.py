@@ -103,6 +103,9 @@ def test_runs_say_what_they_take(page):
     assert "damaged one" in runs["damaged"]["reason"]
     assert runs["digits"]["drawing"]["is_light"]
     assert not runs["tags"]["drawing"]["is_light"]
+    refused = page.get("/api/try/digits/form")
+    assert refused.status_code == 422
+    assert "a form has the columns of a table" in refused.json()["detail"]
     assert page.post("/api/try/nowhere/picture", files={"image": b"x"}).status_code == 404
     assert page.post("/api/try/..%2Fdata/picture", files={"image": b"x"}).status_code == 404
 
@@ -188,6 +191,8 @@ def test_a_row_is_answered_as_predict_does_and_varied(page, folder, tmp_path):
     assert page.post("/api/try/prices/row", json={"row": gap}).status_code == 200  # filled
     for wrong in (row | {"sold": "soon"}, row | {"size": "much"}, {"size": 1}, {}):
         assert page.post("/api/try/prices/row", json={"row": wrong}).status_code == 422
+    refused = page.post("/api/try/prices/row", json={"row": [1]})
+    assert (refused.status_code, type(refused.json()["detail"])) == (422, str)  # one line of text
     nowhere = {"row": row, "of": "value"}
     assert "unknown output" in page.post("/api/try/prices/curves", json=nowhere).json()["detail"]
 
@@ -259,14 +264,19 @@ def agree_in_a_browser(folder, net):
         tab.locator("#canvas").wait_for()  # once it is trusted
 
 
-def draw(tab, lines):
+def on_canvas(tab, line):
+    """Return points of the canvas, given as shares of its sides, as points of the window."""
     tab.locator("#canvas").wait_for()
     box = tab.locator("#canvas").bounding_box()
+    return [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in line]
+
+
+def draw(tab, lines):
     for line in lines:
-        points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in line]
-        tab.mouse.move(*points[0])
+        first, *others = on_canvas(tab, line)
+        tab.mouse.move(*first)
         tab.mouse.down()
-        for point in points[1:]:
+        for point in others:
             tab.mouse.move(*point, steps=5)
         tab.mouse.up()
 
@@ -310,6 +320,114 @@ def test_drawings_by_mouse_keyboard_and_file_are_recognised(folder, tmp_path):
         tab.set_input_files("#files", tmp_path / "three.png")
         recognised(tab, 3)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def draw_by_finger(tab, lines):
+    send = tab.context.new_cdp_session(tab).send
+
+    def touch(kind, *points):
+        send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    for line in lines:
+        first, *others = ({"x": x, "y": y, "id": 0} for x, y in on_canvas(tab, line))
+        touch("touchStart", first)
+        for point in others:
+            touch("touchMove", point)
+        touch("touchEnd")
+
+
+def draw_by_pen(tab, lines, pressure):
+    send = tab.context.new_cdp_session(tab).send
+    pen = {"pointerType": "pen", "button": "left", "buttons": 1, "clickCount": 1, "force": pressure}
+    for line in lines:
+        points = on_canvas(tab, line)
+        for kind, some in (("Pressed", points[:1]), ("Moved", points), ("Released", points[-1:])):
+            for x, y in some:
+                send("Input.dispatchMouseEvent", {"type": f"mouse{kind}", "x": x, "y": y, **pen})
+
+
+def inked(tab):
+    """Return how many pixels of the canvas are drawn on, in white on black."""
+    pixels = "getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
+    return tab.evaluate(f"canvas.{pixels}.filter((value) => value > 128).length") - 336**2
+
+
+@needs_chromium
+def test_drawings_by_finger_and_pen(folder):
+    with opened(folder, "/try?run=digits", has_touch=True) as tab:
+        draw_by_finger(tab, SEVEN)
+        recognised(tab, 7)
+        shares = []
+        for pressure in (0.2, 0.9):
+            tab.get_by_role("button", name="Clear").click()
+            draw_by_pen(tab, THREE, pressure)
+            shares.append(inked(tab))
+        assert shares[1] > 1.5 * shares[0] > 0
+        recognised(tab, 3)
+
+        tab.get_by_role("button", name="Clear").click()
+        draw_by_finger(tab, [[(0.2, 0.1), (0.2, 0.9)]])
+        alone = inked(tab)
+        tab.get_by_role("button", name="Clear").click()
+        send = tab.context.new_cdp_session(tab).send
+        top, middle, bottom, palm = on_canvas(tab, [(0.2, 0.1), (0.2, 0.5), (0.2, 0.9), (0.8, 0.5)])
+        for kind, *places in (  # a hand that lies on the canvas does not draw
+            ("touchStart", top), ("touchStart", middle, palm), ("touchMove", bottom, palm),
+            ("touchEnd", bottom), ("touchEnd",),
+        ):  # fmt: skip
+            points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+            send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        assert inked(tab) == pytest.approx(alone, rel=0.02)
+
+
+@needs_chromium
+def test_pictures_are_pasted_and_dropped(folder, tmp_path):
+    (tmp_path / "seven.png").write_bytes(digit(7))
+    three = base64.b64encode(digit(3)).decode()
+    with opened(folder, "/try?run=digits") as tab:
+        tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        tab.locator("#canvas").wait_for()
+        tab.evaluate(
+            """data => {
+                const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+                const content = new Blob([bytes], { type: "image/png" });
+                return navigator.clipboard.write([new ClipboardItem({ "image/png": content })]);
+            }""",
+            three,
+        )
+        tab.keyboard.press("Control+V")
+        recognised(tab, 3)
+        send = tab.context.new_cdp_session(tab).send
+        dropped = {"items": [], "files": [str(tmp_path / "seven.png")], "dragOperationsMask": 1}
+        for target in ("#canvas", "h1"):  # beside the canvas too: no other page is opened
+            box = tab.locator(target).bounding_box()
+            place = {"x": box["x"] + 5, "y": box["y"] + 5, "data": dropped}
+            for kind in ("dragEnter", "dragOver", "drop"):
+                send("Input.dispatchDragEvent", {"type": kind, **place})
+            recognised(tab, 7)
+            tab.get_by_role("button", name="Clear").click()
+            tab.get_by_text("Draw something").wait_for()
+
+
+@needs_chromium
+def test_a_photo_is_taken_where_the_camera_is_allowed(folder, tmp_path):
+    Image.open(io.BytesIO(digit(3))).save(tmp_path / "three.mjpeg", "JPEG")
+    flags = (
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={tmp_path / 'three.mjpeg'}",
+    )
+    with opened(folder, "/try?run=digits", flags) as tab:
+        camera = tab.locator("#camera")
+        camera.click()
+        tab.get_by_role("alert").get_by_text("The camera must be there, and allowed").wait_for()
+        assert tab.locator("#video").is_hidden()
+        tab.context.grant_permissions(["camera"])
+        camera.click()
+        tab.get_by_role("button", name="Take the picture").click()
+        recognised(tab, 3)
+        assert tab.get_by_role("alert").count() == 0
+        (state,) = tab.evaluate("video.srcObject.getTracks().map((track) => track.readyState)")
+        assert state == "ended"  # its light is off
 
 
 @needs_chromium

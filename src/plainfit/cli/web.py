@@ -3,13 +3,14 @@
 import json
 import os
 import secrets
+import socket
 import warnings
 import webbrowser
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -19,8 +20,10 @@ from plainfit.common.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from uvicorn import Config
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+QUIET: dict[str, Any] = {"log_level": "warning", "access_log": False}
 Port = Annotated[int, Option(min=0, max=65_535, help="To listen at; 0 for a free one.")]
 Host = Annotated[str, Option(help="To listen at; any other lets other machines in.")]
 
@@ -73,6 +76,8 @@ def serve(
     check_extra()
     if workers > 1 and port == 0:
         raise ConfigError("must be given for several workers, got 0", field="port")
+    if workers > 1 and not hasattr(socket, "AF_UNIX"):  # as which uvicorn takes the socket
+        raise ConfigError(f"must be 1 on Windows, got {workers}", field="workers")
     from plainfit.web.serving import SERVED, create_app
 
     opened, any_host = open_trusted(run, trust_code), host not in LOCAL
@@ -85,14 +90,13 @@ def serve(
         return
     import uvicorn
 
+    worker = "plainfit.web.serving:worker"
     served = [str(run.resolve()), run.resolve().name, workers, trust_code, any_host]
     del app, opened  # the model: each worker has its own
     os.environ[SERVED] = json.dumps(served)
     show(f"serve  {url(host, port)}/predict by {workers} processes, until Ctrl-C")
-    uvicorn.run(
-        "plainfit.web.serving:worker", factory=True, workers=workers, host=host, port=port,
-        log_level="warning", access_log=False,
-    )  # fmt: skip
+    with bound(uvicorn.Config(worker, host=host, port=port, **QUIET)) as listening:
+        uvicorn.run(worker, factory=True, workers=workers, fd=listening.fileno(), **QUIET)
 
 
 def check_extra() -> None:
@@ -108,13 +112,24 @@ def listen(app: "FastAPI", host: str, port: int, ready: Callable[[str], None]) -
     """Serve until Ctrl-C; call `ready` with the address once it can be asked."""
     import uvicorn
 
-    config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False)
-    with config.bind_socket() as socket:
-        socket.listen()  # so that whoever reads the address can ask
-        ready(url(host, socket.getsockname()[1]))
+    config = uvicorn.Config(app, host=host, port=port, **QUIET)
+    with bound(config) as listening:
+        listening.listen()  # so that whoever reads the address can ask
+        ready(url(host, listening.getsockname()[1]))
         server = uvicorn.Server(config)
         app.state.is_closing = lambda: server.should_exit  # what it streams has no end of its own
-        server.run([socket])
+        server.run([listening])
+
+
+def bound(config: "Config") -> socket.socket:
+    """Return the socket of a server, whose connections send at once.
+
+    asyncio asks that of sockets that name TCP, which uvicorn's do not: the body of an answer would
+    wait 40 ms for the browser to acknowledge its head.
+    """
+    listening = config.bind_socket()
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def url(host: str, port: int) -> str:

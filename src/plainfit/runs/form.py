@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from plainfit.common.errors import DataError, PlainfitError, raised_as
+from plainfit.common.errors import DataError, PlainfitError, RunError, raised_as
 from plainfit.data.alone import ISO
 from plainfit.data.tables.preparing import kind_of
 from plainfit.data.tables.reading import Table
@@ -26,7 +26,12 @@ def fields_of(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     A field has `name` and `kind`: a `number` and a `date` have `low` and `high`, a `category` has
     its `choices`, and there is `text`. If the table is gone, a range is that of usual values, by
     what the run recorded (`is_known` is false), and there is one row of them.
+
+    Raises:
+        RunError: if the run is not of a table.
     """
+    if not run.columns:
+        raise RunError(f"a form has the columns of a table, and {run.folder} was trained on none")
     try:
         table: Table | None = read_as_trained(run, Path(run.config.data))
     except PlainfitError:

@@ -41,7 +41,7 @@ def routes(home: Home) -> APIRouter:
             raise HTTPException(404, f"{name} has no sample {number}")
         return found, found.samples[number]
 
-    @router.get("/clean")
+    @router.get("/clean", include_in_schema=False)
     async def show() -> HTMLResponse:
         return page("clean")
 
@@ -80,7 +80,7 @@ def routes(home: Home) -> APIRouter:
         row = row_of(found, one) if found.record["kind"] == TABLE else []
         return {"probabilities": [*likeliest[:LIKELIEST], *own], "row": row}
 
-    @router.get("/api/clean/{name}/samples/{number}/image")
+    @router.get("/api/clean/{name}/samples/{number}/image", response_class=Response)
     def image(name: str, number: int) -> Response:
         content = io.BytesIO()
         with picture(*sample(name, number)) as shown:

@@ -110,11 +110,11 @@ def routes(home: Home) -> APIRouter:
 
     router = APIRouter(lifespan=workers)
 
-    @router.get("/ladder")
+    @router.get("/ladder", include_in_schema=False)
     def contents(request: Request) -> HTMLResponse:
         return shown(request, "ladder", current=None)
 
-    @router.get("/ladder/{name}")
+    @router.get("/ladder/{name}", include_in_schema=False)
     def show(request: Request, name: str) -> HTMLResponse:
         try:
             rung = find_rung(name)
@@ -122,7 +122,7 @@ def routes(home: Home) -> APIRouter:
             raise HTTPException(404, str(error)) from error
         return shown(request, "rung", current=rung, **described(rung, language_of(request)))
 
-    @router.post("/api/ladder/run")
+    @router.post("/api/ladder/run", response_class=StreamingResponse)
     async def run(asked: Runs) -> StreamingResponse:
         select(asked.rungs)
         check_data(asked.data)

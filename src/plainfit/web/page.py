@@ -8,15 +8,16 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 import plainfit.report
-from plainfit.common.errors import PlainfitError, TrustError
+from plainfit.common.errors import TrustError
 from plainfit.web import cleaning, ladder, runs, trying
 from plainfit.web.home import Home
 from plainfit.web.limits import LimitedBody, OwnHost, OwnToken
-from plainfit.web.serving import refused
+from plainfit.web.serving import REFUSALS, described_app
 
 HERE = Path(__file__).parent
 STYLE = Path(plainfit.report.__file__).parent / "templates" / "page.css"
 BODY = 32 * 2**20  # bytes of a request
+REFUSED_HERE = {404: "There is no such thing.", 409: "Code must be trusted first, or has changed."}
 
 
 def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
@@ -28,20 +29,19 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
         any_host: answer requests for other hosts than this machine's own names.
     """
     home = Home(folder)
-    app = FastAPI(title="plainfit", docs_url=None, redoc_url=None, openapi_url=None)
+    app = described_app("plainfit", REFUSALS | REFUSED_HERE)
     app.state.home, app.state.is_closing = home, lambda: False
-    app.add_exception_handler(PlainfitError, refused)
     app.add_exception_handler(TrustError, untrusted)
     app.add_middleware(LimitedBody, most=BODY)
     app.add_middleware(OwnToken, token=token)
     if not any_host:
         app.add_middleware(OwnHost)
 
-    @app.get("/")
+    @app.get("/", include_in_schema=False)
     async def first() -> RedirectResponse:
         return RedirectResponse("/runs")
 
-    @app.get("/static/page.css")
+    @app.get("/static/page.css", include_in_schema=False)
     async def style() -> FileResponse:
         return FileResponse(STYLE)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
+from pydantic import StrictInt
 
 from plainfit.common.errors import PlainfitError, command
 from plainfit.common.schema import Between, hints_of
@@ -68,7 +69,7 @@ class NewTraining:
 
 @dataclass
 class Longer:
-    epochs: int | None = None  # in all
+    epochs: StrictInt | None = None  # in all
 
 
 def routes(home: Home) -> APIRouter:
@@ -76,19 +77,19 @@ def routes(home: Home) -> APIRouter:
     trainings = home.trainings
     live = Live(Watcher(home.folder, line_of), trainings)
 
-    @router.get("/runs")
+    @router.get("/runs", include_in_schema=False)
     async def show() -> HTMLResponse:
         return page("runs", folder=home.folder, groups=groups(), first=FIRST,
                     train=command("train", "--out", home.folder / "first"))  # fmt: skip
 
-    @router.get("/api/runs/events")
+    @router.get("/api/runs/events", response_class=StreamingResponse)
     async def events(
         request: Request, run: Annotated[list[str], Query(default_factory=list)]
     ) -> StreamingResponse:
         stream = live.events(run, request.app.state.is_closing)
         return StreamingResponse(stream, media_type="text/event-stream")
 
-    @router.get("/api/runs/{name}/report")
+    @router.get("/api/runs/{name}/report", response_class=HTMLResponse)
     def report(name: str) -> HTMLResponse:
         return HTMLResponse(reports.of(home.run_folder(name)), headers=REPORT_HEADERS)
 

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi import Body, FastAPI, File, HTTPException, Request, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import WithJsonSchema
 from torch import Tensor, nn
 
 from plainfit.common.errors import PlainfitError, RunError, reason, shortened
@@ -100,6 +101,29 @@ class Batches:
                     future.set_result(part)
 
 
+REFUSALS = {
+    400: "The body is not what its content type says.",
+    403: "The request is not for this machine's own address, or comes from a page elsewhere.",
+    413: "The body is too large.",
+    422: "The request is not as it is described here, or what it holds cannot be taken.",
+    503: "Too many requests are being read or wait; try again.",
+}
+LINE = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
+VALUE = {"type": ["string", "number", "boolean", "null"]}  # of a row
+
+
+def described_app(title: str, refusals: dict[int, str], **options: Any) -> FastAPI:
+    """Return an application whose description has these statuses, each with a line of text."""
+    content = {"application/json": {"schema": LINE}}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"description": text, "content": content} for status, text in refusals.items()
+    }
+    app = FastAPI(title=title, responses=responses, docs_url=None, redoc_url=None, **options)
+    app.add_exception_handler(PlainfitError, refused)
+    app.add_exception_handler(RequestValidationError, refused)
+    return app
+
+
 @torch.no_grad()
 def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Tensor:
     return finish(model(xb))
@@ -125,9 +149,8 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
         worker.cancel()
         batches.pool.shutdown()
 
-    app = FastAPI(title=f"plainfit {name}", lifespan=running, docs_url=None, redoc_url=None)
-    app.add_exception_handler(PlainfitError, refused)
-    app.add_exception_handler(RequestValidationError, refused)
+    late = {500: "The model failed.", 504: f"There was no answer within {limits.seconds:g} s."}
+    app = described_app(f"plainfit {name}", REFUSALS | late, lifespan=running)
     if not any_host:
         app.add_middleware(OwnHost)
     app.add_middleware(LimitedBody, most=limits.body, together=limits.memory)
@@ -141,20 +164,26 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
         return readable(run.target, await batches.answer(xb))
 
     if "columns" in run.preprocessing:
+        row = {"type": "object", "required": [*run.columns], "additionalProperties": VALUE}
 
         @app.post("/predict")
-        async def predict_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        async def predict_rows(
+            rows: Annotated[
+                list[Annotated[dict[str, Any], WithJsonSchema(row)]],
+                Body(min_length=1, max_length=limits.samples),
+            ],
+        ) -> list[dict[str, Any]]:
             """Predict rows of the table, each an object with the columns of the training."""
-            check_count(len(rows), limits)
             return await answered(await asyncio.to_thread(table_inputs, run, rows))
 
     else:
         shape = image_shape(run)
 
         @app.post("/predict")
-        async def predict_images(images: list[UploadFile] = File()) -> list[dict[str, Any]]:  # noqa: B008
+        async def predict_images(
+            images: Annotated[list[UploadFile], File(min_length=1, max_length=limits.samples)],
+        ) -> list[dict[str, Any]]:
             """Predict images, each a file of the form's field `images`."""
-            check_count(len(images), limits)
             contents = [await image.read() for image in images]
             read = partial(image_inputs, run, shape, [i.filename or "" for i in images], contents)
             return await answered(await asyncio.to_thread(read))
@@ -168,11 +197,6 @@ def worker() -> FastAPI:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request
     return create_app(open_run(Path(folder), trust_code=trust_code), name, any_host=any_host)
-
-
-def check_count(count: int, limits: Limits) -> None:
-    if not 1 <= count <= limits.samples:
-        raise HTTPException(422, f"must be 1 to {limits.samples} samples, got {count}")
 
 
 def image_inputs(
@@ -193,6 +217,10 @@ def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
     """Return rows of a table as the training's were, float32 of shape (rows, inputs)."""
     import pyarrow
 
+    if short := [name for row in rows for name in run.columns if name not in row]:
+        raise HTTPException(
+            422, f"every row must have the training's columns, one lacks {short[0]!r}"
+        )
     plain = (str, int, float, NoneType)  # bool is an int
     if wrong := [name for row in rows for name, of in row.items() if not isinstance(of, plain)]:
         raise HTTPException(

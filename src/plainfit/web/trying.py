@@ -82,7 +82,7 @@ def routes(home: Home) -> APIRouter:
         weights = folder / BEST
         return opened(folder, weights.stat().st_mtime_ns if weights.is_file() else 0)
 
-    @router.get("/try")
+    @router.get("/try", include_in_schema=False)
     async def show() -> HTMLResponse:
         return page("try")
 

@@ -31,6 +31,7 @@ const TEXT = {
   empty: "(empty)",
   take: "Take the picture",
   camera: "Camera",
+  noCamera: (why) => `The camera must be there, and allowed for this page, and it is not (${why}); choose a picture instead`,
 };
 const SIDE = 336; // pixels of the longer side of the canvas
 const PAUSE = 250; // ms without a change, until the model is looked into
@@ -159,7 +160,7 @@ class PicturePanel extends Panel {
 
   async look(version) {
     const content = await board.content();
-    if (!content || board.isDrawing || version !== shown) return;
+    if (!content || board.pointer !== null || version !== shown) return;
     const seen = this.seen;
     const inside = formOf(content);
     if (at("of").value) inside.append("of", at("of").value);
@@ -248,7 +249,7 @@ function insideOf({ of, gradient, hiding, layers }, seen) {
 const board = {
   canvas: at("canvas"),
   strokes: [],
-  isDrawing: false,
+  pointer: null, // the one that draws: a hand on the canvas does not
   pen: { x: SIDE / 2, y: SIDE / 2, isDown: false },
 
   fit({ width, height, drawing }) {
@@ -315,7 +316,8 @@ const board = {
   },
 
   lift() {
-    this.pen.isDown = this.isDrawing = false;
+    this.pen.isDown = false;
+    this.pointer = null;
     at("pen").classList.remove("down");
   },
 
@@ -348,24 +350,22 @@ function wireBoard() {
     };
   };
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
+    if (event.button || board.pointer !== null) return;
     canvas.setPointerCapture(event.pointerId);
     board.lift();
-    board.isDrawing = true;
+    board.pointer = event.pointerId;
     at("pen").hidden = true;
     board.begin(point(event));
   });
   canvas.addEventListener("pointermove", (event) => {
     const events = event.getCoalescedEvents?.() ?? [];
-    if (board.isDrawing) board.extend(...(events.length ? events : [event]).map(point));
+    if (event.pointerId === board.pointer) board.extend(...(events.length ? events : [event]).map(point));
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    canvas.addEventListener(end, () => {
-      if (!board.isDrawing) return;
-      board.isDrawing = false;
-      changed();
-    });
-  }
+  canvas.addEventListener("lostpointercapture", (event) => {
+    if (event.pointerId !== board.pointer) return;
+    board.pointer = null;
+    changed();
+  });
   canvas.addEventListener("keydown", byKeyboard);
   canvas.addEventListener("blur", () => { at("pen").hidden = true; board.lift(); });
   at("undo").addEventListener("click", () => board.undo());
@@ -373,14 +373,15 @@ function wireBoard() {
   for (const id of ["ink", "ground"]) at(id).addEventListener("input", () => board.strokes.length ? board.changed() : board.redraw());
   at("files").addEventListener("change", (event) => { take(event.target.files); event.target.value = ""; });
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
-  const sheet = at("picture");
-  sheet.addEventListener("dragover", (event) => { event.preventDefault(); at("sheet").classList.add("over"); });
-  sheet.addEventListener("dragleave", () => at("sheet").classList.remove("over"));
-  sheet.addEventListener("drop", (event) => {
-    event.preventDefault();
-    at("sheet").classList.remove("over");
-    take(event.dataTransfer.files);
+  const over = (isOver) => at("sheet").classList.toggle("over", isOver);
+  const onFiles = (kind, act) => document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault(); // beside the canvas too, or the browser would leave the page
+    act(event);
   });
+  onFiles("dragover", () => over(true));
+  onFiles("dragleave", () => over(false));
+  onFiles("drop", (event) => { over(false); take(event.dataTransfer.files); });
   at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
   at("camera").addEventListener("click", () => photograph().catch(show));
 }
@@ -415,6 +416,7 @@ function byKeyboard(event) {
 function take(files) {
   const pictures = [...files].filter((file) => file.type.startsWith("image/") || /\.(hei[cf]|tiff?)$/i.test(file.name));
   if (!pictures.length || at("picture").hidden) return;
+  endCamera();
   const buttons = pictures.map((file) => {
     const url = URL.createObjectURL(file);
     const button = element("button", { "aria-pressed": "false", onclick: () => {
@@ -429,10 +431,17 @@ function take(files) {
   buttons[0].click();
 }
 
+function endCamera() {
+  for (const track of at("video").srcObject?.getTracks() ?? []) track.stop();
+  at("video").hidden = true;
+  at("camera").textContent = TEXT.camera;
+}
+
 async function photograph() {
   const video = at("video");
   if (video.hidden) {
-    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    const camera = navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    video.srcObject = await camera.catch(({ message }) => { throw new Error(TEXT.noCamera(message)); });
     video.hidden = false;
     at("camera").textContent = TEXT.take;
     await video.play();
@@ -440,9 +449,6 @@ async function photograph() {
   }
   const photo = element("canvas", { width: video.videoWidth, height: video.videoHeight });
   photo.getContext("2d").drawImage(video, 0, 0);
-  for (const track of video.srcObject.getTracks()) track.stop();
-  video.hidden = true;
-  at("camera").textContent = TEXT.camera;
   take([await new Promise((resolve) => photo.toBlob(resolve, "image/png"))]);
 }
 
@@ -569,6 +575,7 @@ async function choose() {
 
   panels = [];
   shown += 1;
+  endCamera();
   if (run.kind === "none") return;
   const Kind = run.kind === "row" ? RowPanel : PicturePanel;
   const made = [run, ...(other ? [other] : [])].map((each, place) => new Kind(each, place));
