@@ -132,14 +132,14 @@ def brief(sample: Sample) -> dict[str, Any]:
 
 def state(found: Cleaning) -> dict[str, Any]:
     """Return what is decided of each sample, by its number, and how many changes that makes."""
-    last = {one.origin: one for one in found.decisions()}
+    decisions = found.decisions()
     return {
         "decisions": {
             number: {"action": one.action, "label": one.label}
             for number, sample in enumerate(found.samples)
-            if (one := last.get(sample.origin))
+            if (one := decisions.get(sample.origin))
         },
-        **found.counts(),
+        **found.counts(decisions),
     }
 
 
