@@ -15,11 +15,7 @@ FAINT = 64  # of 255: what is fainter is no ink when its edges are looked for
 BITMAP, WIDE, TALL = 32, 20, 32  # pixels of the bitmaps that the digits were made from
 INKED = 312  # of its 1,024 pixels: the digits of scikit-learn have 0.305, whoever wrote them
 NARROW = 0.35  # of the height: such digits, 1 above all, are not made wider
-HOW = {
-    "digits": "upright, 32 pixels high, strokes of one width, ink counted in blocks of 4x4",
-    "mnist": "cropped, 20 pixels long, its centre of mass in the middle of 28x28",
-    "fashion-mnist": "cropped, 28 pixels long, in the middle of 28x28",
-}
+SOURCES = ("digits", "mnist", "fashion-mnist")
 
 
 def prepare_drawing(content: bytes, source: str) -> Gray:
@@ -27,7 +23,7 @@ def prepare_drawing(content: bytes, source: str) -> Gray:
 
     Args:
         content: of an image file. Dark ink on a light ground is inverted.
-        source: whose way of preparing it is followed, one of `HOW`.
+        source: whose way of preparing it is followed, one of `SOURCES`.
 
     Raises:
         BadImageError: if the content is no image.
