@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 from plainfit.data.decoding import BadImageError
-from plainfit.data.drawing import SOURCES, INKED, is_of_size, prepare_drawing
+from plainfit.data.drawing import INKED, SOURCES, is_of_size, prepare_drawing
 
 SEVEN = [(90, 60), (220, 60), (140, 280)]
 
