@@ -89,7 +89,8 @@ def test_each_text_is_in_both_languages(path):
 def test_each_text_is_used_and_each_used_text_is_there():
     shared = set(catalogue("page"))
     server = "".join(read(path) for path in WEB.glob("*.py"))  # which names texts in its errors
-    assert {*re.findall(r'"text": "(\w+)"', server)} <= shared
+    named = {*re.findall(r'"text": "(\w+)"', server)}
+    assert named <= shared, f"errors have texts that page.json has not: {named - shared}"
     used_of_shared = {key for key in shared if f'"{key}"' in server}
     for page in PAGES:
         own = set(catalogue(page))
