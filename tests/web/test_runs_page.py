@@ -177,7 +177,7 @@ def test_looking_at_a_strangers_run_runs_none_of_its_code(
     assert not (tmp_path / "it-ran").exists()
 
 
-NO_NAMES = ("../x", "a/b", "..", "-rf", "a\nb")
+NO_NAMES = ("../x", "a/b", "..", "-rf", "a\nb", "\ud800")
 NO_TRAININGS = [
     ({"settings": {"epochz": "1"}}, "unknown setting 'epochz'"),
     ({"settings": {"out": "/tmp/x"}}, "unknown setting 'out'"),

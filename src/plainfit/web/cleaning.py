@@ -33,7 +33,8 @@ def routes(home: Home) -> APIRouter:
         for folder in cleanings(home.folder):
             if folder.name == name:
                 return opened(folder, (folder / RESULT).stat().st_mtime_ns)
-        raise HTTPException(404, {"text": "no_result", "name": name, "folder": str(home.folder)})
+        detail = {"text": "no_result", "name": repr(name), "folder": str(home.folder)}
+        raise HTTPException(404, detail)
 
     def sample(name: str, number: int) -> tuple[Cleaning, Sample]:
         found = cleaning(name)
@@ -108,7 +109,7 @@ def routes(home: Home) -> APIRouter:
         """Write the new data beside the decisions."""
         found = cleaning(name)
         if not NAME.fullmatch(out):
-            raise HTTPException(422, {"text": "no_data_name", "name": out})
+            raise HTTPException(422, {"text": "no_data_name", "name": repr(out)})
         place = found.folder / out
         return {"commands": found.apply(place), "data": str(place)}
 

@@ -36,7 +36,7 @@ class Home:
         for record in self.folder.glob(f"*/{RECORD}"):
             if record.parent.name == name:
                 return record.parent
-        raise HTTPException(404, {"text": "no_run", "name": name, "folder": str(self.folder)})
+        raise HTTPException(404, {"text": "no_run", "name": repr(name), "folder": str(self.folder)})
 
     @property
     def first_training(self) -> str:

@@ -92,7 +92,7 @@ class Trainings:
                 out.
         """
         if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
-            raise HTTPException(422, {"text": "no_run_name", "name": name})
+            raise HTTPException(422, {"text": "no_run_name", "name": repr(name)})
         data, model = (str(settings.get(key, getattr(RunConfig, key))) for key in ("data", "model"))
         name = name or default_name(data, model)
         return self.run(name, ["train", *words_of(settings), "--out", str(self.folder / name)])
