@@ -143,7 +143,7 @@ const figures = (row) => [
 
 function verdict(row) {
   const values = figures(row).map(([name, value]) => `${t[`figure_${name}`]} ${value}`).join(" · ");
-  id("verdict").replaceChildren(result(row), ` — ${t[`relation_${row.relation}`]}: `,
+  id("verdict").replaceChildren(result(row), filled(t.verdict, { relation: t[`relation_${row.relation}`] }),
     element("span", { lang: "en" }, row.measured), ...(values ? [element("br"), values] : []));
   if (row.error) id("verdict").append(element("pre", { tabindex: 0, lang: "en" }, row.error));
   id("verdict").classList.toggle("broken", !row.holds);
