@@ -21,7 +21,7 @@ SCRIPTS = sorted((WEB / "static").glob("*.js"))
 CHINESE = re.compile("[\u4e00-\u9fff]")
 NAME = re.compile(r"\{(\w+)\}")
 ALIKE = {"ladder": {"relation_float64", "log_probability"}}  # written so in Chinese, too
-SIGNS = {"try": {"or"}, "ladder": {"of", "verdict"}, "runs": {"epochs_of"}, "clean": {"one_class", "origin"}}
+SIGNS = {"ladder": {"of", "verdict"}, "runs": {"epochs_of"}, "clean": {"one_class", "origin"}}
 DICT = set(dir({}))  # what `t.NAME` is in a template before a key
 
 
