@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 from plainfit.data.decoding import BadImageError
-from plainfit.data.drawing import HOW, INKED, is_of_size, prepare_drawing
+from plainfit.data.drawing import INKED, SOURCES, is_of_size, prepare_drawing
 
 SEVEN = [(90, 60), (220, 60), (140, 280)]
 
@@ -26,7 +26,7 @@ def drawing(points=SEVEN, *, side=336, width=24, move=(0, 0), light=True):
     return np.asarray(canvas)
 
 
-@pytest.mark.parametrize("source", HOW)
+@pytest.mark.parametrize("source", SOURCES)
 def test_place_and_ground_of_a_drawing_do_not_matter(source):
     first = prepare_drawing(png(drawing()), source).astype(int)
     assert first.shape == ((1, 8, 8) if source == "digits" else (1, 28, 28))
@@ -83,7 +83,7 @@ def test_what_is_no_drawing():
     for size in ((1, 1), (1, 500), (500, 1), (2, 2)):
         pixels = np.zeros(size)
         pixels[-1, -1] = 255
-        for source in HOW:
+        for source in SOURCES:
             prepare_drawing(png(pixels), source)
     for content in (b"", b"no image", png(drawing())[:200]):
         with pytest.raises(BadImageError):

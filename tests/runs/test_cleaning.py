@@ -127,15 +127,15 @@ def test_a_decision_is_a_line_and_so_is_taking_it_back(result):
     result.decide(Decision(first, RELABEL, "5"))
     result.decide(Decision(second, DROP, None))
     result.decide(Decision(first, KEEP, None))
-    assert result.changes() == {second: None}
+    assert result.changes(result.decisions()) == {second: None}
     result.undo()
-    assert result.changes() == {first: "5", second: None}
+    assert result.changes(result.decisions()) == {first: "5", second: None}
     lines = [json.loads(line) for line in (result.folder / DECISIONS).read_text().splitlines()]
     assert [line["action"] for line in lines] == ["relabel", "drop", "keep", "undo"]
     assert lines[0]["from"] == result.samples[0].label
     for _ in range(3):
         result.undo()  # one more than there are
-    assert result.changes() == {}
+    assert result.changes(result.decisions()) == {}
 
 
 def test_a_line_that_was_cut_off_is_no_decision(result):
@@ -146,9 +146,9 @@ def test_a_line_that_was_cut_off_is_no_decision(result):
     whole = path.read_bytes()
     for cut in range(whole.index(b"\n") + 1, len(whole)):
         path.write_bytes(whole[:cut])
-        assert [one.origin for one in result.decisions()] == origins[:1]
+        assert [*result.decisions()] == origins[:1]
     result.decide(Decision(origins[2], DROP, None))
-    assert [one.origin for one in result.decisions()] == [origins[0], origins[2]]
+    assert [*result.decisions()] == [origins[0], origins[2]]
     path.write_bytes(b'{"sample": 3}\n' + whole)
     with pytest.raises(RunError, match="line 1 has none"):
         result.decisions()

@@ -71,6 +71,16 @@ def test_results_and_their_samples(client):
         assert Image.open(io.BytesIO(answer.content)).size == size
 
 
+def test_a_decision_reads_what_was_decided_once(client, monkeypatch):
+    reads, decisions = [], Cleaning.decisions
+    monkeypatch.setattr(Cleaning, "decisions", lambda own: reads.append(own) or decisions(own))
+    body = {"number": 0, "action": "drop"}
+    answer = client.post("/api/clean/of-table/decisions", json=body).json()
+    assert answer["decisions"] == {"0": {"action": "drop", "label": None}}
+    assert (answer["relabelled"], answer["dropped"]) == (0, 1)
+    assert len(reads) == 1
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

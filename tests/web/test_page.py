@@ -4,7 +4,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from browsing import TOKEN, check_accessible, needs_chromium, opened, serving
+from browsing import TOKEN, check_accessible, english_in, needs_chromium, opened, serving
 
 from plainfit.web.home import PAGES
 from plainfit.web.page import create_page
@@ -50,7 +50,7 @@ def test_another_page_sees_nothing_even_with_the_cookie(address, headers):
 
 @needs_chromium
 @pytest.mark.parametrize("page", PAGES)
-def test_each_page_opens_by_keyboard_and_is_accessible(tmp_path, page):
+def test_each_page_opens_by_keyboard_and_speaks_both_languages(tmp_path, page):
     with opened(tmp_path / "none", "/clean" if page == "runs" else "/runs") as tab:
         link = tab.get_by_role("link", name=page.capitalize(), exact=True)
         link.focus()
@@ -58,3 +58,16 @@ def test_each_page_opens_by_keyboard_and_is_accessible(tmp_path, page):
         tab.wait_for_url(f"**/{page}")
         tab.get_by_role("heading", level=1).wait_for()  # there is one
         check_accessible(tab)
+        tab.evaluate("history.replaceState(null, '', '?run=x')")
+        tab.set_viewport_size({"width": 360, "height": 740})
+        tab.emulate_media(color_scheme="dark")
+        tab.get_by_role("link", name="中文").press("Enter")
+        tab.wait_for_url(f"**/{page}?run=x&lang=zh-CN*")  # what was chosen stays
+        tab.get_by_role("heading", level=1).wait_for()
+        if page != "ladder":
+            tab.locator(".command:visible").wait_for()  # what to do in an empty folder
+            assert english_in(tab) == []
+        assert tab.evaluate("document.documentElement.scrollWidth") == 360
+        check_accessible(tab)
+        tab.goto("/clean" if page == "runs" else "/runs")
+        assert tab.locator("html").get_attribute("lang") == "zh-CN"  # it is remembered

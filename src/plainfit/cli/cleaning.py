@@ -63,7 +63,7 @@ def relabel(
 
     cleaning = Cleaning.open(result)
     commands = cleaning.apply(out)
-    counts = cleaning.counts()
+    counts = cleaning.counts(cleaning.decisions())
     if json_:
         show_json({"data": str(out), **counts, "commands": commands})
         return

@@ -15,15 +15,11 @@ FAINT = 64  # of 255: what is fainter is no ink when its edges are looked for
 BITMAP, WIDE, TALL = 32, 20, 32  # pixels of the bitmaps that the digits were made from
 INKED = 312  # of its 1,024 pixels: the digits of scikit-learn have 0.305, whoever wrote them
 NARROW = 0.35  # of the height: such digits, 1 above all, are not made wider
-HOW = {
-    "digits": "upright, 32 pixels high, strokes of one width, ink counted in blocks of 4x4",
-    "mnist": "cropped, 20 pixels long, its centre of mass in the middle of 28x28",
-    "fashion-mnist": "cropped, 28 pixels long, in the middle of 28x28",
-}
+SOURCES = ("digits", "mnist", "fashion-mnist")
 
 
 def prepare_drawing(content: bytes, source: str) -> Gray:
-    """Return light ink on a dark ground, shape (1, height, width), by the way of a source in `HOW`.
+    """Return light ink on a dark ground, shape (1, height, width), as images of a source are.
 
     Dark ink on a light ground is inverted. What is no image raises a BadImageError.
     """

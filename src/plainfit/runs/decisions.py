@@ -121,14 +121,14 @@ class Cleaning:
     def by_origin(self) -> dict[str, Sample]:
         return {sample.origin: sample for sample in self.samples}
 
-    def decisions(self) -> list[Decision]:
-        """Return what was decided and not undone, in order; the last of a sample holds.
+    def decisions(self) -> dict[str, Decision]:
+        """Return what was decided last of each sample, by its origin, and not undone.
 
         A last line that a killed process has not written to its end is no decision.
         """
         path, found = self.folder / DECISIONS, list[Decision]()
         if not path.exists():
-            return found
+            return {}
         *lines, _ = path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
@@ -144,7 +144,7 @@ class Cleaning:
                     f"{line[:80]!r}; mend or remove it"
                 ) from error
             found.append(decision)
-        return found
+        return {one.origin: one for one in found}
 
     def check(self, decision: Decision) -> None:
         if decision.origin not in self.by_origin:
@@ -184,19 +184,18 @@ class Cleaning:
             sync(path)
             sync(self.folder)
 
-    def changes(self) -> Changes:
+    def changes(self, decisions: dict[str, Decision]) -> Changes:
         """Return the new class of each sample that gets one, and None for those left out."""
-        last = {one.origin: one for one in self.decisions()}
         return {
-            one.origin: one.label
-            for one in last.values()
+            origin: one.label
+            for origin, one in decisions.items()
             if one.action == DROP
-            or (one.action == RELABEL and one.label != self.by_origin[one.origin].label)
+            or (one.action == RELABEL and one.label != self.by_origin[origin].label)
         }
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, decisions: dict[str, Decision]) -> dict[str, int]:
         """Return how many samples get another class, and how many are left out."""
-        changes = self.changes()
+        changes = self.changes(decisions)
         dropped = sum(label is None for label in changes.values())
         return {"relabelled": len(changes) - dropped, "dropped": dropped}
 
@@ -207,7 +206,7 @@ class Cleaning:
             ConfigError: if nothing was decided that changes the data.
             DataError: if the data has changed since, or the new one cannot be written.
         """
-        config, changes, samples = self.config, self.changes(), self.samples
+        config, changes, samples = self.config, self.changes(self.decisions()), self.samples
         if not changes:
             raise ConfigError(
                 f"a sample must be relabelled or dropped, and none is in {self.folder}"

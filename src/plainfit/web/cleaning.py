@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, HTTPException, Response
+from fastapi import APIRouter, Body, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from PIL import Image, ImageOps
 
-from plainfit.common.errors import ConfigError, DataError, raised_as
+from plainfit.common.errors import DataError, raised_as
 from plainfit.data.decoding import BadImageError, converted, open_image
 from plainfit.data.open_data import IMAGES, TABLE
 from plainfit.data.tables.reading import TableOptions, read_columns
@@ -33,7 +33,8 @@ def routes(home: Home) -> APIRouter:
         for folder in cleanings(home.folder):
             if folder.name == name:
                 return opened(folder, (folder / RESULT).stat().st_mtime_ns)
-        raise HTTPException(404, f"{name!r} must be a result of plainfit clean in {home.folder}")
+        detail = {"text": "no_result", "name": repr(name), "folder": str(home.folder)}
+        raise HTTPException(404, detail)
 
     def sample(name: str, number: int) -> tuple[Cleaning, Sample]:
         found = cleaning(name)
@@ -42,8 +43,8 @@ def routes(home: Home) -> APIRouter:
         return found, found.samples[number]
 
     @router.get("/clean", include_in_schema=False)
-    async def show() -> HTMLResponse:
-        return page("clean")
+    async def show(request: Request) -> HTMLResponse:
+        return page(request, "clean")
 
     @router.get("/api/clean")
     def results() -> list[str]:
@@ -108,7 +109,7 @@ def routes(home: Home) -> APIRouter:
         """Write the new data beside the decisions."""
         found = cleaning(name)
         if not NAME.fullmatch(out):
-            raise ConfigError(f"the new data must have a plain name, such as mended, got {out!r}")
+            raise HTTPException(422, {"text": "no_data_name", "name": repr(out)})
         place = found.folder / out
         return {"commands": found.apply(place), "data": str(place)}
 
@@ -132,14 +133,14 @@ def brief(sample: Sample) -> dict[str, Any]:
 
 def state(found: Cleaning) -> dict[str, Any]:
     """Return what is decided of each sample, by its number, and how many changes that makes."""
-    last = {one.origin: one for one in found.decisions()}
+    decisions = found.decisions()
     return {
         "decisions": {
             number: {"action": one.action, "label": one.label}
             for number, sample in enumerate(found.samples)
-            if (one := last.get(sample.origin))
+            if (one := decisions.get(sample.origin))
         },
-        **found.counts(),
+        **found.counts(decisions),
     }
 
 

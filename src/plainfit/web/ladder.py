@@ -8,7 +8,6 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,14 +20,10 @@ from plainfit.ladder import listing
 from plainfit.ladder.catalog import RUNGS, Rung, find_rung, select
 from plainfit.ladder.climb import relation_here
 from plainfit.ladder.inside import STEPPABLE, lines_of_step
-from plainfit.ladder.lessons import LANGUAGES, before, figures, lessons
-from plainfit.web.home import Home, page
+from plainfit.ladder.lessons import before, figures, lessons
+from plainfit.web.home import Home, language_of, page
 from plainfit.web.markup import html
 
-COOKIE, YEAR = "plainfit-language", 365 * 86_400  # seconds
-TEXTS: dict[str, list[str]] = json.loads(
-    (Path(__file__).parent / "templates" / "ladder.json").read_text(encoding="utf-8")
-)
 END = b'{"done"'  # of the last line of an answer
 LONGEST_ANSWER = 2**24  # bytes: a batch of MNIST, a CNN's parameters
 
@@ -72,7 +67,7 @@ class Worker:
                         await asyncio.wait({reading}, timeout=0.5)
                     line = reading.result() if reading.done() else b""
                     if not line:
-                        yield b'{"error": "the process of the rung has ended"}\n'
+                        yield b'{"ended": true}\n'
                         return
                     yield line
             finally:
@@ -142,21 +137,12 @@ def routes(home: Home) -> APIRouter:
     return router
 
 
-def language_of(request: Request) -> str:
-    given = request.query_params.get("lang") or request.cookies.get(COOKIE)
-    given = given or request.headers.get("accept-language", "")
-    return "zh" if given.lower().startswith("zh") else "en"
-
-
 def shown(request: Request, template: str, *, current: Rung | None, **values: Any) -> HTMLResponse:
-    language = language_of(request)
-    place = list(LANGUAGES).index(language)
-    found = lessons(language)
-    answer = page(
+    found = lessons(language_of(request))
+    return page(
+        request,
         template,
         page="ladder",
-        lang=LANGUAGES[language],
-        t={key: both[place] for key, both in TEXTS.items()},
         rungs=RUNGS,
         titles={label: lesson.title for label, lesson in found.items()},
         first=html(found["first"].cells[0][1]),
@@ -166,9 +152,6 @@ def shown(request: Request, template: str, *, current: Rung | None, **values: An
         data=available_data(),
         **values,
     )
-    if "lang" in request.query_params:
-        answer.set_cookie(COOKIE, language, max_age=YEAR, samesite="strict")
-    return answer
 
 
 def described(rung: Rung, language: str) -> dict[str, Any]:

@@ -125,7 +125,10 @@ class OwnToken:
         elif self.is_own(request.cookies.get(cookie, "")):
             await self.app(scope, receive, guarded)
         else:
-            text = "Open the address that `plainfit app` has printed: it has the token.\n"
+            text = (
+                "Open the address that `plainfit app` has printed: it has the token.\n"
+                "请打开 `plainfit app` 打印出的网址。令牌就在网址里。\n"
+            )
             await PlainTextResponse(text, 403)(scope, receive, guarded)
 
     def is_own(self, token: str) -> bool:

@@ -29,7 +29,8 @@ def create_page(folder: Path, token: str, *, any_host: bool = False) -> FastAPI:
         any_host: answer requests for other hosts than this machine's own names.
     """
     home = Home(folder)
-    app = described_app("plainfit", REFUSALS | REFUSED_HERE)
+    # An object has the key of a text in `templates`, so that the page can say it in its language.
+    app = described_app("plainfit", REFUSALS | REFUSED_HERE, ["string", "object"])
     app.state.home, app.state.is_closing = home, lambda: False
     app.add_exception_handler(TrustError, untrusted)
     app.add_middleware(LimitedBody, most=BODY)

@@ -21,13 +21,13 @@ from plainfit.data.targets import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from plainfit.models.build import MODELS, OPTIMIZERS
 from plainfit.report.comparison import results_of
 from plainfit.report.page import write_report
-from plainfit.report.rendering import header_text, value_text
+from plainfit.report.rendering import value_text
 from plainfit.runs.folder import METRICS, RECORD, WEIGHTS, Run
 from plainfit.runs.settings import FORMS, PRECISIONS, TRACKERS, RunConfig, names_of
 from plainfit.runs.tasks import LOSSES
 from plainfit.runs.watching import Seen, Watcher, stamp_of
 from plainfit.training.schedules import BY_NAME
-from plainfit.web.home import Home, page
+from plainfit.web.home import Home, language_of, page, texts
 from plainfit.web.live import Live
 from plainfit.web.trainings import SETTINGS, Settings, stop_run
 
@@ -78,9 +78,10 @@ def routes(home: Home) -> APIRouter:
     live = Live(Watcher(home.folder, line_of), trainings)
 
     @router.get("/runs", include_in_schema=False)
-    async def show() -> HTMLResponse:
-        return page("runs", folder=home.folder, groups=groups(), first=FIRST,
-                    train=command("train", "--out", home.folder / "first"))  # fmt: skip
+    async def show(request: Request) -> HTMLResponse:
+        about = texts("settings", language_of(request))
+        train = home.first_training
+        return page(request, "runs", folder=home.folder, groups=groups(), help=about, train=train)
 
     @router.get("/api/runs/events", response_class=StreamingResponse)
     async def events(
@@ -109,7 +110,8 @@ def routes(home: Home) -> APIRouter:
 
     @router.post("/api/runs/{name}/resume")
     def resume(name: str, more: Longer) -> dict[str, Any]:
-        return trainings.resume(home.run_folder(name).name, more.epochs).card()
+        home.run(name).factory  # noqa: B018  # its code must be trusted
+        return trainings.resume(name, more.epochs).card()
 
     return router
 
@@ -122,12 +124,13 @@ def line_of(seen: Seen) -> dict[str, Any]:
     defaults = RunConfig().to_dict()
     results = results_of(run, ["valid_loss", *run.metrics], [*(run.record.get("test") or {})])
     return line | {
-        "about": f"{run.settings['model']} on {run.settings['data']}",
+        "model": run.settings["model"],
+        "data": run.settings["data"],
         "of": run.settings["epochs"],
         "stopped": run.record.get("stopped") or "",
         "when": (run.folder / RECORD).stat().st_mtime,
         "cells": {
-            name: {"head": header_text(name), "value": value, "text": value_text(name, value)}
+            name: {"value": value, "text": value_text(name, value)}
             for name, value in results.items()
             if not name.startswith("last_")
         },
@@ -142,22 +145,20 @@ def line_of(seen: Seen) -> dict[str, Any]:
 
 
 def commands(run: Run, state: str) -> Iterator[tuple[str, str]]:
+    """Yield what a command is for, as a key of the page's texts, and the command."""
     folder, data = run.folder, run.record["data"]
     if state == "finished":
-        yield (
-            "Train it for longer",
-            command("resume", folder, "--epochs", 2 * run.settings["epochs"]),
-        )
+        yield "longer", command("resume", folder, "--epochs", 2 * run.settings["epochs"])
     elif state != "running":
-        yield "Continue it", command("resume", folder)
+        yield "resume", command("resume", folder)
     made = dict(data.get("preprocessing") or {})
     if source := taken(made, run.columns, run.target.task):
-        yield "Predict", command("predict", folder, *source.split())
-    yield "Write its report", command("report", folder)
-    yield "Turn it into a plain PyTorch script", command("eject", folder)
-    yield "Export its weights", command("export", folder)
+        yield "predict", command("predict", folder, *source.split())
+    yield "report", command("report", folder)
+    yield "eject", command("eject", folder)
+    yield "export", command("export", folder)
     with suppress(PlainfitError):
-        yield "Train the same again", run.config.command()
+        yield "again", run.config.command()
 
 
 class Reports:
@@ -181,24 +182,23 @@ class Reports:
 
 
 def groups() -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return the fields of the form: those that matter most, then the others by group."""
+    """Return the fields of the form: those that matter most as `first`, the others by group."""
     found = {item.name: field_of(item.name, item.default) for item in fields(RunConfig)}
     rest = [name for name in SETTINGS if name not in FIRST]
-    named = [("", [found[name] for name in FIRST])]
+    named = [("first", [found[name] for name in FIRST])]
     for kind in reversed(RunConfig.__bases__):
-        title = kind.__name__.removesuffix("Settings")
+        title = kind.__name__.removesuffix("Settings").lower()
         if inner := [found[name] for name in names_of(kind) if name in rest]:
             named.append((title, inner))
     return named
 
 
 def field_of(name: str, default: Any) -> dict[str, Any]:
-    kind, text, *limits = get_args(hints_of(RunConfig)[name])
+    kind, _, *limits = get_args(hints_of(RunConfig)[name])
     kinds = set(get_args(kind) or (kind,))
     limit = next((one for one in limits if isinstance(one, Between)), None)
     return {
         "name": name,
-        "help": text,
         "kind": "flag" if kind is bool else "whole" if kinds <= {int, type(None)} else "text",
         "default": default,
         "choices": CHOICES.get(name, ()),

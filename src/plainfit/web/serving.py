@@ -108,13 +108,15 @@ REFUSALS = {
     422: "The request is not as it is described here, or what it holds cannot be taken.",
     503: "Too many requests are being read or wait; try again.",
 }
-LINE = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 VALUE = {"type": ["string", "number", "boolean", "null"]}  # of a row
 
 
-def described_app(title: str, refusals: dict[int, str], **options: Any) -> FastAPI:
-    """Return an application whose description has these statuses, each with a line of text."""
-    content = {"application/json": {"schema": LINE}}
+def described_app(
+    title: str, refusals: dict[int, str], detail: Any = "string", **options: Any
+) -> FastAPI:
+    """Return an application whose description has these statuses, each with a detail of a type."""
+    schema = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": detail}}}
+    content = {"application/json": {"schema": schema}}
     responses: dict[int | str, dict[str, Any]] = {
         status: {"description": text, "content": content} for status, text in refusals.items()
     }

@@ -12,7 +12,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from plainfit.common.errors import ConfigError, RunError, command, unknown_name
+from fastapi import HTTPException
+
+from plainfit.common.errors import ConfigError, command, unknown_name
 from plainfit.common.files import writer_of
 from plainfit.common.schema import hints_of
 from plainfit.runs.folder import default_name
@@ -44,7 +46,7 @@ class Training:
             )
         except (OSError, ValueError) as error:  # too long, NUL, half a character
             self.output.close()
-            raise ConfigError(f"this cannot be a command ({error}); change the settings") from error
+            raise HTTPException(422, {"text": "no_command", "error": str(error)}) from error
         self.shown: dict[str, Any] = {}
 
     def card(self) -> dict[str, Any]:
@@ -87,14 +89,12 @@ class Trainings:
         """Start a training with these settings, in a new folder of this name.
 
         Raises:
-            ConfigError: if that is no name, or they are no settings. What the settings and their
-                values are worth, the command finds out.
+            HTTPException: 422 if that is no name, or no command can be made of it.
+            ConfigError: if they are no settings. What their values are worth, the command finds
+                out.
         """
         if name != Path(name).name or name.startswith((".", "-")) or not name.isprintable():
-            raise ConfigError(
-                "the name of a run must be that of a folder, without / and not starting with . or "
-                f"-, got {name!r}"
-            )
+            raise HTTPException(422, {"text": "no_run_name", "name": repr(name)})
         data, model = (str(settings.get(key, getattr(RunConfig, key))) for key in ("data", "model"))
         name = name or default_name(data, model)
         return self.run(name, ["train", *words_of(settings), "--out", str(self.folder / name)])
@@ -125,18 +125,17 @@ def stop_run(folder: Path) -> None:
     """Send SIGTERM to the process that writes to a run folder, whoever has started it.
 
     Raises:
-        RunError: if none does, or it is out of reach.
+        HTTPException: 422 if none does, or it is out of reach.
     """
     process = writer_of(folder)
     if not process:
-        raise RunError(
-            f"a process of this machine must train {folder}, and "
-            + ("none does" if process is None else "the one that does is elsewhere; stop it there")
-        )
+        key = "not_trained" if process is None else "trained_elsewhere"
+        raise HTTPException(422, {"text": key, "folder": str(folder)})
     try:
         os.kill(process, signal.SIGTERM)
     except OSError as error:
-        raise RunError(f"process {process} cannot be stopped ({error.strerror})") from error
+        detail = {"text": "not_stopped", "process": process, "error": str(error.strerror)}
+        raise HTTPException(422, detail) from error
 
 
 def words_of(settings: Settings) -> list[str]:

@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from fastapi import APIRouter, Body, File, Form, HTTPException, UploadFile
+from fastapi import APIRouter, Body, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import HTMLResponse
 from PIL import Image
 from torch import Tensor
 
 from plainfit.common.errors import DataError, PlainfitError, RunError, raised_as, unknown_name
 from plainfit.data.datasets import bytes_to_floats
-from plainfit.data.decoding import BadImageError
-from plainfit.data.drawing import HOW, is_of_size, prepare_drawing
+from plainfit.data.decoding import BadImageError, read_image
+from plainfit.data.drawing import SOURCES, is_of_size, prepare_drawing
 from plainfit.data.segmentation import COLOURS, overlaid
 from plainfit.data.targets import REGRESSION, SEGMENTATION
 from plainfit.report.predictions import data_uri
@@ -25,7 +25,7 @@ from plainfit.runs.inference import outputs_of
 from plainfit.runs.inputs import image_shape
 from plainfit.runs.predict import best_output, readable
 from plainfit.web.home import Home, page
-from plainfit.web.serving import image_inputs, outputs, table_inputs
+from plainfit.web.serving import outputs, table_inputs
 
 MOST_MAPS = 32  # of a layer
 MOST_CURVES = 60  # columns that are varied
@@ -83,8 +83,8 @@ def routes(home: Home) -> APIRouter:
         return opened(folder, weights.stat().st_mtime_ns if weights.is_file() else 0)
 
     @router.get("/try", include_in_schema=False)
-    async def show() -> HTMLResponse:
-        return page("try")
+    async def show(request: Request) -> HTMLResponse:
+        return page(request, "try", train=home.first_training)
 
     @router.get("/api/try")
     def runs() -> list[dict[str, Any]]:
@@ -173,13 +173,14 @@ def described(folder: Path) -> dict[str, Any]:
     try:
         run = open_run(folder)
         about |= {
-            "title": f"{run.settings['model']} on {run.settings['data']}",
+            "model": run.settings["model"],
+            "data": run.settings["data"],
             "task": run.target.task,
             "names": run.target.names,
             "columns": list(run.columns),
         }
         if not (folder / BEST).is_file():
-            return about | {"reason": "it has no weights before its first epoch has ended"}
+            return about | {"reason": {"text": "no_weights"}}
         if run.columns:
             return about | {"kind": "row", "is_text": run.vocabulary is not None}
         _, height, width = image_shape(run)
@@ -193,23 +194,24 @@ def described(folder: Path) -> dict[str, Any]:
 def drawing_source(run: Run) -> str | None:
     """Return whose drawings the images of a run are; None for pictures of a folder's own."""
     data = str(run.settings["data"])
-    return "mnist" if data.endswith((".pkl", ".pkl.gz")) else data if data in HOW else None
+    return "mnist" if data.endswith((".pkl", ".pkl.gz")) else data if data in SOURCES else None
 
 
 def picture_input(run: Run, content: bytes) -> tuple[Tensor, str]:
     """Return a picture as the training's were, (1, channels, height, width), and how it was made.
 
-    One of another size than the images of a dataset of drawings is taken for a drawing.
+    One of another size than the images of a dataset of drawings is taken for a drawing, and
+    prepared as those of this `source` were. Others are fitted, by a `resize`.
     """
-    shape, source = image_shape(run), drawing_source(run)
+    shape, source, resize = image_shape(run), drawing_source(run), run.config.resize
     try:
         if source is not None and not is_of_size(content, shape):
-            pixels = torch.from_numpy(prepare_drawing(content, source))
-            return bytes_to_floats(pixels.unsqueeze(0)), HOW[source]
+            pixels, how = prepare_drawing(content, source), source
+        else:
+            pixels, how = read_image(content, shape, resize), resize or "crop"
     except BadImageError as error:
-        raise HTTPException(422, f"a picture must be readable, and this is {error}") from error
-    how = f"fitted to {shape[2]}x{shape[1]} ({run.config.resize or 'crop'}), as its training images"
-    return image_inputs(run, shape, ["the picture"], [content]), how
+        raise HTTPException(422, {"text": "no_picture", "error": str(error)}) from error
+    return bytes_to_floats(torch.from_numpy(pixels).unsqueeze(0)), how
 
 
 def rows_input(run: Run, rows: list[dict[str, Value]]) -> Tensor:
@@ -255,10 +257,7 @@ def layer(name: str, values: Tensor) -> dict[str, Any]:
         square = torch.zeros(-(-len(values) // side) * side)
         square[: len(values)] = values
         shown = square.view(1, -1, side)
-        shape = f"{len(values)} numbers"
     else:
-        count, height, width = values.shape
         shown = values[:MOST_MAPS]
-        more = f", {MOST_MAPS} of them here" if count > MOST_MAPS else ""
-        shape = f"{count} maps of {width}x{height}{more}"
-    return {"name": name, "shape": shape, "maps": [data_uri(signed(one)) for one in shown]}
+    maps = [data_uri(signed(one)) for one in shown]
+    return {"name": name, "shape": [*values.shape], "maps": maps}

@@ -9,13 +9,8 @@
 // which `markText` explains. `smoothing` is the weight of what came before, in a moving average
 // that starts without a bias.
 
-import { element, svg } from "./common.js";
+import { element, filled, svg, t } from "./common.js";
 
-const TEXT = {
-  all: "Show all",
-  empty: "No values yet",
-  usage: "arrow keys show values, plus and minus zoom, shift and an arrow move, 0 shows all",
-};
 const MARGIN = { left: 52, right: 14, top: 10, bottom: 34 };
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const COLORS = 8; // --c0 to --c7 of page.css; further lines are dashed
@@ -94,18 +89,18 @@ function thinned(points, column) {
 }
 
 export class LineChart {
-  constructor(parent, { title, x = "", whole = true, log = false, smoothing = 0, height = 230, markText = "", text = TEXT }) {
-    Object.assign(this, { title, x, whole, log, smoothing, height, markText, text });
+  constructor(parent, { title, x = "", whole = true, log = false, smoothing = 0, height = 230, markText = "" }) {
+    Object.assign(this, { title, x, whole, log, smoothing, height, markText });
     this.series = [];
     this.view = null; // [low, high] of x, while zoomed
     this.cursor = null; // an x
     this.clip = `chart-${count++}`;
     this.drawing = svg("svg", {
-      tabindex: 0, role: "application", "aria-roledescription": "chart",
-      "aria-label": `${title} by ${x}: ${text.usage}`, height,
+      tabindex: 0, role: "application", "aria-roledescription": t.chart,
+      "aria-label": filled(t.chart_label, { title, x }), height,
     });
     this.values = element("div", { class: "chart-values", role: "status", hidden: true });
-    this.all = element("button", { class: "chart-all", hidden: true, onclick: () => this.zoom(null) }, text.all);
+    this.all = element("button", { class: "chart-all", hidden: true, onclick: () => this.zoom(null) }, t.chart_all);
     this.figure = element("figure", { class: "line-chart" }, element("figcaption", {}, element("b", {}, title), this.all),
       element("div", { class: "chart-area" }, this.drawing, this.values));
     parent.append(this.figure);
@@ -185,7 +180,7 @@ export class LineChart {
     }
     grid.append(svg("path", { class: "axis", d: `M${MARGIN.left} ${bottom}H${right}` }),
       svg("text", { x: right, y: this.height - 4, "text-anchor": "end" }, this.x));
-    if (this.isEmpty) grid.append(svg("text", { x: (MARGIN.left + right) / 2, y: bottom / 2, "text-anchor": "middle" }, this.text.empty));
+    if (this.isEmpty) grid.append(svg("text", { x: (MARGIN.left + right) / 2, y: bottom / 2, "text-anchor": "middle" }, t.chart_empty));
 
     const body = svg("g", { "clip-path": `url(#${this.clip})` });
     const path = (points) => {

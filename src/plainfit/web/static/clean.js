@@ -1,34 +1,17 @@
-import { element, get, post, show } from "./common.js";
+import { element, filled, get, post, show, t } from "./common.js";
 
-const TEXT = {
-  about: (found) => `Data ${last(found.data)}: ${found.all.toLocaleString("en")} labels are most likely wrong. ` +
-    `Models that have not seen a sample agree with ${(100 * found.accuracy).toFixed(1)} % of all ` +
-    `labels (${found.folds} folds). Nothing changes in the data until you write new data below.`,
-  lists: { suspects: "suspicious labels", equal: "groups of equal samples" },
-  all: "all",
-  option: (name, count) => `${name} (${count})`,
-  place: (at, count) => `${at + 1} of ${count}`,
-  equal: (at) => `group ${at + 1}`,
-  undecided: "not yet",
-  done: { keep: () => "kept", drop: () => "dropped", relabel: (label) => `now ${label}` },
-  said: (left) => (left ? `${left} of this list left to decide.` : "All of this list are decided."),
-  undone: "The last decision is taken back.",
-  nothing: "There is nothing to take back.",
-  changes: (found) => found.relabelled + found.dropped
-    ? `${found.relabelled} relabelled, ${found.dropped} dropped.`
-    : "Relabel or drop a sample first.",
-  where: (data) => `The new data is in ${data}; the old is as it was.`,
-  image: (sample) => `Sample ${sample.origin}, labelled ${sample.label}`,
-  row: (origin) => `row ${origin}`,
-  name: (data) => {
-    const name = last(data);
-    const dot = name.search(/\.(csv|tsv|jsonl|parquet|arrow|feather)(\.gz)?$/i);
-    return dot > 0 ? `${name.slice(0, dot)}-mended${name.slice(dot)}` : `${name}-mended`;
-  },
-};
 const SMALL = 64; // pixels: a smaller image is shown as squares
 
 const last = (path) => path.split(/[\\/]/).at(-1);
+const partOf = ({ part }) => t[`part_${part}`] ?? part;
+const originOf = ({ origin }) => (isTable() ? filled(t.row, { origin }) : origin);
+
+function nameOf(data) {
+  const name = last(data);
+  const dot = name.search(/\.(csv|tsv|jsonl|parquet|arrow|feather)(\.gz)?$/i);
+  return dot > 0 ? `${name.slice(0, dot)}-mended${name.slice(dot)}` : `${name}-mended`;
+}
+
 const at = (id) => document.getElementById(id);
 let name, found, list, place;
 
@@ -52,12 +35,14 @@ async function open() {
   name = at("results").value;
   history.replaceState(null, "", `#${encodeURIComponent(name)}`);
   found = await get(base());
-  at("about").textContent = TEXT.about(found);
-  at("lists").replaceChildren(...Object.entries(TEXT.lists).map(([value, text]) =>
-    element("option", { value }, TEXT.option(text, found[value].length))));
+  at("about").textContent = filled(t.about, {
+    data: last(found.data), all: found.all.toLocaleString("en"), accuracy: (100 * found.accuracy).toFixed(1), folds: found.folds,
+  });
+  at("lists").replaceChildren(...["suspects", "equal"].map((value) =>
+    element("option", { value }, filled(t[`list_${value}`], { count: found[value].length }))));
   at("lists").value = found.suspects.length || !found.equal.length ? "suspects" : "equal";
   at("to").replaceChildren(...found.classes.map((each) => element("option", { value: each }, each)));
-  at("out").value = TEXT.name(found.data);
+  at("out").value = nameOf(found.data);
   at("written").hidden = true;
   choices();
   changed();
@@ -74,8 +59,8 @@ function choices() {
     counts.set(label, (counts.get(label) ?? 0) + 1);
   }
   const options = found.classes.filter((each) => counts.has(each)).map((each) =>
-    element("option", { value: each }, TEXT.option(each, counts.get(each))));
-  const all = element("option", { value: "" }, TEXT.option(TEXT.all, listed().length));
+    element("option", { value: each }, filled(t.one_class, { name: each, count: counts.get(each) })));
+  const all = element("option", { value: "" }, filled(t.all_classes, { count: listed().length }));
   at("classes").replaceChildren(all, ...options);
   fill();
 }
@@ -90,9 +75,9 @@ function fill() {
   at("queue").replaceChildren(...list.map((number, position) => {
     const one = sample(number);
     const title = at("lists").value === "equal"
-      ? `${TEXT.equal(groups.get(number))}: ${one.label}`
+      ? filled(t.group, { at: groups.get(number) + 1, label: one.label })
       : `${one.label} → ${one.suggested}`;
-    const source = isTable() ? `${TEXT.row(one.origin)}, ${one.part}` : one.part;
+    const source = isTable() ? `${originOf(one)}, ${partOf(one)}` : partOf(one);
     const picture = isTable() ? [] : [element("img", {
       src: image(number), alt: "", loading: "lazy", onload: sharp,
     })];
@@ -117,16 +102,16 @@ function marks() {
 
 function decision(number, otherwise) {
   const made = found.decisions[number];
-  return made ? TEXT.done[made.action](made.label) : otherwise;
+  return made ? filled(t[`done_${made.action}`], made) : otherwise;
 }
 
 async function look() {
   const number = list[place], one = sample(number);
-  at("place").textContent = TEXT.place(place, list.length);
-  at("origin").textContent = `${isTable() ? TEXT.row(one.origin) : one.origin} (${one.part})`;
+  at("place").textContent = filled(t.place, { at: place + 1, count: list.length });
+  at("origin").textContent = filled(t.origin, { origin: originOf(one), part: partOf(one) });
   at("label").textContent = one.label;
   at("suggested").textContent = one.suggested;
-  at("decided").textContent = decision(number, TEXT.undecided);
+  at("decided").textContent = decision(number, t.undecided);
   at("to").value = found.decisions[number]?.label ?? one.suggested;
   at("previous").disabled = place === 0;
   at("next").disabled = place === list.length - 1;
@@ -143,7 +128,7 @@ async function look() {
   }
   if (!isTable()) {
     at("shown").replaceChildren(element("img", {
-      src: image(number), alt: TEXT.image(one), onload: sharp,
+      src: image(number), alt: filled(t.image, one), onload: sharp,
     }));
   }
   const more = await get(`${base()}/samples/${number}`);
@@ -165,8 +150,9 @@ function bar(one, label, share) {
 }
 
 function changed() {
-  at("changes").textContent = TEXT.changes(found);
-  at("write").disabled = found.relabelled + found.dropped === 0;
+  const isChanged = found.relabelled + found.dropped > 0;
+  at("changes").textContent = isChanged ? filled(t.changes, found) : t.no_changes;
+  at("write").disabled = !isChanged;
 }
 
 async function decide(action) {
@@ -175,7 +161,8 @@ async function decide(action) {
   found = { ...found, ...await post(`${base()}/decisions`, { number, action, label }) };
   marks();
   changed();
-  at("said").textContent = TEXT.said(list.filter((each) => !found.decisions[each]).length);
+  const left = list.filter((each) => !found.decisions[each]).length;
+  at("said").textContent = left ? filled(t.left, { left }) : t.all_decided;
   const later = list.findIndex((each, position) => position > place && !found.decisions[each]);
   if (later >= 0) place = later;
   await look();
@@ -188,7 +175,7 @@ async function undo() {
     JSON.stringify(found.decisions[number]) !== JSON.stringify(JSON.parse(before)[number]);
   const other = list.findIndex(differs);
   if (other >= 0) place = other;
-  at("said").textContent = before === JSON.stringify(found.decisions) ? TEXT.nothing : TEXT.undone;
+  at("said").textContent = before === JSON.stringify(found.decisions) ? t.nothing_undone : t.undone;
   marks();
   changed();
   await look();
@@ -204,7 +191,7 @@ async function apply(event) {
   at("write").disabled = true;
   try {
     const made = await post(`${base()}/apply`, { out: at("out").value });
-    at("where").textContent = TEXT.where(made.data);
+    at("where").textContent = filled(t.where, made);
     at("commands").textContent = made.commands.join("\n");
     at("written").hidden = false;
   } finally {

@@ -1,30 +1,37 @@
-// Shared by all pages: asking the server, and building elements without innerHTML.
+// Shared by all pages: their texts, asking the server, and building elements without innerHTML.
 
 const problem = document.getElementById("problem");
 
-async function answer(response) {
+// The texts by key, in the language of the page; templates/*.json have them in all languages.
+export const t = JSON.parse(document.body.dataset.texts);
+
+// A text with its {names} replaced by values.
+export const filled = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+
+// Ask the server. Errors have a `lang`: those that the pages have no texts for are in English.
+export async function ask(path, options) {
+  const response = await fetch(path, options).catch((error) => {
+    throw error.name === "AbortError" ? error : new Error(t.no_server);
+  });
   if (response.ok) {
     problem.hidden = true;
-    return response.json();
+    return response;
   }
-  const body = await response.json().catch(() => ({ detail: response.statusText }));
-  const text = typeof body.detail === "string" ? body.detail : JSON.stringify(body.detail);
-  throw Object.assign(new Error(text), { untrusted: body.untrusted });
+  const { detail, untrusted } = await response.json().catch(() => ({ detail: response.statusText }));
+  throw Object.assign(refusal(detail), { untrusted });
 }
 
-export const get = async (path) => answer(await fetch(path));
+export function refusal(detail) {
+  if (t[detail.text]) return new Error(filled(t[detail.text], detail));
+  return Object.assign(new Error(typeof detail === "string" ? detail : JSON.stringify(detail)), { lang: "en" });
+}
+
+export const get = async (path) => (await ask(path)).json();
 
 export const post = async (path, body) =>
-  answer(await fetch(path, body instanceof FormData ? { method: "POST", body } : {
+  (await ask(path, body instanceof FormData ? { method: "POST", body } : {
     method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" },
-  }));
-
-const TRUST = {
-  heading: "Run this code?",
-  text: "The model of this run is code that did not train on this machine as it is now:",
-  yes: "Run it, now and from now on",
-  no: "Do not run it",
-};
+  })).json();
 
 // Call a function that asks the server about a run. If that needs code of the run's own that is not
 // trusted, name its file, and call again if the user trusts it; else its error is thrown.
@@ -42,9 +49,9 @@ function isTrusted({ target, source }) {
   return new Promise((resolve) => {
     const button = (text, value) => element("button", { onclick: () => dialog.close(value) }, text);
     const dialog = element("dialog", { "aria-labelledby": "trust" },
-      element("h2", { id: "trust" }, TRUST.heading), element("p", {}, TRUST.text),
-      element("p", {}, element("b", {}, target), element("br"), source),
-      element("p", { class: "buttons" }, button(TRUST.no, ""), button(TRUST.yes, "yes")));
+      element("h2", { id: "trust" }, t.trust_title), element("p", {}, t.trust_text),
+      element("p", { lang: "en" }, element("b", {}, target), element("br"), source),
+      element("p", { class: "buttons" }, button(t.trust_no, ""), button(t.trust_yes, "yes")));
     dialog.addEventListener("close", () => {
       resolve(dialog.returnValue === "yes");
       dialog.remove();
@@ -54,9 +61,10 @@ function isTrusted({ target, source }) {
   });
 }
 
-export function show(error) {
-  problem.textContent = error.message;
-  problem.hidden = false;
+export function show(error, place = problem) {
+  place.textContent = error.message;
+  place.lang = error.lang ?? document.documentElement.lang;
+  place.hidden = false;
 }
 
 // element("td", { class: "right" }, "0.5", other): strings become text, never markup.
@@ -81,19 +89,29 @@ function set(made, attributes, children) {
   made.append(...children);
 }
 
-const COPY = { copy: "Copy", copied: "Copied", of: (what) => `Copy: ${what}` };
-
 // A command with what it is for, and a button that copies it.
 export function copied(what, command) {
   const code = element("code", {}, command);
-  const button = element("button", { type: "button", "aria-label": COPY.of(what), onclick: async () => {
+  const button = element("button", { type: "button", "aria-label": filled(t.copy_of, { what }), onclick: async () => {
     try {
       await navigator.clipboard.writeText(command);
-      button.textContent = COPY.copied;
-      setTimeout(() => { button.textContent = COPY.copy; }, 2000);
+      button.textContent = t.copied;
+      setTimeout(() => { button.textContent = t.copy_it; }, 2000);
     } catch { // it is not allowed, or the page is on another machine
       getSelection().selectAllChildren(code);
     }
-  } }, COPY.copy);
+  } }, t.copy_it);
   return element("div", { class: "command" }, element("span", {}, what), code, button);
+}
+
+for (const place of document.querySelectorAll("[data-command]")) {
+  place.append(copied(place.dataset.what, place.dataset.command));
+}
+
+for (const link of document.querySelectorAll(".languages a")) {
+  link.addEventListener("click", () => { // to this page, with what is chosen
+    const here = new URL(location);
+    here.searchParams.set("lang", link.lang);
+    link.href = here;
+  });
 }

@@ -1,25 +1,22 @@
-// The tutorial: turn pages, run rungs beside one another, check them all. Its texts are in
-// templates/ladder.json, in both languages.
+// The tutorial: turn pages, run rungs beside one another, check them all.
 
 import { LineChart, lineStyle } from "./chart.js";
-import { element, show, svg } from "./common.js";
+import { ask, element, filled, refusal, show, svg, t } from "./common.js";
 import { lookInside } from "./step.js";
 
 const book = document.getElementById("book");
-const text = JSON.parse(book.dataset.texts);
 const { rung } = book.dataset; // its label; none on the page of contents
 const id = (name) => document.getElementById(name);
-const nameOf = (label) => `${text.rung} ${label}${text.rung_end}`;
+const nameOf = (label) => filled(t.rung, { label });
 const DATA = "plainfit-ladder-data";
 
 turnByKeys();
-copyByButtons();
 if (window.innerWidth < 992) id("contents").open = false; // as in ladder.css
 chooseData();
 let stopping = null; // an AbortController, while something runs
 id("run").addEventListener("click", () => (rung ? runHere() : checkAll()).catch(show));
 id("stop").addEventListener("click", () => stopping?.abort());
-if (id("inside")) lookInside({ rung, text, data: () => id("data").value });
+if (id("inside")) lookInside({ rung, data: () => id("data").value });
 
 function turnByKeys() {
   document.addEventListener("keydown", (event) => {
@@ -27,16 +24,6 @@ function turnByKeys() {
     const target = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
     if (free && target && event.target === document.body) id(target)?.click();
   });
-}
-
-function copyByButtons() {
-  for (const button of document.querySelectorAll("[data-copy]")) {
-    button.addEventListener("click", async () => {
-      await navigator.clipboard.writeText(button.dataset.copy);
-      button.textContent = text.copied;
-      setTimeout(() => { button.textContent = text.copy_it; }, 2000);
-    });
-  }
 }
 
 function chooseData() {
@@ -56,13 +43,12 @@ async function* answersOf(rungs) {
   stopping = new AbortController();
   id("run").disabled = true;
   id("stop").hidden = false;
-  say(text.starting);
+  say(t.starting);
   try {
-    const response = await fetch("/api/ladder/run", {
+    const response = await ask("/api/ladder/run", {
       method: "POST", signal: stopping.signal, headers: { "content-type": "application/json" },
       body: JSON.stringify({ rungs, data: id("data").value }),
     });
-    if (!response.ok) throw new Error((await response.json()).detail);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ""; ;) {
       const { value, done } = await reader.read();
@@ -71,13 +57,14 @@ async function* answersOf(rungs) {
       rest = lines.pop();
       for (const line of lines) {
         const answer = JSON.parse(line);
-        if (answer.error) throw new Error(answer.error);
+        if (answer.ended) throw new Error(t.ended);
+        if (answer.error) throw refusal(answer.error);
         yield answer;
       }
     }
     say("");
   } catch (error) {
-    say(text.stopped);
+    say(t.stopped);
     if (error.name !== "AbortError") throw error;
   } finally {
     stopping = null;
@@ -91,7 +78,7 @@ function say(words) {
   if (id("status").textContent !== words) id("status").textContent = words;
 }
 
-const runningText = (label) => `${text.running_rung} ${label}${text.rung_end}…`;
+const runningText = (label) => filled(t.running_rung, { label });
 
 let chart = null;
 
@@ -104,8 +91,7 @@ async function runHere() {
   id("outputs").replaceChildren();
   if (id("chart") && !chart) {
     chart = new LineChart(id("chart"), {
-      title: text.train_loss, x: text.step,
-      text: { all: text.chart_all, empty: text.chart_empty, usage: text.chart_usage },
+      title: t.train_loss, x: t.step,
     });
     id("smooth").addEventListener("change", settings);
     id("log").addEventListener("change", settings);
@@ -140,12 +126,13 @@ function key(label, color, kind) {
 }
 
 function output(label, printed) {
-  return element("section", {}, element("b", {}, `${nameOf(label)} ${text.prints}`),
-    element("pre", { tabindex: 0, lang: "en", "aria-label": `${nameOf(label)} ${text.prints}` }, printed));
+  const title = filled(t.prints, { rung: nameOf(label) });
+  return element("section", {}, element("b", {}, title),
+    element("pre", { tabindex: 0, lang: "en", "aria-label": title }, printed));
 }
 
 function result(row) {
-  const word = row.error ? text.failed : row.holds ? text.holds : text.broken;
+  const word = row.error ? t.failed : row.holds ? t.holds : t.broken;
   return element("b", {}, `${row.holds && !row.error ? "✓" : "✗"} ${word}`);
 }
 
@@ -155,8 +142,8 @@ const figures = (row) => [
 ].filter(([, value]) => value != null);
 
 function verdict(row) {
-  const values = figures(row).map(([name, value]) => `${text[name]} ${value}`).join(" · ");
-  id("verdict").replaceChildren(result(row), ` — ${text[row.relation]}: `,
+  const values = figures(row).map(([name, value]) => `${t[`figure_${name}`]} ${value}`).join(" · ");
+  id("verdict").replaceChildren(result(row), filled(t.verdict, { relation: t[`relation_${row.relation}`] }),
     element("span", { lang: "en" }, row.measured), ...(values ? [element("br"), values] : []));
   if (row.error) id("verdict").append(element("pre", { tabindex: 0, lang: "en" }, row.error));
   id("verdict").classList.toggle("broken", !row.holds);
@@ -181,5 +168,5 @@ async function checkAll() {
     held += row.holds;
     all += 1;
   }
-  if (all === id("rungs").tBodies[0].rows.length) say(`${held} / ${all} ${text.done_all}`);
+  if (all === id("rungs").tBodies[0].rows.length) say(filled(t.done_all, { held, all }));
 }

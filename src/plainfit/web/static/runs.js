@@ -1,23 +1,9 @@
 // The page Runs: a table of all runs, curves of those chosen, what to do with them, new trainings.
 
-import { copied, element, post, show } from "./common.js";
+import { copied, element, filled, post, show, t, trusting } from "./common.js";
 import { LineChart, lineStyle } from "./chart.js";
 
-const TEXT = {
-  count: (shown, all) => (shown === all ? `${all} ${all === 1 ? "run" : "runs"}` : `${shown} of ${all} runs`),
-  live: "live", lost: "not connected, trying again", closed: "not connected: open the address that plainfit app prints",
-  run: "run", state: "state", when: "last begun or ended", epochs: "epochs", of: (done, all) => `${done.toLocaleString("en")} of ${all.toLocaleString("en")}`,
-  first: "Your first training", none: "-", yes: "yes", no: "no", most: "At most 8 runs can be chosen at once.",
-  loss: "loss (dashed: training)", stepLoss: "training loss", rate: "learning rate",
-  epoch: "epochs done", step: "step", training: (name) => `${name}, training`, resumed: "resumed here",
-  thinned: (every) => `Of the longest run, one step in ${every} is drawn.`,
-  stop: "Stop", resume: "Continue", longer: "Train for longer", like: "New training like this", report: "Report",
-  stopping: "Stopping: it saves its state first, and can be continued.", tab: "in a tab of its own",
-  epochsInAll: "epochs in all",
-  ends: { running: "running", 0: "ended", 2: "refused", 143: "stopped, and can be continued" },
-  failed: (code) => (code < 0 ? `killed by signal ${-code}` : `ended with exit code ${code}`),
-  output: (name, number) => `Output ${number + 1}, of ${name}`,
-};
+const NONE = "-";
 const MOST = 8;
 const NOT_METRICS = ["epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"];
 const at = (id) => document.getElementById(id);
@@ -41,8 +27,8 @@ function connect() {
   const chosen = [...slots.keys()].map((name) => `run=${encodeURIComponent(name)}`).join("&");
   source = new EventSource(`/api/runs/events?${chosen}`);
   let isFirst = true;
-  source.onopen = () => { isFirst = true; tell("live", true); };
-  source.onerror = () => tell(source.readyState === EventSource.CLOSED ? "closed" : "lost", false);
+  source.onopen = () => { isFirst = true; tell(t.live, true); };
+  source.onerror = () => tell(source.readyState === EventSource.CLOSED ? t.closed : t.lost, false);
   source.onmessage = ({ data }) => {
     const told = JSON.parse(data);
     if (isFirst) lines.clear();
@@ -62,7 +48,7 @@ function connect() {
 }
 
 function tell(what, isOn) {
-  if (at("live").textContent !== TEXT[what]) at("live").textContent = TEXT[what];
+  if (at("live").textContent !== what) at("live").textContent = what;
   at("live").classList.toggle("on", isOn);
 }
 
@@ -73,9 +59,17 @@ document.addEventListener("visibilitychange", () => { // a page that is not seen
 
 // The table
 
-const settingText = (value) => (value == null ? TEXT.none : value === true ? TEXT.yes : value === false ? TEXT.no
+const settingText = (value) => (value == null ? NONE : value === true ? t.yes : value === false ? t.no
   : typeof value === "object" ? JSON.stringify(value) : String(value));
+const stateText = (state) => t[`state_${state}`] ?? state;
 const two = (number) => String(number).padStart(2, "0");
+
+// The name of a result, or of a metric, in words.
+function nameText(name) {
+  const [, part, own] = /^(?:(best|test)_)?(.*)$/.exec(name);
+  const words = t[`name_${own}`] ?? own.replaceAll("_", " ");
+  return part ? filled(part === "best" ? t.best : t.test, { name: words }) : words;
+}
 
 function dateText(seconds) {
   const date = new Date(seconds * 1000);
@@ -84,37 +78,38 @@ function dateText(seconds) {
 
 function shownLines() {
   const words = at("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const textOf = (line) => [line.name, line.state, line.about,
+  const textOf = (line) => [line.name, line.state, stateText(line.state), line.model, line.data,
     ...Object.entries(line.settings ?? {}).map(([name, value]) => `${name}=${settingText(value)}`)].join(" ").toLowerCase();
   return [...lines.values()].filter((line) => words.every((word) => textOf(line).includes(word)));
 }
 
 // Columns: the fixed ones, results of any run, settings that differ between the runs shown.
 function columnsOf(shown) {
-  const heads = new Map();
-  for (const { cells = {} } of shown) for (const [name, { head }] of Object.entries(cells)) heads.set(name, head);
-  heads.delete("epochs");
+  const named = new Set(shown.flatMap(({ cells = {} }) => Object.keys(cells)));
+  named.delete("epochs");
   const rank = (name) => ["best", "test"].indexOf(name.split("_")[0]) & 3; // the others, -1, come last
-  const results = [...heads].sort(([a], [b]) => rank(a) - rank(b)).map(([name, head]) => ({
-    key: `result ${name}`, head, isNumber: true,
-    value: ({ cells }) => cells?.[name]?.value, text: ({ cells }) => cells?.[name]?.text ?? TEXT.none,
+  const results = [...named].sort((a, b) => rank(a) - rank(b)).map((name) => ({
+    key: `result ${name}`, head: nameText(name), isNumber: true,
+    value: ({ cells }) => cells?.[name]?.value, text: ({ cells }) => cells?.[name]?.text ?? NONE,
   }));
   const readable = shown.filter((line) => line.settings);
   const names = [...new Set(readable.flatMap(({ settings }) => Object.keys(settings)))];
   const differ = names.filter((name) => name !== "epochs" && new Set(readable.map(({ settings }) => JSON.stringify(settings[name]))).size > 1);
   return [
-    { key: "name", head: TEXT.run, value: (line) => line.name },
-    { key: "state", head: TEXT.state, value: (line) => line.state },
-    { key: "epochs", head: TEXT.epochs, isNumber: true, value: ({ cells }) => cells?.epochs.value,
-      text: ({ cells, of }) => (cells ? TEXT.of(cells.epochs.value, of) : TEXT.none) },
+    { key: "name", head: t.column_name, value: (line) => line.name },
+    { key: "state", head: t.column_state, value: (line) => stateText(line.state) },
+    { key: "epochs", head: t.name_epochs, isNumber: true, value: ({ cells }) => cells?.epochs.value,
+      text: ({ cells, of }) => (cells ? epochsText(cells.epochs.value, of) : NONE) },
     ...differ.map((name) => ({
       key: `setting ${name}`, head: name.replaceAll("_", " "), value: (line) => settingOf(line, name),
       text: (line) => settingText(settingOf(line, name)),
     })),
     ...results,
-    { key: "when", head: TEXT.when, value: (line) => line.when, text: ({ when }) => (when ? dateText(when) : TEXT.none) },
+    { key: "when", head: t.column_when, value: (line) => line.when, text: ({ when }) => (when ? dateText(when) : NONE) },
   ];
 }
+
+const epochsText = (done, all) => filled(t.epochs_of, { done: done.toLocaleString("en"), all: all.toLocaleString("en") });
 
 function settingOf(line, name) {
   if (!line.settings) return null;
@@ -143,7 +138,7 @@ function drawRuns() {
     if (lines.has(name) && choose(name, true)) awaited.delete(name);
   }
   const shown = shownLines();
-  at("count").textContent = TEXT.count(shown.length, lines.size);
+  at("count").textContent = filled(shown.length < lines.size ? t.count_shown : t.count, { shown: shown.length, all: lines.size });
   at("empty").hidden = lines.size > 0;
   at("scroll").hidden = !lines.size;
   columns = columnsOf(shown);
@@ -166,7 +161,7 @@ function drawHead() {
   if (head.dataset.columns !== signature) {
     head.dataset.columns = signature;
     head.replaceChildren(...columns.map(({ key, head: text, isNumber }) => element("th", { scope: "col", class: isNumber && "number" },
-      element("button", { type: "button", onclick: () => {
+      element("button", { type: "button", lang: key.startsWith("setting") && "en", onclick: () => {
         sort = { column: key, down: sort.column === key ? !sort.down : false };
         drawRuns();
       } }, text, element("span", { "aria-hidden": "true" })))));
@@ -192,7 +187,7 @@ function rowOf(line) {
   if (mine.line !== line || mine.columns !== signature) {
     while (mine.tr.lastChild !== mine.th) mine.tr.lastChild.remove(); // the first stays, it may have the focus
     mine.tr.append(...columns.slice(1).map(({ key, isNumber, text, value }) => element("td", { class: isNumber && "number" },
-      ...(key === "state" ? [pill(line), ...(line.problem ? [element("small", {}, line.problem)] : [])] : [text(line, value)]))));
+      ...(key === "state" ? [pill(line), ...(line.problem ? [element("small", { lang: "en" }, line.problem)] : [])] : [text(line, value)]))));
     Object.assign(mine, { line, columns: signature });
   }
   mine.box.disabled = line.state === "damaged";
@@ -202,13 +197,13 @@ function rowOf(line) {
   return mine.tr;
 }
 
-const pill = ({ state }) => element("span", { class: `state ${state}` }, state);
+const pill = ({ state }) => element("span", { class: `state ${state}` }, stateText(state));
 
 // Choose a run, or no longer; remember which in the address. Return whether it is as asked.
 function choose(name, wanted) {
   if (wanted === slots.has(name)) return true;
   if (wanted && (slots.size === MOST || lines.get(name)?.state === "damaged")) {
-    if (slots.size === MOST) show(new Error(TEXT.most));
+    if (slots.size === MOST) show(new Error(filled(t.most, { most: MOST })));
     const mine = drawn.get(name);
     if (mine) mine.box.checked = false;
     return false;
@@ -248,13 +243,13 @@ function drawCurves() {
     name, color: slot, marks: marksOf(name).steps, points: rows.get(name).steps.map((row) => [row[0], row[cell]]),
   });
   const wanted = [
-    ["loss", TEXT.loss, TEXT.epoch, { log, smoothing }, [
+    ["loss", t.loss_curve, t.epochs_done, { log, smoothing }, [
       ...chosen.map(byEpoch("valid_loss")),
-      ...chosen.map(byEpoch("train_loss")).map((one) => ({ ...one, name: TEXT.training(one.name), color: one.color + MOST, marks: [] })),
+      ...chosen.map(byEpoch("train_loss")).map((one) => ({ ...one, name: filled(t.training_line, one), color: one.color + MOST, marks: [] })),
     ].filter(({ points }) => points.some(([, y]) => y != null) || !points.length)],
-    ...metrics.map((metric) => [metric, metric.replaceAll("_", " "), TEXT.epoch, { smoothing }, chosen.map(byEpoch(metric))]),
-    ["step loss", TEXT.stepLoss, TEXT.step, { log, smoothing }, chosen.map(byStep(2))],
-    ["rate", TEXT.rate, TEXT.step, { log }, chosen.map(byStep(3))],
+    ...metrics.map((metric) => [metric, nameText(metric), t.epochs_done, { smoothing }, chosen.map(byEpoch(metric))]),
+    ["step_loss", t.step_loss, t.step, { log, smoothing }, chosen.map(byStep(2))],
+    ["rate", t.rate, t.step, { log }, chosen.map(byStep(3))],
   ];
   const keys = wanted.map(([key]) => key);
   for (const [key, chart] of charts) {
@@ -264,14 +259,14 @@ function drawCurves() {
     }
   }
   wanted.forEach(([key, title, x, options, series], place) => {
-    if (!charts.has(key)) charts.set(key, new LineChart(at("charts"), { title, x, markText: TEXT.resumed }));
+    if (!charts.has(key)) charts.set(key, new LineChart(at("charts"), { title, x, markText: t.resumed }));
     const chart = charts.get(key);
     if (at("charts").children[place] !== chart.figure) at("charts").insertBefore(chart.figure, at("charts").children[place]);
     chart.set(options);
     chart.draw(series);
   });
   const every = Math.max(1, ...chosen.map(([name]) => rows.get(name).every));
-  at("thinned").firstChild.textContent = every > 1 ? TEXT.thinned(every) : "";
+  at("thinned").firstChild.textContent = every > 1 ? filled(t.thinned, { every }) : "";
 }
 
 // Where a run was resumed: the steps, and the epochs that were done then.
@@ -303,10 +298,11 @@ function drawDetails() {
     const mine = opened.get(name);
     if (mine.line === line) continue;
     mine.line = line;
-    mine.summary.replaceChildren(element("b", {}, name), pill(line), ` ${line.about ?? ""}${line.stopped ? `, ${line.stopped}` : ""}`);
+    mine.summary.replaceChildren(element("b", {}, name), pill(line), line.model ? ` ${filled(t.on_data, line)} ` : "",
+      element("span", { lang: "en" }, line.stopped ?? ""));
     if (JSON.stringify([line.state, line.commands]) === mine.signature) continue; // keep the focus
     mine.signature = JSON.stringify([line.state, line.commands]);
-    mine.actions.replaceChildren(actionsOf(line, mine), ...(line.commands ?? []).map(([what, command]) => copied(what, command)));
+    mine.actions.replaceChildren(actionsOf(line, mine), ...(line.commands ?? []).map(([what, command]) => copied(t[`command_${what}`], command)));
   }
   at("details").hidden = !opened.size;
 }
@@ -323,25 +319,26 @@ function actionsOf(line, mine) {
       event.target.disabled = false;
     }
   } }, text);
+  const goOn = (body) => trusting(line.name, () => post(`${path}/resume`, body));
   if (line.state === "running") {
-    bar.append(act(TEXT.stop, async () => {
+    bar.append(act(t.stop, async () => {
       await post(`${path}/stop`, {});
-      bar.append(element("span", { role: "status" }, TEXT.stopping));
+      bar.append(element("span", { role: "status" }, t.stopping));
     }));
   } else if (line.state === "finished") {
-    const epochs = element("input", { type: "number", min: line.of + 1, value: line.of * 2, "aria-label": TEXT.epochsInAll });
-    bar.append(element("span", {}, epochs, ` ${TEXT.epochsInAll} `), act(TEXT.longer, () => post(`${path}/resume`, { epochs: Number(epochs.value) })));
-  } else if (line.commands) bar.append(act(TEXT.resume, () => post(`${path}/resume`, {})));
-  if (line.settings) bar.append(element("button", { type: "button", onclick: () => fillForm(line.settings) }, TEXT.like));
+    const epochs = element("input", { type: "number", min: line.of + 1, value: line.of * 2, "aria-label": t.epochs_in_all });
+    bar.append(element("span", {}, epochs, ` ${t.epochs_in_all} `), act(t.train_longer, () => goOn({ epochs: Number(epochs.value) })));
+  } else if (line.commands) bar.append(act(t.continue, () => goOn({})));
+  if (line.settings) bar.append(element("button", { type: "button", onclick: () => fillForm(line.settings) }, t.like_this));
   const toggle = element("button", { type: "button", "aria-expanded": String(mine.report.hasChildNodes()), onclick: () => {
     if (mine.report.hasChildNodes()) mine.report.replaceChildren();
     else {
       mine.report.replaceChildren(
-        element("p", {}, element("a", { href: `${path}/report`, target: "_blank" }, `${TEXT.report}: ${line.name}, ${TEXT.tab}`)),
-        element("iframe", { class: "report", src: `${path}/report`, title: `${TEXT.report}: ${line.name}`, sandbox: "" }));
+        element("p", {}, element("a", { href: `${path}/report`, target: "_blank" }, filled(t.report_tab, line))),
+        element("iframe", { class: "report", src: `${path}/report`, title: filled(t.report_of, line), sandbox: "" }));
     }
     toggle.setAttribute("aria-expanded", String(mine.report.hasChildNodes()));
-  } }, TEXT.report);
+  } }, t.show_report);
   bar.append(toggle);
   return bar;
 }
@@ -393,6 +390,11 @@ at("form").addEventListener("submit", async (event) => {
   }
 });
 
+function endText(code) {
+  if (code < 0) return filled(t.end_signal, { signal: -code });
+  return t[`end_${code ?? "running"}`] ?? filled(t.end_code, { code });
+}
+
 const cards = new Map(); // of the trainings started here, by number
 
 function drawTrainings(told) {
@@ -406,16 +408,16 @@ function drawTrainings(told) {
   for (const one of told.toReversed()) {
     if (!cards.has(one.number)) {
       const state = element("span", { role: "status" });
-      const stop = element("button", { type: "button", onclick: () => post(`/api/trainings/${one.number}/stop`, {}).catch(show) }, TEXT.stop);
-      const output = element("pre", { tabindex: 0, role: "region", "aria-label": TEXT.output(one.name, one.number) });
-      const refused = element("p", { class: "note", hidden: true });
+      const stop = element("button", { type: "button", onclick: () => post(`/api/trainings/${one.number}/stop`, {}).catch(show) }, t.stop);
+      const output = element("pre", { tabindex: 0, role: "region", lang: "en", "aria-label": filled(t.output, { name: one.name, number: one.number + 1 }) });
+      const refused = element("p", { class: "note", lang: "en", hidden: true });
       const whole = element("div", { class: "training" },
         element("div", { class: "tools" }, element("b", {}, one.name), state, stop), element("small", {}, element("code", {}, one.command)), refused, output);
       cards.set(one.number, { whole, state, stop, output, refused });
       at("cards").prepend(whole);
     }
     const { state, stop, output, refused } = cards.get(one.number);
-    const text = TEXT.ends[one.code ?? "running"] ?? TEXT.failed(one.code);
+    const text = endText(one.code);
     if (state.textContent !== text) state.textContent = text;
     stop.hidden = one.code != null;
     refused.textContent = one.refused;
@@ -432,7 +434,6 @@ function drawTrainings(told) {
 
 // The start
 
-at("first").append(copied(TEXT.first, at("first").dataset.command));
 at("filter").addEventListener("input", drawRuns);
 at("log").addEventListener("change", drawCurves);
 at("smoothing").addEventListener("input", () => {

@@ -1,19 +1,19 @@
 // One step of a rung's training in pictures: batch, predictions, loss, gradients, update.
 
-import { element, get, show } from "./common.js";
+import { element, filled, get, show, t } from "./common.js";
 
 const PHASES = ["batch", "predictions", "loss", "gradients", "update"];
 const WIDEST = 256; // pixels of a picture of many kernels
 const id = (name) => document.getElementById(name);
-let text, rung, dataName, found;
+let rung, dataName, found;
 const state = { phase: 0, sample: 0, asked: 0 };
 
 export function lookInside(options) {
-  ({ text, rung, data: dataName } = options);
+  ({ rung, data: dataName } = options);
   const inside = id("inside");
   const lines = JSON.parse(inside.dataset.phases);
   if (id("at")) {
-    const places = PHASES.map((phase, at) => element("li", {}, element("button", { onclick: () => turn(at) }, text[`phase_${phase}`])));
+    const places = PHASES.map((phase, at) => element("li", {}, element("button", { onclick: () => turn(at) }, t[`phase_${phase}`])));
     id("phases").replaceChildren(...places);
     id("at").addEventListener("change", () => load(Number(id("at").value)));
     id("first").addEventListener("click", () => load(0));
@@ -47,7 +47,7 @@ export function lookInside(options) {
   async function load(step) {
     const asked = ++state.asked; // a later question makes earlier answers void
     if (found) step = Math.min(Math.max(Math.trunc(step) || 0, 0), found.last);
-    id("looking").textContent = text.loading;
+    id("looking").textContent = t.loading;
     try {
       const answer = await get(`/api/ladder/${rung === "00" ? "01" : rung}/step/${step}?data=${dataName()}`);
       if (asked !== state.asked) return;
@@ -70,7 +70,7 @@ export function lookInside(options) {
     const phase = PHASES[state.phase];
     id("at").value = found.step;
     id("at").max = found.last;
-    id("of").textContent = `${text.of} ${found.last}`;
+    id("of").textContent = filled(t.of, found);
     id("back").disabled = state.phase === 0 && found.step === 0;
     id("forward").disabled = state.phase === PHASES.length - 1 && found.step === found.last;
     [...id("phases").children].forEach((item, at) => {
@@ -80,7 +80,7 @@ export function lookInside(options) {
     for (const item of inside.querySelectorAll("[data-line]")) {
       item.classList.toggle("now", lines[phase].includes(Number(item.dataset.line)));
     }
-    const about = phase === "predictions" && !linear() ? text.about_predictions_cnn : text[`about_${phase}`];
+    const about = phase === "predictions" && !linear() ? t.about_predictions_cnn : t[`about_${phase}`];
     id("readout").textContent = "";
     id("values").replaceChildren(element("p", {}, about), ...{ batch, predictions, loss, gradients, update }[phase]());
   }
@@ -156,15 +156,15 @@ function picture(values, width, height, { most = null, scale = 6, tall = scale, 
   return canvas;
 }
 
-const imagePicture = (at, size) => picture(image(at), side(), side(), { scale: size / side(), label: `${text.image} ${at}` });
+const imagePicture = (at, size) => picture(image(at), side(), side(), { scale: size / side(), label: `${t.image} ${at}` });
 const weightPicture = (values, most, size, label) => picture(values, side(), side(), { most, scale: size / side(), label });
 const nameOfClass = (at) => found.classes[at];
 
 function batch() {
-  const sheet = element("fieldset", { class: "sheet" }, element("legend", { class: "hidden" }, text.image));
+  const sheet = element("fieldset", { class: "sheet" }, element("legend", { class: "hidden" }, t.image));
   found.yb.forEach((label, at) => {
     const input = element("input", { type: "radio", name: "sample", value: at, checked: at === state.sample,
-      "aria-label": `${text.image} ${at}: ${nameOfClass(label)}`, onchange: () => { state.sample = at; } });
+      "aria-label": `${t.image} ${at}: ${nameOfClass(label)}`, onchange: () => { state.sample = at; } });
     const shown = imagePicture(at, 44);
     shown.removeAttribute("role");
     shown.removeAttribute("aria-label");
@@ -198,16 +198,16 @@ function table(heads, rows, label) {
 function rowOf(at, ...cells) {
   const isRight = at === found.yb[state.sample];
   return element("tr", { class: isRight ? "right-class" : null },
-    element("th", { scope: "row" }, nameOfClass(at), ...(isRight ? [element("small", {}, ` ✓ ${text.right}`)] : [])),
+    element("th", { scope: "row" }, nameOfClass(at), ...(isRight ? [element("small", {}, ` ✓ ${t.right}`)] : [])),
     ...cells.map((cell) => element("td", {}, cell)));
 }
 
 const chosen = () => element("figure", {}, imagePicture(state.sample, 112),
-  element("figcaption", {}, `${text.image} ${state.sample}: ${nameOfClass(found.yb[state.sample])}`));
+  element("figcaption", {}, `${t.image} ${state.sample}: ${nameOfClass(found.yb[state.sample])}`));
 
 function predictions() {
   const scores = scoresOf(state.sample), most = largest(scores), model = linear();
-  const name = rung === "01" ? text.log_probability : text.score;
+  const name = rung === "01" ? t.log_probability : t.score;
   const made = [];
   if (model) {
     const all = found.classes.map((_, at) => model.of(at));
@@ -216,21 +216,21 @@ function predictions() {
     const products = all.map((weights) => weights.map((weight, at) => weight * input[at]));
     const strongest = Math.max(...products.map(largest));
     const rows = found.classes.map((label, at) => rowOf(at,
-      weightPicture(all[at], scale, 48, `${text.weights} ${label}`),
-      weightPicture(products[at], strongest, 48, `${text.product} ${label}`),
+      weightPicture(all[at], scale, 48, `${t.weights} ${label}`),
+      weightPicture(products[at], strongest, 48, `${t.product} ${label}`),
       number(products[at].reduce((a, b) => a + b, 0)), number(model.bias[at]),
       number(scores[at]), bar(scores[at], most)));
     made.push(element("div", { class: "chosen" }, chosen(), table(
-      [text.class, text.weights, text.product, text.sum, text.bias, name], rows, text.phase_predictions)));
+      [t.class, t.weights, t.product, t.sum, t.bias, name], rows, t.phase_predictions)));
   } else {
     const rows = found.classes.map((_, at) => rowOf(at, number(scores[at]), bar(scores[at], most)));
-    made.push(element("div", { class: "chosen" }, chosen(), table([text.class, name], rows, text.phase_predictions)),
+    made.push(element("div", { class: "chosen" }, chosen(), table([t.class, name], rows, t.phase_predictions)),
       ...tensors(found.parameters, ""));
   }
   const count = found.yb.length, classes = found.classes.length;
   const turned = Float32Array.from({ length: count * classes }, (_, at) => found.pred.values[(at % count) * classes + Math.floor(at / count)]);
-  made.push(element("div", { class: "tensor" }, element("b", {}, `pred ${shapeText(found.pred.shape)}`), element("br"), element("small", {}, text.all_pred),
-    element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": text.all_pred },
+  made.push(element("div", { class: "tensor" }, element("b", {}, `pred ${shapeText(found.pred.shape)}`), element("br"), element("small", {}, t.all_pred),
+    element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": t.all_pred },
       picture(turned, count, classes, { most: largest(turned), scale: 9, label: "pred", at: (row, place) => `${place}, ${row}` }))));
   return made;
 }
@@ -241,26 +241,26 @@ function loss() {
   const losses = Float32Array.from(found.yb, (_, at) => lossOf(at));
   return [
     element("div", { class: "chosen" }, chosen(), table(
-      [text.class, rung === "01" ? text.log_probability : text.score, text.probability], rows, text.phase_loss)),
-    element("p", {}, `${text.this_loss}: −log ${number(parts[right])} = `, element("b", {}, number(losses[state.sample])),
-      ` · ${text.batch_loss}: `, element("b", {}, `loss = ${found.loss.toFixed(4)}`)),
-    element("div", { class: "tensor" }, element("small", {}, text.all_losses),
-      element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": text.all_losses },
-        picture(losses, losses.length, 1, { most: largest(losses), scale: 9, tall: 28, label: text.phase_loss, at: (_, place) => place }))),
+      [t.class, rung === "01" ? t.log_probability : t.score, t.probability], rows, t.phase_loss)),
+    element("p", {}, `${t.this_loss}: −log ${number(parts[right])} = `, element("b", {}, number(losses[state.sample])),
+      ` · ${t.batch_loss}: `, element("b", {}, `loss = ${found.loss.toFixed(4)}`)),
+    element("div", { class: "tensor" }, element("small", {}, t.all_losses),
+      element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": t.all_losses },
+        picture(losses, losses.length, 1, { most: largest(losses), scale: 9, tall: 28, label: t.phase_loss, at: (_, place) => place }))),
   ];
 }
 
 const gradients = () => tensors(found.gradients, ".grad");
 
 function update() {
-  const made = [element("p", {}, `${text.loss_before_after}: `,
+  const made = [element("p", {}, `${t.loss_before_after}: `,
     element("b", {}, `${found.loss.toFixed(4)} → ${found.lossAfter?.toFixed(4) ?? "?"}`))];
   for (const [name, { shape, values }] of Object.entries(found.parameters)) {
     const after = found.updated[name].values;
     const change = { shape, values: values.map((value, at) => after[at] - value) };
     const most = Math.max(largest(values), largest(after));
-    made.push(element("div", { class: "steps" }, tensor(`${name}: ${text.before}`, name, { shape, values }, most),
-      tensor(`${name}: ${text.change}`, name, change), tensor(`${name}: ${text.after}`, name, { shape, values: after }, most)));
+    made.push(element("div", { class: "steps" }, tensor(`${name}: ${t.before}`, name, { shape, values }, most),
+      tensor(`${name}: ${t.change}`, name, change), tensor(`${name}: ${t.after}`, name, { shape, values: after }, most)));
   }
   return made;
 }
@@ -278,7 +278,7 @@ function tensor(title, name, { shape, values }, most = largest(values)) {
   } else {
     tiles = [picture(values, values.length, 1, { most, scale: 28, label: title, at: (_, place) => place })];
   }
-  return element("div", { class: "tensor" }, element("b", {}, `${title} ${shapeText(shape)}`), element("small", {}, ` ${text.blue} ${number(-most)} · ${text.red} ${number(most)}`),
+  return element("div", { class: "tensor" }, element("b", {}, `${title} ${shapeText(shape)}`), element("small", {}, ` ${t.blue} ${number(-most)} · ${t.red} ${number(most)}`),
     element("div", { class: "tiles", tabindex: 0, role: "region", "aria-label": title }, ...tiles));
 }
 

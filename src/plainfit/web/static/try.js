@@ -1,38 +1,7 @@
 // Shows what runs answer to a drawing, a picture, or a row of a table, and why.
 
-import { element, get, post, show, svg, trusting } from "./common.js";
+import { element, filled, get, post, refusal, show, svg, t, trusting } from "./common.js";
 
-const TEXT = {
-  alone: "nothing",
-  likeliest: "the likeliest",
-  first: "the first",
-  draw: "Draw something",
-  fill: "Fill in the form",
-  labels: (names) => names || "none of the labels",
-  sees: "What the model sees",
-  pixels: "The pixels as classes",
-  nearest: "Nearest training samples",
-  nearestHint: "Those whose features in front of the last layer are most alike, of 10,000 at most.",
-  why: (name) => `Where the score of ${name} comes from`,
-  gradient: "Gradient: brighter pixels here ",
-  hiding: "Hiding: this part ",
-  raise: "raise it",
-  lower: "lower it",
-  speaksFor: "speaks for it",
-  against: "against it",
-  layers: "Layers",
-  layersHint: "What each layer with weights gives: ",
-  above: "above 0",
-  below: "below 0",
-  cannot: (why) => `This run cannot be tried: ${why}`,
-  range: (low, high, isKnown) => isKnown ? `${low} to ${high} in the data` : `usually ${low} to ${high}`,
-  moves: (of, low, high) => `${of} goes from ${low} to ${high}`,
-  still: (of, value) => `${of} stays at ${value}`,
-  empty: "(empty)",
-  take: "Take the picture",
-  camera: "Camera",
-  noCamera: (why) => `The camera must be there, and allowed for this page, and it is not (${why}); choose a picture instead`,
-};
 const SIDE = 336; // pixels of the longer side of the canvas
 const PAUSE = 250; // ms without a change, until the model is looked into
 const MOST_IN_ORDER = 30; // classes; of more, the likeliest come first
@@ -60,14 +29,14 @@ class Panel {
     this.more = element("div");
     this.bars = new Map();
     this.element = element("section", { class: "answer", "aria-label": run.name },
-      element("h2", {}, run.name), element("p", { class: "title" }, run.title ?? ""),
+      element("h2", {}, run.name), element("p", { class: "title" }, run.model ? filled(t.on_data, run) : ""),
       this.verdict, this.problem, this.result, this.more);
     this.isBusy = this.isAwaited = false;
     this.clear();
   }
 
   clear() {
-    this.verdict.replaceChildren(element("small", { class: "hint" }, this.run.kind === "row" ? TEXT.fill : TEXT.draw));
+    this.verdict.replaceChildren(element("small", { class: "hint" }, this.run.kind === "row" ? t.fill : t.draw));
     this.result.replaceChildren();
     this.more.replaceChildren();
     this.bars.clear();
@@ -97,8 +66,9 @@ class Panel {
 
   fail(error) {
     this.problem.hidden = !error;
-    this.problem.textContent = error?.message ?? "";
-    if (error) this.clear();
+    if (!error) return;
+    show(error, this.problem);
+    this.clear();
   }
 
   draw({ answer, seen, how }) {
@@ -111,13 +81,12 @@ class Panel {
   figure(seen, how) {
     this.seen = seen;
     if (!this.image?.isConnected) {
-      this.image = element("img", { class: "pixels", alt: TEXT.sees });
-      this.how = element("span");
-      this.result.prepend(element("figure", { class: "seen" }, this.image,
-        element("figcaption", {}, TEXT.sees, ": ", this.how)));
+      this.image = element("img", { class: "pixels", alt: t.sees });
+      this.how = element("figcaption");
+      this.result.prepend(element("figure", { class: "seen" }, this.image, this.how));
     }
     this.image.src = seen;
-    this.how.textContent = how;
+    this.how.textContent = filled(t.sees_how, { how: filled(t[`how_${how}`], this.run) });
   }
 
   mask({ overlaid, shares }) {
@@ -128,15 +97,15 @@ class Panel {
     });
     this.result.querySelector(".mask")?.remove();
     this.result.append(element("figure", { class: "seen mask" },
-      element("img", { class: "pixels", src: overlaid, alt: TEXT.pixels }),
-      element("figcaption", {}, TEXT.pixels, element("ul", { class: "runs" }, ...legend))));
+      element("img", { class: "pixels", src: overlaid, alt: t.pixels }),
+      element("figcaption", {}, t.pixels, element("ul", { class: "runs" }, ...legend))));
   }
 
   update(probabilities, chosen) {
     const rows = Object.entries(probabilities);
     if (rows.length > MOST_IN_ORDER) rows.sort((a, b) => b[1] - a[1]);
     if (!this.list?.isConnected) {
-      this.list = element("ul", { class: "bars", tabindex: rows.length > 12 && 0, "aria-label": "Probabilities" });
+      this.list = element("ul", { class: "bars", tabindex: rows.length > 12 && 0, "aria-label": t.probabilities });
       this.bars.clear();
       this.result.append(this.list);
     }
@@ -202,7 +171,7 @@ const formOf = (content) => {
 
 function verdict(run, answer) {
   if (answer.shares) return [answer.shares[0].name, " ", element("small", {}, share(answer.shares[0].share))];
-  if (answer.labels !== undefined) return [TEXT.labels(answer.labels.replaceAll("|", ", "))];
+  if (answer.labels !== undefined) return [answer.labels.replaceAll("|", ", ") || t.no_labels];
   if (answer.class !== undefined) {
     return [answer.class, " ", element("small", {}, share(answer.probabilities[answer.class]))];
   }
@@ -213,19 +182,19 @@ function verdict(run, answer) {
 function bar(name) {
   const fill = element("div", { class: "fill" });
   const text = element("span", { class: "number" });
-  const row = element("li", {}, element("span", { class: "label", title: name }, name || TEXT.empty),
+  const row = element("li", {}, element("span", { class: "label", title: name }, name || t.empty),
     element("div", { class: "track" }, fill), text);
   return { row, fill, text };
 }
 
-const failed = (error) => [element("p", { class: "note" }, error.message)];
+const failed = (error) => [element("p", { class: "note", lang: error.lang }, error.message)];
 
 function nearestOf({ samples, reason }) {
-  if (reason) return [element("h3", {}, TEXT.nearest), element("p", { class: "hint" }, reason)];
+  if (reason) return [element("h3", {}, t.nearest), element("p", { class: "hint", lang: "en" }, reason)];
   const figures = samples.map(({ picture, label }) => element("figure", {},
     element("img", { class: "pixels", src: picture, alt: "" }), element("figcaption", { title: label }, label)));
-  return [element("h3", {}, TEXT.nearest), element("div", { class: "near" }, ...figures),
-    element("p", { class: "hint" }, TEXT.nearestHint)];
+  return [element("h3", {}, t.nearest), element("div", { class: "near" }, ...figures),
+    element("p", { class: "hint" }, t.nearest_hint)];
 }
 
 function insideOf({ of, gradient, hiding, layers }, seen) {
@@ -233,16 +202,21 @@ function insideOf({ of, gradient, hiding, layers }, seen) {
     element("div", { class: "layered" }, element("img", { class: "pixels", src: seen, alt: "" }),
       element("img", { class: "pixels", src: map, alt: "" })), element("figcaption", {}, ...caption));
   const word = (kind, text) => element("b", { class: kind }, text);
-  const parts = gradient ? [element("h3", {}, TEXT.why(of)), element("div", { class: "why" },
-    why(gradient, TEXT.gradient, word("up", TEXT.raise), ", ", word("down", TEXT.lower)),
-    why(hiding, TEXT.hiding, word("up", TEXT.speaksFor), ", ", word("down", TEXT.against)))] : [];
+  const parts = gradient ? [element("h3", {}, filled(t.why, { name: of })), element("div", { class: "why" },
+    why(gradient, t.gradient, word("up", t.raise), t.or, word("down", t.lower)),
+    why(hiding, t.hiding, word("up", t.for), t.or, word("down", t.against)))] : [];
   const sheets = layers.flatMap(({ name, shape, maps }) => [
-    element("p", {}, element("b", {}, name), ` ${shape}`),
+    element("p", {}, element("b", {}, name), ` ${shapeText(shape, maps.length)}`),
     element("div", { class: maps.length > 1 ? "maps" : "maps square" },
       ...maps.map((map) => element("img", { class: "pixels", src: map, alt: "" })))]);
-  return [...parts, element("h3", {}, TEXT.layers), element("p", { class: "hint" }, TEXT.layersHint,
-    word("up", TEXT.above), ", ", word("down", TEXT.below)),
+  return [...parts, element("h3", {}, t.layers), element("p", { class: "hint" }, t.layers_hint,
+    word("up", t.above), t.or, word("down", t.below)),
     element("div", { class: "layers" }, ...sheets)];
+}
+
+function shapeText([count, height, width], shown) {
+  if (!height) return filled(t.numbers, { count });
+  return filled(shown < count ? t.some_maps : t.maps, { count, height, width, shown });
 }
 
 // The canvas: a picture below, strokes above; what is sent is the file itself if nothing is drawn.
@@ -422,7 +396,7 @@ function take(files) {
     const button = element("button", { "aria-pressed": "false", onclick: () => {
       for (const other of at("shelf").children) other.setAttribute("aria-pressed", other === button);
       board.open(file);
-    } }, element("img", { src: url, alt: file.name || TEXT.camera }));
+    } }, element("img", { src: url, alt: file.name || t.camera }));
     return button;
   });
   for (const image of at("shelf").querySelectorAll("img")) URL.revokeObjectURL(image.src);
@@ -434,16 +408,16 @@ function take(files) {
 function endCamera() {
   for (const track of at("video").srcObject?.getTracks() ?? []) track.stop();
   at("video").hidden = true;
-  at("camera").textContent = TEXT.camera;
+  at("camera").textContent = t.camera;
 }
 
 async function photograph() {
   const video = at("video");
   if (video.hidden) {
     const camera = navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    video.srcObject = await camera.catch(({ message }) => { throw new Error(TEXT.noCamera(message)); });
+    video.srcObject = await camera.catch(({ message }) => { throw new Error(filled(t.no_camera, { why: message })); });
     video.hidden = false;
-    at("camera").textContent = TEXT.take;
+    at("camera").textContent = t.take;
     await video.play();
     return;
   }
@@ -469,7 +443,7 @@ function fieldElement(field, place) {
   const id = `field-${place}`;
   const attributes = { id, oninput: changed, "aria-describedby": field.low === undefined ? null : `${id}-hint` };
   if (field.kind === "category") {
-    field.input = element("select", attributes, ...field.choices.map((name) => element("option", { value: name }, name || TEXT.empty)));
+    field.input = element("select", attributes, ...field.choices.map((name) => element("option", { value: name }, name || t.empty)));
   } else if (field.kind === "text") {
     field.input = element("textarea", { ...attributes, rows: 5 });
   } else if (field.kind === "date") {
@@ -479,7 +453,8 @@ function fieldElement(field, place) {
   }
   const text = (value) => typeof value === "number" ? number(value) : value.replace("T", " ");
   field.hint = element("p", { class: "hint", id: `${id}-hint` },
-    field.low === undefined ? "" : TEXT.range(text(field.low), text(field.high), field.is_known));
+    field.low === undefined ? ""
+    : filled(field.is_known ? t.range : t.usual_range, { low: text(field.low), high: text(field.high) }));
   field.curves = element("div");
   return element("div", { class: `field ${field.kind}` }, element("label", { for: id }, field.name), field.input, field.hint, field.curves);
 }
@@ -535,7 +510,7 @@ function curveOf(field, lines, low, high, isShare) {
   const said = lines.map(({ curves: { of, curves } }) => {
     const ys = curves[field.name].map(({ y }) => y);
     const [least, most] = [Math.min(...ys), Math.max(...ys)].map(text);
-    return least === most ? TEXT.still(of, least) : TEXT.moves(of, least, most);
+    return filled(least === most ? t.still : t.moves, { of, value: least, low: least, high: most });
   }).join("; ");
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": said },
     svg("line", { class: "grid", x1: 0, x2: width, y1: height - 1, y2: height - 1 }), ...shapes);
@@ -550,6 +525,11 @@ function curveOf(field, lines, low, high, isShare) {
   return element("figure", {}, drawing, element("figcaption", { class: "hint" }, said));
 }
 
+function cause(reason) {
+  const { lang, message } = refusal(reason);
+  return element("span", { lang }, message);
+}
+
 // Which runs are shown.
 const isBeside = (run, other) => other !== run && other.kind === run.kind && run.kind !== "none"
   && other.columns.every((column) => run.columns.includes(column));
@@ -558,7 +538,7 @@ async function choose() {
   const run = runs.find(({ name }) => name === at("run").value);
   const others = runs.filter((other) => isBeside(run, other));
   const kept = others.some(({ name }) => name === at("other").value) ? at("other").value : "";
-  at("other").replaceChildren(...[["", TEXT.alone], ...others.map(({ name }) => [name, name])]
+  at("other").replaceChildren(...[["", t.nothing], ...others.map(({ name }) => [name, name])]
     .map(([value, text]) => element("option", { value }, text)));
   at("other").value = kept;
   const other = others.find(({ name }) => name === kept);
@@ -567,11 +547,11 @@ async function choose() {
   at("picture").hidden = run.kind !== "picture";
   at("row").hidden = run.kind !== "row";
   at("reason").hidden = run.kind !== "none";
-  at("reason").textContent = run.kind === "none" ? TEXT.cannot(run.reason) : "";
+  if (run.kind === "none") at("reason").replaceChildren(t.cannot, cause(run.reason));
   at("of-label").hidden = run.kind === "none" || run.task === "segmentation" || run.names.length < 2 || run.is_text;
   const names = (run.names ?? []).map((name) => [name, name]);
-  at("of").replaceChildren(...[["", run.task === "regression" ? TEXT.first : TEXT.likeliest], ...names]
-    .map(([value, text]) => element("option", { value }, text || TEXT.empty)));
+  at("of").replaceChildren(...[["", run.task === "regression" ? t.first : t.likeliest], ...names]
+    .map(([value, text]) => element("option", { value }, text || t.empty)));
 
   panels = [];
   shown += 1;
