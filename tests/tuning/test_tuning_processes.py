@@ -1,4 +1,4 @@
-"""`plainfit tune --processes N`: the trials of one process, whatever happens to those of a trial."""
+"""`plainfit tune --processes N`: the trials of one process, whatever happens to others."""
 
 import time
 

@@ -96,17 +96,18 @@ def tune(
 
     from rich.console import Console
 
+    from plainfit.training.processes import join
     from plainfit.tuning.results import live_table
     from plainfit.tuning.study import check_launcher
     from plainfit.tuning.study import tune as run
-    from plainfit.training.processes import join
     from plainfit.tuning.trials import RunTraining, check_runs, follow
 
     check_launcher()
     if join().share(known is None):
         check_runs(fixed, specs, own["monitor"])
     if rank() != "0":
-        return follow()
+        follow()
+        return
     console = Console(stderr=True)
     live = console.is_terminal and not json_
     with live_table(console, own["trials"]) if live else nullcontext() as watch:

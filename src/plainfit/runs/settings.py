@@ -324,7 +324,8 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("form", self.compile, FORMS)
         self.check_known("reduce", self.reduce, ("exact", "fast"))
         if self.sync_batch_norm and self.reduce == "exact" and self.fsdp is None:
-            raise ConfigError("is for --reduce fast and --fsdp", field="sync_batch_norm")
+            each = "with reduce='fast' or fsdp: add one of them, or leave it out"
+            raise ConfigError(f"must be {each}", field="sync_batch_norm")
         if self.source is None:
             no_hub = "another than hf:NAME, which is a source of plainfit fine-tune"
             self.check("model", lambda model: not model.startswith("hf:"), no_hub)

@@ -81,15 +81,16 @@ class Sharding:
         self.order = order_of(context.train_dl)
         if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
             raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
-        is_synced = any(isinstance(part, nn.SyncBatchNorm) for part in context.model.modules())
-        if is_synced and processes.world > 1 and not fast:
+        layers = [part for part in context.model.modules() if isinstance(part, nn.SyncBatchNorm)]
+        self.synced = layers if processes.world > 1 else []
+        if self.synced and not fast:
             raise ConfigError(
                 "must be without SyncBatchNorm where reduce='exact', as its processes wait for "
                 "each other in each pass, and some have more pieces than others; use BatchNorm, "
                 "with the statistics of a piece, or reduce='fast'",
                 field="model",
             )
-        self.waits = self.has_parts or (is_synced and processes.world > 1)
+        self.waits = self.has_parts or bool(self.synced)
         if self.waits and isinstance(self.order, BatchOrder) and not self.order.drop_last:
             self.check_size(self.order.samples % self.order.batch_size or self.order.batch_size)
 
@@ -213,7 +214,7 @@ class Sharding:
         trained, buffers = self.trained(), self.buffers()
         before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
-        with kept_generators(), synced_on_cpu(context.model):
+        with kept_generators(), synced_on_cpu(self.synced):
             for number in self.shards.mine:
                 size = self.batch_size(xb[number], yb[number]) if number in xb else 0
                 parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
@@ -327,9 +328,8 @@ class SumOfProcesses(torch.autograd.Function):
 
 
 @contextmanager
-def synced_on_cpu(model: nn.Module) -> Iterator[None]:
-    """Let SyncBatchNorm take CPU tensors meanwhile, which torch's own refuses."""
-    layers = [part for part in model.modules() if isinstance(part, nn.SyncBatchNorm)]
+def synced_on_cpu(layers: list[nn.SyncBatchNorm]) -> Iterator[None]:
+    """Let layers take CPU tensors meanwhile, which torch's own `forward` refuses."""
     for layer in layers:
         layer.forward = partial(sync_batch_norm, layer)  # type: ignore[method-assign]
     try:
@@ -339,9 +339,9 @@ def synced_on_cpu(model: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def sync_batch_norm(layer: nn.SyncBatchNorm, xb: Tensor) -> Tensor:
+def sync_batch_norm(layer: Any, xb: Tensor) -> Any:
     """Normalize as a layer does, on a CPU too; the mean comes first, as squares of xb round."""
-    if not layer.training or xb.device.type != "cpu" or not dist.is_initialized():
+    if not layer.training or xb.device.type != "cpu":
         return nn.SyncBatchNorm.forward(layer, xb)
 
     def over_all(values: Tensor) -> Tensor:
