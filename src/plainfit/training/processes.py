@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import (
@@ -51,10 +53,18 @@ class Processes:
         """Return what the first process has, a plain value or tensors."""
         if self.world == 1:
             return value
-        values = [to_device(value, CPU)]
+        leaves, tree = tree_flatten(to_device(value, CPU))
+        numbers = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        sent: list[Any] = [(tree, others, numbers)]
         with lost_others():
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
+            dist.broadcast_object_list(sent, src=0)
+            tree, found, numbers = sent[0]
+            for number in numbers:  # one by one, as each is there three times while it is sent
+                one = [leaves[number] if self.rank == 0 else None]
+                dist.broadcast_object_list(one, src=0)
+                [found[number]] = one
+        return tree_unflatten(found, tree)
 
     def gather(self, value: Any) -> list[Any]:
         """Return what every process has, in the order of their ranks."""
