@@ -185,7 +185,8 @@ OPTIONS = {
         --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
         --patience --precision --print-config --processes --reduce --resize --sampler --schedule
         --seed --shards --skip-bad --split-seed --stratify --sync-batch-norm --target --task
-        --test-share --text --threads --time-limit --track --trust-code --valid-share --weight-decay""",
+        --test-share --text --threads --time-limit --track --trust-code --valid-share
+        --weight-decay""",
     "resume": "--debug --epochs --help --json --max-restarts --processes --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import (
@@ -53,18 +53,18 @@ class Processes:
         """Return what the first process has, a plain value or tensors."""
         if self.world == 1:
             return value
-        leaves, tree = tree_flatten(to_device(value, CPU))
-        numbers = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        sent: list[Any] = [(tree, others, numbers)]
+        value = to_device(value, CPU)
+        tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+        place = [tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value)]
+
+        def received(_: Tensor) -> Any:  # one by one: what is received is in memory three times
+            one = [next(tensors, None)]
+            dist.broadcast_object_list(one, src=0)
+            return one[0]
+
         with lost_others():
-            dist.broadcast_object_list(sent, src=0)
-            tree, found, numbers = sent[0]
-            for number in numbers:  # one by one, as each is there three times while it is sent
-                one = [leaves[number] if self.rank == 0 else None]
-                dist.broadcast_object_list(one, src=0)
-                [found[number]] = one
-        return tree_unflatten(found, tree)
+            dist.broadcast_object_list(place, src=0)
+            return tree_map_only(Tensor, received, place[0])
 
     def gather(self, value: Any) -> list[Any]:
         """Return what every process has, in the order of their ranks."""
