@@ -3,6 +3,7 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE # each process of the tests would compile the source again
 PYTHON ?= python3
 BIN := .venv/bin
+SPHINX := $(BIN)/sphinx-build -q -W --keep-going -b html
 .DEFAULT_GOAL := help
 QUICK := tutorial,hand_loop,plainfit,plainfit-epoch,plainfit-epoch-channels-last,keras
 .PHONY: test-web docs-zh release help setup run check test pytest cover bench bench-quick soak docs clean
@@ -56,10 +57,11 @@ test-web: setup ## all tests of the page in Chromium, every page at every width 
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "soak or not soak"
 
 docs: setup ## build the documentation into docs/_build/html, notebooks executed; a warning is an error
-	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	OMP_NUM_THREADS=1 $(SPHINX) docs docs/_build/html
 
-docs-zh: setup ## build the documentation in Chinese into docs/_build/zh-CN, where it is translated
-	NOTEBOOKS=off OMP_NUM_THREADS=1 $(BIN)/sphinx-build -q -W --keep-going -b html -D language=zh_CN docs docs/_build/zh-CN
+docs-zh: setup ## the same with links to the Chinese site, which is built into docs/_build/html/zh_CN
+	OMP_NUM_THREADS=1 $(SPHINX) -A both_languages=1 docs docs/_build/html
+	NOTEBOOKS=off OMP_NUM_THREADS=1 $(SPHINX) -A both_languages=1 -D language=zh_CN docs docs/_build/html/zh_CN
 
 release: setup ## set VERSION=0.2.0, build wheel and sdist, try them in a fresh environment, tag
 	$(BIN)/python release.py $(VERSION)

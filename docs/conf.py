@@ -9,6 +9,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+import chinese  # noqa: E402
 import command_line  # noqa: E402
 
 import plainfit  # noqa: E402
@@ -35,6 +36,7 @@ nb_merge_streams = True
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 locale_dirs, gettext_compact = ["locale"], False  # translations: `make docs-zh`
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -45,3 +47,7 @@ html_title = f"plainfit {version}"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
+
+
+def setup(app):
+    app.add_search_language(chinese.SearchPairs)

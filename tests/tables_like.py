@@ -9,8 +9,9 @@ import pandas as pd
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 
 from plainfit.runs.baseline import baselines
+from plainfit.runs.prepare import completed
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import completed, train
+from plainfit.runs.train import train
 
 Table = tuple[pd.DataFrame, str]
 

@@ -44,14 +44,20 @@ def test_the_page_runs_as_it_is_written(page, tmp_path, monkeypatch, plainfit):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(DOCS.glob("locale/*/LC_MESSAGES/*.po")), ids=lambda p: p.stem
-)
-def test_a_translation_has_the_text_of_its_page_all_of_it(path):
+def read_translation(path):
     read_po = pytest.importorskip("babel.messages.pofile").read_po
-    page = " ".join((DOCS / f"{path.stem}.md").read_text(encoding="utf-8").split())
     with path.open("rb") as file:
-        translated = {message.id: message.string for message in read_po(file) if message.id}
+        return {message.id: message.string for message in read_po(file) if message.id}
+
+
+TRANSLATIONS = sorted(DOCS.glob("locale/*/LC_MESSAGES/*.po"))
+
+
+@pytest.mark.parametrize("path", TRANSLATIONS, ids=lambda p: p.stem)
+def test_a_translation_has_the_text_of_its_page_all_of_it(path):
+    translated = read_translation(path)
+    page = " ".join((DOCS / f"{path.stem}.md").read_text(encoding="utf-8").split())
+    page = page.replace(r"\|", "|")  # in a table
     assert all(translated.values())
     outdated = [text for text in translated if " ".join(text.split()) not in page]
     assert outdated == []
@@ -59,3 +65,39 @@ def test_a_translation_has_the_text_of_its_page_all_of_it(path):
     for text in sorted(translated, key=len, reverse=True):
         rest = rest.replace(" ".join(text.split()), "")
     assert re.findall(r"\w{3,}", rest) == []
+
+
+def glossary():
+    """Return the table of CONTRIBUTING.md, the longest words first."""
+    text = (DOCS.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", text.partition("| Chinese |")[2], re.MULTILINE)
+    words = {}
+    for english, chinese in rows[1:]:
+        words.update(zip(english.split(", "), chinese.split(", "), strict=True))
+    return sorted(words.items(), key=lambda pair: -len(pair[0]))
+
+
+@pytest.mark.parametrize("path", TRANSLATIONS, ids=lambda p: p.stem)
+def test_a_translation_has_the_words_of_the_glossary_and_the_code_and_links_of_its_page(path):
+    words, others = glossary(), []
+    assert words
+    for text, translated in read_translation(path).items():
+        rest = re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+        for english, chinese in words:
+            rest, count = re.subn(rf"\b{english}(?:e?s)?\b", "", rest, flags=re.IGNORECASE)
+            if count and chinese not in translated and english not in translated.lower():
+                others.append((english, translated))
+        links = [sorted(re.findall(r"\]\(([^)]*)\)", side)) for side in (text, translated)]
+        codes = [set(re.findall(r"`([^`]+)`", side)) for side in (text, translated)]
+        others += [(text, translated)] * (links[0] != links[1] or not codes[1] <= codes[0])
+    assert others == []
+
+
+def test_the_chinese_site_is_searched_by_pairs_of_signs(monkeypatch):
+    pytest.importorskip("sphinx", reason="Sphinx is not installed")
+    monkeypatch.syspath_prepend(DOCS)
+    from chinese import WORD, SearchPairs
+
+    search = SearchPairs({})
+    assert search.split("最新检查点 fit() 的") == ["最新", "新检", "检查", "查点", "fit"]
+    assert f"matchAll(/{WORD}/g)" in search.js_splitter_code

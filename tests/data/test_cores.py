@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from plainfit.data import processes
-from plainfit.data.processes import on_all_cores
+from plainfit.data import decoding
+from plainfit.data.decoding import on_all_cores
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),  # from Python 3.12 on
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _three_processes(monkeypatch):
-    monkeypatch.setattr(processes, "cores", lambda: 3)
+    monkeypatch.setattr(decoding, "cores", lambda: 3)
 
 
 @pytest.mark.parametrize("n", [0, 1, 31, 64, 96, 97, 1000])
@@ -29,7 +29,7 @@ def test_results_are_in_order_whoever_works(n):
         squares = list(results)
     assert [square for square, _ in squares] == [i * i for i in range(n)]
     workers = {pid for _, pid in squares}
-    if n < 2 * processes.FEW:
+    if n < 2 * decoding.FEW:
         assert workers <= {here}
     else:
         assert here not in workers

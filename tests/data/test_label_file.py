@@ -136,7 +136,7 @@ def test_labels_of_images_may_be_numbers_or_several(folder):
 def test_unknown_columns_are_refused(folder):
     images = [f"{i}.png" for i in NUMBERS]
     root = folder(images, ["file,label", *(f"{name},{i % 2}" for i, name in enumerate(images))])
-    with pytest.raises(PlainfitError, match=r"no column 'lable': .*; did you mean 'label'\?"):
+    with pytest.raises(PlainfitError, match=r"no column 'lable' for .*; did you mean 'label'\?"):
         open_data(root, target="lable")
     folder([], ["file,label", ""])
     with pytest.raises(PlainfitError, match=r"labels.csv.*must have rows below the names"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from plainfit.common.errors import DataError
-from plainfit.data.label_file import LabelOptions
+from plainfit.data.layout import LabelOptions
 from plainfit.data.relabel import edited_table, write_images, write_table
 from plainfit.data.tables.reading import TableOptions
 

@@ -61,7 +61,7 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path, refused)
     (tmp_path / "file").touch()
     assert "must be writable" in refused("digits", "--write", "file/new")
     (tmp_path / "there").mkdir()
-    assert "images must be written to a new folder" in refused("digits", "--write", "there")
+    assert "new data must have a new name" in refused("digits", "--write", "there")
     (tmp_path / "table.csv").write_text("a,b,label\n" + "1,2,x\n2,1,y\n1,2,y\n" * 20)
     assert "only images of bytes in gray or in colour can be written" in refused(
         "table.csv", "--target", "label", "--write", "new"

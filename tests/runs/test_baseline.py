@@ -13,8 +13,8 @@ from sklearn.preprocessing import OneHotEncoder
 
 from plainfit import open_data
 from plainfit.runs.baseline import baselines
+from plainfit.runs.prepare import completed
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import completed
 from tables_like import TABLES, scores_of
 
 

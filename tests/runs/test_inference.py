@@ -235,12 +235,12 @@ def test_wrapped_and_tied_models(wrap):
         (
             network(),
             "x.csv",
-            "data must be a data set with a length, arrays .*, got str; read files",
+            "data must be a dataset with a length, arrays .*, got str; read files",
         ),
         (network(), np.array([["a"]]), r"must be numbers, got <U1 such as .*'a'.*; encode text"),
         (network(), (X, Y[:5]), "data must have one row in each array for a sample, got 70 and 5"),
         (network(), [], "there must be batches to predict, got none from a list"),
-        (network(), 3, "data must be a data set with a length, arrays .*, got int"),
+        (network(), 3, "data must be a dataset with a length, arrays .*, got int"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(model, data, message):
@@ -363,7 +363,7 @@ def test_a_run_refuses_other_tables(table):
     ):
         with pytest.raises((DataError, RunError), match=message):
             pf.predict(run, data)
-    with pytest.raises(DataError, match="has no column 'tall': choose target from height, city"):
+    with pytest.raises(DataError, match="no column 'tall' for --target: choose from height, city"):
         pf.evaluate(run, rows[["height", "city"]])
     for changed, message in (
         (rows.assign(city="Wien"), "column 'city': 90 rows have a text that no training row has"),

@@ -15,8 +15,9 @@ from plainfit.eject.run import eject_run
 from plainfit.eject.verify import outcome_of
 from plainfit.models.networks import TabularModel
 from plainfit.runs.folder import open_run, read_record
+from plainfit.runs.prepare import completed
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import completed, resume, train
+from plainfit.runs.train import resume, train
 from small import same
 from trainings import StopAt
 

@@ -13,8 +13,9 @@ from plainfit.data.splits import labels_of
 from plainfit.runs.export import export_run
 from plainfit.runs.folder import load_run, open_run
 from plainfit.runs.predict import predict_rows
+from plainfit.runs.prepare import prepare
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import prepare, resume, train
+from plainfit.runs.train import resume, train
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(200, 3)).round(3)

@@ -232,6 +232,7 @@ def test_by_time(tmp_path):
     [
         ({"keep": 1}, "at least 2 checkpoints are kept, got keep=1"),
         ({"every_steps": 0}, "written every 1 or more steps, got 0"),
+        ({"every_seconds": float("nan")}, "written every 0 or more seconds, got nan"),
     ],
 )
 def test_bad_settings(tmp_path, options, message):

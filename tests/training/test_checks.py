@@ -57,7 +57,7 @@ def nothing(out, yb):
 
 DATA = TensorDataset(*samples(9))
 ORDER = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
-LOADER = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
+LOADER = "make one of a dataset: pf.get_data, or DataLoader(dataset, batch_size=64)"
 WRONG = [
     ({"epochs": "3"}, f"epochs must be a whole number, 0 or more, got '3'; {ORDER}"),
     ({"epochs": 2.5}, f"epochs must be a whole number, 0 or more, got 2.5; {ORDER}"),

@@ -152,7 +152,7 @@ def init(
     """Look at data, and write settings to train on it to a file, with comments."""
     config = RunConfig(data=source, **options)
     from plainfit.runs.folder import check_new_file, write_output
-    from plainfit.runs.train import completed
+    from plainfit.runs.prepare import completed
 
     config = completed(config)
     check_new_file(out, force)

@@ -190,7 +190,7 @@ def lr_find(
     config = RunConfig(**options)
     from plainfit.common.plots import write_picture
     from plainfit.runs.folder import check_output
-    from plainfit.runs.train import prepare, search_rate
+    from plainfit.runs.prepare import prepare, search_rate
 
     check_output(picture)
     found = search_rate(prepare(config))
@@ -231,8 +231,8 @@ def data(
     from plainfit.data.pictures import draw_samples, write_folder
     from plainfit.data.targets import MULTI_LABEL
     from plainfit.runs.folder import check_output
+    from plainfit.runs.prepare import completed
     from plainfit.runs.tasks import described as described_target
-    from plainfit.runs.train import completed
 
     splits = completed(config).open_data()  # as it is trained on
     if write is not None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from plainfit.common.errors import DataError, DownloadError, RunError
+from plainfit.common.errors import DataError, DownloadError, PlainfitError, RunError
 
 try:
     import fcntl
@@ -53,6 +53,15 @@ def write_whole(
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, kind: type[PlainfitError] = RunError) -> Iterator[None]:
+    """Raise what the disk says while a path is written as an error that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path} must be writable ({error.strerror or error})") from error
 
 
 def append(path: Path, data: bytes) -> None:

@@ -5,9 +5,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from plainfit.common.errors import DataError, raised_as
@@ -15,10 +17,19 @@ from plainfit.common.files import write_whole
 
 NOT_METRICS = {"epoch", "train_loss", "valid_loss", "seconds", "samples_per_second"}
 TRAIN, VALID = "#9db4d3", "#1f4e9c"
+# One of Linux by both names that matplotlib's versions have for it, of Windows, of macOS.
+CHINESE = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "Hiragino Sans GB")
 
 
 class Picture(Figure):
-    """A figure that a notebook displays as it is."""
+    """A figure that a notebook displays as it is, and that has Chinese where a font has it."""
+
+    def draw(self, renderer: Any) -> None:
+        font = [name for name in CHINESE if name in get_font_names()][:1]
+        for text in self.findobj(Text):
+            if not text.get_text().isascii():
+                text.set_fontfamily([*rcParams["font.family"], *font])
+        super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         png = BytesIO()

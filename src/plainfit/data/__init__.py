@@ -1,1 +1,1 @@
-"""Reading data sets, splitting them, and serving them in batches."""
+"""Reading datasets, splitting them, and serving them in batches."""

@@ -56,9 +56,8 @@ def read_npy_folder(
     parts: dict[str, tuple[Samples, Labels]] = {}
     for part, (x, y) in found.items():
         decode = partial(as_samples, str(root), x)
-        samples: Samples
         if fits:
-            samples = decode(np.array(mapped[x]))
+            samples: Samples = decode(np.array(mapped[x]))
         elif mapped[x].flags.c_contiguous:
             samples = open_rows(str(paths[x]), mapped[x], decode)
         else:

@@ -138,10 +138,8 @@ def called(model: nn.Module, xb: Any) -> Any:
         is_whole = call is model and (isinstance(xb, list) or has_parts(xb))
         if not is_whole:
             raise
-        what, remedy = (
-            "a list of samples",
-            "for inputs and a target, give tuples: map(tuple, batches)",
-        )
+        what = "a list of samples"
+        remedy = "for inputs and a target, give tuples: map(tuple, batches)"
         if not isinstance(xb, list):
             what = f"a {type(xb).__name__} of {len(xb)} inputs, which its forward does not take"
             remedy = "let forward take them, or leave out what is no input (target= names a target)"
@@ -168,23 +166,17 @@ def call_form(model: nn.Module, xb: Any) -> str:
         inner = inner.module if isinstance(inner, WRAPPERS) else inner._orig_mod
     forward = inner.forward
     function = getattr(forward, "__func__", forward)
-    by_name = isinstance(xb, Mapping)
-    given = tuple(xb) if by_name else len(xb)
-    if not accepts(function, given, function is not forward):
-        return "xb"
-    return "**xb" if by_name else "*xb"
+    own = int(function is not forward)  # self
+    if isinstance(xb, Mapping):
+        return "**xb" if accepts(function, own, tuple(xb)) else "xb"
+    return "*xb" if accepts(function, own + len(xb)) else "xb"
 
 
 @cache
-def accepts(function: Any, given: int | tuple[Any, ...], is_method: bool) -> bool:
-    """Return whether a function takes so many arguments, or arguments of these names."""
-    own: list[Any] = [None] if is_method else []
+def accepts(function: Any, count: int, names: tuple[Any, ...] = ()) -> bool:
+    """Return whether a function takes so many arguments, and arguments of these names."""
     try:
-        signature = inspect.signature(function)
-        if isinstance(given, int):
-            signature.bind(*own, *range(given))
-        else:
-            signature.bind(*own, **dict.fromkeys(given))
+        inspect.signature(function).bind(*range(count), **dict.fromkeys(names))
     except (TypeError, ValueError):
         return False
     return True

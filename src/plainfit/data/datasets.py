@@ -1,4 +1,4 @@
-"""Data sets: what people have as one of torch, and the rows of one that are read many at once."""
+"""Datasets: what people have as one of torch, and the rows of one that are read many at once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset
 
 from plainfit.common.errors import ConfigError, DataError, reason, unknown_name
+from plainfit.data.parts import draw_parts
 
 NUMBERS = (Tensor, np.ndarray, np.generic, bool, int, float)
 
@@ -68,7 +69,7 @@ def resident(dataset: Dataset[Any], device: torch.device, budget: int) -> Datase
 
 
 class Rows:
-    """The rows of a data set that are read many at once: those at `at` of the `parts` in a row."""
+    """The rows of a dataset that are read many at once: those at `at` of the `parts` in a row."""
 
     def __init__(self, parts: list[Any], at: Tensor) -> None:
         self.parts = parts
@@ -140,8 +141,15 @@ def class_labels(dataset: Any) -> Tensor | None:
     return torch.cat(labels)[rows.at if rows else slice(None)] if is_known else None
 
 
+def has_masks(dataset: Any) -> bool:
+    """Return whether the targets are classes of pixels, in memory."""
+    rows = Rows.of(dataset)
+    targets = [part.tensors[-1] for part in rows.parts if in_memory(part)] if rows else []
+    return any(yb.dtype == torch.int64 and yb.dim() == 3 for yb in targets)
+
+
 def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -> Any:
-    """Return what `get_data` was given as a data set; `raw` samples of a list stay as they are."""
+    """Return what `get_data` was given as a dataset; `raw` samples of a list stay as they are."""
     if is_table(data) or target is not None:
         return of_table(data, name, target)
     if isinstance(data, tuple | Mapping):
@@ -162,7 +170,7 @@ def as_dataset(data: Any, name: str, target: Any = None, *, raw: bool = False) -
     ):
         return data
     raise ConfigError(
-        "must be a data set with a length, arrays such as (X, y), a data frame or a list of "
+        "must be a dataset with a length, arrays such as (X, y), a data frame or a list of "
         f"samples, got {type(data).__name__}; read files with plainfit.open_data, and pass loaders "
         "to fit as they are",
         field=name,
@@ -247,9 +255,8 @@ def as_tensor(values: Any, what: str, *, is_input: bool = False) -> Tensor:
         array = torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
     if array.dim() == 0:
         raise DataError(f"{what} must be an array with a row for each sample, got {array.item()}")
-    if is_input and array.dtype == torch.uint8 and array.dim() == 4:
-        return array
-    if array.is_complex():
+    is_image = is_input and array.dtype == torch.uint8 and array.dim() == 4
+    if is_image or array.is_complex():
         return array
     return array.to(torch.get_default_dtype() if array.is_floating_point() else torch.int64)
 
@@ -276,3 +283,20 @@ def is_row(part: Any) -> bool:
     if isinstance(part, list):  # of a tuple or a list of arrays, each is a part of its own
         return bool(part) and not isinstance(part[0], Tensor | np.ndarray) and is_row(part[0])
     return isinstance(part, NUMBERS)
+
+
+def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
+    """Draw a share of the samples for validation, of each class alike where labels are classes."""
+    if not 0 < share < 1 or isinstance(dataset, IterableDataset):
+        raise ConfigError(
+            "must be a share between 0 and 1 of data with a length, or data, got "
+            f"{share!r} of a {type(dataset).__name__}",
+            field="valid_ds",
+        )
+    numbers = torch.zeros(len(dataset), dtype=torch.int64)
+    if (labels := class_labels(dataset)) is not None:
+        values, found = labels.unique(return_inverse=True)
+        if len(values) <= share * len(labels):  # else they are numbers rather than classes
+            numbers = found
+    rows = draw_parts(numbers, {"valid": share}, seed)
+    return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())

@@ -1,14 +1,25 @@
-"""An image file becomes bytes of shape (channels, height, width)."""
+"""Image files become bytes of shape (channels, height, width), on all cores."""
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib import import_module
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from plainfit.common.progress import with_bar
+from plainfit.data.loaders import end_with_parent, signals_blocked
 
 # Pillow's names; no other decoder gets to see a file.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
@@ -24,6 +35,11 @@ RESIZE: dict[str, Callable[..., Image.Image]] = {
 }
 MOST_PIXELS = 25_000_000  # 25 Mpx: more than a photo camera's, less than a bomb's
 SMALL = 2**16  # bytes; decoding a smaller file from memory takes a tenth less time
+FEW = 32  # images for which a worker process is not worth starting
+CHUNK = 128  # images at most that a worker process decodes before it sends the results
+P = TypeVar("P", str, Path)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Header(NamedTuple):
@@ -37,7 +53,6 @@ class BadImageError(Exception):
 
 
 def open_image(source: str | Path | bytes) -> Image.Image:
-    """Open a file, or the content of one."""
     is_file = not isinstance(source, bytes)
     if is_file and not str(source).lower().endswith(SUFFIXES):
         raise BadImageError("not a .png, .jpg, .webp, .bmp, .gif, .tiff or .heic file")
@@ -148,3 +163,75 @@ def converted(image: Image.Image, mode: str) -> Image.Image:
         white.paste(image, mask=image)
         image = white
     return image.convert(mode)
+
+
+def read_all(paths: Sequence[P], read: Callable[[P], T]) -> tuple[dict[P, T], dict[P, str]]:
+    """Call `read` on every path, on all cores; return the results, and why others failed."""
+
+    def attempt(path: P) -> T | BadImageError:
+        try:
+            return read(path)
+        except BadImageError as error:
+            return error
+
+    # Warning filters belong to the whole process; forked processes inherit them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about damage that it can skip
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with on_all_cores(attempt, paths) as got:
+            results = dict(zip(paths, with_bar(got, "reading images", len(paths)), strict=True))
+    good = {path: got for path, got in results.items() if not isinstance(got, BadImageError)}
+    return good, {path: str(got) for path, got in results.items() if isinstance(got, BadImageError)}
+
+
+@contextmanager
+def on_all_cores(call: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
+    """Give an iterator over `call(item)` for each item, in order.
+
+    Pillow runs much Python code, so threads would wait for each other. On Linux processes are
+    forked, so that `call` may be a closure; they end with the block, and with this process. Forking
+    is not safe on other systems, which use threads. A few items are handled in this process.
+    """
+    count = min(cores(), len(items) // FEW)
+    if count < 2 or multiprocessing.current_process().daemon:  # which may not start processes
+        yield map(call, items)
+        return
+    if sys.platform != "linux":
+        with ThreadPoolExecutor(count) as threads:
+            yield threads.map(call, items)
+        return
+    context = multiprocessing.get_context("fork")
+    stop = context.RawValue("b", 0)
+    pool = ProcessPoolExecutor(count, context, start_worker, (call, stop))
+    try:
+        with signals_blocked():
+            chunk = min(CHUNK, max(1, len(items) // (4 * count)))
+            results = pool.map(call_in_worker, items, chunksize=chunk)
+        yield results
+    except BrokenProcessPool as error:
+        raise ChildProcessError("a worker process was killed; is memory short?") from error
+    finally:
+        # Killing workers would not do: the executor would wait for the rest of a half-sent result.
+        stop.value = 1
+        pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def start_worker(call: Callable[[Any], Any], stop: Any) -> None:
+    global worker_call, worker_stop
+    worker_call, worker_stop = call, stop  # inherited: a closure cannot be pickled
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the executor ends workers by it
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    end_with_parent()
+
+
+def call_in_worker(item: Any) -> Any:
+    return None if worker_stop.value else worker_call(item)
+
+
+worker_call: Callable[[Any], Any]
+worker_stop: Any

@@ -23,14 +23,9 @@ HOW = {
 
 
 def prepare_drawing(content: bytes, source: str) -> Gray:
-    """Return light ink on a dark ground, shape (1, height, width).
+    """Return light ink on a dark ground, shape (1, height, width), by the way of a source in `HOW`.
 
-    Args:
-        content: of an image file. Dark ink on a light ground is inverted.
-        source: whose way of preparing it is followed, one of `HOW`.
-
-    Raises:
-        BadImageError: if the content is no image.
+    Dark ink on a light ground is inverted. What is no image raises a BadImageError.
     """
     ink = cropped(ink_in(content))
     if not ink.size:

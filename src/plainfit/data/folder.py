@@ -4,77 +4,28 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, shortened, unknown_name
-from plainfit.data.datasets import bytes_to_floats
-from plainfit.data.decoding import (
-    CHANNELS,
-    RESIZE,
-    BadImageError,
-    Header,
-    header_of,
-    open_image,
-    pixels_of,
-    read_header,
-    read_image,
-)
-from plainfit.data.label_file import LabelOptions
-from plainfit.data.layout import find_images
-from plainfit.data.ondisk import LazyImages
+from plainfit.data import decoding
+from plainfit.data.layout import LabelOptions, find_images
+from plainfit.data.ondisk import ImageFiles
 from plainfit.data.parts import Split, group_numbers
-from plainfit.data.processes import read_all
-from plainfit.data.splits import MOST_NAMED, DataSplits, Samples, make_splits
+from plainfit.data.splits import MOST_NAMED, DataSplits, make_splits
 from plainfit.data.tables.reading import TableOptions
-from plainfit.data.targets import CLASSIFICATION, Labels, Target, encode
+from plainfit.data.targets import CLASSIFICATION, Target, encode
 
 DEFAULT_SIZE = 64  # pixels per side, where images differ in size or are large, and none was given
-THIN = 97  # of so many bytes one is hashed, where that is enough to tell images apart
 BLANK = "are white all over (drawn in white on transparency? save them on another colour)"
 LARGE = 512 * 512  # pixels: beyond it, a batch of 64 takes over 4 GiB for each layer of 64 channels
-
-
-@dataclass(eq=False, repr=False)
-class ImageFiles(LazyImages):
-    """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
-
-    paths: Sequence[str]
-    labels: Tensor
-    shape: tuple[int, int, int]
-    content_hash: str
-    resize: str | None = None
-
-    def __post_init__(self) -> None:
-        self.stamps = stamps(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
-        pixels = np.stack([self.read(row) for row in rows])
-        xb = bytes_to_floats(torch.from_numpy(pixels))
-        return list(zip(xb, self.labels[rows], strict=True))
-
-    def read(self, row: int) -> NDArray[np.uint8]:
-        with unchanged(self.paths[row], self.stamps[row]):
-            return read_image(self.paths[row], self.shape, self.resize)
-
-    def rows(self, rows: Tensor) -> "ImageFiles":
-        paths = [self.paths[row] for row in rows.tolist()]
-        return replace(self, paths=paths, labels=self.labels[rows])
-
-    def contents(self) -> Iterator[bytes]:
-        yield self.content_hash.encode()
 
 
 class Wanted(NamedTuple):
@@ -84,7 +35,7 @@ class Wanted(NamedTuple):
     channels: int | None
     resize: str | None
     budget: int  # bytes
-    extra: int = 0  # bytes that a pixel takes besides its channels
+    extra: int  # bytes that a pixel takes besides its channels
 
 
 class Storage(NamedTuple):
@@ -114,7 +65,7 @@ def read_folder(
     Images are fitted to `image_size`; by default to their own size if they share one of at most
     512x512 pixels, else to 64x64.
     """
-    channels = check_settings(image_mode, resize)
+    wanted = wanted_of(image_size, image_mode, resize, memory_budget)
     files, notes, targets = find_images(root, LabelOptions(target, task, TableOptions(**written)))
     own = {"target": target, "task": task if task != CLASSIFICATION else None, **written}
     for name, value in own.items():
@@ -124,57 +75,45 @@ def read_folder(
                 field=name,
             )
     paths = [path for *_, path in files]
-    storage, loaded, bad, changes = load(
-        paths, Wanted(image_size, channels, resize, memory_budget * 2**20)
-    )
+    storage, loaded, bad, changes = load(paths, wanted)
     left_out = without_bad(root, [(path,) for path in paths], bad, skip_bad)
-    notes += [f"{count} of {len(files)} images {done}" for done, count in sorted(changes.items())]
+    notes += changes
     if storage.default:
         fitted = f"{DEFAULT_SIZE}x{DEFAULT_SIZE}"
         notes.append(f"{storage.default}: fitted to {fitted} (set image_size to change it)")
     notes += left_out
     if not storage.fits:
         notes.append(f"images larger than {memory_budget} MiB: read from disk as they are used")
-    labels: dict[str, list[Any]] = {part: [] for part in sorted({part for part, *_ in files})}
-    for part, label, path in files:
-        labels[part] += [label] * (path in loaded)
+    sources = {
+        part: [path for of, _, path in files if of == part and path in loaded]
+        for part in sorted({part for part, *_ in files})
+    }
+    label_of = {path: label for _, label, path in files}
+    labels = {part: [label_of[path] for path in paths] for part, paths in sources.items()}
     if targets:
         what, encoded, found = encode(str(root), labels, task, targets)
         notes += found
     else:
         what = Target(tuple(sorted({label for _, label, _ in files})))
         encoded = {part: what.encoded(str(root), of_part) for part, of_part in labels.items()}
-    parts: dict[str, tuple[Samples, Labels]] = {}
-    numbers = hashed(loaded)
-    hashes: dict[str, list[int]] = {}
-    sources: dict[str, list[str]] = {}
-    for part, of_part in encoded.items():
-        paths = [path for of, _, path in files if of == part and path in loaded]
-        hashes[part], sources[part] = [numbers[path] for path in paths], paths
-        if part == "train" and group_by is not None:
-            split = replace(split, groups=groups_of(paths, group_by))
-        parts[part] = (pack(paths, of_part, storage, loaded), of_part)
+    hashes = {part: [hash(loaded[path]) for path in paths] for part, paths in sources.items()}
+    if group_by is not None:
+        split = replace(split, groups=groups_of(sources["train"], group_by))
+    parts = {part: (pack(sources[part], y, storage, loaded), y) for part, y in encoded.items()}
     return make_splits(
         str(root), parts, split=split, target=what, notes=notes, hashes=hashes, sources=sources
     )
 
 
-def check_settings(image_mode: str | None, resize: str | None) -> int | None:
-    """Return the number of channels that the mode asks for."""
-    for name, value, known in (("mode", image_mode, CHANNELS), ("resize", resize, RESIZE)):
-        if value is not None and value not in known:
-            raise ConfigError(unknown_name(f"image {name}", value, known))
-    return CHANNELS.get(image_mode or "")
-
-
-def hashed(contents: Mapping[str, bytes]) -> dict[str, int]:
-    """Return a number for each content, the same for equal ones; to hash all of it takes longer."""
-    some = {path: hash(content[::THIN]) for path, content in contents.items()}
-    counts = Counter(some.values())
-    return {
-        path: hash(contents[path]) if counts[number] > 1 else number
-        for path, number in some.items()
-    }
+def wanted_of(
+    size: int | None, image_mode: str | None, resize: str | None, memory_budget: int, extra: int = 0
+) -> Wanted:
+    if image_mode is not None and image_mode not in decoding.CHANNELS:
+        raise ConfigError(unknown_name("image mode", image_mode, decoding.CHANNELS))
+    if resize is not None and resize not in decoding.RESIZE:
+        raise ConfigError(unknown_name("image resize", resize, decoding.RESIZE))
+    channels = decoding.CHANNELS.get(image_mode or "")
+    return Wanted(size, channels, resize, memory_budget * 2**20, extra)
 
 
 def groups_of(paths: Sequence[str], mark: str) -> Tensor:
@@ -209,43 +148,44 @@ def without_bad(
 
 def load(
     paths: Sequence[str], wanted: Wanted
-) -> tuple[Storage, dict[str, bytes], dict[str, str], Counter[str]]:
-    """Return the storage, what it keeps of each image, why others are bad, and counts of changes.
+) -> tuple[Storage, dict[str, bytes], dict[str, str], list[str]]:
+    """Return the storage, what it keeps of each image, why others are bad, and notes on changes.
 
     The storage depends on all headers. As long as they are like the first, each file is decoded
     when its header is read; the rest is read a second time.
     """
-    firsts, _ = read_all(paths[:1], read_header)
+    firsts, _ = decoding.read_all(paths[:1], decoding.read_header)
     guess = choose_storage(list(firsts.values()), len(paths), wanted)
     are_alike = True
 
-    def look(path: str) -> tuple[Header, bytes | None]:
+    def look(path: str) -> tuple[decoding.Header, bytes | None]:
         nonlocal are_alike
-        with open_image(path) as image:
-            header = header_of(image)
+        with decoding.open_image(path) as image:
+            header = decoding.header_of(image)
             are_alike &= choose_storage([header], len(paths), wanted) == guess
             try:
                 return header, content_of(image, guess) if are_alike else None
-            except BadImageError:  # raised again by the second reading
+            except decoding.BadImageError:  # raised again by the second reading
                 return header, None
 
     def read(path: str) -> bytes:
-        with open_image(path) as image:
+        with decoding.open_image(path) as image:
             return content_of(image, storage)
 
-    looked, bad = read_all(paths, look)
+    looked, bad = decoding.read_all(paths, look)
     headers = [header for header, _ in looked.values()]
     storage = choose_storage(headers, len(looked), wanted)
     loaded = {path: kept for path, (_, kept) in looked.items() if kept and storage == guess}
-    rest, undecodable = read_all([path for path in looked if path not in loaded], read)
+    rest, undecodable = decoding.read_all([path for path in looked if path not in loaded], read)
     loaded |= rest
     changes = Counter(change for header in headers for change in header.changes)
     white = stored(b"\xff" * math.prod(storage.shape), storage)
     changes[BLANK] = sum(content == white for content in loaded.values())
-    return storage, loaded, bad | undecodable, +changes
+    notes = [f"{n} of {len(paths)} images {done}" for done, n in sorted((+changes).items())]
+    return storage, loaded, bad | undecodable, notes
 
 
-def choose_storage(headers: Sequence[Header], count: int, wanted: Wanted) -> Storage:
+def choose_storage(headers: Sequence[decoding.Header], count: int, wanted: Wanted) -> Storage:
     size = wanted.size
     sizes = {header.size for header in headers} if size is None else {(size, size)}
     default = "" if len(sizes) == 1 else "images differ in size"
@@ -273,34 +213,8 @@ def pack(
 
 
 def content_of(image: Image.Image, storage: Storage) -> bytes:
-    return stored(pixels_of(image, storage.shape, storage.resize), storage)
+    return stored(decoding.pixels_of(image, storage.shape, storage.resize), storage)
 
 
 def stored(pixels: bytes, storage: Storage) -> bytes:
     return pixels if storage.fits else hashlib.sha256(pixels).digest()
-
-
-def stamps(paths: Sequence[str]) -> Tensor:
-    return torch.tensor([stamp(path) for path in paths], dtype=torch.int64)
-
-
-@contextmanager
-def unchanged(path: str, known: Tensor) -> Iterator[None]:
-    """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
-    try:
-        if (now := stamp(path)) and now != known:
-            raise BadImageError("another file")
-        yield
-    except BadImageError as error:
-        raise DataError(
-            f"{path} must not change while it is in use, and it is {error} now"
-        ) from error
-
-
-def stamp(path: str) -> int:
-    """Return a number that changes when a file is written or replaced; 0 for one that is gone."""
-    try:
-        status = os.stat(path)  # noqa: PTH116  # before each image: no Path is made
-    except OSError:
-        return 0
-    return hash((status.st_size, status.st_mtime_ns, status.st_ino))

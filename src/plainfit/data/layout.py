@@ -1,19 +1,26 @@
-"""Which images of a folder belong to which part and class."""
+"""Which images of a folder belong to which part and class, by its folders or by `labels.csv`."""
 
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from plainfit.common.errors import DataError, command, plural, shortened
 from plainfit.common.files import LOCK, RECORD
 from plainfit.data.decoding import SUFFIXES
-from plainfit.data.label_file import NAME, LabelOptions, find_label_file, read_labels
-from plainfit.data.splits import PARTS
+from plainfit.data.splits import MOST_NAMED, PARTS
+from plainfit.data.tables.reading import TableOptions, read_columns
+from plainfit.data.tables.table import find_targets, target_values
+from plainfit.data.targets import MULTI_LABEL, SEVERAL
 
+NAME = "labels.csv"
+FILES = ("file", "filename", "filepath", "image", "imagename", "imageid", "imagepath", "path", "id")
 IGNORED = {"thumbs.db", "desktop.ini"}
 HOMES = (
     {"images", "image", "imgs", "img"},
@@ -21,6 +28,14 @@ HOMES = (
 )  # names of the folders of images and of masks
 ENDING = re.compile(r"[-_ ](mask|masks|label|labels|seg)$", re.IGNORECASE)  # of a mask's name
 UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it holds no folders
+
+
+class LabelOptions(NamedTuple):
+    """What the settings say of a file of labels."""
+
+    target: str | None = None
+    task: str | None = None
+    written: TableOptions = TableOptions()
 
 
 class Images(NamedTuple):
@@ -48,13 +63,11 @@ def find_images(root: Path, options: LabelOptions | None = None) -> Images:
             f"{root} must have a folder of images for each class, and it has no folders; {remedy}"
         )
     found: list[tuple[str, Any, str]] = []
-    runs: list[str] = []
     nested = Counter[str]()
     for part, label, folder in classes:
-        before = len(runs)
-        files = list(files_under(folder, runs))
-        if not any(path.lower().endswith(SUFFIXES) for path in files):
-            if len(runs) > before:
+        files = list(files_under(folder))
+        if not any(map(is_image, files)):
+            if any(holds_run(place, names) for place, _, names in os.walk(folder)):
                 continue
             held = "it is empty"
             if files:
@@ -69,7 +82,7 @@ def find_images(root: Path, options: LabelOptions | None = None) -> Images:
     check_no_masks(root, found)
     if nested:
         notes.append(f"images in folders within a class belong to it: {counted(root, nested)}")
-    notes += missed(root, {path for *_, path in found}, runs, apart)
+    notes += missed(root, {path for *_, path in found}, apart)
     if names := sorted({label for _, label, _ in found if label.lower() in PARTS}):
         notes.append(f"read as a class, since it has no folders: {shortened(names)}")
     return Images(found, notes)
@@ -99,8 +112,7 @@ def check_no_masks(root: Path, found: Sequence[tuple[str, str, str]]) -> None:
 def labelled_images(
     root: Path, folders: Sequence[Path], path: Path, options: LabelOptions
 ) -> Images:
-    runs: list[str] = []
-    images = [file for file in files_under(root, runs) if file.lower().endswith(SUFFIXES)]
+    images = list(images_under(root))
     labels, targets, notes = read_labels(path, images, options)
     tops = {image: Path(image).relative_to(root).parts[0] for image in images}
     used = {tops[image] for image in labels}
@@ -120,7 +132,7 @@ def labelled_images(
         parts = dict.fromkeys(used, "train")
     notes += [apart_note(folder, {*parts.values()}) for folder in apart]
     files = [(parts[tops[image]], labels[image], image) for image in images if image in labels]
-    return Images(files, notes + missed(root, set(images), runs, []), targets)
+    return Images(files, notes + missed(root, set(images)), targets)
 
 
 def class_folders(
@@ -210,27 +222,29 @@ def check_levels(root: Path, folders: Sequence[Path]) -> None:
 
 
 def images_under(folder: Path) -> Iterator[str]:
-    return (path for path in files_under(folder, []) if path.lower().endswith(SUFFIXES))
+    return filter(is_image, files_under(folder))
 
 
-def missed(
-    root: Path, used: Collection[str], runs: Collection[str], apart: Collection[Path]
-) -> list[str]:
+def is_image(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES)
+
+
+def missed(root: Path, used: Collection[str], apart: Collection[Path] = ()) -> list[str]:
     """Count the runs and images that are left out."""
-    passed = {os.path.normpath(path) for path in [*runs, *map(str, apart)]}
     holding = {Path(home) for home in {*map(home_of, used)}}
     holding |= {home.parent for home in holding}
-    counts = Counter[str]()
+    counts, runs = Counter[str](), 0
     for place, folders, names in os.walk(root):
         home = Path(place)
-        if os.path.normpath(place) in passed:
+        is_run = home != root and holds_run(place, names)
+        runs += is_run
+        if is_run or home in apart:
             folders.clear()  # and so not walked
             continue
         linked = [name for name in folders if (home / name).is_symlink()]
-        images = [name for name in names if name.lower().endswith(SUFFIXES)]
         counts[place] += sum(home / name not in holding for name in linked)
-        counts[place] += sum(str(home / name) not in used for name in images)
-    within = plural(len(runs), "run folder within the data is", "run folders within the data are")
+        counts[place] += sum(str(home / name) not in used for name in filter(is_image, names))
+    within = plural(runs, "run folder within the data is", "run folders within the data are")
     notes = [f"{within} left out"] if runs else []
     if +counts:
         notes.append(
@@ -253,18 +267,17 @@ def subfolders(root: Path) -> list[Path]:
     return sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
 
 
-def files_under(folder: Path | str, runs: list[str]) -> Iterator[str]:
-    # Run folders go to `runs`, and their files are no data.
+def files_under(folder: Path | str) -> Iterator[str]:
+    # The files of runs are no data.
     with os.scandir(folder) as entries:
         in_order = sorted(entries, key=lambda entry: entry.name)
     if holds_run(folder, {entry.name for entry in in_order}):
-        runs.append(str(folder))
         return
     for entry in in_order:
         if entry.name[0] == "." or entry.name.lower() in IGNORED:
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from files_under(entry.path, runs)
+            yield from files_under(entry.path)
         elif entry.is_file():
             yield entry.path
 
@@ -277,3 +290,94 @@ def holds_run(folder: Path | str, names: Collection[str]) -> bool:
         return bool({"state", "config", "model"} <= record.keys())
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
+
+
+def find_label_file(root: Path, folders: Sequence[Path], options: TableOptions) -> Path | None:
+    """Return the file in a folder, or beside one without folders.
+
+    In a folder with several folders, a table without names of files says something else.
+    """
+    places = [root] if folders else [root, root.parent]
+    found = next((place / NAME for place in places if (place / NAME).is_file()), None)
+    if found and len(folders) > 1 and not file_columns(read_columns(found, options).columns):
+        return None
+    return found
+
+
+def file_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns that may name files, the likeliest first."""
+    plain = {name.lower().replace("_", "").replace(" ", ""): name for name in names}
+    return [plain[known] for known in FILES if known in plain]
+
+
+def read_labels(
+    path: Path, images: Sequence[str], options: LabelOptions
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Return the label of each image that has a row, the names of the targets, and notes.
+
+    For several labels, an image may have a row for each.
+    """
+    target, task, written = options
+    table = read_columns(path, written)
+    names = list(table.columns)
+    if not (files := file_columns(names)):
+        raise DataError(
+            f"{path}: its first row must name a column of files, such as file, got {names}"
+        )
+    others = [name for name in names if name != files[0]]
+    targets = find_targets(path, others, target or (others[0] if len(others) == 1 else None))
+    texts = table.texts([files[0], *targets])
+    keys = [key_of(text) for text in texts.pop(files[0]).to_pylist()]
+    values = target_values(table, texts, task)
+    known = named(images, path.parent)
+    labels: dict[str, Any] = {}
+    wrong, lost = list[str](), list[str]()
+    for row, (key, value) in enumerate(zip(keys, values, strict=True), 1):
+        found = known.get(key, [])
+        if len(found) > 1:
+            places = " or ".join(os.path.relpath(image, path.parent) for image in found[:2])
+            wrong.append(f"data row {row}: {key} could be {places}; write its folder")
+        elif not found:
+            lost.append(key)
+        elif found[0] not in labels:
+            labels[found[0]] = value
+        elif task == MULTI_LABEL and len(targets) == 1:
+            labels[found[0]] = f"{labels[found[0]]}{SEVERAL[0]}{value}"
+        elif np.any(labels[found[0]] != value):
+            wrong.append(
+                f"data row {row}: {key} is {value!s}, and {labels[found[0]]!s} before (for several "
+                "labels of an image, --task multi-label)"
+            )
+    if wrong:
+        raise DataError(
+            f"{path}: each row must give an image one label: {shortened(wrong, MOST_NAMED)}"
+        )
+    if 2 * len(lost) > len(keys):
+        raise DataError(
+            f"{path}: rows must name images in {path.parent} or below, and {len(lost)} of "
+            f"{len(keys)} do not: {shortened(lost, MOST_NAMED)}; mend them, or move the file away"
+        )
+    which = f"column{'s' * (len(targets) > 1)} {shortened([*map(repr, targets)])}"
+    notes = [*table.notes, f"labels are the {which} of {path}"]
+    if lost:
+        notes.append(f"{len(lost)} of {len(keys)} rows of {NAME} name no image: {shortened(lost)}")
+    return labels, targets, notes
+
+
+def named(images: Sequence[str], home: Path) -> Mapping[str, list[str]]:
+    """Return the images that a name may mean: without the first folders, without the end.
+
+    The path from the home of the file is of one image, even if others end alike.
+    """
+    tails, wholes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for image in images:
+        parts = key_of(os.path.relpath(image, home)).split("/")
+        for at in range(len(parts)):
+            name = "/".join(parts[at:])
+            for key in (name, name.rpartition(".")[0]):
+                (tails if at else wholes)[key].append(image)
+    return {**tails, **wholes}
+
+
+def key_of(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./")

@@ -26,7 +26,6 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
-    Subset,
     WeightedRandomSampler,
     default_collate,
     default_convert,
@@ -36,8 +35,7 @@ from plainfit.common.errors import ConfigError, raised_as, unknown_name
 from plainfit.common.seeding import drawing_from, epoch_order, stream
 from plainfit.data.augment import Pipeline, Step, masked_steps
 from plainfit.data.batches import reader, to_device
-from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, in_memory
-from plainfit.data.parts import draw_parts
+from plainfit.data.datasets import Rows, as_dataset, check_columns, class_labels, has_masks, split
 from plainfit.data.pieces import Pieces, Shards
 
 
@@ -255,7 +253,7 @@ def end_with_parent(*_: object) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def order_of(dl: Any) -> Any:
+def own_order(dl: Any) -> Any:
     """Return the `BatchOrder` of one of our loaders; some other object for any other loader."""
     while isinstance(dl, WrappedDataLoader):  # those of others may do anything with a batch
         dl = dl.dl
@@ -292,7 +290,7 @@ class WrappedDataLoader:
         epoch, first = getattr(self.dl, "epoch", 0), getattr(self.dl, "first", 0)
 
         def drawn(step: int, piece: int, batch: Any) -> Any:
-            with drawing_from(order_of(self).seed, f"wrapped {self.depth}", epoch, step, piece):
+            with drawing_from(own_order(self).seed, f"wrapped {self.depth}", epoch, step, piece):
                 return passed(batch)
 
         def passed(batch: Any) -> Any:
@@ -445,37 +443,10 @@ def get_data(
     own = {"drop_last": drop_last, "sampler": sampler, "trains": True}
     train_dl: Loader = make(train, bs, sampler is None and shuffle is not False, **own)
     if augment is not None:
-        train_dl = AugmentedLoader(train_dl, augment, seed, classes=count_classes(train))
+        labels = class_labels(train)
+        classes = None if labels is None else int(labels.max()) + 1
+        train_dl = AugmentedLoader(train_dl, augment, seed, classes=classes)
     return train_dl, None if valid is None else make(valid, bs * 2, False, trains=False)
-
-
-def split(dataset: Any, share: float, seed: int) -> tuple[Subset[Any], Subset[Any]]:
-    """Draw a share of the samples for validation, of each class alike where labels are classes."""
-    if not 0 < share < 1 or isinstance(dataset, IterableDataset):
-        raise ConfigError(
-            "must be a share between 0 and 1 of data with a length, or data, got "
-            f"{share!r} of a {type(dataset).__name__}",
-            field="valid_ds",
-        )
-    numbers = torch.zeros(len(dataset), dtype=torch.int64)
-    if (labels := class_labels(dataset)) is not None:
-        values, found = labels.unique(return_inverse=True)
-        if len(values) <= share * len(labels):  # else they are numbers rather than classes
-            numbers = found
-    rows = draw_parts(numbers, {"valid": share}, seed)
-    return Subset(dataset, rows["train"].tolist()), Subset(dataset, rows["valid"].tolist())
-
-
-def has_masks(dataset: Any) -> bool:
-    """Return whether the targets are classes of pixels, in memory."""
-    rows = Rows.of(dataset)
-    targets = [part.tensors[-1] for part in rows.parts if in_memory(part)] if rows else []
-    return any(yb.dtype == torch.int64 and yb.dim() == 3 for yb in targets)
-
-
-def count_classes(dataset: Any) -> int | None:
-    labels = class_labels(dataset)
-    return None if labels is None else int(labels.max()) + 1
 
 
 def make_loader(

@@ -6,7 +6,10 @@ stays a few batches (docs/decisions/0020-mapped-rows.md).
 """
 
 import mmap
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,42 +27,82 @@ Decode = Callable[[NDArray[Any], NDArray[np.int64]], Tensor]
 """Turns rows as they are in the file, and their numbers, into float32 values or uint8 images."""
 
 
-class LazySamples(Dataset[tuple[Tensor, Tensor]]):
-    """Samples on disk: `plainfit.data.folder.ImageFiles` or `DiskRows`."""
+@dataclass(eq=False, repr=False)
+class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
+    """Images read from disk one by one: floats in [0, 1), shape (channels, height, width)."""
 
+    paths: Sequence[str]
     labels: Tensor
-    shape: tuple[int, ...]  # of one sample
-    largest: float  # absolute value, before bytes are divided
+    shape: tuple[int, int, int]
+    content_hash: str
+    resize: str | None = None
+
+    largest = 255.0
+
+    def __post_init__(self) -> None:
+        self.stamps = stamps(self.paths)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
-        raise NotImplementedError
+        pixels = np.stack([self.read(row) for row in rows])
+        xb = bytes_to_floats(torch.from_numpy(pixels))
+        return list(zip(xb, self.labels[rows], strict=True))
 
-    def rows(self, rows: Tensor) -> "LazySamples":
-        """Return a dataset of the same kind with these rows only, yet without labels."""
-        raise NotImplementedError
+    def read(self, row: int) -> NDArray[np.uint8]:
+        from plainfit.data.decoding import read_image  # late, as all that imports Pillow
+
+        with unchanged(self.paths[row], self.stamps[row]):
+            return read_image(self.paths[row], self.shape, self.resize)
+
+    def rows(self, rows: Tensor) -> "ImageFiles":
+        paths = [self.paths[row] for row in rows.tolist()]
+        return replace(self, paths=paths, labels=self.labels[rows])
 
     def contents(self) -> Iterator[Any]:
-        """Yield bytes that depend on every sample, to be hashed."""
-        raise NotImplementedError
+        yield self.content_hash.encode()
 
 
-class LazyImages(LazySamples):
-    """Images, which are floats in [0, 1) when read."""
-
-    largest = 255.0
+def stamps(paths: Sequence[str]) -> Tensor:
+    return torch.tensor([stamp(path) for path in paths], dtype=torch.int64)
 
 
-class DiskRows(LazySamples):
+@contextmanager
+def unchanged(path: str, known: Tensor) -> Iterator[None]:
+    """Refuse a file that is another one than when it had the stamp, or cannot be read any more."""
+    from plainfit.data.decoding import BadImageError
+
+    try:
+        if (now := stamp(path)) and now != known:
+            raise BadImageError("another file")
+        yield
+    except BadImageError as error:
+        raise DataError(
+            f"{path} must not change while it is in use, and it is {error} now"
+        ) from error
+
+
+def stamp(path: str) -> int:
+    """Return a number that changes when a file is written or replaced; 0 for one that is gone."""
+    try:
+        status = os.stat(path)  # noqa: PTH116  # before each image: no Path is made
+    except OSError:
+        return 0
+    return hash((status.st_size, status.st_mtime_ns, status.st_ino))
+
+
+class DiskRows(Dataset[tuple[Tensor, Tensor]]):
     """The rows `at` of a mapped array, shape (rows, ...), as a dataset of (float32 values, label).
 
     `path` is for messages.
     """
+
+    labels: Tensor
+    largest: float  # absolute value
 
     def __init__(self, path: str, array: NDArray[Any], decode: Decode, at: Tensor) -> None:
         self.path = path
@@ -73,6 +116,9 @@ class DiskRows(LazySamples):
 
     def __len__(self) -> int:
         return len(self.at)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, Tensor]]:
         return list(zip(*self.gather(torch.tensor(rows)), strict=True))
@@ -103,8 +149,12 @@ class DiskRows(LazySamples):
             yield self.read(at).contiguous().view(torch.uint8).numpy().data
 
 
-class DiskImages(DiskRows, LazyImages):
-    """Rows of bytes that are images."""
+class DiskImages(DiskRows):
+    """Rows of bytes that are images, and floats in [0, 1) when read."""
+
+
+LazyImages = ImageFiles | DiskImages
+LazySamples = ImageFiles | DiskRows
 
 
 def open_rows(path: str, array: NDArray[Any], decode: Decode) -> DiskRows:

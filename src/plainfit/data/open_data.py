@@ -30,27 +30,14 @@ REMEDIES = {
 }
 NAMES = ("digits", "mnist", "fashion-mnist")
 # The settings that only some data has.
-OWN = {
+OWN: dict[str, tuple[str, ...]] = {
     "data_dir": NAMES[1:],
-    "target": (TABLE, IMAGES),
     "task": (TABLE, IMAGES, NPZ, NPY),
-    "image_size": (IMAGES, MASKED),
-    "skip_bad": (IMAGES, MASKED),
-    "image_mode": (IMAGES, MASKED),
-    "resize": (IMAGES, MASKED),
     "group_by": (TABLE, IMAGES, MASKED),
-    "order_by": (TABLE,),
-    "delimiter": (TABLE, IMAGES),
-    "encoding": (TABLE, IMAGES),
-    "decimal": (TABLE, IMAGES),
-    "na": (TABLE,),
-    "text": (TABLE,),
-    "tokenizer": (TABLE,),
-    "drop": (TABLE,),
-    "categorical": (TABLE,),
-    "numeric": (TABLE,),
-    "missing": (TABLE,),
-    "embed_above": (TABLE,),
+    **dict.fromkeys(("image_size", "skip_bad", "image_mode", "resize"), (IMAGES, MASKED)),
+    **dict.fromkeys(("target", "delimiter", "encoding", "decimal"), (TABLE, IMAGES)),
+    **dict.fromkeys(("order_by", "na", "text", "tokenizer", "drop", "categorical"), (TABLE,)),
+    **dict.fromkeys(("numeric", "missing", "embed_above"), (TABLE,)),
 }
 
 

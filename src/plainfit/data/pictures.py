@@ -1,7 +1,8 @@
 """Pictures of a dataset: a sheet of samples, histograms of columns, or a folder of files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from plainfit.common.errors import DataError, unknown_name
+from plainfit.common.files import writing
 from plainfit.common.plots import histograms, sample_sheet, write_picture
 from plainfit.common.progress import with_bar
 from plainfit.common.seeding import stream
@@ -112,23 +114,30 @@ def write_folder(data: DataSplits, folder: Path, only: Sequence[str] = ()) -> No
                 f"a class must have a name that a folder can have, got {name!r}; choose the other "
                 "classes with only"
             )
-    if os.path.lexists(folder):
-        raise DataError(f"images must be written to a new folder, and {folder} exists; remove it")
-    try:
+    with new_folder(folder) as new:
+        for part, samples in data.parts().items():
+            labels = [data.classes[label] for label in labels_of(samples).tolist()]
+            rows = [row for row, label in enumerate(labels) if label in (only or data.classes)]
+            for row in with_bar(rows, f"writing {part}", len(rows)):
+                path = new / part / labels[row] / f"{row:06}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pixels = (samples[row][0] * 256).byte().permute(1, 2, 0).squeeze(-1)
+                Image.fromarray(pixels.numpy()).save(path)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes this one at the end of the block."""
+    check_free(folder)
+    with writing(folder, DataError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=".plainfit-") as temporary:
-            write_files(data, Path(temporary, "new"), set(only or data.classes))
-            Path(temporary, "new").rename(folder)
-    except OSError as error:
-        raise DataError(f"{folder} must be writable ({error.strerror or error})") from error
+            new = Path(temporary, folder.name)
+            new.mkdir()
+            yield new
+            new.rename(folder)
 
 
-def write_files(data: DataSplits, root: Path, classes: set[str]) -> None:
-    for part, samples in data.parts().items():
-        labels = labels_of(samples).tolist()
-        rows = [row for row, label in enumerate(labels) if data.classes[label] in classes]
-        for row in with_bar(rows, f"writing {part}", len(rows)):
-            path = root / part / data.classes[labels[row]] / f"{row:06}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pixels = (samples[row][0] * 256).byte().permute(1, 2, 0).squeeze(-1)
-            Image.fromarray(pixels.numpy()).save(path)
+def check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise DataError(f"new data must have a new name, and {path} exists; choose another")

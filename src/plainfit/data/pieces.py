@@ -58,12 +58,7 @@ class Shards:
 
 
 class Pieces(dict[int, Any]):
-    """The pieces of a batch that belong to one process, by their numbers.
-
-    Args:
-        pieces: by their numbers.
-        size: the number of samples in the whole batch.
-    """
+    """The pieces of a batch of `size` samples that belong to one process, by their numbers."""
 
     def __init__(self, pieces: Mapping[int, Any], size: int) -> None:
         super().__init__(pieces)

@@ -9,35 +9,22 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import TensorDataset
 
 from plainfit.common.errors import DataError, raised_as, shortened
-from plainfit.common.files import write_whole
-from plainfit.data.decoding import SUFFIXES
-from plainfit.data.label_file import LabelOptions, file_columns, find_label_file, key_of, named
-from plainfit.data.layout import files_under, find_images, subfolders
-from plainfit.data.pictures import write_folder
+from plainfit.common.files import write_whole, writing
+from plainfit.data import layout
+from plainfit.data.pictures import check_free, new_folder, write_folder
 from plainfit.data.splits import PARTS, DataSplits, labels_of, make_dataset
-from plainfit.data.tables.reading import (
-    ARROW,
-    TEXT,
-    Dialect,
-    TableOptions,
-    find_dialect,
-    map_arrow,
-    opened,
-    read_columns,
-    read_text,
-)
+from plainfit.data.tables import reading
 
+T = TypeVar("T")
 Changes = Mapping[str, str | None]
 """By the origin of a sample (see `DataSplits.origins`): its new class, or None to leave it out."""
 
@@ -59,21 +46,15 @@ def write_arrays(data: DataSplits, out: Path, changes: Changes) -> None:
 
 
 def write_images(
-    root: Path, out: Path, options: LabelOptions, labels: Mapping[str, str], changes: Changes
+    root: Path, out: Path, options: layout.LabelOptions, labels: Mapping[str, str], changes: Changes
 ) -> Path:
     """Write a folder of images with these changes; return the path to open.
 
     Images are hard links where the disk has those, else copies. One with a new class is in the
-    folder of that class, or has it in `labels.csv`, whose other rows stay as they are.
-
-    Args:
-        root: the folder, as it was opened.
-        out: the new folder.
-        options: how the file of labels was read, if there is one.
-        labels: the class of each image that was read, by its path from `root`; others stay too.
-        changes: by that path.
+    folder of that class, or has it in `labels.csv`, whose other rows stay as they are. `labels` has
+    the class of each image that was read, by its path from `root`; others stay too.
     """
-    listed = find_images(root, options)
+    listed = layout.find_images(root, options)
     found = {os.path.relpath(path, root): (part, of) for part, of, path in listed.files}
     values = {label: found[o][1] for o, label in labels.items() if o in found}  # as written
     if lost := sorted(o for o, of in labels.items() if o not in found or found[o][1] != values[of]):
@@ -81,7 +62,7 @@ def write_images(
             f"{root} must have the images and labels that were read, and {len(lost)} are not there "
             f"any more: {shortened(lost)}"
         )
-    label_file = find_label_file(root, subfolders(root), options.written)
+    label_file = layout.find_label_file(root, layout.subfolders(root), options.written)
     base = label_file.parent if label_file else root
     home, places = os.path.relpath(root, base), dict[str, str]()
     for origin in sorted(found, key=changes.__contains__):  # first those that keep their names
@@ -91,16 +72,16 @@ def write_images(
             place = free_place(of_class(origin, labels[origin], label), labels[origin], places)
         if label is not None:
             places[place] = origin
-    with new_folder(root, out) as new:
+    if root.resolve() in out.resolve().parents:
+        raise DataError(f"the new folder must be outside of {root}, got {out}; choose another")
+    with new_folder(out) as new:
         for place, origin in places.items():
             put(root / origin, new / place)
         if label_file is not None:
-            images = [p for p in files_under(root, []) if p.lower().endswith(SUFFIXES)]
-            content = edited_label_file(
-                label_file, root, images, options, listed.targets[0], labels, changes
-            )
+            target = listed.targets[0]
+            content = edited_label_file(label_file, root, options, target, labels, changes)
             (new / label_file.name).write_bytes(content)
-        again = find_images(new / home, options).files
+        again = layout.find_images(new / home, options).files
         got = {os.path.relpath(path, new): (part, str(of)) for part, of, path in again}
         wanted = {
             place: (part, str(values[new_class] if new_class else label))
@@ -130,28 +111,6 @@ def free_place(place: str, label: str, taken: Collection[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-@contextmanager
-def new_folder(root: Path, out: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `out` at the end of the block."""
-    check_free(out)
-    if root.resolve() in out.resolve().parents:
-        raise DataError(f"the new folder must be outside of {root}, got {out}; choose another")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent, prefix=".plainfit-") as temporary:
-            new = Path(temporary, out.name)
-            new.mkdir()
-            yield new
-            new.rename(out)
-    except OSError as error:
-        raise DataError(f"{out} must be writable ({error.strerror or error})") from error
-
-
-def check_free(out: Path) -> None:
-    if os.path.lexists(out):
-        raise DataError(f"new data must have a new name, and {out} exists; choose another")
-
-
 def check_same(source: Path, is_same: bool) -> None:
     if not is_same:
         raise DataError(
@@ -171,18 +130,17 @@ def put(source: Path, place: Path) -> None:
 def edited_label_file(
     path: Path,
     root: Path,
-    images: list[str],
-    options: LabelOptions,
+    options: layout.LabelOptions,
     target: str,
     labels: Mapping[str, str],
     changes: Changes,
 ) -> bytes:
-    table = read_columns(path, options.written)
-    (column,) = file_columns(table.columns)[:1]
-    known = named(images, path.parent)
+    table = reading.read_columns(path, options.written)
+    (column,) = layout.file_columns(table.columns)[:1]
+    known = layout.named([*layout.images_under(root)], path.parent)
     rows: dict[str, str] = {}  # by number, from 1: the image, from the root
     for number, name in enumerate(table.texts([column])[column].to_pylist(), 1):
-        for image in known.get(key_of(name), []):
+        for image in known.get(layout.key_of(name), []):
             rows[str(number)] = os.path.relpath(image, root)
     of_rows = {row: labels[image] for row, image in rows.items() if image in labels}
     new = {row: changes[image] for row, image in rows.items() if image in changes}
@@ -192,37 +150,34 @@ def edited_label_file(
 def write_table(
     path: Path,
     out: Path,
-    options: TableOptions,
+    options: reading.TableOptions,
     target: str,
     labels: Mapping[str, str],
     changes: Changes,
 ) -> None:
     """Write a table with these changes, in the format of the file; lines of text stay as they are.
 
-    Args:
-        path: the table.
-        out: the new file, whose name must end as that of the table does.
-        options: how it was read.
-        target: the column of the classes.
-        labels: the class of each row that was read, by its number from 1.
-        changes: by that number.
+    `labels` has the class of each row that was read, by its number from 1.
     """
-    ending = next(end for end in (*TEXT, path.suffix) if path.name.lower().endswith(end.lower()))
-    if not out.name.lower().endswith(ending.lower()):
+    name = path.name.lower()
+    ending = next(end for end in (*reading.TEXT, path.suffix.lower()) if name.endswith(end))
+    if not out.name.lower().endswith(ending):
         raise DataError(f"the new table must end with {ending}, as {path} does, got {out}")
     check_free(out)
     content = edited_table(path, options, target, labels, changes)
     if ending.endswith(".gz"):
         content = gzip.compress(content, mtime=0)
-    try:
+    with writing(out, DataError):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, content)
-    except OSError as error:
-        raise DataError(f"{out} must be writable ({error.strerror or error})") from error
 
 
 def edited_table(
-    path: Path, options: TableOptions, target: str, labels: Mapping[str, str], changes: Changes
+    path: Path,
+    options: reading.TableOptions,
+    target: str,
+    labels: Mapping[str, str],
+    changes: Changes,
 ) -> bytes:
     """Return the content of a table with these changes.
 
@@ -236,14 +191,14 @@ def edited_table(
     dropped = {int(row) - 1 for row, label in changes.items() if label is None}
     with raised_as(DataError, f"{path} must be a table that can be written anew"):
         name, edited = path.name.lower(), b""
-        if name.endswith(TEXT):
-            dialect, _ = find_dialect(path, options, ".")
+        if name.endswith(reading.TEXT):
+            dialect, _ = reading.find_dialect(path, options, ".")
             names = [name.strip() for name in dialect.names]
-            with opened(path) as file:
+            with reading.opened(path) as file:
                 content = file.read()
             edited = edited_text(content, dialect, names.index(target), taken, dropped)
             before, after = (
-                read_text(io.BytesIO(each), dialect, names) for each in (content, edited)
+                reading.read_text(io.BytesIO(each), dialect, names) for each in (content, edited)
             )
         elif name.endswith(".jsonl"):
             content = path.read_bytes()
@@ -251,9 +206,10 @@ def edited_table(
             before = pyarrow.json.read_json(io.BytesIO(content))
             schema = pyarrow.json.ParseOptions(explicit_schema=before.schema)
             after = pyarrow.json.read_json(io.BytesIO(edited), parse_options=schema)
+        elif name.endswith(reading.ARROW):
+            before, after = reading.map_arrow(path), None
         else:
-            before = map_arrow(path) if name.endswith(ARROW) else pyarrow.parquet.read_table(path)
-            after = None
+            before, after = pyarrow.parquet.read_table(path), None
         rows = [row for row in range(before.num_rows) if row not in dropped]
         place = before.column_names.index(target)
         field, column = before.schema.field(place), before.column(place)
@@ -270,7 +226,7 @@ def binary(table: Any, name: str) -> bytes:
     import pyarrow.parquet
 
     content = io.BytesIO()
-    if name.endswith(ARROW):
+    if name.endswith(reading.ARROW):
         with pyarrow.ipc.new_file(content, table.schema) as file:
             file.write_table(table)
     else:
@@ -280,7 +236,7 @@ def binary(table: Any, name: str) -> bytes:
 
 def edited_text(
     content: bytes,
-    dialect: Dialect,
+    dialect: reading.Dialect,
     column: int,
     taken: Mapping[int, int],
     dropped: Collection[int],
@@ -297,18 +253,17 @@ def edited_text(
         found = [each.span(1) for each in cells.finditer(line)]
         return found[column]
 
-    lines, rows = [found[0] for found in record.finditer(text, len(begin)) if found[0]], list[int]()
-    for number, line in enumerate(lines):
-        is_blank = not line.strip() and line.count(dialect.delimiter) + 1 != len(dialect.names)
-        rows += [] if is_blank else [number]
+    def is_row(line: str) -> bool:
+        return bool(line.strip()) or line.count(dialect.delimiter) + 1 == len(dialect.names)
+
+    def relabelled(line: str, source: str) -> str:
+        (first, last), (start, end) = span(line), span(source)
+        return line[:first] + source[start:end] + line[last:]
+
+    lines = [found[0] for found in record.finditer(text, len(begin)) if found[0]]
+    rows = [number for number, line in enumerate(lines) if is_row(line)]
     rows = rows[1 + dialect.units :]  # below the names
-    edited = {}
-    for row, source in taken.items():
-        (first, last), (start, end) = span(lines[rows[row]]), span(lines[rows[source]])
-        line = lines[rows[row]]
-        edited[rows[row]] = line[:first] + lines[rows[source]][start:end] + line[last:]
-    left_out = {rows[row] for row in dropped}
-    kept = (edited.get(n, line) for n, line in enumerate(lines) if n not in left_out)
+    kept = edited_rows(lines, rows, taken, dropped, relabelled)
     return "".join([begin, *kept]).encode(dialect.encoding)
 
 
@@ -318,10 +273,23 @@ def edited_lines(
     """Return JSON lines likewise; a line with another value is written anew."""
     lines = content.splitlines(keepends=True)
     rows = [number for number, line in enumerate(lines) if line.strip()]
-    edited = {}
-    for row, source in taken.items():
-        value = json.loads(lines[rows[source]])[target]
-        line = json.dumps(json.loads(lines[rows[row]]) | {target: value}, ensure_ascii=False)
-        edited[rows[row]] = line.encode() + b"\n"
+
+    def relabelled(line: bytes, source: bytes) -> bytes:
+        new = json.loads(line) | {target: json.loads(source)[target]}
+        return json.dumps(new, ensure_ascii=False).encode() + b"\n"
+
+    kept: list[bytes] = edited_rows(lines, rows, taken, dropped, relabelled)
+    return b"".join(kept)
+
+
+def edited_rows(
+    lines: Sequence[T],
+    rows: Sequence[int],
+    taken: Mapping[int, int],
+    dropped: Collection[int],
+    relabelled: Callable[[T, T], T],
+) -> list[T]:
+    """Return lines, of which `rows` are the numbers of those that are rows, with the changes."""
+    new = {rows[at]: relabelled(lines[rows[at]], lines[rows[of]]) for at, of in taken.items()}
     left_out = {rows[row] for row in dropped}
-    return b"".join(edited.get(n, line) for n, line in enumerate(lines) if n not in left_out)
+    return [new.get(n, line) for n, line in enumerate(lines) if n not in left_out]

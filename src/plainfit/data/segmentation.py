@@ -13,22 +13,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from plainfit.common.errors import ConfigError, DataError, plural, raised_as, shortened
-from plainfit.data.decoding import RESIZE, BadImageError, open_image, read_header
-from plainfit.data.folder import (
-    ImageFiles,
-    Wanted,
-    check_settings,
-    groups_of,
-    hashed,
-    load,
-    pack,
-    stamps,
-    unchanged,
-    without_bad,
-)
+from plainfit.data import folder
+from plainfit.data.decoding import RESIZE, BadImageError, open_image, read_all, read_header
 from plainfit.data.layout import ENDING, HOMES, images_under, subfolders
+from plainfit.data.ondisk import ImageFiles, stamps, unchanged
 from plainfit.data.parts import Split
-from plainfit.data.processes import read_all
 from plainfit.data.splits import MOST_NAMED, PARTS, DataSplits, Samples, make_splits
 from plainfit.data.targets import SEGMENTATION, Target
 
@@ -95,9 +84,8 @@ def read_segmentation(
 ) -> DataSplits:
     """Read images and masks; see `open_data`. The targets are int64, (samples, height, width)."""
     pairs, notes = find_pairs(root)
-    channels, budget = check_settings(image_mode, resize), memory_budget * 2**20
-    wanted = Wanted(image_size, channels, resize, budget, extra=8)
-    storage, loaded, bad, changes = load([image for _, image, _ in pairs], wanted)
+    wanted = folder.wanted_of(image_size, image_mode, resize, memory_budget, extra=8)
+    storage, loaded, bad, changes = folder.load([image for _, image, _ in pairs], wanted)
     if storage.default:
         raise ConfigError(f"must be set, as {storage.default}", field="image_size")
     image_of = {mask: image for _, image, mask in pairs if mask}
@@ -117,25 +105,23 @@ def read_segmentation(
 
     masks, bad_masks = read_all([*image_of], look)
     bad |= bad_masks
-    left_out = without_bad(root, [pair[1:] for pair in pairs], bad, skip_bad)
+    left_out = folder.without_bad(root, [pair[1:] for pair in pairs], bad, skip_bad)
     kept = [pair for pair in pairs if bad.keys().isdisjoint(pair[1:])]
-    notes += [f"{count} of {len(pairs)} images {done}" for done, count in sorted(changes.items())]
-    notes += left_out
+    notes += changes + left_out
     values = np.unique(np.concatenate([masks[mask][0] for *_, mask in kept]))
     classes, values, said = classes_of(root, values)
-    numbers, hashes = hashed(loaded), dict[str, list[int]]()
+    hashes = dict[str, list[int]]()
     parts = dict[str, tuple[Samples, Tensor]]()
     for part in sorted({part for part, *_ in kept}):
         of_part = [pair[1:] for pair in kept if pair[0] == part]
         paths, mask_paths = map(list, zip(*of_part, strict=True))
         seen = [masks[mask][1] for mask in mask_paths]
-        hashes[part] = [numbers[path] for path in paths]
+        hashes[part] = [hash(loaded[path]) for path in paths]
         if part == "train" and group_by is not None:
-            split = replace(split, groups=groups_of(paths, group_by))
-        images: Samples
+            split = replace(split, groups=folder.groups_of(paths, group_by))
         if storage.fits:
             labels = torch.stack([numbered(pixels, values) for pixels in seen])
-            images = pack(paths, labels, storage, loaded)
+            images: Samples = folder.pack(paths, labels, storage, loaded)
         else:
             labels = torch.stack([counted(found, counts, values) for found, counts, _ in seen])
             contents = [*map(loaded.__getitem__, paths), *(digest for *_, digest in seen)]
@@ -147,8 +133,7 @@ def read_segmentation(
     if not storage.fits:
         larger = f"images and masks larger than {memory_budget} MiB"
         notes.append(f"{larger}: read from disk as they are used")
-    target = Target(tuple(classes), SEGMENTATION)
-    notes += said
+    target, notes = Target(tuple(classes), SEGMENTATION), notes + said
     return make_splits(str(root), parts, split=split, target=target, notes=notes, hashes=hashes)
 
 

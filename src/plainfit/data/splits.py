@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from plainfit.common.errors import ConfigError, DataError
+from plainfit.common.errors import ConfigError, DataError, shortened
 from plainfit.data.datasets import ImageDataset
 from plainfit.data.ondisk import LazyImages, LazySamples
 from plainfit.data.parts import USUAL, Split, split_rows
@@ -47,6 +47,12 @@ def image_preprocessing(channels: int) -> dict[str, Any]:
 
 
 OF_IMAGE_FILES = [image_preprocessing(channels) for channels in MODES]
+
+
+def values_text(preprocessing: Mapping[str, Any], features: Sequence[str] = ()) -> str:
+    """Return in words how values were made; the mean and std of a column are left out."""
+    made = ", ".join(str(part) for name, part in preprocessing.items() if name != "columns")
+    return f"{made} of the columns {shortened(features)}" if features else made
 
 
 def taken(preprocessing: Mapping[str, Any], columns: Mapping[str, Any], task: str) -> str:

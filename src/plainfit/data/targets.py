@@ -102,10 +102,7 @@ class Target:
 
 
 def encode(
-    name: str,
-    labels: Mapping[str, Labels],
-    task: str | None = None,
-    names: Sequence[str] = (),
+    name: str, labels: Mapping[str, Labels], task: str | None = None, names: Sequence[str] = ()
 ) -> tuple[Target, dict[str, Tensor], list[str]]:
     """Return what the labels of all parts are, the labels as numbers, and notes.
 
@@ -135,11 +132,8 @@ def encode(
                 raise DataError(
                     f"{name}: several labels must each be 0 or 1, got {min(wrong)} in {part}"
                 )
-        return (
-            Target(names, task),
-            {p: torch.from_numpy(np.float32(v)) for p, v in arrays.items()},
-            notes,
-        )
+        encoded = {part: torch.from_numpy(np.float32(values)) for part, values in arrays.items()}
+        return Target(names, task), encoded, notes
     texts = {part: label_array(name, part, values, task) for part, values in arrays.items()}
     sets = {part: split_labels([str(t) for t in values.tolist()]) for part, values in texts.items()}
     found = tuple(sorted({label for of in sets.values() for each in of for label in each}))
@@ -234,12 +228,10 @@ def check_target(name: str, target: Target, parts: Mapping[str, Tensor]) -> list
     """Check that what is to be predicted can be learned from the training set; return notes."""
     for part, labels in parts.items():
         if len(labels) == 0:
-            count = (
-                f", of which it has {len(target.names)}" if target.task == CLASSIFICATION else ""
-            )
+            has = f", of which it has {len(target.names)}" * (target.task == CLASSIFICATION)
             raise DataError(
                 f"{name}: {part} must have samples, and none could be taken from the training set; "
-                f"provide at least two of each class{count}"
+                f"provide at least two of each class{has}"
             )
     if target.task == CLASSIFICATION:
         return [*lookalikes(target.names), *check_classes(name, target.names, parts)]
@@ -303,15 +295,14 @@ def label_array(name: str, part: str, labels: Labels, task: str = CLASSIFICATION
         values = values.astype(np.float64)
         check_whole(name, part, values)
         return values.astype(np.int64)
-    kind = values.dtype.kind
-    if kind in "iu" or (kind == "O" and {*map(type, values)} <= {int}):
+    if (kind := values.dtype.kind) in "iu" or (kind == "O" and {*map(type, values)} <= {int}):
         return values
-    if values.dtype.kind == "b":
-        values = values.astype(str)
-    if not (values.dtype.kind in "SU" or all(issubclass(t, str) for t in {*map(type, values)})):
+    if kind == "b":
+        values, kind = values.astype(str), "U"
+    if not (kind in "SU" or all(issubclass(t, str) for t in {*map(type, values)})):
         raise DataError(f"{name}: labels must be names or whole numbers, got {values.dtype}")
     try:
-        if values.dtype.kind == "S":
+        if kind == "S":
             values = np.char.decode(values, "utf-8")
         texts = {value.strip() for value in {*values.tolist()}}
         "".join(texts).encode()

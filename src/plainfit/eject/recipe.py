@@ -21,9 +21,9 @@ from plainfit.eject.values import rebuilt
 from plainfit.eject.verify import Outcome, as_of, outcome_of, saved
 from plainfit.models.build import Factory, resolve
 from plainfit.runs import folder as runs
+from plainfit.runs.prepare import prepare, schedule_of, transformers
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import loss_function, metrics_of
-from plainfit.runs.train import prepare, schedule_of, transformers
 from plainfit.training.callbacks.optimization import LossScaling, rates_by
 from plainfit.training.fit_call import FitCall, bit_sums
 from plainfit.training.named_metrics import made

@@ -27,7 +27,8 @@ from plainfit.eject.verify import (
     run_alone,
 )
 from plainfit.runs import folder as runs
-from plainfit.runs.train import Say, train
+from plainfit.runs.prepare import Say
+from plainfit.runs.train import train
 from plainfit.training.fit_call import FitCall
 
 STEPS_IN_FLOAT64 = 100

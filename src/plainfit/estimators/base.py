@@ -26,8 +26,8 @@ from plainfit.data.loaders import WrappedDataLoader, make_loader
 from plainfit.estimators.saving import Saving
 from plainfit.models.build import get_model, make_optimizer
 from plainfit.runs.inference import predict
+from plainfit.runs.prepare import check_outputs, optimizer_options, transformers
 from plainfit.runs.settings import RunConfig, names_of
-from plainfit.runs.train import check_outputs, optimizer_options, transformers
 from plainfit.training.callbacks import EarlyStopping
 from plainfit.training.checks import fails_on_last
 from plainfit.training.hooks import Callback, LossFunction, warn

@@ -24,9 +24,9 @@ from plainfit.report.rendering import (
     value_text,
 )
 from plainfit.runs.folder import FIRST, Run, open_run
+from plainfit.runs.prepare import build
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import described, loss_function
-from plainfit.runs.train import build
 
 FILE = "report.html"
 

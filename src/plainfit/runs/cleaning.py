@@ -29,12 +29,14 @@ from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, labels_of, make_dat
 from plainfit.data.targets import CLASSIFICATION
 from plainfit.runs import folder as runs
 from plainfit.runs.inference import predict
+from plainfit.runs.prepare import Say, completed, find_rate, prepare, threads_of
 from plainfit.runs.settings import RunConfig
-from plainfit.runs.train import Say, completed, find_rate, fitted, prepare, stoppers, threads_of
+from plainfit.runs.train import fitted, stoppers
 
 RESULT, SAMPLES = "clean.json", "samples.csv"
 COLUMNS = ("sample", "part", "label", "suggested", "suspect", "confidence")
 BLOCK = 256  # samples read at once
+UTF_8 = ("utf-8", "surrogateescape")  # a name of a file may be no text
 
 
 class Judged(NamedTuple):
@@ -140,9 +142,6 @@ def clean(config: RunConfig, folds: int = 5, *, echo: Say | None = print) -> Pat
     }
     runs.write_whole(folder / RESULT, (json.dumps(record, indent=2) + "\n").encode())
     return folder
-
-
-UTF_8 = ("utf-8", "surrogateescape")  # a name of a file may be no text
 
 
 def probabilities(

@@ -19,9 +19,9 @@ from plainfit.common.errors import (
     raised_as,
     unknown_name,
 )
-from plainfit.common.files import LOCK, FileLock, append, sync
+from plainfit.common.files import LOCK, FileLock, append, sync, writing
 from plainfit.common.schema import misfit
-from plainfit.data.label_file import LabelOptions
+from plainfit.data.layout import LabelOptions
 from plainfit.data.open_data import IMAGES, TABLE
 from plainfit.data.relabel import Changes, write_arrays, write_images, write_table
 from plainfit.data.tables.reading import TableOptions, read_columns
@@ -173,19 +173,16 @@ class Cleaning:
     def _append(self, line: dict[str, str]) -> None:
         path = self.folder / DECISIONS
         content = json.dumps(line | {"at": time.strftime("%Y-%m-%d %H:%M:%S")}) + "\n"
-        try:
-            with turns, FileLock(self.folder / LOCK):
-                if path.exists():
-                    whole = path.read_bytes()
-                    if not whole.endswith(b"\n"):  # cut off: the next line would join it
-                        os.truncate(path, whole.rfind(b"\n") + 1)
-                else:
-                    path.touch()
-                append(path, content.encode())
-                sync(path)
-                sync(self.folder)
-        except OSError as error:
-            raise RunError(f"{path} must be writable ({error.strerror or error})") from error
+        with writing(path), turns, FileLock(self.folder / LOCK):
+            if path.exists():
+                whole = path.read_bytes()
+                if not whole.endswith(b"\n"):  # cut off: the next line would join it
+                    os.truncate(path, whole.rfind(b"\n") + 1)
+            else:
+                path.touch()
+            append(path, content.encode())
+            sync(path)
+            sync(self.folder)
 
     def changes(self) -> Changes:
         """Return the new class of each sample that gets one, and None for those left out."""
@@ -220,24 +217,19 @@ class Cleaning:
         if data and data.fingerprint != self.record["fingerprint"]:
             raise DataError(f"{path} must be what was ranked, and has changed since; rank it again")
         written = {name: getattr(config, name) for name in ("delimiter", "encoding", "decimal")}
+        own: dict[str, Any] = {}
         if data is None:
             options = LabelOptions(config.target, config.task, TableOptions(**written))
-            new = config_of(config, write_images(path, out, options, labels, changes))
+            out = write_images(path, out, options, labels, changes)
         elif self.record["kind"] == TABLE:
             table = TableOptions(**written, na=config.na)
             (target,) = find_targets(path, list(read_columns(path, table).columns), config.target)
             write_table(path, out, table, target, labels, changes)
-            new = config_of(config, out)
         else:
             write_arrays(data, out, changes)
-            usual = RunConfig()
+            usual = RunConfig()  # the parts are in the folder
             own = {n: getattr(usual, n) for n in ("data_dir", "valid_share", "test_share")}
-            new = replace(config_of(config, out), **own)  # its parts are in the folder
-        return compared(config, new)
-
-
-def config_of(config: RunConfig, data: Path) -> RunConfig:
-    return replace(config, data=str(data))
+        return compared(config, replace(config, data=str(out), **own))
 
 
 def compared(old: RunConfig, new: RunConfig) -> list[str]:

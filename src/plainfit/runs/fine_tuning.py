@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from plainfit.common.devices import device_of, pick_device
 from plainfit.common.errors import ConfigError, DataError, ModelError, near_miss, shortened
 from plainfit.data.batches import Batches, length, pairs
-from plainfit.data.splits import OF_IMAGE_FILES, DataSplits
+from plainfit.data.splits import OF_IMAGE_FILES, DataSplits, values_text
 from plainfit.models.build import (
     Factory,
     arguments_for,
@@ -26,15 +26,8 @@ from plainfit.models.build import (
 )
 from plainfit.models.layers import find_head, layer_groups, parameter_groups
 from plainfit.models.text import PretrainedText
-from plainfit.models.weights import (
-    HUB,
-    PUBLISHED,
-    load_body,
-    read_weights,
-    text_model,
-    timm_model,
-)
-from plainfit.runs.folder import open_run, values_text
+from plainfit.models.weights import HUB, PUBLISHED, load_body, read_weights, text_model, timm_model
+from plainfit.runs.folder import open_run
 from plainfit.runs.settings import WEIGHT_FILES, is_weights_only
 from plainfit.training.callbacks.optimization import Unfreezing
 from plainfit.training.history import History
@@ -242,11 +235,7 @@ def new_model(
 
 
 def with_new_head(
-    factory: Factory,
-    weights: dict[str, Tensor],
-    xb: Tensor,
-    classes: int,
-    seed: int,
+    factory: Factory, weights: dict[str, Tensor], xb: Tensor, classes: int, seed: int
 ) -> nn.Module:
     target = resolve(factory.target)
     if "classes" not in inspect.signature(target).parameters:

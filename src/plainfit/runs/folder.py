@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from functools import cached_property
 from itertools import count
 from pathlib import Path
 from statistics import harmonic_mean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,17 +25,16 @@ from plainfit.common.errors import (
     command,
     near_miss,
     reason,
-    shortened,
 )
 from plainfit.common.files import ANY_LOCK, JOURNAL, LOCK
 from plainfit.common.files import RECORD as RECORD
 from plainfit.data.open_data import kind_of, without
-from plainfit.data.splits import DataSplits, vocabulary_of
+from plainfit.data.splits import DataSplits, values_text, vocabulary_of
 from plainfit.data.targets import Target
 from plainfit.models.build import Factory
 from plainfit.models.trust import Code, code_of, trusted
 from plainfit.models.weights import load_model
-from plainfit.runs.record import problem_of
+from plainfit.runs.record import DAMAGED, Row, Step, parse_epoch, parse_step, problem_of
 from plainfit.runs.settings import RunConfig
 from plainfit.training import checkpoints
 from plainfit.training.history import History, best_epoch
@@ -49,7 +47,6 @@ METRICS, STEPS, CURVES = "metrics.jsonl", "steps.csv", "curves.png"
 OWN = {RECORD, JOURNAL, WEIGHTS, BEST, FIRST, METRICS, STEPS, CURVES}
 
 T = TypeVar("T")
-Row = dict[str, Any]
 
 
 def default_folder(data: str, model: str) -> Path:
@@ -84,9 +81,8 @@ def create_folder(folder: Path, *, is_new: bool = False) -> None:
 
 def check_new(folder: Path) -> None:
     """Refuse a folder that holds anything but what a killed process left before its record."""
-    if any(
-        path.name not in (FIRST, LOCK) and not files.is_temporary(path) for path in folder.iterdir()
-    ):
+    others = [path for path in folder.iterdir() if path.name not in (FIRST, LOCK)]
+    if not all(map(files.is_temporary, others)):
         resume = f"{command('resume', folder)}, or " if (folder / RECORD).exists() else ""
         raise RunError(
             f"the run folder must be new or empty, and {folder} is not; {resume}choose another"
@@ -105,10 +101,8 @@ def check_own(folder: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
-    try:
+    with files.writing(path):
         files.write_whole(path, data, check=check)
-    except OSError as error:
-        raise RunError(f"{path} must be writable ({error.strerror or error})") from error
 
 
 def write_output(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
@@ -166,24 +160,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def update_record(folder: Path, **changes: Any) -> None:
     write_record(folder, read_record(folder) | changes)
-
-
-class Step(NamedTuple):
-    loss: float
-    lr: float
-
-
-def parse_step(line: str) -> Step:
-    cells = line.split(",")  # step, epoch, loss, lr
-    return Step(float(cells[2]), float(cells[3]))
-
-
-def parse_epoch(line: str) -> Row:
-    row = {name: float(value) for name, value in json.loads(line).items()}
-    counted = (row["epoch"], row["seconds"], row["samples_per_second"])
-    if not all(0 <= number < math.inf for number in counted) or "train_loss" not in row:
-        raise ValueError
-    return row | {"epoch": int(row["epoch"])}
 
 
 @dataclass(repr=False)
@@ -425,21 +401,13 @@ class Run:
             return []
         good, lines = [], text.splitlines()[header:]
         for line in lines:
-            with suppress(
-                ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
-            ):
+            with suppress(*DAMAGED):
                 good.append(parse(line))
         if bad := len(lines) - len(good):
             self.notes.append(
                 f"{bad} of the {len(lines)} lines of {name} cannot be read: left out."
             )
         return good
-
-
-def values_text(preprocessing: dict[str, Any], features: Sequence[str] = ()) -> str:
-    """Return in words how values were made; the mean and std of a column are left out."""
-    made = ", ".join(str(part) for name, part in preprocessing.items() if name != "columns")
-    return f"{made} of the columns {shortened(features)}" if features else made
 
 
 def open_run(folder: Path, *, trust_code: bool = False) -> Run:

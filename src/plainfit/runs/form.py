@@ -50,24 +50,17 @@ def field_of(made: dict[str, Any], values: Any) -> dict[str, Any]:
     learned = made.get("date", {}).get("days", made)
     if isinstance(values, Dates):
         values = values.parts["days"]
-    is_known = values is not None and not np.isnan(values).all()
-    if not is_known:
-        reach = REACH * learned["std"]
-        low, high = learned["mean"] - reach, learned["mean"] + reach
-    else:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    given = np.array([]) if values is None else values[~np.isnan(values)]
+    is_known, reach = len(given) > 0, REACH * learned["std"]
+    low, high = learned["mean"] - reach, learned["mean"] + reach
+    if is_known:
+        low, high = float(given.min()), float(given.max())
     if "date" not in made:
-        given = values[~np.isnan(values)] if is_known else np.array([0.5])
-        whole = bool((given == given.round()).all())
+        whole = is_known and bool((given == given.round()).all())
         return {"kind": "number", "low": low, "high": high, "whole": whole, "is_known": is_known}
     with_time = "hour" in made["date"]
-    return {
-        "kind": "date",
-        "is_known": is_known,
-        "low": date_text(low, with_time),
-        "high": date_text(high, with_time),
-        "with_time": with_time,
-    }
+    ends = {"low": date_text(low, with_time), "high": date_text(high, with_time)}
+    return {"kind": "date", "is_known": is_known, **ends, "with_time": with_time}
 
 
 def some_values(made: dict[str, Any], values: Any) -> list[Any]:

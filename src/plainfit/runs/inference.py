@@ -212,10 +212,7 @@ def outputs_of(run: Any) -> Mapping[str, Callable[[Any], Any]]:
     if task == REGRESSION:
         return {"raw": run.target.restored}
     if task == MULTI_LABEL:
-        return OUTPUTS | {
-            "probabilities": torch.sigmoid,
-            "classes": lambda out: (out > 0).long(),
-        }
+        return OUTPUTS | {"probabilities": torch.sigmoid, "classes": lambda out: (out > 0).long()}
     return OUTPUTS
 
 

@@ -12,18 +12,16 @@ from torch.utils.data import ConcatDataset
 
 from plainfit.common.errors import DataError, RunError, shortened
 from plainfit.data.datasets import as_tensor, bytes_to_floats, is_table
-from plainfit.data.decoding import read_image
-from plainfit.data.label_file import LabelOptions
-from plainfit.data.layout import find_images, images_under
+from plainfit.data.decoding import read_all, read_image
+from plainfit.data.layout import LabelOptions, find_images, images_under
 from plainfit.data.loaders import make_loader
 from plainfit.data.open_data import TABLES
-from plainfit.data.processes import read_all
-from plainfit.data.splits import OF_IMAGE_FILES
+from plainfit.data.splits import OF_IMAGE_FILES, values_text
 from plainfit.data.tables.preparing import kind_of, prepared
-from plainfit.data.tables.reading import Table, TableOptions, frame_columns, read_columns
+from plainfit.data.tables.reading import Table, TableOptions, frame_columns, names_in, read_columns
 from plainfit.data.tables.table import USUAL_TARGETS, find_targets, labelled_rows, target_values
 from plainfit.data.targets import REGRESSION, SEGMENTATION
-from plainfit.runs.folder import Run, values_text
+from plainfit.runs.folder import Run
 from plainfit.training.hooks import warn
 
 MOST_PIXELS = 2**20  # in a batch of images: its activations take a few hundred MiB
@@ -109,14 +107,13 @@ def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, An
 def targets(run: Run, table: Table) -> list[str]:
     if run.config.target is None:
         return [name for name in table.columns if name.lower() in USUAL_TARGETS]
-    names = {run.config.target, *map(str.strip, run.config.target.split(","))}
-    return [name for name in table.columns if name in names]
+    return [name for name in names_in(run.config.target, table.columns) if name in table.columns]
 
 
 def dropped(run: Run, table: Table) -> list[str]:
     """Return the columns of a table that the training left out by name."""
-    given = [run.config.drop or "", run.config.group_by or ""]
-    named = {*given, *(name.strip() for text in given for name in text.split(","))} - {""}
+    given = (run.config.drop, run.config.group_by)
+    named = {name for text in given for name in names_in(text, table.columns)}
     return [name for name in table.columns if name in named]
 
 

@@ -18,17 +18,9 @@ from plainfit.data.decoding import read_header
 from plainfit.data.segmentation import mask_picture
 from plainfit.data.targets import MULTI_LABEL, REGRESSION, SEVERAL, Target
 from plainfit.runs import folder as runs
+from plainfit.runs import inputs
 from plainfit.runs.folder import Run
 from plainfit.runs.inference import outputs_of, predict
-from plainfit.runs.inputs import (
-    batch_of,
-    dropped,
-    image_batches,
-    image_shape,
-    of_table,
-    read_as_trained,
-    targets,
-)
 from plainfit.training.hooks import warn
 
 MOST_IMAGES = 256  # in a batch
@@ -47,7 +39,7 @@ def predict_images(
     do not depend on the other images. They are augmented as in the training by default, without
     what mixes labels.
     """
-    size = batch_of(image_shape(run), MOST_IMAGES)
+    size = inputs.batch_of(inputs.image_shape(run), MOST_IMAGES)
     pipeline = Pipeline(augment or run.config.augment).without_mixing()
     if views and not pipeline.steps:
         raise ConfigError(
@@ -55,7 +47,7 @@ def predict_images(
             f"got {augment or run.config.augment!r}",
             field="augment",
         )
-    batches = image_batches(run, paths, size)
+    batches = inputs.image_batches(run, paths, size)
     if views:
         with torch.no_grad():
             rows = [mean_of_views(run, x, views, pipeline, size) for xb in batches for x in xb]
@@ -96,8 +88,8 @@ def write_masks(run: Run, paths: Sequence[Path], folder: Path) -> list[Path]:
         raise ConfigError(f"images must have different names, and several would be {twice[0]}")
     if folder.exists():
         raise ConfigError(f"must be a new folder for the masks, and {folder} exists", field="out")
-    _, height, width = shape = image_shape(run)
-    batches = image_batches(run, paths, batch_of(shape, MOST_IMAGES))
+    _, height, width = shape = inputs.image_shape(run)
+    batches = inputs.image_batches(run, paths, inputs.batch_of(shape, MOST_IMAGES))
     masks = (mask for xb in batches for mask in predict(run, xb, output="classes"))
     scaled = 0
     for path, name, mask in zip(paths, names, masks, strict=True):
@@ -135,17 +127,18 @@ def predict_rows(run: Run, path: Path, **written: str | None) -> list[dict[str, 
     `delimiter`, `encoding` and `decimal` of a text file, where they are not those of the training,
     and by `na` more texts that mean a gap.
     """
-    table = read_as_trained(run, path, **written)
-    inputs, _ = of_table(run, table, None, labelled=False)
-    for name in targets(run, table):
+    table = inputs.read_as_trained(run, path, **written)
+    rows, _ = inputs.of_table(run, table, None, labelled=False)
+    for name in inputs.targets(run, table):
         warn(f"the target {name!r} is not used; plainfit.evaluate(run, {str(path)!r}) scores it")
-    results = readable(run.target, predict(run, inputs, output=best_output(run)))
-    if taken := {*results[0]} & {*dropped(run, table)}:
+    results = readable(run.target, predict(run, rows, output=best_output(run)))
+    dropped = inputs.dropped(run, table)
+    if taken := {*results[0]} & {*dropped}:
         raise DataError(
             f"{path}: a column that the training left out is written beside the results, and "
             f"{min(taken)!r} is the name of one; rename it"
         )
-    kept = {name: column.to_pylist() for name, column in table.texts(dropped(run, table)).items()}
+    kept = {name: column.to_pylist() for name, column in table.texts(dropped).items()}
     return [
         {name: values[at] for name, values in kept.items()} | result
         for at, result in enumerate(results)

@@ -1,6 +1,8 @@
-"""What `run.json` holds: the type of every field that a command reads."""
+"""What `run.json` holds, the type of every field that a command reads, and a line of the logs."""
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+import json
+import math
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from plainfit.common.schema import Between, hints_of, misfit
 from plainfit.runs.settings import PATHS, RunConfig
@@ -8,6 +10,10 @@ from plainfit.runs.settings import PATHS, RunConfig
 Size = Annotated[int, Between(1, 10**9)]
 Count = Annotated[int, Between(0, 2**63 - 1)]
 Values = dict[str, float]
+Row = dict[str, Any]
+DAMAGED = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+)  # fmt: skip  # what parsing a damaged line raises
 
 
 class Model(TypedDict):
@@ -104,3 +110,23 @@ def problem_of(record: Any) -> str:
     settings = record["config"].items()
     found = (misfit(value, known.get(name, Any), f"config.{name}") for name, value in settings)
     return next(filter(None, found), "")
+
+
+class Step(NamedTuple):
+    step: int
+    epoch: int
+    loss: float
+    lr: float
+
+
+def parse_step(line: str) -> Step:
+    step, epoch, loss, lr = line.split(",")
+    return Step(int(step), int(epoch), float(loss), float(lr))
+
+
+def parse_epoch(line: str) -> Row:
+    row = {name: float(value) for name, value in json.loads(line).items()}
+    counted = (row["epoch"], row["seconds"], row["samples_per_second"])
+    if not all(0 <= number < math.inf for number in counted) or "train_loss" not in row:
+        raise ValueError
+    return row | {"epoch": int(row["epoch"])}

@@ -82,8 +82,7 @@ def metrics_of(config: RunConfig, target: Target) -> list[Any]:
     usual = of_tasks[target.task]
     if len(target.scaling) == 1:
         std = target.scaling[0].std
-        in_units = (mae, rmse)
-        usual = [*(partial(metric, scale=std) for metric in in_units), *usual]
+        usual = [partial(mae, scale=std), partial(rmse, scale=std), *usual]
     names = [*map(metric_name, usual), ""]
     asked = map(str.strip, (config.metrics or "").split(","))
     return [*usual, *(name for name in asked if name not in names)]

@@ -14,14 +14,10 @@ from typing import Any, NamedTuple
 
 from plainfit.common.errors import reason
 from plainfit.common.files import LOCK, writer_of
-from plainfit.runs.folder import METRICS, RECORD, STEPS, Run, open_run, parse_epoch
+from plainfit.runs.folder import METRICS, RECORD, STEPS, Run, open_run
+from plainfit.runs.record import DAMAGED, parse_epoch, parse_step
 
 MOST_ROWS = 30_000  # of a log in memory; of a longer one every second, fourth, ... is kept
-
-
-def parse_step(line: str) -> tuple[int, int, float, float]:
-    step, epoch, loss, lr = line.split(",")
-    return int(step), int(epoch), float(loss), float(lr)
 
 
 class Log:
@@ -58,8 +54,7 @@ class Log:
 
     def take(self, line: bytes) -> None:
         self.offset, self.last = self.offset + len(line), line
-        with suppress(ValueError, LookupError, TypeError, AttributeError, OverflowError,
-                      RecursionError):  # of a line that is damaged, or a header  # fmt: skip
+        with suppress(*DAMAGED):  # as a header is
             row = self.parse(line.decode())
             if self.count % self.every == 0:
                 self.rows.append(row)

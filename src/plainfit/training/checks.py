@@ -44,7 +44,7 @@ def check_call(
     opts = [opt] if step is None else optimizers_in(opt)
     is_loss = loss_func is None or is_made(loss_func)
     order = "the order is fit(epochs, model, loss_func, opt, train_dl, valid_dl)"
-    loader = "make one of a data set: pf.get_data, or DataLoader(dataset, batch_size=64)"
+    loader = "make one of a dataset: pf.get_data, or DataLoader(dataset, batch_size=64)"
     must = "an iterable of batches, or a function that returns one"
     for name, value, fits, what, remedy in (
         ("epochs", epochs, is_count, "a whole number, 0 or more", order),
@@ -77,7 +77,7 @@ def is_list(value: Any) -> bool:
 
 
 def gives_batches(dl: Any) -> bool:
-    """Return whether this can be a loader, and is no data set, whose items are samples."""
+    """Return whether this can be a loader, and is no dataset, whose items are samples."""
     if isinstance(dl, str) or hasattr(dl, "__getitems__"):
         return False
     has_items = hasattr(dl, "__getitem__") and not isinstance(dl, Dataset)

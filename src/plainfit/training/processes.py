@@ -109,7 +109,7 @@ class Processes:
             if len({*self.gather(digest(found))}) > 1:
                 raise ConfigError(
                     "must give the same batches on every process, of which each computes a part, "
-                    "and gives others, or more of them, to some; serve a data set by "
+                    "and gives others, or more of them, to some; serve a dataset by "
                     "plainfit.get_data, or leave out what splits it",
                     field=field,
                 )

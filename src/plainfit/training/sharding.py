@@ -19,7 +19,7 @@ from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.common.schema import SHARDS
 from plainfit.common.seeding import kept_generators, seed_at, seed_generators
 from plainfit.data.batches import called, reader, sizes
-from plainfit.data.loaders import BatchOrder, order_of
+from plainfit.data.loaders import BatchOrder, own_order
 from plainfit.data.pieces import Pieces, Shards, cut
 from plainfit.training.callbacks.checkpointing import changes, setup_of
 from plainfit.training.callbacks.optimization import LossScaling
@@ -78,7 +78,7 @@ class Sharding:
         self.inputs_and_target, self.batch_size = context.split, context.batch_size
         context.split, context.batch_size = self.split, lambda xb, yb: xb.size
         self.read = reader(context.train_dl)
-        self.order = order_of(context.train_dl)
+        self.order = own_order(context.train_dl)
         if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
             raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
         layers = [part for part in context.model.modules() if isinstance(part, nn.SyncBatchNorm)]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from plainfit.common.errors import ConfigError, NonFiniteError, TrainingError, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.runs.folder import read_record
+from plainfit.runs.prepare import check_outputs, prepare
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.tasks import metrics_of
-from plainfit.runs.train import PRUNED, check_outputs, prepare, resume, train
+from plainfit.runs.train import PRUNED, resume, train
 from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import metric_name

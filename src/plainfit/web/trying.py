@@ -199,7 +199,7 @@ def drawing_source(run: Run) -> str | None:
 def picture_input(run: Run, content: bytes) -> tuple[Tensor, str]:
     """Return a picture as the training's were, (1, channels, height, width), and how it was made.
 
-    One of another size than the images of a data set of drawings is taken for a drawing.
+    One of another size than the images of a dataset of drawings is taken for a drawing.
     """
     shape, source = image_shape(run), drawing_source(run)
     try:

@@ -194,9 +194,10 @@ def test_a_parameter_of_the_loss_function_is_accumulated_too():
     assert abs(trained[1] - 1) > 1e-3
 
 
-def test_at_least_one_batch():
-    with pytest.raises(ConfigError, match="summed over at least 1 batch, got 0"):
-        GradientAccumulation(0)
+@pytest.mark.parametrize("batches", [0, 1.5, float("nan")])
+def test_a_whole_number_of_batches(batches):
+    with pytest.raises(ConfigError, match=f"whole number of batches, 1 or more, got {batches}"):
+        GradientAccumulation(batches)
 
 
 @pytest.mark.parametrize("callback", [GradientClipping(1.0), GradientAccumulation(2)])

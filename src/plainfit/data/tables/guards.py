@@ -65,7 +65,7 @@ def check_column(
                 f"column {name!r} has another whole number in each row, and the classes are sorted "
                 f"by it, as by the number of a row: {drop}, or keep it by {keep}"
             )
-        if numbers_rows(codes):
+        if int(codes.max()) - int(codes.min()) == len(codes) - 1:  # in a row, in any order
             return [f"column {name!r} numbers the rows: --drop {quoted(name)} leaves it out"]
     if codes is not values and (numbers := near_others(values)):
         return [f"column {name!r} is text{numbers}"]
@@ -133,11 +133,6 @@ def differ_and_whole(numbers: NDArray[Any]) -> bool:
         bool((some % 1 == 0).all()) and len(np.unique(some)) == len(some)
         for some in (numbers[:FIRST], numbers[: 50 * FIRST], numbers)
     )
-
-
-def numbers_rows(numbers: NDArray[Any]) -> bool:
-    """Return whether n different whole numbers are n in a row, in any order."""
-    return int(numbers.max()) - int(numbers.min()) == len(numbers) - 1
 
 
 def seen_in_training(

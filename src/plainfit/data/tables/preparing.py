@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, near_miss, plural, quoted, shortened
+from plainfit.data.alone import text_numbers
 from plainfit.data.splits import MOST_NAMED
 from plainfit.data.tables.reading import Table
-from plainfit.data.tables.text import described_text, numbers_of, unknown_share
+from plainfit.data.tables.text import described_text, unknown_share
 from plainfit.data.tables.values import Dates, Texts, Values, values_of
 
 Made = dict[str, Any]
@@ -27,11 +28,7 @@ AT_ONCE = 4096  # rows that are stacked within the processor's cache
 
 
 def learn(
-    name: str,
-    values: Values,
-    train_rows: NDArray[np.int64],
-    missing: str,
-    embed_above: int | None,
+    name: str, values: Values, train_rows: NDArray[np.int64], missing: str, embed_above: int | None
 ) -> Made:
     """Return how a column becomes inputs, learned from the training rows."""
     if isinstance(values, Texts):
@@ -148,7 +145,7 @@ def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list
             decimal = table.decimal or info.get("decimal", ".")
             values = values_of(name, table.columns[name], kind_of(info), decimal)
             if "length" in info and isinstance(values, Texts):  # no other column is an input
-                numbers = numbers_of(values, info)
+                numbers = text_numbers(values.names, info)[values.codes]
                 note = f"column {name!r}: {unknown_share(numbers)} of the words are unknown"
                 return numbers, [note] * ("vocabulary" in info and bool((numbers == 1).any()))
             add_inputs(inputs, inputs_of(name, values, info))

@@ -1,6 +1,6 @@
 """From the file of a table to its columns, as Arrow holds them.
 
-How a text file is written is guessed from its beginning; a guess that can change a figure is noted.
+How a text file is written is guessed from its beginning; a guess that can change a number is noted.
 """
 
 import codecs
@@ -10,7 +10,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,27 +85,33 @@ class TableOptions:
     @property
     def own_gaps(self) -> list[str]:
         """The user's texts that mean a gap in any column."""
-        return [text for part in (self.na or "").split(",") if (text := part.strip())]
+        return names_in(self.na)
 
     @property
     def separator(self) -> str | None:
         return DELIMITERS.get(self.delimiter or "", self.delimiter)
 
-    def named(self, option: str, columns: Iterable[str], path: Path) -> list[str]:
+    def named(self, option: str, columns: Collection[str], path: Path) -> list[str]:
         """Return the columns that an option names, after checking that they are there."""
-        columns, text = list(columns), getattr(self, option) or ""
-        names = (
-            [text]
-            if text and text in columns
-            else [part.strip() for part in text.split(",") if part]
-        )
-        for name in names:
-            if name not in columns:
-                raise DataError(
-                    f"{path} has no column {name!r} for --{option.replace('_', '-')}: choose from "
-                    f"{', '.join(columns)}{near_miss(name, columns)}"
-                )
-        return names
+        return named_columns(path, option, getattr(self, option), columns)
+
+
+def named_columns(path: Path, option: str, text: str | None, columns: Collection[str]) -> list[str]:
+    names = names_in(text, columns)
+    for name in names:
+        if name not in columns:
+            raise DataError(
+                f"{path} has no column {name!r} for --{option.replace('_', '-')}: choose from "
+                f"{', '.join(columns)}{near_miss(name, columns)}"
+            )
+    return names
+
+
+def names_in(text: str | None, columns: Collection[str] = ()) -> list[str]:
+    """Return the names in a setting such as `id,name`; a column of just that name is one."""
+    if text is not None and text in columns:
+        return [text]
+    return [name for part in (text or "").split(",") if (name := part.strip())]
 
 
 class Dialect(NamedTuple):
@@ -341,12 +347,8 @@ def find_dialect(
     begin = (n for n in range(skipped, len(lines)) if not is_title(lines[n], delimiter, width))
     skipped = next(begin, skipped)
     last, *row = rows_of("".join(lines[max(0, skipped - 1) : skipped + 1]), delimiter) or [[]]
-    if (
-        row
-        and last[0][:1] == "#"
-        and len(last) == len(row[0])
-        and any(map(NUMBER.fullmatch, row[0]))
-    ):
+    are_names = bool(row) and last[0][:1] == "#" and len(last) == len(row[0])
+    if are_names and any(map(NUMBER.fullmatch, row[0])):
         skipped -= 1  # the names begin with a #
     if skipped:
         notes.append(f"lines before the names of the columns are left out: {skipped}")
@@ -373,9 +375,8 @@ def find_dialect(
             f"a row of units below the names is left out: {own} (--na {own} keeps it as gaps)"
         )
     gaps += [f" {gap}" for gap in gaps]
-    return Dialect(
-        delimiter, encoding, decimal, gaps, has_quotes, skipped, bool(units), names
-    ), notes
+    dialect = Dialect(delimiter, encoding, decimal, gaps, has_quotes, skipped, bool(units), names)
+    return dialect, notes
 
 
 def opened(path: Path) -> Any:

@@ -8,18 +8,20 @@ would read most of it for every batch.
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from plainfit.common.errors import DataError, near_miss, plural, quoted, shortened
+from plainfit.common.errors import DataError, plural, quoted, shortened
 from plainfit.data import splits
 from plainfit.data.alone import GAPS
 from plainfit.data.ondisk import BLOCK, DiskRows
-from plainfit.data.parts import USUAL, Split, split_rows
+from plainfit.data.parts import USUAL, Split, group_numbers, split_rows
 from plainfit.data.splits import DataSplits, Samples
 from plainfit.data.tables.guards import check_column, differ_and_whole, seen_in_training
 from plainfit.data.tables.preparing import (
@@ -34,10 +36,25 @@ from plainfit.data.tables.preparing import (
     refuse_gaps,
     stacked,
 )
-from plainfit.data.tables.reading import ARROW, Table, TableOptions, read_columns, without_gaps
-from plainfit.data.tables.splitting import cuts, split_by_columns
+from plainfit.data.tables.reading import (
+    ARROW,
+    Table,
+    TableOptions,
+    named_columns,
+    names_in,
+    read_columns,
+    without_gaps,
+)
 from plainfit.data.tables.text import learn_text
-from plainfit.data.tables.values import Texts, is_number, is_text, numbers_in, texts_in, values_of
+from plainfit.data.tables.values import (
+    Dates,
+    Texts,
+    is_number,
+    is_text,
+    numbers_in,
+    texts_in,
+    values_of,
+)
 from plainfit.data.targets import (
     MOST_WHOLE,
     MULTI_LABEL,
@@ -68,9 +85,8 @@ def read_table(
     without blanks around it.
     """
     # Which columns are text must be known before they are read.
-    as_text = f"{options.categorical or ''},{options.group_by or ''}".split(",")
-    named = map(str.strip, [options.text or "", *as_text])
-    table = read_columns(path, options, filter(None, named))
+    as_text = [*names_in(options.categorical), *names_in(options.group_by), options.text]
+    table = read_columns(path, options, filter(None, as_text))
     targets = find_targets(path, list(table.columns), target)
     kinds = kinds_of(table, options, targets)
     codes = like_codes(table, kinds)
@@ -131,19 +147,12 @@ def find_targets(path: Path, names: list[str], target: str | None) -> list[str]:
     usual = [name for name in names if name.lower() in USUAL_TARGETS]
     if target is None and len(usual) == 1:
         target = usual[0]
-    if target is None:
+    if target is None or not names_in(target, names):
         raise DataError(
             f"{path}: the column to predict must be named with target; the columns are "
             f"{', '.join(names)}"
         )
-    found = [target] if target in names else list(map(str.strip, target.split(",")))
-    for name in found:
-        if name not in names:
-            raise DataError(
-                f"{path} has no column {name!r}: choose target from {', '.join(names)}"
-                f"{near_miss(name, names)}"
-            )
-    return found
+    return named_columns(path, "target", target, names)
 
 
 def kinds_of(table: Table, options: TableOptions, targets: Sequence[str]) -> dict[str, str]:
@@ -343,6 +352,49 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
             lost = f"{len(distinct)} numbers beyond 2**53 are rounded to {left}"
     remedy = f"if they are codes, --categorical {quoted(name)} or --drop {quoted(name)}"
     return [f"column {name!r}: {lost}; {remedy}"] if lost else []
+
+
+def split_by_columns(table: Table, options: TableOptions, split: Split) -> Split:
+    """Return the split with the groups or the order of the rows."""
+    groups, order = (
+        options.named(option, table.columns, table.path) for option in ("group_by", "order_by")
+    )
+    if groups:
+        codes = [group_codes(table, name) for name in groups]
+        return replace(split, groups=group_numbers(*codes))
+    if order:
+        rows = np.lexsort([sort_key(table, name) for name in reversed(order)])
+        return replace(split, order=torch.from_numpy(rows))
+    return split
+
+
+def group_codes(table: Table, name: str) -> NDArray[np.int64]:
+    texts = texts_in(table.columns[name])
+    gaps = [code for code, text in enumerate(texts.names) if text.strip() in GAPS]
+    refuse_gaps(table.path, name, np.isin(texts.codes, gaps))
+    return texts.codes
+
+
+def sort_key(table: Table, name: str) -> NDArray[np.float64]:
+    values = values_of(name, table.columns[name], decimal=table.decimal)
+    if isinstance(values, Texts):
+        raise DataError(
+            f"{table.path}: rows are ordered by numbers or dates, and column {name!r} is text, "
+            f"such as {values.names[0]!r}; write its dates as 2026-01-31"
+        )
+    refuse_gaps(table.path, name, gaps_in(values))
+    return values.parts["days"] if isinstance(values, Dates) else values
+
+
+def cuts(table: Table, options: TableOptions, order: Tensor, parts: Mapping[str, Any]) -> str:
+    """Tell by which value each part begins."""
+    names = options.named("order_by", table.columns, table.path)
+    begins, at = [], 0
+    for part, rows in parts.items():
+        value = " ".join(str(table.columns[name][int(order[at])].as_py()) for name in names)
+        begins.append(f"{part} from {value}")
+        at += len(rows)
+    return f"rows are ordered by {', '.join(names)}: {', '.join(begins)}"
 
 
 def learn_all(

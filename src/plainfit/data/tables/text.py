@@ -91,11 +91,6 @@ def usual_length(lengths: NDArray[np.int64], most: int = MOST_LENGTH) -> int:
     return int(np.percentile(lengths, WHOLE, method="higher").clip(1, min(most, MOST_LENGTH)))
 
 
-def numbers_of(values: Texts, made: Mapping[str, Any]) -> NDArray[np.int64]:
-    numbers: NDArray[np.int64] = text_numbers(values.names, made)[values.codes]
-    return numbers
-
-
 def readable_text(numbers: list[int], made: Mapping[str, Any]) -> str:
     if "tokenizer" in made:
         from tokenizers import Tokenizer

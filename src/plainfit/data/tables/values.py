@@ -9,16 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plainfit.common.errors import DataError, quoted, shortened
-from plainfit.data.alone import (
-    GAPS,
-    ISO,
-    NUMBER,
-    OLDEST,
-    SPACES,
-    date,
-    date_parts,
-    number,
-)
+from plainfit.data.alone import GAPS, ISO, NUMBER, OLDEST, SPACES, date, date_parts, number
 from plainfit.data.tables.reading import without_gaps
 
 LIKE_DATES = re.compile(r"(?=.*\d\d)\w+[-./ ]\w+(,?[-./ ]\w+)?([T ]\d{1,2}:.+)?")

@@ -67,6 +67,10 @@ class Checkpointing(Callback):
             raise ConfigError(f"at least 2 checkpoints are kept, got keep={keep}")
         if every_steps is not None and every_steps < 1:
             raise ConfigError(f"a checkpoint is written every 1 or more steps, got {every_steps}")
+        if not every_seconds >= 0:  # nor NaN, which no time exceeds
+            raise ConfigError(
+                f"a checkpoint is written every 0 or more seconds, got {every_seconds}"
+            )
         self.folder = Path(folder)
         self.every_steps = every_steps
         self.every_seconds = every_seconds

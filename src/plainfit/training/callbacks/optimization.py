@@ -202,8 +202,10 @@ class GradientAccumulation(Callback):
     in_program = "within"
 
     def __init__(self, batches: int) -> None:
-        if batches < 1:
-            raise ConfigError(f"gradients are summed over at least 1 batch, got {batches}")
+        if not isinstance(batches, int) or batches < 1:
+            raise ConfigError(
+                f"gradients are summed over a whole number of batches, 1 or more, got {batches}"
+            )
         self.batches = batches
         self.samples: list[int] = []
         self.now: dict[str, Any] = {"total": 0.0}  # in a step of a program
