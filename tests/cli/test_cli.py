@@ -174,8 +174,8 @@ OPTIONS = {
         --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
         --order-by --out --overfit-one-batch --patience --precision --preset --print-config
         --processes --reduce --resize --sampler --schedule --seed --shards --skip-bad --split-seed
-        --stratify --target --task --test-share --text --threads --time-limit --track --valid-share
-        --weight-decay""",
+        --stratify --sync-batch-norm --target --task --test-share --text --threads --time-limit
+        --track --valid-share --weight-decay""",
     "fine-tune": """--accumulate --augment --average --batch-size --categorical --channels-last
         --checkpoint-every --class-weights --clip --compile --config --data --data-dir --debug
         --decimal --delimiter --detect-anomaly --device --drop --drop-last --embed-above --encoding
@@ -184,8 +184,9 @@ OPTIONS = {
         --memory-budget --metrics --missing --model --model-args --momentum --monitor --na
         --nesterov --numeric --optimizer --optimizer-args --order-by --out --overfit-one-batch
         --patience --precision --print-config --processes --reduce --resize --sampler --schedule
-        --seed --shards --skip-bad --split-seed --stratify --target --task --test-share --text
-        --threads --time-limit --track --trust-code --valid-share --weight-decay""",
+        --seed --shards --skip-bad --split-seed --stratify --sync-batch-norm --target --task
+        --test-share --text --threads --time-limit --track --trust-code --valid-share
+        --weight-decay""",
     "resume": "--debug --epochs --help --json --max-restarts --processes --trust-code",
     "lr-find": """--batch-size --categorical --data --data-dir --debug --decimal --delimiter
         --device --drop --drop-last --embed-above --encoding --group-by --help --image-mode
@@ -198,10 +199,10 @@ OPTIONS = {
         --epochs --fsdp --fused --group-by --help --image-mode --image-size --json --keep-memory
         --label-smoothing --loss --lr --memory-budget --metrics --missing --mode --model
         --model-args --momentum --monitor --na --nesterov --numeric --optimizer --optimizer-args
-        --order-by --out --overfit-one-batch --patience --precision --pruner --reduce --repeat
-        --resize --sampler --schedule --search --seed --seeds --shards --skip-bad --space
-        --split-seed --storage --stratify --target --task --test-share --text --threads --time-limit
-        --track --trials --valid-share --weight-decay""",
+        --order-by --out --overfit-one-batch --patience --precision --processes --pruner --reduce
+        --repeat --resize --sampler --schedule --search --seed --seeds --shards --skip-bad --space
+        --split-seed --storage --stratify --sync-batch-norm --target --task --test-share --text
+        --threads --time-limit --track --trials --valid-share --weight-decay""",
     "runs": "--debug --help --json",
     "report": "--debug --help --out --trust-code",
     "compare": "--debug --help --json --out",

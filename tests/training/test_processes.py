@@ -274,6 +274,10 @@ def squares(out, yb):
     return (out - F.one_hot(yb, CLASSES)).square().sum()
 
 
+def synced():
+    return nn.SyncBatchNorm.convert_sync_batchnorm(MODELS["resnet"]())
+
+
 def half_of_sum(out, yb):
     return F.cross_entropy(out, yb, reduction="sum") / 2, {"size": out.abs().sum()}
 
@@ -291,8 +295,9 @@ REFUSED = {  # on any number of processes, or on several
     "loss_func must return the mean over the samples": lambda: trained(loss=squares),
     "mean of their losses, and adds samples up": lambda: trained(loss=half_of_sum),
     "step takes whole batches": lambda: trained(step=lambda model, batch, opt: None),
-    "model must be without SyncBatchNorm": lambda: trained(
-        lambda: nn.SyncBatchNorm.convert_sync_batchnorm(MODELS["resnet"]()), reduce="fast"
+    "model must be without SyncBatchNorm where reduce='exact'": lambda: trained(synced),
+    "batch_size must be at least": lambda: trained(
+        synced, lambda: in_memory(BS + 3), reduce="fast"
     ),
     "OverfitOneBatch takes a whole batch": lambda: trained(callbacks=[OverfitOneBatch()]),
     "got a PackedSequence; serve samples by plainfit.get_data": lambda: trained(dls=packed),
@@ -341,13 +346,15 @@ def test_the_same_bits_on_1_2_and_3_processes(everywhere, name):
 
 @pytest.mark.soak
 def test_the_same_bits_on_1_and_3_processes_of_every_case():
-    alone, *three = (run for n in (1, 3) for run in on_processes(n, lambda: outcomes_of(BITS)))
+    work = lambda: outcomes_of(BITS)  # noqa: E731
+    alone, *three = (run for n in (1, 3) for run in on_processes(n, work, 3600.0))
     assert [differences(alone, each) for each in three] == [[]] * 3
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_cannot_be_shared_is_refused_by_all(everywhere, message):
-    is_of_several = any(text in message for text in ("same batches", "over the data", "SyncBatch"))
+    of_several = ("same batches", "over the data", "SyncBatch", "batch_size must")
+    is_of_several = any(text in message for text in of_several)
     for world in (2, 3) if is_of_several else (1, 2, 3):
         for outcomes in everywhere[world]:
             assert message in outcomes[message]

@@ -1,4 +1,4 @@
-"""Parameters spread over two processes by `fully_shard`: the training of one process in float64."""
+"""Parameters or statistics over two processes: in float64, the training of one process."""
 
 from dataclasses import replace
 
@@ -203,6 +203,26 @@ def test_norms_and_dropout_are_those_of_pieces():
     assert_near(spread_out, fast)
 
 
+def synced():
+    """Norms with the statistics of the whole batch; each option of theirs is in one of them."""
+    model = nn.Sequential(
+        nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Unflatten(1, (4, 4)),
+        nn.BatchNorm1d(4, momentum=None, affine=False), nn.ReLU(), nn.Unflatten(2, (2, 2)),
+        nn.BatchNorm2d(4, track_running_stats=False), nn.Flatten(), nn.Linear(16, 5),
+    )  # fmt: skip
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+@pytest.mark.parametrize("part", [None, spread], ids=["fast", "parts"])
+def test_synced_norms_are_those_of_the_batch(part, tmp_path):
+    """Of pieces with other numbers of samples too, and of a training that was stopped."""
+    options = {"make": synced, "part": part, "reduce": "fast", "n": 69}
+    wanted = trained(**options)
+    first = stopped(tmp_path / "checkpoints", 3, 2, **options)
+    assert_near(first["losses"], wanted["losses"][:4])
+    assert_near(stopped(tmp_path / "checkpoints", 0, 2, **options), wanted)
+
+
 REFUSED = {
     "is without Averaging": lambda: {"callbacks": [Averaging(0.9)]},
     "is without LBFGS": lambda: {"opt": optim.LBFGS},
@@ -233,26 +253,27 @@ def test_what_needs_all_parameters_is_refused():
         spread(mlp())
 
 
-def stopped(folder, step, world):
+def stopped(folder, step, world, callbacks=(), **options):
     """Train up to a step with checkpoints on the way, or from there on."""
     keeper = Checkpointing(folder, every_seconds=0.0)
-    callbacks = [BestWeights(folder.parent / "best.safetensors"), StopAt(step)]
 
     def work():
         return trained(
-            checkpoint=keeper, resume=True, callbacks=[GradientAccumulation(2), *callbacks]
+            checkpoint=keeper, resume=True, callbacks=[*callbacks, StopAt(step)], **options
         )
 
     return on_processes(world, work, SECONDS)[0] if world > 1 else work()
 
 
 def test_goes_on_with_other_numbers_of_processes(tmp_path, recwarn):
-    wanted = trained(
-        callbacks=[GradientAccumulation(2), BestWeights(tmp_path / "best.safetensors")]
-    )
+    def callbacks(folder):
+        return [GradientAccumulation(2), BestWeights(folder / "best.safetensors")]
+
+    wanted = trained(callbacks=callbacks(tmp_path))
     stops = {3: 2, 7: 1, 0: 2}  # after which step, with how many processes
+    folder = tmp_path / "parts"
     for step, world in stops.items():
-        found = stopped(tmp_path / "parts" / "checkpoints", step, world)
+        found = stopped(folder / "checkpoints", step, world, callbacks(folder))
     assert_near(found, wanted)
     weights = [load_file(folder / "best.safetensors") for folder in (tmp_path, tmp_path / "parts")]
     assert_near(*weights)

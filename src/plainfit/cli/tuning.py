@@ -10,8 +10,10 @@ import typer
 from typer import Option
 
 from plainfit.cli.config import ConfigFile
-from plainfit.cli.shared import Debug, Json, is_given, show, show_json, with_options_of
+from plainfit.cli.processes import Processes, train_together
+from plainfit.cli.shared import Debug, Json, is_given, rank, show, show_json, with_options_of
 from plainfit.common.errors import ConfigError, command
+from plainfit.common.schema import SHARDS
 from plainfit.runs.settings import RunConfig, TransferSettings, names_of
 from plainfit.tuning.space import Spec, kinds_of_setting, parse_space, read_searches
 
@@ -59,6 +61,7 @@ def tune(
     storage: Annotated[
         str | None, Option(help="URL of a database, for several machines.", metavar="URL")
     ] = None,
+    processes: Processes = 1,
     json_: Json = False,
     debug: Debug = False,
     **options: Any,
@@ -82,20 +85,29 @@ def tune(
         before = {**known["fixed"], **known}
         plan |= {name: before[name] for name in plan.keys() & before.keys() - given}
         searches = searches or known["space"]
+    if processes > 1 and plan["reduce"] == "exact" and plan["fsdp"] is None:
+        plan["shards"] = plan["shards"] or SHARDS  # of the study, on any number of processes
     own = {name: plan.pop(name) for name in (*own, "seed")}
     specs = parse_space(searches, kinds_of_setting)
     for name in filter(partial(is_given, context, in_file=False), specs):
         raise ConfigError("must be either searched or given, and is both", field=name)
     fixed = checked_runs(plan, specs)
+    train_together(processes, 0, RunConfig.from_dict(fixed))
 
     from rich.console import Console
 
+    from plainfit.training.processes import join
     from plainfit.tuning.results import live_table
+    from plainfit.tuning.study import check_launcher
     from plainfit.tuning.study import tune as run
-    from plainfit.tuning.trials import RunTraining, check_runs
+    from plainfit.tuning.trials import RunTraining, check_runs, follow
 
-    if known is None:
+    check_launcher()
+    if join().share(known is None):
         check_runs(fixed, specs, own["monitor"])
+    if rank() != "0":
+        follow()
+        return
     console = Console(stderr=True)
     live = console.is_terminal and not json_
     with live_table(console, own["trials"]) if live else nullcontext() as watch:

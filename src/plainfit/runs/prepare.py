@@ -185,6 +185,8 @@ def build(
                 )
         shape["vocabulary"] = data.vocabulary
         model, opt = get_model(target, **settings, arguments=arguments, **shape, **options)
+        if config.sync_batch_norm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)  # of which the parameters stay
         if config.fsdp is not None and (run is None or join().world > 1):
             spread(model, [] if config.fsdp == "auto" else config.fsdp.split(","))
             opt = make_optimizer(config.optimizer, model, **options)  # of the new parameters
@@ -199,6 +201,8 @@ def build(
         model = run.factory.build()
         load_model(model, run.folder / runs.FIRST)
         model.plainfit_factory = run.factory  # type: ignore[assignment]  # as get_model leaves it
+    if config.sync_batch_norm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     to_device(model, config.device, config.channels_last)
     groups = layer_groups(model, data.valid[0][0].unsqueeze(0))
     layers = parameter_groups(model, groups, config.lr_ratio)

@@ -263,6 +263,9 @@ class TrainingSettings:
     reduce: Annotated[
         str, "How processes add gradients: exact, or fast, with other bits for another number."
     ] = "exact"
+    sync_batch_norm: Annotated[
+        bool, "With --reduce fast or --fsdp: batch norm over the batch of all processes."
+    ] = False
     keep_memory: Annotated[bool, "Keep freed memory until the end: fewer page faults."] = True
     detect_anomaly: Annotated[bool, "Name the operation whose gradient is NaN; slow."] = False
     overfit_one_batch: Annotated[bool, "Train on one batch: a check that the model learns."] = False
@@ -320,6 +323,9 @@ class RunConfig(TransferSettings, TrainingSettings, OptimizerSettings, ModelSett
         self.check_known("precision", self.precision, PRECISIONS)
         self.check_known("form", self.compile, FORMS)
         self.check_known("reduce", self.reduce, ("exact", "fast"))
+        if self.sync_batch_norm and self.reduce == "exact" and self.fsdp is None:
+            each = "with reduce='fast' or fsdp: add one of them, or leave it out"
+            raise ConfigError(f"must be {each}", field="sync_batch_norm")
         if self.source is None:
             no_hub = "another than hf:NAME, which is a source of plainfit fine-tune"
             self.check("model", lambda model: not model.startswith("hf:"), no_hub)

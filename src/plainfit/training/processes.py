@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from plainfit.common.errors import ConfigError, TrainingError
 from plainfit.data.batches import (
@@ -51,10 +53,18 @@ class Processes:
         """Return what the first process has, a plain value or tensors."""
         if self.world == 1:
             return value
-        values = [to_device(value, CPU)]
+        value = to_device(value, CPU)
+        tensors = (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+        place = [tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value)]
+
+        def received(_: Tensor) -> Any:  # one by one: what is received is in memory three times
+            one = [next(tensors, None)]
+            dist.broadcast_object_list(one, src=0)
+            return one[0]
+
         with lost_others():
-            dist.broadcast_object_list(values, src=0)
-        return values[0]
+            dist.broadcast_object_list(place, src=0)
+            return tree_map_only(Tensor, received, place[0])
 
     def gather(self, value: Any) -> list[Any]:
         """Return what every process has, in the order of their ranks."""

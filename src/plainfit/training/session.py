@@ -34,6 +34,7 @@ def session(context: Context, loss_func: Any) -> Iterator[None]:
         warnings.filterwarnings("error", BROADCAST)
         try:
             context.call("on_fit_start")
+            context.agree(is_epoch_end=True)
             yield
             context.read_losses()
             context.history.stopped = context.stop

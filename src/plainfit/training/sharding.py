@@ -7,10 +7,12 @@ import copy
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from plainfit.common.errors import ConfigError, unknown_name
@@ -27,7 +29,7 @@ from plainfit.training.history import kept, read
 from plainfit.training.hooks import Context, LossFunction
 from plainfit.training.metrics import LossWeights
 from plainfit.training.pairwise import PairwiseSum, flat, summed, unflat
-from plainfit.training.processes import Processes, is_launched
+from plainfit.training.processes import Processes, is_launched, lost_others
 from plainfit.training.step import loss_and_values, own_loss
 
 
@@ -79,14 +81,18 @@ class Sharding:
         self.order = own_order(context.train_dl)
         if any(isinstance(callback, OverfitOneBatch) for callback in context.callbacks):
             raise ConfigError("OverfitOneBatch takes a whole batch: leave out shards and processes")
-        waits = any(isinstance(part, nn.SyncBatchNorm) for part in context.model.modules())
-        if waits and processes.world > 1 and not self.has_parts:
+        layers = [part for part in context.model.modules() if isinstance(part, nn.SyncBatchNorm)]
+        self.synced = layers if processes.world > 1 else []
+        if self.synced and not fast:
             raise ConfigError(
-                "must be without SyncBatchNorm, whose processes wait for each other in each pass, "
-                "and some have more pieces than others; use BatchNorm, with the statistics of a "
-                "piece",
+                "must be without SyncBatchNorm where reduce='exact', as its processes wait for "
+                "each other in each pass, and some have more pieces than others; use BatchNorm, "
+                "with the statistics of a piece, or reduce='fast'",
                 field="model",
             )
+        self.waits = self.has_parts or bool(self.synced)
+        if self.waits and isinstance(self.order, BatchOrder) and not self.order.drop_last:
+            self.check_size(self.order.samples % self.order.batch_size or self.order.batch_size)
 
     def split(self, batch: Any) -> tuple[Pieces, Pieces]:
         """Return the inputs and the targets of this process's pieces of a batch."""
@@ -122,12 +128,20 @@ class Sharding:
         return cls(context, Shards(count, processes.rank, processes.world), processes, is_fast)
 
     def check_size(self, size: int) -> None:
-        """Refuse more pieces than the first batch can have."""
-        if self.shards.pieces_of(size) < self.shards.count:
+        """Refuse a batch of fewer pieces: the first one, or any where each process takes part."""
+        if self.shards.pieces_of(size) == self.shards.count:
+            return
+        if self.waits:
+            world = self.processes.world
             raise ConfigError(
-                f"must be at most half of the samples of a batch, {size}, got {self.shards.count}",
-                field="shards",
+                f"must be at least {2 * world} for {world} processes, also in the last batch, got "
+                f"{size}; set drop_last, or choose another",
+                field="batch_size",
             )
+        raise ConfigError(
+            f"must be at most half of the samples of a batch, {size}, got {self.shards.count}",
+            field="shards",
+        )
 
     def check_same(self) -> None:
         """Refuse a training of which other processes have other data or another model."""
@@ -195,12 +209,12 @@ class Sharding:
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:
         """Return the loss of the whole batch, and the values beside it if there are any."""
         context = self.context
-        if not context.global_step:
+        if self.waits or not context.global_step:
             self.check_size(xb.size)
         trained, buffers = self.trained(), self.buffers()
         before = [owner[name].clone() for owner, name in buffers]
         total, parts = PairwiseSum(), list[Tensor]()
-        with kept_generators():
+        with kept_generators(), synced_on_cpu(self.synced):
             for number in self.shards.mine:
                 size = self.batch_size(xb[number], yb[number]) if number in xb else 0
                 parts = self.of_piece(number, xb.get(number), yb.get(number), size, trained)
@@ -296,6 +310,63 @@ def change(buffer: Tensor, old: Tensor, size: int, number: int) -> Tensor:
             moved = torch.where(buffer == old, torch.zeros_like(old), buffer - old) * size
         buffer.copy_(old)
     return moved
+
+
+class SumOfProcesses(torch.autograd.Function):
+    """The sum of a tensor over the processes, which all take part in; so does its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group, total = group, values.clone()
+        with lost_others():
+            dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return SumOfProcesses.apply(grad, ctx.group), None  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def synced_on_cpu(layers: list[nn.SyncBatchNorm]) -> Iterator[None]:
+    """Let layers take CPU tensors meanwhile, which torch's own `forward` refuses."""
+    for layer in layers:
+        layer.forward = partial(sync_batch_norm, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def sync_batch_norm(layer: Any, xb: Tensor) -> Any:
+    """Normalize as a layer does, on a CPU too; the mean comes first, as squares of xb round."""
+    if not layer.training or xb.device.type != "cpu":
+        return nn.SyncBatchNorm.forward(layer, xb)
+
+    def over_all(values: Tensor) -> Tensor:
+        group = layer.process_group or dist.group.WORLD
+        total: Tensor = SumOfProcesses.apply(values, group)  # type: ignore[no-untyped-call]
+        return total
+
+    x = xb.to(torch.promote_types(xb.dtype, torch.float32)).movedim(1, -1)
+    own = x.flatten(0, -2)
+    sums = over_all(torch.cat([own.sum(0), own.new_tensor([len(own)])]))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    var = over_all((own - mean).square().sum(0)) / count
+    out = (x - mean) * (var + layer.eps).rsqrt()
+    if layer.weight is not None:
+        out = out * layer.weight
+    if layer.bias is not None:
+        out = out + layer.bias
+    if layer.track_running_stats:
+        with torch.no_grad():
+            seen = layer.num_batches_tracked.add_(1)
+            by = 1.0 / float(seen) if layer.momentum is None else layer.momentum
+            layer.running_mean.lerp_(mean, by)
+            layer.running_var.lerp_(var * (count / (count - 1)), by)
+    return out.movedim(-1, 1).to(xb.dtype)
 
 
 def adds_up(loss_func: LossFunction, out: Any, yb: Any) -> bool:

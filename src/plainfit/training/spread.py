@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import LBFGS
 
 from plainfit.common.errors import ConfigError, near_miss
-from plainfit.data.loaders import BatchOrder
 from plainfit.data.pieces import Pieces
 from plainfit.training.callbacks.optimization import Averaging
 from plainfit.training.hooks import Context
@@ -98,7 +97,7 @@ class SpreadModel(Sharding):
         for part in (*context.callbacks, context.opt):
             if isinstance(part, Averaging | LBFGS):
                 raise ConfigError(AT_ONCE.format(type(part).__name__), field="fsdp")
-        world, order = self.processes.world, self.order
+        world = self.processes.world
         for parameter in super().trained():
             mesh = getattr(parameter, "device_mesh", None)
             if mesh is None or mesh.ndim > 1 or mesh.size() != world:
@@ -108,18 +107,6 @@ class SpreadModel(Sharding):
                     "fully_shard(model) after that of its layers, and leave other meshes out",
                     field="model",
                 )
-        if isinstance(order, BatchOrder) and not order.drop_last:
-            self.check_size(order.samples % order.batch_size or order.batch_size)
-
-    def check_size(self, size: int) -> None:
-        """Refuse a batch of which a process would have nothing, as each has to take part."""
-        world = self.processes.world
-        if self.shards.pieces_of(size) < world:
-            raise ConfigError(
-                f"must be at least {2 * world} for {world} processes, also in the last batch, got "
-                f"{size}; set drop_last, or choose another",
-                field="batch_size",
-            )
 
     def trained(self) -> list[Tensor]:
         return []
@@ -132,7 +119,6 @@ class SpreadModel(Sharding):
 
     def __call__(self, xb: Pieces, yb: Pieces) -> Any:
         """Return the loss of the whole batch, and the values beside it if there are any."""
-        self.check_size(xb.size)
         loss, values = loss_and_values(super().__call__(xb, yb))
         by = loss.new_tensor(self.processes.world / (self.weight or 1.0))  # torch takes the mean
         loss = FromPieces.apply(loss, 1.0, [by], self.own)  # type: ignore[no-untyped-call]

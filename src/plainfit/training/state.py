@@ -104,18 +104,22 @@ def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[No
     """Let all processes begin with the state of the first one, which may come from a folder."""
     with folder:
         if context.has_others:
-            processes, state = context.sharding.processes, None
-            if processes.rank == 0:
-                # Where each process has parts of a new model, they have it from the same seed.
-                is_new_part = context.sharding.has_parts and not context.restored
-                state = {} if is_new_part else context.restored or capture(context)
-            state = processes.share(state)
-            if processes.rank and state:
-                names = {type(callback).__name__ for callback in context.callbacks}
-                own = [[name, saved] for name, saved in state["callbacks"] if name in names]
-                restore(context, state | {"callbacks": own})
-            context.restored = {}
+            share_state(context)
+        context.restored = {}
         yield
+
+
+def share_state(context: Context) -> None:
+    processes, state = context.sharding.processes, None
+    if processes.rank == 0:
+        # Where each process has parts of a new model, they have it from the same seed.
+        is_new_part = context.sharding.has_parts and not context.restored
+        state = {} if is_new_part else context.restored or capture(context)
+    state = processes.share(state)
+    if processes.rank and state:
+        names = {type(callback).__name__ for callback in context.callbacks}
+        own = [[name, saved] for name, saved in state["callbacks"] if name in names]
+        restore(context, state | {"callbacks": own})
 
 
 def beside_model(context: Context) -> dict[str, Any]:

@@ -86,13 +86,15 @@ def tune(
 
     Raises:
         ConfigError: if the space is empty or wrong, `train` does not take it, the folder holds
-            another study, or Optuna is not installed; nothing is written then.
+            another study, `torchrun` has started this process, or Optuna is not installed; nothing
+            is written then.
         RunError: if the folder cannot be used.
         Exception: what `train` raises, unless a trial is complete; then the trial notes it.
     """
     config = StudyConfig(
         parse_space(space), dict(fixed or {}), monitor, mode_of(monitor, mode), pruner, seeds, seed
     )
+    check_launcher()
     check_call(config, train, trials, repeat, time_limit)
     place = Path(folder) if folder is not None else Path("studies") / time.strftime("%Y%m%d-%H%M%S")
     if (stored := read_study(place, storage)) is not None:
@@ -109,6 +111,16 @@ def tune(
     work = Work(config, train, place, storage, trials, end, echo or (lambda line: None), watch)
     work.run(repeat)
     return work.result()
+
+
+def check_launcher() -> None:
+    """Refuse processes that were started together, but not for the trials of one worker."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and "PLAINFIT_LAUNCHER" not in os.environ:
+        raise ConfigError(
+            f"a study must be searched by processes that are started one by one, got {world} of a "
+            "launcher; leave out torchrun (plainfit tune --processes N has N for each trial)"
+        )
 
 
 def check_call(

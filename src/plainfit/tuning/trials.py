@@ -2,12 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plainfit.common.errors import ConfigError, unknown_name
+from plainfit.common.errors import ConfigError, NonFiniteError, TrainingError, unknown_name
 from plainfit.common.files import RECORD
 from plainfit.runs.folder import read_record
 from plainfit.runs.prepare import check_outputs, prepare
@@ -17,6 +17,7 @@ from plainfit.runs.train import PRUNED, resume, train
 from plainfit.training.history import History, monitored
 from plainfit.training.hooks import Callback, Context
 from plainfit.training.metrics import metric_name
+from plainfit.training.processes import LostError, join
 from plainfit.tuning.space import Choices, Spec
 
 if TYPE_CHECKING:
@@ -93,14 +94,39 @@ class RunTraining:
     monitor: str
 
     def __call__(self, *, seed: int, report: Report, folder: Path, **settings: Any) -> float:
-        if not (folder / RECORD).exists():
-            config = RunConfig.from_dict(settings, seed=seed, out=folder)
-            train(config, echo=None, callbacks=[report])
-        elif read_record(folder)["state"] not in ("finished", "pruned"):
-            resume(folder, echo=None, callbacks=[report])
+        is_new = not (folder / RECORD).exists()
+        if is_new or read_record(folder)["state"] not in ("finished", "pruned"):
+            config = RunConfig.from_dict(settings, seed=seed, out=folder) if is_new else None
+            run_together(join().share((folder, config)), [report])
         record = read_record(folder)
         report.pruned = record["state"] == "pruned"
         return monitored(record["last"], self.monitor) if record["last"] else math.nan
+
+
+def run_together(task: tuple[Path, RunConfig | None], callbacks: Sequence[Callback] = ()) -> None:
+    """Train with settings, or go on with the run of a folder where there are none."""
+    folder, config = task
+    if config is None:
+        resume(folder, echo=None, callbacks=callbacks)
+    else:
+        train(config, echo=None, callbacks=callbacks)
+
+
+def follow() -> None:
+    """Take part in the trainings of the first process, until it has ended.
+
+    A training that diverges ends in all processes alike. Any other error ends this process.
+    """
+    while True:
+        try:
+            task = join().share(None)
+        except LostError:
+            return
+        try:
+            run_together(task)
+        except TrainingError as error:
+            if not isinstance(error.__cause__, NonFiniteError):
+                raise
 
 
 def check_runs(fixed: dict[str, Any], space: dict[str, Spec], monitor: str) -> None:

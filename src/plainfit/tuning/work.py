@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from plainfit.common.errors import NonFiniteError, reason
 from plainfit.common.files import FileLock
+from plainfit.training.processes import LostError, join
 from plainfit.tuning.results import NOTE, VALUES, StudyResult, result_of, write_page
 from plainfit.tuning.space import StudyConfig, brought_up_to_date
 from plainfit.tuning.storage import (
@@ -97,7 +98,7 @@ class Work:
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except Exception as error:
-            if lacks_space(error):
+            if is_of_machine(error):
                 self.queue.put_back(trial)
                 raise
             self.fail(trial, error)
@@ -126,11 +127,14 @@ class Work:
         return value
 
     def fail(self, trial: optuna.Trial, error: Exception) -> None:
-        """Note why a trial failed; diverging counts as a bad value, other failures do not count."""
+        """Note why a trial failed; diverging counts as a bad value, other failures do not count.
+
+        Other processes that train with this one end with such a failure, and so does this one.
+        """
         diverged = isinstance(error, NonFiniteError) or isinstance(error.__cause__, NonFiniteError)
         trial.set_user_attr(NOTE, reason(error))
         self.study.tell(trial, state=TrialState.PRUNED if diverged else TrialState.FAIL)
-        if not diverged and self.result().best is None:
+        if not diverged and (join().world > 1 or self.result().best is None):
             raise error
 
     def repeat(self, count: int) -> None:
@@ -163,11 +167,12 @@ class Work:
             self.watch(self.result())
 
 
-def lacks_space(error: BaseException | None) -> bool:
-    """Return whether a full disk or a quota is the cause: the settings of a trial are not."""
-    if error is None or getattr(error, "errno", None) in (ENOSPC, EDQUOT, EFBIG):
+def is_of_machine(error: BaseException | None) -> bool:
+    """Return whether the cause is a full disk, a quota or a lost process, and not the settings."""
+    codes = (ENOSPC, EDQUOT, EFBIG)
+    if error is None or isinstance(error, LostError) or getattr(error, "errno", None) in codes:
         return error is not None
-    return lacks_space(error.__cause__)
+    return is_of_machine(error.__cause__)
 
 
 def make_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
