@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from browsing import serving
 from fastapi import HTTPException
 from PIL import Image
 from sklearn.datasets import load_digits
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import plainfit as pf
@@ -29,7 +31,7 @@ from plainfit.data.targets import SEGMENTATION, Target
 from plainfit.runs.predict import predict_images, predict_rows
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
-from plainfit.web.serving import LIMITS, SERVED, Batches, create_app, worker
+from plainfit.web.serving import LIMITS, SERVED, Batches, create_app, sent_images, worker
 
 
 def served(run, limits=LIMITS):
@@ -88,7 +90,58 @@ def test_images_are_answered_as_predict_does(digits):
             "status": "ok", "run": "mine", "task": "classification", "names": 0,
         }  # fmt: skip
         described = ask(f"{url}/openapi.json")[1]["paths"]["/predict"]["post"]
-        assert "multipart/form-data" in described["requestBody"]["content"]
+        assert {*described["requestBody"]["content"]} == {"multipart/form-data", "image/*"}
+        for path, one in zip(paths, found, strict=True):  # others in the batch: other last bits
+            status, [alone] = ask(f"{url}/predict", path.read_bytes(), "image/png")
+            assert (status, alone["class"]) == (200, one["class"])
+            assert alone["probabilities"] == pytest.approx(one["probabilities"], rel=1e-5)
+
+
+def test_forms_are_split_as_starlette_does():
+    draw = random.Random(0)
+    pieces = [b"\r\n", b"--", b"-", b"a-mark-betwee", b"\r\n--a-mar", b"\n--a-mark-between", b"\0"]
+    pieces += [b"\r\n\r\n", b"content-disposition: form-data", b"\xff"]
+
+    async def files_of(body, kind):
+        async def receive():
+            return {"type": "http.request", "body": body}
+
+        headers = [(b"content-type", kind.encode())]
+        sent = await Request({"type": "http", "headers": headers}, receive).form()
+        return [(file.filename, await file.read()) for file in sent.getlist("images")]
+
+    for _ in range(200):
+        contents = [
+            b"".join(draw.choices(pieces, k=draw.randrange(9))) for _ in range(draw.randrange(4))
+        ]
+        body, kind = form(*contents, field=draw.choice(["images", "images", "others"]))
+        body += draw.choice([b"", b"after"])
+        assert sent_images(kind, body) == asyncio.run(files_of(body, kind))
+
+
+def test_what_is_no_form_is_refused():
+    body, kind = form(b"x")
+    assert sent_images(kind, body) == [("x.png", b"x")]
+    for wrong, sent, status in (
+        ("", body, 422),
+        ("multipart/form-data", body, 422),
+        ("text/plain; boundary=a-mark-between", body, 422),
+        (kind, body[:-4], 400),
+        (kind, b"", 400),
+        (kind, form(*[b""] * 1001)[0], 422),
+    ):
+        with pytest.raises(HTTPException) as refused:
+            sent_images(wrong, sent)
+        assert refused.value.status_code == status
+
+
+def test_what_is_not_finite_is_null(digits, monkeypatch):
+    run, paths = digits
+    monkeypatch.setattr(run.model, "forward", lambda xb: torch.full((len(xb), 10), float("nan")))
+    with served(run) as url:
+        status, [found] = ask(f"{url}/predict", *form(paths[0].read_bytes()))
+    assert status == 200
+    assert {*found["probabilities"].values()} == {None}
 
 
 @pytest.mark.filterwarnings("ignore")  # an unknown category

@@ -73,6 +73,7 @@ def serve(
     check_extra()
     if workers > 1 and port == 0:
         raise ConfigError("must be given for several workers, got 0", field="port")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else torch's idle threads keep the cores
     from plainfit.web.serving import SERVED, create_app
 
     opened, any_host = open_trusted(run, trust_code), host not in LOCAL

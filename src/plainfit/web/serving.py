@@ -7,15 +7,17 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
 
 import torch
-from fastapi import FastAPI, File, HTTPException, Request, UploadFile
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import to_json
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect
 from torch import Tensor, nn
 
 from plainfit.common.errors import PlainfitError, RunError, reason, shortened
@@ -53,15 +55,15 @@ class Batches:
     Nothing waits for a batch to fill: while the model computes one, the next one gathers.
     """
 
-    def __init__(self, predict: Callable[[Tensor], Tensor], limits: Limits) -> None:
+    def __init__(self, predict: Callable[[Tensor], Sequence[Any]], limits: Limits) -> None:
         self.predict = predict
         self.limits = limits
         self.held = 0  # bytes of the samples that wait
-        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Sequence[Any]]]] = asyncio.Queue()
         self.pool = ThreadPoolExecutor(1)
 
-    async def answer(self, xb: Tensor) -> Tensor:
-        """Return what the model gives for some samples."""
+    async def answer(self, xb: Tensor) -> Sequence[Any]:
+        """Return what is predicted of each of some samples."""
         is_full = self.held and self.held + xb.nbytes > self.limits.memory
         if is_full or self.waiting.qsize() >= self.limits.waiting:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
@@ -78,8 +80,10 @@ class Batches:
         loop = asyncio.get_running_loop()
         while True:
             taken = [await self.waiting.get()]
-            while self.waiting.qsize() and sum(len(xb) for xb, _ in taken) < self.limits.samples:
+            samples = len(taken[0][0])
+            while self.waiting.qsize() and samples < self.limits.samples:
                 taken.append(self.waiting.get_nowait())
+                samples += len(taken[-1][0])
             self.held -= sum(xb.nbytes for xb, _ in taken)
             taken = [(xb, future) for xb, future in taken if not future.done()]  # timed out
             if not taken:
@@ -93,11 +97,12 @@ class Batches:
                     if not future.done():
                         future.set_exception(failed)
                 continue
-            for (_, future), part in zip(
-                taken, found.split([len(xb) for xb, _ in taken]), strict=True
-            ):
+            first = 0
+            for xb, future in taken:
+                last = first + len(xb)
                 if not future.done():
-                    future.set_result(part)
+                    future.set_result(found[first:last])
+                first = last
 
 
 @torch.no_grad()
@@ -106,6 +111,14 @@ def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Te
 
 
 LIMITS = Limits()
+MOST_PARTS = 1000  # of a form
+IMAGE = {"type": "string", "contentMediaType": "application/octet-stream"}
+FORM = {
+    "type": "object",
+    "properties": {"images": {"type": "array", "items": IMAGE}},
+    "required": ["images"],
+}
+CONTENT = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": IMAGE}}
 
 
 def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
@@ -116,7 +129,13 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
     """
     if run.target.task == SEGMENTATION:
         raise RunError("a segmentation answers with pictures: use plainfit predict RUN -o FOLDER")
-    batches = Batches(partial(outputs, run.model, outputs_of(run)[best_output(run)]), limits)
+    finish = outputs_of(run)[best_output(run)]
+
+    def predict(xb: Tensor) -> list[dict[str, Any]]:
+        floats = bytes_to_floats(xb) if xb.dtype == torch.uint8 else xb
+        return readable(run.target, outputs(run.model, finish, floats))
+
+    batches = Batches(predict, limits)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -128,6 +147,7 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
     app = FastAPI(title=f"plainfit {name}", lifespan=running, docs_url=None, redoc_url=None)
     app.add_exception_handler(PlainfitError, refused)
     app.add_exception_handler(RequestValidationError, refused)
+    app.add_exception_handler(ClientDisconnect, refused)  # nobody reads the answer
     if not any_host:
         app.add_middleware(OwnHost)
     app.add_middleware(LimitedBody, most=limits.body, together=limits.memory)
@@ -137,27 +157,33 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
         """Say that the server answers, and what it predicts."""
         return {"status": "ok", "run": name, "task": run.target.task, "names": run.target.names}
 
-    async def answered(xb: Tensor) -> list[dict[str, Any]]:
-        return readable(run.target, await batches.answer(xb))
-
     if "columns" in run.preprocessing:
 
         @app.post("/predict")
         async def predict_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             """Predict rows of the table, each an object with the columns of the training."""
             check_count(len(rows), limits)
-            return await answered(await asyncio.to_thread(table_inputs, run, rows))
+            return [*await batches.answer(await asyncio.to_thread(table_inputs, run, rows))]
 
     else:
         shape = image_shape(run)
 
-        @app.post("/predict")
-        async def predict_images(images: list[UploadFile] = File()) -> list[dict[str, Any]]:  # noqa: B008
-            """Predict images, each a file of the form's field `images`."""
+        async def predict_images(request: Request) -> Response:
+            """Predict images, each a file of the form's field `images`, or one that is the body."""
+            images = sent_images(request.headers.get("content-type", ""), await request.body())
             check_count(len(images), limits)
-            contents = [await image.read() for image in images]
-            read = partial(image_inputs, run, shape, [i.filename or "" for i in images], contents)
-            return await answered(await asyncio.to_thread(read))
+            xb = await asyncio.to_thread(image_bytes, run, shape, images)
+            content = to_json(await batches.answer(xb), inf_nan_mode="null")
+            return Response(content, media_type="application/json")
+
+        # The first route answers, at less cost; the second one is its entry in /openapi.json.
+        app.add_route("/predict", predict_images, ["POST"], include_in_schema=False)
+        app.post(
+            "/predict",
+            response_model=list[dict[str, Any]],
+            responses={422: {"description": "Not as described here, or no readable image"}},
+            openapi_extra={"requestBody": {"content": CONTENT, "required": True}},
+        )(predict_images)
 
     return app
 
@@ -175,18 +201,49 @@ def check_count(count: int, limits: Limits) -> None:
         raise HTTPException(422, f"must be 1 to {limits.samples} samples, got {count}")
 
 
-def image_inputs(
-    run: Run, shape: tuple[int, int, int], names: Sequence[str], contents: Sequence[bytes]
+def sent_images(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """Return the names and contents of the images of a form, or of the one that is the body.
+
+    Starlette's parser would take seven times as long, and write large files to the disk.
+    """
+    kind, options = parse_options_header(content_type)
+    if kind.startswith(b"image/"):
+        return [("the body", body)]
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise HTTPException(
+            422, "must be files of a form (multipart/form-data) or one as the body (image/png), "
+            f"got {content_type!r}",
+        )  # fmt: skip
+    mark = b"\r\n--" + options[b"boundary"]
+    if body.count(mark) > MOST_PARTS:
+        raise HTTPException(422, f"a form has at most {MOST_PARTS:,} parts")
+    _, *parts = (b"\r\n" + body).split(mark)
+    if not parts or not parts.pop().startswith(b"--"):
+        raise HTTPException(400, "a form must end with its boundary")
+    images = []
+    for part in parts:
+        head, _, content = part.partition(b"\r\n\r\n")
+        for line in head.split(b"\r\n"):
+            header, _, value = line.partition(b":")
+            if header.lower() == b"content-disposition":
+                _, named = parse_options_header(value)
+                if named.get(b"name") == b"images":
+                    images.append((named.get(b"filename", b"").decode(errors="replace"), content))
+    return images
+
+
+def image_bytes(
+    run: Run, shape: tuple[int, int, int], images: Sequence[tuple[str, bytes]]
 ) -> Tensor:
-    """Return images as the training's were, float32 of shape (samples, *shape)."""
+    """Return images as the training's were, uint8 of shape (samples, *shape)."""
     pixels = []
-    for name, content in zip(names, contents, strict=True):
+    for name, content in images:
         try:
             pixels.append(torch.from_numpy(read_image(content, shape, run.config.resize)))
         except BadImageError as error:
             text = f"every image must be readable, and {name!r} is {error}"
             raise HTTPException(422, text) from error
-    return bytes_to_floats(torch.stack(pixels))
+    return torch.stack(pixels)
 
 
 def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:

@@ -25,7 +25,7 @@ from plainfit.runs.inference import outputs_of
 from plainfit.runs.inputs import image_shape
 from plainfit.runs.predict import best_output, readable
 from plainfit.web.home import Home, page
-from plainfit.web.serving import image_inputs, outputs, table_inputs
+from plainfit.web.serving import image_bytes, outputs, table_inputs
 
 MOST_MAPS = 32  # of a layer
 MOST_CURVES = 60  # columns that are varied
@@ -209,7 +209,7 @@ def picture_input(run: Run, content: bytes) -> tuple[Tensor, str]:
     except BadImageError as error:
         raise HTTPException(422, f"a picture must be readable, and this is {error}") from error
     how = f"fitted to {shape[2]}x{shape[1]} ({run.config.resize or 'crop'}), as its training images"
-    return image_inputs(run, shape, ["the picture"], [content]), how
+    return bytes_to_floats(image_bytes(run, shape, [("the picture", content)])), how
 
 
 def rows_input(run: Run, rows: list[dict[str, Value]]) -> Tensor:
