@@ -107,8 +107,8 @@ def test_forms_are_split_as_starlette_does():
             return {"type": "http.request", "body": body}
 
         headers = [(b"content-type", kind.encode())]
-        sent = await Request({"type": "http", "headers": headers}, receive).form()
-        return [(file.filename, await file.read()) for file in sent.getlist("images")]
+        async with Request({"type": "http", "headers": headers}, receive).form() as sent:
+            return [(file.filename, await file.read()) for file in sent.getlist("images")]
 
     for _ in range(200):
         contents = [
@@ -129,6 +129,8 @@ def test_what_is_no_form_is_refused():
         (kind, body[:-4], 400),
         (kind, b"", 400),
         (kind, form(*[b""] * 1001)[0], 422),
+        (kind, form(b"x", field="x" * 5000)[0], 400),
+        (kind, b"--a-mark-between\r\nx\r\n--a-mark-between--", 400),
     ):
         with pytest.raises(HTTPException) as refused:
             sent_images(wrong, sent)

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import os
+import re
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, NamedTuple
@@ -55,14 +57,14 @@ class Batches:
     Nothing waits for a batch to fill: while the model computes one, the next one gathers.
     """
 
-    def __init__(self, predict: Callable[[Tensor], Sequence[Any]], limits: Limits) -> None:
+    def __init__(self, predict: Callable[[Tensor], Iterable[Any]], limits: Limits) -> None:
         self.predict = predict
         self.limits = limits
         self.held = 0  # bytes of the samples that wait
-        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Sequence[Any]]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[list[Any]]]] = asyncio.Queue()
         self.pool = ThreadPoolExecutor(1)
 
-    async def answer(self, xb: Tensor) -> Sequence[Any]:
+    async def answer(self, xb: Tensor) -> list[Any]:
         """Return what is predicted of each of some samples."""
         is_full = self.held and self.held + xb.nbytes > self.limits.memory
         if is_full or self.waiting.qsize() >= self.limits.waiting:
@@ -97,12 +99,11 @@ class Batches:
                     if not future.done():
                         future.set_exception(failed)
                 continue
-            first = 0
+            rows = iter(found)
             for xb, future in taken:
-                last = first + len(xb)
+                own = [*islice(rows, len(xb))]
                 if not future.done():
-                    future.set_result(found[first:last])
-                first = last
+                    future.set_result(own)
 
 
 @torch.no_grad()
@@ -111,14 +112,10 @@ def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Te
 
 
 LIMITS = Limits()
-MOST_PARTS = 1000  # of a form
+MOST_PARTS, MOST_HEAD = 1000, 4096  # of a form; bytes before the content of a part
 IMAGE = {"type": "string", "contentMediaType": "application/octet-stream"}
-FORM = {
-    "type": "object",
-    "properties": {"images": {"type": "array", "items": IMAGE}},
-    "required": ["images"],
-}
-CONTENT = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": IMAGE}}
+FORM = {"properties": {"images": {"type": "array", "items": IMAGE}}, "required": ["images"]}
+KINDS = {"multipart/form-data": {"schema": FORM | {"type": "object"}}, "image/*": {"schema": IMAGE}}
 
 
 def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
@@ -163,14 +160,15 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
         async def predict_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             """Predict rows of the table, each an object with the columns of the training."""
             check_count(len(rows), limits)
-            return [*await batches.answer(await asyncio.to_thread(table_inputs, run, rows))]
+            return await batches.answer(await asyncio.to_thread(table_inputs, run, rows))
 
     else:
         shape = image_shape(run)
 
         async def predict_images(request: Request) -> Response:
             """Predict images, each a file of the form's field `images`, or one that is the body."""
-            images = sent_images(request.headers.get("content-type", ""), await request.body())
+            kind = request.headers.get("content-type", "")
+            images = sent_images(kind, b"".join([chunk async for chunk in request.stream()]))
             check_count(len(images), limits)
             xb = await asyncio.to_thread(image_bytes, run, shape, images)
             content = to_json(await batches.answer(xb), inf_nan_mode="null")
@@ -178,12 +176,9 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
 
         # The first route answers, at less cost; the second one is its entry in /openapi.json.
         app.add_route("/predict", predict_images, ["POST"], include_in_schema=False)
-        app.post(
-            "/predict",
-            response_model=list[dict[str, Any]],
-            responses={422: {"description": "Not as described here, or no readable image"}},
-            openapi_extra={"requestBody": {"content": CONTENT, "required": True}},
-        )(predict_images)
+        body = {"requestBody": {"content": KINDS, "required": True}}
+        answer = list[dict[str, Any]]
+        app.post("/predict", response_model=answer, openapi_extra=body)(predict_images)
 
     return app
 
@@ -210,10 +205,8 @@ def sent_images(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     if kind.startswith(b"image/"):
         return [("the body", body)]
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise HTTPException(
-            422, "must be files of a form (multipart/form-data) or one as the body (image/png), "
-            f"got {content_type!r}",
-        )  # fmt: skip
+        text = f"must be multipart/form-data with a boundary, or image/png, got {content_type!r}"
+        raise HTTPException(422, text)
     mark = b"\r\n--" + options[b"boundary"]
     if body.count(mark) > MOST_PARTS:
         raise HTTPException(422, f"a form has at most {MOST_PARTS:,} parts")
@@ -222,13 +215,13 @@ def sent_images(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         raise HTTPException(400, "a form must end with its boundary")
     images = []
     for part in parts:
-        head, _, content = part.partition(b"\r\n\r\n")
-        for line in head.split(b"\r\n"):
-            header, _, value = line.partition(b":")
-            if header.lower() == b"content-disposition":
-                _, named = parse_options_header(value)
-                if named.get(b"name") == b"images":
-                    images.append((named.get(b"filename", b"").decode(errors="replace"), content))
+        end = part.find(b"\r\n\r\n", 0, MOST_HEAD)
+        if end < 0:
+            raise HTTPException(400, f"a part must begin with a head of up to {MOST_HEAD:,} bytes")
+        said = re.search(rb"(?im)^content-disposition:([^\r\n]*)", part[:end])
+        _, named = parse_options_header(said[1] if said else None)
+        if named.get(b"name") == b"images":
+            images.append((named.get(b"filename", b"").decode(errors="replace"), part[end + 4 :]))
     return images
 
 
