@@ -114,8 +114,9 @@ def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Te
 LIMITS = Limits()
 MOST_PARTS, MOST_HEAD = 1000, 4096  # of a form; bytes before the content of a part
 IMAGE = {"type": "string", "contentMediaType": "application/octet-stream"}
-FORM = {"properties": {"images": {"type": "array", "items": IMAGE}}, "required": ["images"]}
-KINDS = {"multipart/form-data": {"schema": FORM | {"type": "object"}}, "image/*": {"schema": IMAGE}}
+FILES = {"type": "array", "items": IMAGE}
+FORM = {"type": "object", "properties": {"images": FILES}, "required": ["images"]}
+KINDS = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": IMAGE}}
 
 
 def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
