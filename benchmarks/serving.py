@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py [--seconds 10] [--rounds 3] [--bentoml .../bin/bentoml]
 
-Clients and servers share the machine, so the clients are one process, of plain sockets: 0.03 ms of
+Clients and servers share the machine, so the clients are one process, of plain sockets: 0.04 ms of
 CPU for a request, the same for every server. `bentoml` is of an environment of its own, made by
 `python -m venv E && E/bin/pip install bentoml`; it takes torch from this one.
 """
