@@ -2,14 +2,15 @@
 
     python benchmarks/serving.py [--seconds 10] [--rounds 3] [--bentoml .../bin/bentoml]
 
-Clients and servers share the machine. `bentoml` is of an environment of its own, made by
+Clients and servers share the machine, so the clients are one process, of plain sockets: 0.04 ms of
+CPU for a request, the same for every server. `bentoml` is of an environment of its own, made by
 `python -m venv E && E/bin/pip install bentoml`; it takes torch from this one.
 """
 
 import argparse
-import asyncio
 import io
 import os
+import selectors
 import signal
 import socket
 import statistics
@@ -18,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +41,10 @@ TEXT = """\
 sends an image of 28x28 pixels (PNG, {size} bytes) as a form to `/predict`, over a connection that
 stays open, and waits for the answer before its next. The model is `cnn`; all answers were `200`.
 Medians of {rounds} turns of {seconds:g} s; *speed* is requests a second as a multiple of the plain
-server's in the same round, and its range. The plain one is FastAPI with a forward pass for each
-request, in its threads (`benchmarks/peers/serve_plain.py`). {bentoml}"""
+server's in the same round, and its range; *CPU* is what the server's processes take for a request,
+which other work on the machine changes less. The plain one is FastAPI with a forward pass for each
+request, in its threads (`benchmarks/peers/serve_plain.py`); all but BentoML are on uvicorn with
+httptools. {bentoml}"""
 
 
 def make_run(folder: Path) -> Path:
@@ -100,12 +104,21 @@ class Server:
         """
         while True:
             try:
-                asyncio.run(self.ask(body, 1, 0.01, 0))
+                self.ask(body, 1, 0.01, 0)
                 return
-            except (OSError, EOFError, ValueError):
+            except (OSError, ValueError):
                 if self.process.poll() is not None:
                     raise SystemExit(f"{self.process.args} has ended") from None
                 time.sleep(0.2)
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU of the server's session, on Linux."""
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended
+                fields = path.read_text().rpartition(")")[2].split()
+                ticks += (int(fields[3]) == self.process.pid) * sum(map(int, fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End the server and its workers."""
@@ -115,27 +128,52 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    async def ask(self, request: bytes, clients: int, seconds: float, warm: float) -> list[float]:
-        """Return the seconds that each answer took."""
+    def ask(
+        self, request: bytes, clients: int, seconds: float, warm: float
+    ) -> tuple[list[float], float]:
+        """Return the seconds that each answer took, and the server's seconds of CPU for each."""
         took: list[float] = []
-        begin = time.perf_counter() + warm
-        end = begin + seconds
+        cpu, begin = 0.0, time.perf_counter() + warm
+        with selectors.DefaultSelector() as selector, ExitStack() as opened:
+            for _ in range(clients):
+                client = Client(self.port, request)
+                opened.callback(client.socket.close)
+                selector.register(client.socket, selectors.EVENT_READ, client)
+            while (now := time.perf_counter()) < begin + seconds:
+                if not cpu and now >= begin:
+                    cpu = self.cpu()
+                for key, _ in selector.select(1):
+                    sent = key.data.sent
+                    if key.data.has_answer() and sent >= begin:
+                        took.append(time.perf_counter() - sent)
+            cpu = self.cpu() - cpu
+        return took, cpu / max(1, len(took))
 
-        async def client() -> None:
-            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            while (sent := time.perf_counter()) < end:
-                writer.write(request)
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                if not head.startswith(b"http/1.1 200"):
-                    raise ValueError(head[:200])
-                length = head.partition(b"content-length:")[2].split(None, 1)[0]
-                await reader.readexactly(int(length))
-                if sent >= begin:
-                    took.append(time.perf_counter() - sent)
-            writer.close()
 
-        await asyncio.gather(*(client() for _ in range(clients)))
-        return took
+class Client:
+    """A connection that sends a request, and the next when it has the answer."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.request = request
+        self.send()
+
+    def send(self) -> None:
+        self.answer, self.sent = b"", time.perf_counter()
+        self.socket.sendall(self.request)
+
+    def has_answer(self) -> bool:
+        """Read what has come; send the next request if it is the whole answer."""
+        more = self.socket.recv(2**16)
+        self.answer += more
+        head, _, body = self.answer.partition(b"\r\n\r\n")
+        if not more or not self.answer.startswith(b"HTTP/1.1 200"[: len(self.answer)]):
+            raise ValueError(self.answer[:200])
+        length = head.lower().partition(b"content-length:")[2].split(None, 1)
+        is_whole = bool(length) and len(body) >= int(length[0])
+        if is_whole:
+            self.send()
+        return is_whole
 
 
 def form() -> bytes:
@@ -154,10 +192,11 @@ def form() -> bytes:
     return b"\r\n".join([*lines, b"", body])
 
 
-def figures(took: list[float], seconds: float) -> dict[str, float]:
+def figures(took: list[float], cpu: float, seconds: float) -> dict[str, float]:
     """Return requests a second, and the median and the 99th percentile of the waiting, in ms."""
     cuts = statistics.quantiles(took, n=100)
-    return {"rate": len(took) / seconds, "p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3}
+    rate = len(took) / seconds
+    return {"rate": rate, "p50": cuts[49] * 1e3, "p99": cuts[98] * 1e3, "cpu": cpu * 1e3}
 
 
 def rows_of(found: dict[str, list[dict[str, float]]]) -> list[list[Any]]:
@@ -169,7 +208,8 @@ def rows_of(found: dict[str, list[dict[str, float]]]) -> list[list[Any]]:
         middle = {key: statistics.median(one[key] for one in mine) for key in mine[0]}
         span = f"{min(ratios):.2f} to {max(ratios):.2f}"
         cells = [f"{middle['rate']:,.0f}", f"{statistics.median(ratios):.2f}", span]
-        rows.append([name, *cells, f"{middle['p50']:.1f}", f"{middle['p99']:.1f}"])
+        cells += [f"{middle['p50']:.1f}", f"{middle['p99']:.1f}", f"{middle['cpu']:.2f}"]
+        rows.append([name, *cells])
     return rows
 
 
@@ -193,17 +233,17 @@ def main(argv: list[str] | None = None) -> None:
                 server = Server(command, run)
                 try:
                     server.wait(request)
-                    took = asyncio.run(server.ask(request, args.clients, args.seconds, WARM))
+                    took, cpu = server.ask(request, args.clients, args.seconds, WARM)
                 finally:
                     server.stop()
-                found.setdefault(name, []).append(figures(took, args.seconds))
+                found.setdefault(name, []).append(figures(took, cpu, args.seconds))
     bentoml = "BentoML gathers batches of up to 256, as `plainfit serve` does."
     text = TEXT.format(
         clients=args.clients, cores=os.cpu_count(), rounds=args.rounds, seconds=args.seconds,
         size=len(request),
         bentoml=bentoml if args.bentoml else "BentoML was not there.",
     )  # fmt: skip
-    columns = ["", "requests/s", "speed", "range", "p50, ms", "p99, ms"]
+    columns = ["", "requests/s", "speed", "range", "p50, ms", "p99, ms", "CPU, ms"]
     rows = rows_of(found)
     path = save_section("serving", "Serving", text, columns, rows, raw=found, folder=args.folder)
     print("### Serving", text, markdown_table(columns, rows), path, sep="\n\n")

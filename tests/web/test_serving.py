@@ -97,6 +97,20 @@ def test_images_are_answered_as_predict_does(digits):
             answers[status]["content"]["application/json"] for status in answers.keys() - {"200"}
         ]
         assert all(form["schema"]["required"] == ["detail"] for form in forms)
+        assert {*described["requestBody"]["content"]} == {"multipart/form-data", "image/*"}
+        for path, one in zip(paths, found, strict=True):  # others in the batch: other last bits
+            status, [alone] = ask(f"{url}/predict", path.read_bytes(), "image/png")
+            assert (status, alone["class"]) == (200, one["class"])
+            assert alone["probabilities"] == pytest.approx(one["probabilities"], rel=1e-5)
+
+
+def test_what_is_not_finite_is_null(digits, monkeypatch):
+    run, paths = digits
+    monkeypatch.setattr(run.model, "forward", lambda xb: torch.full((len(xb), 10), float("nan")))
+    with served(run) as url:
+        status, [found] = ask(f"{url}/predict", *form(paths[0].read_bytes()))
+    assert status == 200
+    assert {*found["probabilities"].values()} == {None}
 
 
 @pytest.mark.filterwarnings("ignore")  # an unknown category

@@ -156,7 +156,7 @@ CODE = {
 LITERAL = re.compile(r'"((?:[^"\\\n]|\\.)*)"|`((?:[^`\\]|\\.)*)`')
 NO_TEXT = re.compile(  # what stands before a literal that nobody reads
     r"(from |class: |class: [^,]*[?:] |querySelector(All)?\(|closest\(|matchMedia\(|getContext\("
-    r"|setAttribute\(|import |\bd: |headers: \{ |transform: |font: )$"
+    r"|setAttribute\(|types\.includes\(|import |\bd: |headers: \{ |transform: |font: )$"
 )
 
 

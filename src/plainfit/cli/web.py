@@ -78,6 +78,7 @@ def serve(
         raise ConfigError("must be given for several workers, got 0", field="port")
     if workers > 1 and not hasattr(socket, "AF_UNIX"):  # as which uvicorn takes the socket
         raise ConfigError(f"must be 1 on Windows, got {workers}", field="workers")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # else torch's idle threads keep the cores
     from plainfit.web.serving import SERVED, create_app
 
     opened, any_host = open_trusted(run, trust_code), host not in LOCAL

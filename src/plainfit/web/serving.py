@@ -4,19 +4,21 @@ import asyncio
 import json
 import os
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from fastapi import Body, FastAPI, File, HTTPException, Request, UploadFile
+from fastapi import Body, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import WithJsonSchema
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 from torch import Tensor, nn
 
 from plainfit.common.errors import PlainfitError, RunError, reason, shortened
@@ -54,15 +56,15 @@ class Batches:
     Nothing waits for a batch to fill: while the model computes one, the next one gathers.
     """
 
-    def __init__(self, predict: Callable[[Tensor], Tensor], limits: Limits) -> None:
+    def __init__(self, predict: Callable[[Tensor], Iterable[Any]], limits: Limits) -> None:
         self.predict = predict
         self.limits = limits
         self.held = 0  # bytes of the samples that wait
-        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[Tensor]]] = asyncio.Queue()
+        self.waiting: asyncio.Queue[tuple[Tensor, asyncio.Future[list[Any]]]] = asyncio.Queue()
         self.pool = ThreadPoolExecutor(1)
 
-    async def answer(self, xb: Tensor) -> Tensor:
-        """Return what the model gives for some samples."""
+    async def answer(self, xb: Tensor) -> list[Any]:
+        """Return what is predicted of each of some samples."""
         is_full = self.held and self.held + xb.nbytes > self.limits.memory
         if is_full or self.waiting.qsize() >= self.limits.waiting:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
@@ -79,8 +81,10 @@ class Batches:
         loop = asyncio.get_running_loop()
         while True:
             taken = [await self.waiting.get()]
-            while self.waiting.qsize() and sum(len(xb) for xb, _ in taken) < self.limits.samples:
+            samples = len(taken[0][0])
+            while self.waiting.qsize() and samples < self.limits.samples:
                 taken.append(self.waiting.get_nowait())
+                samples += len(taken[-1][0])
             self.held -= sum(xb.nbytes for xb, _ in taken)
             taken = [(xb, future) for xb, future in taken if not future.done()]  # timed out
             if not taken:
@@ -94,11 +98,11 @@ class Batches:
                     if not future.done():
                         future.set_exception(failed)
                 continue
-            for (_, future), part in zip(
-                taken, found.split([len(xb) for xb, _ in taken]), strict=True
-            ):
+            rows = iter(found)
+            for xb, future in taken:
+                own = [*islice(rows, len(xb))]
                 if not future.done():
-                    future.set_result(part)
+                    future.set_result(own)
 
 
 REFUSALS = {
@@ -132,6 +136,10 @@ def outputs(model: nn.Module, finish: Callable[[Any], Tensor], xb: Tensor) -> Te
 
 
 LIMITS = Limits()
+IMAGE = {"type": "string", "contentMediaType": "application/octet-stream"}
+FILES = {"type": "array", "items": IMAGE}
+FORM = {"type": "object", "properties": {"images": FILES}, "required": ["images"]}
+KINDS = {"multipart/form-data": {"schema": FORM}, "image/*": {"schema": IMAGE}}
 
 
 def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool = False) -> FastAPI:
@@ -142,7 +150,13 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
     """
     if run.target.task == SEGMENTATION:
         raise RunError("a segmentation answers with pictures: use plainfit predict RUN -o FOLDER")
-    batches = Batches(partial(outputs, run.model, outputs_of(run)[best_output(run)]), limits)
+    finish = outputs_of(run)[best_output(run)]
+
+    def predict(xb: Tensor) -> list[dict[str, Any]]:
+        floats = bytes_to_floats(xb) if xb.dtype == torch.uint8 else xb
+        return readable(run.target, outputs(run.model, finish, floats))
+
+    batches = Batches(predict, limits)
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
@@ -153,6 +167,7 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
 
     late = {500: "The model failed.", 504: f"There was no answer within {limits.seconds:g} s."}
     app = described_app(f"plainfit {name}", REFUSALS | late, lifespan=running)
+    app.add_exception_handler(ClientDisconnect, refused)  # nobody reads the answer
     if not any_host:
         app.add_middleware(OwnHost)
     app.add_middleware(LimitedBody, most=limits.body, together=limits.memory)
@@ -161,9 +176,6 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
     async def health() -> dict[str, Any]:
         """Say that the server answers, and what it predicts."""
         return {"status": "ok", "run": name, "task": run.target.task, "names": run.target.names}
-
-    async def answered(xb: Tensor) -> list[dict[str, Any]]:
-        return readable(run.target, await batches.answer(xb))
 
     if "columns" in run.preprocessing:
         row = {"type": "object", "required": [*run.columns], "additionalProperties": VALUE}
@@ -176,19 +188,32 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
             ],
         ) -> list[dict[str, Any]]:
             """Predict rows of the table, each an object with the columns of the training."""
-            return await answered(await asyncio.to_thread(table_inputs, run, rows))
+            return await batches.answer(await asyncio.to_thread(table_inputs, run, rows))
 
     else:
         shape = image_shape(run)
 
-        @app.post("/predict")
-        async def predict_images(
-            images: Annotated[list[UploadFile], File(min_length=1, max_length=limits.samples)],
-        ) -> list[dict[str, Any]]:
-            """Predict images, each a file of the form's field `images`."""
-            contents = [await image.read() for image in images]
-            read = partial(image_inputs, run, shape, [i.filename or "" for i in images], contents)
-            return await answered(await asyncio.to_thread(read))
+        async def predict_images(request: Request) -> Response:
+            """Predict images, each a file of the form's field `images`, or one that is the body."""
+            if request.headers.get("content-type", "").startswith("image/"):
+                images = [("the body", await request.body())]
+            else:
+                async with request.form(max_files=limits.samples) as form:
+                    files = [each for each in form.getlist("images") if not isinstance(each, str)]
+                    images = [(file.filename or "", await file.read()) for file in files]
+            if not images:
+                raise HTTPException(
+                    422, "a request must have images: in the form's field `images`, or as its body"
+                )
+            xb = await asyncio.to_thread(image_bytes, run, shape, images)
+            content = to_json(await batches.answer(xb), inf_nan_mode="null")
+            return Response(content, media_type="application/json")
+
+        # The first route answers, at less cost; the second one is its entry in /openapi.json.
+        app.add_route("/predict", predict_images, ["POST"], include_in_schema=False)
+        body = {"requestBody": {"content": KINDS, "required": True}}
+        answer = list[dict[str, Any]]
+        app.post("/predict", response_model=answer, openapi_extra=body)(predict_images)
 
     return app
 
@@ -201,18 +226,18 @@ def worker() -> FastAPI:
     return create_app(open_run(Path(folder), trust_code=trust_code), name, any_host=any_host)
 
 
-def image_inputs(
-    run: Run, shape: tuple[int, int, int], names: Sequence[str], contents: Sequence[bytes]
+def image_bytes(
+    run: Run, shape: tuple[int, int, int], images: Sequence[tuple[str, bytes]]
 ) -> Tensor:
-    """Return images as the training's were, float32 of shape (samples, *shape)."""
+    """Return images as the training's were, uint8 of shape (samples, *shape)."""
     pixels = []
-    for name, content in zip(names, contents, strict=True):
+    for name, content in images:
         try:
             pixels.append(torch.from_numpy(read_image(content, shape, run.config.resize)))
         except BadImageError as error:
             text = f"every image must be readable, and {name!r} is {error}"
             raise HTTPException(422, text) from error
-    return bytes_to_floats(torch.stack(pixels))
+    return torch.stack(pixels)
 
 
 def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
