@@ -198,12 +198,14 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
             if request.headers.get("content-type", "").startswith("image/"):
                 images = [("the body", await request.body())]
             else:
-                async with request.form(max_files=limits.samples) as form:
+                async with request.form() as form:
                     files = [each for each in form.getlist("images") if not isinstance(each, str)]
                     images = [(file.filename or "", await file.read()) for file in files]
-            if not images:
+            if not 1 <= len(images) <= limits.samples:
                 raise HTTPException(
-                    422, "a request must have images: in the form's field `images`, or as its body"
+                    422,
+                    f"a request must have 1 to {limits.samples} images, in the form's field "
+                    f"`images` or as its body, got {len(images)}",
                 )
             xb = await asyncio.to_thread(image_bytes, run, shape, images)
             content = to_json(await batches.answer(xb), inf_nan_mode="null")
