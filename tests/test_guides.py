@@ -123,7 +123,7 @@ def test_a_translation_has_the_words_of_the_glossary_and_the_code_and_links_of_i
     assert others == []
 
 
-def test_the_chinese_site_is_searched_by_pairs_of_signs(monkeypatch):
+def test_the_chinese_site_is_searched_by_pairs_of_characters(monkeypatch):
     pytest.importorskip("sphinx", reason="Sphinx is not installed")
     monkeypatch.syspath_prepend(DOCS)
     from chinese import WORD, SearchPairs

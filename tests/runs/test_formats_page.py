@@ -43,7 +43,7 @@ def test_the_page_has_every_file_of_a_run_and_no_other(trained_run):
 def test_the_page_has_every_field_of_the_record_and_no_other(trained_run):
     record = json.loads((trained_run / "run.json").read_text("utf-8"))
     fields = fields_of(Record) | {f"fingerprint.{name}" for name in record["fingerprint"]}
-    assert names_in("run.json") == fields
+    assert names_in("The record") == fields
     assert record.keys() <= {field.partition(".")[0] for field in fields}
     for name, part in record.items():
         if any(field.startswith(f"{name}.") for field in fields) and isinstance(part, dict):
@@ -54,9 +54,9 @@ def test_the_page_has_every_field_of_the_record_and_no_other(trained_run):
 def test_the_page_has_every_column_of_the_logs_and_no_other(trained_run):
     first, *_ = (trained_run / "metrics.jsonl").read_text("utf-8").splitlines()
     row = json.loads(first)
-    assert names_in("metrics.jsonl") == row.keys() - {"accuracy"} | {"METRIC"}
+    assert names_in("The epochs") == row.keys() - {"accuracy"} | {"METRIC"}
     header = (trained_run / "steps.csv").read_text("utf-8").splitlines()[0]
-    assert f"The header `{header}`" in PAGE
+    assert f"the header `{header}`" in PAGE
 
 
 def test_the_page_says_what_a_checkpoint_holds(trained_run):
