@@ -59,7 +59,6 @@ def eject(
 
 
 def report(ejected: "Ejected", verify: bool, steps: int | None) -> bool:
-    """Print what was written and, with `verify`, whether it gives what the run gave."""
     lines = len(ejected.path.read_text(encoding="utf-8").splitlines())
     show(f"script {ejected.path}: level {ejected.level}, {lines} lines")
     if not verify:

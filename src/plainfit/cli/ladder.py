@@ -79,7 +79,6 @@ def ladder(
 
 @app.command(name="show")
 def show_program(name: Number, debug: Debug = False) -> None:
-    """Print a rung's program."""
     from plainfit.ladder.catalog import find_rung
 
     show_highlighted(find_rung(name).source, "python")

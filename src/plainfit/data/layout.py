@@ -230,7 +230,6 @@ def is_image(path: str) -> bool:
 
 
 def missed(root: Path, used: Collection[str], apart: Collection[Path] = ()) -> list[str]:
-    """Count the runs and images that are left out."""
     holding = {Path(home) for home in {*map(home_of, used)}}
     holding |= {home.parent for home in holding}
     counts, runs = Counter[str](), 0

@@ -183,7 +183,6 @@ def kind_of(source: str | Path) -> str:
 
 
 def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> None:
-    """Refuse settings that this kind of data does not have."""
     defaults = inspect.signature(open_data).parameters
     for name in without(kind):
         if given[name] != defaults[name].default:
@@ -196,7 +195,6 @@ def check_options(source: str | Path, kind: str, given: Mapping[str, Any]) -> No
 
 
 def without(kind: str) -> list[str]:
-    """Return the settings that a kind of data does not have."""
     return [name for name, kinds in OWN.items() if kind not in kinds]
 
 

@@ -73,7 +73,6 @@ def draw_augmented(data: DataSplits, augment: str, seed: int, path: Path) -> Non
 
 
 def drawn(x: torch.Tensor, y: torch.Tensor) -> Any:
-    """Return an image with its mask over it, if it has one."""
     return as_drawn(overlaid(x, y) if y.dim() == 2 else x)
 
 

@@ -225,7 +225,6 @@ def numbered(pixels: Numbers, values: Numbers) -> Tensor:
 
 
 def counted(found: Numbers, counts: NDArray[np.int64], values: Numbers) -> Tensor:
-    """Return how many pixels are of each class."""
     places, pixels = numbered(found, values), torch.zeros(len(values), dtype=torch.int64)
     pixels[places[places >= 0]] = torch.from_numpy(counts)[places >= 0]
     return pixels

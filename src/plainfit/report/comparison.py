@@ -125,5 +125,4 @@ def results_of(run: Run, columns: Sequence[str], tests: Sequence[str]) -> dict[s
 
 
 def unique(names: Iterable[Iterable[str]]) -> list[str]:
-    """Return all names, in the order in which they first occur."""
     return list(dict.fromkeys(name for some in names for name in some))

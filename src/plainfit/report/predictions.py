@@ -130,7 +130,6 @@ class Counts:
 def of_classes(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
 ) -> dict[str, Any]:
-    """Return what the page shows of a classification or a segmentation."""
     n, classes = [*data.counts().values()][-1], len(data.classes)
     most = min(MAX_SAMPLES, n)
     some = [i * (n - 1) // max(1, most - 1) for i in range(most)]
@@ -266,7 +265,6 @@ def data_uri(image: Image.Image) -> str:
 def predict(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Callable[..., Tensor]
 ) -> dict[str, Any]:
-    """Return what the page shows of predictions for the test set, or else the validation set."""
     if data.task not in (REGRESSION, MULTI_LABEL):
         return of_classes(model, data, batch_size, loss_func)
     of_task = of_numbers if data.task == REGRESSION else of_labels

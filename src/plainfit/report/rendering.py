@@ -33,7 +33,6 @@ def render_to(out: Path, template: str, **values: Any) -> Path:
 
 @cache
 def environment(package: str = "plainfit.report") -> Environment:
-    """Return the templates of pages that a package has."""
     templates = Environment(
         loader=PackageLoader(package),
         autoescape=True,

@@ -97,7 +97,6 @@ class Cleaning:
 
     @property
     def config(self) -> RunConfig:
-        """The settings of the trainings."""
         return RunConfig.from_dict(self.record["config"])
 
     @property
@@ -106,7 +105,6 @@ class Cleaning:
 
     @cached_property
     def samples(self) -> list[Sample]:
-        """All samples, the most suspicious first."""
         path = self.folder / SAMPLES
         with raised_as(RunError, f"{path} must be what plainfit clean wrote"):
             rows = csv.reader(io.StringIO(path.read_bytes().decode(*UTF_8), newline=""))

@@ -35,7 +35,6 @@ class Inside:
 
     @cached_property
     def data(self) -> DataSplits:
-        """The data of its training, opened once."""
         return self.run.open_data()
 
     def layers(self, xb: Tensor) -> dict[str, Tensor]:
@@ -88,7 +87,6 @@ class Inside:
         return [rows[at] for at in distances.argsort()[:NEAREST].tolist()]
 
     def gradient(self, xb: Tensor, output: int) -> Tensor:
-        """Return how an output changes with each pixel, shape (height, width), channels added."""
         with self.lock, torch.enable_grad():
             xb = xb.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(scores(self.model(xb))[0, output], xb)

@@ -187,7 +187,6 @@ def failing_as_model_error(model: nn.Module, tool: str) -> Iterator[None]:
 
 
 def cause(error: BaseException) -> str:
-    """Return the first cause of an error, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
@@ -351,7 +350,6 @@ def facts_of(run: Run) -> Facts:
 
 
 def samples_of(run: Run) -> tuple[Tensor, str]:
-    """Return samples, shape (samples, ...), and what they are."""
     sizes = f"in batches of {', '.join(map(str, SIZES[:-1]))} and {SIZES[-1]}"
     try:
         data = run.open_data()

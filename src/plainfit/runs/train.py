@@ -66,7 +66,6 @@ PRUNED = "pruned: other trials did better by this epoch"  # why a trial of a stu
 
 
 def observers(config: RunConfig, folder: Path) -> list[Callback]:
-    """Return the callbacks that write files, and those that stop a training."""
     settings = {name: value for name, value in config.to_dict().items() if value is not None}
     tracked, by = folder / runs.TRACKED, config.monitor
     return [
@@ -79,7 +78,6 @@ def observers(config: RunConfig, folder: Path) -> list[Callback]:
 
 
 def stoppers(config: RunConfig) -> list[Callback]:
-    """Return the callbacks that stop a training."""
     by = config.monitor
     return [
         *([cb.EarlyStopping(config.patience, by)] if config.patience is not None else []),
@@ -383,7 +381,6 @@ def end_as(folder: Path, state: str, **changes: str) -> None:
 
 
 def state_of(config: RunConfig, history: History) -> str:
-    """Return the state of a run whose training has returned."""
     if len(history) >= config.epochs or history.stopped.startswith(NO_BETTER):
         return "finished"
     return "pruned" if history.stopped == PRUNED else "interrupted"

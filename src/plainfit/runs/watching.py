@@ -31,7 +31,6 @@ class Log:
         self.stamp: Any = None
 
     def look(self) -> None:
-        """Read what is new."""
         if (stamp := stamp_of(self.path)) == self.stamp:
             return
         self.stamp = stamp
@@ -93,7 +92,6 @@ class Watcher:
         self.logs: dict[str, dict[str, Log]] = {}
 
     def look(self, chosen: Collection[str] = ()) -> None:
-        """Look once at all runs, and at the rows of those chosen."""
         found = {}
         for name in self.names():
             place = f"{self.folder}/{name}"

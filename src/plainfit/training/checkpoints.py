@@ -60,7 +60,6 @@ def check_sha256(path: Path, found: str) -> None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """Return the paths of a folder's checkpoints, oldest first."""
     there = folder.glob("*.safetensors")
     found = [path for path in there if NAME.fullmatch(path.name) and path.is_file()]
     return sorted(found, key=lambda path: (path.name[:12], path.stat().st_mtime_ns))

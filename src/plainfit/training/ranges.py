@@ -93,7 +93,6 @@ class Program:
         return *parts, source.columns, source.rows, self.numbers, *ends
 
     def run(self, source: Any, first: int, last: int) -> tuple[Tensor, list[Tensor]]:
-        """Return the values of the steps of a range, and the tensors after it."""
         with torch.no_grad():
             found, tensors = self.call(*self.arguments(source, first, last))
         return found[first:last], tensors
@@ -156,7 +155,6 @@ class EpochProgram:
         self.echo(f"note   {one if self.form else f'nothing is compiled: {text}'}")
 
     def run(self, context: Context) -> None:
-        """Take the steps of this pass that are left, as far as the program can take them."""
         is_ready = 0 < context.batch < self.full and has_state(context.opt)
         if self.form != "epoch" or not is_ready:
             return
@@ -283,7 +281,6 @@ class EpochProgram:
         return rows
 
     def count(self, context: Context, program: Program, found: Tensor, rows: list[Any]) -> None:
-        """Note the steps of a range, and call what looks at each."""
         if starts := list(overriding(self.after, "on_batch_start")):
             now = [group["lr"] for group in context.groups()]
             places = [

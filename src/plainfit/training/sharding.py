@@ -240,7 +240,6 @@ class Sharding:
     def of_piece(
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]
     ) -> list[Tensor]:
-        """Return what is added of a piece: the numbers of its head, and weighted gradients."""
         context = self.context
         first = context.opt.param_groups[0]["params"][0]
         gradients: list[Tensor | None] = [None] * len(trained)
@@ -271,7 +270,6 @@ class Sharding:
         return [head, *(torch.zeros_like(p) if g is None else g for p, g in filled)]
 
     def trained(self) -> list[Tensor]:
-        """Return the parameters whose gradients are added here."""
         groups = self.context.groups()
         found = [p for group in groups for p in group["params"] if p.requires_grad]
         if not found:
@@ -281,7 +279,6 @@ class Sharding:
         return found
 
     def gradients(self, weighted: Tensor, trained: list[Tensor]) -> list[Tensor | None]:
-        """Return the gradients of a piece's weighted loss."""
         scaled = weighted * self.scaling.scale if self.scaling else weighted
         found = torch.autograd.grad(scaled, trained, allow_unused=True)
         if self.scaling is None:

@@ -151,7 +151,6 @@ def load_beside_model(context: Context, state: dict[str, Any]) -> None:
 
 
 def other_parameters(context: Context) -> list[Tensor]:
-    """Return what the optimizers train and the model has not, such as a loss's parameters."""
     own = {id(parameter) for parameter in context.model.parameters()}
     return [p for group in context.groups() for p in group["params"] if id(p) not in own]
 

@@ -107,7 +107,6 @@ class StudyResult:
         return [trial for _, trial in sorted(done, key=lambda pair: pair[0])]
 
     def count(self, state: str) -> int:
-        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     def mean_repeated(self) -> tuple[float, float]:

@@ -83,7 +83,6 @@ def whole_study(folder: Path) -> AbstractContextManager[None]:
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """Open or create the journal of a study in its folder, or open the database at a URL."""
     if url is None:
         path = folder / JOURNAL
         if path.is_symlink():

@@ -145,7 +145,6 @@ def state(found: Cleaning) -> dict[str, Any]:
 
 
 def row_of(found: Cleaning, sample: Sample) -> list[tuple[str, str]]:
-    """Return the columns of a row with their values."""
     path = Path(found.config.data)
     columns = table_of(found.config, path.stat().st_mtime_ns)
     row = int(sample.origin) - 1
@@ -165,7 +164,6 @@ def table_of(config: RunConfig, stamp: int) -> Mapping[str, Any]:
 
 
 def picture(found: Cleaning, sample: Sample) -> Image.Image:
-    """Return the image of a sample, no larger than fits on the page."""
     if found.record["kind"] == TABLE:
         raise HTTPException(404, "a row of a table has no image")
     if found.record["kind"] != IMAGES:

@@ -40,12 +40,10 @@ class Home:
 
     @property
     def first_training(self) -> str:
-        """The command that makes the first run of the folder."""
         return command("train", "--out", self.folder / "first")
 
     @cached_property
     def trainings(self) -> Trainings:
-        """Those that the page has started."""
         return Trainings(self.folder)
 
     def run(self, name: str) -> Run:

@@ -176,7 +176,6 @@ def described(rung: Rung, language: str) -> dict[str, Any]:
 
 
 def available_data() -> list[str]:
-    """Return the names of data that need no download."""
     folder = cache_folder()
     return ["digits"] + [
         name

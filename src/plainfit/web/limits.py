@@ -26,7 +26,6 @@ class LimitedBody:
         self.held = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on, and count what it reads."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -65,7 +64,6 @@ class OwnHost:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on if its host and origin are this machine's own."""
         headers = dict(scope.get("headers", ()))
         host = headers.get(b"host", b"").decode("latin-1")
         origin = headers.get(b"origin", b"").decode("latin-1")
@@ -100,7 +98,6 @@ class OwnToken:
         self.token = token
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on if its cookie, or the address `/?token=...`, has the token."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -59,7 +59,6 @@ class Page:
         self.sent: dict[tuple[str, str], tuple[Any, int]] = {}
 
     def news(self, watcher: Watcher, trainings: Trainings) -> str:
-        """Return what is new as JSON; empty if nothing is."""
         lines, cards = watcher.found, [training.card() for training in trainings.all]
         told = {
             "changed": [line for name, line in lines.items() if self.lines.get(name) is not line],

@@ -117,7 +117,6 @@ def routes(home: Home) -> APIRouter:
 
 
 def line_of(seen: Seen) -> dict[str, Any]:
-    """Return what the page shows of a run besides its curves."""
     line: dict[str, Any] = {"name": seen.name, "state": seen.state, "problem": seen.problem}
     if (run := seen.run) is None:
         return line

@@ -64,7 +64,6 @@ class Batches:
         self.pool = ThreadPoolExecutor(1)
 
     async def answer(self, xb: Tensor) -> list[Any]:
-        """Return what is predicted of each of some samples."""
         is_full = self.held and self.held + xb.nbytes > self.limits.memory
         if is_full or self.waiting.qsize() >= self.limits.waiting:
             raise HTTPException(503, "too many requests are waiting", {"Retry-After": "1"})
@@ -77,7 +76,6 @@ class Batches:
             raise HTTPException(504, f"no answer within {self.limits.seconds:g} s") from error
 
     async def run(self) -> None:
-        """Answer batches until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             taken = [await self.waiting.get()]
@@ -221,7 +219,6 @@ def create_app(run: Run, name: str, limits: Limits = LIMITS, *, any_host: bool =
 
 
 def worker() -> FastAPI:
-    """Return the application of one of several processes that share an address."""
     folder, name, workers, trust_code, any_host = json.loads(os.environ[SERVED])
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
     warnings.simplefilter("ignore", RuntimeWarning)  # what is noted of a table, for each request

@@ -50,7 +50,6 @@ class Training:
         self.shown: dict[str, Any] = {}
 
     def card(self) -> dict[str, Any]:
-        """Return what the page shows of it."""
         with self.lock:
             if not self.output.closed:
                 code, printed = self.process.poll(), self.printed()
@@ -68,7 +67,6 @@ class Training:
             return self.shown
 
     def printed(self) -> str:
-        """Return the last lines that it has printed."""
         if not hasattr(os, "pread"):  # Windows: to read would move the place where it writes
             return ""
         descriptor = self.output.fileno()

@@ -51,7 +51,6 @@ class Tried:
         return fields_of(self.run)
 
     def found(self, xb: Tensor) -> Tensor:
-        """Return what the model gives, on the scale that is shown."""
         with raised_as(RunError, "the run's model must take such samples"):
             rows = outputs(self.run.model, outputs_of(self.run)[best_output(self.run)], xb)
         if not rows.isfinite().all():
@@ -59,7 +58,6 @@ class Tried:
         return rows
 
     def output(self, xb: Tensor, of: str | None) -> int:
-        """Return the number of the output of a name, or of the largest of a sample."""
         names = self.run.target.names
         if of is None:
             return 0 if self.run.target.task == REGRESSION else int(self.found(xb)[0].argmax())
@@ -237,7 +235,6 @@ def answer(own: Tried, xb: Tensor) -> dict[str, Any]:
 
 
 def seen(xb: Tensor) -> str:
-    """Return the pixels of a sample, in [0, 1), as a picture."""
     pixels = (xb[0] * 256).clamp(0, 255).byte().permute(1, 2, 0).squeeze(-1)
     return data_uri(Image.fromarray(pixels.numpy()))
 

@@ -112,7 +112,6 @@ def encoded(column: Any) -> tuple[NDArray[np.int64], Any]:
 
 
 def read_numbers(name: str, column: Any, decimal: str) -> NDArray[np.float64]:
-    """Return texts as numbers."""
     codes, names = texts_in(column)
     numbers = [number(text, decimal) for text in names]
     if None in numbers:
@@ -132,7 +131,6 @@ def named_rows(column: Any, wrong: list[int]) -> str:
 
 
 def found_in(texts: Texts, decimal: str) -> Values:
-    """Return texts as dates, or as numbers such as $1,234.50, if all but the gaps are some."""
     if dates := dates_in(texts):
         return dates
     given = [name.strip() for name in texts.names if name.strip() not in GAPS]
@@ -175,7 +173,6 @@ def dates_of(codes: NDArray[np.int64], distinct: NDArray[np.datetime64], form: s
 
 
 def read_dates(name: str, column: Any, form: str) -> Dates:
-    """Return texts as dates written in this format."""
     import pyarrow
     from pyarrow import types
 
