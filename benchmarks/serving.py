@@ -208,7 +208,11 @@ def rows_of(found: dict[str, list[dict[str, float]]]) -> list[list[Any]]:
         middle = {key: statistics.median(one[key] for one in mine) for key in mine[0]}
         span = f"{min(ratios):.2f} to {max(ratios):.2f}"
         cells = [f"{middle['rate']:,.0f}", f"{statistics.median(ratios):.2f}", span]
-        cells += [f"{middle['p50']:.1f}", f"{middle['p99']:.1f}", f"{middle['cpu']:.2f}"]
+        cells += [
+            f"{middle['p50']:.1f}",
+            f"{middle['p99']:.1f}",
+            f"{middle['cpu']:.2f}" if middle["cpu"] > 0.01 else "",
+        ]
         rows.append([name, *cells])
     return rows
 
@@ -237,7 +241,10 @@ def main(argv: list[str] | None = None) -> None:
                 finally:
                     server.stop()
                 found.setdefault(name, []).append(figures(took, cpu, args.seconds))
-    bentoml = "BentoML gathers batches of up to 256, as `plainfit serve` does."
+    bentoml = (
+        "BentoML gathers batches of up to 256, as `plainfit serve` does; its CPU is not counted, "
+        "as its workers have sessions of their own."
+    )
     text = TEXT.format(
         clients=args.clients, cores=os.cpu_count(), rounds=args.rounds, seconds=args.seconds,
         size=len(request),
