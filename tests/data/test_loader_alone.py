@@ -53,7 +53,8 @@ KINDS = {  # texts of the training, options, and those that come later
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_predict_reads_the_loader_reads(tmp_path, kind):
+def test_what_predict_reads_the_loader_reads(tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     texts, given, later = KINDS[kind]
     options = {"na": "unknown", "delimiter": "|"} | given
 
@@ -90,7 +91,8 @@ def test_what_predict_reads_the_loader_reads(tmp_path, kind):
     assert all(each.startswith(("column 'x' must ", "numbers must be finite")) for each in said)
 
 
-def test_frames_as_pandas_and_others_hold_them(tmp_path):
+def test_frames_as_pandas_and_others_hold_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     days = pd.to_datetime(["2026-01-31 00:00", None, "2026-03-01 10:00"])
     frame = pd.DataFrame({"day": days, "n": pd.array([1, None, 3], "Int64")})
     frame["x"] = np.float32([0.1, np.nan, 2])
@@ -107,7 +109,8 @@ def test_frames_as_pandas_and_others_hold_them(tmp_path):
     np.testing.assert_array_equal(prepare(columns, {"columns": made}), wanted)
 
 
-def test_a_frame_is_read_with_the_decimal_sign_of_the_training(tmp_path):
+def test_a_frame_is_read_with_the_decimal_sign_of_the_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     rows = [f"{i % 7},{i % 10}23;{'ab'[i % 3 > 1]}" for i in range(60)]
     Path("t.csv").write_text("\n".join(["x;target", *rows]))
     made = open_data("t.csv").columns

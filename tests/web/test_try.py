@@ -270,8 +270,10 @@ def agree_in_a_browser(folder, net):
         dialog.get_by_role("button", name="Do not run it").press("Enter")
         tab.get_by_role("alert").get_by_text("must be trusted").wait_for()
         tab.reload()
-        dialog.get_by_role("button", name="Run it, now").press("Enter")
-        tab.locator("#canvas").wait_for()  # once it is trusted
+        with tab.expect_response("**/api/trust/own") as trusted:
+            dialog.get_by_role("button", name="Run it, now").press("Enter")
+        assert trusted.value.ok
+        tab.locator("#canvas").wait_for()
 
 
 def on_canvas(tab, line):

@@ -92,6 +92,7 @@ def check(processes: int, max_restarts: int, config: RunConfig) -> None:
 
 
 def started(env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a process, in a session of its own: Ctrl-C on the terminal comes by the launcher."""
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "plainfit", *sys.argv[1:]],
         env=env,

@@ -80,6 +80,7 @@ def write_bytes(path: Path, parts: Iterable[bytes | memoryview], flags: int) -> 
 
 
 def chunks(parts: Iterable[bytes | memoryview]) -> Iterator[memoryview]:
+    """Yield all bytes of some parts, so many at a time."""
     waiting = bytearray()
     for part in parts:
         for first in range(0, len(part), CHUNK):

@@ -105,6 +105,7 @@ def as_digit(ink: Gray) -> Gray:
 
 
 def upright(ink: Gray) -> Gray:
+    """Shear ink until the left edges of its upper and of its lower end are above each other."""
     height, width = ink.shape
     end = max(1, height // 25)
     ends = [np.flatnonzero(part.max(axis=0) > FAINT) for part in (ink[:end], ink[-end:])]

@@ -67,6 +67,7 @@ class BatchOrder:
 
     @property
     def samples(self) -> int:
+        """The number of samples in an epoch."""
         return len(self.dataset if self.rows_from is None else self.rows_from)
 
     def __len__(self) -> int:

@@ -113,6 +113,7 @@ def draw_groups(
 
 
 def take_last(order: Tensor, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    """Take the last rows for the last part, and those before them for the one before it."""
     counts = [max(1, round(share * len(order))) for share in shares.values()]
     ends = np.cumsum([len(order) - sum(counts), *counts])[:-1]
     parts = zip(("train", *shares), order.tensor_split(ends.tolist()), strict=True)

@@ -104,6 +104,7 @@ def of_class(origin: str, label: str, new: str) -> str:
 
 
 def free_place(place: str, label: str, taken: Collection[str]) -> str:
+    """Return a path that no other image has: with its old class, and a number, if need be."""
     stem, end = os.path.splitext(place)  # noqa: PTH122
     names = [place, f"{stem}.{label}{end}"]
     names += [f"{stem}.{label}.{number}{end}" for number in range(2, len(taken) + 3)]

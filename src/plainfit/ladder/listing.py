@@ -56,6 +56,7 @@ def kinds(source: str) -> list[list[str]]:
 
 
 def spans(line: str, of: list[str], changed: frozenset[int] = frozenset()) -> list[Span]:
+    """Return a line in pieces of one kind each, by the kind of each character."""
     groups = groupby(range(len(line)), lambda at: (of[at], at in changed))
     return [Span(*key, "".join(line[at] for at in group)) for key, group in groups]
 

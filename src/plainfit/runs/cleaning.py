@@ -183,6 +183,7 @@ def equal_samples(data: DataSplits) -> dict[str, Tensor]:
 
 
 def draw_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) -> Tensor:
+    """Deal out the samples of each class to the folds; groups stay together."""
     numbers = group_numbers(groups.numpy())
     firsts = torch.zeros(int(numbers.max()) + 1, dtype=torch.int64)
     firsts[numbers.flip(0)] = torch.arange(len(numbers)).flip(0)

@@ -87,6 +87,7 @@ class Inside:
         return [rows[at] for at in distances.argsort()[:NEAREST].tolist()]
 
     def gradient(self, xb: Tensor, output: int) -> Tensor:
+        """Return how an output changes with each pixel, shape (height, width), channels added."""
         with self.lock, torch.enable_grad():
             xb = xb.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(scores(self.model(xb))[0, output], xb)

@@ -221,6 +221,7 @@ def half_cosine(start: float, end: float, part: float) -> float:
 
 
 def check_steps(steps: int) -> None:
+    """Check a number of steps."""
     if steps < 1:
         raise ConfigError(f"a schedule must have at least 1 step, got {steps}")
 

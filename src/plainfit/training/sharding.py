@@ -240,6 +240,7 @@ class Sharding:
     def of_piece(
         self, number: int, xb: Any, yb: Any, size: int, trained: list[Tensor]
     ) -> list[Tensor]:
+        """Return what is added of a piece: the numbers of its head, and weighted gradients."""
         context = self.context
         first = context.opt.param_groups[0]["params"][0]
         gradients: list[Tensor | None] = [None] * len(trained)

@@ -77,6 +77,7 @@ class NormsOfTorch(torch.overrides.TorchFunctionMode):
 
 
 def options_of(opt: Any) -> list[tuple[dict[str, Any], str]]:
+    """Return the groups' options that are numbers of a graph, as (group, name)."""
     return [
         (group, name)
         for group in opt.param_groups

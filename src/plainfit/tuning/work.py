@@ -138,6 +138,7 @@ class Work:
             raise error
 
     def repeat(self, count: int) -> None:
+        """Train the best settings with seeds that the search has not seen."""
         result = self.result()
         if (best := result.best) is None or result.count("running") or result.count("waiting"):
             self.echo("note   the last process repeats the best settings, or the same call later")

@@ -131,6 +131,7 @@ def named_rows(column: Any, wrong: list[int]) -> str:
 
 
 def found_in(texts: Texts, decimal: str) -> Values:
+    """Return texts as dates, or as numbers such as $1,234.50, if all but the gaps are some."""
     if dates := dates_in(texts):
         return dates
     given = [name.strip() for name in texts.names if name.strip() not in GAPS]

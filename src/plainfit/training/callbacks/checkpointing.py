@@ -196,6 +196,7 @@ class Checkpointing(Callback):
     on_exception = on_fit_end
 
     def save(self, context: Context, *, at_end_of_epoch: bool = False) -> None:
+        """Write a checkpoint; warn if that fails."""
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay

@@ -153,6 +153,7 @@ class ProgressBar(Callback):
             self.draw(context)
 
     def draw(self, context: Context) -> None:
+        """Show the place in the current epoch."""
         if not self.bar.console.is_terminal:
             return
         self.bar.update(

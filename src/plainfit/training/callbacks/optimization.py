@@ -346,11 +346,13 @@ class Averaging(Callback):
             )
 
     def show(self, context: Context) -> None:
+        """Let the average be validated, once there is one."""
         assert self.averaged is not None
         if int(self.averaged.n_averaged):
             context.valid_model = self.averaged.module
 
     def is_due(self, context: Context) -> bool:
+        """Return whether the weights after this step are averaged."""
         is_due = context.take_step if self.decay is not None else context.step == context.steps
         return is_due and context.epoch >= self.start
 

@@ -112,6 +112,7 @@ class EarlyStopping(Callback):
                 module.load_state_dict(weights)  # of the average too, which is copied later
 
     def check(self, context: Context) -> None:
+        """Stop if too many epochs have passed since the best one."""
         best = -1 if self.best.epoch is None else self.best.epoch
         waited = len(context.history) - 1 - best
         if waited >= self.patience:
