@@ -1,3 +1,3 @@
 """What every other room uses: errors, files, devices, random numbers, plots."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
