@@ -14,6 +14,34 @@ from killing import forked
 from plainfit.cli import main, processes
 from plainfit.training import processes as joined
 
+# In some forward passes of some processes, once each, something happens.
+MODEL = """
+import os, signal, time
+from pathlib import Path
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.calls = nn.Linear(64, 10), 0
+
+    def forward(self, xb):
+        self.calls += self.training
+        for number, (rank, call, action) in enumerate(EVENTS):
+            done = Path(f"done-{number}")
+            if (rank, call) == (os.environ.get("RANK"), self.calls) and not done.exists():
+                done.touch()
+                exec(action)
+        return self.layer(xb.flatten(1))
+"""
+
+
+def write_model(folder, events="()"):
+    """Write `mine:Net`, to which these events happen: a literal of (rank, call, statement)."""
+    (folder / "mine.py").write_text(MODEL.replace("EVENTS", events))
+
 
 class Process:
     """A forked process: as much of a `Popen` as the launcher uses."""

@@ -13,33 +13,11 @@ from contextlib import suppress
 
 import pytest
 
-from launching import Launched
+from launching import Launched, write_model
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
 
-# In some forward passes of some processes, once each, something happens.
-MODEL = """
-import os, signal, time
-from pathlib import Path
-
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.calls = nn.Linear(64, 10), 0
-
-    def forward(self, xb):
-        self.calls += self.training
-        for number, (rank, call, action) in enumerate(EVENTS):
-            done = Path(f"done-{number}")
-            if (rank, call) == (os.environ.get("RANK"), self.calls) and not done.exists():
-                done.touch()
-                exec(action)
-        return self.layer(xb.flatten(1))
-"""
 TRAIN = ("train", "--model", "mine:Net", "--batch-size", 128, "--epochs", 3, "--out", "run")
 TWO = (*TRAIN, "--processes", 2, "--checkpoint-every", 1)
 KILL, STOP = "os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGSTOP)"
@@ -52,7 +30,7 @@ def launch(tmp_path):
     def launched(*arguments, events=(), folder=tmp_path, **options):
         folder.mkdir(exist_ok=True)
         if not (folder / "mine.py").exists():
-            (folder / "mine.py").write_text(MODEL.replace("EVENTS", repr(events)))
+            write_model(folder, repr(events))
         return Launched(folder, *arguments, **options)
 
     return launched
@@ -63,7 +41,7 @@ def whole(tmp_path_factory):
     """The folder of an undisturbed training on one process."""
     folder = tmp_path_factory.mktemp("whole")
     train(RunConfig(model="logistic", epochs=1, shards=8, out=folder / "warm"), echo=None)
-    (folder / "mine.py").write_text(MODEL.replace("EVENTS", "()"))
+    write_model(folder)
     assert Launched(folder, *TRAIN, "--shards", 8).end()[0] == 0
     return folder
 
@@ -286,7 +264,7 @@ def test_real_processes_killed_and_stopped(whole, launch, tmp_path, launcher):
     """Ctrl-C of a terminal comes to the whole group of the launcher."""
     ctrl_c = "os.killpg(os.getpgid(os.getppid()), signal.SIGINT); time.sleep(1)"
     events = repr([("1", 9, KILL), ("0", 30, ctrl_c)])
-    (tmp_path / "mine.py").write_text(MODEL.replace("EVENTS", events))
+    write_model(tmp_path, events)
     options = ["--processes", "2", "--max-restarts", "1"]
     if launcher is not REAL:
         own = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1", "-m", "plainfit"]

@@ -9,30 +9,11 @@ pytest.importorskip("optuna", reason="Optuna is not installed")
 from optuna.trial import TrialState
 
 import plainfit as pf
-from launching import Launched
+from launching import Launched, write_model
 from plainfit.common.errors import ConfigError
 from plainfit.tuning.storage import open_storage
 
-# In a forward pass of a process, once, something happens; a learning rate of 1e38 diverges.
-MODEL = """
-import os, signal
-from pathlib import Path
-
-from torch import nn
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer, self.calls = nn.Linear(64, 10), 0
-
-    def forward(self, xb):
-        self.calls += self.training
-        if (os.environ.get("RANK"), self.calls) == ("1", 16) and not Path("done").exists():
-            Path("done").touch()
-            ACTION
-        return self.layer(xb.flatten(1))
-"""
+# A learning rate of 1e38 diverges.
 TUNE = (
     "tune", "--model", "mine:Net", "--batch-size", 256, "--epochs", 3, "--out", "study",
     "--search", "lr=0.1,0.01,1e38", "--pruner", "none",
@@ -46,7 +27,7 @@ def launch(tmp_path):
 
     def launched(*arguments, action="pass"):
         if not (tmp_path / "mine.py").exists():
-            (tmp_path / "mine.py").write_text(MODEL.replace("ACTION", action))
+            write_model(tmp_path, repr([("1", 16, action)]))
         return Launched(tmp_path, *arguments).end()
 
     return launched
@@ -68,7 +49,7 @@ def outcomes(folder):
 def alone(tmp_path_factory):
     """The trials of a study on one process; one has diverged."""
     folder = tmp_path_factory.mktemp("alone")
-    (folder / "mine.py").write_text(MODEL.replace("ACTION", "pass"))
+    write_model(folder)
     code, _, err, _ = Launched(folder, *TUNE, "--shards", 8, "--trials", 4).end()
     assert (code, err) == (0, "")
     found = outcomes(folder)

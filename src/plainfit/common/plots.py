@@ -25,9 +25,11 @@ class Picture(Figure):
     """A figure that a notebook displays as it is, and that has Chinese where a font has it."""
 
     def draw(self, renderer: Any) -> None:
-        font = [name for name in CHINESE if name in get_font_names()][:1]
-        for text in self.findobj(Text):
-            if not text.get_text().isascii():
+        texts = [text for text in self.findobj(Text) if not text.get_text().isascii()]
+        if texts:
+            fonts = get_font_names()
+            font = [name for name in CHINESE if name in fonts][:1]
+            for text in texts:
                 text.set_fontfamily([*rcParams["font.family"], *font])
         super().draw(renderer)
 
