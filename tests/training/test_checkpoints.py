@@ -63,7 +63,7 @@ def test_a_checkpoint_is_plain_safetensors_with_json(tmp_path):
 
 def test_tensors_are_written_from_where_they_are():
     weight = torch.zeros(7)
-    [_, part] = files.to_parts({"weight": weight})
+    [_, part] = files.to_parts({"weight": weight}, {})
     weight += 1
     assert bytes(part) == weight.numpy().tobytes()
     assert from_bytes(to_bytes({"a": torch.tensor([1 + 2j]).conj()}))["a"].tolist() == [1 - 2j]

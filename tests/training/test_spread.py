@@ -1,5 +1,7 @@
 """Parameters or statistics over two processes: in float64, the training of one process."""
 
+import errno
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -16,6 +18,7 @@ from plainfit.common.errors import PlainfitError
 from plainfit.models.weights import Uncompiled, whole
 from plainfit.runs import train as runs
 from plainfit.runs.settings import RunConfig
+from plainfit.training import checkpoints
 from plainfit.training.callbacks import (
     Averaging,
     BestWeights,
@@ -269,14 +272,88 @@ def test_goes_on_with_other_numbers_of_processes(tmp_path, recwarn):
     def callbacks(folder):
         return [GradientAccumulation(2), BestWeights(folder / "best.safetensors")]
 
-    wanted = trained(callbacks=callbacks(tmp_path))
-    stops = {3: 2, 7: 1, 0: 2}  # after which step, with how many processes
+    wanted = trained(callbacks=callbacks(tmp_path), n=106)
+    stops = {3: 2, 5: 3, 7: 1, 0: 2}  # after which step, with how many processes
     folder = tmp_path / "parts"
     for step, world in stops.items():
-        found = stopped(folder / "checkpoints", step, world, callbacks(folder))
+        found = stopped(folder / "checkpoints", step, world, callbacks(folder), n=106)
+        kept = {path.name[:12] for path in (folder / "checkpoints").glob("*.safetensors")}
+        parts = [path.name[:12] for path in (folder / "checkpoints").glob("*.part")]
+        assert parts.count(max(kept)) == (world if world > 1 else 0)
+        assert kept >= {*parts}  # those of others are gone
     assert_near(found, wanted)
     weights = [load_file(folder / "best.safetensors") for folder in (tmp_path, tmp_path / "parts")]
     assert_near(*weights)
+
+
+def test_each_process_writes_its_parts(tmp_path):
+    """So no machine needs memory for the whole state."""
+    stopped(tmp_path, 4, 2, opt=adamw)
+    newest = checkpoints.listed(tmp_path)[-1]
+    assert not {"model/0.weight", "optimizer/state/0/exp_avg"} & load_file(newest).keys()
+    rows = [
+        load_file(path)["model/0.weight"] for path in tmp_path.glob(f"{newest.name[:12]}*.part")
+    ]
+    assert [tuple(part.shape) for part in rows] == [(8, 12), (8, 12)]
+    torch.manual_seed(1)
+    assert not torch.equal(torch.cat(rows), mlp().double()[0].weight)  # it was trained
+
+
+DAMAGES = {
+    "must have the SHA-256 in its name": lambda part: part.write_bytes(part.read_bytes()[:-1]),
+    "No such file": lambda part: part.unlink(),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_a_damaged_part_makes_the_one_before_the_newest(message, tmp_path, recwarn):
+    stopped(tmp_path, 4, 2)
+    DAMAGES[message](max(tmp_path.glob("*.part")))
+    assert_near(stopped(tmp_path, 0, 1), trained())
+    text = str(recwarn[0].message)
+    assert message in text
+    assert text.endswith("trying the one before")
+
+
+def test_a_part_is_a_file_beside_the_checkpoint(tmp_path):
+    class Alone:
+        rank, world = 0, 1
+
+        def gather(self, value):
+            return [("../elsewhere.part", "")]
+
+    (tmp_path / "elsewhere.part").write_bytes(b"")
+    (tmp_path / "run").mkdir()
+    checkpoints.save(tmp_path / "run", 0, {}, Alone())
+    texts = []
+    assert checkpoints.newest(tmp_path / "run", texts.append) is None
+    assert "a part must be a file beside it, and one is '../elsewhere.part'" in texts[0]
+
+
+def test_all_know_that_one_process_could_not_write(tmp_path, monkeypatch):
+    """The training goes on, and the last good checkpoint stays."""
+    write = checkpoints.write_whole
+
+    def full_on_one(path, *parts):
+        if path.suffix == ".part" and join().rank == 1 and int(path.name[:12]) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *parts)
+
+    monkeypatch.setattr(checkpoints, "write_whole", full_on_one)
+
+    def work():
+        keeper = Checkpointing(tmp_path, every_seconds=0.0)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            losses = trained(checkpoint=keeper)["losses"]
+        return losses, [str(each.message) for each in found]
+
+    [(losses, texts), (_, of_others)] = on_processes(2, work, SECONDS)
+    assert_near(losses, trained()["losses"])
+    assert texts
+    assert all("every process must write its part, and [Errno 28] No space" in t for t in texts)
+    assert not of_others
+    assert {path.name[:12] for path in tmp_path.glob("*.safetensors")} == {f"{2:012d}"}
 
 
 @pytest.mark.soak

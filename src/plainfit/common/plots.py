@@ -76,7 +76,6 @@ def curves(
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write a figure in the format that the suffix of `path` names."""
     content = BytesIO()
     with raised_as(DataError, f"the picture {path} must be writable as PNG, PDF or SVG"):
         figure.savefig(content, format=path.suffix[1:] or "png", dpi=120)

@@ -129,7 +129,6 @@ def read(dataset: Any, rows: Tensor) -> Any:
 
 
 def class_labels(dataset: Any) -> Tensor | None:
-    """Return the class of each sample, int64 of shape (samples,), where it is known."""
     rows = Rows.of(dataset)
     labels: list[Any] = [
         part.tensors[-1] if isinstance(part, TensorDataset) else getattr(part, "labels", None)

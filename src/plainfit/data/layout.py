@@ -31,8 +31,6 @@ UNLABELLED = {"predict", "unlabelled", "unlabeled"}  # beside `test`, where it h
 
 
 class LabelOptions(NamedTuple):
-    """What the settings say of a file of labels."""
-
     target: str | None = None
     task: str | None = None
     written: TableOptions = TableOptions()

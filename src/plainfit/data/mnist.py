@@ -207,7 +207,6 @@ def read_mnist_pickle(path: Path, split: Split = USUAL) -> DataSplits:
 
 
 def holds_bytes(rows: NDArray[Any]) -> bool:
-    """Return whether rows are square images of bytes divided by 256."""
     if rows.dtype.kind != "f" or rows.ndim != 2 or math.isqrt(rows.shape[1]) ** 2 != rows.shape[1]:
         return False
     with np.errstate(over="ignore", invalid="ignore"):

@@ -157,7 +157,6 @@ def open_data(
 
 
 def kind_of(source: str | Path) -> str:
-    """Return what a source is: one of the names, or words for a message."""
     from plainfit.data.arrays import USUAL_FILES
 
     if isinstance(source, str) and source in NAMES:

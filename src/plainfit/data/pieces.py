@@ -73,7 +73,6 @@ class Pieces(dict[int, Any]):
 
 
 def cut(batch: Any, rows: slice) -> Any:
-    """Return these rows of every part of a batch."""
     if isinstance(batch, Mapping):
         return {key: cut(part, rows) for key, part in batch.items()}
     if isinstance(batch, tuple) and has_parts(batch):

@@ -164,7 +164,6 @@ class MaskedFiles(ImageFiles):
 
 
 def read_mask(path: str) -> Numbers:
-    """Return the values of a mask: numbers, or colours as 0xRRGGBB."""
     with open_image(path) as mask:
         if mask.format == "JPEG":
             raise BadImageError("JPEG, which changes values; make masks as PNG")
@@ -188,7 +187,6 @@ def fitted(whole: Numbers, shape: tuple[int, int, int], resize: str | None) -> N
 
 
 def classes_of(root: Path, values: Numbers) -> tuple[list[str], Numbers, list[str]]:
-    """Return the names of the classes, their values in masks, and notes."""
     scale = 1 if (values % GRAY).any() else GRAY  # of numbers that were saved as RGB
     is_black_and_white = values.tolist() == [0, UNKNOWN * scale]
     are_colours = values[-1] > UNKNOWN * scale
@@ -248,6 +246,5 @@ def mask_picture(classes: Tensor, size: tuple[int, int], resize: str | None) -> 
 
 
 def overlaid(x: Tensor, classes: Tensor) -> Tensor:
-    """Return an image of floats in RGB, half of it the colours of its pixels' classes."""
     colours = torch.from_numpy(COLOURS)[classes.where(classes >= 0, UNKNOWN)]
     return (x + colours.permute(2, 0, 1) / 256) / 2

@@ -60,7 +60,6 @@ class Target:
         return (out.cpu().double() * std + mean).float()
 
     def encoded(self, name: str, labels: Labels) -> Tensor:
-        """Return more labels, as the model is to predict them; `name` is for messages."""
         if self.task == REGRESSION:
             return self.scaled(torch.from_numpy(as_numbers(name, "y", labels)))
         if self.task == MULTI_LABEL and np.ndim(labels) == 2:
@@ -95,7 +94,6 @@ class Target:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Target":
-        """Return the target of a record; an older one is of classes."""
         targets = record.get("targets") or {}
         scaling = tuple(Scaling(**values) for values in targets.values())
         return cls(tuple(targets or record["classes"]), record.get("task", CLASSIFICATION), scaling)

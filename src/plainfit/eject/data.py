@@ -64,8 +64,6 @@ class Served:
 
 
 class DataText:
-    """The facts about the data that the templates are filled with."""
-
     def __init__(self, recipe: Recipe, lifter: Lifter, level: str) -> None:
         self.recipe = recipe
         self.lifter = lifter
@@ -250,7 +248,6 @@ class DataText:
         return lines + moved
 
     def augmented(self, dl: AugmentedLoader, epoch: str) -> list[str]:
-        """Return the lines that augment a batch: a call of each function in turn."""
         seed = "SEED" if dl.seed == self.recipe.seed else str(dl.seed)
         place = "step, piece" if self.recipe.shards else "len(sizes)"
         lines = [f'generator = stream({seed}, "augment", {epoch}, {place})']

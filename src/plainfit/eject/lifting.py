@@ -73,7 +73,6 @@ class Lifter:
         self.modules: dict[str, ModuleText] = {}
 
     def source_of(self, name: str, thing: Any = None) -> ModuleText:
-        """Return the text of a module or, in a notebook, of the cell that defines a thing."""
         module = sys.modules.get(name) or importlib.import_module(name)
         try:
             home, text = name, inspect.getsource(module)  # as it is now: it may be reloaded
@@ -179,7 +178,6 @@ class Lifter:
         return called
 
     def take_import(self, name: str, module: str, inner: str = "") -> str:
-        """Import a module, or something in it, by a name; return the name in the script."""
         if not inner and is_liftable(module):
             raise EjectError(
                 f"a module that is copied can be used by the names in it only, such as "
@@ -320,7 +318,6 @@ def is_liftable(module: str) -> bool:
 
 
 def statement_text(node: ast.stmt, source: Source) -> str:
-    """Return a module-level statement with its decorators and the comments right above it."""
     first = start = source.first_line(node) - 1
     while start > 0 and source.lines[start - 1].startswith("#"):
         start -= 1
@@ -329,7 +326,6 @@ def statement_text(node: ast.stmt, source: Source) -> str:
 
 
 def copied_attribute(node: ast.Attribute, source: ModuleText) -> str | None:
-    """Return the module that `a.b.name` takes `name` from, if its code is copied."""
     top, *parts = ast.unparse(node.value).split(".")
     found: Any = getattr(source.module, top, None)
     for part in parts:

@@ -56,8 +56,6 @@ STOPPERS = (cb.EarlyStopping, cb.TimeLimit)  # EPOCHS and STOP say when they sto
 
 
 class LoopText:
-    """The lines of a script that train and validate."""
-
     def __init__(self, recipe: Recipe, data: DataText, lifter: Lifter) -> None:
         self.recipe = recipe
         self.data = data
@@ -200,7 +198,6 @@ class LoopText:
         return usual if own is batch_size else f"{expression(own, self.lifter)}(xb, yb)"
 
     def valid_model(self) -> str:
-        """Return the model that is validated and saved: the average, once there is one."""
         averaging = self.callbacks.get("averaging")
         if averaging is None:
             return "model"
@@ -270,7 +267,6 @@ class LoopText:
         }
 
     def keeps_best(self, values: dict[str, str]) -> dict[str, str] | None:
-        """Return which value of an epoch is better than the best one so far, and how."""
         if (stopping := self.callbacks.get("keeps_best")) is None:
             return None
         column = stopping.best.monitor or self.loss_column
@@ -317,7 +313,6 @@ def by_name(callbacks: list[Any]) -> dict[str, Any]:
 
 
 def momentum_moved(schedule: Any, groups: list[dict[str, Any]], steps: int) -> dict[str, str]:
-    """Return the statement that sets the momentum of a group, and the condition for it."""
     has_momentum = [bool(group.get("momentum")) for group in groups]
     has_betas = "betas" in groups[0]
     of_step = getattr(schedule, "momentum", lambda step: None)

@@ -21,8 +21,6 @@ CONSTANTS = {"lr": "LR", "momentum": "MOMENTUM", "weight_decay": "WEIGHT_DECAY"}
 
 
 class OptimizerText:
-    """The statement that makes the optimizer, and its constants."""
-
     def __init__(self, recipe: Recipe, lifter: Lifter) -> None:
         self.recipe = recipe
         self.lifter = lifter
@@ -121,7 +119,6 @@ def path_to(name: str, model: nn.Module, root: str = "model") -> str:
 
 
 def layers_text(params: list[Tensor], roots: dict[str, nn.Module]) -> str:
-    """Return a list that unpacks the parameters of whole layers; empty if there is none."""
     texts, rest = [], params
     while rest:
         starts = [(t, p) for t, p in layers_of(roots) if p and same(p, rest[: len(p)])]
@@ -175,7 +172,6 @@ def text_of(value: Any, lifter: Lifter) -> str:
 
 
 def one_cycle(scheduler: OneCycleLR) -> dict[str, Any]:
-    """Return the arguments of a OneCycleLR, which stores them in its groups and phases only."""
     groups, phases = scheduler.optimizer.param_groups, scheduler._schedule_phases
     steps, end = scheduler.total_steps, phases[0]["end_step"]
     first, low, high = (groups[0][name] for name in ("initial_lr", "min_lr", "max_lr"))

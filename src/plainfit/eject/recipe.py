@@ -38,8 +38,6 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 @dataclass
 class Recipe:
-    """A training that happened, as a script needs it."""
-
     name: str  # the model and its data, for the first line of the script
     origin: str  # where the training is recorded, for the script's header
     command: str  # the command or function that started it

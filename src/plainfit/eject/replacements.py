@@ -82,7 +82,6 @@ class Definition:
 
 
 def imported(source: Source) -> dict[str, str]:
-    """Return the full name of everything that a text imports from torch, by its name there."""
     names: dict[str, str] = {}
     for name, full, _ in imports_in(source.nodes):
         top = name.split(".")[0]
@@ -106,7 +105,6 @@ def short(name: str) -> str:
 
 
 def references(source: Source, known: dict[str, str] | None = None) -> list[Reference]:
-    """Return the parts of torch that a text names, in its order."""
     known = imported(source) if known is None else known
     chains = [node for node in source.nodes if isinstance(node, ast.Attribute | ast.Name)]
     within = {node.value for node in chains if isinstance(node, ast.Attribute)}
@@ -166,7 +164,6 @@ def unknown_option(signature: Signature, call: ast.Call) -> ast.expr | ast.keywo
 
 
 def written_out(name: str, step: str, pools_to_one: bool = True) -> Definition | None:
-    """Return the definition that takes the place of a name of torch, if there is one."""
     family, _, rest = name.partition(".")
     if family == "optim":
         return find("optim", rest.removeprefix("swa_utils."))

@@ -29,8 +29,6 @@ Edit = tuple[int, int, str]  # start and end, as indices of the text, and the te
 
 
 class Source:
-    """A text and the tree of its statements."""
-
     def __init__(self, text: str) -> None:
         self.text = text
         self.tree = ast.parse(text)
@@ -69,7 +67,6 @@ class Source:
         return self.text[start:end]
 
     def first_line(self, statement: ast.stmt) -> int:
-        """Return the line on which a statement starts, its decorators included."""
         decorators: list[ast.expr] = getattr(statement, "decorator_list", [])
         return min([statement.lineno, *(decorator.lineno for decorator in decorators)])
 
@@ -178,7 +175,6 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 def place(thing: Any) -> str:
-    """Return where a class or function is defined, for a message."""
     try:
         file, line = inspect.getsourcefile(thing), inspect.getsourcelines(thing)[1]
     except (OSError, TypeError):
@@ -232,7 +228,6 @@ def docstring(summary: str, text: str) -> list[str]:
 
 
 def words() -> set[str]:
-    """Return every word in the templates: the names that a script may have of its own."""
     loader = templates().loader
     assert loader is not None
     texts = [loader.get_source(templates(), name)[0] for name in loader.list_templates()]
@@ -332,7 +327,6 @@ def wrapped(line: str) -> list[str]:
 
 
 def last_brackets(text: str) -> list[int]:
-    """Return where the last outermost pair of brackets starts, has its commas, and ends."""
     code = NO_CODE.sub(lambda found: "_" * len(found[0]), text)
     depth, marks, last = 0, [0], list[int]()
     for at, char in enumerate(code):

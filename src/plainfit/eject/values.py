@@ -121,7 +121,6 @@ def constructor(value: Any, lifter: Definitions) -> str:
 
 
 def arguments_of(value: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Return the arguments that an object was made with, as it stores them."""
     kind = type(value)
     if kind in (nn.ModuleList, nn.ModuleDict, OrderedDict):
         return [dict(value.items()) if isinstance(value, Mapping | nn.ModuleDict) else [*value]], {}

@@ -128,7 +128,6 @@ class PlainfitEstimator(Saving):
         return RunConfig(seed=int(seed), **{name: given[name] for name in shared})
 
     def _goes_on(self, once: bool) -> bool:
-        """Return whether to train the model that there is, rather than a new one."""
         goes_on = (once or self.warm_start) and hasattr(self, "model_")
         if goes_on and once and not hasattr(self, "optimizer_"):
             raise ConfigError(
@@ -272,7 +271,6 @@ class PlainfitEstimator(Saving):
 
 
 def with_weights(dl: Any) -> Any:
-    """Return a loader of `(xb, (yb, weights))`, where samples have weights."""
     if len(dl.dataset.tensors) == 2:
         return dl
     return WrappedDataLoader(dl, lambda xb, yb, weights: (xb, (yb, weights)))

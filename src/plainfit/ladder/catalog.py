@@ -75,7 +75,6 @@ RUNGS = (
 
 
 def find_rung(name: str) -> Rung:
-    """Return the rung with a number (`5`, `05`) or name (`optim`)."""
     for rung in RUNGS:
         if name.lower() in (str(rung.number), rung.label, rung.name):
             return rung

@@ -32,8 +32,6 @@ Rerun = Callable[[Trace, Trace], tuple[Trace, Trace]]
 
 @dataclass(frozen=True)
 class Comparison:
-    """A rung, and whether its relation to the one before holds."""
-
     trace: Trace
     relation: str
     holds: bool
@@ -62,7 +60,6 @@ class Comparison:
 
 
 def write_data(data: DataSplits, path: Path) -> None:
-    """Write a dataset as the `.npz` file that the rungs read."""
     arrays: dict[str, NDArray[Any]] = {}
     shape = data.input_shape
     for part, dataset in (("train", data.train), ("valid", data.valid)):
@@ -172,8 +169,6 @@ def start_of(trace: Trace | None) -> Parameters | None:
 
 
 def compare(relation: str, before: Trace | None, after: Trace, rerun: Rerun) -> Comparison:
-    """Compare a rung with the one before, if there is one, by a relation of the catalog."""
-
     def result(holds: bool, measured: str, difference: float | None = None) -> Comparison:
         return Comparison(after, relation, holds, measured, difference)
 

@@ -225,7 +225,6 @@ def watched_backward(watch: Callable[[Tensor], None]) -> Iterator[None]:
 
 
 def own_traceback(error: BaseException, path: str) -> str:
-    """Return the part of a traceback that begins in the program."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename != path:
         frames = frames.tb_next

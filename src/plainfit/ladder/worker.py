@@ -62,7 +62,6 @@ def run(rungs: str, data: str) -> Iterator[dict[str, Any]]:
 
 
 def step(rung: str, step: int, data: str) -> Iterator[dict[str, Any]]:
-    """Say what is in a step of a rung's training."""
     setting, samples, classes = opened(data)
     found = look_inside(find_rung(rung), setting, step, samples)
     yield {
@@ -93,7 +92,6 @@ def arrays(tensors: Parameters) -> dict[str, Any]:
 
 
 def array(tensor: Tensor) -> dict[str, Any]:
-    """Return a tensor as its shape and the bytes of its float32 values, as text."""
     values = tensor.detach().to("cpu", torch.float32).contiguous()
     return {
         "shape": list(tensor.shape),

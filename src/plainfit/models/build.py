@@ -226,7 +226,6 @@ def arguments_for(
     classes: int,
     vocabulary: int | None = None,
 ) -> dict[str, Any]:
-    """Return those of the arguments of `get_model` that the target has as parameters."""
     if target in MODELS.values() and (target in OF_TEXT) != (vocabulary is not None):
         takes = "text, by --text" if target in OF_TEXT else "images or numbers, and this is text"
         raise ModelError(

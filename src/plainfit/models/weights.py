@@ -48,15 +48,6 @@ def whole(value: Any, is_kept: bool = True) -> Any:
     return found.clone() if is_kept else None
 
 
-def like(value: Any, own: Any) -> Any:
-    """Return the part of a whole tensor that belongs to this process, as of `own`."""
-    if not hasattr(own, "full_tensor"):
-        return value
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
-
-
 class Uncompiled:
     """The state of a model by its plain names; loads it by either form of them."""
 
@@ -266,7 +257,6 @@ def transformers_for(source: str) -> Iterator[Any]:
 
 
 def text_tokenizer(source: str) -> str:
-    """Return a text model's tokenizer, with its limit and padding, as a tokenizer.json holds it."""
     with transformers_for(source) as package:
         config, found = (
             kind.from_pretrained(source.removeprefix(HUB), trust_remote_code=False)
@@ -288,7 +278,6 @@ def text_tokenizer(source: str) -> str:
 def text_model(
     source: str, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor], list[str]]:
-    """Return a text model's configuration, its weights, and those of its body that are random."""
     with transformers_for(source) as package:
         model, info = package.AutoModelForSequenceClassification.from_pretrained(
             source.removeprefix(HUB),

@@ -55,8 +55,6 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of numbers, or of choices, which are at 0, 1, 2, ..."""
-
     label: str
     limits: tuple[float, float] | None = None
     """None for the range of the data."""
@@ -163,7 +161,6 @@ def draw_parallel(
 def epoch_series(
     name: str, rows: Sequence[Mapping[str, Any]], column: str, color: int = 0
 ) -> Series:
-    """Return the values of a column of a run's history, by epochs done."""
     values = [row.get(column, math.nan) for row in rows]
     return Series(name, [row["epoch"] + 1 for row in rows], values, color)
 

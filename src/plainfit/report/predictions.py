@@ -86,7 +86,6 @@ def outputs_of(
 def score(
     model: nn.Module, data: DataSplits, batch_size: int, loss_func: Any, metric: Any
 ) -> tuple[str, Dataset[Any], float]:
-    """Return which part is scored, its samples, and the loss."""
     part, dataset = ("validation set", data.valid) if data.test is None else ("test set", data.test)
     loader = make_loader(dataset, batch_size * 2, False)  # the batches of the run's own test
     return part, dataset, validate(model, loss_func, loader, metrics=[metric])["loss"]
@@ -187,7 +186,6 @@ def of_classes(
 def class_scores(
     hits: Tensor, predicted: Tensor, present: Tensor, classes: Sequence[str]
 ) -> list[ClassScore]:
-    """Return the scores of classes or labels by their counts, each of shape (classes,)."""
     hits, predicted, present = hits.double(), predicted.double(), present.double()
     either = predicted + present
     shares = (hits / predicted, hits / present, 2 * hits / either, hits / (either - hits))
@@ -197,7 +195,6 @@ def class_scores(
 
 
 def worst_classes(scores: list[ClassScore]) -> list[ClassScore]:
-    """Return all classes in order, or the worst if they are too many for a page."""
     if len(scores) <= MAX_CLASSES:
         return scores
     # Classes without samples and predictions come last; among equals, the largest comes first.

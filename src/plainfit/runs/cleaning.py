@@ -198,7 +198,6 @@ def draw_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) -> Tensor:
 
 
 def origins_of(config: RunConfig, data: DataSplits) -> dict[str, list[str]]:
-    """Return the origin of each sample; that of a file is its path from the folder."""
     origins = data.origins()
     if not Path(config.data).is_dir():
         return origins

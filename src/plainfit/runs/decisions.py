@@ -230,7 +230,6 @@ class Cleaning:
 
 
 def compared(old: RunConfig, new: RunConfig) -> list[str]:
-    """Return the commands that train on both, and compare the runs."""
     name = Path(new.data).name.partition(".")[0]
     outs = [Path("runs", f"{name}-{which}") for which in ("before", "after")]
     trained = [

@@ -398,7 +398,6 @@ def compare(
 def score(
     format: str, model: nn.Module, call: Callable[[Tensor], Any], xb: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the scores of the model and of the file, both with the same random numbers."""
     found = []
     for what in (model, call):
         try:

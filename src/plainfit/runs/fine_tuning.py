@@ -138,7 +138,6 @@ def is_run(source: str) -> bool:
 
 
 def model_name(source: str, model: str | None, text: str | None = None) -> str:
-    """Return what the architecture of a source is called; a text model, as the source is."""
     is_hub = source.startswith(HUB)
     is_text = is_hub and (text is not None or model == source)
     if is_text and model in (None, source):

@@ -224,7 +224,6 @@ class Run:
         return {"values": "that are not recorded, of data that cannot be opened"}
 
     def samples(self, count: int) -> Tensor:
-        """Return samples of zeros, of the shape and type that its model takes."""
         dtype = torch.float32 if self.vocabulary is None else torch.int64
         return torch.zeros(count, *self.record["data"]["input_shape"], dtype=dtype)
 

@@ -69,7 +69,6 @@ def field_of(made: dict[str, Any], values: Any) -> dict[str, Any]:
 
 
 def some_values(made: dict[str, Any], values: Any) -> list[Any]:
-    """Return values of the first rows, or a usual one."""
     if isinstance(values, Texts):
         return [values.names[code] for code in values.codes[:MOST_ROWS]]
     days = values.parts["days"] if isinstance(values, Dates) else values
@@ -94,7 +93,6 @@ def date_text(days: float, with_time: bool) -> str:
 
 
 def varied(field: dict[str, Any]) -> list[Any]:
-    """Return the values that a column is varied over; none of a text."""
     if field["kind"] == "category":
         return list(field["choices"])
     if field["kind"] == "number":
@@ -110,7 +108,6 @@ def varied(field: dict[str, Any]) -> list[Any]:
 
 
 def as_written(run: Run, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its dates (of ISO 8601) in the format of the training's table."""
     written = dict(row)
     for name, made in run.columns.items():
         form, value = made.get("format", ISO), row.get(name)

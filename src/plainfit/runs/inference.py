@@ -142,7 +142,6 @@ def evaluate(
 
 
 def joinable(out: Any) -> tuple[Any, int]:
-    """Return the outputs of a batch as copies on the CPU, and the number of its samples."""
     lengths = sizes(out) | {0 for tensor in tensors_in(out) if not tensor.dim()}
     if len(lengths) != 1:
         raise ModelError(

@@ -61,7 +61,6 @@ def as_trained(run: Run, data: Any, bs: int, labelled: bool) -> Any:
 
 
 def read_as_trained(run: Run, path: Path, **written: str | None) -> Table:
-    """Read a table by the options of the training but for how it is `written`, if that is given."""
     columns = columns_of(run, path)
     texts = [name for name, made in columns.items() if kind_of(made) == "text"]
     decimals = [made["decimal"] for made in columns.values() if "decimal" in made]
@@ -87,7 +86,6 @@ def columns_of(run: Run, path: Path) -> dict[str, Any]:
 
 
 def of_table(run: Run, table: Table, y: Any, labelled: bool) -> tuple[Tensor, Any]:
-    """Return the inputs of a table, as the run's own became them, and its labels."""
     made = columns_of(run, table.path)
     if labelled and y is None:
         names = find_targets(table.path, list(table.columns), run.config.target)
@@ -141,14 +139,12 @@ def checked(run: Run, x: Any) -> Tensor:
 
 
 def encoded(run: Run, labels: Any) -> Tensor:
-    """Return labels as the run's model predicts them; a tensor of classes is that already."""
     if isinstance(labels, Tensor) and run.target.task != REGRESSION:
         return labels
     return run.target.encoded("the data", labels)
 
 
 def of_images(run: Run, path: Path, bs: int, labelled: bool) -> Iterator[Any]:
-    """Return the batches of an image, or of all images in a folder, in the order of their paths."""
     if not labelled:
         return image_batches(run, images_in(path), bs)
     if run.target.task == SEGMENTATION:

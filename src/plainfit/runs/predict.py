@@ -108,7 +108,6 @@ def write_masks(run: Run, paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def mean_of_views(run: Run, x: Tensor, views: int, pipeline: Pipeline, size: int) -> Tensor:
-    """Return the mean output over an image and augmented views of it, `size` at a time."""
     generator = stream(run.config.seed, "views")
     total, finish = torch.zeros(len(run.target.names)), outputs_of(run)[best_output(run)]
     for first in range(0, views, size):

@@ -68,7 +68,6 @@ def is_whole(value: Any, least: int) -> bool:
 
 
 def is_made(function: Any) -> bool:
-    """Return whether this is a function, or an object such as a metric that streams."""
     return (callable(function) or hasattr(function, "update")) and not isinstance(function, type)
 
 

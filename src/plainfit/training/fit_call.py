@@ -127,7 +127,6 @@ class FitCall:
 
 
 def optimizers_in(opt: Any) -> list[Optimizer]:
-    """Return the optimizers in a list, tuple or mapping, or the one that this is."""
     if isinstance(opt, Mapping):
         return list(opt.values())
     return list(opt) if isinstance(opt, list | tuple) else [opt]

@@ -222,6 +222,11 @@ class Context:
         """Whether other processes take part in this training."""
         return self.sharding is not None and self.sharding.processes.world > 1
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether each process has a part of every parameter."""
+        return self.sharding is not None and self.sharding.has_parts
+
     def ask_to_stop(self, reason: str) -> None:
         """Stop after the current step, or once the other processes know."""
         if self.has_others:
@@ -231,7 +236,7 @@ class Context:
 
     def as_the_first(self, value: bool) -> bool:
         """Return the value of the first process, of the step before where all have to know it."""
-        if self.sharding is None or not self.sharding.has_parts:
+        if not self.has_parts:
             return value
         is_due: bool = self.sharding.is_due
         self.sharding.asks = value and self.is_first and not is_due
@@ -258,7 +263,6 @@ class Context:
         return self.step == self.steps_per_epoch or self.global_step == self.max_steps
 
     def place(self) -> str:
-        """Return the current place in words, for messages."""
         of = "" if self.steps is None else f" of {self.steps}"
         return f"epoch {self.epoch}, after {self.step}{of} steps"
 

@@ -309,7 +309,6 @@ def end_epoch(context: Context, trained: float, echo: Callable[[str], None] | No
 
 
 def twice(batch: Any) -> tuple[Any, Any]:
-    """Return a batch as a pair, for a `step` that takes it whole."""
     return batch, batch
 
 

@@ -91,7 +91,6 @@ def f1(out: Tensor, yb: Tensor) -> Tensor:
 
 
 def class_dim(out: Tensor, yb: Tensor) -> int:
-    """Return which dimension of the scores has the classes, the second or the last one."""
     fitting = [d for d in {1, out.dim() - 1} if out.shape[:d] + out.shape[d + 1 :] == yb.shape]
     if len(fitting) != 1:
         many = "and not in both" if fitting else "and are in neither ('binary_accuracy' has none)"
@@ -322,7 +321,6 @@ def metric_name(metric: Any) -> str:
 
 
 def declared_modes(metrics: Iterable[Metric]) -> dict[str, str]:
-    """Return `min` or `max` by name for the metrics that have `higher_is_better`."""
     found = {metric_name(m): getattr(m, "higher_is_better", None) for m in metrics}
     return {n: "max" if better else "min" for n, better in found.items() if better is not None}
 

@@ -108,7 +108,6 @@ def flat(parts: Sequence[Tensor]) -> Row:
 
 
 def unflat(row: Row, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Return the tensors of a row, in the shapes of `parts`."""
     left = {values.dtype: values for values in row}
     found = []
     for part in parts:

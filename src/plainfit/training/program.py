@@ -99,7 +99,6 @@ class Steps(nn.Module):
         return row, self.those(made[: len(own)], True)
 
     def those(self, tensors: Sequence[Tensor], changed: bool) -> list[Tensor]:
-        """Return the tensors that a step changes, or the others."""
         return [each for each, moves in zip(tensors, self.changed, strict=True) if moves is changed]
 
 

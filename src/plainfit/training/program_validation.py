@@ -21,8 +21,6 @@ FEWEST = 64  # full batches: a program saves some 0.3 ms of each, and takes 20 s
 
 
 class TracedEvaluation:
-    """The evaluation of a batch as it is traced."""
-
     opt: Any = SimpleNamespace(param_groups=[], state={})  # it takes no step
     numbers = ()
 

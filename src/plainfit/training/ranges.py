@@ -178,7 +178,6 @@ class EpochProgram:
                 return
 
     def program(self, context: Context) -> Program:
-        """Return the program for the training as it is now: for what is frozen, for its options."""
         is_other = self.rows is not None and self.pass_of_source != context.loader_epoch
         if is_other:
             context.train_dl.seek(context.loader_epoch, context.batch)
@@ -327,7 +326,6 @@ def in_words(error: BaseException) -> str:
 
 
 def has_state(opt: Any) -> bool:
-    """Return whether an optimizer has taken its first step, in which it makes its state."""
     needs_none = isinstance(opt, SGD) and not any(group["momentum"] for group in opt.param_groups)
     return needs_none or bool(opt.state)
 

@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,27 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from plainfit.common.devices import device_of, differing, fingerprint, versions
 from plainfit.common.errors import CheckpointError
 from plainfit.data.batches import generators_of, opened, pairs_of
-from plainfit.models.weights import Uncompiled, like, plain_names, whole
+from plainfit.models.weights import Uncompiled, plain_names
+from plainfit.training.checkpoints import InParts, part_file
 from plainfit.training.history import read
 from plainfit.training.hooks import Context, warn
 
 
 def capture(context: Context, *, at_end_of_epoch: bool = False) -> dict[str, Any]:
-    """Return the state, to be written at once: its tensors are the training's own."""
+    """Return the state, to be written at once: its tensors are the training's own.
+
+    Where processes have parts of the parameters, it holds those of this process.
+    """
     context.read_losses()
     within = not at_end_of_epoch
     values = context.epoch_values if within else {}
 
-    kept = partial(whole, is_kept=context.is_first)  # which writes it; the others help
-    states = [tree_map(kept, opt.state_dict()) for opt in context.optimizers()]
+    states = [opt.state_dict() for opt in context.optimizers()]
     return {
-        "model": {name: kept(value) for name, value in model_tensors(context.model).items()},
-        "gradients": {n: kept(p.grad) for n, p in parameters_of(context) if p.grad is not None},
+        "model": model_tensors(context.model),
+        "gradients": {n: p.grad for n, p in parameters_of(context) if p.grad is not None},
         **beside_model(context),
         "optimizer": states[0] if len(states) == 1 else states,
         "callbacks": [[type(c).__name__, c.state_dict()] for c in context.callbacks],
@@ -69,7 +70,7 @@ def restore(context: Context, state: dict[str, Any]) -> None:
     load_model(context.model, state["model"])
     for name, parameter in parameters_of(context):
         grad = state["gradients"].get(name)
-        parameter.grad = None if grad is None else like(grad.to(parameter.device), parameter)
+        parameter.grad = None if grad is None else like(grad, parameter)
     load_beside_model(context, state)
     states, optimizers = state["optimizer"], context.optimizers()
     states = states if isinstance(states, list) else [states]
@@ -106,6 +107,7 @@ def begun(context: Context, folder: AbstractContextManager[None]) -> Iterator[No
         if context.has_others:
             share_state(context)
         context.restored = {}
+        part_file.cache_clear()
         yield
 
 
@@ -113,7 +115,7 @@ def share_state(context: Context) -> None:
     processes, state = context.sharding.processes, None
     if processes.rank == 0:
         # Where each process has parts of a new model, they have it from the same seed.
-        is_new_part = context.sharding.has_parts and not context.restored
+        is_new_part = context.has_parts and not context.restored
         state = {} if is_new_part else context.restored or capture(context)
     state = processes.share(state)
     if processes.rank and state:
@@ -182,10 +184,27 @@ def load_model(model: nn.Module, saved: dict[str, Any], what: str = "model") -> 
             )
     with torch.no_grad():
         for name, tensor in tensors.items():
-            tensor.copy_(like(saved[name].to(tensor.device), tensor))
-    extras = {name: value for name, value in saved.items() if not isinstance(value, Tensor)}
+            tensor.copy_(like(saved[name], tensor))
+    extras = {name: value for name, value in saved.items() if name not in tensors}
     if extras:
         Uncompiled(model).load_state_dict(extras, strict=False)
+
+
+def like(value: Any, own: Any) -> Any:
+    """Return a saved tensor on the device of `own`, or the part of it that this process has."""
+    mesh = getattr(own, "device_mesh", None)
+    if isinstance(value, InParts) and mesh is None:
+        value = value.part(0, 1)
+    if mesh is None:
+        return value.to(own.device)
+    from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+    if isinstance(value, InParts):
+        part = value.part(mesh.get_local_rank(), mesh.size()).to(own.device)
+        stride = torch.empty(value.shape, device="meta").stride()
+        divided = [Shard(value.dim)]
+        return DTensor.from_local(part, mesh, divided, shape=value.shape, stride=stride)
+    return distribute_tensor(value.to(own.device), mesh, own.placements, src_data_rank=None)
 
 
 def load_optimizer(opt: Optimizer, saved: dict[str, Any]) -> None:

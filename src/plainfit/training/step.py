@@ -147,7 +147,6 @@ def own_step(context: Context, step: Step) -> tuple[Any, int]:
 
 
 def measured(loss_func: LossFunction, metrics: Sequence[Metric]) -> LossFunction:
-    """Return the loss with the values of metrics beside it."""
     names = [metric_name(metric) for metric in metrics]
 
     def loss_and_metrics(out: Any, yb: Any) -> Any:

@@ -155,7 +155,6 @@ def traced(
 
 
 def numbers_of(slots: Sequence[tuple[dict[str, Any], str]]) -> list[float]:
-    """Return the numbers for a graph, as the optimizer has them now."""
     return [float(value) for group, name in slots for value in as_tuple(group[name])]
 
 
@@ -215,7 +214,6 @@ def constants_of(graph: Any) -> dict[str, Tensor]:
 
 
 def contents_of(graph: Any) -> str:
-    """Return a graph as text, its constants included."""
     found = constants_of(graph).items()
     constants = (f"{name} {each.dtype} {each.stride()} {each.tolist()}" for name, each in found)
     return "\n".join([graph.code, *constants])

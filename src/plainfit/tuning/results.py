@@ -69,7 +69,6 @@ class TrialResult:
 
     @property
     def last(self) -> float | None:
-        """The value, or the last intermediate value of a trial that has no value."""
         return next(reversed(self.intermediate_values), None) if self.value is None else self.value
 
     @property

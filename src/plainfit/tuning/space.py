@@ -166,7 +166,6 @@ def number(text: str) -> int | float | None:
 
 
 def value_of(name: str, text: str, kinds: Collection[type]) -> Any:
-    """Return a choice as a value of the first type that fits."""
     text = text.strip()
     if NoneType in kinds and text == "none":
         return None

@@ -69,8 +69,6 @@ class JournalLock(FileLock, JournalFileOpenLock):
 
 
 class Journal(JournalFileBackend):
-    """A journal whose errors are ours, as on a full disk."""
-
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         what = f"{self._file_path} must be writable (the same call continues the study then)"
         with raised_as(RunError, what):

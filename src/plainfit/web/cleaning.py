@@ -73,7 +73,6 @@ def routes(home: Home) -> APIRouter:
 
     @router.get("/api/clean/{name}/samples/{number}")
     def details(name: str, number: int) -> dict[str, Any]:
-        """Return the likeliest classes of a sample, and its row if it is one of a table."""
         found, one = sample(name, number)
         pairs = zip(found.classes, one.probabilities, strict=False)
         likeliest = sorted(pairs, key=lambda pair: -pair[1])

@@ -66,7 +66,6 @@ class Home:
 
 
 def language_of(request: Request) -> str:
-    """Return the first language that the address, the cookie or the browser asks for; or `en`."""
     asked = [
         request.query_params.get("lang", ""),
         request.cookies.get(COOKIE, ""),
@@ -78,7 +77,6 @@ def language_of(request: Request) -> str:
 
 @cache
 def texts(name: str, language: str) -> dict[str, str]:
-    """Return the texts by key that `templates/NAME.json` has in a language."""
     place = list(LANGUAGES).index(language)
     both = json.loads((TEMPLATES / f"{name}.json").read_text(encoding="utf-8"))
     return {key: pair[place] for key, pair in both.items()}

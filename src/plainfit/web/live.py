@@ -83,7 +83,6 @@ class Page:
 
 
 def finite(value: Any) -> Any:
-    """Return a value as JSON has it, where no number is NaN or infinite."""
     if isinstance(value, dict):
         return {key: finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -11,7 +11,6 @@ PARENTHESES = "()"
 
 
 def html(text: str) -> Markup:
-    """Return a text of the notebooks as HTML; everything in it is escaped."""
     return Markup("\n").join(block(part) for part in re.split(r"\n{2,}", text.strip()) if part)
 
 

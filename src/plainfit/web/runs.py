@@ -144,7 +144,6 @@ def line_of(seen: Seen) -> dict[str, Any]:
 
 
 def commands(run: Run, state: str) -> Iterator[tuple[str, str]]:
-    """Yield what a command is for, as a key of the page's texts, and the command."""
     folder, data = run.folder, run.record["data"]
     if state == "finished":
         yield "longer", command("resume", folder, "--epochs", 2 * run.settings["epochs"])

@@ -228,7 +228,6 @@ def worker() -> FastAPI:
 def image_bytes(
     run: Run, shape: tuple[int, int, int], images: Sequence[tuple[str, bytes]]
 ) -> Tensor:
-    """Return images as the training's were, uint8 of shape (samples, *shape)."""
     pixels = []
     for name, content in images:
         try:
@@ -240,7 +239,6 @@ def image_bytes(
 
 
 def table_inputs(run: Run, rows: Sequence[dict[str, Any]]) -> Tensor:
-    """Return rows of a table as the training's were, float32 of shape (rows, inputs)."""
     import pyarrow
 
     if short := [name for row in rows for name in run.columns if name not in row]:

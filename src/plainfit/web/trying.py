@@ -97,7 +97,6 @@ def routes(home: Home) -> APIRouter:
 
     @router.post(f"{at}/picture")
     def picture(name: str, image: Annotated[UploadFile, File()]) -> dict[str, Any]:
-        """Return what a model sees of a picture, and what it answers."""
         own = tried(name)
         xb, how = picture_input(own.run, image.file.read())
         return {"seen": seen(xb), "how": how, "answer": answer(own, xb)}
@@ -143,7 +142,6 @@ def routes(home: Home) -> APIRouter:
 
     @router.post(f"{at}/row")
     def answer_row(name: str, row: Row) -> dict[str, Any]:
-        """Return what a model answers for a row."""
         own = tried(name)
         return {"answer": answer(own, rows_input(own.run, [row]))}
 
@@ -151,7 +149,6 @@ def routes(home: Home) -> APIRouter:
     def curves(
         name: str, row: Row, of: Annotated[str | None, Body(embed=True)] = None
     ) -> dict[str, Any]:
-        """Return what a model answers for a row in which one column after the other varies."""
         own = tried(name)
         output = own.output(rows_input(own.run, [row]), of)
         points = {field["name"]: varied(field) for field in own.form[0][:MOST_CURVES]}
@@ -217,7 +214,6 @@ def rows_input(run: Run, rows: list[dict[str, Value]]) -> Tensor:
 
 
 def answer(own: Tried, xb: Tensor) -> dict[str, Any]:
-    """Return what is predicted of a sample; of a segmentation a picture, and shares of pixels."""
     found = own.found(xb)
     target = own.run.target
     if target.task != SEGMENTATION:
@@ -248,7 +244,6 @@ def signed(values: Tensor) -> Image.Image:
 
 
 def layer(name: str, values: Tensor) -> dict[str, Any]:
-    """Return what a layer gives as a sheet: its maps, or a square of its numbers."""
     if values.dim() == 1:
         side = int(np.ceil(len(values) ** 0.5))
         square = torch.zeros(-(-len(values) // side) * side)

@@ -128,7 +128,6 @@ def are_days(numbers: NDArray[Any], least: float, most: float) -> bool:
 
 
 def differ_and_whole(numbers: NDArray[Any]) -> bool:
-    """Return whether all numbers are whole, and each is there once."""
     return all(
         bool((some % 1 == 0).all()) and len(np.unique(some)) == len(some)
         for some in (numbers[:FIRST], numbers[: 50 * FIRST], numbers)

@@ -30,7 +30,6 @@ AT_ONCE = 4096  # rows that are stacked within the processor's cache
 def learn(
     name: str, values: Values, train_rows: NDArray[np.int64], missing: str, embed_above: int | None
 ) -> Made:
-    """Return how a column becomes inputs, learned from the training rows."""
     if isinstance(values, Texts):
         found = np.unique(values.codes[train_rows]).tolist()
         made: Made = {"categories": sorted(values.names[at] for at in found)}
@@ -134,7 +133,6 @@ def stacked(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
 
 
 def prepared(table: Table, made: Mapping[str, Made]) -> tuple[NDArray[Any], list[str]]:
-    """Return the rows of a table as those of another were made; and notes."""
     inputs: dict[str, NDArray[Any]] = {}
     problems, notes = [], []
     for name, info in made.items():

@@ -108,7 +108,6 @@ def named_columns(path: Path, option: str, text: str | None, columns: Collection
 
 
 def names_in(text: str | None, columns: Collection[str] = ()) -> list[str]:
-    """Return the names in a setting such as `id,name`; a column of just that name is one."""
     if text is not None and text in columns:
         return [text]
     return [name for part in (text or "").split(",") if (name := part.strip())]
@@ -235,7 +234,6 @@ def read_columns(
 
 
 def frame_columns(frame: Any) -> Table:
-    """Return the columns of a data frame, as those of a file are read."""
     import pyarrow
 
     with raised_as(DataError, "the data frame must be one that pyarrow reads"):

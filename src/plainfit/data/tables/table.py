@@ -241,7 +241,6 @@ def labelled_rows(table: Table, written: Mapping[str, Any], task: str | None) ->
 def target_values(
     table: Table, written: Mapping[str, Any], task: str | None = None
 ) -> NDArray[Any]:
-    """Return the values of the target, or of several as columns of numbers."""
     if len(written) == 1:
         ((name, text),) = written.items()
         return label_values(table, name, text, task)
@@ -355,7 +354,6 @@ def lost_digits(name: str, written: Any, is_large: bool) -> list[str]:
 
 
 def split_by_columns(table: Table, options: TableOptions, split: Split) -> Split:
-    """Return the split with the groups or the order of the rows."""
     groups, order = (
         options.named(option, table.columns, table.path) for option in ("group_by", "order_by")
     )

@@ -200,19 +200,22 @@ class Checkpointing(Callback):
         self.last = time.perf_counter()
         if broken_parameter(context):
             return  # the next step's loss will raise an error; the last valid one must stay
-        state = capture(context, at_end_of_epoch=at_end_of_epoch) | {"setup": self.setup}
-        if not context.is_first:
+        parted = context.sharding.processes if context.has_parts else None
+        if not (context.is_first or parted):
             return
+        state = capture(context, at_end_of_epoch=at_end_of_epoch) | {"setup": self.setup}
         try:
-            checkpoints.save(self.folder, context.global_step, state)
+            checkpoints.save(self.folder, context.global_step, state, parted)
         except (OSError, CheckpointError) as error:
-            warn(
-                f"no checkpoint could be written to {self.folder} ({error}); training goes on, "
-                f"tries again after {self.every_seconds:g} s, and the last good one stays"
-            )
+            if context.is_first:
+                warn(
+                    f"no checkpoint could be written to {self.folder} ({error}); training goes on, "
+                    f"tries again after {self.every_seconds:g} s, and the last good one stays"
+                )
             return
         self.saved_step = context.global_step
-        checkpoints.prune(self.folder, self.keep, self.best_step)
+        if context.is_first:
+            checkpoints.prune(self.folder, self.keep, self.best_step)
 
 
 def check_epochs(epochs: int, position: dict[str, Any], folder: Path) -> None:
