@@ -59,6 +59,9 @@ class Process:
         if self.poll() is None:
             os.kill(self.pid, number)
 
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+
 
 def started(env):
     """Start a worker in the current folder, and leave its number in a file."""

@@ -97,7 +97,7 @@ def restarts(launched):
 def test_a_worker_that_is_stopped(whole, launch, tmp_path):
     events = [("1", 9, STOP)]
     code, _, err, left = launch(*TWO, "--max-restarts", 1, events=events, timeout=20.0).end()
-    assert (code, left) == (0, [])
+    assert (code, left) == (0, []), err
     assert err == (
         "note   all processes of a training must go on, and another one has ended, or did not "
         "answer for 20 s (set by PLAINFIT_TIMEOUT), in epoch 0, after 2 of 10 steps; restart 1 of "
