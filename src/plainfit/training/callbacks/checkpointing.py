@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from plainfit.common.errors import CheckpointError, ConfigError, RunError, raised_as
-from plainfit.common.files import one_writer, remove_temporary, write_whole
+from plainfit.common.files import one_writer, remove_temporary, write_whole, writing
 from plainfit.data.batches import innermost, order_of
 from plainfit.models.weights import weights_to_bytes
 from plainfit.training import checkpoints
@@ -101,12 +101,8 @@ class Checkpointing(Callback):
             self.setup = setup_of(context)
             yield
             return
-        try:
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"the checkpoint folder {self.folder} must be writable ({error.strerror})"
-            ) from error
         with one_writer(self.folder):
             self.begin(context, resume, echo)
             yield
