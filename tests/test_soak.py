@@ -46,7 +46,7 @@ def test_the_ladder_holds_on_mnist(mnist_folder):
     )  # fmt: skip
     print(f"\n{done.stdout}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "15 of 15 relations hold" in done.stdout
+    assert "16 of 16 relations hold" in done.stdout
 
 
 def test_the_commands_of_the_example_run_in_order(tmp_path, mnist_folder):

@@ -231,6 +231,17 @@ def huge_shape() -> bytes:
     return b"cnumpy._core.numeric\n_frombuffer\n(C\x01x" + dtype + shape + b"X\x01\x00\x00\x00CtR."
 
 
+def npz_of_4_gib() -> bytes:
+    """Return an npz of which an array of 12 numbers claims to take 4 GB of the file."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("x.npy", formats.npy(np.arange(12.0)))
+    content = bytearray(out.getvalue())
+    at = content.rindex(b"PK\x01\x02") + 20
+    content[at : at + 4] = b"\xf0\xff\xff\xef"
+    return bytes(content)
+
+
 BOMBS = {
     "an IDX file of 2**128 bytes": ("idx", "refused", lambda: b"\0\0\x08\x04" + b"\xff" * 16),
     "an IDX file of no huge images": (
@@ -250,6 +261,7 @@ BOMBS = {
         "refused",
         lambda: npz_of(npy_header("(1099511627776,)", "<U0")),
     ),
+    "an npz of 4 GB in the file": ("npz", "refused", npz_of_4_gib),
     "a pickle of many instructions": ("pickles", "refused", lambda: b"]" * 2**22),
     "a gzipped pickle of 1 GiB": ("mnist_pickle", "refused", gzip_bomb),
     "a pickle of arrays of one text": ("pickles", "read", shared_text),
@@ -277,5 +289,5 @@ def test_a_bomb_does_not_go_off(folder, monkeypatch, bomb):
     kind, outcome, make = BOMBS[bomb]
     fmt, content = format_of(kind, folder), make()
     fmt.read(fmt.wrap(fmt.corpus[0], 1))  # imports and starts threads: they are not the bomb's
-    with limits() as heard:
+    with limits(2**29) as heard:
         assert judge(dataclasses.replace(fmt, check=lambda *_: None), content, heard)[0] == outcome

@@ -139,9 +139,9 @@ def read_zipped_arrays(path: Path) -> dict[str, NDArray[Any]]:
         with warnings.catch_warnings(), zipfile.ZipFile(path) as file:
             warnings.simplefilter("ignore")  # NumPy's, about headers of Python 2
             members = [member for member in file.infolist() if member.filename.endswith(".npy")]
-            unpacked = sum(member.file_size for member in members)
-            if unpacked > most_memory(path):
-                raise ValueError(f"it claims to unpack to {unpacked} bytes")
+            claimed = sum(max(member.file_size, member.compress_size) for member in members)
+            if claimed > most_memory(path):
+                raise ValueError(f"it claims to hold {claimed} bytes")
             return {
                 member.filename.removesuffix(".npy"): parse_npy(file.read(member))
                 for member in members

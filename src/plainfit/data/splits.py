@@ -240,7 +240,7 @@ def make_splits(
     rows = rows or split_rows(name, strata(target, encoded), split)
     notes += check_target(name, target, {p: encoded[of][at] for p, (of, at) in rows.items()})
     if target.task == REGRESSION:
-        target, encoded = standardised(target, encoded, rows["train"][1])
+        target, encoded = standardised(name, target, encoded, rows["train"][1])
     notes += copies(hashes, rows) if hashes else []
     sets = {
         part: make_dataset(parts[source][0], encoded[source], at)
@@ -269,13 +269,22 @@ def strata(target: Target, labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def standardised(
-    target: Target, numbers: Mapping[str, Tensor], train: Tensor
+    name: str, target: Target, numbers: Mapping[str, Tensor], train: Tensor
 ) -> tuple[Target, dict[str, Tensor]]:
     """Return numbers as (number - mean) / std of the training samples, and a target with those."""
     given = numbers["train"][train].double()
     pairs = zip(given.mean(0).tolist(), given.std(0, correction=0).tolist(), strict=True)
     target = replace(target, scaling=tuple(Scaling(*pair) for pair in pairs))
-    return target, {part: target.scaled(of) for part, of in numbers.items()}
+    scaled = {part: target.scaled(of) for part, of in numbers.items()}
+    for part, of in scaled.items():
+        for row, column in (~of.isfinite()).nonzero().tolist():
+            raise DataError(
+                f"{name}: numbers of a target must be within 3e38 standard deviations of their "
+                f"mean, and {target.names[column]!r} has {float(numbers[part][row, column]):g} in "
+                f"{part} (standard deviation {target.scaling[column].std:g}); use another unit, or "
+                "leave such rows out"
+            )
+    return target, scaled
 
 
 def check_scales(name: str, parts: Mapping[str, Samples]) -> list[str]:

@@ -76,16 +76,17 @@ def check_column(
         return [f"column {name!r} is text: {len(categories)} categories in {train} training rows"]
     if alike := lookalikes(categories, f"texts of column {name!r}"):
         return alike
-    ends = {float(np.nanmin(codes)), float(np.nanmax(codes))} if codes is values else set()
+    known = codes[~np.isnan(codes)] if codes is values else codes[:0]
+    ends = {float(known.min()), float(known.max())} if len(known) else set()
     if ends and are_days(codes, min(ends), max(ends)):
         return [
             f"column {name!r} has numbers like the date {min(ends):.0f}, and stays a number; "
             "written as 2026-01-31, the parts of dates would be inputs"
         ]
     for mark in ends & MARKS_OF_GAPS:
-        count, others = int((codes == mark).sum()), codes[codes != mark]
+        count, others = int((known == mark).sum()), known[known != mark]
         if count > 1 and len(others) and not (others < 0 if mark < 0 else 5 * others > mark).any():
-            rest = "0 or more" if mark < 0 else f"up to {np.nanmax(others):g}"
+            rest = "0 or more" if mark < 0 else f"up to {others.max():g}"
             return [
                 f"column {name!r}: {count} of {len(codes)} values are {mark:g}, the others {rest}; "
                 f"if it means a gap, --na {mark:g}"
@@ -129,7 +130,7 @@ def are_days(numbers: NDArray[Any], least: float, most: float) -> bool:
 
 def differ_and_whole(numbers: NDArray[Any]) -> bool:
     return all(
-        bool((some % 1 == 0).all()) and len(np.unique(some)) == len(some)
+        bool((some == np.floor(some)).all()) and len(np.unique(some)) == len(some)
         for some in (numbers[:FIRST], numbers[: 50 * FIRST], numbers)
     )
 
