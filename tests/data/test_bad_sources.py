@@ -119,7 +119,7 @@ def write_csv(path):
 @pytest.mark.parametrize(
     ("name", "write", "says"),
     [
-        ("a.npz", write_npz, "it claims to unpack to 976256 bytes"),
+        ("a.npz", write_npz, "it claims to hold 976256 bytes"),
         ("a.parquet", write_parquet, "it claims to hold 200000 values"),
         ("a.csv", write_csv, "more than 500 inputs, too many for a table of 3500 training rows"),
     ],

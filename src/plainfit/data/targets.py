@@ -77,7 +77,6 @@ class Target:
         return torch.tensor([numbers[text] for text in values], dtype=torch.int64)
 
     def text(self, y: Tensor) -> str:
-        """Return a label in words: a class, labels, numbers, or the classes of the pixels."""
         if self.task == CLASSIFICATION:
             return self.names[int(y)]
         if self.task == SEGMENTATION:

@@ -272,7 +272,6 @@ def words(tree: ast.AST) -> Iterator[str]:
 
 
 def is_tensor(node: ast.expr) -> bool:
-    """Return whether an expression is clearly no module, as in `(a == b).float()`."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         return hasattr(torch.Tensor, node.func.attr) and node.func.attr not in OWN_METHODS
     return isinstance(node, ast.BinOp | ast.Compare)

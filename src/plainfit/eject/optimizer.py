@@ -135,7 +135,6 @@ def same(some: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
 
 
 def scheduler_text(scheduler: LRScheduler, lifter: Lifter) -> str:
-    """Return the call that makes a scheduler like this one as it was at the start."""
     kind = type(scheduler)
     kept = one_cycle(scheduler) if isinstance(scheduler, OneCycleLR) else vars(scheduler)
     options = {}

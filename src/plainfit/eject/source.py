@@ -145,7 +145,6 @@ def global_names(source: Source, code: CodeType) -> Iterator[tuple[str, int, int
 
 
 def renaming(source: Source, names: Mapping[str, str]) -> list[Edit]:
-    """Return the edits that give the names of a module others, and leave those of functions."""
     edits = {
         (start, end, names[name])
         for name, start, end in source.global_names

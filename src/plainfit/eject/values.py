@@ -111,7 +111,6 @@ def named(value: Any, lifter: Definitions) -> str:
 
 
 def constructor(value: Any, lifter: Definitions) -> str:
-    """Return the call that makes an object like this one, from the arguments that it stores."""
     positional, keywords = arguments_of(value)
     return call(
         named(type(value), lifter),

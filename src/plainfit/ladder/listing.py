@@ -126,7 +126,6 @@ def marked(old: list[str], new: list[str]) -> tuple[Marks, Marks]:
 
 
 def different(a: list[str], b: list[str]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the characters of two lines, given as words, that are not in the other."""
     codes = compared(a, b).get_opcodes()
     found = []
     for words, sides in (

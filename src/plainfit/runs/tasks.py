@@ -97,7 +97,6 @@ def is_imbalanced(data: DataSplits) -> bool:
 
 
 def balanced_accuracy(out: Tensor, yb: Tensor) -> Tensor:
-    """Return the mean over the classes of the share of their samples that are recognised."""
     counts = yb.bincount()
     right = yb[out.argmax(dim=1) == yb].bincount(minlength=len(counts))
     return (right / counts)[counts > 0].mean()

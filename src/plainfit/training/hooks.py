@@ -263,6 +263,7 @@ class Context:
         return self.step == self.steps_per_epoch or self.global_step == self.max_steps
 
     def place(self) -> str:
+        """Return the current place in words, for messages."""
         of = "" if self.steps is None else f" of {self.steps}"
         return f"epoch {self.epoch}, after {self.step}{of} steps"
 

@@ -237,6 +237,7 @@ BY_NAME: dict[str, Callable[[int], Schedule]] = {
 
 
 def named_schedule(name: str, steps: int) -> Schedule:
+    """Return the schedule of that name over so many steps, with its usual settings."""
     if name not in BY_NAME:
         raise ConfigError(unknown_name("schedule", name, BY_NAME))
     return BY_NAME[name](steps)

@@ -180,7 +180,6 @@ class Reports:
 
 
 def groups() -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return the fields of the form: those that matter most as `first`, the others by group."""
     found = {item.name: field_of(item.name, item.default) for item in fields(RunConfig)}
     rest = [name for name in SETTINGS if name not in FIRST]
     named = [("first", [found[name] for name in FIRST])]

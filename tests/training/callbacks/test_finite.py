@@ -249,7 +249,7 @@ def test_a_model_is_not_touched_to_find_that_out_and_a_script_gives_the_same(tmp
     assert not differing(weights, model.state_dict())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of a class that depends on torch's version
 def test_a_loss_that_cannot_be_seen_names_the_label():
     model, scripted = network(), torch.jit.script(written_out)
     dl = batches(5, 5)

@@ -69,6 +69,7 @@ class EpochLog(Callback):
     on_epoch_end = on_stop = update
 
     def lines(self, context: Context, written: int) -> list[str]:
+        """Return the lines after the first `written` ones."""
         raise NotImplementedError
 
 

@@ -422,6 +422,7 @@ def warmed_up_mean(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], N
 
 
 def warmed_up(decay: float, count: int) -> float:
+    """Return the decay of a moving average of `count` weights."""
     return min(decay, (1 + count) / (10 + count))
 
 
