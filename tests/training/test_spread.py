@@ -315,19 +315,31 @@ def test_a_damaged_part_makes_the_one_before_the_newest(message, tmp_path, recwa
     assert text.endswith("trying the one before")
 
 
+class Alone:
+    """One process that hears of another one's file."""
+
+    rank, world = 0, 1
+
+    def __init__(self, name):
+        self.name = name
+
+    def gather(self, value):
+        return [value, (self.name, "")]
+
+
 def test_a_part_is_a_file_beside_the_checkpoint(tmp_path):
-    class Alone:
-        rank, world = 0, 1
-
-        def gather(self, value):
-            return [("../elsewhere.part", "")]
-
     (tmp_path / "elsewhere.part").write_bytes(b"")
     (tmp_path / "run").mkdir()
-    checkpoints.save(tmp_path / "run", 0, {}, Alone())
+    checkpoints.save(tmp_path / "run", 0, {}, Alone("../elsewhere.part"))
     texts = []
     assert checkpoints.newest(tmp_path / "run", texts.append) is None
     assert "a part must be a file beside it, and one is '../elsewhere.part'" in texts[0]
+
+
+def test_the_folder_must_be_shared(tmp_path):
+    match = "every process must write its part, and the first one does not see their files: share"
+    with pytest.raises(PlainfitError, match=match):
+        checkpoints.save(tmp_path, 0, {}, Alone("on-another-machine.part"))
 
 
 def test_all_know_that_one_process_could_not_write(tmp_path, monkeypatch):

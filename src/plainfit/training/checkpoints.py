@@ -204,7 +204,7 @@ def from_bytes(data: bytes, folder: Path | None = None) -> dict[str, Any]:
 
     size = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + size])["__metadata__"]
-    if metadata["format"] not in (FORMAT, WITH_PARTS):
+    if metadata["format"] not in (FORMAT, FORMAT if folder is None else WITH_PARTS):
         raise ValueError(f"its format is {metadata['format']!r}, not {FORMAT!r}")
     paths = []
     if folder is not None:
