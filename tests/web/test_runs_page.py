@@ -325,6 +325,7 @@ def test_a_training_goes_on_when_the_page_ends(tmp_path):
         cwd=tmp_path, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     server, process, folder = Server(tmp_path), None, tmp_path / "runs" / "mine"
+    assert app.stdout.readline().startswith("note   there is no folder runs yet: ")
     server.address, token = re.search(r"(\S+)/\?token=(\S+),", app.stdout.readline()).groups()
     settings = {"model": "logistic", "epochs": "1000000"}
     try:

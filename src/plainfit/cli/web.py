@@ -43,6 +43,8 @@ def app(
 
     if runs.exists() and not runs.is_dir():
         raise RunError(f"the folder of runs must be a folder, and {runs} is not")
+    if not runs.exists():
+        show(f"note   there is no folder {runs} yet: the page has no runs until one is trained")
     token = secrets.token_urlsafe(16)
     page = create_page(runs, token, any_host=host not in LOCAL)
     if host not in LOCAL:
