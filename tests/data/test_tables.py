@@ -723,3 +723,11 @@ def test_what_is_not_embedded(tmp_path):
     assert open_data(tmp_path / "t.csv", drop="who", embed_above=13).embeddings == {}
     with pytest.raises(DataError, match="84 training rows, and at most 50 are embedded: leave"):
         open_data(tmp_path / "t.csv", embed_above=8)
+
+
+def test_signalling_nans_are_gaps_without_a_warning(tmp_path):
+    a = np.arange(60) / 7
+    a[7] = np.frombuffer(bytes.fromhex("010000000000f47f"))[0]
+    table = pa.table({"a": a, "target": np.arange(60) % 2})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    assert open_data(tmp_path / "t.parquet").train.tensors[0].isfinite().all()

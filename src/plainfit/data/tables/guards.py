@@ -128,6 +128,7 @@ def are_days(numbers: NDArray[Any], least: float, most: float) -> bool:
     return not (~np.isnan(numbers) & (wrong | (month > 12) | (month < 1))).any()
 
 
+@np.errstate(invalid="ignore")  # of a signalling NaN
 def differ_and_whole(numbers: NDArray[Any]) -> bool:
     return all(
         bool((some == np.floor(some)).all()) and len(np.unique(some)) == len(some)
