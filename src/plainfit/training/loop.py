@@ -251,7 +251,8 @@ def fit(
                     loss, n = own_step(context, step)
                 context.count(loss, n)
                 context.call("on_step_end")
-                context.agree()
+                if sharding is not None:
+                    context.agree()
                 del xb, yb, loss  # what lives on lies between the large tensors of two steps
                 context.xb = context.yb = context.loss = None
                 if context.stop:
