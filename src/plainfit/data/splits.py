@@ -277,7 +277,7 @@ def standardised(
     target = replace(target, scaling=tuple(Scaling(*pair) for pair in pairs))
     scaled = {part: target.scaled(of) for part, of in numbers.items()}
     for part, of in scaled.items():
-        for row, column in (~of.isfinite()).nonzero().tolist():
+        for row, column in (~of.isfinite()).nonzero()[:1].tolist():
             raise DataError(
                 f"{name}: numbers of a target must be within 3e38 standard deviations of their "
                 f"mean, and {target.names[column]!r} has {float(numbers[part][row, column]):g} in "

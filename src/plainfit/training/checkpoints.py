@@ -28,6 +28,7 @@ from torch import Tensor
 
 from plainfit.common.errors import CheckpointError, raised_as
 from plainfit.common.files import write_whole
+from plainfit.models.weights import sha256_of
 from plainfit.training.processes import Processes
 
 FORMAT, WITH_PARTS = "plainfit-checkpoint-1", "plainfit-checkpoint-2"
@@ -95,12 +96,13 @@ def save(
     tensors: dict[str, Any] = {}
     tree = pack(state, "", tensors, {})
     own = {n: tensors.pop(n).to_local() for n in [*tensors] if hasattr(tensors[n], "to_local")}
-    metadata = {"format": FORMAT, "state": json.dumps(tree)}
+    metadata = {"format": FORMAT}
     if processes is not None:
         files = save_parts(folder, step, own, processes)
         if processes.rank:
             return None
-        metadata |= {"format": WITH_PARTS, "files": json.dumps(files)}
+        metadata = {"format": WITH_PARTS, "files": json.dumps(files)}
+    metadata["state"] = json.dumps(tree)
     return save_file(folder, f"{step:012d}-{{}}.safetensors", tensors, metadata)
 
 
@@ -127,16 +129,14 @@ def save_file(folder: Path, name: str, tensors: dict[str, Tensor], metadata: Any
     path = folder / name.format(digest.hexdigest())
     write_whole(path, *parts)
     try:
-        check_file(path)
+        check_sha256(path, sha256_of(path))
     except CheckpointError:
         path.unlink()
         raise
     return path
 
 
-def check_file(path: Path) -> None:
-    with path.open("rb") as file:  # piece by piece: it may be large
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+def check_sha256(path: Path, found: str) -> None:
     wanted = path.stem.rpartition("-")[2]
     if found != wanted:
         raise CheckpointError(
@@ -154,8 +154,9 @@ def newest(folder: Path, report: Callable[[str], object]) -> tuple[Path, dict[st
     """Return the newest valid checkpoint and its state, or None; report each damaged one."""
     for path in reversed(listed(folder)):
         try:
-            check_file(path)
-            return path, from_bytes(path.read_bytes(), folder)
+            data = path.read_bytes()
+            check_sha256(path, hashlib.sha256(data).hexdigest())
+            return path, from_bytes(data, folder)
         except (CheckpointError, OSError) as error:
             report(f"{error}; trying the one before")
     return None
@@ -163,15 +164,14 @@ def newest(folder: Path, report: Callable[[str], object]) -> tuple[Path, dict[st
 
 def prune(folder: Path, keep: int, best_step: int) -> None:
     """Remove all checkpoints but the `keep` newest and the one of the step `best_step`."""
-    for path in listed(folder)[:-keep]:
-        if int(path.name[:12]) != best_step:
-            with suppress(OSError):  # the folder has become read-only
-                path.unlink()
-    steps = {path.name[:12] for path in listed(folder)}
-    for path in folder.glob("*.part"):
-        if NAME.fullmatch(path.name) and path.name[:12] not in steps:
-            with suppress(OSError):
-                path.unlink()
+    there = listed(folder)
+    kept = [path for path in there if path in there[-keep:] or int(path.name[:12]) == best_step]
+    steps = {path.name[:12] for path in kept}
+    parts = [path for path in folder.glob("*.part") if NAME.fullmatch(path.name)]
+    parts = [path for path in parts if path.name[:12] not in steps]
+    for path in [path for path in there if path not in kept] + parts:
+        with suppress(OSError):  # the folder has become read-only
+            path.unlink()
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:
@@ -212,7 +212,7 @@ def from_bytes(data: bytes, folder: Path | None = None) -> dict[str, Any]:
             if not NAME.fullmatch(name):
                 raise ValueError(f"a part must be a file beside it, and one is {name!r}")
             paths.append(folder / name)
-            check_file(paths[-1])
+            check_sha256(paths[-1], sha256_of(paths[-1]))
     state = unpack(json.loads(metadata["state"]), load(data), paths)
     if not isinstance(state, dict):
         raise TypeError("it holds no dict")
