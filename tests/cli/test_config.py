@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plainfit.cli.config import read_config, to_toml
+from plainfit.common.devices import bf16_pays
 from plainfit.data.open_data import open_data
 from plainfit.runs.settings import RunConfig, preset
 
@@ -232,11 +234,27 @@ def test_the_run_of_a_stranger_names_no_code_to_import(plainfit, trained_run, tm
     assert not (tmp_path / "IMPORTED").exists()
 
 
+@pytest.mark.parametrize(
+    ("known", "pays"),
+    [
+        ({}, True),  # another torch, which does not say
+        ({"cpu_name": "AMD EPYC"}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, False),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Neoverse-V1", "bf16": True}, True),
+    ],
+)
+def test_bf16_pays_by_the_instructions_of_the_processor(known, pays, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: known, raising=False)
+    assert bf16_pays(torch.device("cpu")) is pays
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_printed_preset_has_the_precision_of_this_processor(
     plainfit, tmp_path, monkeypatch, precision
 ):
-    monkeypatch.setattr("plainfit.common.devices.has_bf16", lambda device: precision == "bf16")
+    monkeypatch.setattr("plainfit.common.devices.bf16_pays", lambda device: precision == "bf16")
     code, text, err = plainfit("train", "--preset", "fast", "--print-config")
     assert (code, "fp32 in place of bf16" in err) == (0, precision == "fp32")
     (tmp_path / "a.toml").write_text(text)

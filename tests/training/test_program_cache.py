@@ -253,6 +253,14 @@ from test_program_cache import train
 train(checkpoint=sys.argv[1], echo=lambda line: print(line, file=sys.stderr, flush=True))
 """
 
+ALONE = """
+import subprocess
+from test_program_cache import train
+
+subprocess.Popen = None  # torch's own way to load would start some, for a second
+print(*train()[1], sep="\\n")
+"""
+
 
 class Clear(pf.Callback):
     in_program = "after"
@@ -283,6 +291,8 @@ def test_a_real_program_is_stopped_resumed_kept_and_cleared(cache, tmp_path, mon
     assert notes[0] == COMPILING
     assert notes[1].startswith(f"{ARE}in ")
     assert notes[1].endswith(" s, kept for the next time")
+    found = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, env=env)
+    assert (found.stdout, found.stderr) == (f"{ARE}before\n", "")
     whole, notes = train(callbacks=[Clear()])
     assert notes == [f"{ARE}before"]
     assert programs() == []

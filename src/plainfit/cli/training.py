@@ -55,7 +55,7 @@ def train(
         str | None,
         Option(
             help="Settings chosen for images: fastest, fast or accurate; other options override "
-            "them. Their bf16 becomes fp32 where the processor has no instructions for it."
+            "them. Their bf16 becomes fp32 on a processor where that is faster."
         ),
     ] = None,
     processes: Processes = 1,
@@ -71,11 +71,11 @@ def train(
     config = RunConfig(**options)  # checked before torch loads
     is_choice = preset is not None and not is_given(context, "precision")
     if is_choice and config.precision == "bf16":
-        from plainfit.common.devices import has_bf16, pick_device
+        from plainfit.common.devices import bf16_pays, pick_device
 
-        if not has_bf16(pick_device(config.device)):
+        if not bf16_pays(pick_device(config.device)):
             config = replace(config, precision="fp32")
-            text = "note   fp32 in place of bf16, for which the processor has no instructions"
+            text = "note   fp32 in place of bf16: it is faster on this processor"
             if not json_:
                 show(text, sys.stderr if print_config else None)
     if print_config:

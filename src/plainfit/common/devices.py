@@ -65,11 +65,12 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Return whether the device computes in bfloat16; a CPU without such instructions is slow."""
+def bf16_pays(device: torch.device) -> bool:
+    """Return whether bfloat16 beats float32; on Intel's CPUs that needs AMX (docs/log.md)."""
     read: Any = getattr(torch.cpu, "get_capabilities", dict)  # since torch 2.12
     known = read() if device.type == "cpu" else {}
-    return not known or any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    names = ["amx_bf16", "bf16"] + ["avx512_bf16"] * ("Intel" not in known.get("cpu_name", ""))
+    return not known or any(known.get(name) for name in names)
 
 
 def threads_for(model: nn.Module, sample: Any, batch_size: int) -> int:

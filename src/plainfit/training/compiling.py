@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from plainfit.common.devices import device_of, has_bf16
+from plainfit.common.devices import bf16_pays, device_of
 from plainfit.common.errors import ConfigError, unknown_name
 from plainfit.data.batches import called, caller, tensors_in
 from plainfit.training.callbacks.stopping import NonFiniteGuard
@@ -57,10 +57,8 @@ def computation(
     """
     model, tell = context.model, echo or (lambda line: None)
     cast = autocast(precision, device_of(model))
-    if precision == "bf16" and not has_bf16(device_of(model)):
-        tell(
-            "note   bf16 is slow here: the processor has no instructions for it, and fp32 is faster"
-        )
+    if precision == "bf16" and not bf16_pays(device_of(model)):
+        tell("note   bf16 is slow on this processor, and fp32 is faster")
 
     def in_precision(xb: Any, yb: Any) -> Any:
         with cast:
