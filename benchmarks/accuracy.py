@@ -14,7 +14,7 @@ from results import save_section
 from data import find_mnist
 
 SEEDS = 5
-PRESETS = {"fastest": (0.990, 5), "fast": (0.995, 30), "accurate": (0.997, 150)}  # accuracy, s
+PRESETS = {"fastest": (0.990, 2), "fast": (0.995, 15), "accurate": (0.997, 150)}  # accuracy, s
 RECIPES = {
     "PyTorch's example `mnist`": ("recipe_torch.py", "here", 14),
     "Keras's example `mnist_convnet`, on JAX": ("recipe_keras.py", "jax", 15),

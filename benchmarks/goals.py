@@ -48,7 +48,14 @@ def of_speed(speed: dict[str, Any]) -> Iterator[Row]:
         ours, theirs = (logistic[name]["peak_rss_mib"] for name in ("plainfit-bytes", "tutorial"))
         yield at_most("peak memory, images as bytes, by the tutorial's", 0.6, ours / theirs)
     yield from of_peers("cnn", cnn, "plainfit", 1.7)
-    yield from of_peers("cnn", cnn, "plainfit-compile", 3.5, ", with `compile`")
+    for model, by_name, name in (
+        ("logistic", logistic, "plainfit-epoch-bytes"),
+        ("cnn", cnn, "plainfit-epoch-channels-last"),
+    ):
+        yield from of_peers(model, by_name, name, 2.0, ", an epoch as one program")
+    if by_tutorial := logistic.get("plainfit-epoch-bytes", {}).get("of_tutorial"):
+        what = f"{MODELS['logistic']}, by the tutorial's loop, an epoch as one program"
+        yield at_least(what, 4.0, by_tutorial)
 
 
 def of_peers(
