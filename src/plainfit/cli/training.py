@@ -55,7 +55,7 @@ def train(
         str | None,
         Option(
             help="Settings chosen for images: fastest, fast or accurate; other options override "
-            "them. Their bf16 becomes fp32 on a processor where that is faster."
+            "them. Their bf16 becomes fp32 on a processor where it is no faster."
         ),
     ] = None,
     processes: Processes = 1,
@@ -75,7 +75,7 @@ def train(
 
         if not bf16_pays(pick_device(config.device)):
             config = replace(config, precision="fp32")
-            text = "note   fp32 in place of bf16: it is faster on this processor"
+            text = "note   fp32 in place of bf16, which is no faster on this processor"
             if not json_:
                 show(text, sys.stderr if print_config else None)
     if print_config:

@@ -58,7 +58,7 @@ def computation(
     model, tell = context.model, echo or (lambda line: None)
     cast = autocast(precision, device_of(model))
     if precision == "bf16" and not bf16_pays(device_of(model)):
-        tell("note   bf16 is slow on this processor, and fp32 is faster")
+        tell("note   bf16 is no faster than fp32 on this processor")
 
     def in_precision(xb: Any, yb: Any) -> Any:
         with cast:

@@ -64,10 +64,11 @@ def name(key: str, data: bytes) -> str:
 def loaded(path: Path) -> Callable[..., Any]:
     """Return the program of a file. torch's own function also compares processors, for 1.2 s."""
     import torch  # not to list the files
-    from torch.export.pt2_archive._package import AOTICompiledModel
+    from torch._inductor.package.package import AOTICompiledModel
 
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-    return AOTICompiledModel(loader)
+    program: Callable[..., Any] = AOTICompiledModel(loader)
+    return program
 
 
 def save(key: str, write: Callable[[Path], None]) -> tuple[Callable[..., Any], str]:
