@@ -44,7 +44,7 @@ RUNS = {
         "elastic,noise,saturation,trivial-augment,cutmix,mixup",
     },
     "two groups": {
-        "model": "compact", "model_args": "width=4, dropout=0.1", "weight_decay": 5e-4,
+        "model": "compact", "model_args": "width=4, blocks=1", "weight_decay": 5e-4,
         "nesterov": True, "label_smoothing": 0.1, "augment": "warp=0.5", "schedule": "one-cycle",
     },
     "constant": {"model": "mlp", "schedule": "constant"},

@@ -185,8 +185,7 @@ class CompactCNN(nn.Module):
     """Three convolutions, with residual blocks after the second: quick to train on small images.
 
     The first convolution has a stride of 2, the second a max-pool. They are not padded (a 28x28
-    image becomes 12x12, 5x5 and 3x3) unless the image is too small for that. `dropout` is the share
-    of the last layer's inputs that is set to 0 in training.
+    image becomes 12x12, 5x5 and 3x3) unless the image is too small for that.
     """
 
     def __init__(
@@ -195,7 +194,6 @@ class CompactCNN(nn.Module):
         classes: int = 10,
         width: int = 16,
         blocks: int = 1,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.channels, *sides = input_shape
@@ -208,14 +206,13 @@ class CompactCNN(nn.Module):
         self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, padding=pad, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
         left = [(side + 1) // 4 if pad else ((side - 3) // 2 - 2) // 2 - 2 for side in sides]
-        self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * width * math.prod(left), classes)
 
     def forward(self, xb: Tensor) -> Tensor:
         xb = as_images(xb, self.channels)
         xb = F.relu(self.bn1(self.conv1(xb)))
         xb = self.blocks(F.relu(self.bn2(F.max_pool2d(self.conv2(xb), 2))))
-        return self.fc(self.dropout(F.relu(self.bn3(self.conv3(xb))).flatten(1)))
+        return self.fc(F.relu(self.bn3(self.conv3(xb))).flatten(1))
 
 
 class ResNet(nn.Module):
