@@ -56,6 +56,15 @@ CONTENDERS = {
     "plainfit-compile": option('compile="step"', "--compile", "step"),
     "plainfit-epoch": option('compile="epoch"', "--compile", "epoch"),
     "plainfit-epoch-bytes": option('compile="epoch", bytes', "--compile", "epoch", "--bytes"),
+    "plainfit-epoch-1-thread": option(
+        'compile="epoch", bytes, 1 thread',
+        "--compile",
+        "epoch",
+        "--bytes",
+        "--threads",
+        "1",
+        models=("logistic",),
+    ),
     "plainfit-epoch-channels-last": option(
         'compile="epoch", bytes, channels_last',
         "--compile",

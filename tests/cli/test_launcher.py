@@ -14,6 +14,7 @@ from contextlib import suppress
 import pytest
 
 from launching import Launched, write_model
+from plainfit.cli.processes import failures, outcome
 from plainfit.runs.folder import read_record
 from plainfit.runs.settings import RunConfig
 from plainfit.runs.train import train
@@ -181,6 +182,21 @@ def test_a_launcher_that_is_killed_leaves_nothing(whole, launch, tmp_path):
 def test_refused_before_anything_starts(plainfit, tmp_path, arguments, error):
     assert plainfit("train", *arguments) == (2, "", f"error: {error}\n")
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_the_code_is_that_of_the_process_that_tells_why(tmp_path, code):
+    """Another one, which failed for the same reason, may have ended before it."""
+    (tmp_path / "1-0").write_text("a must be b")
+    end = f"input(); raise SystemExit({code})"
+    last = subprocess.Popen([sys.executable, "-c", end], stdin=subprocess.PIPE)
+    first = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({3 - code})"])
+    workers = [last, first]
+    first.wait()
+    failed = failures(workers)
+    last.communicate(b"\n")
+    assert failed == {1: 3 - code}
+    assert outcome(workers, failed, tmp_path, False) == (code, "a must be b")
 
 
 def test_refused_by_all_processes(launch, tmp_path):

@@ -64,7 +64,7 @@ def train_together(processes: int, max_restarts: int, config: RunConfig) -> None
                 ranks = map(str, range(processes))
                 workers = [started(env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
                 failed = ended(workers, received)
-                code, why = outcome(failed, Path(folder), bool(received))
+                code, why = outcome(workers, failed, Path(folder), bool(received))
             if received or code in (0, BAD_INPUT, *STOPPED):
                 break
             if restart < max_restarts:
@@ -149,17 +149,18 @@ def failures(workers: Sequence[Any]) -> dict[int, int]:
     return {rank: code for rank, worker in enumerate(workers) if (code := worker.poll())}
 
 
-def outcome(failed: dict[int, int], folder: Path, is_stopped: bool) -> tuple[int, str]:
+def outcome(
+    workers: Sequence[Any], failed: dict[int, int], folder: Path, is_stopped: bool
+) -> tuple[int, str]:
     """Return the exit code of all, and why the first process has failed."""
     if not failed:
         return 0, ""
     rank, code = min(failed.items(), key=itemgetter(1))
-    paths = sorted(folder.glob("*-*"))  # by time
-    told = {int(path.name.partition("-")[2]): path.read_text("utf-8") for path in paths}
+    told = {int(p.name.partition("-")[2]): p.read_text("utf-8") for p in sorted(folder.glob("*-*"))}
     if code < 0 and not is_stopped:  # what the others have told came of it
         return 128 - code, f"process {rank} was ended by {signal.Signals(-code).name}"
-    if told:
+    if told:  # by time
         rank, why = next(iter(told.items()))
         where = "" if told.get(0) == why else f"in process {rank}: "
-        return failed.get(rank, FAILED), where + why
+        return max(workers[rank].poll(), FAILED), where + why
     return code, "" if is_stopped or code in STOPPED else f"process {rank} ended with code {code}"

@@ -69,8 +69,7 @@ def train(
         chosen = settings.preset(preset)
         options |= {n: value for n, value in chosen.items() if not is_given(context, n)}
     config = RunConfig(**options)  # checked before torch loads
-    is_choice = preset is not None and not is_given(context, "precision")
-    if is_choice and config.precision == "bf16":
+    if preset is not None and config.precision == "bf16" and not is_given(context, "precision"):
         from plainfit.common.devices import bf16_pays, pick_device
 
         if not bf16_pays(pick_device(config.device)):
